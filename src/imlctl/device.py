@@ -1,0 +1,56 @@
+"""Which device computes, and with which guarantees."""
+
+from __future__ import annotations
+
+import torch
+
+from imlctl.errors import UsageError
+
+_BACKENDS = ("cuda", "mps", "xpu", "cpu")
+
+
+def available() -> tuple[str, ...]:
+    """Return the usable device types, best first; the last is always ``cpu``."""
+    usable = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "xpu": torch.xpu.is_available(),
+        "cpu": True,
+    }
+    return tuple(name for name in _BACKENDS if usable[name])
+
+
+def resolve(name: str = "auto") -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``xpu`` into a device.
+
+    Raises:
+        UsageError: The name is unknown, or this machine does not have the device.
+    """
+    if name == "auto":
+        return torch.device(available()[0])
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(
+            f"unknown device {name!r}", source="--device", remedy=f"Use auto or one of {', '.join(_BACKENDS)}."
+        ) from error
+    if device.type not in available():
+        raise UsageError(
+            f"this machine has no usable {device.type!r} device",
+            source="--device",
+            remedy=f"Usable here: {', '.join(available())}.",
+        )
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.index is not None and device.index >= count:
+        raise UsageError(
+            f"there is no device {name!r}", source="--device", remedy=f"Highest index here: {count - 1}."
+        )
+    return device
+
+
+def make_deterministic() -> None:
+    """Make repeated runs on one device agree bit for bit (forensic rule 7)."""
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False

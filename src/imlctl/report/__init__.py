@@ -1,0 +1,1 @@
+"""The record of a picture, and the ways of writing it down."""
