@@ -1,0 +1,136 @@
+"""EfficientIML: EfficientRWKV backbone, a decoder over all its stages, supervision at every scale.
+
+Li, He, Xie and Zhang 2025 (arXiv 2509.08583). The decoder is a reconstruction: the paper says that
+it uses the backbone's multi-scale features directly and that predictions are supervised, and made
+consistent, at each level of the hierarchy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imlctl.core.efficient_rwkv import EfficientRWKV, EfficientRWKVConfig
+from imlctl.core.layers import ConvNorm, fuse_all
+
+
+@dataclass(frozen=True, slots=True)
+class EfficientIMLConfig:
+    """Shape of the model.
+
+    Attributes:
+        backbone: Shape of the backbone.
+        width: Channels of the decoder.
+    """
+
+    backbone: EfficientRWKVConfig = field(default_factory=EfficientRWKVConfig)
+    width: int = 64
+
+    @property
+    def multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return self.backbone.strides[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint's metadata."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`, also after a trip through JSON.
+
+        Raises:
+            ValueError: A value is out of range.
+            TypeError: A key is unknown.
+        """
+        values = dict(values)
+        backbone = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("backbone", {}).items()}
+        return cls(backbone=EfficientRWKVConfig(**backbone), **values)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says of a batch.
+
+    Attributes:
+        logits: Of each pixel being manipulated, (B, 1, H, W).
+        levels: Logits of the coarser levels, finest first, each (B, 1, H / s, W / s).
+        score_logits: Of the picture holding any manipulation, (B,).
+    """
+
+    logits: Tensor
+    levels: tuple[Tensor, ...]
+    score_logits: Tensor
+
+
+class Merge(nn.Module):
+    """One decoder level: project the backbone's features, add the coarser level, smooth."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.project = ConvNorm(inputs, width)
+        self.smooth = ConvNorm(width, width, 3, groups=width)
+        self.point = ConvNorm(width, width)
+
+    def forward(self, features: Tensor, coarser: Tensor | None) -> Tensor:
+        """(B, inputs, H, W) and (B, width, H / 2, W / 2) to (B, width, H, W)."""
+        x = self.project(features)
+        if coarser is not None:
+            x = x + F.interpolate(coarser, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        x = F.relu(x)
+        return cast(Tensor, F.relu(x + self.point(F.relu(self.smooth(x)))))
+
+
+class EfficientIML(nn.Module):
+    """Localization in one forward pass, at any size."""
+
+    def __init__(self, config: EfficientIMLConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or EfficientIMLConfig()
+        dims, width = self.config.backbone.dims, self.config.width
+        self.backbone = EfficientRWKV(self.config.backbone)
+        self.merges = nn.ModuleList(Merge(dim, width) for dim in dims)
+        self.refine = Merge(dims[0], width)
+        self.head = nn.Conv2d(width, 1, 1)
+        self.level_heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in dims[1:])
+        self.score = nn.Sequential(nn.Linear(2 * width + 2, width), nn.ReLU(), nn.Linear(width, 1))
+        for head in (self.head, *self.level_heads):  # most pixels are untouched
+            nn.init.constant_(cast(Tensor, cast(nn.Conv2d, head).bias), -2.0)
+
+    def forward(self, image: Tensor) -> Prediction:
+        """Localize.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1]; H and W multiples of `config.multiple`, at least 64.
+
+        Raises:
+            ValueError: The size does not fit.
+        """
+        height, width = image.shape[-2:]
+        multiple = self.config.multiple
+        if height % multiple or width % multiple or min(height, width) < 64:
+            raise ValueError(f"height and width must be multiples of {multiple} and at least 64, not {height}x{width}")
+        stem, *stages = self.backbone(image)
+        finest, middle, coarsest = stages
+        coarse = self.merges[2](coarsest, None)
+        between = self.merges[1](middle, coarse)
+        fine = self.head(self.refine(stem, self.merges[0](finest, between)))  # (B, 1, H / s, W / s)
+        levels = (self.level_heads[0](between), self.level_heads[1](coarse))
+        logits = F.interpolate(fine.float(), size=(height, width), mode="bilinear", align_corners=False)
+        return Prediction(logits, levels, self._score(coarse, fine))
+
+    def _score(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """Image-level logit from pooled features and from the map itself, (B,)."""
+        flat = coarse.float().flatten(2)  # (B, width, T)
+        spots = F.avg_pool2d(fine.detach().float(), 4).flatten(1)  # a lone pixel is not a finding
+        pooled = (flat.mean(-1), flat.amax(-1), spots.amax(-1, keepdim=True), spots.mean(-1, keepdim=True))
+        return cast(Tensor, self.score(torch.cat(pooled, dim=1).to(self.score[0].weight.dtype))).squeeze(1)
+
+    def fuse(self) -> Self:
+        """Fold every norm and shift into its convolution, for inference. Returns self."""
+        fuse_all(self.eval())
+        return self

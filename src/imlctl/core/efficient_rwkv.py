@@ -1,0 +1,326 @@
+"""EfficientRWKV: three stages of blocks that mix globally, locally and not at all, in parallel.
+
+Li, He, Xie and Zhang 2025, "EfficientIML" (arXiv 2509.08583) describe the backbone in words: three
+stages, a hybrid of state-space and attention, global context and local detail in parallel, channels
+allotted per stage. This is a reconstruction in the mould of MobileMamba (He et al. 2024), with the
+bidirectional WKV of Vision-RWKV (Duan et al. 2024) in the place of its state-space scan, and the
+two-pass row-and-column recurrence and reparameterised shift of Restore-RWKV (Yang et al. 2024).
+
+There is no position embedding, and decay is relative to the picture's size: any size from 64 px up
+works, and the same weights serve a crop and a whole photograph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imlctl.core.high_pass import HighPass, ResidualInput
+from imlctl.core.layers import ChannelNorm, ConvNorm
+from imlctl.core.wkv import bi_wkv, bi_wkv6
+
+Mixing = Literal["v4", "v6"]
+Local = Literal["window", "depthwise"]
+
+
+@dataclass(frozen=True, slots=True)
+class EfficientRWKVConfig:
+    """Shape of the backbone.
+
+    Attributes:
+        dims: Channels of the three stages, multiples of 16.
+        depths: Blocks of the three stages.
+        global_share: Share of each stage's channels that the WKV mixes.
+        local_share: Share that the local split mixes; the rest passes unchanged.
+        mixing: ``v4``, decay relative to the size, or ``v6``, matrix state.
+        local: ``window``, self-attention in windows, or ``depthwise`` convolution.
+        window: Side of an attention window, in positions of the stage.
+        high_pass: The first layer's residuals.
+        stem_stride: Stride of the first stage, 4 or 8.
+    """
+
+    dims: tuple[int, int, int] = (48, 96, 192)
+    depths: tuple[int, int, int] = (1, 2, 3)
+    global_share: tuple[float, float, float] = (0.25, 0.5, 0.5)
+    local_share: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    mixing: Mixing = "v4"
+    local: Local = "window"
+    window: int = 8
+    high_pass: HighPass = "srm"
+    stem_stride: Literal[4, 8] = 4
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        for name in ("dims", "depths", "global_share", "local_share"):
+            if len(getattr(self, name)) != 3:
+                raise ValueError(f"{name} needs one value for each of the three stages")
+        if any(d < 16 or d % 16 for d in self.dims) or min(self.depths) < 1 or self.window < 2:
+            raise ValueError("dims must be multiples of 16, depths at least 1, window at least 2")
+        if any(g <= 0 or i < 0 or g + i > 1 for g, i in zip(self.global_share, self.local_share, strict=True)):
+            raise ValueError("each stage needs a global share above 0, and shares that sum to at most 1")
+        for name, kinds in (("mixing", Mixing), ("local", Local), ("high_pass", HighPass), ("stem_stride", (4, 8))):
+            known = kinds if isinstance(kinds, tuple) else get_args(kinds)
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(map(str, known))}")
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """Stride of each stage against the picture."""
+        return (self.stem_stride, self.stem_stride * 2, self.stem_stride * 4)
+
+
+SIZES = {
+    "tiny": EfficientRWKVConfig(dims=(32, 64, 128), depths=(1, 2, 2)),
+    "small": EfficientRWKVConfig(),
+    "base": EfficientRWKVConfig(dims=(64, 128, 256), depths=(2, 3, 4)),
+}
+
+
+class OmniShift(nn.Module):
+    """Each position looks at its neighbours: x + depthwise 1x1 + depthwise 3x3 (Restore-RWKV, Eq. 3).
+
+    One depthwise 3x3 once fused. The published shift has a 5x5 part too, left out for its cost.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.point = nn.Parameter(torch.zeros(channels))
+        self.fused = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        return cast(Tensor, self.conv(x)) if self.fused else F.conv2d(x, self._kernel(), padding=1, groups=len(self.point))
+
+    def _kernel(self) -> Tensor:
+        centre = F.pad((1 + self.point)[:, None, None, None], (1, 1, 1, 1))
+        return self.conv.weight + centre
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Put the whole shift into the convolution's weight."""
+        if not self.fused:
+            self.conv.weight.copy_(self._kernel())
+            self.fused = True
+
+
+class SpatialMixV4(nn.Module):
+    """RWKV spatial mix: bidirectional WKV in row order, then in column order, gated by receptance."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shift = OmniShift(channels)
+        self.project = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        # Vision-RWKV's range of decays: from slightly favouring far tokens to a tenth of the picture.
+        spread = torch.linspace(0, 1, channels)
+        self.decay = nn.Parameter(torch.stack((-1 + 9 * spread, -1 + 9 * spread.flip(0))))  # (2, C): rows, columns
+        self.bonus = nn.Parameter(torch.full((2, channels), 0.3).log())
+        self.norm = ChannelNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        height, width = x.shape[-2:]
+        r, k, v = self.project(self.shift(x)).chunk(3, dim=1)
+        v = bi_wkv(self.decay[0], self.bonus[0], k.flatten(2), v.flatten(2)).unflatten(2, (height, width))
+        k, v = k.mT.flatten(2), v.mT.flatten(2)  # (B, C, W*H), column order
+        v = bi_wkv(self.decay[1], self.bonus[1], k, v).unflatten(2, (width, height)).mT
+        return cast(Tensor, self.norm(v)) * torch.sigmoid(r)
+
+
+class SpatialMixV6(nn.Module):
+    """RWKV-6 spatial mix: matrix state, decay from the content, half the heads in each order."""
+
+    head = 8
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shift = OmniShift(channels)
+        self.project = nn.Conv2d(channels, 4 * channels, 1, bias=False)  # r, k, v, gate
+        self.decay_in = nn.Conv2d(channels, 16, 1, bias=False)
+        self.decay_out = nn.Conv2d(16, channels, 1)
+        nn.init.uniform_(cast(Tensor, self.decay_out.bias), -6.0, -1.0)
+        self.bonus = nn.Parameter(torch.zeros(channels // self.head, self.head))
+        self.norm = nn.GroupNorm(channels // self.head, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        shifted = self.shift(x)
+        r, k, v, gate = self.project(shifted).chunk(4, dim=1)
+        log_decay = -torch.exp(self.decay_out(torch.tanh(self.decay_in(shifted))).float())
+        out = torch.cat([self._order(x, column) for x, column in self._halves(r, k, v, log_decay)], dim=1)
+        return cast(Tensor, self.norm(out.float())).to(x.dtype) * F.silu(gate)
+
+    def _halves(self, *maps: Tensor) -> list[tuple[tuple[Tensor, ...], bool]]:
+        heads = maps[0].shape[1] // self.head
+        cut = max(1, heads // 2) * self.head
+        first = tuple(x[:, :cut] for x in maps)
+        second = tuple(x[:, cut:] for x in maps)
+        return [(first, False)] + ([(second, True)] if heads > 1 else [])
+
+    def _order(self, maps: tuple[Tensor, ...], column: bool) -> Tensor:
+        if column:
+            maps = tuple(x.mT for x in maps)
+        height, width = maps[0].shape[-2:]
+        tokens = [x.flatten(2).unflatten(1, (-1, self.head)).mT for x in maps]  # (B, heads, T, 8)
+        bonus = self.bonus[-tokens[0].shape[1] :] if column else self.bonus[: tokens[0].shape[1]]
+        r, k, v, log_decay = tokens
+        y = bi_wkv6(r, k, v, log_decay, bonus).mT.flatten(1, 2).unflatten(2, (height, width))
+        return y.mT if column else y
+
+
+class WindowAttention(nn.Module):
+    """Self-attention within windows that tile the map, with a learned bias per offset (Swin, Liu et al. 2021)."""
+
+    def __init__(self, channels: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.heads = max(1, channels // 24)
+        while channels % self.heads:
+            self.heads -= 1
+        self.project = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        side = torch.arange(window)
+        y, x = torch.meshgrid(side, side, indexing="ij")
+        dy, dx = (a.flatten()[:, None] - a.flatten()[None] + window - 1 for a in (y, x))
+        self.register_buffer("offset", dy * (2 * window - 1) + dx, persistent=False)  # (w*w, w*w)
+        self.bias = nn.Parameter(torch.zeros((2 * window - 1) ** 2, self.heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same; sizes that windows do not tile are padded, and the padding masked."""
+        height, width = x.shape[-2:]
+        side = self.window
+        below, right = -height % side, -width % side
+        qkv = F.pad(self.project(x), (0, right, 0, below)).permute(0, 2, 3, 1)  # (B, H', W', 3C)
+        rows, columns = qkv.shape[1] // side, qkv.shape[2] // side
+        qkv = qkv.unflatten(2, (columns, side)).unflatten(1, (rows, side)).transpose(2, 3)
+        qkv = qkv.reshape(-1, side * side, 3, self.heads, x.shape[1] // self.heads)  # (B*windows, w*w, 3, h, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B*windows, h, w*w, d)
+        bias = self.bias[self.offset].permute(2, 0, 1).to(q.dtype)  # (h, w*w, w*w)
+        weight = q @ k.mT * q.shape[-1] ** -0.5 + bias
+        if below or right:
+            weight = weight + self._padding(height, width, rows, columns, weight)
+        out = (weight.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)  # (B*windows, w*w, C)
+        out = out.reshape(x.shape[0], rows, columns, side, side, -1).transpose(2, 3)
+        return out.reshape(x.shape[0], rows * side, columns * side, -1)[:, :height, :width].permute(0, 3, 1, 2)
+
+    def _padding(self, height: int, width: int, rows: int, columns: int, weight: Tensor) -> Tensor:
+        """Bias that hides padded positions: (B*windows, 1, 1, w*w). Each window has a real one."""
+        side = self.window
+        real = torch.zeros(rows * side, columns * side, device=weight.device, dtype=weight.dtype)
+        real[height:] = real[:, width:] = -1e4
+        real = real.unflatten(1, (columns, side)).unflatten(0, (rows, side)).transpose(1, 2)
+        real = real.reshape(rows * columns, 1, 1, side * side)
+        return real.repeat(weight.shape[0] // len(real), 1, 1, 1)
+
+
+class DepthwiseLocal(nn.Module):
+    """The cheaper local split: depthwise 3x3, ReLU, 1x1."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = ConvNorm(channels, channels, 3, groups=channels)
+        self.point = ConvNorm(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        return cast(Tensor, self.point(F.relu(self.depthwise(x))))
+
+
+class ParallelMixer(nn.Module):
+    """Global, local and identity splits side by side, then one projection over them all."""
+
+    def __init__(self, config: EfficientRWKVConfig, stage: int) -> None:
+        super().__init__()
+        channels = config.dims[stage]
+        wide = max(8, round(channels * config.global_share[stage] / 8) * 8)
+        near = min(channels - wide, round(channels * config.local_share[stage] / 8) * 8)
+        self.split = [wide, near, channels - wide - near]
+        self.wide = SpatialMixV4(wide) if config.mixing == "v4" else SpatialMixV6(wide)
+        self.near: nn.Module = nn.Identity()
+        if near:
+            self.near = WindowAttention(near, config.window) if config.local == "window" else DepthwiseLocal(near)
+        self.project = ConvNorm(channels, channels, gain=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        wide, near, same = x.split(self.split, dim=1)
+        return cast(Tensor, self.project(torch.cat((self.wide(wide), self.near(near), same), dim=1)))
+
+
+class ChannelMix(nn.Module):
+    """RWKV channel mix: squared ReLU between two 1x1 convolutions, without the gate (as RWKV-7)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.widen = ConvNorm(channels, 2 * channels)
+        self.narrow = ConvNorm(2 * channels, channels, gain=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        return cast(Tensor, self.narrow(F.relu(self.widen(x)).square()))
+
+
+class Block(nn.Module):
+    """Depthwise convolution, parallel mixer, channel mix; each added to what it reads."""
+
+    def __init__(self, config: EfficientRWKVConfig, stage: int) -> None:
+        super().__init__()
+        channels = config.dims[stage]
+        self.depthwise = ConvNorm(channels, channels, 3, groups=channels, gain=0.0)
+        self.mixer = ParallelMixer(config, stage)
+        self.channels = ChannelMix(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        x = x + self.depthwise(x)
+        x = x + self.mixer(x)
+        return cast(Tensor, x + self.channels(x))
+
+
+class Stem(nn.Module):
+    """Residual input, then strided convolutions. The tap at half resolution keeps fine evidence."""
+
+    def __init__(self, config: EfficientRWKVConfig) -> None:
+        super().__init__()
+        out = config.dims[0]
+        self.input = ResidualInput(config.high_pass)
+        self.first = ConvNorm(self.input.channels, max(16, out // 2), 3, stride=2)
+        widths = [max(16, out // 2)] + [out] * (config.stem_stride.bit_length() - 2)
+        self.rest = nn.ModuleList(ConvNorm(a, b, 3, stride=2) for a, b in zip(widths, widths[1:], strict=False))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, dims[0], H / stem_stride, W / stem_stride)."""
+        x = F.relu(self.first(self.input(image)))
+        for conv in self.rest:
+            x = F.relu(conv(x))
+        return x
+
+
+class EfficientRWKV(nn.Module):
+    """The backbone: a stem and three stages, each at half the resolution of the one before."""
+
+    def __init__(self, config: EfficientRWKVConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = Stem(config)
+        dims = config.dims
+        self.down = nn.ModuleList([nn.Identity()] + [ConvNorm(a, b, 3, stride=2) for a, b in zip(dims, dims[1:], strict=False)])
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(Block(config, stage) for _ in range(depth))) for stage, depth in enumerate(config.depths)
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the stem's features and those of the three stages, at `config.strides` (the first twice).
+
+        Args:
+            image: (B, 3, H, W) in [0, 1]; H and W multiples of the last stride.
+        """
+        stem = self.stem(image)
+        x, features = stem, []
+        for down, stage in zip(self.down, self.stages, strict=True):
+            x = stage(down(x))
+            features.append(x)
+        return (stem, *features)  # type: ignore[return-value]

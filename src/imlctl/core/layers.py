@@ -1,0 +1,68 @@
+"""Small parts shared by the networks: a convolution that folds its norm, and channel-wise norm."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, then batch norm; one convolution once fused.
+
+    Args:
+        inputs: Channels in.
+        outputs: Channels out.
+        kernel: Odd kernel size; padding keeps the size at stride 1.
+        stride: Stride.
+        groups: Groups of the convolution; `inputs` for a depthwise one.
+        gain: Initial weight of the norm: 0 makes a residual branch start silent.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, gain: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+        nn.init.constant_(cast(nn.BatchNorm2d, self.norm).weight, gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        return cast(Tensor, self.norm(self.conv(x)))
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Fold the norm's running statistics into the convolution. Does nothing when done already."""
+        if not isinstance(self.norm, nn.BatchNorm2d):
+            return
+        norm = self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        self.conv.weight.mul_(scale[:, None, None, None])
+        self.conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale)
+        self.norm = nn.Identity()
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of each position, for (B, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape; computed in float32, since bfloat16 loses small variances."""
+        y = x.permute(0, 2, 3, 1).float()  # (B, H, W, C)
+        y = nn.functional.layer_norm(y, y.shape[-1:], self.weight.float(), self.bias.float())
+        return y.permute(0, 3, 1, 2).to(x.dtype)
+
+
+def fuse_all(model: nn.Module) -> None:
+    """Call `fuse` on every part of `model` that has one, innermost parts first."""
+    for part in reversed(list(model.modules())):
+        if part is not model and callable(getattr(part, "fuse", None)):
+            part.fuse()
