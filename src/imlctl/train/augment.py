@@ -1,0 +1,153 @@
+"""What happens to a photograph between the sensor and the screen, exactly: real encoders, real resamplers.
+
+`random_history` makes the past of one source (different for donor and host, which is the evidence);
+`random_finish` makes what the whole picture went through after the forgery (the same everywhere,
+forged or not, so that it is no evidence at all).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Rng = np.random.Generator
+Step = Callable[[Pixels], Pixels]
+
+INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4)
+_SUBSAMPLINGS = (
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+)
+
+
+def jpeg(pixels: Pixels, quality: int, subsampling: int = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420) -> Pixels:
+    """Encode as baseline JPEG and decode again."""
+    settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, subsampling]
+    _, data = cv2.imencode(".jpg", pixels[..., ::-1], settings)
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def resize(pixels: Pixels, height: int, width: int, interpolation: int = cv2.INTER_CUBIC) -> Pixels:
+    """Resample to (height, width)."""
+    return cv2.resize(pixels, (width, height), interpolation=interpolation)  # type: ignore[return-value]
+
+
+def noise(pixels: Pixels, sigma: float, rng: Rng, grain: float = 0.0) -> Pixels:
+    """Add Gaussian noise of `sigma` grey levels; `grain` above 0 correlates neighbours, in pixels."""
+    field = rng.standard_normal(pixels.shape, np.float32)
+    if grain > 0:
+        field = cv2.GaussianBlur(field, (0, 0), grain)
+        field /= max(float(field.std()), 1e-6)
+    return np.clip(np.rint(pixels + sigma * field), 0, 255).astype(np.uint8)
+
+
+def blur(pixels: Pixels, sigma: float) -> Pixels:
+    """Gaussian blur; sigma in pixels."""
+    return cv2.GaussianBlur(pixels, (0, 0), sigma)  # type: ignore[return-value]
+
+
+def sharpen(pixels: Pixels, amount: float, sigma: float = 1.0) -> Pixels:
+    """Unsharp mask."""
+    return cv2.addWeighted(pixels, 1 + amount, cv2.GaussianBlur(pixels, (0, 0), sigma), -amount, 0)  # type: ignore[return-value]
+
+
+def tone(pixels: Pixels, gamma: float, contrast: float, brightness: float) -> Pixels:
+    """Tone curve: gamma, then contrast about the middle, then an offset in grey levels."""
+    x = (np.arange(256) / 255.0) ** gamma * 255
+    curve = np.clip(np.rint((x - 127.5) * contrast + 127.5 + brightness), 0, 255).astype(np.uint8)
+    return cv2.LUT(pixels, curve)  # type: ignore[return-value]
+
+
+def colour_cast(pixels: Pixels, gains: NDArray[np.float64]) -> Pixels:
+    """Multiply the three colours, as a white balance does."""
+    curves = np.clip(np.rint(np.arange(256)[:, None] * gains), 0, 255).astype(np.uint8)
+    return cv2.LUT(pixels, curves[None])  # type: ignore[return-value]
+
+
+def _random_jpeg(rng: Rng, low: int, high: int = 100) -> Step:
+    return partial(jpeg, quality=int(rng.integers(low, high + 1)), subsampling=int(rng.choice(_SUBSAMPLINGS)))
+
+
+def _random_noise(rng: Rng) -> Step:
+    sigma = float(np.exp(rng.uniform(np.log(0.6), np.log(7.0))))
+    return partial(noise, sigma=sigma, rng=rng, grain=float(rng.choice((0.0, 0.0, rng.uniform(0.4, 0.9)))))
+
+
+def _random_resample(rng: Rng) -> Step:
+    """Up or down and back: leaves the resampling trace and keeps the size."""
+    factor = float(np.exp(rng.uniform(np.log(0.45), np.log(1.7))))
+    there, back = (int(rng.choice(INTERPOLATIONS)) for _ in range(2))
+
+    def step(pixels: Pixels) -> Pixels:
+        height, width = pixels.shape[:2]
+        small = resize(pixels, max(8, round(height * factor)), max(8, round(width * factor)), there)
+        return resize(small, height, width, back)
+
+    return step
+
+
+def _random_tone(rng: Rng) -> Step:
+    gamma, contrast = (float(np.exp(rng.normal(0, s))) for s in (0.15, 0.1))
+    return partial(tone, gamma=gamma, contrast=contrast, brightness=float(rng.normal(0, 6)))
+
+
+def _random_blur(rng: Rng) -> Step:
+    return partial(blur, sigma=float(rng.uniform(0.35, 1.3)))
+
+
+def _random_sharpen(rng: Rng) -> Step:
+    return partial(sharpen, amount=float(rng.uniform(0.2, 1.2)), sigma=float(rng.uniform(0.6, 1.6)))
+
+
+def _median(rng: Rng) -> Step:
+    return partial(cv2.medianBlur, ksize=3)  # type: ignore[return-value]
+
+
+def _bilateral(rng: Rng) -> Step:
+    strength = float(rng.uniform(6, 25))
+    return partial(cv2.bilateralFilter, d=5, sigmaColor=strength, sigmaSpace=2.0)  # type: ignore[return-value]
+
+
+_HISTORY: tuple[tuple[Callable[[Rng], Step], float], ...] = (
+    (_random_resample, 0.3),
+    (_random_tone, 0.3),
+    (_random_blur, 0.1),
+    (_bilateral, 0.07),
+    (_median, 0.04),
+    (_random_sharpen, 0.15),
+    (_random_noise, 0.25),
+    (lambda rng: _random_jpeg(rng, 45), 0.45),
+)
+
+
+def random_history(pixels: Pixels, rng: Rng, untouched: float = 0.35) -> Pixels:
+    """Process one source on its own; with probability `untouched` its native history is kept as it is."""
+    if rng.random() < untouched:
+        return pixels
+    for make, probability in _HISTORY:
+        if rng.random() < probability:
+            pixels = make(rng)(pixels)
+    return pixels
+
+
+def random_finish(pixels: Pixels, rng: Rng) -> Pixels:
+    """Process the finished picture: often nothing or one JPEG, sometimes more. Keeps the size."""
+    if rng.random() < 0.12:
+        pixels = make_finish(rng)(pixels)
+    fate = rng.random()
+    if fate < 0.35:
+        return pixels
+    return _random_jpeg(rng, 60 if fate < 0.8 else 85)(pixels)
+
+
+def make_finish(rng: Rng) -> Step:
+    """One of the rarer whole-picture steps."""
+    makers = (_random_blur, _random_sharpen, _random_noise, _random_tone)
+    return makers[rng.integers(len(makers))](rng)

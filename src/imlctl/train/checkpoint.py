@@ -1,0 +1,74 @@
+"""Everything a run needs to go on bit for bit: safetensors, written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from imlctl.errors import WeightsError
+from imlctl.train.ema import EMA
+
+
+@dataclass(slots=True)
+class State:
+    """The moving parts of a run."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: EMA
+    step: int = 0
+    best: float = float("-inf")
+
+
+def save_state(path: Path, state: State, config: dict[str, Any]) -> None:
+    """Write a checkpoint; an interrupted write leaves the one before it."""
+    tensors: dict[str, Tensor] = {}
+    for prefix, part in (("model.", state.model), ("ema.", state.ema.model)):
+        tensors |= {prefix + k: v.detach().contiguous() for k, v in part.state_dict().items()}
+    for index, slots in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optim.{index}.{k}": torch.as_tensor(v).contiguous() for k, v in slots.items()}
+    numbers = {"step": state.step, "ema_steps": state.ema.steps, "best": state.best, "config": config}
+    partial = path.with_name(path.name + ".part")
+    save_file(tensors, partial, metadata={"state": json.dumps(numbers)})
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load_state(path: Path, state: State, config: dict[str, Any]) -> None:
+    """Put a checkpoint's values into `state`.
+
+    Raises:
+        WeightsError: The checkpoint is damaged, or of a run with another configuration.
+    """
+    try:
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            numbers = json.loads(file.metadata()["state"])
+        tensors = load_file(path)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"is not a readable checkpoint ({error})", source=str(path), remedy="Delete it to start over.") from error
+    changed = sorted(k for k in config if numbers["config"].get(k) != config[k])
+    if changed:
+        raise WeightsError(
+            f"is of a run with another configuration ({', '.join(changed)} differ)",
+            source=str(path),
+            remedy="Use another --out folder, or the configuration it was started with.",
+        )
+    for prefix, part in (("model.", state.model), ("ema.", state.ema.model)):
+        part.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optim."):
+            _, index, name = key.split(".", 2)
+            slots.setdefault(int(index), {})[name] = value
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    state.step, state.ema.steps, state.best = numbers["step"], numbers["ema_steps"], numbers["best"]

@@ -1,0 +1,176 @@
+"""Training presets: a TOML file checked key by key before anything runs."""
+
+from __future__ import annotations
+
+import tomllib
+import types
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from imlctl.core.efficient_iml import EfficientIMLConfig
+from imlctl.errors import ConfigError
+from imlctl.train.losses import LossWeights
+from imlctl.train.synthesis import Mix
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Where photographs come from.
+
+    Attributes:
+        photos: Folders of authentic photographs.
+        objects: Folder of object masks, ``<stem>__<id>.png``; optional.
+        autoencoder: Folder with a tiny autoencoder for regenerated regions; optional.
+        regenerated: How many photographs to regenerate.
+        cache: Where regenerated photographs are kept.
+        validation_share: Share of the photographs never trained on.
+        workers: Processes that make samples.
+    """
+
+    photos: tuple[Path, ...]
+    objects: Path | None = None
+    autoencoder: Path | None = None
+    regenerated: int = 400
+    cache: Path = Path("runs/cache")
+    validation_share: float = 0.1
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not self.photos or not 0 <= self.validation_share < 1 or self.workers < 0 or self.regenerated < 0:
+            raise ValueError("needs at least one folder of photos, a validation share below 1, and no negative counts")
+
+
+@dataclass(frozen=True, slots=True)
+class OptimConfig:
+    """How long and how fast.
+
+    Attributes:
+        steps: Optimizer steps.
+        batch: Samples per step.
+        size: Side of a sample, in pixels.
+        rate: Peak learning rate of AdamW.
+        weight_decay: Of AdamW, on matrices and filters only.
+        warmup: Steps of linear warm-up; a cosine to zero follows.
+        clip: Largest norm of the gradient.
+        ema: Decay of the averaged weights.
+        precision: ``float32`` or ``bfloat16`` (autocast).
+        seed: Seed of the weights and of the samples.
+    """
+
+    steps: int = 4000
+    batch: int = 16
+    size: int = 256
+    rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: int = 200
+    clip: float = 1.0
+    ema: float = 0.998
+    precision: str = "bfloat16"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if min(self.steps, self.batch, self.size) < 1 or self.rate <= 0 or self.clip <= 0 or self.warmup < 0:
+            raise ValueError("steps, batch, size, rate and clip must be positive, warmup not negative")
+        if self.size % 64:
+            raise ValueError("size must be a multiple of 64")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"unknown precision {self.precision!r}; known: float32, bfloat16")
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationConfig:
+    """When and on what to look.
+
+    Attributes:
+        folder: A folder of sets, each with ``tampered``, ``masks``, ``authentic``; optional.
+        every: Steps between looks; also between checkpoints.
+        synthetic: Held-out synthetic samples to score.
+    """
+
+    folder: Path | None = None
+    every: int = 500
+    synthetic: int = 256
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.every < 1 or self.synthetic < 0:
+            raise ValueError("every must be positive, synthetic not negative")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """A whole preset; `init` names a checkpoint whose weights are the start."""
+
+    data: DataConfig
+    model: EfficientIMLConfig = field(default_factory=EfficientIMLConfig)
+    mix: Mix = field(default_factory=Mix)
+    loss: LossWeights = field(default_factory=LossWeights)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    init: Path | None = None
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a preset.
+
+    Relative paths in it are taken from the working directory, as on a command line.
+
+    Raises:
+        ConfigError: The file cannot be read, or a key or value is wrong; says which.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})", source=str(path)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not valid TOML: {error}", source=str(path)) from error
+    return build(TrainConfig, values, str(path))
+
+
+def build(kind: type[C], values: Any, where: str) -> C:
+    """Make a frozen dataclass of nested tables, refusing unknown keys and wrong types.
+
+    Args:
+        kind: The dataclass.
+        values: Its table.
+        where: Name of the table, for messages.
+
+    Raises:
+        ConfigError: Says which key of which table is wrong.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"must be a table, not {values!r}", source=where)
+    hints = get_type_hints(kind)
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(f"unknown key {unknown[0]!r}", source=where, remedy=f"Known keys: {', '.join(known)}.")
+    try:
+        return kind(**{k: _convert(hints[k], v, f"{where}: {k}") for k, v in values.items()})
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error), source=where) from error
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Turn one TOML value into the type a field asks for."""
+    if get_origin(hint) in (Union, types.UnionType):  # only `X | None` is used
+        hint = next(a for a in get_args(hint) if a is not type(None))
+    if is_dataclass(hint) and isinstance(hint, type):
+        return build(hint, value, where)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"must be a list, not {value!r}", source=where)
+        inner = get_args(hint)[0]
+        return tuple(_convert(inner, v, where) for v in value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if isinstance(hint, type) and (not isinstance(value, hint) or (type(value) is bool and hint is not bool)):
+        raise ConfigError(f"must be {hint.__name__}, not {value!r}", source=where)
+    return value

@@ -1,0 +1,147 @@
+"""The forgeries: each takes a canvas and changes it inside a mask.
+
+Every kind returns the changed canvas and the mask of what changed. Compositing (feathering, colour
+transfer, Poisson blending) is shared by the kinds that paste.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imlctl.train import augment
+from imlctl.train.masks import Mask, feather, random_mask
+
+Pixels = NDArray[np.uint8]
+Rng = np.random.Generator
+
+
+def composite(host: Pixels, source: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
+    """Paste `source` over `host` inside `mask`, both (H, W, 3): hard, feathered or Poisson-blended.
+
+    Returns the picture and the mask of what visibly comes from the source.
+    """
+    if rng.random() < 0.3:
+        source = match_colour(source, host, mask, strength=float(rng.uniform(0.4, 1.0)))
+    style = rng.random()
+    if style < 0.12:
+        blended = _poisson(host, source, mask)
+        if blended is not None:
+            return blended, mask
+    sigma = 0.0 if style < 0.45 else float(rng.uniform(0.5, 3.0))
+    alpha = feather(mask, sigma)[..., None]
+    mixed = host + alpha * (source.astype(np.float32) - host)
+    return np.rint(mixed).astype(np.uint8), alpha[..., 0] >= 0.5
+
+
+def match_colour(source: Pixels, host: Pixels, mask: Mask, strength: float) -> Pixels:
+    """Move the source's mean and spread inside the mask towards the host's (Reinhard et al. 2001, in RGB)."""
+    inside, around = source[mask].astype(np.float32), host[mask].astype(np.float32)
+    spread = np.clip((around.std(0) + 1) / (inside.std(0) + 1), 0.6, 1.6)
+    gain = 1 + strength * (spread - 1)
+    shift = strength * (around.mean(0) - inside.mean(0))
+    centre = inside.mean(0)
+    moved = (source - centre) * gain + centre + shift
+    return np.clip(np.rint(moved), 0, 255).astype(np.uint8)
+
+
+def _poisson(host: Pixels, source: Pixels, mask: Mask) -> Pixels | None:
+    """Seamless cloning (Perez et al. 2003); None where OpenCV cannot place the region."""
+    inner = mask.copy()
+    inner[:2] = inner[-2:] = inner[:, :2] = inner[:, -2:] = False
+    ys, xs = np.nonzero(inner)
+    if len(ys) < 64 or np.ptp(ys) < 4 or np.ptp(xs) < 4:
+        return None
+    centre = (int(xs.min() + xs.max() + 1) // 2, int(ys.min() + ys.max() + 1) // 2)
+    try:
+        return cv2.seamlessClone(source, host, inner.astype(np.uint8) * 255, centre, cv2.NORMAL_CLONE)  # type: ignore[return-value]
+    except cv2.error:
+        return None
+
+
+def copy_move(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
+    """Cover the mask with another part of the same picture, often turned, scaled or mirrored."""
+    height, width = mask.shape
+    ys, xs = np.nonzero(mask)
+    cy, cx = (ys.min() + ys.max()) / 2, (xs.min() + xs.max()) / 2
+    least = 0.5 * max(8.0, min(np.ptp(ys), np.ptp(xs)))
+    for _ in range(8):
+        dy, dx = rng.uniform(-0.6, 0.6) * height, rng.uniform(-0.6, 0.6) * width
+        if np.hypot(dy, dx) > least:
+            break
+    plain = rng.random() < 0.4
+    angle = 0.0 if plain else float(rng.choice((rng.uniform(-25, 25), rng.choice((90, 180, 270)))))
+    scale = 1.0 if plain else float(np.exp(rng.uniform(-0.35, 0.35)))
+    turn = cv2.getRotationMatrix2D((cx, cy), angle, scale)
+    if plain:
+        dy, dx = round(dy), round(dx)
+    turn[:, 2] += (dx, dy)
+    method = cv2.INTER_NEAREST if plain else int(rng.choice((cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)))
+    moved = cv2.warpAffine(host, turn, (width, height), flags=method, borderMode=cv2.BORDER_REFLECT_101)
+    if rng.random() < 0.3:
+        moved = augment.random_history(moved, rng, untouched=0.0)  # type: ignore[arg-type]
+    return composite(host, moved, mask, rng)  # type: ignore[arg-type]
+
+
+def remove(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
+    """Fill the mask from around it: diffusion (Telea 2004, Bertalmio et al. 2001) or a smooth patch."""
+    hole = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
+    if rng.random() < 0.6 and mask.mean() < 0.12:
+        method = cv2.INPAINT_TELEA if rng.random() < 0.5 else cv2.INPAINT_NS
+        filled = cv2.inpaint(host, hole, 3, method)
+    else:
+        filled = _smooth_fill(host, mask, rng)
+    if rng.random() < 0.5:  # a careful hand puts grain back
+        filled = augment.noise(filled, float(rng.uniform(0.5, 4)), rng)  # type: ignore[arg-type]
+    alpha = feather(hole > 0, float(rng.choice((0.0, 1.0))))[..., None]
+    mixed = host + alpha * (filled.astype(np.float32) - host)
+    return np.rint(mixed).astype(np.uint8), mask
+
+
+def _smooth_fill(host: Pixels, mask: Mask, rng: Rng) -> Pixels:
+    """Low frequencies interpolated across the hole, high frequencies taken from elsewhere in the picture."""
+    keep = (~mask).astype(np.float32)
+    sigma = max(4.0, float(np.sqrt(mask.sum())) / 3)
+    height, width = mask.shape
+    step = max(1, int(sigma / 4))  # blurring a reduced picture gives the same low frequencies, faster
+    size = (max(2, width // step), max(2, height // step))
+    weight = cv2.GaussianBlur(cv2.resize(keep, size, interpolation=cv2.INTER_AREA), (0, 0), sigma / step)
+    colour = cv2.resize(host * keep[..., None], size, interpolation=cv2.INTER_AREA)
+    low = cv2.GaussianBlur(colour, (0, 0), sigma / step) / np.maximum(weight, 1e-3)[..., None]
+    low = cv2.resize(low, (width, height), interpolation=cv2.INTER_LINEAR)
+    texture = host.astype(np.float32) - cv2.GaussianBlur(host, (0, 0), 3.0)
+    shift = (int(rng.integers(height // 4, 3 * height // 4)), int(rng.integers(width // 4, 3 * width // 4)))
+    texture = np.roll(texture, shift, axis=(0, 1)) * float(rng.choice((0.0, 1.0, 0.7)))
+    return np.clip(np.rint(low + texture), 0, 255).astype(np.uint8)
+
+
+def regenerate(host: Pixels, generated: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
+    """Put back a region that went through a generator's autoencoder, as a latent-diffusion edit leaves it."""
+    if rng.random() < 0.25:
+        generated = augment.random_history(generated, rng, untouched=0.0)
+    alpha = feather(mask, float(rng.choice((0.0, 1.0, 2.5))))[..., None]
+    mixed = host + alpha * (generated.astype(np.float32) - host)
+    return np.rint(mixed).astype(np.uint8), alpha[..., 0] >= 0.5
+
+
+def retouch(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
+    """Change a region in place: soften, sharpen, denoise, recompress, recolour or lighten it."""
+    steps = (
+        partial(augment.blur, sigma=float(rng.uniform(0.8, 3))),
+        partial(augment.sharpen, amount=float(rng.uniform(0.8, 2))),
+        partial(augment.noise, sigma=float(rng.uniform(2, 8)), rng=rng),
+        partial(augment.jpeg, quality=int(rng.integers(35, 85))),
+        partial(augment.tone, gamma=float(np.exp(rng.choice((-1, 1)) * rng.uniform(0.2, 0.5))), contrast=1.0, brightness=0.0),
+        partial(augment.colour_cast, gains=np.exp(rng.uniform(-0.3, 0.3, 3))),
+        partial(cv2.medianBlur, ksize=int(rng.choice((3, 5)))),
+        partial(cv2.bilateralFilter, d=7, sigmaColor=float(rng.uniform(20, 60)), sigmaSpace=3.0),
+    )
+    changed = steps[rng.integers(len(steps))](host)
+    alpha = feather(mask, float(rng.choice((0.0, 1.0, 3.0))))[..., None]
+    mixed = host + alpha * (changed.astype(np.float32) - host)
+    return np.rint(mixed).astype(np.uint8), alpha[..., 0] >= 0.5
+
+

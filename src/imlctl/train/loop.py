@@ -1,0 +1,181 @@
+"""The training loop: numbered samples in, averaged weights out, resumable at every checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imlctl.core.efficient_iml import EfficientIML
+from imlctl.errors import ConfigError, ImlctlError
+from imlctl.train.autoencoder import add_regenerated
+from imlctl.train.checkpoint import State, load_state, save_state
+from imlctl.train.config import OptimConfig, TrainConfig
+from imlctl.train.ema import EMA
+from imlctl.train.losses import localization_loss
+from imlctl.train.photos import PhotoPool, load_pool
+from imlctl.train.samples import batches
+from imlctl.train.synthesis import Synthesizer
+from imlctl.train.validate import validate
+from imlctl.weights.load import Card, load, save
+
+Report = Callable[[dict[str, Any]], None]
+
+_VALIDATION_SEED = 1_000_003  # never a training seed: those are small numbers people choose
+
+
+def train(config: TrainConfig, out: Path, *, device: torch.device, report: Report | None = None) -> Path:
+    """Train EfficientIML, or go on where `out` stopped.
+
+    Writes into `out`: ``log.jsonl``, ``last.safetensors`` (the whole state), ``best.safetensors``
+    (the averaged weights that validated best, ready for `imlctl localize --weights`).
+
+    Args:
+        config: The preset.
+        out: Folder of the run, made when missing.
+        device: Where to compute.
+        report: Called with each log line.
+
+    Returns:
+        Path of the best weights.
+
+    Raises:
+        ImlctlError: The loss is not finite; the configuration or a checkpoint is wrong.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    log = _Log(out / "log.jsonl", report)
+    settings = json.loads(json.dumps(asdict(config), default=str))
+    pool = _pool(config, validation=False, log=log)
+    held = _pool(config, validation=True, log=log)
+    state = _start(config, device)
+    if (out / "last.safetensors").exists():
+        load_state(out / "last.safetensors", state, settings)
+        log({"event": "resumed", "step": state.step})
+    synthesizer = Synthesizer(pool, size=config.optim.size, mix=config.mix, seed=config.optim.seed)
+    judge = Synthesizer(held, size=config.optim.size, mix=config.mix, seed=_VALIDATION_SEED)
+    for _ in _steps(state, config, synthesizer, device, log):
+        scores = validate(state.ema.model, judge, config.validation, device)
+        log({"event": "validation", "step": state.step, **scores})
+        if scores["objective"] > state.best:
+            state.best = scores["objective"]
+            made = {"steps": state.step, "validation": scores, "preset": settings}
+            card = Card("efficient-iml", config.model.to_dict(), training=made)
+            save(out / "best.safetensors", state.ema.model, card)  # type: ignore[arg-type]
+        save_state(out / "last.safetensors", state, settings)
+    return out / "best.safetensors"
+
+
+def _pool(config: TrainConfig, *, validation: bool, log: _Log) -> PhotoPool:
+    data = config.data
+    pool = load_pool(
+        data.photos, objects=data.objects, validation=validation, validation_share=data.validation_share
+    )
+    if not len(pool):
+        raise ConfigError("no usable photographs in this split", source=", ".join(map(str, data.photos)))
+    for line in pool.skipped:
+        log({"event": "skipped", "what": line})
+    if data.autoencoder is not None:
+        limit = round(data.regenerated * (data.validation_share if validation else 1))
+        told = (lambda i, n: log.tell({"event": "regenerated", "done": i, "total": n}))
+        pool = add_regenerated(pool, data.autoencoder, data.cache, limit=limit, report=told)
+    return pool
+
+
+def _start(config: TrainConfig, device: torch.device) -> State:
+    torch.manual_seed(config.optim.seed)
+    model = EfficientIML(config.model)
+    if config.init is not None:
+        model.load_state_dict(load(config.init).model.state_dict())
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return State(model, make_optimizer(model, config.optim), EMA(model, config.optim.ema))
+
+
+def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices and filters, not on norms, biases and decays."""
+    decayed = [p for p in model.parameters() if p.ndim >= 2 and p.shape[0] > 2]
+    rest = [p for p in model.parameters() if not (p.ndim >= 2 and p.shape[0] > 2)]
+    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=optim.rate, betas=(0.9, 0.99))
+
+
+def rate_at(step: int, optim: OptimConfig) -> float:
+    """Learning rate of a step: linear warm-up, then a cosine to zero."""
+    if step < optim.warmup:
+        return optim.rate * (step + 1) / optim.warmup
+    done = (step - optim.warmup) / max(1, optim.steps - optim.warmup)
+    return optim.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _steps(
+    state: State, config: TrainConfig, synthesizer: Synthesizer, device: torch.device, log: _Log
+) -> Iterator[int]:
+    """Take all remaining steps; stop over at each that is due for validation."""
+    optim = config.optim
+    source = batches(
+        synthesizer,
+        start=state.step * optim.batch,
+        stop=optim.steps * optim.batch,
+        batch=optim.batch,
+        workers=config.data.workers,
+    )
+    state.model.train()
+    clock, seen = time.monotonic(), 0
+    for image, mask in source:
+        terms = _step(state, config, image.to(device), mask.to(device))
+        seen += len(image)
+        if state.step % 20 == 0 or state.step == optim.steps:
+            speed = seen / (time.monotonic() - clock)
+            left = (optim.steps - state.step) * optim.batch / speed
+            log({"event": "step", "step": state.step, "of": optim.steps, **terms, "per_second": round(speed, 2), "eta": round(left)})
+        if state.step % config.validation.every == 0 or state.step == optim.steps:
+            yield state.step
+            state.model.train()
+            clock, seen = time.monotonic(), 0
+
+
+def _step(state: State, config: TrainConfig, image: Tensor, mask: Tensor) -> dict[str, float]:
+    optim = config.optim
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate_at(state.step, optim)
+    image = image.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=optim.precision == "bfloat16"):
+        prediction = state.model(image)
+    loss, terms = localization_loss(prediction, mask, config.loss)
+    if not torch.isfinite(loss):
+        first = state.step * optim.batch
+        raise ImlctlError(
+            f"the loss is not finite at step {state.step} (samples {first} to {first + len(image) - 1})",
+            remedy="Lower optim.rate; the last checkpoint is from before this step.",
+        )
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), optim.clip)
+    state.optimizer.step()
+    state.step += 1
+    state.ema.update(state.model)
+    numbers = {"loss": loss.item(), "norm": norm.item(), **{k: v.item() for k, v in terms.items()}}
+    return {k: round(v, 5) for k, v in numbers.items()}
+
+
+class _Log:
+    """One JSON line per event, in the file and to whoever watches."""
+
+    def __init__(self, path: Path, report: Report | None) -> None:
+        self.path, self.report = path, report
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": round(time.time(), 2), **event}) + "\n")
+        self.tell(event)
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Pass an event on without keeping it."""
+        if self.report:
+            self.report(event)

@@ -1,0 +1,89 @@
+"""The objective: supervision at every level, consistency between levels, and the image-level score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from imlctl.core.efficient_iml import Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weight of each term of `localization_loss`.
+
+    Attributes:
+        levels: Of the full map and of each coarser level, finest first.
+        dice: Of the Dice term against the cross-entropy of the same level.
+        edge: Of the cross-entropy near the borders of the mask (IML-ViT, Ma et al. 2023).
+        consistency: Of the distance between each coarser level and the full map.
+        score: Of the image-level cross-entropy.
+    """
+
+    levels: tuple[float, ...] = (1.0, 0.5, 0.25)
+    dice: float = 0.3
+    edge: float = 0.3
+    consistency: float = 0.5
+    score: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse negative weights."""
+        if min(*self.levels, self.dice, self.edge, self.consistency, self.score) < 0:
+            raise ValueError("loss weights must not be negative")
+
+
+def localization_loss(
+    prediction: Prediction, mask: Tensor, weights: LossWeights | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sum of all terms, and each term by name.
+
+    L = sum_s w_s [BCE + l_d Dice](p_s, m_s) + l_e BCE_edge(p, m) + l_c MSE(p_s, stopgrad(down(p))) + l_i BCE(score)
+
+    Args:
+        prediction: Of the model, for (B, 3, H, W).
+        mask: (B, 1, H, W), 0 or 1.
+        weights: Of the terms.
+    """
+    w = weights or LossWeights()
+    mask = mask.float()
+    final = prediction.logits.float()
+    zero = final.new_zeros(())
+    terms = {"bce": zero, "dice": zero, "consistency": zero}
+    settled = torch.sigmoid(final.detach())
+    for weight, logits in zip(w.levels, (final, *prediction.levels), strict=False):
+        logits = logits.float()
+        target = mask if logits is final else F.adaptive_avg_pool2d(mask, logits.shape[-2:])
+        terms["bce"] = terms["bce"] + weight * F.binary_cross_entropy_with_logits(logits, target)
+        terms["dice"] = terms["dice"] + weight * w.dice * dice_loss(logits, target)
+        if logits is not final:
+            agreed = F.adaptive_avg_pool2d(settled, logits.shape[-2:])
+            terms["consistency"] = terms["consistency"] + weight * w.consistency * F.mse_loss(torch.sigmoid(logits), agreed)
+    band = edge_band(mask)
+    near = F.binary_cross_entropy_with_logits(final, mask, reduction="none") * band
+    terms["edge"] = w.edge * near.sum() / band.sum().clamp_min(1)
+    forged = (mask.flatten(1).amax(1) > 0).float()
+    terms["score"] = w.score * F.binary_cross_entropy_with_logits(prediction.score_logits.float(), forged)
+    return torch.stack(tuple(terms.values())).sum(), {k: v.detach() for k, v in terms.items()}
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """1 - Dice, averaged over the pictures of the batch that hold a forgery; 0 when none does.
+
+    Args:
+        logits: (B, 1, H, W).
+        target: (B, 1, H, W) in [0, 1].
+    """
+    p, m = torch.sigmoid(logits).flatten(1), target.flatten(1)
+    overlap = 2 * (p * m).sum(1) / (p.sum(1) + m.sum(1) + 1e-6)
+    forged = (m.amax(1) > 0).to(overlap.dtype)
+    return ((1 - overlap) * forged).sum() / forged.sum().clamp_min(1)
+
+
+def edge_band(mask: Tensor, width: int = 7) -> Tensor:
+    """1 within `width` // 2 pixels of a border of the mask, 0 elsewhere; same shape as the mask."""
+    grown = F.max_pool2d(mask, width, 1, width // 2)
+    shrunk = -F.max_pool2d(-mask, width, 1, width // 2)
+    return grown - shrunk

@@ -1,0 +1,122 @@
+"""Random shapes for manipulated regions: the places a forger might touch.
+
+Shapes are decorrelated from objects on purpose: a net that has only seen forged objects learns to
+find objects (TGIF2 measures this bias).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+Rng = np.random.Generator
+
+MIN_AREA = 0.005
+MAX_AREA = 0.4
+
+
+def random_mask(rng: Rng, height: int, width: int) -> Mask:
+    """Draw a polygon, brush stroke, ellipse, box or blob; area log-uniform in 0.5 to 40 % of the frame."""
+    area = float(np.exp(rng.uniform(np.log(MIN_AREA), np.log(MAX_AREA)))) * height * width
+    shape = _SHAPES[rng.integers(len(_SHAPES))]
+    mask = shape(rng, height, width, area)
+    if not mask.any():  # a sliver can fall between pixels or off the frame
+        y, x = rng.integers(height - 4), rng.integers(width - 4)
+        mask[y : y + 4, x : x + 4] = True
+    return mask
+
+
+def fit_object(rng: Rng, mask: Mask, height: int, width: int) -> Mask:
+    """Take an object's outline as a shape: scaled, mirrored, put somewhere in the frame."""
+    ys, xs = np.nonzero(mask)
+    cut = mask[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1].astype(np.uint8)
+    side = float(np.exp(rng.uniform(np.log(0.12), np.log(0.7))))
+    scale = side * min(height / cut.shape[0], width / cut.shape[1])
+    size = (max(4, round(cut.shape[1] * scale)), max(4, round(cut.shape[0] * scale)))
+    cut = cv2.resize(cut[:, :: rng.choice((-1, 1))], size, interpolation=cv2.INTER_NEAREST)
+    out = np.zeros((height, width), bool)
+    y, x = rng.integers(height - cut.shape[0] + 1), rng.integers(width - cut.shape[1] + 1)
+    out[y : y + cut.shape[0], x : x + cut.shape[1]] = cut > 0
+    return out
+
+
+def feather(mask: Mask, sigma: float) -> NDArray[np.float32]:
+    """Soften a mask's border: (H, W) in [0, 1]; sigma in pixels, 0 for a hard edge."""
+    alpha = mask.astype(np.float32)
+    return cv2.GaussianBlur(alpha, (0, 0), sigma) if sigma > 0 else alpha  # type: ignore[return-value]
+
+
+def _centre(rng: Rng, height: int, width: int) -> tuple[float, float]:
+    return float(rng.uniform(0.1, 0.9) * width), float(rng.uniform(0.1, 0.9) * height)
+
+
+def _aspect(rng: Rng) -> float:
+    return float(np.exp(rng.uniform(-0.7, 0.7)))
+
+
+def _fill(height: int, width: int, points: NDArray[np.float64]) -> Mask:
+    canvas = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(canvas, [np.round(points).astype(np.int32)], 1)
+    return canvas > 0
+
+
+def _ellipse(rng: Rng, height: int, width: int, area: float) -> Mask:
+    aspect = _aspect(rng)
+    a, b = np.sqrt(area / np.pi * aspect), np.sqrt(area / np.pi / aspect)
+    turn, angles = rng.uniform(0, np.pi), np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    x, y = a * np.cos(angles), b * np.sin(angles)
+    cx, cy = _centre(rng, height, width)
+    turned = np.stack((cx + x * np.cos(turn) - y * np.sin(turn), cy + x * np.sin(turn) + y * np.cos(turn)), 1)
+    return _fill(height, width, turned)
+
+
+def _box(rng: Rng, height: int, width: int, area: float) -> Mask:
+    aspect = _aspect(rng)
+    w, h = min(np.sqrt(area * aspect), width * 0.9), min(np.sqrt(area / aspect), height * 0.9)
+    cx, cy = _centre(rng, height, width)
+    x, y = np.clip((cx - w / 2, cy - h / 2), 0, (width - w, height - h))
+    mask = np.zeros((height, width), bool)
+    mask[int(y) : int(y + h) + 1, int(x) : int(x + w) + 1] = True
+    return mask
+
+
+def _polygon(rng: Rng, height: int, width: int, area: float) -> Mask:
+    count = int(rng.integers(3, 11))
+    angles = np.sort(rng.uniform(0, 2 * np.pi, count))
+    radius = np.sqrt(area / 2) * rng.uniform(0.4, 1.4, count)
+    cx, cy = _centre(rng, height, width)
+    aspect = np.sqrt(_aspect(rng))
+    return _fill(height, width, np.stack((cx + radius * np.cos(angles) * aspect, cy + radius * np.sin(angles) / aspect), 1))
+
+
+def _brush(rng: Rng, height: int, width: int, area: float) -> Mask:
+    """A stroke that wanders, as a retoucher's does."""
+    thickness = max(2, int(np.sqrt(area) * rng.uniform(0.15, 0.6)))
+    length = area / thickness
+    count = int(rng.integers(3, 9))
+    heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.8, count))
+    steps = np.stack((np.cos(heading), np.sin(heading)), 1) * length / count
+    points = np.array(_centre(rng, height, width)) + np.cumsum(steps, 0)
+    canvas = np.zeros((height, width), np.uint8)
+    cv2.polylines(canvas, [np.round(points).astype(np.int32)], False, 1, thickness)
+    return canvas > 0
+
+
+def _blob(rng: Rng, height: int, width: int, area: float) -> Mask:
+    """Smooth outline, sometimes in several pieces: low-frequency noise above a quantile."""
+    grid = int(rng.integers(4, 8))
+    field = cv2.resize(rng.standard_normal((grid, grid)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    cx, cy = _centre(rng, height, width)
+    y, x = np.ogrid[:height, :width]
+    reach = 2.5 * np.sqrt(area / np.pi)
+    field = field - 3 * (((x - cx) ** 2 + (y - cy) ** 2) / reach**2).astype(np.float32)  # near one place
+    share = min(area / (height * width), MAX_AREA)
+    rank = int((1 - share) * (field.size - 1))
+    return field > np.partition(field, rank, axis=None)[rank]  # type: ignore[no-any-return]
+
+
+_SHAPES: tuple[Callable[[Rng, int, int, float], Mask], ...] = (_ellipse, _box, _polygon, _brush, _blob, _blob)

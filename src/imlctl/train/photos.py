@@ -1,0 +1,115 @@
+"""The photographs that forgeries are made from, decoded once and held in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from imlctl.errors import ConfigError, InputError
+from imlctl.image.decode import read
+
+Pixels = NDArray[np.uint8]
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+_MIN_SIDE = 128
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhotoPool:
+    """Decoded photographs, and the objects outlined in some of them.
+
+    Attributes:
+        names: Path of each photograph, relative to its folder.
+        photos: (H, W, 3) uint8 each, stored orientation.
+        objects: For some indices, boolean masks of single objects, (H, W) each.
+        regenerated: For some indices, the photograph after a trip through an autoencoder.
+        skipped: What could not be used, and why.
+    """
+
+    names: tuple[str, ...]
+    photos: tuple[Pixels, ...]
+    objects: dict[int, tuple[NDArray[np.bool_], ...]]
+    regenerated: dict[int, Pixels]
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+
+def held_out(name: str, share: float) -> bool:
+    """Say whether a photograph is kept for validation; depends on its name alone, so it never moves."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32
+
+
+def list_photos(folders: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Every photograph under the folders, sorted, each with its name relative to its folder.
+
+    Raises:
+        ConfigError: A folder does not exist, or no photograph was found.
+    """
+    found = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError("no such folder of photographs", source=str(folder), remedy="Correct [data] photos.")
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        found += [(path, path.relative_to(folder).as_posix()) for path in paths]
+    if not found:
+        raise ConfigError("no photographs found", source=", ".join(map(str, folders)))
+    return found
+
+
+def load_pool(
+    folders: Sequence[Path],
+    *,
+    objects: Path | None = None,
+    validation: bool = False,
+    validation_share: float = 0.1,
+) -> PhotoPool:
+    """Decode the photographs of one split.
+
+    Args:
+        folders: Folders of photographs, searched through.
+        objects: Folder of 1-bit object masks named ``<stem of the photograph>__<id>.png``.
+        validation: Load the held-out photographs instead of the others.
+        validation_share: Share of the photographs that is held out.
+    """
+    names, photos, skipped = [], [], []
+    outlines: dict[int, tuple[NDArray[np.bool_], ...]] = {}
+    by_stem = _objects_by_stem(objects)
+    for path, name in list_photos(folders):
+        if held_out(name, validation_share) is not validation:
+            continue
+        try:
+            photo = read(path)
+        except InputError as error:
+            skipped.append(str(error))
+            continue
+        pixels = photo.pixels if photo.pixels.dtype == np.uint8 else (photo.pixels >> 8).astype(np.uint8)
+        if min(pixels.shape[:2]) < _MIN_SIDE:
+            skipped.append(f"{path}: smaller than {_MIN_SIDE} pixels")
+            continue
+        masks = tuple(m for m in map(_read_mask, by_stem.get(path.stem, ())) if m.shape == pixels.shape[:2])
+        if masks:
+            outlines[len(photos)] = masks
+        names.append(name)
+        photos.append(pixels)
+    return PhotoPool(tuple(names), tuple(photos), outlines, {}, tuple(skipped))
+
+
+def _objects_by_stem(folder: Path | None) -> dict[str, list[Path]]:
+    grouped: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*__*.png")) if folder else ():
+        grouped.setdefault(path.stem.rsplit("__", 1)[0], []).append(path)
+    return grouped
+
+
+def _read_mask(path: Path) -> NDArray[np.bool_]:
+    with Image.open(path) as mask:
+        return np.asarray(mask.convert("L")) > 127

@@ -1,0 +1,172 @@
+"""Forgeries made on the fly: index in, picture and mask out, the same for the same seed.
+
+The order matters. Host and donor get *different* random histories, then the forgery is made, then
+the whole picture goes through one shared finish, so the only consistent cue is a mismatch inside
+the frame. A third of the samples are left authentic and go through the same histories and finish,
+so processing alone is not the cue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imlctl.train import augment, forge
+from imlctl.train.masks import Mask, fit_object, random_mask
+from imlctl.train.photos import PhotoPool
+
+Pixels = NDArray[np.uint8]
+Rng = np.random.Generator
+Kind = Literal["authentic", "splice", "copy_move", "removal", "regenerated", "retouch"]
+
+_GRID = 8  # of a JPEG
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Relative share of each kind of sample."""
+
+    authentic: float = 0.33
+    splice: float = 0.29
+    copy_move: float = 0.1
+    removal: float = 0.1
+    regenerated: float = 0.1
+    retouch: float = 0.08
+
+    def __post_init__(self) -> None:
+        """Refuse shares that are no distribution."""
+        shares = self.shares()
+        if min(shares.values()) < 0 or sum(shares.values()) <= 0:
+            raise ValueError("shares of the kinds of forgery must not be negative, nor all zero")
+
+    def shares(self) -> dict[str, float]:
+        """Share of each kind, by name."""
+        return {f.name: float(getattr(self, f.name)) for f in fields(self)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One training example: picture (S, S, 3) uint8, mask (S, S) bool, and how it was made."""
+
+    pixels: Pixels
+    mask: Mask
+    kind: str
+
+
+class Synthesizer:
+    """Makes sample number i, always the same one for the same seed.
+
+    Args:
+        pool: Photographs to work on.
+        size: Side of a sample, in pixels.
+        mix: Shares of the kinds; `regenerated` needs regenerated photographs in the pool and
+            becomes more splices without them.
+        seed: Seed of everything.
+    """
+
+    def __init__(self, pool: PhotoPool, *, size: int = 256, mix: Mix | None = None, seed: int = 0) -> None:
+        self.pool, self.size, self.seed = pool, size, seed
+        shares = (mix or Mix()).shares()
+        if not pool.regenerated:
+            shares["splice"] += shares.pop("regenerated")
+        self.kinds = tuple(shares)
+        self.shares = np.array(list(shares.values())) / sum(shares.values())
+        self.with_objects = np.array(sorted(pool.objects))
+        self.with_regenerated = np.array(sorted(pool.regenerated))
+
+    def __call__(self, index: int) -> Sample:
+        """Make sample `index`."""
+        rng = np.random.default_rng((self.seed, index))
+        kind = self.kinds[rng.choice(len(self.kinds), p=self.shares)]
+        scale = float(rng.uniform(0.6, 1.2)) if rng.random() < 0.25 else 1.0  # of the finish
+        side = round(self.size / scale)
+        canvas, mask = self._forge(kind, side, rng)
+        if side != self.size:
+            method = int(rng.choice(augment.INTERPOLATIONS))
+            canvas = augment.resize(canvas, self.size, self.size, method)
+            small = cv2.resize(mask.astype(np.float32), (self.size, self.size), interpolation=cv2.INTER_AREA)
+            mask = small >= 0.5
+        if kind != "authentic" and not mask.any():
+            kind = "authentic"  # shrunk to nothing, and with it the forgery
+        return Sample(np.ascontiguousarray(augment.random_finish(canvas, rng)), mask, kind)
+
+    def _forge(self, kind: str, side: int, rng: Rng) -> tuple[Pixels, Mask]:
+        if kind == "regenerated":
+            index = int(rng.choice(self.with_regenerated))
+            return self._regenerated(index, side, rng)
+        host = self._source(int(rng.integers(len(self.pool))), side, rng)
+        if kind == "authentic":
+            return host, np.zeros((side, side), bool)
+        if kind == "splice":
+            return self._splice(host, side, rng)
+        edit = {"copy_move": forge.copy_move, "removal": forge.remove, "retouch": forge.retouch}[kind]
+        return edit(host, self._shape(side, rng), rng)
+
+    def _splice(self, host: Pixels, side: int, rng: Rng) -> tuple[Pixels, Mask]:
+        if len(self.with_objects) and rng.random() < 0.25:
+            index = int(rng.choice(self.with_objects))
+            masks = self.pool.objects[index]
+            donor, mask = self._object(index, masks[rng.integers(len(masks))], side, rng)
+            if mask.sum() >= 64:
+                return forge.composite(host, augment.random_history(donor, rng), mask, rng)
+        donor = self._source(int(rng.integers(len(self.pool))), side, rng)
+        return forge.composite(host, donor, self._shape(side, rng), rng)
+
+    def _shape(self, side: int, rng: Rng) -> Mask:
+        """An object's outline a fifth of the time, so that shapes are not objects by habit."""
+        if len(self.with_objects) and rng.random() < 0.2:
+            masks = self.pool.objects[int(rng.choice(self.with_objects))]
+            return fit_object(rng, masks[rng.integers(len(masks))], side, side)
+        return random_mask(rng, side, side)
+
+    def _source(self, index: int, side: int, rng: Rng) -> Pixels:
+        """A square of one photograph with a random history, (side, side, 3)."""
+        return augment.random_history(self._crop([self.pool.photos[index]], side, rng)[0], rng)
+
+    def _crop(self, versions: Sequence[Pixels], side: int, rng: Rng) -> list[Pixels]:
+        """Cut the same square from each version of a photograph.
+
+        At native resolution where the photograph allows, on its 8x8 grid half the time.
+        """
+        height, width = versions[0].shape[:2]
+        short = min(height, width)
+        cut = side
+        if short < side or rng.random() < 0.3:  # the scale at which copies circulate
+            cut = round(min(short, side * float(np.exp(rng.uniform(-0.35, 0.9)))))
+        grid = _GRID if rng.random() < 0.5 else 1
+        y, x = (int(rng.integers((n - cut) // grid + 1)) * grid for n in (height, width))
+        method = cv2.INTER_AREA if cut > side and rng.random() < 0.5 else int(rng.choice(augment.INTERPOLATIONS))
+        mirror = rng.choice((-1, 1))
+        pieces = [photo[y : y + cut, x : x + cut] for photo in versions]
+        if cut != side:
+            pieces = [augment.resize(piece, side, side, method) for piece in pieces]
+        return [np.ascontiguousarray(piece[:, ::mirror]) for piece in pieces]
+
+    def _object(self, index: int, outline: Mask, side: int, rng: Rng) -> tuple[Pixels, Mask]:
+        """An object with its surroundings, placed somewhere in the frame."""
+        photo = self.pool.photos[index]
+        ys, xs = np.nonzero(outline)
+        extent = max(np.ptp(ys), np.ptp(xs)) + 1
+        scale = min(2.0, side * float(rng.uniform(0.2, 0.9)) / extent)
+        cy, cx = (ys.min() + ys.max()) / 2, (xs.min() + xs.max()) / 2
+        ty, tx = rng.uniform(0.25, 0.75, 2) * side
+        if 0.8 < scale < 1.25:  # near enough: keep the object's own pixels
+            scale, ty, tx = 1.0, round(ty - cy) + cy, round(tx - cx) + cx
+        move = np.array([[scale, 0, tx - scale * cx], [0, scale, ty - scale * cy]])
+        method = cv2.INTER_NEAREST if scale == 1.0 else int(rng.choice((cv2.INTER_LINEAR, cv2.INTER_CUBIC)))
+        donor = cv2.warpAffine(photo, move, (side, side), flags=method, borderMode=cv2.BORDER_REFLECT_101)
+        mask = cv2.warpAffine(outline.astype(np.uint8), move, (side, side), flags=cv2.INTER_NEAREST)
+        return donor, mask > 0  # type: ignore[return-value]
+
+    def _regenerated(self, index: int, side: int, rng: Rng) -> tuple[Pixels, Mask]:
+        """Real and regenerated pixels of one crop share everything but the generator."""
+        host, generated = self._crop((self.pool.photos[index], self.pool.regenerated[index]), side, rng)
+        if rng.random() < 0.25:  # the whole frame through the generator is authentic everywhere
+            return generated, np.zeros((side, side), bool)
+        picture, mask = forge.regenerate(host, generated, self._shape(side, rng), rng)
+        return augment.random_history(picture, rng, untouched=0.7), mask

@@ -1,0 +1,74 @@
+"""Judging a model while it trains: on held-out synthetic samples, and on a folder of real forgeries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from imlctl.bench.accuracy import Answer, auc_of, curve, evaluate, find_cases, pixel_f1, summarize
+from imlctl.image.decode import read
+from imlctl.image.prepare import prepare, restore
+from imlctl.image.tiles import run_tiled
+from imlctl.train.config import ValidationConfig
+from imlctl.train.samples import batches
+from imlctl.train.synthesis import Synthesizer
+
+_BATCH = 16
+
+
+def validate(
+    model: nn.Module, judge: Synthesizer, config: ValidationConfig, device: torch.device
+) -> dict[str, float]:
+    """Score a model.
+
+    Returns:
+        ``synthetic_auc`` and ``synthetic_f1`` over all pixels of the held-out samples; for a
+        validation folder ``<set>_auc``, ``<set>_f1``, ``mean_auc``, ``mean_f1``, ``flagged``; and
+        ``objective``, by which the best weights are chosen: on held-out synthetic samples only,
+        so that real forgeries stay unseen.
+    """
+    model.eval()
+    scores = _synthetic(model, judge, config.synthetic, device) if config.synthetic else {}
+    if config.folder is not None:
+        scores |= _real(model, config.folder, device)
+    return scores | {"objective": scores.get("synthetic_auc", scores.get("mean_auc", 0.0))}
+
+
+@torch.inference_mode()
+def _synthetic(model: nn.Module, judge: Synthesizer, count: int, device: torch.device) -> dict[str, float]:
+    probabilities, masks = [], []
+    for image, mask in batches(judge, start=0, stop=count, batch=_BATCH, workers=0):
+        logits = model(image.to(device).contiguous(memory_format=torch.channels_last)).logits
+        probabilities.append(torch.sigmoid(logits).cpu().numpy())
+        masks.append(mask.numpy() > 0.5)
+    probability, truth = np.concatenate(probabilities), np.concatenate(masks)
+    forged = truth.reshape(len(truth), -1).any(1)
+    f1 = [pixel_f1(p >= 0.5, t) for p, t in zip(probability[forged], truth[forged], strict=True)]
+    auc = [auc_of(*curve(p, t)) for p, t in zip(probability[forged], truth[forged], strict=True)]
+    return {"synthetic_auc": float(np.nanmean(auc)), "synthetic_f1": float(np.mean(f1))}
+
+
+def _real(model: nn.Module, folder: Path, device: torch.device) -> dict[str, float]:
+    def localize(path: Path) -> Answer:
+        image, geometry = prepare(read(path))
+        last = 0.0
+
+        def forward(tile: torch.Tensor) -> torch.Tensor:
+            nonlocal last
+            prediction = model(tile.to(device).contiguous(memory_format=torch.channels_last))
+            last = max(last, float(torch.sigmoid(prediction.score_logits)))
+            return torch.sigmoid(prediction.logits).cpu()
+
+        with torch.inference_mode():
+            probability = run_tiled(forward, image, tile=1024, overlap=128)
+        return Answer(restore(probability, geometry), last)
+
+    rows = summarize(list(evaluate(find_cases(folder), localize)))
+    scores = {}
+    for row in rows[:-1]:
+        if row.tampered:
+            scores |= {f"{row.name}_auc": row.auc, f"{row.name}_f1": row.f1}
+    return scores | {"mean_auc": rows[-1].auc, "mean_f1": rows[-1].f1, "flagged": rows[-1].flagged}

@@ -1,0 +1,170 @@
+"""Reading and writing weights: safetensors only, strict, and never a damaged file.
+
+A file holds the tensors of one model and, in its metadata under ``imlctl``, a JSON document with
+the architecture, its configuration, the decision rule it was calibrated with, and how it was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
+from imlctl.errors import WeightsError
+
+FORMAT = 1
+_KEY = "imlctl"
+_PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
+_MODELS = {"efficient-iml": (EfficientIML, EfficientIMLConfig)}
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What travels with weights in their metadata.
+
+    Attributes:
+        architecture: ``efficient-iml``.
+        config: Configuration of the architecture, as plain values.
+        threshold: A pixel counts as manipulated at this probability or above.
+        min_share: A picture is flagged when more than this share of its pixels count.
+        training: How the weights were made: free-form, JSON-serialisable.
+        format: Version of this document.
+    """
+
+    architecture: str
+    config: dict[str, Any]
+    threshold: float = 0.5
+    min_share: float = 0.005
+    training: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """A model ready for inference, and where it came from.
+
+    Attributes:
+        model: In float32 and evaluation mode, not fused.
+        card: What the file says of itself.
+        sha256: Of the file.
+        name: As the user named the weights.
+    """
+
+    model: EfficientIML
+    card: Card
+    sha256: str
+    name: str
+
+
+def save(path: Path, model: EfficientIML, card: Card, *, half: bool = True) -> None:
+    """Write weights; filters and matrices in float16 if `half`, norms and statistics in float32.
+
+    A running variance may lie below float16's range, so vectors are kept as they are.
+    """
+    tensors = {k: _stored(v, half) for k, v in model.state_dict().items()}
+    data = save_tensors(tensors, metadata={_KEY: json.dumps(asdict(card), sort_keys=True)})
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def _stored(value: Tensor, half: bool) -> Tensor:
+    if half and value.ndim >= 2 and value.is_floating_point():
+        value = value.half()
+    return value.detach().cpu().contiguous()
+
+
+def load(path: Path, *, name: str = "", expected_sha256: str | None = None) -> Loaded:
+    """Read weights, check them, and return the model on the CPU.
+
+    Args:
+        path: A safetensors file written by `save`.
+        name: For messages and records; the path when empty.
+        expected_sha256: Refuse the file when its hash is another.
+
+    Raises:
+        WeightsError: The file is missing, a pickle, damaged, of another architecture, or holds
+            NaN or infinity; says which, and what to do.
+    """
+    name = name or str(path)
+    if path.suffix.lower() in _PICKLES:
+        raise WeightsError(
+            "is a pickle, which can run any code when it is opened, so it is refused",
+            source=name,
+            remedy="Convert it to safetensors where it came from, and use that file.",
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"cannot be read ({error.strerror})", source=name) from error
+    digest = hashlib.sha256(data).hexdigest()
+    if expected_sha256 and digest != expected_sha256:
+        raise WeightsError(
+            f"has sha256 {digest}, expected {expected_sha256}", source=name, remedy="Get the file again."
+        )
+    card = read_card(path, name)
+    model = _build(card, name)
+    _fill(model, data, name)
+    return Loaded(model.eval(), card, digest, name)
+
+
+def read_card(path: Path, name: str = "") -> Card:
+    """Read only the metadata of a weights file.
+
+    Raises:
+        WeightsError: The file is damaged, or was not written by imlctl.
+    """
+    name = name or str(path)
+    try:
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            text = (file.metadata() or {}).get(_KEY)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"is damaged or not safetensors ({error})", source=name, remedy="Get the file again.") from error
+    if text is None:
+        raise WeightsError(
+            "holds no imlctl metadata, so its architecture is unknown", source=name, remedy="Use weights that imlctl wrote."
+        )
+    try:
+        return Card(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"has metadata that this version cannot read ({error})", source=name) from error
+
+
+def _build(card: Card, name: str) -> EfficientIML:
+    if card.format != FORMAT or card.architecture not in _MODELS:
+        raise WeightsError(
+            f"is for architecture {card.architecture!r}, format {card.format}",
+            source=name,
+            remedy=f"This version knows {', '.join(_MODELS)}, format {FORMAT}.",
+        )
+    model, config = _MODELS[card.architecture]
+    try:
+        return model(config.from_dict(card.config))
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"has a configuration that cannot be built ({error})", source=name) from error
+
+
+def _fill(model: EfficientIML, data: bytes, name: str) -> None:
+    try:
+        tensors = load_tensors(data)
+    except SafetensorError as error:
+        raise WeightsError(f"is damaged ({error})", source=name, remedy="Get the file again.") from error
+    expected = model.state_dict()
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    wrong = sorted(k for k in expected.keys() & tensors.keys() if expected[k].shape != tensors[k].shape)
+    for what, keys in (("lacks", missing), ("has unknown", extra), ("has the wrong shape for", wrong)):
+        if keys:
+            raise WeightsError(f"{what} {keys[0]!r} and {len(keys) - 1} more tensors", source=name)
+    for key, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise WeightsError(f"holds NaN or infinity in {key!r}", source=name, remedy="Get the file again.")
+    model.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})
