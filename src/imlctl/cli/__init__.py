@@ -1,0 +1,58 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from imlctl import __version__
+from imlctl.cli.bench import bench
+from imlctl.cli.console import complain
+from imlctl.cli.data import data
+from imlctl.cli.localize import localize
+from imlctl.cli.train import train
+from imlctl.errors import Exit, ImlctlError
+
+app = typer.Typer(
+    name="imlctl",
+    help="Mark the manipulated pixels of a photograph.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(localize)
+app.command()(train)
+app.command()(bench)
+app.add_typer(data, name="data")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"imlctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Mark the manipulated pixels of a photograph."""
+
+
+def main() -> None:
+    """Run the command line and exit with a code of `errors.Exit`."""
+    try:
+        app()
+    except ImlctlError as error:
+        complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        complain("interrupted")
+        sys.exit(Exit.INTERRUPTED)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stderr.close()
+        sys.exit(Exit.OK)

@@ -52,8 +52,8 @@ def train(config: TrainConfig, out: Path, *, device: torch.device, report: Repor
     out.mkdir(parents=True, exist_ok=True)
     log = _Log(out / "log.jsonl", report)
     settings = json.loads(json.dumps(asdict(config), default=str))
-    pool = _pool(config, validation=False, log=log)
-    held = _pool(config, validation=True, log=log)
+    pool = load_split(config, validation=False, report=log)
+    held = load_split(config, validation=True, report=log)
     state = _start(config, device)
     if (out / "last.safetensors").exists():
         load_state(out / "last.safetensors", state, settings)
@@ -72,20 +72,30 @@ def train(config: TrainConfig, out: Path, *, device: torch.device, report: Repor
     return out / "best.safetensors"
 
 
-def _pool(config: TrainConfig, *, validation: bool, log: _Log) -> PhotoPool:
-    data = config.data
+def load_split(config: TrainConfig, *, validation: bool, report: Report | None = None) -> PhotoPool:
+    """Load the photographs of one split, regenerated ones included.
+
+    Raises:
+        ConfigError: The split has no usable photograph.
+    """
+    data, tell = config.data, report or (lambda _: None)
     pool = load_pool(
         data.photos, objects=data.objects, validation=validation, validation_share=data.validation_share
     )
     if not len(pool):
         raise ConfigError("no usable photographs in this split", source=", ".join(map(str, data.photos)))
     for line in pool.skipped:
-        log({"event": "skipped", "what": line})
-    if data.autoencoder is not None:
-        limit = round(data.regenerated * (data.validation_share if validation else 1))
-        told = (lambda i, n: log.tell({"event": "regenerated", "done": i, "total": n}))
-        pool = add_regenerated(pool, data.autoencoder, data.cache, limit=limit, report=told)
-    return pool
+        tell({"event": "skipped", "what": line})
+    if data.autoencoder is None:
+        return pool
+    limit = round(data.regenerated * (data.validation_share if validation else 1))
+    return add_regenerated(
+        pool,
+        data.autoencoder,
+        data.cache,
+        limit=limit,
+        report=lambda done, total: tell({"event": "regenerated", "done": done, "total": total}),
+    )
 
 
 def _start(config: TrainConfig, device: torch.device) -> State:
@@ -171,11 +181,8 @@ class _Log:
         self.path, self.report = path, report
 
     def __call__(self, event: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": round(time.time(), 2), **event}) + "\n")
-        self.tell(event)
-
-    def tell(self, event: dict[str, Any]) -> None:
-        """Pass an event on without keeping it."""
+        if event["event"] != "regenerated":  # progress, not history
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"time": round(time.time(), 2), **event}) + "\n")
         if self.report:
             self.report(event)

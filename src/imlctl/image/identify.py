@@ -1,0 +1,150 @@
+"""What kind of file the first bytes announce, and a clear refusal of what is not a photograph.
+
+Only the kinds named here ever reach a decoder, so that none of the obscure parsers that Pillow
+carries (its EPS reader starts ghostscript) can be reached by renaming a file.
+"""
+
+from __future__ import annotations
+
+import re
+
+from imlctl.errors import DecodeError
+
+HEAD_BYTES = 4096  # enough to recognise every kind below
+
+# Fujifilm, Olympus, Panasonic, Sigma, Minolta, Canon, Phase One: not TIFF, or TIFF with a mark.
+_RAW_MAGIC: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"FUJIFILMCCD-RAW", "RAF"),
+    (0, b"IIRO", "ORF"),
+    (0, b"IIRS", "ORF"),
+    (0, b"MMOR", "ORF"),
+    (0, b"IIU\x00", "RW2"),
+    (0, b"FOVb", "X3F"),
+    (0, b"\x00MRM", "MRW"),
+    (8, b"CR\x02", "CR2"),
+    (8, b"IIII", "IIQ"),
+)
+_RAW_SUFFIX = re.compile(
+    r"\.(3fr|arw|cr2|cr3|crw|dcr|dng|erf|fff|iiq|kdc|mef|mos|mrw|nef|nrw|orf|pef|raf|raw|rw2|rwl"
+    r"|sr2|srf|srw|x3f)$",
+    re.IGNORECASE,
+)
+
+_PICTURE_MAGIC: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (8, b"WEBP", "WEBP"),
+    (0, b"II*\x00", "TIFF"),
+    (0, b"MM\x00*", "TIFF"),
+    (0, b"II+\x00", "TIFF"),  # BigTIFF
+    (0, b"MM\x00+", "TIFF"),
+    (0, b"GIF87a", "GIF"),
+    (0, b"GIF89a", "GIF"),
+    (0, b"BM", "BMP"),
+)
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
+
+_OTHER_MAGIC: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"%PDF", "a PDF document"),
+    (0, b"%!PS", "a PostScript document"),
+    (0, b"\xc5\xd0\xd3\xc6", "a PostScript document"),
+    (0, b"PK\x03\x04", "a ZIP archive or an office document"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (0, b"Rar!", "a RAR archive"),
+    (0, b"8BPS", "a Photoshop document"),
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
+    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture"),
+    (0, b"\xff\x0a", "a JPEG XL picture"),
+    (0, b"v/1\x01", "an OpenEXR picture"),
+    (0, b"\x00\x00\x01\x00", "an icon"),
+    (128, b"DICM", "a DICOM file"),
+    (0, b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
+    (8, b"AVI ", "an AVI video"),
+    (0, b"\x00\x00\x01\xba", "an MPEG video"),
+    (0, b"\x00\x00\x01\xb3", "an MPEG video"),
+    (0, b"FLV\x01", "a Flash video"),
+    (8, b"WAVE", "a sound recording"),
+    (0, b"ID3", "a sound recording"),
+    (0, b"OggS", "an Ogg recording"),
+)
+_ANALYSED = "Give a photograph: JPEG, PNG, WebP, TIFF, BMP, GIF, MPO, HEIC or AVIF."
+
+
+def identify(data: bytes, *, name: str = "") -> str:
+    """Return the kind of picture: JPEG, PNG, WEBP, TIFF, BMP, GIF, HEIF or AVIF.
+
+    Args:
+        data: The file, or at least its first `HEAD_BYTES`.
+        name: The file's name. Only its suffix is looked at, and only to tell a camera's raw file
+            from the TIFF whose structure it borrows.
+
+    Raises:
+        DecodeError: Empty, a camera's raw file, or something other than a photograph.
+    """
+    if not data:
+        raise DecodeError("the file is empty", remedy="Get the original again.")
+    for offset, magic, raw_kind in _RAW_MAGIC:
+        if data.startswith(magic, offset):
+            raise raw_error(raw_kind)
+    if data[4:8] == b"ftyp":
+        return _identify_boxes(data)
+    for offset, magic, kind in _PICTURE_MAGIC:
+        if data.startswith(magic, offset):
+            if kind == "TIFF" and (suffix := _RAW_SUFFIX.search(name)):
+                raise raw_error(suffix[1].upper())
+            return kind
+    raise DecodeError(f"{_describe(data)}, not a photograph that can be read", remedy=_ANALYSED)
+
+
+def raw_error(kind: str) -> DecodeError:
+    """Build the refusal of a camera's raw file, e.g. ``NEF``."""
+    return DecodeError(
+        f"this is a camera's raw file ({kind}), which holds sensor readings and not yet a picture",
+        remedy=(
+            "Develop it to a 16-bit TIFF or PNG at full size, without retouching, and give that; "
+            "the small preview inside it is not the evidence."
+        ),
+    )
+
+
+def _identify_boxes(data: bytes) -> str:
+    """Tell HEIF, AVIF, raw and video apart by the brands of the leading ``ftyp`` box."""
+    box = data[: min(int.from_bytes(data[:4], "big"), HEAD_BYTES)]
+    major = data[8:12]
+    brands = {major, *(box[at : at + 4] for at in range(16, len(box) - 3, 4))}
+    if major == b"crx ":
+        raise raw_error("CR3")
+    if major in _AVIF_BRANDS:
+        return "AVIF"
+    if brands & _HEIF_BRANDS:
+        # A container brand in front says nothing about the codec; the other brands do.
+        generic = major in {b"mif1", b"msf1"}
+        return "AVIF" if generic and brands & _AVIF_BRANDS else "HEIF"
+    raise DecodeError("this is a video, not a photograph", remedy="Export single frames as PNG.")
+
+
+def _describe(data: bytes) -> str:
+    for offset, magic, what in _OTHER_MAGIC:
+        if data.startswith(magic, offset):
+            return f"this is {what}"
+    head = data[:HEAD_BYTES]
+    if not head.strip(b"\x00"):
+        return "the file starts with nothing but zero bytes"
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<svg", b"<?xml", b"<!--")) and b"<svg" in start:
+        return "this is an SVG drawing"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "this is a web page"
+    if all(byte in b"\t\r\n\f\x1b" or byte >= 0x20 for byte in head):
+        try:
+            head.decode("utf-8")
+        except UnicodeDecodeError as error:
+            if error.start < len(head) - 4:  # not merely a character cut at the end of the head
+                return "this is no kind of picture known here"
+        return "this is a text file"
+    return "this is no kind of picture known here"

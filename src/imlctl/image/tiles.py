@@ -1,0 +1,160 @@
+"""A large picture in overlapping tiles, one at a time, with blended seams.
+
+Evidence is not shrunk: a picture beyond the memory budget is analysed in pieces at full
+resolution. Tiles start on multiples of the model's stride, so that each sees the picture's JPEG
+grid in the phase that the whole picture has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imlctl.errors import NumericalError, UsageError
+from imlctl.image.prepare import to_float
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A rectangle of the picture, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.top < 0 or self.left < 0 or self.height < 1 or self.width < 1:
+            raise ValueError(f"impossible tile: {self}")
+
+
+def plan(
+    height: int, width: int, *, tile: int, overlap: int, multiple: int = 32
+) -> tuple[Tile, ...]:
+    """Cover a picture with equal tiles, row by row.
+
+    Args:
+        height: Of the picture, a multiple of `multiple`.
+        width: Likewise.
+        tile: Side of a tile, a multiple of `multiple`; a smaller picture gets a smaller tile.
+        overlap: Pixels shared by neighbours at the least, rounded up to a multiple of `multiple`.
+            The last tile of a row or column is shifted back inside and shares more.
+        multiple: The model's stride.
+
+    Raises:
+        UsageError: `tile` and `overlap` do not fit each other or `multiple`.
+        ValueError: The picture's sides are not positive multiples of `multiple`.
+    """
+    if height < 1 or width < 1 or height % multiple or width % multiple:
+        raise ValueError(f"{height} x {width} is not a positive multiple of {multiple}")
+    if tile < 1 or tile % multiple:
+        raise UsageError(
+            f"a tile of {tile} pixels is not a multiple of {multiple}",
+            remedy=f"Use {max(1, round(tile / multiple)) * multiple}, for instance.",
+        )
+    step = tile - -(-overlap // multiple) * multiple
+    if overlap < 0 or step < multiple:
+        raise UsageError(
+            f"an overlap of {overlap} pixels does not fit tiles of {tile}",
+            remedy="Use larger tiles or a smaller overlap.",
+        )
+    return tuple(
+        Tile(top=top, left=left, height=min(tile, height), width=min(tile, width))
+        for top in _starts(height, tile, step)
+        for left in _starts(width, tile, step)
+    )
+
+
+def run_tiled(
+    fn: Callable[[Tensor], Tensor],
+    image: Tensor,
+    *,
+    tile: int,
+    overlap: int,
+    multiple: int = 32,
+) -> Tensor:
+    """Apply a model tile by tile and blend what it returns.
+
+    In an overlap each tile's weight falls off linearly towards its edge; the weights of all tiles
+    over a pixel are positive and sum to one, so that a blend never leaves the range of what was
+    blended. A picture of one tile is passed to `fn` whole and its answer returned as it is.
+
+    Besides one tile, memory holds the integer picture and one float32 map.
+
+    Args:
+        fn: From (1, 3, h, w) float32 in [0, 1] to (1, 1, h, w), probabilities or logits.
+        image: (3, H', W') uint8, uint16 or float, as from `prepare`.
+        tile: See `plan`.
+        overlap: See `plan`.
+        multiple: See `plan`.
+
+    Returns:
+        (H', W') float32, on the CPU.
+
+    Raises:
+        NumericalError: `fn` returned NaN or infinity.
+        UsageError: See `plan`.
+    """
+    _, height, width = image.shape
+    tiles = plan(height, width, tile=tile, overlap=overlap, multiple=multiple)
+    if len(tiles) == 1:
+        return _checked(fn, image)
+    rows = _weights(height, tiles[0].height, sorted({each.top for each in tiles}))
+    columns = _weights(width, tiles[0].width, sorted({each.left for each in tiles}))
+    merged = torch.zeros(height, width)
+    low, high = float("inf"), float("-inf")
+    for each in tiles:
+        region = (
+            slice(each.top, each.top + each.height),
+            slice(each.left, each.left + each.width),
+        )
+        result = _checked(fn, image[:, *region])
+        low, high = min(low, float(result.min())), max(high, float(result.max()))
+        merged[region].addcmul_(result, rows[each.top][:, None] * columns[each.left])
+    # Rounding may carry a blend past the values it came from by one unit in the last place.
+    return merged.clamp_(low, high)
+
+
+def _starts(length: int, tile: int, step: int) -> list[int]:
+    """Return where tiles start along one axis; the last is shifted back inside."""
+    last = max(0, length - tile)
+    return [*range(0, last, step), last]
+
+
+def _weights(length: int, tile: int, starts: list[int]) -> dict[int, Tensor]:
+    """Return each tile's weights (tile,) along one axis; over any pixel they sum to one.
+
+    The tiles form a grid, so the weight of a pixel is the product of its row's and its column's.
+    """
+    ramp = 1 + (starts[0] + tile - starts[1] if len(starts) > 1 else 0)
+    distance = np.minimum(np.arange(1, tile + 1), np.arange(tile, 0, -1))
+    profile = np.minimum(distance / ramp, 1.0)
+    total = np.zeros(length)
+    for start in starts:
+        total[start : start + tile] += profile
+    return {
+        start: torch.from_numpy((profile / total[start : start + tile]).astype(np.float32))
+        for start in starts
+    }
+
+
+def _checked(fn: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    """Call `fn` on a part of the picture; return its answer (h, w) float32 on the CPU if finite."""
+    answer = fn(to_float(image)[None])
+    expected = (1, 1, *image.shape[1:])
+    if tuple(answer.shape) != expected:
+        raise ValueError(f"the model returned {tuple(answer.shape)}, expected {expected}")
+    result = answer[0, 0].detach().to("cpu", torch.float32)
+    if not bool(torch.isfinite(result).all()):
+        raise NumericalError(
+            "the model returned NaN or infinity, so there is no mask",
+            remedy="Check the weights; if they are the bundled ones, report this picture.",
+        )
+    return result

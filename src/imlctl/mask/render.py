@@ -1,0 +1,249 @@
+"""Write masks as PNG, and pictures that a person reads at a glance."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from imlctl.mask import legend
+from imlctl.mask.decide import DEFAULT_THRESHOLD, check_probability, check_threshold
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from imlctl.mask.decide import Decision
+
+# Of pictures for the eye only; masks are always written at the size of the photograph.
+_MAX_PIXELS = 32_000_000
+_MAX_SIDE = 12_000
+_MIN_SIDE = 480  # the longer side of a smaller picture is enlarged to at least this
+
+# Magenta is rare in photographs; black beside yellow shows on every ground and to every eye.
+_TINT = (255, 0, 170)
+_TINT_STRENGTH = 0.22
+_OVERLAY_LINE = (255, 230, 0)
+_HEAT_LINE = (255, 255, 255)
+
+
+def binary_png(mask: NDArray[np.bool_]) -> bytes:
+    """Encode an (H, W) bool mask as 8-bit grey PNG: 255 where marked, 0 elsewhere."""
+    return _png(mask.astype(np.uint8) * 255)
+
+
+def soft_png(probability: NDArray[np.floating[Any]]) -> bytes:
+    """Encode a probability map as 16-bit grey PNG, `round(p * 65535)`, never stretched.
+
+    Args:
+        probability: (H, W) floating point, each value in [0, 1].
+
+    Raises:
+        NumericalError: A value is NaN, infinite or outside [0, 1].
+    """
+    check_probability(probability)
+    levels = np.empty(probability.shape, np.uint16)
+    for row, values in zip(levels, probability, strict=True):  # by row: no float64 copy of all
+        row[:] = np.rint(values.astype(np.float64) * 65535)
+    return _png(levels)
+
+
+def overlay_png(pixels: NDArray[np.unsignedinteger[Any]], decision: Decision) -> bytes:
+    """Draw the photograph with what is marked tinted and outlined, and a legend under it.
+
+    Args:
+        pixels: (H, W, 3) uint8 or uint16, upright.
+        decision: Of the same height and width.
+
+    Returns:
+        An RGB PNG. A small photograph is enlarged by a whole factor; one of more than 32 million
+        pixels is reduced, and the legend says so.
+    """
+    size = _Size.of(*_checked(pixels, decision.mask.shape))
+    picture = size.photo(pixels)
+    mask = size.mask(decision.mask)
+    text = legend.text_size(*picture.shape[:2])
+    _mark(picture, mask, _line_width(picture, text / 8))
+
+    sample = None
+    if mask.any():
+        sample = np.full((2 * text, 2 * text, 3), 128, np.uint8)
+        inside = np.zeros(sample.shape[:2], np.uint8)
+        edge = round(text / 8) + 1
+        inside[edge:-edge, edge:-edge] = 1
+        _mark(sample, inside, round(text / 8))
+    lines = [_verdict_line(decision), "p: estimated probability that a pixel was manipulated"]
+    strip = legend.key_strip(picture.shape[1], text, [*lines, *size.note()], sample)
+    return _png(legend.stack(picture, strip), quick=True)
+
+
+def heatmap_png(
+    pixels: NDArray[np.unsignedinteger[Any]],
+    probability: NDArray[np.floating[Any]],
+    *,
+    threshold: float = DEFAULT_THRESHOLD,
+) -> bytes:
+    """Draw the probabilities in colour over the photograph in dim grey, and a scale under it.
+
+    The scale always runs from 0 to 1 (forensic rule 4), and is drawn with the very blend that the
+    picture is drawn with, over a middle grey. A line marks where the threshold is reached.
+
+    Args:
+        pixels: (H, W, 3) uint8 or uint16, upright.
+        probability: (H, W) floating point, each value in [0, 1].
+        threshold: Inside (0, 1).
+
+    Returns:
+        An RGB PNG, enlarged or reduced as `overlay_png` does.
+
+    Raises:
+        NumericalError: A value is NaN, infinite or outside [0, 1].
+        UsageError: The threshold is not inside (0, 1).
+    """
+    check_threshold(threshold)
+    check_probability(probability)
+    size = _Size.of(*_checked(pixels, probability.shape))
+    over = probability >= threshold
+    mask = size.mask(over)
+    picture = _heat(size.photo(pixels), size.levels(probability))
+    text = legend.text_size(*picture.shape[:2])
+    _outline(picture, mask, _line_width(picture, text / 14), _HEAT_LINE)
+
+    share = np.count_nonzero(over) / over.size
+    highest = float(probability.max())
+    peak = round(highest, 2)
+    if not share and peak >= threshold:  # do not seem to reach what was not reached
+        peak = math.floor(highest * 100) / 100
+    found = f"{percent(share)} of pixels" if share else "nothing"
+    lines = [f"{found} at p >= {legend.number(threshold)}, highest p {peak:.2f}"]
+    lines += ["p: estimated probability that a pixel was manipulated", *size.note()]
+    grey = np.full((1, 256, 3), 128, np.uint8)
+    scale = _heat(grey, np.arange(256, dtype=np.uint8)[None])[0]
+    strip = legend.scale_strip(picture.shape[1], text, lines, scale, threshold)
+    return _png(legend.stack(picture, strip), quick=True)
+
+
+def percent(share: float) -> str:
+    """Say a fraction as a percentage that is never rounded to none or to all."""
+    if 0 < share < 0.0001:
+        return "less than 0.01 %"
+    if 0.9995 <= share < 1:
+        return "more than 99.9 %"
+    return f"{100 * share:.{2 if 0 < share < 0.01 else 1}f} %".replace(".0 %", " %")
+
+
+def _verdict_line(decision: Decision) -> str:
+    at = f"at p >= {legend.number(decision.threshold)}"
+    if decision.flagged:
+        return f"manipulated: {percent(decision.share)} of pixels {at}"
+    if not decision.share:
+        return f"nothing found {at}"
+    limit = percent(decision.min_share)
+    return f"nothing found: {percent(decision.share)} of pixels {at}, limit {limit}"
+
+
+def _checked(pixels: NDArray[np.unsignedinteger[Any]], shape: tuple[int, ...]) -> tuple[int, int]:
+    if pixels.dtype not in (np.uint8, np.uint16) or pixels.shape != (*shape, 3):
+        raise ValueError(f"pixels are {pixels.shape} {pixels.dtype}, the map is {shape}")
+    return pixels.shape[0], pixels.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """The size at which a photograph is shown, and how its maps are brought to it."""
+
+    height: int
+    width: int
+    zoom: float  # a whole number where enlarged, 1, or a fraction where reduced
+
+    @classmethod
+    def of(cls, height: int, width: int) -> _Size:
+        longer = max(height, width)
+        if longer < _MIN_SIDE:
+            factor = math.ceil(_MIN_SIDE / longer)
+            return cls(height * factor, width * factor, factor)
+        zoom = min(1.0, _MAX_SIDE / longer, math.sqrt(_MAX_PIXELS / (height * width)))
+        return cls(max(1, int(height * zoom)), max(1, int(width * zoom)), zoom)
+
+    def photo(self, pixels: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
+        """Return a fresh (height, width, 3) uint8 copy."""
+        eight = pixels if pixels.dtype == np.uint8 else pixels >> 8
+        picture = self._resized(eight.astype(np.uint8, copy=False))
+        return picture.copy() if np.may_share_memory(picture, pixels) else picture
+
+    def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Return (height, width) of 0 and 1; where reduced, a marked pixel is never lost."""
+        # The mean of 255 over a shrunk pixel stays over 0 as long as one in 500 was marked.
+        return (self._resized(mask.astype(np.uint8) * 255) > 0).astype(np.uint8)
+
+    def levels(self, probability: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+        """Return (height, width) uint8, 0 to 255 for 0 to 1."""
+        levels = np.empty(probability.shape, np.uint8)
+        for row, values in zip(levels, probability, strict=True):
+            row[:] = np.rint(values * 255)
+        return self._resized(levels)
+
+    def note(self) -> list[str]:
+        if self.zoom > 1:
+            return [f"shown enlarged {self.zoom:g} times"]
+        return [f"shown at {percent(self.zoom)} of its size"] if self.zoom < 1 else []
+
+    def _resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        image = np.ascontiguousarray(image)  # cv2 refuses a rotated view
+        if self.zoom == 1:
+            return image
+        how = cv2.INTER_NEAREST if self.zoom > 1 else cv2.INTER_AREA
+        return _uint8(cv2.resize(image, (self.width, self.height), interpolation=how))
+
+
+def _uint8(image: cv2.typing.MatLike) -> NDArray[np.uint8]:
+    """Tell the type checker what cv2 returns for uint8; copies nothing."""
+    return image.astype(np.uint8, copy=False)
+
+
+def _line_width(picture: NDArray[np.uint8], wanted: float) -> int:
+    """Return at least one pixel, and no more than suits a long narrow picture."""
+    short: int = min(picture.shape[0], picture.shape[1])
+    return max(1, round(min(wanted, short / 60)))
+
+
+def _mark(picture: NDArray[np.uint8], mask: NDArray[np.uint8], line: int) -> None:
+    """Tint what is marked, and outline it, in place."""
+    value = np.arange(256)[:, None] * (1 - _TINT_STRENGTH) + np.array(_TINT) * _TINT_STRENGTH
+    tinted = cv2.LUT(picture, np.rint(value).astype(np.uint8)[None])
+    cv2.copyTo(tinted, mask, picture)
+    _outline(picture, mask, line, _OVERLAY_LINE)
+
+
+def _outline(
+    picture: NDArray[np.uint8], mask: NDArray[np.uint8], line: int, colour: tuple[int, int, int]
+) -> None:
+    """Draw a bright line just inside what is marked and a black one just outside, in place."""
+    # One pixel of ground all round, so that the outline also closes along the picture's edge.
+    inside = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    picture[(depth > 0) & (depth <= line + 0.5)] = colour
+    if inside.any():
+        depth = cv2.distanceTransform(1 - inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        picture[(depth > 0) & (depth <= line + 0.5)] = 0
+
+
+def _heat(picture: NDArray[np.uint8], levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Add the colours of the levels to the grey picture, which is dimmer the higher the level."""
+    ramp = np.arange(256, dtype=np.uint8)
+    colours = cv2.applyColorMap(ramp[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
+    keep = np.rint(ramp * (-0.35) + 0.5 * 255).astype(np.uint8)
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    grey = cv2.multiply(grey, cv2.LUT(levels, keep), scale=1 / 255)
+    heat = cv2.LUT(cv2.cvtColor(levels, cv2.COLOR_GRAY2RGB), np.ascontiguousarray(colours)[None])
+    return _uint8(cv2.add(heat, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)))
+
+
+def _png(image: NDArray[np.unsignedinteger[Any]], *, quick: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=3 if quick else 6)
+    return buffer.getvalue()

@@ -1,0 +1,202 @@
+"""What is known of one picture after its analysis: one frozen, versioned record."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib import metadata
+from typing import Any
+
+from imlctl import __version__
+from imlctl.errors import ImlctlError, NumericalError
+
+SCHEMA_VERSION = 1
+_LIBRARIES = ("torch", "numpy", "pillow", "opencv-python-headless")
+
+
+class Verdict(StrEnum):
+    """The answer for one picture; that a picture is authentic is never claimed."""
+
+    MANIPULATED = "manipulated"
+    NOTHING_FOUND = "nothing found"
+    FAILED = "failed"
+
+
+@functools.cache
+def software_versions() -> dict[str, str]:
+    """Return the versions that a result may depend on, without importing what they are of."""
+    found = {"imlctl": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a picture has no mask.
+
+    Attributes:
+        kind: Name of the error's class, such as "DecodeError".
+        what: What is wrong.
+        remedy: What to do about it, or "".
+    """
+
+    kind: str
+    what: str
+    remedy: str = ""
+
+    @classmethod
+    def of(cls, error: ImlctlError) -> Failure:
+        """Describe an error."""
+        return cls(type(error).__name__, error.what, error.remedy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One picture, how it was analysed, and what was found.
+
+    Dataclasses and paths among the values are turned into plain dictionaries and strings on
+    construction, so that a record that exists can be written, and stays as it is.
+
+    Attributes:
+        path: The picture as the user or the scan named it; bytes that are not UTF-8 stand as
+            surrogate escapes, as Python's own file functions give them.
+        verdict: The answer.
+        model: Name of the model.
+        weights_sha256: Of the weights file, 64 hexadecimal digits.
+        settings: Whatever else the mask depends on (tile, model options ...).
+        seed: Of the noise, where the model uses any.
+        device: Where it was computed, such as "cpu" or "cuda:0 (NVIDIA H100)".
+        seconds: Wall time of the analysis.
+        sha256: Of the encoded bytes that were decoded; None if they could not be read.
+        facts: What the file is, a dataclass or a mapping; None if it could not be decoded.
+        score: The model's score for the whole picture, 0 to 1, where it has one.
+        share: Fraction of pixels at or over the threshold.
+        threshold: Probability from which a pixel is marked.
+        min_share: Largest share that still counts as nothing found.
+        regions: Those that are listed, dataclasses or mappings, largest first.
+        regions_rest_count: Regions too small to be listed.
+        regions_rest_area: Their pixels together.
+        warnings: Sentences.
+        error: Why there is no mask; present exactly if the verdict is "failed".
+        versions: Of imlctl, Python and the libraries that decode and compute.
+
+    Raises:
+        NumericalError: A number is NaN or infinite.
+        ValueError: Verdict, error and findings contradict each other, or a value is not JSON.
+    """
+
+    path: str
+    verdict: Verdict
+    model: str
+    weights_sha256: str
+    settings: Any
+    seed: int
+    device: str
+    seconds: float
+    sha256: str | None = None
+    facts: Any = None
+    score: float | None = None
+    share: float | None = None
+    threshold: float | None = None
+    min_share: float | None = None
+    regions: Any = ()
+    regions_rest_count: int = 0
+    regions_rest_area: int = 0
+    warnings: tuple[str, ...] = ()
+    error: Failure | None = None
+    versions: Any = field(default_factory=software_versions)
+
+    def __post_init__(self) -> None:
+        failed = self.verdict is Verdict.FAILED
+        if failed != (self.error is not None):
+            raise ValueError(f"verdict {self.verdict!r} with error {self.error!r}")
+        if not failed and None in (self.sha256, self.share, self.threshold, self.min_share):
+            raise ValueError("a verdict needs sha256, share, threshold and min_share")
+        for name in ("score", "share", "threshold", "min_share"):
+            value = _plain(getattr(self, name), self.path)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}, outside 0 to 1")
+        for name in ("settings", "facts", "regions", "seconds", "versions"):
+            object.__setattr__(self, name, _plain(getattr(self, name), self.path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as fresh plain dictionaries, lists, strings and finite numbers.
+
+        `path` is always valid text; where the name is not UTF-8, its bad bytes are written as
+        escapes and `path_bytes` has all its bytes in hexadecimal (otherwise it is None).
+        """
+        raw = os.fsencode(self.path)
+        shown = raw.decode("utf-8", "backslashreplace")
+        exact = shown.encode() == raw
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "path": shown,
+            "path_bytes": None if exact else raw.hex(),
+            "sha256": self.sha256,
+            "verdict": self.verdict,
+            "score": self.score,
+            "share": self.share,
+            "threshold": self.threshold,
+            "min_share": self.min_share,
+            "regions": self.regions,
+            "regions_not_listed": {
+                "count": self.regions_rest_count,
+                "area": self.regions_rest_area,
+            },
+            "facts": self.facts,
+            "model": self.model,
+            "weights_sha256": self.weights_sha256,
+            "settings": self.settings,
+            "seed": self.seed,
+            "device": self.device,
+            "versions": self.versions,
+            "seconds": self.seconds,
+            "warnings": self.warnings,
+            "error": self.error,
+        }
+        return {key: _plain(value, self.path) for key, value in record.items()}
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return strict JSON in ASCII, so that no name can disturb what shows it."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+
+def _plain(value: Any, source: str) -> Any:
+    """Return a value as what `json` writes, or refuse it."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):  # surrogates, from a name that is not UTF-8, are not valid JSON
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise NumericalError(
+                f"the analysis gave {value}",
+                source=source,
+                remedy="No result is kept of it; check the weights.",
+            )
+        return float(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            entry.name: _plain(getattr(value, entry.name), source)
+            for entry in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {_plain(str(key), source): _plain(item, source) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, source) for item in value]
+    raise ValueError(f"a record cannot hold {value!r} of type {type(value).__name__}")

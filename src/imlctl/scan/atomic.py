@@ -1,0 +1,130 @@
+"""Write a file whole or not at all (forensic rule 10)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from imlctl.errors import OutputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+_REMEDIES = {
+    errno.ENOSPC: "Free some space on that disk, then run again.",
+    errno.EDQUOT: "Your quota on that disk is used up; free some space, then run again.",
+    errno.EACCES: "Choose a folder that you may write to.",
+    errno.EPERM: "Choose a folder that you may write to.",
+    errno.EROFS: "That disk is read-only; choose another.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ENOTDIR: "Part of the path is a file; choose another folder.",
+    errno.EEXIST: "A file is where the folder should be; choose another folder.",
+}
+
+
+def write(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+    """Write a file so that its name only ever stands for all of `data`.
+
+    The bytes go to a temporary file in the same folder, which is flushed to the disk and then
+    renamed. Missing parent folders are made. Permissions follow the umask.
+
+    Args:
+        path: Where to write.
+        data: The whole content.
+        overwrite: Replace what has this name. If False, nothing is ever replaced, not even a file
+            that another process makes at the same moment.
+
+    Raises:
+        OutputError: The name is taken, or the file cannot be written; nothing is left behind.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(error, str(path.parent)) from error
+    if overwrite and path.exists() and not path.is_file():
+        raise OutputError(
+            "it is there and not a regular file", source=str(path), remedy="Choose another name."
+        )
+    try:
+        _write_renamed(path, data, overwrite=overwrite)
+    except FileExistsError as error:
+        raise OutputError(
+            "this output is already there",
+            source=str(path),
+            remedy="Choose another name, or add --force to replace it.",
+        ) from error
+    except OSError as error:
+        raise output_error(error, str(path)) from error
+
+
+def output_error(error: OSError, source: str) -> OutputError:
+    """Say what kept an output from being written, and what to do about it."""
+    return OutputError(
+        f"cannot be written: {error.strerror or error}",
+        source=source,
+        remedy=_REMEDIES.get(error.errno or 0, "Choose another place for the output."),
+    )
+
+
+def _write_renamed(path: Path, data: bytes, *, overwrite: bool) -> None:
+    # A short name of its own: the target's name may already be as long as names can be.
+    temporary = path.parent / f".imlctl-{secrets.token_hex(8)}.tmp"
+    try:
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
+        )
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if overwrite:
+            temporary.replace(path)
+        else:
+            _rename_to_free_name(temporary, path)
+    except BaseException:  # an interrupt must not leave a temporary file either
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def _rename_to_free_name(temporary: Path, path: Path) -> None:
+    """Rename, or raise FileExistsError if the name is taken; `os.rename` would replace it."""
+    try:
+        path.hardlink_to(temporary)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+    else:
+        temporary.unlink()
+        return
+    # FAT and some network disks have no hard links: claim the name, then replace our own claim.
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the folder, so that the new name survives a power cut."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot, and does not need to
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,272 @@
+"""Pictures and bad files, made by code. Everything is small, seeded and quick."""
+
+from __future__ import annotations
+
+import random
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+WIDTH, HEIGHT = 72, 56
+
+
+def texture(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> NDArray[np.uint8]:
+    """A picture with gradients and noise, (H, W, 3), nowhere flat."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    smooth = np.stack([rows * 3, columns * 2, rows + columns], axis=-1) % 200
+    noise = np.random.default_rng(seed).integers(0, 40, smooth.shape)
+    return (smooth + noise).astype(np.uint8)
+
+
+def two() -> dict[str, Any]:
+    """Options that save a second picture behind the first."""
+    # A new one each time: saving leaves settings of its encoder on a picture.
+    return {"save_all": True, "append_images": [Image.fromarray(texture(seed=1))]}
+
+
+def encode(picture: NDArray[Any] | Image.Image, kind: str, **options: Any) -> bytes:
+    image = picture.copy() if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    stream = BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@cache
+def samples() -> dict[str, bytes]:
+    """One whole file of every kind that is read, without HEIC, which needs an extra."""
+    image = Image.fromarray(texture())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return {
+        "jpeg": encode(image, "JPEG", exif=exif),
+        "jpeg-progressive": encode(image, "JPEG", progressive=True),
+        "jpeg-grey": encode(image.convert("L"), "JPEG"),
+        "jpeg-cmyk": encode(image.convert("CMYK"), "JPEG"),
+        "mpo": encode(image, "MPO", **two()),
+        "png": encode(image, "PNG"),
+        "png-16": png(np.random.default_rng(0).integers(0, 65536, (HEIGHT, WIDTH, 3)), depth=16),
+        "png-animated": encode(image, "PNG", **two()),
+        "png-palette": encode(image.quantize(64), "PNG", transparency=3),
+        "webp": encode(image, "WEBP"),
+        "webp-lossless": encode(image, "WEBP", lossless=True),
+        "webp-animated": encode(image, "WEBP", **two()),
+        "tiff": encode(image, "TIFF"),
+        "tiff-lzw": encode(image, "TIFF", compression="tiff_lzw"),
+        "tiff-deflate": encode(image, "TIFF", compression="tiff_adobe_deflate"),
+        "tiff-jpeg": encode(image, "TIFF", compression="jpeg"),
+        "tiff-pages": encode(image, "TIFF", **two()),
+        "bmp": encode(image, "BMP"),
+        "gif": encode(image.quantize(64), "GIF"),
+        "gif-animated": encode(image, "GIF", **two()),
+        "avif": encode(image, "AVIF"),
+    }
+
+
+def cuts(data: bytes) -> Iterator[bytes]:
+    """The file cut at every tenth, and a little before its end."""
+    lengths = {len(data) * tenth // 10 for tenth in range(10)}
+    lengths |= {len(data) - missing for missing in (1, 2, 3, 5, 9, 17)}
+    return (data[:length] for length in sorted(lengths))
+
+
+def flipped(data: bytes, seed: int) -> bytes:
+    """The file with one to eight of its bytes changed, often near the start."""
+    draw = random.Random(seed)
+    changed = bytearray(data)
+    for _ in range(draw.randint(1, 8)):
+        end = len(data) if draw.random() < 0.5 else min(len(data), 200)
+        changed[draw.randrange(end)] ^= draw.randint(1, 255)
+    return bytes(changed)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A PNG chunk."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(samples: NDArray[Any], *, depth: int, extra: bytes = b"") -> bytes:
+    """A PNG of (H, W, C) samples of 8 or 16 bits; one to four channels; `extra` chunks."""
+    height, width, channels = samples.shape
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = samples.astype({8: ">u1", 16: ">u2"}[depth])
+    raw = b"".join(b"\x00" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(raw))
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
+
+
+def interlaced_png(samples: NDArray[np.uint8], *, passes: int = 7) -> bytes:
+    """An 8-bit RGB PNG in the seven passes of Adam7, or only in the first of them."""
+    steps = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)]
+    steps.append((0, 1, 1, 2))
+    raw = b""
+    for left, top, across, down in steps[:passes]:
+        for row in samples[top::down, left::across]:
+            raw += b"\x00" + row.tobytes() if len(row) else b""
+    header = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], 8, 2, 0, 0, 1)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def heic() -> bytes:
+    """A HEIC file; skips the test where the extra is not installed."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    stream = BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(texture())).save(stream, quality=90)
+    return stream.getvalue()
+
+
+def black_png(width: int, height: int, *, rows_per_block: int = 60) -> bytes:
+    """A valid black grey PNG of any size, without ever holding its pixels.
+
+    One block of rows is compressed once and repeated; the checksum of n zero bytes is known.
+    """
+    assert height % rows_per_block == 0
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
+    block = squeeze.compress(bytes((width + 1) * rows_per_block)) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    total = (width + 1) * height
+    checksum = struct.pack(">I", (total % 65521) << 16 | 1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    last = b"\x03\x00"  # an empty final block
+    stream = b"\x78\xda" + block * (height // rows_per_block) + last + checksum
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A TIFF directory: tag -> values (unsigned, 32 bits), and directories nested in it."""
+
+    tags: dict[int, tuple[int, ...]]
+    inner: tuple[Directory, ...] = ()
+
+
+def tiff(*pages: Directory, body: bytes = bytes(64)) -> bytes:
+    """A little-endian TIFF of these pages; `body` begins at byte 8."""
+    blob = bytearray(b"II*\x00\x00\x00\x00\x00" + body)
+    link = 4
+    for page in pages:
+        start = _append_directory(blob, page)
+        blob[link : link + 4] = struct.pack("<I", start)
+        link = start + 2 + 12 * (len(page.tags) + bool(page.inner))
+    return bytes(blob)
+
+
+def _append_directory(blob: bytearray, page: Directory) -> int:
+    tags = dict(page.tags)
+    if page.inner:
+        tags[330] = tuple(_append_directory(blob, each) for each in page.inner)
+    entries = []
+    for tag, values in sorted(tags.items()):
+        packed = struct.pack(f"<{len(values)}I", *values)
+        if len(values) > 1:
+            packed, place = struct.pack("<I", len(blob)), packed
+            blob += place
+        entries.append(struct.pack("<HHI", tag, 4, len(values)) + packed)
+    start = len(blob)
+    blob += struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    return start
+
+
+def grey_page(width: int = 8, height: int = 8, **changes: int) -> Directory:
+    """A page of 8-bit grey samples that begin at byte 8; `changes` by name, e.g. ``t262=0``."""
+    tags: dict[int, tuple[int, ...]] = {
+        256: (width,),
+        257: (height,),
+        258: (8,),
+        259: (1,),
+        262: (1,),
+        273: (8,),
+        277: (1,),
+        278: (height,),
+        279: (width * height,),
+    }
+    return Directory({**tags, **{int(name[1:]): (value,) for name, value in changes.items()}})
+
+
+def raw_photos() -> dict[str, bytes]:
+    """The beginnings by which camera raw files are recognised, name -> bytes."""
+    sensor = grey_page(t262=32803)
+    preview = grey_page(t254=1)
+    return {
+        "a.cr2": b"II*\x00\x10\x00\x00\x00CR\x02\x00" + bytes(64),
+        "a.cr3": b"\x00\x00\x00\x18ftypcrx \x00\x00\x00\x01crx isom" + bytes(64),
+        "a.raf": b"FUJIFILMCCD-RAW 0201" + bytes(64),
+        "a.orf": b"IIRO\x08\x00\x00\x00" + bytes(64),
+        "a.rw2": b"IIU\x00\x18\x00\x00\x00" + bytes(64),
+        "a.x3f": b"FOVb" + bytes(64),
+        # These borrow TIFF's structure; the names give nothing away on purpose.
+        "nef": tiff(Directory(preview.tags, inner=(sensor,))),
+        "pef": tiff(sensor),
+        "srw": tiff(grey_page(), grey_page(t262=32803)),
+        "dng": tiff(grey_page(t50706=0x00000401)),
+        # And this is a plain TIFF by its bytes, but named as a raw file.
+        "a.ARW": tiff(grey_page()),
+    }
+
+
+def headers_of_bombs() -> dict[str, bytes]:
+    """Files of a few bytes that announce enormous pictures."""
+    jpeg = bytearray(samples()["jpeg-grey"])
+    at = jpeg.index(b"\xff\xc0")
+    jpeg[at + 5 : at + 9] = struct.pack(">HH", 65500, 65500)
+    bmp = bytearray(samples()["bmp"])
+    bmp[18:26] = struct.pack("<ii", 60000, 60000)
+    gif = bytearray(samples()["gif"])
+    gif[6:10] = struct.pack("<HH", 65535, 65535)
+    webp = bytearray(samples()["webp-animated"])
+    webp[24:30] = b"\xfe\x3f\x00" * 2  # 16383 x 16383
+    return {
+        "jpeg": bytes(jpeg),
+        "bmp": bytes(bmp),
+        "gif": bytes(gif),
+        "webp": bytes(webp),
+        "tiff": tiff(grey_page(60000, 60000, t279=64, t259=8)),
+        "tiff-tile": tiff(
+            Directory(
+                {
+                    256: (8,),
+                    257: (8,),
+                    258: (8,),
+                    259: (8,),
+                    262: (1,),
+                    277: (1,),
+                    322: (60000,),
+                    323: (60000,),
+                    324: (8,),
+                    325: (64,),
+                }
+            )
+        ),
+    }
+
+
+def not_pictures() -> dict[str, tuple[bytes, str]]:
+    """Files that are no photographs: name -> (bytes, what the message must say)."""
+    return {
+        "empty.jpg": (b"", "empty"),
+        "document.jpg": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "PDF"),
+        "drawing.jpg": (b'<?xml version="1.0"?>\n<svg xmlns="..."></svg>', "SVG"),
+        "script.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
+        "notes.jpg": ("Grüße aus Köln\n".encode(), "text file"),
+        "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "web page"),
+        "film.jpg": (b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isommp42" + bytes(99), "video"),
+        "film.png": (b"RIFF\x00\x00\x00\x00AVI LIST" + bytes(99), "video"),
+        "archive.jpg": (b"PK\x03\x04" + bytes(99), "ZIP"),
+        "layers.jpg": (b"8BPS\x00\x01" + bytes(99), "Photoshop"),
+        "zeros.jpg": (bytes(5000), "zero bytes"),
+        "noise.jpg": (random.Random(0).randbytes(5000), "no kind of picture"),
+        "cut-text.jpg": (b"x" * 4095 + "é".encode(), "text file"),
+    }
