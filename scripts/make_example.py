@@ -13,11 +13,14 @@ from __future__ import annotations
 import sys
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import skimage.data
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NAME = "launchpad"
 SEED = 20261121
@@ -34,21 +37,15 @@ LIGHT = ((0.52, 0.55, 0.64), (0.74, 0.72, 0.66), (1.0, 0.88, 0.62))
 
 CROP = (350, 0, 470, 275)  # the shuttle in the astronaut's portrait: left, top, right, bottom
 OUTLINE_UNIT = 0.25  # the points below were read off an enlargement by four of that crop
-OUTLINE = (
-    # external tank, then the right-hand booster
-    ((246, 4), (266, 0), (288, 6), (306, 26), (324, 62), (338, 102), (346, 150), (346, 196))
-    + ((358, 186), (376, 160), (392, 190), (406, 220), (414, 248), (416, 300), (412, 340))
-    # right wing, aft skirt, engines, left wing
-    + ((411, 842), (418, 872), (420, 900), (416, 932), (414, 944), (416, 1000), (432, 1036))
-    + ((430, 1050), (410, 1052), (412, 1080), (364, 1080), (360, 1050), (338, 1044))
-    + ((350, 1000), (356, 944), (326, 938), (306, 950), (298, 952), (298, 1092), (264, 1092))
-    + ((264, 1000), (242, 1014), (236, 1040), (222, 1036), (218, 1068), (164, 1068), (170, 1030))
-    + ((150, 1008), (148, 992), (84, 1088), (72, 1084), (76, 1040), (106, 926), (106, 918))
-    + ((22, 912), (20, 884), (44, 838), (112, 742))
-    # left side of the orbiter, left-hand booster
-    + ((112, 500), (118, 440), (130, 390), (124, 372), (122, 262), (134, 214), (152, 172))
-    + ((170, 206), (184, 236), (190, 200), (188, 150), (194, 104), (210, 58), (228, 24))
-)
+# From the tip of the tank clockwise: right-hand booster, wing, engines, wing, left-hand booster.
+OUTLINE = """
+    246,4 266,0 288,6 306,26 324,62 338,102 346,150 346,196 358,186 376,160 392,190 406,220
+    414,248 416,300 412,340 411,842 418,872 420,900 416,932 414,944 416,1000 432,1036 430,1050
+    410,1052 412,1080 364,1080 360,1050 338,1044 350,1000 356,944 326,938 306,950 298,952 298,1092
+    264,1092 264,1000 242,1014 236,1040 222,1036 218,1068 164,1068 170,1030 150,1008 148,992
+    84,1088 72,1084 76,1040 106,926 106,918 22,912 20,884 44,838 112,742 112,500 118,440 130,390
+    124,372 122,262 134,214 152,172 170,206 184,236 190,200 188,150 194,104 210,58 228,24
+"""
 
 
 def cut_out() -> tuple[Image.Image, Image.Image]:
@@ -57,7 +54,8 @@ def cut_out() -> tuple[Image.Image, Image.Image]:
     size = (round(crop.width * SCALE), round(crop.height * SCALE))
     unit = OUTLINE_UNIT * SCALE * 8  # drawn eight times too large: smooth edges without a library
     drawn = Image.new("L", (size[0] * 8, size[1] * 8), 0)
-    ImageDraw.Draw(drawn).polygon([(x * unit, y * unit) for x, y in OUTLINE], fill=255)
+    points = [int(number) * unit for pair in OUTLINE.split() for number in pair.split(",")]
+    ImageDraw.Draw(drawn).polygon(points, fill=255)
     outline = drawn.resize(size, Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(FEATHER))
     return crop.resize(size, Image.Resampling.BICUBIC).filter(SHARPEN), outline
 

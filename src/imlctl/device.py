@@ -32,7 +32,9 @@ def resolve(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(
-            f"unknown device {name!r}", source="--device", remedy=f"Use auto or one of {', '.join(_BACKENDS)}."
+            f"unknown device {name!r}",
+            source="--device",
+            remedy=f"Use auto or one of {', '.join(_BACKENDS)}.",
         ) from error
     if device.type not in available():
         raise UsageError(
@@ -43,7 +45,9 @@ def resolve(name: str = "auto") -> torch.device:
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if device.index is not None and device.index >= count:
         raise UsageError(
-            f"there is no device {name!r}", source="--device", remedy=f"Highest index here: {count - 1}."
+            f"there is no device {name!r}",
+            source="--device",
+            remedy=f"Highest index here: {count - 1}.",
         )
     return device
 

@@ -211,6 +211,14 @@ def test_ycbcr_and_lab(makers: Any) -> None:
     assert "Lab colours converted to sRGB" in photo.facts.notes
 
 
+def test_premultiplied_tiff_is_noted(makers: Any) -> None:
+    page = makers.grey_page(1, 1, t262=2, t277=4, t279=4, t338=1)
+    tags = {**page.tags, 258: (8, 8, 8, 8)}
+    photo = decode(makers.tiff(makers.Directory(tags), body=bytes([10, 20, 30, 128])))
+    assert photo.pixels.tolist() == [[[19, 39, 59]]]
+    assert "premultiplied transparency divided out" in photo.facts.notes
+
+
 def test_premultiplied_and_unknown_modes() -> None:
     grey = Image.new("La", (2, 2), (64, 128))
     assert to_rgb(grey, NOTHING, b"")[0].tolist() == [[[127] * 3] * 2] * 2

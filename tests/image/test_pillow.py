@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, features
 
-from imlctl.errors import DecodeError
+from imlctl.errors import DecodeError, TooLargeError
 from imlctl.image.decode import decode
 
 
@@ -145,6 +145,18 @@ def test_warnings_of_others_are_passed_on(makers: Any, monkeypatch: pytest.Monke
     with pytest.warns(UserWarning, match="not Pillow's"):
         photo = decode(makers.samples()["png"])
     assert photo.facts.notes == ()
+
+
+def test_our_size_limit_counts_and_not_pillows(
+    makers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for name, data in makers.samples().items():
+        if name.startswith("webp"):  # there Pillow checks on its own account
+            with pytest.raises(TooLargeError, match="larger than Pillow reads"):
+                decode(data)
+        else:
+            assert not [note for note in decode(data).facts.notes if "Pillow" in note], name
 
 
 def test_pillow_is_never_told_to_accept_cut_files(makers: Any) -> None:

@@ -6,15 +6,18 @@ sets (as IMDL-BenCo averages over pictures). There is no permuted or inverted F1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from imlctl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 Probability = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -33,7 +36,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a detector said of a picture: (H, W) probabilities in [0, 1], upright, and a score in [0, 1]."""
+    """What a detector said of a picture.
+
+    Attributes:
+        probability: Of each pixel of the upright picture, (H, W) in [0, 1].
+        score: Of the whole picture, in [0, 1].
+    """
 
     probability: Probability
     score: float
@@ -45,7 +53,7 @@ class PictureScore:
 
     Attributes:
         share: Share of all pixels at or over the threshold.
-        inside: Mean probability over manipulated pixels.
+        score: The detector's own score of the whole picture.
     """
 
     set: str
@@ -70,7 +78,7 @@ class SetScore:
         iou: Pixel intersection over union at the threshold.
         auc: Pixel area under the ROC curve.
         best_f1: Pixel F1 at each picture's best threshold: optimistic, no threshold is that good.
-        flagged: Share of authentic pictures with more than `min_share` of pixels over the threshold.
+        flagged: Share of authentic pictures of which more than `min_share` is over the threshold.
         found: The same share of tampered pictures.
     """
 
@@ -99,7 +107,7 @@ def pixel_iou(predicted: Mask, truth: Mask) -> float:
 
 
 def curve(probability: Probability, truth: Mask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """True and false positives at every distinct threshold, from the highest down, starting at (0, 0)."""
+    """True and false positives at every distinct threshold, from the highest down; (0, 0) first."""
     order = np.argsort(probability, axis=None)[::-1]
     values, hits = probability.ravel()[order], truth.ravel()[order]
     last = np.append(np.nonzero(np.diff(values))[0], len(values) - 1)  # ties move together
@@ -135,11 +143,17 @@ def find_cases(folder: Path) -> list[Case]:
     Raises:
         ConfigError: The folder has no such layout, or a tampered picture has no mask.
     """
-    sets = [folder] if (folder / "tampered").is_dir() or (folder / "authentic").is_dir() else _subfolders(folder)
+    sets = (
+        [folder]
+        if (folder / "tampered").is_dir() or (folder / "authentic").is_dir()
+        else _subfolders(folder)
+    )
     cases = [case for each in sets for case in _cases_of(each)]
     if not cases:
         raise ConfigError(
-            "no evaluation pictures found", source=str(folder), remedy="Expected <set>/tampered, masks and authentic in it."
+            "no evaluation pictures found",
+            source=str(folder),
+            remedy="Expected <set>/tampered, masks and authentic in it.",
         )
     return cases
 
@@ -187,12 +201,24 @@ def evaluate(
             with Image.open(case.mask) as image:
                 truth = np.asarray(image.convert("L")) > 127
             if truth.shape != predicted.shape:
-                raise ConfigError(f"is {truth.shape}, its picture {predicted.shape}", source=str(case.mask))
+                raise ConfigError(
+                    f"is {truth.shape}, its picture {predicted.shape}", source=str(case.mask)
+                )
             counts = curve(answer.probability, truth)
             f1, iou = pixel_f1(predicted, truth), pixel_iou(predicted, truth)
             auc, best = auc_of(*counts), best_f1_of(*counts)
         share = float(predicted.mean())
-        yield PictureScore(case.set, case.image.name, case.mask is not None, f1, iou, auc, best, share, answer.score)
+        yield PictureScore(
+            case.set,
+            case.image.name,
+            case.mask is not None,
+            f1,
+            iou,
+            auc,
+            best,
+            share,
+            answer.score,
+        )
 
 
 def summarize(scores: list[PictureScore], *, min_share: float = 0.005) -> list[SetScore]:
@@ -200,8 +226,18 @@ def summarize(scores: list[PictureScore], *, min_share: float = 0.005) -> list[S
     names = list(dict.fromkeys(s.set for s in scores))
     rows = [_set_score(name, [s for s in scores if s.set == name], min_share) for name in names]
     if len(rows) > 1:
-        means = {k: _mean([getattr(r, k) for r in rows]) for k in ("f1", "iou", "auc", "best_f1", "flagged", "found")}
-        rows.append(SetScore("mean over sets", sum(r.tampered for r in rows), sum(r.authentic for r in rows), **means))
+        means = {
+            k: _mean([getattr(r, k) for r in rows])
+            for k in ("f1", "iou", "auc", "best_f1", "flagged", "found")
+        }
+        rows.append(
+            SetScore(
+                "mean over sets",
+                sum(r.tampered for r in rows),
+                sum(r.authentic for r in rows),
+                **means,
+            )
+        )
     return rows
 
 
@@ -209,11 +245,13 @@ def _set_score(name: str, scores: list[PictureScore], min_share: float) -> SetSc
     forged = [s for s in scores if s.tampered]
     clean = [s for s in scores if not s.tampered]
     means = {k: _mean([getattr(s, k) for s in forged]) for k in ("f1", "iou", "auc", "best_f1")}
-    flagged, found = (_mean([float(s.share > min_share) for s in group]) for group in (clean, forged))
+    flagged, found = (
+        _mean([float(s.share > min_share) for s in group]) for group in (clean, forged)
+    )
     return SetScore(name, len(forged), len(clean), **means, flagged=flagged, found=found)
 
 
 def _mean(values: list[float]) -> float:
     """Mean of the values that exist; NaN when none does."""
-    known = [v for v in values if v == v]  # noqa: PLR0124 - NaN is the one value unequal to itself
+    known = [v for v in values if v == v]
     return sum(known) / len(known) if known else float("nan")

@@ -1,0 +1,1 @@
+"""The networks, in plain torch: nothing of ours is imported here."""

@@ -30,6 +30,11 @@ class EfficientIMLConfig:
     backbone: EfficientRWKVConfig = field(default_factory=EfficientRWKVConfig)
     width: int = 64
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        if self.width < 1:
+            raise ValueError("the decoder's width must be at least 1")
+
     @property
     def multiple(self) -> int:
         """Height and width must be multiples of this."""
@@ -45,10 +50,13 @@ class EfficientIMLConfig:
 
         Raises:
             ValueError: A value is out of range.
-            TypeError: A key is unknown.
+            TypeError: A key is unknown, or a value of another type.
         """
         values = dict(values)
-        backbone = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("backbone", {}).items()}
+        backbone = values.pop("backbone", {})
+        if not isinstance(backbone, dict):
+            raise TypeError(f"backbone must be a table, not {backbone!r}")
+        backbone = {k: tuple(v) if isinstance(v, list) else v for k, v in backbone.items()}
         return cls(backbone=EfficientRWKVConfig(**backbone), **values)
 
 
@@ -82,7 +90,7 @@ class Merge(nn.Module):
         if coarser is not None:
             x = x + F.interpolate(coarser, size=x.shape[-2:], mode="bilinear", align_corners=False)
         x = F.relu(x)
-        return cast(Tensor, F.relu(x + self.point(F.relu(self.smooth(x)))))
+        return F.relu(x + self.point(F.relu(self.smooth(x))))
 
 
 class EfficientIML(nn.Module):
@@ -99,7 +107,7 @@ class EfficientIML(nn.Module):
         self.level_heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in dims[1:])
         self.score = nn.Sequential(nn.Linear(2 * width + 2, width), nn.ReLU(), nn.Linear(width, 1))
         for head in (self.head, *self.level_heads):  # most pixels are untouched
-            nn.init.constant_(cast(Tensor, cast(nn.Conv2d, head).bias), -2.0)
+            nn.init.constant_(cast("Tensor", cast("nn.Conv2d", head).bias), -2.0)
 
     def forward(self, image: Tensor) -> Prediction:
         """Localize.
@@ -113,22 +121,32 @@ class EfficientIML(nn.Module):
         height, width = image.shape[-2:]
         multiple = self.config.multiple
         if height % multiple or width % multiple or min(height, width) < 64:
-            raise ValueError(f"height and width must be multiples of {multiple} and at least 64, not {height}x{width}")
+            raise ValueError(
+                f"height and width must be multiples of {multiple} and at least 64, "
+                f"not {height}x{width}"
+            )
         stem, *stages = self.backbone(image)
         finest, middle, coarsest = stages
         coarse = self.merges[2](coarsest, None)
         between = self.merges[1](middle, coarse)
         fine = self.head(self.refine(stem, self.merges[0](finest, between)))  # (B, 1, H / s, W / s)
         levels = (self.level_heads[0](between), self.level_heads[1](coarse))
-        logits = F.interpolate(fine.float(), size=(height, width), mode="bilinear", align_corners=False)
+        size = (height, width)
+        logits = F.interpolate(fine.float(), size=size, mode="bilinear", align_corners=False)
         return Prediction(logits, levels, self._score(coarse, fine))
 
     def _score(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """Image-level logit from pooled features and from the map itself, (B,)."""
         flat = coarse.float().flatten(2)  # (B, width, T)
         spots = F.avg_pool2d(fine.detach().float(), 4).flatten(1)  # a lone pixel is not a finding
-        pooled = (flat.mean(-1), flat.amax(-1), spots.amax(-1, keepdim=True), spots.mean(-1, keepdim=True))
-        return cast(Tensor, self.score(torch.cat(pooled, dim=1).to(self.score[0].weight.dtype))).squeeze(1)
+        pooled = (
+            flat.mean(-1),
+            flat.amax(-1),
+            spots.amax(-1, keepdim=True),
+            spots.mean(-1, keepdim=True),
+        )
+        features = torch.cat(pooled, dim=1).to(self.head.weight.dtype)  # (B, 2 * width + 2)
+        return cast("Tensor", self.score(features)).squeeze(1)
 
     def fuse(self) -> Self:
         """Fold every norm and shift into its convolution, for inference. Returns self."""

@@ -12,6 +12,7 @@ works, and the same weights serve a crop and a whole photograph.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -43,15 +44,15 @@ class EfficientRWKVConfig:
         stem_stride: Stride of the first stage, 4 or 8.
     """
 
-    dims: tuple[int, int, int] = (48, 96, 192)
-    depths: tuple[int, int, int] = (1, 2, 3)
+    dims: tuple[int, int, int] = (64, 128, 256)
+    depths: tuple[int, int, int] = (2, 2, 3)
     global_share: tuple[float, float, float] = (0.25, 0.5, 0.5)
     local_share: tuple[float, float, float] = (0.5, 0.25, 0.25)
     mixing: Mixing = "v4"
     local: Local = "window"
     window: int = 8
-    high_pass: HighPass = "srm"
-    stem_stride: Literal[4, 8] = 4
+    high_pass: HighPass = "srm"  # noqa: S105 - a filter, not a password
+    stem_stride: Literal[4, 8] = 8
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -60,12 +61,24 @@ class EfficientRWKVConfig:
                 raise ValueError(f"{name} needs one value for each of the three stages")
         if any(d < 16 or d % 16 for d in self.dims) or min(self.depths) < 1 or self.window < 2:
             raise ValueError("dims must be multiples of 16, depths at least 1, window at least 2")
-        if any(g <= 0 or i < 0 or g + i > 1 for g, i in zip(self.global_share, self.local_share, strict=True)):
-            raise ValueError("each stage needs a global share above 0, and shares that sum to at most 1")
-        for name, kinds in (("mixing", Mixing), ("local", Local), ("high_pass", HighPass), ("stem_stride", (4, 8))):
+        if any(
+            g <= 0 or i < 0 or g + i > 1
+            for g, i in zip(self.global_share, self.local_share, strict=True)
+        ):
+            raise ValueError(
+                "each stage needs a global share above 0, and shares that sum to at most 1"
+            )
+        for name, kinds in (
+            ("mixing", Mixing),
+            ("local", Local),
+            ("high_pass", HighPass),
+            ("stem_stride", (4, 8)),
+        ):
             known = kinds if isinstance(kinds, tuple) else get_args(kinds)
             if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(map(str, known))}")
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(map(str, known))}"
+                )
 
     @property
     def strides(self) -> tuple[int, int, int]:
@@ -74,16 +87,17 @@ class EfficientRWKVConfig:
 
 
 SIZES = {
-    "tiny": EfficientRWKVConfig(dims=(32, 64, 128), depths=(1, 2, 2)),
+    "tiny": EfficientRWKVConfig(dims=(32, 64, 128), depths=(1, 1, 2)),
     "small": EfficientRWKVConfig(),
-    "base": EfficientRWKVConfig(dims=(64, 128, 256), depths=(2, 3, 4)),
+    "base": EfficientRWKVConfig(dims=(96, 192, 320), depths=(2, 3, 4)),
 }
 
 
 class OmniShift(nn.Module):
-    """Each position looks at its neighbours: x + depthwise 1x1 + depthwise 3x3 (Restore-RWKV, Eq. 3).
+    """Each position looks at its neighbours: x + depthwise 1x1 + depthwise 3x3.
 
-    One depthwise 3x3 once fused. The published shift has a 5x5 part too, left out for its cost.
+    Restore-RWKV, Eq. 3. One depthwise 3x3 once fused. The published shift has a 5x5 part too,
+    left out for its cost.
     """
 
     def __init__(self, channels: int) -> None:
@@ -94,7 +108,8 @@ class OmniShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
-        return cast(Tensor, self.conv(x)) if self.fused else F.conv2d(x, self._kernel(), padding=1, groups=len(self.point))
+        kernel = self.conv.weight if self.fused else self._kernel()
+        return F.conv2d(x, kernel, padding=1, groups=len(self.point))
 
     def _kernel(self) -> Tensor:
         centre = F.pad((1 + self.point)[:, None, None, None], (1, 1, 1, 1))
@@ -109,15 +124,17 @@ class OmniShift(nn.Module):
 
 
 class SpatialMixV4(nn.Module):
-    """RWKV spatial mix: bidirectional WKV in row order, then in column order, gated by receptance."""
+    """RWKV spatial mix: bidirectional WKV in row order, then in column order, gated."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.shift = OmniShift(channels)
         self.project = nn.Conv2d(channels, 3 * channels, 1, bias=False)
-        # Vision-RWKV's range of decays: from slightly favouring far tokens to a tenth of the picture.
+        # Vision-RWKV's range of decays, from slightly favouring far tokens to a tenth of the
+        # picture; a channel that reaches far in one order stays near in the other.
         spread = torch.linspace(0, 1, channels)
-        self.decay = nn.Parameter(torch.stack((-1 + 9 * spread, -1 + 9 * spread.flip(0))))  # (2, C): rows, columns
+        decay = torch.stack((-1 + 9 * spread, -1 + 9 * spread.flip(0)))
+        self.decay = nn.Parameter(decay)  # (2, C): rows, columns
         self.bonus = nn.Parameter(torch.full((2, channels), 0.3).log())
         self.norm = ChannelNorm(channels)
 
@@ -125,10 +142,12 @@ class SpatialMixV4(nn.Module):
         """(B, C, H, W) to the same."""
         height, width = x.shape[-2:]
         r, k, v = self.project(self.shift(x)).chunk(3, dim=1)
-        v = bi_wkv(self.decay[0], self.bonus[0], k.flatten(2), v.flatten(2)).unflatten(2, (height, width))
+        v = bi_wkv(self.decay[0], self.bonus[0], k.flatten(2), v.flatten(2))  # (B, C, H*W)
+        v = torch.unflatten(v, 2, (height, width))
         k, v = k.mT.flatten(2), v.mT.flatten(2)  # (B, C, W*H), column order
-        v = bi_wkv(self.decay[1], self.bonus[1], k, v).unflatten(2, (width, height)).mT
-        return cast(Tensor, self.norm(v)) * torch.sigmoid(r)
+        v = bi_wkv(self.decay[1], self.bonus[1], k, v)
+        v = torch.unflatten(v, 2, (width, height)).mT
+        return cast("Tensor", self.norm(v)) * torch.sigmoid(r)
 
 
 class SpatialMixV6(nn.Module):
@@ -142,7 +161,7 @@ class SpatialMixV6(nn.Module):
         self.project = nn.Conv2d(channels, 4 * channels, 1, bias=False)  # r, k, v, gate
         self.decay_in = nn.Conv2d(channels, 16, 1, bias=False)
         self.decay_out = nn.Conv2d(16, channels, 1)
-        nn.init.uniform_(cast(Tensor, self.decay_out.bias), -6.0, -1.0)
+        nn.init.uniform_(cast("Tensor", self.decay_out.bias), -6.0, -1.0)
         self.bonus = nn.Parameter(torch.zeros(channels // self.head, self.head))
         self.norm = nn.GroupNorm(channels // self.head, channels)
 
@@ -151,8 +170,9 @@ class SpatialMixV6(nn.Module):
         shifted = self.shift(x)
         r, k, v, gate = self.project(shifted).chunk(4, dim=1)
         log_decay = -torch.exp(self.decay_out(torch.tanh(self.decay_in(shifted))).float())
-        out = torch.cat([self._order(x, column) for x, column in self._halves(r, k, v, log_decay)], dim=1)
-        return cast(Tensor, self.norm(out.float())).to(x.dtype) * F.silu(gate)
+        halves = self._halves(r, k, v, log_decay)
+        out = torch.cat([self._order(maps, column) for maps, column in halves], dim=1)
+        return cast("Tensor", self.norm(out.float())).to(x.dtype) * F.silu(gate)
 
     def _halves(self, *maps: Tensor) -> list[tuple[tuple[Tensor, ...], bool]]:
         heads = maps[0].shape[1] // self.head
@@ -165,15 +185,21 @@ class SpatialMixV6(nn.Module):
         if column:
             maps = tuple(x.mT for x in maps)
         height, width = maps[0].shape[-2:]
-        tokens = [x.flatten(2).unflatten(1, (-1, self.head)).mT for x in maps]  # (B, heads, T, 8)
+        tokens = [torch.unflatten(x.flatten(2), 1, (-1, self.head)).mT for x in maps]
         bonus = self.bonus[-tokens[0].shape[1] :] if column else self.bonus[: tokens[0].shape[1]]
-        r, k, v, log_decay = tokens
-        y = bi_wkv6(r, k, v, log_decay, bonus).mT.flatten(1, 2).unflatten(2, (height, width))
+        r, k, v, log_decay = tokens  # (B, heads, T, 8)
+        y = bi_wkv6(r, k, v, log_decay, bonus).mT.flatten(1, 2)
+        y = torch.unflatten(y, 2, (height, width))
         return y.mT if column else y
 
 
 class WindowAttention(nn.Module):
-    """Self-attention within windows that tile the map, with a learned bias per offset (Swin, Liu et al. 2021)."""
+    """Self-attention in windows that tile the map, with a learned bias per offset.
+
+    Swin (Liu et al. 2021), without its shifted windows.
+    """
+
+    offset: Tensor
 
     def __init__(self, channels: int, window: int) -> None:
         super().__init__()
@@ -189,14 +215,15 @@ class WindowAttention(nn.Module):
         self.bias = nn.Parameter(torch.zeros((2 * window - 1) ** 2, self.heads))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same; sizes that windows do not tile are padded, and the padding masked."""
+        """(B, C, H, W) to the same; what windows do not tile is padded, and the padding masked."""
         height, width = x.shape[-2:]
         side = self.window
         below, right = -height % side, -width % side
         qkv = F.pad(self.project(x), (0, right, 0, below)).permute(0, 2, 3, 1)  # (B, H', W', 3C)
         rows, columns = qkv.shape[1] // side, qkv.shape[2] // side
-        qkv = qkv.unflatten(2, (columns, side)).unflatten(1, (rows, side)).transpose(2, 3)
-        qkv = qkv.reshape(-1, side * side, 3, self.heads, x.shape[1] // self.heads)  # (B*windows, w*w, 3, h, d)
+        qkv = torch.unflatten(torch.unflatten(qkv, 2, (columns, side)), 1, (rows, side))
+        deep = x.shape[1] // self.heads
+        qkv = qkv.transpose(2, 3).reshape(-1, side * side, 3, self.heads, deep)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B*windows, h, w*w, d)
         bias = self.bias[self.offset].permute(2, 0, 1).to(q.dtype)  # (h, w*w, w*w)
         weight = q @ k.mT * q.shape[-1] ** -0.5 + bias
@@ -204,15 +231,16 @@ class WindowAttention(nn.Module):
             weight = weight + self._padding(height, width, rows, columns, weight)
         out = (weight.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)  # (B*windows, w*w, C)
         out = out.reshape(x.shape[0], rows, columns, side, side, -1).transpose(2, 3)
-        return out.reshape(x.shape[0], rows * side, columns * side, -1)[:, :height, :width].permute(0, 3, 1, 2)
+        out = out.reshape(x.shape[0], rows * side, columns * side, -1)  # (B, H', W', C)
+        return cast("Tensor", out[:, :height, :width].permute(0, 3, 1, 2))
 
     def _padding(self, height: int, width: int, rows: int, columns: int, weight: Tensor) -> Tensor:
         """Bias that hides padded positions: (B*windows, 1, 1, w*w). Each window has a real one."""
         side = self.window
         real = torch.zeros(rows * side, columns * side, device=weight.device, dtype=weight.dtype)
         real[height:] = real[:, width:] = -1e4
-        real = real.unflatten(1, (columns, side)).unflatten(0, (rows, side)).transpose(1, 2)
-        real = real.reshape(rows * columns, 1, 1, side * side)
+        real = torch.unflatten(torch.unflatten(real, 1, (columns, side)), 0, (rows, side))
+        real = real.transpose(1, 2).reshape(rows * columns, 1, 1, side * side)
         return real.repeat(weight.shape[0] // len(real), 1, 1, 1)
 
 
@@ -226,7 +254,7 @@ class DepthwiseLocal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
-        return cast(Tensor, self.point(F.relu(self.depthwise(x))))
+        return cast("Tensor", self.point(F.relu(self.depthwise(x))))
 
 
 class ParallelMixer(nn.Module):
@@ -241,13 +269,19 @@ class ParallelMixer(nn.Module):
         self.wide = SpatialMixV4(wide) if config.mixing == "v4" else SpatialMixV6(wide)
         self.near: nn.Module = nn.Identity()
         if near:
-            self.near = WindowAttention(near, config.window) if config.local == "window" else DepthwiseLocal(near)
+            self.near = (
+                WindowAttention(near, config.window)
+                if config.local == "window"
+                else DepthwiseLocal(near)
+            )
         self.project = ConvNorm(channels, channels, gain=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
-        wide, near, same = x.split(self.split, dim=1)
-        return cast(Tensor, self.project(torch.cat((self.wide(wide), self.near(near), same), dim=1)))
+        wide, near, same = torch.split(x, self.split, dim=1)
+        return cast(
+            "Tensor", self.project(torch.cat((self.wide(wide), self.near(near), same), dim=1))
+        )
 
 
 class ChannelMix(nn.Module):
@@ -260,7 +294,7 @@ class ChannelMix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
-        return cast(Tensor, self.narrow(F.relu(self.widen(x)).square()))
+        return cast("Tensor", self.narrow(F.relu(self.widen(x)).square()))
 
 
 class Block(nn.Module):
@@ -277,7 +311,7 @@ class Block(nn.Module):
         """(B, C, H, W) to the same."""
         x = x + self.depthwise(x)
         x = x + self.mixer(x)
-        return cast(Tensor, x + self.channels(x))
+        return cast("Tensor", x + self.channels(x))
 
 
 class Stem(nn.Module):
@@ -289,7 +323,9 @@ class Stem(nn.Module):
         self.input = ResidualInput(config.high_pass)
         self.first = ConvNorm(self.input.channels, max(16, out // 2), 3, stride=2)
         widths = [max(16, out // 2)] + [out] * (config.stem_stride.bit_length() - 2)
-        self.rest = nn.ModuleList(ConvNorm(a, b, 3, stride=2) for a, b in zip(widths, widths[1:], strict=False))
+        self.rest = nn.ModuleList(
+            ConvNorm(a, b, 3, stride=2) for a, b in itertools.pairwise(widths)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, dims[0], H / stem_stride, W / stem_stride)."""
@@ -307,13 +343,18 @@ class EfficientRWKV(nn.Module):
         self.config = config
         self.stem = Stem(config)
         dims = config.dims
-        self.down = nn.ModuleList([nn.Identity()] + [ConvNorm(a, b, 3, stride=2) for a, b in zip(dims, dims[1:], strict=False)])
+        self.down = nn.ModuleList(
+            [nn.Identity()] + [ConvNorm(a, b, 3, stride=2) for a, b in itertools.pairwise(dims)]
+        )
         self.stages = nn.ModuleList(
-            nn.Sequential(*(Block(config, stage) for _ in range(depth))) for stage, depth in enumerate(config.depths)
+            nn.Sequential(*(Block(config, stage) for _ in range(depth)))
+            for stage, depth in enumerate(config.depths)
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the stem's features and those of the three stages, at `config.strides` (the first twice).
+        """Return the features of the stem and of the three stages.
+
+        At `config.strides`; the stem shares the first.
 
         Args:
             image: (B, 3, H, W) in [0, 1]; H and W multiples of the last stride.
@@ -323,4 +364,4 @@ class EfficientRWKV(nn.Module):
         for down, stage in zip(self.down, self.stages, strict=True):
             x = stage(down(x))
             features.append(x)
-        return (stem, *features)  # type: ignore[return-value]
+        return (stem, *features)

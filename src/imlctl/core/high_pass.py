@@ -17,10 +17,17 @@ HighPass = Literal["srm", "bayar", "none"]
 # Residuals of a clean photograph are a few grey levels; larger ones are edges, which saturate.
 _RESIDUAL_LEVELS = 6.0
 
-# Three filters of the spatial rich model (Fridrich and Kodovsky 2012), as RGB-N (Zhou et al. 2018) uses them.
+# Three filters of the spatial rich model (Fridrich and Kodovsky 2012), as RGB-N (Zhou et al. 2018)
+# uses them.
 _SRM = (
     ((0, 0, 0, 0, 0), (0, -1, 2, -1, 0), (0, 2, -4, 2, 0), (0, -1, 2, -1, 0), (0, 0, 0, 0, 0)),
-    ((-1, 2, -2, 2, -1), (2, -6, 8, -6, 2), (-2, 8, -12, 8, -2), (2, -6, 8, -6, 2), (-1, 2, -2, 2, -1)),
+    (
+        (-1, 2, -2, 2, -1),
+        (2, -6, 8, -6, 2),
+        (-2, 8, -12, 8, -2),
+        (2, -6, 8, -6, 2),
+        (-1, 2, -2, 2, -1),
+    ),
     ((0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 1, -2, 1, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),
 )
 _SRM_SCALE = (4.0, 12.0, 2.0)
@@ -38,6 +45,8 @@ class ResidualInput(nn.Module):
         channels: Channels that come out: 12, or 3 for ``none``.
     """
 
+    filters: Tensor
+
     def __init__(self, kind: HighPass) -> None:
         super().__init__()
         if kind not in get_args(HighPass):
@@ -46,7 +55,9 @@ class ResidualInput(nn.Module):
         self.channels = 3 if kind == "none" else 12
         if kind == "srm":
             filters = torch.tensor(_SRM) / torch.tensor(_SRM_SCALE)[:, None, None]
-            self.register_buffer("filters", filters.repeat(3, 1, 1)[:, None], persistent=False)  # (9, 1, 5, 5)
+            self.register_buffer(
+                "filters", filters.repeat(3, 1, 1)[:, None], persistent=False
+            )  # (9, 1, 5, 5)
         elif kind == "bayar":
             self.free = nn.Parameter(torch.rand(9, 3, 24) + 0.5)
 
@@ -56,11 +67,16 @@ class ResidualInput(nn.Module):
         if self.kind == "none":
             return colours
         padded = F.pad(image, (2, 2, 2, 2), mode="reflect")
-        residual = F.conv2d(padded, self.filters, groups=3) if self.kind == "srm" else F.conv2d(padded, self._bayar())
-        return torch.cat((colours, torch.tanh(residual * (255 / _RESIDUAL_LEVELS))), dim=1)  # (B, 12, H, W)
+        if self.kind == "srm":
+            residual = F.conv2d(padded, self.filters, groups=3)
+        else:
+            residual = F.conv2d(padded, self._bayar())
+        saturated = torch.tanh(residual * (255 / _RESIDUAL_LEVELS))
+        return torch.cat((colours, saturated), dim=1)  # (B, 12, H, W)
 
     def _bayar(self) -> Tensor:
-        """Filters whose centre is -1 and whose other weights sum to 1 over each colour, (9, 3, 5, 5)."""
+        """Filters whose centre is -1 and whose other weights sum to 1, both / 3, (9, 3, 5, 5)."""
         around = self.free / self.free.sum(-1, keepdim=True).clamp_min(1e-3)
         centre = -torch.ones_like(around[..., :1])
-        return torch.cat((around[..., :12], centre, around[..., 12:]), dim=-1).unflatten(-1, (5, 5)) / 3
+        flat = torch.cat((around[..., :12], centre, around[..., 12:]), dim=-1)
+        return torch.unflatten(flat, -1, (5, 5)) / 3

@@ -21,28 +21,36 @@ class ConvNorm(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, gain: float = 1.0
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(outputs)
-        nn.init.constant_(cast(nn.BatchNorm2d, self.norm).weight, gain)
+        self.conv = nn.Conv2d(
+            inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False
+        )
+        norm = nn.BatchNorm2d(outputs)
+        nn.init.constant_(norm.weight, gain)
+        self.norm: nn.Module = norm
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        return cast(Tensor, self.norm(self.conv(x)))
+        return cast("Tensor", self.norm(self.conv(x)))
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Fold the norm's running statistics into the convolution. Does nothing when done already."""
+        """Fold the norm's running statistics into the convolution; does nothing when done."""
         if not isinstance(self.norm, nn.BatchNorm2d):
             return
         norm = self.norm
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+        scale = norm.weight / torch.sqrt(variance + norm.eps)
         self.conv.weight.mul_(scale[:, None, None, None])
-        self.conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale)
+        self.conv.bias = nn.Parameter(norm.bias - mean * scale)
         self.norm = nn.Identity()
 
 
@@ -64,5 +72,6 @@ class ChannelNorm(nn.Module):
 def fuse_all(model: nn.Module) -> None:
     """Call `fuse` on every part of `model` that has one, innermost parts first."""
     for part in reversed(list(model.modules())):
-        if part is not model and callable(getattr(part, "fuse", None)):
-            part.fuse()
+        fuse = getattr(part, "fuse", None)
+        if part is not model and callable(fuse):
+            fuse()

@@ -15,28 +15,18 @@ FLOP formula, so `torch.utils.flop_counter.FlopCounterMode` sees it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.flop_counter import register_flop_formula
 
-# Beyond this a token T/60 away already weighs 1/e of its neighbour. Larger values change nothing a
-# picture could show, but would push exp(+-w/2) towards the ends of float32.
-MAX_DECAY = 60.0
+import imlctl.core.wkv_op  # noqa: F401 - registers torch.ops.imlctl.bi_wkv
+
 # exp(-30) is below float32 resolution: a state that decays faster is already forgotten.
 _MIN_LOG_DECAY6 = -30.0
 # Tokens of a chunk of `bi_wkv6`.
 _CHUNK6 = 32
 # Log decay over a chunk down to which its weights may be factored: e^{+-80} lies within float32.
 _FACTORED_RANGE = 160.0
-# Values handled at once by `bi_wkv`: bounds its temporaries, and keeps them in the cache.
-_BLOCK_VALUES = 1 << 20
-# Multiply-accumulates per token and channel of `bi_wkv`: two sums (numerator, denominator), each
-# scanned both ways with a weight before and after, and the token's own term.
-_MACS_PER_VALUE = 2 * (2 * 2 + 1)
 
 
 def bi_wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -47,7 +37,7 @@ def bi_wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Each output is a convex combination of the values, so it never exceeds them.
 
     Args:
-        decay: w, shape (C,). Negative decays favour far tokens. Clamped to +-`MAX_DECAY`.
+        decay: w, shape (C,). Negative decays favour far tokens. Clamped to +-`wkv_op.MAX_DECAY`.
         bonus: u, shape (C,). Clamped likewise.
         key: k, shape (B, C, T).
         value: v, shape (B, C, T).
@@ -69,12 +59,14 @@ def bi_wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return torch.ops.imlctl.bi_wkv(*args).to(value.dtype)  # type: ignore[no-any-return]
 
 
-def bi_wkv6(receptance: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, bonus: Tensor) -> Tensor:
+def bi_wkv6(
+    receptance: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, bonus: Tensor
+) -> Tensor:
     """Mix tokens through a matrix-valued state that runs both ways (Vision-RWKV6).
 
-    y_t = r_t [ S_t + S'_t + diag(u) k_t v_t^T ] with S_{t+1} = diag(d_t) S_t + k_t v_t^T, d = e^{log_decay},
-    and S' its mirror image. Computed in chunks: matrix products within a chunk, a running state between
-    chunks.
+    y_t = r_t [ S_t + S'_t + diag(u) k_t v_t^T ] with S_{t+1} = diag(d_t) S_t + k_t v_t^T,
+    d = e^{log_decay}, and S' its mirror image. Computed in chunks: matrix products within a chunk,
+    a running state between chunks.
 
     Args:
         receptance: r, shape (B, H, T, K).
@@ -99,7 +91,7 @@ def bi_wkv6(receptance: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, b
         own = (r * (u / u_scale)[:, None] * k).sum(-1, keepdim=True) * v * u_scale
         mirrored = _scan6(*(x.flip(-2) for x in (r, k, v, log_d))).flip(-2)
         y = _scan6(r, k, v, log_d) + mirrored + own  # (B, H, T, V)
-        limit = torch.finfo(dtype).max
+        limit = torch.finfo(value.dtype).max
         for scale in scales:
             y = (y * scale).clamp(-limit, limit)
     return y.to(value.dtype)
@@ -109,11 +101,14 @@ def _scan6(r: Tensor, k: Tensor, v: Tensor, log_d: Tensor) -> Tensor:
     """Forward half of `bi_wkv6`: y_t = r_t S_t, the state before token t is added."""
     length = r.shape[-2]
     padding = (0, 0, 0, -length % _CHUNK6)
-    r, k, v, log_d = (F.pad(x, padding).unflatten(-2, (-1, _CHUNK6)) for x in (r, k, v, log_d))  # (B, H, N, L, .)
+    maps = (F.pad(x, padding) for x in (r, k, v, log_d))
+    r, k, v, log_d = (torch.unflatten(x, -2, (-1, _CHUNK6)) for x in maps)  # (B, H, N, L, .)
     after = log_d.cumsum(-2)  # log decay from the chunk's start through each token
     before = after - log_d
     total = after[..., -1:, :]  # (B, H, N, 1, K)
-    gained = (k * (total - after).exp()).mT @ v  # (B, H, N, K, V), what each chunk adds to the state
+    gained = (
+        k * (total - after).exp()
+    ).mT @ v  # (B, H, N, K, V), what each chunk adds to the state
     state, states = torch.zeros_like(gained[:, :, 0]), []
     # unbind, not indexing: the backward of an index is a zero-filled copy of the whole
     for keep, gain in zip(total.exp().mT.unbind(2), gained.unbind(2), strict=True):
@@ -124,7 +119,10 @@ def _scan6(r: Tensor, k: Tensor, v: Tensor, log_d: Tensor) -> Tensor:
 
 
 def _within_chunks6(r: Tensor, k: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """Weights of earlier tokens of the same chunk, (B, H, N, L, L): sum_c r_tc k_ic e^{before_tc - after_ic}."""
+    """Weights of earlier tokens of the same chunk, sum_c r_tc k_ic e^{before_tc - after_ic}.
+
+    Shape (B, H, N, L, L).
+    """
     if float(after[..., -1, :].detach().amin()) > -_FACTORED_RANGE:
         middle = after[..., -1:, :] / 2
         weight = (r * (before - middle).exp()) @ (k * (middle - after).exp()).mT
@@ -132,161 +130,10 @@ def _within_chunks6(r: Tensor, k: Tensor, before: Tensor, after: Tensor) -> Tens
     # Such decays overflow when factored; their differences never do, at L times the memory.
     earlier = torch.ones(_CHUNK6, _CHUNK6, dtype=torch.bool, device=r.device).tril(-1)[..., None]
     chunks = []
-    for r_n, k_n, before_n, after_n in zip(*(x.unbind(2) for x in (r, k, before, after)), strict=True):
+    for r_n, k_n, before_n, after_n in zip(
+        *(x.unbind(2) for x in (r, k, before, after)), strict=True
+    ):
         gap = before_n.unsqueeze(-2) - after_n.unsqueeze(-3)  # (B, H, L, L, K)
         weight = gap.masked_fill(~earlier, -torch.inf).exp()
         chunks.append((r_n.unsqueeze(-2) * k_n.unsqueeze(-3) * weight).sum(-1))
     return torch.stack(chunks, dim=2)
-
-
-# --- the registered operator behind bi_wkv -------------------------------------------------------
-#
-# Write K for the symmetric kernel K_ti = e^{-(|t-i|-1) lam} (i != t), K_tt = e^{mu}, lam = w/T,
-# mu = u/T, and e_i = e^{k_i - max k}. Then y = K(e v) / K(e). With positions p_t centred on 0 the
-# kernel's two triangles are weighted running sums:
-#   before_t = e^{lam (1 - p_t)} sum_{i<t} e^{ lam p_i} x_i
-#   after_t  = e^{lam (1 + p_t)} sum_{i>t} e^{-lam p_i} x_i
-# |lam p| <= |w|/2, and the largest key bounds each denominator below by e^{-|w|}: nothing
-# overflows and no epsilon is needed. The two sums are never got as total minus prefix, which
-# would cancel.
-
-
-class _Kernel:
-    """K for one block of rows; every method takes and returns (R, T)."""
-
-    def __init__(self, decay: Tensor, bonus: Tensor, length: int) -> None:
-        self.lam = decay.clamp(-MAX_DECAY, MAX_DECAY)[:, None] / length  # (R, 1)
-        self.own = (bonus.clamp(-MAX_DECAY, MAX_DECAY)[:, None] / length).exp()
-        self.p = torch.arange(length, device=decay.device, dtype=decay.dtype) - (length - 1) / 2
-        self.rise = (self.lam * self.p).exp()  # (R, T)
-        self.fall = (-self.lam * self.p).exp()
-        self.step = self.lam.exp()
-
-    def before(self, x: Tensor) -> Tensor:
-        """Sum over earlier tokens."""
-        sums = F.pad((x * self.rise)[:, :-1].cumsum(-1), (1, 0))
-        return sums.mul_(self.fall).mul_(self.step)
-
-    def after(self, x: Tensor) -> Tensor:
-        """Sum over later tokens."""
-        sums = F.pad((x * self.fall)[:, 1:].flip(-1).cumsum(-1), (1, 0)).flip(-1)
-        return sums.mul_(self.rise).mul_(self.step)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.before(x).add_(self.after(x)).addcmul_(self.own.expand_as(x), x)
-
-
-def _blocks(decay: Tensor, bonus: Tensor, *maps: Tensor) -> Iterator[tuple[slice, _Kernel, tuple[Tensor, ...]]]:
-    """Cut maps of shape (B, C, T) into blocks of rows (R, T), each with its kernel.
-
-    Rows are independent of each other, so this is where memory is bounded.
-    """
-    batch, channels, length = maps[0].shape
-    rows = max(1, _BLOCK_VALUES // length)
-    flat = tuple(x.reshape(batch * channels, length) for x in maps)
-    decay, bonus = decay.repeat(batch), bonus.repeat(batch)
-    for start in range(0, batch * channels, rows):
-        block = slice(start, start + rows)
-        yield block, _Kernel(decay[block], bonus[block], length), tuple(x[block] for x in flat)
-
-
-def _scaled(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return e^{k - max k}, the values divided by their largest magnitude, and that magnitude."""
-    scale = value.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(value.dtype).tiny)
-    return (key - key.amax(-1, keepdim=True)).exp(), value / scale, scale
-
-
-@torch.library.custom_op("imlctl::bi_wkv", mutates_args=())
-def _bi_wkv_op(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    out = torch.empty_like(value, memory_format=torch.contiguous_format)
-    rows = out.view(-1, out.shape[-1])
-    for block, kernel, (k, v) in _blocks(decay, bonus, key, value):
-        e, v, scale = _scaled(k, v)
-        torch.mul(kernel(e * v) / kernel(e), scale, out=rows[block])
-    return out
-
-
-@torch.library.custom_op("imlctl::bi_wkv_backward", mutates_args=())
-def _bi_wkv_backward_op(
-    grad: Tensor, decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Closed-form gradients. K is symmetric, so the adjoint of each scan is its mirror image."""
-    channels, length = key.shape[1:]
-    grads = [torch.empty(key.numel() // length, length, dtype=key.dtype, device=key.device) for _ in range(2)]
-    per_row = [torch.empty(len(grads[0]), dtype=key.dtype, device=key.device) for _ in range(2)]
-    for block, kernel, (g, k, v) in _blocks(decay, bonus, grad, key, value):
-        e, v, scale = _scaled(k, v)
-        num, den = _Sides(kernel, e * v), _Sides(kernel, e)
-        down = g / den.sum()
-        into_num = _Sides(kernel, down * scale)  # dL/dK(ev)
-        into_den = _Sides(kernel, -into_num.x * num.sum() / den.sum())  # dL/dK(e)
-        to_num, to_den = into_num.sum(), into_den.sum()  # dL/d(ev), dL/de
-        grads[0][block] = e * (v * to_num + to_den)
-        grads[1][block] = e * to_num / scale
-        per_row[0][block] = _decay_gradient(into_num, num) + _decay_gradient(into_den, den)
-        own = (into_num.x * num.x + into_den.x * den.x).sum(-1)
-        per_row[1][block] = own * kernel.own[:, 0]
-    grad_decay, grad_bonus = (x.view(-1, channels).sum(0) / length for x in per_row)
-    inside = [x.abs() <= MAX_DECAY for x in (decay, bonus)]
-    shaped = [x.view(key.shape) for x in grads]
-    return grad_decay * inside[0], grad_bonus * inside[1], shaped[0], shaped[1]
-
-
-class _Sides:
-    """Both triangles of the kernel applied to x, kept apart for the decay's gradient."""
-
-    def __init__(self, kernel: _Kernel, x: Tensor) -> None:
-        self.kernel, self.x = kernel, x
-        self.before, self.after = kernel.before(x), kernel.after(x)
-
-    def sum(self) -> Tensor:
-        """K(x)."""
-        return (self.before + self.after).addcmul_(self.kernel.own.expand_as(self.x), self.x)
-
-
-def _decay_gradient(into: _Sides, x: _Sides) -> Tensor:
-    """d/dlam of sum_t into_t (before(x) + after(x))_t, shape (R,).
-
-    The weight of a pair is 1 - |p_t - p_i|; its p_i half moves to the adjoint scan.
-    """
-    p = x.kernel.p
-    here = into.x * ((1 - p) * x.before + (1 + p) * x.after)
-    there = p * x.x * (into.after - into.before)
-    return (here + there).sum(-1)
-
-
-@_bi_wkv_op.register_fake
-def _(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return torch.empty_like(value, memory_format=torch.contiguous_format)
-
-
-@_bi_wkv_backward_op.register_fake
-def _(
-    grad: Tensor, decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return (
-        torch.empty_like(decay),
-        torch.empty_like(bonus),
-        torch.empty_like(key, memory_format=torch.contiguous_format),
-        torch.empty_like(value, memory_format=torch.contiguous_format),
-    )
-
-
-def _save_for_backward(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _bi_wkv_backward_op(grad.contiguous(), *ctx.saved_tensors)
-
-
-_bi_wkv_op.register_autograd(_backward, setup_context=_save_for_backward)
-
-
-@register_flop_formula(torch.ops.imlctl.bi_wkv)  # type: ignore[untyped-decorator]
-def _bi_wkv_flops(
-    decay: list[int], bonus: list[int], key: list[int], value: list[int], *args: object, **kwargs: object
-) -> int:
-    """Floating-point operations: two per multiply-accumulate, as the counter counts."""
-    batch, channels, length = key
-    return 2 * _MACS_PER_VALUE * batch * channels * length

@@ -19,7 +19,7 @@ _DTYPES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}  # BYTE, SHORT, LONG, 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS, _PLANAR = 273, 277, 278, 279, 284
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
-_SUB_DIRECTORIES, _SAMPLE_FORMAT, _DNG_VERSION = 330, 339, 50706
+_SUB_DIRECTORIES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG_VERSION = 330, 338, 339, 50706
 _RAW_PHOTOMETRICS = frozenset({32803, 34892})  # colour filter array, linear raw
 _JPEG = 7  # compression
 _MAX_PAGES = 65_535
@@ -177,6 +177,7 @@ def _describe(reader: _Reader, pages: list[dict[int, int]]) -> Layout:
             f"its {bits}-bit colours are stored in separate planes, which is not read reliably",
             remedy="Save it with interleaved colours (planar configuration 1), or as a 16-bit PNG.",
         )
+    extra = reader.values(first, _EXTRA_SAMPLES)
     width, height = reader.values(first, _WIDTH)[0], reader.values(first, _HEIGHT)[0]
     tile = reader.values(first, _TILE_WIDTH, (1,))[0] * reader.values(first, _TILE_HEIGHT, (1,))[0]
     return Layout(
@@ -186,5 +187,6 @@ def _describe(reader: _Reader, pages: list[dict[int, int]]) -> Layout:
         tile_pixels=tile,
         bits=bits,
         signed=reader.values(first, _SAMPLE_FORMAT, (1,))[0] == 2,
+        notes=("premultiplied transparency divided out",) if 1 in extra else (),
         white_is_zero=reader.values(first, _PHOTOMETRIC, (1,))[0] == 0,
     )

@@ -1,0 +1,1 @@
+"""From photographs to weights: forgeries made on the fly, and the loop that learns them."""

@@ -1,4 +1,4 @@
-"""What happens to a photograph between the sensor and the screen, exactly: real encoders, real resamplers.
+"""What happens to a photograph between sensor and screen: real encoders, real resamplers.
 
 `random_history` makes the past of one source (different for donor and host, which is the evidence);
 `random_finish` makes what the whole picture went through after the forgery (the same everywhere,
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import cv2
 import numpy as np
@@ -27,11 +28,14 @@ _SUBSAMPLINGS = (
 )
 
 
-def jpeg(pixels: Pixels, quality: int, subsampling: int = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420) -> Pixels:
+def jpeg(
+    pixels: Pixels, quality: int, subsampling: int = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
+) -> Pixels:
     """Encode as baseline JPEG and decode again."""
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, subsampling]
     _, data = cv2.imencode(".jpg", pixels[..., ::-1], settings)
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    decoded = cast("Pixels", cv2.imdecode(data, cv2.IMREAD_COLOR))
+    return np.ascontiguousarray(decoded[..., ::-1])
 
 
 def resize(pixels: Pixels, height: int, width: int, interpolation: int = cv2.INTER_CUBIC) -> Pixels:
@@ -40,10 +44,10 @@ def resize(pixels: Pixels, height: int, width: int, interpolation: int = cv2.INT
 
 
 def noise(pixels: Pixels, sigma: float, rng: Rng, grain: float = 0.0) -> Pixels:
-    """Add Gaussian noise of `sigma` grey levels; `grain` above 0 correlates neighbours, in pixels."""
+    """Add Gaussian noise of `sigma` grey levels, correlated over `grain` pixels."""
     field = rng.standard_normal(pixels.shape, np.float32)
     if grain > 0:
-        field = cv2.GaussianBlur(field, (0, 0), grain)
+        field = cv2.GaussianBlur(field, (0, 0), grain)  # type: ignore[assignment]
         field /= max(float(field.std()), 1e-6)
     return np.clip(np.rint(pixels + sigma * field), 0, 255).astype(np.uint8)
 
@@ -72,12 +76,16 @@ def colour_cast(pixels: Pixels, gains: NDArray[np.float64]) -> Pixels:
 
 
 def _random_jpeg(rng: Rng, low: int, high: int = 100) -> Step:
-    return partial(jpeg, quality=int(rng.integers(low, high + 1)), subsampling=int(rng.choice(_SUBSAMPLINGS)))
+    return partial(
+        jpeg, quality=int(rng.integers(low, high + 1)), subsampling=int(rng.choice(_SUBSAMPLINGS))
+    )
 
 
 def _random_noise(rng: Rng) -> Step:
     sigma = float(np.exp(rng.uniform(np.log(0.6), np.log(7.0))))
-    return partial(noise, sigma=sigma, rng=rng, grain=float(rng.choice((0.0, 0.0, rng.uniform(0.4, 0.9)))))
+    return partial(
+        noise, sigma=sigma, rng=rng, grain=float(rng.choice((0.0, 0.0, rng.uniform(0.4, 0.9))))
+    )
 
 
 def _random_resample(rng: Rng) -> Step:
@@ -128,7 +136,7 @@ _HISTORY: tuple[tuple[Callable[[Rng], Step], float], ...] = (
 
 
 def random_history(pixels: Pixels, rng: Rng, untouched: float = 0.35) -> Pixels:
-    """Process one source on its own; with probability `untouched` its native history is kept as it is."""
+    """Process one source on its own; `untouched` is the chance that its own history is kept."""
     if rng.random() < untouched:
         return pixels
     for make, probability in _HISTORY:

@@ -8,9 +8,8 @@ kept on disk, since it costs a thousand times more than the rest of a sample.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,7 +20,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imlctl.errors import ConfigError, WeightsError
-from imlctl.train.photos import PhotoPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from imlctl.train.photos import PhotoPool
 
 Pixels = NDArray[np.uint8]
 
@@ -41,7 +45,10 @@ class _Block(nn.Module):
         self.pool = None
         if pool:
             self.pool = nn.Sequential(
-                nn.Conv2d(n, 4 * n, 1, bias=False), nn.GroupNorm(4, 4 * n), nn.ReLU(), nn.Conv2d(4 * n, n, 1, bias=False)
+                nn.Conv2d(n, 4 * n, 1, bias=False),
+                nn.GroupNorm(4, 4 * n),
+                nn.ReLU(),
+                nn.Conv2d(4 * n, n, 1, bias=False),
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +63,7 @@ class _Clamp(nn.Module):
 
 
 class TinyAutoencoder(nn.Module):
-    """The TAESD family's autoencoder for 32 latent channels (taef2, madebyollin/taesd): 8x down and up."""
+    """The TAESD family's autoencoder for 32 latent channels (taef2): 8x down and up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +74,11 @@ class TinyAutoencoder(nn.Module):
         self.encoder = nn.Sequential(*down, _conv(n, _LATENT))
         up: list[nn.Module] = [_Clamp(), _conv(_LATENT, n), nn.ReLU()]
         for pool in (True, False, False):
-            up += [*(_Block(pool) for _ in range(3)), nn.Upsample(scale_factor=2), _conv(n, n, bias=False)]
+            up += [
+                *(_Block(pool) for _ in range(3)),
+                nn.Upsample(scale_factor=2),
+                _conv(n, n, bias=False),
+            ]
         self.decoder = nn.Sequential(*up, _Block(), _conv(n, 3))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -90,20 +101,29 @@ def load_autoencoder(folder: Path) -> tuple[TinyAutoencoder, str]:
     for part in ("encoder", "decoder"):
         paths = sorted(folder.glob(f"*_{part}.safetensors"))
         if len(paths) != 1:
-            raise ConfigError(f"expected one *_{part}.safetensors, found {len(paths)}", source=str(folder))
+            raise ConfigError(
+                f"expected one *_{part}.safetensors, found {len(paths)}", source=str(folder)
+            )
         digest.update(paths[0].read_bytes())
         try:
             state = {k.removeprefix(f"{part}."): v.float() for k, v in load_file(paths[0]).items()}
             getattr(model, part).load_state_dict(state)
         except (SafetensorError, RuntimeError) as error:
-            raise WeightsError(f"not a tiny autoencoder in the layout of taef2: {error}", source=str(paths[0])) from error
+            raise WeightsError(
+                f"not a tiny autoencoder in the layout of taef2: {error}", source=str(paths[0])
+            ) from error
     return model.eval().to(memory_format=torch.channels_last), digest.hexdigest()[:12]  # type: ignore[call-overload]
 
 
 def add_regenerated(
-    pool: PhotoPool, autoencoder: Path, cache: Path, *, limit: int, report: Callable[[int, int], None] | None = None
+    pool: PhotoPool,
+    autoencoder: Path,
+    cache: Path,
+    *,
+    limit: int,
+    report: Callable[[int, int], None] | None = None,
 ) -> PhotoPool:
-    """Return the pool with up to `limit` of its photographs regenerated, reading and filling the cache.
+    """Return the pool with up to `limit` of its photographs regenerated, through the cache.
 
     Args:
         pool: Photographs.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from imlctl.errors import WeightsError
-from imlctl.train.ema import EMA
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imlctl.train.ema import EMA
 
 
 @dataclass(slots=True)
@@ -35,7 +38,12 @@ def save_state(path: Path, state: State, config: dict[str, Any]) -> None:
         tensors |= {prefix + k: v.detach().contiguous() for k, v in part.state_dict().items()}
     for index, slots in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optim.{index}.{k}": torch.as_tensor(v).contiguous() for k, v in slots.items()}
-    numbers = {"step": state.step, "ema_steps": state.ema.steps, "best": state.best, "config": config}
+    numbers = {
+        "step": state.step,
+        "ema_steps": state.ema.steps,
+        "best": state.best,
+        "config": config,
+    }
     partial = path.with_name(path.name + ".part")
     save_file(tensors, partial, metadata={"state": json.dumps(numbers)})
     with partial.open("rb") as file:
@@ -50,11 +58,15 @@ def load_state(path: Path, state: State, config: dict[str, Any]) -> None:
         WeightsError: The checkpoint is damaged, or of a run with another configuration.
     """
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as file:
             numbers = json.loads(file.metadata()["state"])
         tensors = load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"is not a readable checkpoint ({error})", source=str(path), remedy="Delete it to start over.") from error
+        raise WeightsError(
+            f"is not a readable checkpoint ({error})",
+            source=str(path),
+            remedy="Delete it to start over.",
+        ) from error
     changed = sorted(k for k in config if numbers["config"].get(k) != config[k])
     if changed:
         raise WeightsError(
@@ -63,7 +75,9 @@ def load_state(path: Path, state: State, config: dict[str, Any]) -> None:
             remedy="Use another --out folder, or the configuration it was started with.",
         )
     for prefix, part in (("model.", state.model), ("ema.", state.ema.model)):
-        part.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        part.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optim."):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 import types
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -40,8 +41,16 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        if not self.photos or not 0 <= self.validation_share < 1 or self.workers < 0 or self.regenerated < 0:
-            raise ValueError("needs at least one folder of photos, a validation share below 1, and no negative counts")
+        if (
+            not self.photos
+            or not 0 <= self.validation_share < 1
+            or self.workers < 0
+            or self.regenerated < 0
+        ):
+            raise ValueError(
+                "needs at least one folder of photos, a validation share below 1, "
+                "and no negative counts"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +83,19 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        if min(self.steps, self.batch, self.size) < 1 or self.rate <= 0 or self.clip <= 0 or self.warmup < 0:
-            raise ValueError("steps, batch, size, rate and clip must be positive, warmup not negative")
+        if (
+            min(self.steps, self.batch, self.size) < 1
+            or self.rate <= 0
+            or self.clip <= 0
+            or self.warmup < 0
+        ):
+            raise ValueError(
+                "steps, batch, size, rate and clip must be positive, warmup not negative"
+            )
         if self.size % 64:
             raise ValueError("size must be a multiple of 64")
+        if self.weight_decay < 0 or self.seed < 0 or not 0 <= self.ema < 1:
+            raise ValueError("weight_decay and seed must not be negative, ema must lie in [0, 1)")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"unknown precision {self.precision!r}; known: float32, bfloat16")
 
@@ -149,7 +167,16 @@ def build(kind: type[C], values: Any, where: str) -> C:
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ConfigError(f"unknown key {unknown[0]!r}", source=where, remedy=f"Known keys: {', '.join(known)}.")
+        raise ConfigError(
+            f"unknown key {unknown[0]!r}", source=where, remedy=f"Known keys: {', '.join(known)}."
+        )
+    missing = [
+        f.name
+        for f in fields(kind)  # type: ignore[arg-type]
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in values
+    ]
+    if missing:
+        raise ConfigError(f"lacks {missing[0]!r}", source=where, remedy="Add it to the preset.")
     try:
         return kind(**{k: _convert(hints[k], v, f"{where}: {k}") for k, v in values.items()})
     except (ValueError, TypeError) as error:
@@ -171,6 +198,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return Path(value)
     if hint is float and type(value) is int:
         return float(value)
-    if isinstance(hint, type) and (not isinstance(value, hint) or (type(value) is bool and hint is not bool)):
+    if isinstance(hint, type) and (
+        not isinstance(value, hint) or (type(value) is bool and hint is not bool)
+    ):
         raise ConfigError(f"must be {hint.__name__}, not {value!r}", source=where)
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"must be a finite number, not {value!r}", source=where)
     return value

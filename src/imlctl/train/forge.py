@@ -7,13 +7,14 @@ transfer, Poisson blending) is shared by the kinds that paste.
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from imlctl.train import augment
-from imlctl.train.masks import Mask, feather, random_mask
+from imlctl.train.masks import Mask, feather
 
 Pixels = NDArray[np.uint8]
 Rng = np.random.Generator
@@ -38,14 +39,18 @@ def composite(host: Pixels, source: Pixels, mask: Mask, rng: Rng) -> tuple[Pixel
 
 
 def match_colour(source: Pixels, host: Pixels, mask: Mask, strength: float) -> Pixels:
-    """Move the source's mean and spread inside the mask towards the host's (Reinhard et al. 2001, in RGB)."""
+    """Move the source's mean and spread inside the mask towards the host's.
+
+    Reinhard et al. 2001, in RGB; `strength` 1 goes all the way.
+    """
     inside, around = source[mask].astype(np.float32), host[mask].astype(np.float32)
     spread = np.clip((around.std(0) + 1) / (inside.std(0) + 1), 0.6, 1.6)
     gain = 1 + strength * (spread - 1)
     shift = strength * (around.mean(0) - inside.mean(0))
     centre = inside.mean(0)
     moved = (source - centre) * gain + centre + shift
-    return np.clip(np.rint(moved), 0, 255).astype(np.uint8)
+    levels: Pixels = np.clip(np.rint(moved), 0, 255).astype(np.uint8)
+    return levels
 
 
 def _poisson(host: Pixels, source: Pixels, mask: Mask) -> Pixels | None:
@@ -57,9 +62,12 @@ def _poisson(host: Pixels, source: Pixels, mask: Mask) -> Pixels | None:
         return None
     centre = (int(xs.min() + xs.max() + 1) // 2, int(ys.min() + ys.max() + 1) // 2)
     try:
-        return cv2.seamlessClone(source, host, inner.astype(np.uint8) * 255, centre, cv2.NORMAL_CLONE)  # type: ignore[return-value]
+        cloned = cv2.seamlessClone(
+            source, host, inner.astype(np.uint8) * 255, centre, cv2.NORMAL_CLONE
+        )
     except cv2.error:
         return None
+    return cast("Pixels", cloned)
 
 
 def copy_move(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
@@ -67,7 +75,7 @@ def copy_move(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
     height, width = mask.shape
     ys, xs = np.nonzero(mask)
     cy, cx = (ys.min() + ys.max()) / 2, (xs.min() + xs.max()) / 2
-    least = 0.5 * max(8.0, min(np.ptp(ys), np.ptp(xs)))
+    least = 0.5 * max(8.0, float(min(np.ptp(ys), np.ptp(xs))))
     for _ in range(8):
         dy, dx = rng.uniform(-0.6, 0.6) * height, rng.uniform(-0.6, 0.6) * width
         if np.hypot(dy, dx) > least:
@@ -79,15 +87,21 @@ def copy_move(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
     if plain:
         dy, dx = round(dy), round(dx)
     turn[:, 2] += (dx, dy)
-    method = cv2.INTER_NEAREST if plain else int(rng.choice((cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)))
-    moved = cv2.warpAffine(host, turn, (width, height), flags=method, borderMode=cv2.BORDER_REFLECT_101)
+    method = (
+        cv2.INTER_NEAREST
+        if plain
+        else int(rng.choice((cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)))
+    )
+    moved = cv2.warpAffine(
+        host, turn, (width, height), flags=method, borderMode=cv2.BORDER_REFLECT_101
+    )
     if rng.random() < 0.3:
         moved = augment.random_history(moved, rng, untouched=0.0)  # type: ignore[arg-type]
     return composite(host, moved, mask, rng)  # type: ignore[arg-type]
 
 
 def remove(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
-    """Fill the mask from around it: diffusion (Telea 2004, Bertalmio et al. 2001) or a smooth patch."""
+    """Fill the mask from around it: diffusion (Telea, Bertalmio et al.) or a smooth patch."""
     hole = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
     if rng.random() < 0.6 and mask.mean() < 0.12:
         method = cv2.INPAINT_TELEA if rng.random() < 0.5 else cv2.INPAINT_NS
@@ -102,24 +116,26 @@ def remove(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
 
 
 def _smooth_fill(host: Pixels, mask: Mask, rng: Rng) -> Pixels:
-    """Low frequencies interpolated across the hole, high frequencies taken from elsewhere in the picture."""
+    """Low frequencies interpolated across the hole, high frequencies from elsewhere."""
     keep = (~mask).astype(np.float32)
     sigma = max(4.0, float(np.sqrt(mask.sum())) / 3)
     height, width = mask.shape
-    step = max(1, int(sigma / 4))  # blurring a reduced picture gives the same low frequencies, faster
+    # blurring a reduced picture gives the same low frequencies, faster
+    step = max(1, int(sigma / 4))
     size = (max(2, width // step), max(2, height // step))
-    weight = cv2.GaussianBlur(cv2.resize(keep, size, interpolation=cv2.INTER_AREA), (0, 0), sigma / step)
+    weight = cv2.resize(keep, size, interpolation=cv2.INTER_AREA)
+    weight = cv2.GaussianBlur(weight, (0, 0), sigma / step)
     colour = cv2.resize(host * keep[..., None], size, interpolation=cv2.INTER_AREA)
-    low = cv2.GaussianBlur(colour, (0, 0), sigma / step) / np.maximum(weight, 1e-3)[..., None]
-    low = cv2.resize(low, (width, height), interpolation=cv2.INTER_LINEAR)
+    coarse = cv2.GaussianBlur(colour, (0, 0), sigma / step) / np.maximum(weight, 1e-3)[..., None]
+    low = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
     texture = host.astype(np.float32) - cv2.GaussianBlur(host, (0, 0), 3.0)
-    shift = (int(rng.integers(height // 4, 3 * height // 4)), int(rng.integers(width // 4, 3 * width // 4)))
-    texture = np.roll(texture, shift, axis=(0, 1)) * float(rng.choice((0.0, 1.0, 0.7)))
+    down, across = (int(rng.integers(n // 4, 3 * n // 4)) for n in (height, width))
+    texture = np.roll(texture, (down, across), axis=(0, 1)) * float(rng.choice((0.0, 1.0, 0.7)))
     return np.clip(np.rint(low + texture), 0, 255).astype(np.uint8)
 
 
 def regenerate(host: Pixels, generated: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
-    """Put back a region that went through a generator's autoencoder, as a latent-diffusion edit leaves it."""
+    """Put back a region that went through a generator, as a latent-diffusion edit leaves it."""
     if rng.random() < 0.25:
         generated = augment.random_history(generated, rng, untouched=0.0)
     alpha = feather(mask, float(rng.choice((0.0, 1.0, 2.5))))[..., None]
@@ -134,7 +150,12 @@ def retouch(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
         partial(augment.sharpen, amount=float(rng.uniform(0.8, 2))),
         partial(augment.noise, sigma=float(rng.uniform(2, 8)), rng=rng),
         partial(augment.jpeg, quality=int(rng.integers(35, 85))),
-        partial(augment.tone, gamma=float(np.exp(rng.choice((-1, 1)) * rng.uniform(0.2, 0.5))), contrast=1.0, brightness=0.0),
+        partial(
+            augment.tone,
+            gamma=float(np.exp(rng.choice((-1, 1)) * rng.uniform(0.2, 0.5))),
+            contrast=1.0,
+            brightness=0.0,
+        ),
         partial(augment.colour_cast, gains=np.exp(rng.uniform(-0.3, 0.3, 3))),
         partial(cv2.medianBlur, ksize=int(rng.choice((3, 5)))),
         partial(cv2.bilateralFilter, d=7, sigmaColor=float(rng.uniform(20, 60)), sigmaSpace=3.0),
@@ -143,5 +164,3 @@ def retouch(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
     alpha = feather(mask, float(rng.choice((0.0, 1.0, 3.0))))[..., None]
     mixed = host + alpha * (changed.astype(np.float32) - host)
     return np.rint(mixed).astype(np.uint8), alpha[..., 0] >= 0.5
-
-

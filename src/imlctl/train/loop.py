@@ -7,8 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from imlctl.core.efficient_iml import EfficientIML
 from imlctl.errors import ConfigError, ImlctlError
 from imlctl.train.autoencoder import add_regenerated
 from imlctl.train.checkpoint import State, load_state, save_state
-from imlctl.train.config import OptimConfig, TrainConfig
 from imlctl.train.ema import EMA
 from imlctl.train.losses import localization_loss
 from imlctl.train.photos import PhotoPool, load_pool
@@ -26,12 +24,19 @@ from imlctl.train.synthesis import Synthesizer
 from imlctl.train.validate import validate
 from imlctl.weights.load import Card, load, save
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imlctl.train.config import OptimConfig, TrainConfig
+
 Report = Callable[[dict[str, Any]], None]
 
 _VALIDATION_SEED = 1_000_003  # never a training seed: those are small numbers people choose
 
 
-def train(config: TrainConfig, out: Path, *, device: torch.device, report: Report | None = None) -> Path:
+def train(
+    config: TrainConfig, out: Path, *, device: torch.device, report: Report | None = None
+) -> Path:
     """Train EfficientIML, or go on where `out` stopped.
 
     Writes into `out`: ``log.jsonl``, ``last.safetensors`` (the whole state), ``best.safetensors``
@@ -80,10 +85,15 @@ def load_split(config: TrainConfig, *, validation: bool, report: Report | None =
     """
     data, tell = config.data, report or (lambda _: None)
     pool = load_pool(
-        data.photos, objects=data.objects, validation=validation, validation_share=data.validation_share
+        data.photos,
+        objects=data.objects,
+        validation=validation,
+        validation_share=data.validation_share,
     )
     if not len(pool):
-        raise ConfigError("no usable photographs in this split", source=", ".join(map(str, data.photos)))
+        raise ConfigError(
+            "no usable photographs in this split", source=", ".join(map(str, data.photos))
+        )
     for line in pool.skipped:
         tell({"event": "skipped", "what": line})
     if data.autoencoder is None:
@@ -111,7 +121,10 @@ def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices and filters, not on norms, biases and decays."""
     decayed = [p for p in model.parameters() if p.ndim >= 2 and p.shape[0] > 2]
     rest = [p for p in model.parameters() if not (p.ndim >= 2 and p.shape[0] > 2)]
-    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": optim.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=optim.rate, betas=(0.9, 0.99))
 
 
@@ -143,7 +156,16 @@ def _steps(
         if state.step % 20 == 0 or state.step == optim.steps:
             speed = seen / (time.monotonic() - clock)
             left = (optim.steps - state.step) * optim.batch / speed
-            log({"event": "step", "step": state.step, "of": optim.steps, **terms, "per_second": round(speed, 2), "eta": round(left)})
+            log(
+                {
+                    "event": "step",
+                    "step": state.step,
+                    "of": optim.steps,
+                    **terms,
+                    "per_second": round(speed, 2),
+                    "eta": round(left),
+                }
+            )
         if state.step % config.validation.every == 0 or state.step == optim.steps:
             yield state.step
             state.model.train()
@@ -160,8 +182,9 @@ def _step(state: State, config: TrainConfig, image: Tensor, mask: Tensor) -> dic
     loss, terms = localization_loss(prediction, mask, config.loss)
     if not torch.isfinite(loss):
         first = state.step * optim.batch
+        last = first + len(image) - 1
         raise ImlctlError(
-            f"the loss is not finite at step {state.step} (samples {first} to {first + len(image) - 1})",
+            f"the loss is not finite at step {state.step} (samples {first} to {last})",
             remedy="Lower optim.rate; the last checkpoint is from before this step.",
         )
     state.optimizer.zero_grad(set_to_none=True)

@@ -1,14 +1,16 @@
-"""The objective: supervision at every level, consistency between levels, and the image-level score."""
+"""The objective: supervision at every level, consistency between levels, a score per picture."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from imlctl.core.efficient_iml import Prediction
+if TYPE_CHECKING:
+    from imlctl.core.efficient_iml import Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ def localization_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sum of all terms, and each term by name.
 
-    L = sum_s w_s [BCE + l_d Dice](p_s, m_s) + l_e BCE_edge(p, m) + l_c MSE(p_s, stopgrad(down(p))) + l_i BCE(score)
+    L = sum_s w_s [ BCE(p_s, m_s) + l_d Dice(p_s, m_s) + l_c MSE(p_s, stopgrad(down(p))) ]
+        + l_e BCE_edge(p, m) + l_i BCE(score)
 
     Args:
         prediction: Of the model, for (B, 3, H, W).
@@ -55,17 +58,19 @@ def localization_loss(
     settled = torch.sigmoid(final.detach())
     for weight, logits in zip(w.levels, (final, *prediction.levels), strict=False):
         logits = logits.float()
-        target = mask if logits is final else F.adaptive_avg_pool2d(mask, logits.shape[-2:])
+        size = (logits.shape[-2], logits.shape[-1])
+        target = mask if logits is final else F.adaptive_avg_pool2d(mask, size)
         terms["bce"] = terms["bce"] + weight * F.binary_cross_entropy_with_logits(logits, target)
         terms["dice"] = terms["dice"] + weight * w.dice * dice_loss(logits, target)
         if logits is not final:
-            agreed = F.adaptive_avg_pool2d(settled, logits.shape[-2:])
-            terms["consistency"] = terms["consistency"] + weight * w.consistency * F.mse_loss(torch.sigmoid(logits), agreed)
+            apart = F.mse_loss(torch.sigmoid(logits), F.adaptive_avg_pool2d(settled, size))
+            terms["consistency"] = terms["consistency"] + weight * w.consistency * apart
     band = edge_band(mask)
     near = F.binary_cross_entropy_with_logits(final, mask, reduction="none") * band
     terms["edge"] = w.edge * near.sum() / band.sum().clamp_min(1)
     forged = (mask.flatten(1).amax(1) > 0).float()
-    terms["score"] = w.score * F.binary_cross_entropy_with_logits(prediction.score_logits.float(), forged)
+    verdict = F.binary_cross_entropy_with_logits(prediction.score_logits.float(), forged)
+    terms["score"] = w.score * verdict
     return torch.stack(tuple(terms.values())).sum(), {k: v.detach() for k, v in terms.items()}
 
 

@@ -6,11 +6,14 @@ find objects (TGIF2 measures this bias).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Mask = NDArray[np.bool_]
 Rng = np.random.Generator
@@ -20,7 +23,10 @@ MAX_AREA = 0.4
 
 
 def random_mask(rng: Rng, height: int, width: int) -> Mask:
-    """Draw a polygon, brush stroke, ellipse, box or blob; area log-uniform in 0.5 to 40 % of the frame."""
+    """Draw a polygon, brush stroke, ellipse, box or blob, (height, width).
+
+    The area aimed at is log-uniform in 0.5 to 40 % of the frame.
+    """
     area = float(np.exp(rng.uniform(np.log(MIN_AREA), np.log(MAX_AREA)))) * height * width
     shape = _SHAPES[rng.integers(len(_SHAPES))]
     mask = shape(rng, height, width, area)
@@ -37,10 +43,10 @@ def fit_object(rng: Rng, mask: Mask, height: int, width: int) -> Mask:
     side = float(np.exp(rng.uniform(np.log(0.12), np.log(0.7))))
     scale = side * min(height / cut.shape[0], width / cut.shape[1])
     size = (max(4, round(cut.shape[1] * scale)), max(4, round(cut.shape[0] * scale)))
-    cut = cv2.resize(cut[:, :: rng.choice((-1, 1))], size, interpolation=cv2.INTER_NEAREST)
+    piece = cv2.resize(cut[:, :: rng.choice((-1, 1))], size, interpolation=cv2.INTER_NEAREST)
     out = np.zeros((height, width), bool)
-    y, x = rng.integers(height - cut.shape[0] + 1), rng.integers(width - cut.shape[1] + 1)
-    out[y : y + cut.shape[0], x : x + cut.shape[1]] = cut > 0
+    y, x = rng.integers(height - piece.shape[0] + 1), rng.integers(width - piece.shape[1] + 1)
+    out[y : y + piece.shape[0], x : x + piece.shape[1]] = piece > 0
     return out
 
 
@@ -70,7 +76,9 @@ def _ellipse(rng: Rng, height: int, width: int, area: float) -> Mask:
     turn, angles = rng.uniform(0, np.pi), np.linspace(0, 2 * np.pi, 60, endpoint=False)
     x, y = a * np.cos(angles), b * np.sin(angles)
     cx, cy = _centre(rng, height, width)
-    turned = np.stack((cx + x * np.cos(turn) - y * np.sin(turn), cy + x * np.sin(turn) + y * np.cos(turn)), 1)
+    turned = np.stack(
+        (cx + x * np.cos(turn) - y * np.sin(turn), cy + x * np.sin(turn) + y * np.cos(turn)), 1
+    )
     return _fill(height, width, turned)
 
 
@@ -90,7 +98,11 @@ def _polygon(rng: Rng, height: int, width: int, area: float) -> Mask:
     radius = np.sqrt(area / 2) * rng.uniform(0.4, 1.4, count)
     cx, cy = _centre(rng, height, width)
     aspect = np.sqrt(_aspect(rng))
-    return _fill(height, width, np.stack((cx + radius * np.cos(angles) * aspect, cy + radius * np.sin(angles) / aspect), 1))
+    return _fill(
+        height,
+        width,
+        np.stack((cx + radius * np.cos(angles) * aspect, cy + radius * np.sin(angles) / aspect), 1),
+    )
 
 
 def _brush(rng: Rng, height: int, width: int, area: float) -> Mask:
@@ -109,14 +121,27 @@ def _brush(rng: Rng, height: int, width: int, area: float) -> Mask:
 def _blob(rng: Rng, height: int, width: int, area: float) -> Mask:
     """Smooth outline, sometimes in several pieces: low-frequency noise above a quantile."""
     grid = int(rng.integers(4, 8))
-    field = cv2.resize(rng.standard_normal((grid, grid)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    field = cv2.resize(
+        rng.standard_normal((grid, grid)).astype(np.float32),
+        (width, height),
+        interpolation=cv2.INTER_CUBIC,
+    )
     cx, cy = _centre(rng, height, width)
     y, x = np.ogrid[:height, :width]
     reach = 2.5 * np.sqrt(area / np.pi)
-    field = field - 3 * (((x - cx) ** 2 + (y - cy) ** 2) / reach**2).astype(np.float32)  # near one place
+    field = field - 3 * (((x - cx) ** 2 + (y - cy) ** 2) / reach**2).astype(
+        np.float32
+    )  # near one place
     share = min(area / (height * width), MAX_AREA)
     rank = int((1 - share) * (field.size - 1))
     return field > np.partition(field, rank, axis=None)[rank]  # type: ignore[no-any-return]
 
 
-_SHAPES: tuple[Callable[[Rng, int, int, float], Mask], ...] = (_ellipse, _box, _polygon, _brush, _blob, _blob)
+_SHAPES: tuple[Callable[[Rng, int, int, float], Mask], ...] = (
+    _ellipse,
+    _box,
+    _polygon,
+    _brush,
+    _blob,
+    _blob,
+)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,10 @@ from PIL import Image
 
 from imlctl.errors import ConfigError, InputError
 from imlctl.image.decode import read
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 Pixels = NDArray[np.uint8]
 
@@ -43,7 +46,7 @@ class PhotoPool:
 
 
 def held_out(name: str, share: float) -> bool:
-    """Say whether a photograph is kept for validation; depends on its name alone, so it never moves."""
+    """Say whether a photograph is kept for validation: by its name alone, so it never moves."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:4], "big") < share * 2**32
 
@@ -57,7 +60,9 @@ def list_photos(folders: Sequence[Path]) -> list[tuple[Path, str]]:
     found = []
     for folder in folders:
         if not folder.is_dir():
-            raise ConfigError("no such folder of photographs", source=str(folder), remedy="Correct [data] photos.")
+            raise ConfigError(
+                "no such folder of photographs", source=str(folder), remedy="Correct [data] photos."
+            )
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         found += [(path, path.relative_to(folder).as_posix()) for path in paths]
     if not found:
@@ -80,7 +85,9 @@ def load_pool(
         validation: Load the held-out photographs instead of the others.
         validation_share: Share of the photographs that is held out.
     """
-    names, photos, skipped = [], [], []
+    names: list[str] = []
+    photos: list[Pixels] = []
+    skipped: list[str] = []
     outlines: dict[int, tuple[NDArray[np.bool_], ...]] = {}
     by_stem = _objects_by_stem(objects)
     for path, name in list_photos(folders):
@@ -91,11 +98,13 @@ def load_pool(
         except InputError as error:
             skipped.append(str(error))
             continue
-        pixels = photo.pixels if photo.pixels.dtype == np.uint8 else (photo.pixels >> 8).astype(np.uint8)
+        pixels = photo.pixels
+        if pixels.dtype != np.uint8:
+            pixels = (pixels >> 8).astype(np.uint8)
         if min(pixels.shape[:2]) < _MIN_SIDE:
             skipped.append(f"{path}: smaller than {_MIN_SIDE} pixels")
             continue
-        masks = tuple(m for m in map(_read_mask, by_stem.get(path.stem, ())) if m.shape == pixels.shape[:2])
+        masks = _read_masks(by_stem.get(path.stem, []), pixels.shape[:2], skipped)
         if masks:
             outlines[len(photos)] = masks
         names.append(name)
@@ -105,11 +114,27 @@ def load_pool(
 
 def _objects_by_stem(folder: Path | None) -> dict[str, list[Path]]:
     grouped: dict[str, list[Path]] = {}
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(
+            "no such folder of object masks", source=str(folder), remedy="Correct [data] objects."
+        )
     for path in sorted(folder.glob("*__*.png")) if folder else ():
         grouped.setdefault(path.stem.rsplit("__", 1)[0], []).append(path)
     return grouped
 
 
-def _read_mask(path: Path) -> NDArray[np.bool_]:
-    with Image.open(path) as mask:
-        return np.asarray(mask.convert("L")) > 127
+def _read_masks(
+    paths: Sequence[Path], shape: tuple[int, ...], skipped: list[str]
+) -> tuple[NDArray[np.bool_], ...]:
+    """Masks of the photograph's shape that mark anything; adds unreadable ones to `skipped`."""
+    masks = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                mask = np.asarray(image.convert("L")) > 127
+        except (OSError, SyntaxError) as error:  # Pillow raises the latter for a broken PNG
+            skipped.append(f"{path}: not a readable mask ({error})")
+            continue
+        if mask.shape == shape and mask.any():
+            masks.append(mask)
+    return tuple(masks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from imlctl.train.synthesis import Synthesizer
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imlctl.train.synthesis import Synthesizer
 
 
 class _Samples(Dataset[tuple[Tensor, Tensor]]):

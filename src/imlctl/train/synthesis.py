@@ -8,9 +8,8 @@ so processing alone is not the cue.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -18,7 +17,11 @@ from numpy.typing import NDArray
 
 from imlctl.train import augment, forge
 from imlctl.train.masks import Mask, fit_object, random_mask
-from imlctl.train.photos import PhotoPool
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imlctl.train.photos import PhotoPool
 
 Pixels = NDArray[np.uint8]
 Rng = np.random.Generator
@@ -69,7 +72,9 @@ class Synthesizer:
         seed: Seed of everything.
     """
 
-    def __init__(self, pool: PhotoPool, *, size: int = 256, mix: Mix | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, pool: PhotoPool, *, size: int = 256, mix: Mix | None = None, seed: int = 0
+    ) -> None:
         self.pool, self.size, self.seed = pool, size, seed
         shares = (mix or Mix()).shares()
         if not pool.regenerated:
@@ -89,7 +94,9 @@ class Synthesizer:
         if side != self.size:
             method = int(rng.choice(augment.INTERPOLATIONS))
             canvas = augment.resize(canvas, self.size, self.size, method)
-            small = cv2.resize(mask.astype(np.float32), (self.size, self.size), interpolation=cv2.INTER_AREA)
+            small = cv2.resize(
+                mask.astype(np.float32), (self.size, self.size), interpolation=cv2.INTER_AREA
+            )
             mask = small >= 0.5
         if kind != "authentic" and not mask.any():
             kind = "authentic"  # shrunk to nothing, and with it the forgery
@@ -104,7 +111,9 @@ class Synthesizer:
             return host, np.zeros((side, side), bool)
         if kind == "splice":
             return self._splice(host, side, rng)
-        edit = {"copy_move": forge.copy_move, "removal": forge.remove, "retouch": forge.retouch}[kind]
+        edit = {"copy_move": forge.copy_move, "removal": forge.remove, "retouch": forge.retouch}[
+            kind
+        ]
         return edit(host, self._shape(side, rng), rng)
 
     def _splice(self, host: Pixels, side: int, rng: Rng) -> tuple[Pixels, Mask]:
@@ -140,7 +149,11 @@ class Synthesizer:
             cut = round(min(short, side * float(np.exp(rng.uniform(-0.35, 0.9)))))
         grid = _GRID if rng.random() < 0.5 else 1
         y, x = (int(rng.integers((n - cut) // grid + 1)) * grid for n in (height, width))
-        method = cv2.INTER_AREA if cut > side and rng.random() < 0.5 else int(rng.choice(augment.INTERPOLATIONS))
+        method = (
+            cv2.INTER_AREA
+            if cut > side and rng.random() < 0.5
+            else int(rng.choice(augment.INTERPOLATIONS))
+        )
         mirror = rng.choice((-1, 1))
         pieces = [photo[y : y + cut, x : x + cut] for photo in versions]
         if cut != side:
@@ -158,14 +171,22 @@ class Synthesizer:
         if 0.8 < scale < 1.25:  # near enough: keep the object's own pixels
             scale, ty, tx = 1.0, round(ty - cy) + cy, round(tx - cx) + cx
         move = np.array([[scale, 0, tx - scale * cx], [0, scale, ty - scale * cy]])
-        method = cv2.INTER_NEAREST if scale == 1.0 else int(rng.choice((cv2.INTER_LINEAR, cv2.INTER_CUBIC)))
-        donor = cv2.warpAffine(photo, move, (side, side), flags=method, borderMode=cv2.BORDER_REFLECT_101)
+        method = (
+            cv2.INTER_NEAREST
+            if scale == 1.0
+            else int(rng.choice((cv2.INTER_LINEAR, cv2.INTER_CUBIC)))
+        )
+        donor = cv2.warpAffine(
+            photo, move, (side, side), flags=method, borderMode=cv2.BORDER_REFLECT_101
+        )
         mask = cv2.warpAffine(outline.astype(np.uint8), move, (side, side), flags=cv2.INTER_NEAREST)
         return donor, mask > 0  # type: ignore[return-value]
 
     def _regenerated(self, index: int, side: int, rng: Rng) -> tuple[Pixels, Mask]:
         """Real and regenerated pixels of one crop share everything but the generator."""
-        host, generated = self._crop((self.pool.photos[index], self.pool.regenerated[index]), side, rng)
+        host, generated = self._crop(
+            (self.pool.photos[index], self.pool.regenerated[index]), side, rng
+        )
         if rng.random() < 0.25:  # the whole frame through the generator is authentic everywhere
             return generated, np.zeros((side, side), bool)
         picture, mask = forge.regenerate(host, generated, self._shape(side, rng), rng)

@@ -1,8 +1,8 @@
-"""Judging a model while it trains: on held-out synthetic samples, and on a folder of real forgeries."""
+"""Judging a model while it trains: on held-out synthetic samples, and on real forgeries."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,9 +12,13 @@ from imlctl.bench.accuracy import Answer, auc_of, curve, evaluate, find_cases, p
 from imlctl.image.decode import read
 from imlctl.image.prepare import prepare, restore
 from imlctl.image.tiles import run_tiled
-from imlctl.train.config import ValidationConfig
 from imlctl.train.samples import batches
-from imlctl.train.synthesis import Synthesizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imlctl.train.config import ValidationConfig
+    from imlctl.train.synthesis import Synthesizer
 
 _BATCH = 16
 
@@ -38,7 +42,9 @@ def validate(
 
 
 @torch.inference_mode()
-def _synthetic(model: nn.Module, judge: Synthesizer, count: int, device: torch.device) -> dict[str, float]:
+def _synthetic(
+    model: nn.Module, judge: Synthesizer, count: int, device: torch.device
+) -> dict[str, float]:
     probabilities, masks = [], []
     for image, mask in batches(judge, start=0, stop=count, batch=_BATCH, workers=0):
         logits = model(image.to(device).contiguous(memory_format=torch.channels_last)).logits
@@ -67,7 +73,7 @@ def _real(model: nn.Module, folder: Path, device: torch.device) -> dict[str, flo
         return Answer(restore(probability, geometry), last)
 
     rows = summarize(list(evaluate(find_cases(folder), localize)))
-    scores = {}
+    scores: dict[str, float] = {}
     for row in rows[:-1]:
         if row.tampered:
             scores |= {f"{row.name}_auc": row.auc, f"{row.name}_f1": row.f1}

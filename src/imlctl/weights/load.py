@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +19,9 @@ from torch import Tensor
 
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.errors import WeightsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORMAT = 1
 _KEY = "imlctl"
@@ -109,7 +111,9 @@ def load(path: Path, *, name: str = "", expected_sha256: str | None = None) -> L
     digest = hashlib.sha256(data).hexdigest()
     if expected_sha256 and digest != expected_sha256:
         raise WeightsError(
-            f"has sha256 {digest}, expected {expected_sha256}", source=name, remedy="Get the file again."
+            f"has sha256 {digest}, expected {expected_sha256}",
+            source=name,
+            remedy="Get the file again.",
         )
     card = read_card(path, name)
     model = _build(card, name)
@@ -125,18 +129,24 @@ def read_card(path: Path, name: str = "") -> Card:
     """
     name = name or str(path)
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(_KEY)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"is damaged or not safetensors ({error})", source=name, remedy="Get the file again.") from error
+        raise WeightsError(
+            f"is damaged or not safetensors ({error})", source=name, remedy="Get the file again."
+        ) from error
     if text is None:
         raise WeightsError(
-            "holds no imlctl metadata, so its architecture is unknown", source=name, remedy="Use weights that imlctl wrote."
+            "holds no imlctl metadata, so its architecture is unknown",
+            source=name,
+            remedy="Use weights that imlctl wrote.",
         )
     try:
         return Card(**json.loads(text))
     except (ValueError, TypeError) as error:
-        raise WeightsError(f"has metadata that this version cannot read ({error})", source=name) from error
+        raise WeightsError(
+            f"has metadata that this version cannot read ({error})", source=name
+        ) from error
 
 
 def _build(card: Card, name: str) -> EfficientIML:
@@ -150,21 +160,36 @@ def _build(card: Card, name: str) -> EfficientIML:
     try:
         return model(config.from_dict(card.config))
     except (ValueError, TypeError) as error:
-        raise WeightsError(f"has a configuration that cannot be built ({error})", source=name) from error
+        raise WeightsError(
+            f"has a configuration that cannot be built ({error})", source=name
+        ) from error
 
 
 def _fill(model: EfficientIML, data: bytes, name: str) -> None:
     try:
         tensors = load_tensors(data)
     except SafetensorError as error:
-        raise WeightsError(f"is damaged ({error})", source=name, remedy="Get the file again.") from error
+        raise WeightsError(
+            f"is damaged ({error})", source=name, remedy="Get the file again."
+        ) from error
     expected = model.state_dict()
-    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    wrong = sorted(k for k in expected.keys() & tensors.keys() if expected[k].shape != tensors[k].shape)
-    for what, keys in (("lacks", missing), ("has unknown", extra), ("has the wrong shape for", wrong)):
+    missing, extra = (
+        sorted(expected.keys() - tensors.keys()),
+        sorted(tensors.keys() - expected.keys()),
+    )
+    wrong = sorted(
+        k for k in expected.keys() & tensors.keys() if expected[k].shape != tensors[k].shape
+    )
+    for what, keys in (
+        ("lacks", missing),
+        ("has unknown", extra),
+        ("has the wrong shape for", wrong),
+    ):
         if keys:
             raise WeightsError(f"{what} {keys[0]!r} and {len(keys) - 1} more tensors", source=name)
     for key, value in tensors.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise WeightsError(f"holds NaN or infinity in {key!r}", source=name, remedy="Get the file again.")
+            raise WeightsError(
+                f"holds NaN or infinity in {key!r}", source=name, remedy="Get the file again."
+            )
     model.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})

@@ -1,0 +1,58 @@
+# A checkout needs Python 3.11 or newer, make and a package registry; everything lands in .venv.
+#
+#   make demo    install imlctl and localize the forgery in examples/
+#   make test    install what tests need and run them; ARGS goes to pytest: make test ARGS="-x -k mask"
+#   make check   lint, format and types
+#   make clean   remove .venv, caches and what the demo wrote
+#
+# PYTHON picks the interpreter: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check clean
+.DELETE_ON_ERROR:
+
+demo: .venv/installed
+	$(BIN)/imlctl localize examples/launchpad.jpg -o out/mask.png --overlay --force
+	@echo
+	@echo 'Look at out/mask.overlay.png: the shuttle was pasted in. The mask itself is out/mask.png,'
+	@echo 'and what it should be is examples/launchpad_mask.png.'
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/installed-check
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f out/mask.png out/mask.overlay.png
+	rmdir out 2>/dev/null || true
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp says that one set of packages is in place, so that a second run installs nothing.
+# pip comes first: dependency groups need 25.1, and a fresh virtual environment may hold an older one.
+.venv/created:
+	@command -v $(PYTHON) >/dev/null || { echo 'imlctl needs Python 3.11 or newer, and there is no $(PYTHON) here. Name one: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "imlctl needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --upgrade pip
+	@touch $@
+
+# Editable, so that the checkout is what runs: its sources, its weights.toml, its bundled weights.
+.venv/installed: .venv/created pyproject.toml constraints.txt
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(INSTALL) --group test
+	@touch $@
+
+.venv/installed-check: .venv/installed
+	$(INSTALL) --group check
+	@touch $@

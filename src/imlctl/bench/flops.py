@@ -1,0 +1,133 @@
+"""What a forward pass costs: parameters and multiply-accumulates, part by part.
+
+Counted by torch's `FlopCounterMode`: matrix products, convolutions and the WKV operator, each by its
+formula, two operations per multiply-accumulate. Norms, activations and interpolation count nothing,
+there as in the literature. The papers' "FLOPs" are multiply-accumulates too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+# Which modules make up a named part, by their qualified names.
+Parts = dict[str, tuple[str, ...]]
+
+EFFICIENT_IML: Parts = {
+    "backbone: stem": ("backbone.stem",),
+    "backbone: stage 1": ("backbone.down.0", "backbone.stages.0"),
+    "backbone: stage 2": ("backbone.down.1", "backbone.stages.1"),
+    "backbone: stage 3": ("backbone.down.2", "backbone.stages.2"),
+    "decoder": ("merges", "refine", "head", "level_heads"),
+    "picture score": ("score",),
+}
+MIX_TRANSFORMER: Parts = {
+    f"stage {i + 1}": (f"patch_embeddings.{i}", f"block.{i}", f"layer_norm.{i}") for i in range(4)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Cost of one part of a model.
+
+    Attributes:
+        name: Of the part; ``other`` for what belongs to no named one.
+        parameters: Numbers that are learned, as the model runs (fused, if it was fused).
+        macs: Multiply-accumulates of one forward pass of one picture.
+    """
+
+    name: str
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Cost of one forward pass of one square picture.
+
+    Attributes:
+        size: Side of the picture in pixels.
+        parts: In the model's order.
+    """
+
+    size: int
+    parts: tuple[Part, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole model."""
+        return sum(part.parameters for part in self.parts)
+
+    @property
+    def macs(self) -> int:
+        """Of the whole model."""
+        return sum(part.macs for part in self.parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the totals included."""
+        parts = [{"name": p.name, "parameters": p.parameters, "macs": p.macs} for p in self.parts]
+        return {
+            "size": self.size,
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "parts": parts,
+        }
+
+
+def count(model: nn.Module, size: int, parts: Mapping[str, tuple[str, ...]]) -> Cost:
+    """Count one forward pass of `model` over a (1, 3, size, size) picture.
+
+    Args:
+        model: In evaluation mode, on any device; on ``meta`` nothing is computed.
+        size: Side of the picture in pixels.
+        parts: Names of parts, and the qualified names of the modules in each.
+    """
+    like = next(model.parameters())
+    image = torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype)
+    counter = FlopCounterMode(display=False)
+    # Plain attention: the counter has no formula for the fused kernel of CPUs.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        model(image)
+    root = type(model).__name__
+    flops = {
+        name.removeprefix(f"{root}."): sum(by_operator.values())
+        for name, by_operator in counter.get_flop_counts().items()
+    }
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    rows = [
+        Part(name, _held(sizes, roots), _ran(flops, roots) // 2) for name, roots in parts.items()
+    ]
+    other = Part(
+        "other",
+        sum(sizes.values()) - sum(row.parameters for row in rows),
+        counter.get_total_flops() // 2 - sum(row.macs for row in rows),
+    )
+    return Cost(size, (*rows, *((other,) if other.parameters or other.macs else ())))
+
+
+def _held(sizes: Mapping[str, int], roots: tuple[str, ...]) -> int:
+    """Parameters under modules of these names."""
+    return sum(size for name, size in sizes.items() if _under(name, roots))
+
+
+def _ran(flops: Mapping[str, int], roots: tuple[str, ...]) -> int:
+    """Operations under modules of these names.
+
+    A module's count holds those of the modules it called, so only the outermost called ones are
+    summed; a list of modules is never called itself.
+    """
+    inside = [name for name in flops if _under(name, roots)]
+    return sum(flops[n] for n in inside if not _under(n.rpartition(".")[0], tuple(inside)))
+
+
+def _under(name: str, roots: tuple[str, ...]) -> bool:
+    return any(name == root or name.startswith(f"{root}.") for root in roots)

@@ -1,0 +1,76 @@
+"""What holds for every test: no network, the same random examples in CI, few threads."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Before anything imports torch: tests compute on small tensors, where more threads only wait for
+# each other. Subprocesses inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+
+# Examples take as long as the machine needs. In CI they are the same every time, so that a red run
+# is due to its change; at a desk they differ from run to run, and so explore.
+settings.register_profile("imlctl", deadline=None, max_examples=40, derandomize="CI" in os.environ)
+settings.load_profile("imlctl")
+
+
+class NetworkUseError(RuntimeError):
+    """A test tried to reach something outside this machine."""
+
+
+_attempts: list[str] = []
+_WATCHED = {
+    "socket.connect": 1,  # number of the argument that holds the address
+    "socket.sendto": 1,
+    "socket.sendmsg": 1,
+    "socket.getaddrinfo": 0,
+    "socket.gethostbyname": 0,
+    "socket.gethostbyaddr": 0,
+}
+
+
+def _is_local(host: object) -> bool:
+    if isinstance(host, bytes):
+        host = host.decode("ascii", "replace")
+    if host in (None, "", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(str(host).partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+    if event not in _WATCHED:
+        return
+    address = arguments[_WATCHED[event]]
+    if event.startswith("socket.get"):
+        host = address
+    elif isinstance(address, tuple):  # (host, port) or (host, port, flow, scope)
+        host = address[0]
+    else:  # a Unix socket's path, or a connected socket's absent address
+        return
+    if not _is_local(host):
+        _attempts.append(f"{event} {address!r}")
+        raise NetworkUseError(f"tests may not reach the network: {event} {address!r}")
+
+
+# An audit hook sees every socket of the interpreter, also those that C code opens past `socket.py`.
+sys.addaudithook(_refuse_network)
+
+
+@pytest.fixture(autouse=True)
+def network_attempts() -> Iterator[list[str]]:
+    """Fail a test that tried to reach the network, even if its own code swallowed the refusal."""
+    _attempts.clear()
+    yield _attempts
+    assert not _attempts, f"reached for the network: {_attempts}"

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
+from imlctl.core.efficient_rwkv import SIZES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+TINY = replace(SIZES["tiny"], stem_stride=4, local="window")
+VARIANTS = [
+    pytest.param(
+        EfficientIMLConfig(
+            replace(TINY, depths=(1, 1, 1), mixing=m, local=n, high_pass=h, stem_stride=s), width=16
+        ),
+        id=f"{m}-{n}-{h}-{s}",
+    )
+    for m, n, h, s in itertools.product(
+        ("v4", "v6"), ("window", "depthwise"), ("srm", "bayar", "none"), (4, 8)
+    )
+]
+
+
+def tiny(**changes: Any) -> EfficientIML:
+    torch.manual_seed(0)
+    return EfficientIML(EfficientIMLConfig(replace(TINY, **changes), width=32))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 160), (80, 112)])
+def test_shapes(size: tuple[int, int]) -> None:
+    height, width = size
+    model = tiny().eval()
+    assert model.config.multiple == 16
+    with torch.inference_mode():
+        p = model(torch.rand(2, 3, height, width))
+    assert p.logits.shape == (2, 1, height, width)
+    assert [x.shape for x in p.levels] == [(2, 1, height // s, width // s) for s in (8, 16)]
+    assert p.score_logits.shape == (2,)
+
+
+@pytest.mark.parametrize("size", [(64, 72), (100, 64), (48, 64), (64, 32), (1, 1)])
+def test_refuses_a_size_that_does_not_fit(size: tuple[int, int]) -> None:
+    match = f"multiples of 16 and at least 64, not {size[0]}x{size[1]}"
+    with pytest.raises(ValueError, match=match):
+        tiny()(torch.rand(1, 3, *size))
+
+
+def test_refuses_half_a_stride_where_the_stem_is_coarser() -> None:
+    with pytest.raises(ValueError, match="multiples of 32"):
+        tiny(stem_stride=8)(torch.rand(1, 3, 80, 64))
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+def test_every_parameter_learns(
+    config: EfficientIMLConfig, randomise: Callable[[nn.Module], None]
+) -> None:
+    torch.manual_seed(0)
+    model = EfficientIML(config)
+    randomise(model)
+    p = model(torch.rand(2, 3, 64, 96))
+    sum(x.square().mean() for x in (p.logits, *p.levels, p.score_logits)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+def test_fused_equals_unfused(
+    config: EfficientIMLConfig, randomise: Callable[[nn.Module], None]
+) -> None:
+    torch.manual_seed(0)
+    model = EfficientIML(config).eval()
+    randomise(model)
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        expected = model(image)
+        for _ in range(2):
+            assert model.fuse() is model
+            p = model(image)
+            for a, b in zip(
+                (p.logits, *p.levels, p.score_logits),
+                (expected.logits, *expected.levels, expected.score_logits),
+                strict=True,
+            ):
+                scale = float(b.abs().max().clamp_min(1))
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * scale)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules())
+
+
+@pytest.mark.parametrize("mixing", ["v4", "v6"])
+def test_pictures_of_a_batch_do_not_meet(mixing: str) -> None:
+    model = tiny(mixing=mixing).eval()
+    image = torch.rand(3, 3, 64, 64)
+    with torch.inference_mode():
+        together = model(image)
+        alone = [model(x[None]) for x in image]
+    for i, p in enumerate(alone):
+        torch.testing.assert_close(together.logits[i : i + 1], p.logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            together.score_logits[i : i + 1], p.score_logits, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_runs_agree_bit_for_bit() -> None:
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        first, second = (tiny().eval()(image) for _ in range(2))
+    assert torch.equal(first.logits, second.logits)
+    assert torch.equal(first.score_logits, second.score_logits)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_flat_pictures_give_finite_answers(value: float) -> None:
+    with torch.inference_mode():
+        p = tiny().eval()(torch.full((1, 3, 64, 64), value))
+    assert all(torch.isfinite(x).all() for x in (p.logits, *p.levels, p.score_logits))
+
+
+def test_autocast_stays_near_float32() -> None:
+    model = tiny().eval()
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        expected = model(image).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            actual = model(image).logits
+    assert actual.dtype == torch.float32
+    assert float((actual - expected).abs().mean()) < 0.05 * float(expected.abs().mean())
+
+
+def test_starts_by_doubting() -> None:
+    """Most pixels are untouched, so an untrained model should not cry wolf."""
+    with torch.inference_mode():
+        probability = torch.sigmoid(tiny().eval()(torch.rand(1, 3, 64, 64)).logits)
+    assert float(probability.mean()) < 0.3
+
+
+def test_score_ignores_gradients_through_the_map() -> None:
+    model = tiny()
+    model(torch.rand(2, 3, 64, 64)).score_logits.sum().backward()
+    assert model.head.weight.grad is None
+
+
+def test_meets_the_budget_at_512() -> None:
+    """At most 5 M parameters and 8 G multiply-accumulates (two operations each)."""
+    with torch.device("meta"):
+        model = EfficientIML().eval()
+        image = torch.empty(1, 3, 512, 512)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image)
+    assert sum(p.numel() for p in model.parameters()) <= 5e6
+    assert 1e9 < counter.get_total_flops() / 2 <= 8e9
+    counted = counter.get_flop_counts()["Global"]
+    assert any("bi_wkv" in str(op) for op in counted)
+
+
+class TestConfig:
+    @pytest.mark.parametrize("config", VARIANTS)
+    def test_survives_json(self, config: EfficientIMLConfig) -> None:
+        read = EfficientIMLConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+        assert read == config
+
+    def test_missing_keys_take_their_defaults(self) -> None:
+        assert EfficientIMLConfig.from_dict({}) == EfficientIMLConfig()
+        assert EfficientIMLConfig.from_dict({"width": 32}).width == 32
+
+    def test_leaves_the_values_it_reads_alone(self) -> None:
+        values = EfficientIMLConfig().to_dict()
+        EfficientIMLConfig.from_dict(values)
+        assert values == EfficientIMLConfig().to_dict()
+
+    @pytest.mark.parametrize(
+        "values",
+        [{"depth": 3}, {"backbone": {"width": 3}}, {"backbone": 3}, {"backbone": None}],
+    )
+    def test_refuses_unknown_keys_and_shapes(self, values: dict[str, Any]) -> None:
+        with pytest.raises(TypeError):
+            EfficientIMLConfig.from_dict(values)
+
+    @pytest.mark.parametrize("values", [{"width": 0}, {"backbone": {"dims": [1, 2, 3]}}])
+    def test_refuses_values_out_of_range(self, values: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=r"width|dims"):
+            EfficientIMLConfig.from_dict(values)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import nn
+
+from imlctl.core.layers import ChannelNorm, ConvNorm, fuse_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 1, 6), (3, 2, 1)])
+def test_fused_convolution_equals_the_pair(
+    kernel: int, stride: int, groups: int, randomise: Callable[[nn.Module], None]
+) -> None:
+    torch.manual_seed(0)
+    layer = ConvNorm(6, 6, kernel, stride, groups).eval()
+    randomise(layer)
+    x = torch.randn(2, 6, 9, 11)
+    expected = layer(x)
+    layer.fuse()
+    assert isinstance(layer.norm, nn.Identity)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+    layer.fuse()
+    torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_odd_kernels_keep_the_size_and_strides_divide_it() -> None:
+    x = torch.randn(2, 3, 10, 12)
+    assert ConvNorm(3, 5, 3)(x).shape == (2, 5, 10, 12)
+    assert ConvNorm(3, 5, 3, stride=2)(x).shape == (2, 5, 5, 6)
+
+
+def test_zero_gain_starts_silent() -> None:
+    assert not ConvNorm(3, 5, gain=0.0)(torch.randn(2, 3, 4, 4)).any()
+
+
+def test_channel_norm_is_layer_norm_over_channels(randomise: Callable[[nn.Module], None]) -> None:
+    norm = ChannelNorm(7)
+    randomise(norm)
+    x = torch.randn(2, 7, 3, 5)
+    mean = x.mean(1, keepdim=True)
+    spread = x.var(1, keepdim=True, correction=0).add(1e-5).sqrt()
+    expected = (x - mean) / spread * norm.weight[:, None, None] + norm.bias[:, None, None]
+    torch.testing.assert_close(norm(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_channel_norm_keeps_small_variances_in_bfloat16() -> None:
+    x = 1 + torch.linspace(-1, 1, 8).view(1, 8, 1, 1).bfloat16() / 64
+    y = ChannelNorm(8)(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), ChannelNorm(8)(x.float()), rtol=1e-2, atol=1e-2)
+
+
+def test_fuse_all_reaches_every_depth() -> None:
+    model = nn.Sequential(ConvNorm(3, 4), nn.Sequential(nn.ReLU(), ConvNorm(4, 4, 3)))
+    fuse_all(model)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
