@@ -32,7 +32,7 @@ class ImlctlError(Exception):
     exit_code: ClassVar[Exit] = Exit.USAGE
 
     def __init__(self, what: str, *, source: str = "", remedy: str = "") -> None:
-        super().__init__(what, source, remedy)
+        super().__init__(what)  # alone, so that the error survives pickling
         self.what = what
         self.source = source
         self.remedy = remedy

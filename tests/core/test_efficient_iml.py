@@ -18,16 +18,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 TINY = replace(SIZES["tiny"], stem_stride=4, local="window")
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "mixing": ("v4", "v6"),
+    "local": ("window", "depthwise"),
+    "high_pass": ("srm", "bayar", "none"),
+    "stem_stride": (4, 8),
+}
 VARIANTS = [
     pytest.param(
         EfficientIMLConfig(
-            replace(TINY, depths=(1, 1, 1), mixing=m, local=n, high_pass=h, stem_stride=s), width=16
+            replace(TINY, depths=(1, 1, 1), **dict(zip(CHOICES, chosen, strict=True))), width=16
         ),
-        id=f"{m}-{n}-{h}-{s}",
+        id="-".join(map(str, chosen)),
     )
-    for m, n, h, s in itertools.product(
-        ("v4", "v6"), ("window", "depthwise"), ("srm", "bayar", "none"), (4, 8)
-    )
+    for chosen in itertools.product(*CHOICES.values())
 ]
 
 

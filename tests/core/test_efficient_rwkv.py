@@ -140,7 +140,8 @@ class TestWindowAttention:
         """Self-attention over all positions of one window, in the words of Swin's equation 4."""
         batch, channels, height, width = x.shape
         side = layer.window
-        q, k, v = layer.project(x).unflatten(1, (3, layer.heads, -1)).flatten(-2).unbind(1)
+        qkv = torch.unflatten(layer.project(x), 1, (3, layer.heads, -1))
+        q, k, v = qkv.flatten(-2).unbind(1)  # each (B, h, d, T)
         at = [(y, x) for y in range(height) for x in range(width)]
         index = [
             [(y - b + side - 1) * (2 * side - 1) + (x - a + side - 1) for b, a in at] for y, x in at
@@ -148,7 +149,7 @@ class TestWindowAttention:
         bias = layer.bias[torch.tensor(index)].permute(2, 0, 1)  # (h, T, T)
         scores = q.mT @ k / math.sqrt(channels // layer.heads) + bias  # (B, h, T, T)
         out = (scores.softmax(-1) @ v.mT).mT  # (B, h, d, T)
-        return out.reshape(batch, channels, height, width)
+        return torch.reshape(out, (batch, channels, height, width))
 
     def test_windows_do_not_see_each_other(self) -> None:
         torch.manual_seed(0)
@@ -177,9 +178,7 @@ class TestBackbone:
         for x, s, dim in zip(features, strides, dims, strict=True):
             assert x.shape == (1, dim, height // s, width // s)
 
-    @pytest.mark.parametrize(
-        ("wide", "near"), [(1.0, 0.0), (0.5, 0.5), (0.5, 0.0), (0.01, 0.01)]
-    )
+    @pytest.mark.parametrize(("wide", "near"), [(1.0, 0.0), (0.5, 0.5), (0.5, 0.0), (0.01, 0.01)])
     def test_splits_may_be_empty_but_sum_to_all_channels(self, wide: float, near: float) -> None:
         config = EfficientRWKVConfig(
             dims=(32, 64, 128), global_share=(wide,) * 3, local_share=(near,) * 3

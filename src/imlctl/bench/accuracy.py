@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imlctl.errors import ConfigError
+from imlctl.errors import ConfigError, NumericalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -190,16 +190,18 @@ def evaluate(
         threshold: A pixel counts as manipulated at this probability or above.
 
     Raises:
-        ConfigError: A mask's size differs from its picture's.
+        ConfigError: A mask cannot be read, or its size differs from its picture's.
+        NumericalError: A map holds NaN or infinity.
     """
     nan = float("nan")
     for case in cases:
         answer = localize(case.image)
+        if not np.isfinite(answer.probability).all():
+            raise NumericalError("its map holds NaN or infinity", source=str(case.image))
         predicted = answer.probability >= threshold
         f1 = iou = auc = best = nan
         if case.mask is not None:
-            with Image.open(case.mask) as image:
-                truth = np.asarray(image.convert("L")) > 127
+            truth = _read_mask(case.mask)
             if truth.shape != predicted.shape:
                 raise ConfigError(
                     f"is {truth.shape}, its picture {predicted.shape}", source=str(case.mask)
@@ -219,6 +221,15 @@ def evaluate(
             share,
             answer.score,
         )
+
+
+def _read_mask(path: Path) -> Mask:
+    try:
+        with Image.open(path) as image:
+            mask: Mask = np.asarray(image.convert("L")) > 127
+    except (OSError, SyntaxError) as error:  # Pillow raises the latter for a broken PNG
+        raise ConfigError(f"is not a readable mask ({error})", source=str(path)) from error
+    return mask
 
 
 def summarize(scores: list[PictureScore], *, min_share: float = 0.005) -> list[SetScore]:

@@ -50,7 +50,7 @@ def observe(device: torch.device) -> Environment:
     """Describe this machine as it is now. Call it before measuring: a benchmark is load itself."""
     return Environment(
         device=describe(device),
-        cpu=_cpu(),
+        cpu=processor(),
         cores=len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count() or 1,
@@ -62,7 +62,7 @@ def observe(device: torch.device) -> Environment:
     )
 
 
-def _cpu(listing: Path = Path("/proc/cpuinfo")) -> str:
+def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
     """Model name of the processor; its architecture where the system gives no name."""
     try:
         lines = listing.read_text("utf-8", "replace").splitlines()

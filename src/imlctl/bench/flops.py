@@ -1,8 +1,8 @@
 """What a forward pass costs: parameters and multiply-accumulates, part by part.
 
-Counted by torch's `FlopCounterMode`: matrix products, convolutions and the WKV operator, each by its
-formula, two operations per multiply-accumulate. Norms, activations and interpolation count nothing,
-there as in the literature. The papers' "FLOPs" are multiply-accumulates too.
+Counted by torch's `FlopCounterMode`: matrix products, convolutions and the WKV operator, each by
+its formula, two operations per multiply-accumulate. Norms, activations and interpolation count
+nothing, there as in the literature. The papers' "FLOPs" are multiply-accumulates too.
 """
 
 from __future__ import annotations

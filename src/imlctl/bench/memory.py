@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from imlctl.bench.timing import waits_for
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -36,15 +38,16 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
     """
     if device.type == "cpu":
         return _on_cpu(call)
-    backend: Any = getattr(torch, device.type)
+    backend: Any = getattr(torch, device.type, None)
     if not hasattr(backend, "max_memory_allocated"):
         return None
-    backend.synchronize()
+    wait = waits_for(device)
+    wait()
     backend.reset_peak_memory_stats(device)
     before = backend.memory_allocated(device)
     call()
-    backend.synchronize()
-    return int(backend.max_memory_allocated(device) - before)
+    wait()
+    return int(backend.max_memory_allocated(device)) - int(before)
 
 
 def _on_cpu(call: Callable[[], object]) -> int:

@@ -1,23 +1,17 @@
-"""How fast a model is: passes timed in turns, what they cost, and the bars they are held to.
-
-Speeds of a shared machine drift by more than what is to be told apart. So whatever is compared runs
-in turns, A B A B, each round gives one ratio, and the median of the ratios is reported.
-"""
+"""How fast a model is and what it costs, at several sizes and beside another network."""
 
 from __future__ import annotations
 
-import math
-import time
 from dataclasses import asdict, dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from imlctl.bench import flops
-from imlctl.bench.bars import BAR_SIZE, Bar, bars_of
+from imlctl.bench.bars import BAR_SIZE, Bar, judge
 from imlctl.bench.environment import Environment, observe
 from imlctl.bench.memory import peak_memory
+from imlctl.bench.timing import Subject, Timing, take_turns, waits_for
 from imlctl.core.mit import MixTransformer
 from imlctl.errors import UsageError
 
@@ -29,16 +23,15 @@ if TYPE_CHECKING:
     from imlctl.core.efficient_iml import EfficientIML
 
 _SMALLEST = 64  # pixels a side that the model takes
-_WARM_PASSES, _WARM_SECONDS = 2, 0.2
 _MOST_PASSES = 4  # of one turn
 
 
 class Localizes(Protocol):
-    """What is measured: the parts of a localizer that matter here."""
+    """What is measured: the parts of a `Localizer` that matter here."""
 
     @property
     def model(self) -> EfficientIML:
-        """The model as it localizes: fused, on its device, in its memory format."""
+        """The model in the form that localizes: fused, on its device, in its memory format."""
 
     @property
     def device(self) -> torch.device:
@@ -49,57 +42,14 @@ class Localizes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """Something to time.
-
-    Attributes:
-        run: One pass.
-        passes: Timed passes of each turn. Of several, one more runs first and is not counted: it
-            pays for what the others left in the caches.
-        name: For progress.
-    """
-
-    run: Callable[[], object]
-    passes: int = 1
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds of each pass, by round; never empty."""
-
-    rounds: tuple[tuple[float, ...], ...]
-
-    @property
-    def passes(self) -> list[float]:
-        """Seconds of every pass, fastest first."""
-        return sorted(seconds for turn in self.rounds for seconds in turn)
-
-    @property
-    def median(self) -> float:
-        """Median seconds of a pass."""
-        return median(self.passes)
-
-    @property
-    def p95(self) -> float:
-        """Seconds that at least 95 % of the passes stayed within."""
-        return self.passes[math.ceil(0.95 * len(self.passes)) - 1]
-
-    def over(self, other: Timing) -> float:
-        """How many times longer than `other`, timed in the same rounds: the median of the ratios."""
-        pairs = zip(self.rounds, other.rounds, strict=True)
-        return median(median(mine) / median(theirs) for mine, theirs in pairs)
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """Speed at one size.
 
     Attributes:
         size: Side of the picture in pixels.
-        tiles: Passes of the model per picture: 1, or as many tiles as `localize` would cut.
+        tiles: Passes of the model per picture: 1, or as many tiles as `localize` cuts.
         timing: Of each picture.
-        growth: How many times longer a picture takes than one of the first size.
+        growth: How many times longer a picture takes than one of the first row.
         memory: Most bytes held at once besides weights and picture; None where torch cannot say.
     """
 
@@ -159,7 +109,15 @@ class Rival:
 
 @dataclass(frozen=True, slots=True)
 class SpeedReport:
-    """Everything that was measured, and under which conditions."""
+    """Everything that was measured, and under which conditions.
+
+    Attributes:
+        environment: As it was before.
+        cost: Of the model at `BAR_SIZE`.
+        rows: One for each size in one pass, smallest first, then those in tiles.
+        rival: MiT-B3's encoder, if it was asked for.
+        bars: Those that the sizes and the device allow to judge.
+    """
 
     environment: Environment
     cost: flops.Cost
@@ -174,51 +132,8 @@ class SpeedReport:
             "cost": self.cost.to_json(),
             "speed": [row.to_json() for row in self.rows],
             "against": self.rival.to_json() if self.rival else None,
-            "bars": [bar.to_json() for bar in self.bars],
+            "bars": [asdict(bar) | {"passed": bar.passed} for bar in self.bars],
         }
-
-
-def take_turns(
-    subjects: Sequence[Subject],
-    rounds: int,
-    *,
-    synchronize: Callable[[], object] = lambda: None,
-    progress: Callable[[str], object] = lambda _: None,
-    clock: Callable[[], float] = time.perf_counter,
-) -> list[Timing]:
-    """Warm up all subjects, then time them in turns.
-
-    Args:
-        subjects: At least one.
-        rounds: Turns of each, at least one.
-        synchronize: Waits until the device has done what it was told.
-        progress: Told the name of whatever runs next.
-        clock: Seconds that only grow.
-
-    Returns:
-        One timing for each subject, in order.
-    """
-
-    def timed(run: Callable[[], object]) -> float:
-        synchronize()
-        start = clock()
-        run()
-        synchronize()
-        return clock() - start
-
-    for subject in subjects:
-        progress(f"warming up {subject.name}")
-        spent = [timed(subject.run) for _ in range(_WARM_PASSES)]
-        while sum(spent) < _WARM_SECONDS:
-            spent.append(timed(subject.run))
-    turns: list[list[tuple[float, ...]]] = [[] for _ in subjects]
-    for number in range(rounds):
-        for subject, taken in zip(subjects, turns, strict=True):
-            progress(f"{subject.name}, round {number + 1} of {rounds}")
-            if subject.passes > 1:
-                subject.run()
-            taken.append(tuple(timed(subject.run) for _ in range(subject.passes)))
-    return [Timing(tuple(taken)) for taken in turns]
 
 
 @torch.inference_mode()
@@ -236,10 +151,10 @@ def measure(
     Args:
         localizer: Holds the model in the form that localizes.
         sizes: Sides of square pictures in pixels. Each is run in one pass; one larger than `tile`
-            also in tiles, as `localize` does.
+            also in tiles, as `localize` does it.
         tile: Side of a tile.
-        runs: Timed rounds.
-        against_mit_b3: Time SegFormer's MiT-B3 encoder, too.
+        runs: Timed rounds, at least one.
+        against_mit_b3: Time SegFormer's MiT-B3 encoder, too, with random weights.
         progress: Told what runs next.
 
     Raises:
@@ -253,8 +168,93 @@ def measure(
     rival = None
     if against_mit_b3:
         size = BAR_SIZE if BAR_SIZE in sizes else sizes[0]
-        rival = _against_mit_b3(localizer, size, runs, progress)
-    whole = {row.size: row for row in rows if row.tiles == 1}
-    small, large = whole.get(BAR_SIZE), whole.get(LARGE_SIZE)
-    bars = bars_of(cost)
+        rival = _mit_b3(localizer, size, runs, progress)
+    bars = judge(cost, rows, rival, localizer.device)
     return SpeedReport(environment, cost, rows, rival, bars)
+
+
+def _checked(sizes: Sequence[int], multiple: int) -> tuple[int, ...]:
+    for size in sizes:
+        if size < _SMALLEST or size % multiple:
+            fitting = max(_SMALLEST, round(size / multiple) * multiple)
+            raise UsageError(
+                f"the model takes multiples of {multiple} from {_SMALLEST}, not {size}",
+                source="--size",
+                remedy=f"Use {fitting}, for instance.",
+            )
+    return tuple(sorted(set(sizes)))
+
+
+def _rows(
+    localizer: Localizes,
+    sizes: Sequence[int],
+    tile: int,
+    runs: int,
+    progress: Callable[[str], object],
+) -> tuple[Row, ...]:
+    """Time all sizes in turns; a smaller one more often, since it takes less."""
+    device, whole = localizer.device, [(size, _one_pass(localizer, size)) for size in sizes]
+    tiled = [(size, _in_tiles(localizer, size)) for size in sizes if size > tile]
+    runs_at = [*whole, *tiled]
+    subjects = [
+        Subject(f"{size} px", run, passes=min(_MOST_PASSES, max(1, sizes[-1] // size)))
+        for size, run in runs_at
+    ]
+    timings = take_turns(subjects, runs, synchronize=waits_for(device), progress=progress)
+    rows = []
+    for (size, run), timing in zip(runs_at, timings, strict=True):
+        progress(f"memory: {size} px")
+        tiles, memory = _tiles_and_memory(localizer.model, run, device)
+        rows.append(Row(size, tiles, timing, timing.over(timings[0]), memory))
+    return tuple(rows)
+
+
+def _mit_b3(localizer: Localizes, size: int, runs: int, progress: Callable[[str], object]) -> Rival:
+    """Time MiT-B3's encoder and the model in turns."""
+    name = "MiT-B3 encoder"
+    progress(f"building {name}")
+    device = localizer.device
+    encoder = MixTransformer().eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    image = _noise(size, device)
+    subjects = [
+        Subject(f"{size} px", _one_pass(localizer, size)),
+        Subject(f"{size} px, {name}", lambda: encoder(image)),
+    ]
+    ours, theirs = take_turns(subjects, runs, synchronize=waits_for(device), progress=progress)
+    # Counted without computing, which takes a while for this one.
+    cost = flops.count(encoder.to("meta"), BAR_SIZE, flops.MIX_TRANSFORMER)
+    return Rival(name, size, cost, theirs, ours.over(theirs))
+
+
+def _one_pass(localizer: Localizes, size: int) -> Callable[[], object]:
+    image = _noise(size, localizer.device)
+    return lambda: localizer.model(image)
+
+
+def _in_tiles(localizer: Localizes, size: int) -> Callable[[], object]:
+    image = (_noise(size, torch.device("cpu"))[0] * 255).to(torch.uint8)
+    return lambda: localizer.predict(image)
+
+
+def _noise(size: int, device: torch.device) -> Tensor:
+    """Return a picture (1, 3, size, size) of noise in [0, 1), as the model sees pictures."""
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return image.to(device, memory_format=torch.channels_last)
+
+
+def _tiles_and_memory(
+    model: torch.nn.Module, run: Callable[[], object], device: torch.device
+) -> tuple[int, int | None]:
+    """Return how often `run` calls the model, and its peak memory in bytes."""
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    handle = model.register_forward_pre_hook(count)
+    try:
+        memory = peak_memory(run, device)
+    finally:
+        handle.remove()
+    return calls, memory

@@ -181,14 +181,20 @@ def _flops(
 
 # `torch.library.custom_op` would be shorter, but its first call imports torch's compiler: a second
 # and a half of every cold start.
-_library = torch.library.Library("imlctl", "DEF")
-_library.define("bi_wkv(Tensor decay, Tensor bonus, Tensor key, Tensor value) -> Tensor")
-_library.define(
+_library = torch.library.Library("imlctl", "DEF")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
+    "bi_wkv(Tensor decay, Tensor bonus, Tensor key, Tensor value) -> Tensor"
+)
+_library.define(  # type: ignore[no-untyped-call]
     "bi_wkv_backward(Tensor grad, Tensor decay, Tensor bonus, Tensor key, Tensor value)"
     " -> (Tensor, Tensor, Tensor, Tensor)"
 )
-_library.impl("bi_wkv", _bi_wkv, "CompositeExplicitAutograd")
-_library.impl("bi_wkv_backward", _bi_wkv_backward, "CompositeExplicitAutograd")
+_library.impl(  # type: ignore[no-untyped-call]
+    "bi_wkv", _bi_wkv, "CompositeExplicitAutograd"
+)
+_library.impl(  # type: ignore[no-untyped-call]
+    "bi_wkv_backward", _bi_wkv_backward, "CompositeExplicitAutograd"
+)
 torch.library.register_fake("imlctl::bi_wkv", _bi_wkv_fake, lib=_library)
 torch.library.register_fake("imlctl::bi_wkv_backward", _bi_wkv_backward_fake, lib=_library)
 torch.library.register_autograd(

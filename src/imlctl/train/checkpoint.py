@@ -60,6 +60,7 @@ def load_state(path: Path, state: State, config: dict[str, Any]) -> None:
     try:
         with safe_open(path, "pt") as file:
             numbers = json.loads(file.metadata()["state"])
+        theirs = numbers["config"]
         tensors = load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
@@ -67,7 +68,7 @@ def load_state(path: Path, state: State, config: dict[str, Any]) -> None:
             source=str(path),
             remedy="Delete it to start over.",
         ) from error
-    changed = sorted(k for k in config if numbers["config"].get(k) != config[k])
+    changed = sorted(k for k in config if theirs.get(k) != config[k])
     if changed:
         raise WeightsError(
             f"is of a run with another configuration ({', '.join(changed)} differ)",

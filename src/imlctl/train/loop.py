@@ -68,7 +68,7 @@ def train(
     for _ in _steps(state, config, synthesizer, device, log):
         scores = validate(state.ema.model, judge, config.validation, device)
         log({"event": "validation", "step": state.step, **scores})
-        if scores["objective"] > state.best:
+        if scores["objective"] >= state.best:  # of equals, the one that learned longer
             state.best = scores["objective"]
             made = {"steps": state.step, "validation": scores, "preset": settings}
             card = Card("efficient-iml", config.model.to_dict(), training=made)

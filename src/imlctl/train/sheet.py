@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import time
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from imlctl.train.config import TrainConfig
 from imlctl.train.loop import load_split
 from imlctl.train.synthesis import Sample, Synthesizer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from imlctl.train.config import TrainConfig
 
 _COLUMNS = 8
 _CAPTION = 18
@@ -26,7 +30,10 @@ def contact_sheet(config: TrainConfig, *, start: int, count: int) -> tuple[bytes
         The PNG, and samples made per second by this one process.
     """
     synthesizer = Synthesizer(
-        load_split(config, validation=False), size=config.optim.size, mix=config.mix, seed=config.optim.seed
+        load_split(config, validation=False),
+        size=config.optim.size,
+        mix=config.mix,
+        seed=config.optim.seed,
     )
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -46,7 +53,8 @@ def contact_sheet(config: TrainConfig, *, start: int, count: int) -> tuple[bytes
 def _tile(sample: Sample) -> NDArray[np.uint8]:
     """One sample with its mask outlined and its kind named below, (S + caption, S, 3)."""
     canvas = sample.pixels.copy()
-    contours, _ = cv2.findContours(sample.mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    mask = sample.mask.astype(np.uint8)
+    contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     for colour, width in zip(_OUTLINE, (3, 1), strict=True):
         cv2.drawContours(canvas, contours, -1, colour, width)
     strip = Image.new("RGB", (canvas.shape[1], _CAPTION), "white")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,13 +32,15 @@ def validate(
     Returns:
         ``synthetic_auc`` and ``synthetic_f1`` over all pixels of the held-out samples; for a
         validation folder ``<set>_auc``, ``<set>_f1``, ``mean_auc``, ``mean_f1``, ``flagged``; and
-        ``objective``, by which the best weights are chosen: on held-out synthetic samples only,
-        so that real forgeries stay unseen.
+        ``objective``, by which the best weights are chosen: on held-out synthetic samples where
+        there are any, so that real forgeries stay unseen. A score that nothing was found to
+        measure on is left out; the objective is then 0.
     """
     model.eval()
     scores = _synthetic(model, judge, config.synthetic, device) if config.synthetic else {}
     if config.folder is not None:
         scores |= _real(model, config.folder, device)
+    scores = {name: score for name, score in scores.items() if math.isfinite(score)}
     return scores | {"objective": scores.get("synthetic_auc", scores.get("mean_auc", 0.0))}
 
 
@@ -52,6 +55,8 @@ def _synthetic(
         masks.append(mask.numpy() > 0.5)
     probability, truth = np.concatenate(probabilities), np.concatenate(masks)
     forged = truth.reshape(len(truth), -1).any(1)
+    if not forged.any():
+        return {}
     f1 = [pixel_f1(p >= 0.5, t) for p, t in zip(probability[forged], truth[forged], strict=True)]
     auc = [auc_of(*curve(p, t)) for p, t in zip(probability[forged], truth[forged], strict=True)]
     return {"synthetic_auc": float(np.nanmean(auc)), "synthetic_f1": float(np.mean(f1))}

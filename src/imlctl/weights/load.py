@@ -49,6 +49,13 @@ class Card:
     training: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        """Refuse what no file of ours holds."""
+        if not isinstance(self.architecture, str) or not isinstance(self.config, dict):
+            raise TypeError("architecture must be a name, config a table")
+        if not 0 < self.threshold < 1 or not 0 <= self.min_share < 1:
+            raise ValueError("threshold must lie in (0, 1), min_share in [0, 1)")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loaded:
@@ -81,7 +88,8 @@ def save(path: Path, model: EfficientIML, card: Card, *, half: bool = True) -> N
 
 def _stored(value: Tensor, half: bool) -> Tensor:
     if half and value.ndim >= 2 and value.is_floating_point():
-        value = value.half()
+        short = value.half()
+        value = short if torch.isfinite(short).all() else value  # float16 ends at 65504
     return value.detach().cpu().contiguous()
 
 
@@ -159,7 +167,7 @@ def _build(card: Card, name: str) -> EfficientIML:
     model, config = _MODELS[card.architecture]
     try:
         return model(config.from_dict(card.config))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # torch raises the last
         raise WeightsError(
             f"has a configuration that cannot be built ({error})", source=name
         ) from error
@@ -173,23 +181,22 @@ def _fill(model: EfficientIML, data: bytes, name: str) -> None:
             f"is damaged ({error})", source=name, remedy="Get the file again."
         ) from error
     expected = model.state_dict()
-    missing, extra = (
-        sorted(expected.keys() - tensors.keys()),
-        sorted(tensors.keys() - expected.keys()),
-    )
-    wrong = sorted(
-        k for k in expected.keys() & tensors.keys() if expected[k].shape != tensors[k].shape
-    )
-    for what, keys in (
-        ("lacks", missing),
-        ("has unknown", extra),
-        ("has the wrong shape for", wrong),
-    ):
+    both = expected.keys() & tensors.keys()
+    faults = {
+        "lacks the tensor": expected.keys() - both,
+        "has the unknown tensor": tensors.keys() - both,
+        "has the wrong shape in": {k for k in both if expected[k].shape != tensors[k].shape},
+    }
+    for what, keys in faults.items():
         if keys:
-            raise WeightsError(f"{what} {keys[0]!r} and {len(keys) - 1} more tensors", source=name)
-    for key, value in tensors.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise WeightsError(
+                f"{what} {min(keys)!r}{more}", source=name, remedy="Use weights that imlctl wrote."
+            )
+    state = {k: v.to(expected[k].dtype) for k, v in tensors.items()}
+    for key, value in state.items():
+        if not torch.isfinite(value).all():
             raise WeightsError(
                 f"holds NaN or infinity in {key!r}", source=name, remedy="Get the file again."
             )
-    model.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})
+    model.load_state_dict(state)

@@ -1,0 +1,69 @@
+"""The bars that EfficientIML is held to: the project's own, from section 6 of its design."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from imlctl.bench.flops import Cost
+    from imlctl.bench.speed import Rival, Row
+
+BAR_SIZE, BAR_LARGE_SIZE = 512, 2048  # sides in pixels
+MOST_PARAMETERS = 5_000_000
+MOST_MACS = 8_000_000_000
+MOST_OF_MIT_B3 = 1 / 6  # of the encoder's time in the same run, on a CPU
+MOST_GROWTH = 17.0  # of time, for 16 times the pixels
+# The bar is "linear in pixels"; a tenth allows for what does not depend on them.
+MOST_MEMORY_GROWTH = 1.1 * (BAR_LARGE_SIZE / BAR_SIZE) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A promised number, and the measured one.
+
+    Attributes:
+        name: What is measured.
+        measured: Here and now.
+        limit: The most that passes.
+    """
+
+    name: str
+    measured: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the bar is met."""
+        return self.measured <= self.limit
+
+
+def judge(
+    cost: Cost, rows: Sequence[Row], rival: Rival | None, device: torch.device
+) -> tuple[Bar, ...]:
+    """Hold what was measured to the bars, as far as sizes and device allow.
+
+    Args:
+        cost: Of the model at `BAR_SIZE`.
+        rows: At any sizes.
+        rival: MiT-B3's encoder, if it was timed.
+        device: Where all of it ran.
+    """
+    bars = [
+        Bar("parameters", cost.parameters, MOST_PARAMETERS),
+        Bar(f"multiply-accumulates at {BAR_SIZE}", cost.macs, MOST_MACS),
+    ]
+    if rival is not None and rival.size == BAR_SIZE and device.type == "cpu":
+        bars.append(Bar(f"time at {BAR_SIZE} / {rival.name}", rival.share, MOST_OF_MIT_B3))
+    whole = {row.size: row for row in rows if row.tiles == 1}
+    if BAR_SIZE in whole and BAR_LARGE_SIZE in whole:
+        small, large = whole[BAR_SIZE], whole[BAR_LARGE_SIZE]
+        sizes = f"at {BAR_LARGE_SIZE} / at {BAR_SIZE}"
+        bars.append(Bar(f"time {sizes}", large.timing.over(small.timing), MOST_GROWTH))
+        if small.memory and large.memory:
+            bars.append(Bar(f"memory {sizes}", large.memory / small.memory, MOST_MEMORY_GROWTH))
+    return tuple(bars)

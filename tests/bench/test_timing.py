@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from imlctl.bench.timing import Subject, Timing, take_turns, waits_for
+
+
+class Bench:
+    """Two subjects on a clock of their own: every pass of `name` takes `cost[name]` seconds."""
+
+    def __init__(self, **cost: float) -> None:
+        self.cost = cost
+        self.now = 0.0
+        self.log: list[str] = []
+
+    def subject(self, name: str, passes: int = 1) -> Subject:
+        def run() -> None:
+            self.now += self.cost[name]
+            self.log.append(name)
+
+        return Subject(name, run, passes)
+
+    def clock(self) -> float:
+        return self.now
+
+
+def test_subjects_take_turns_after_warming_up() -> None:
+    bench = Bench(a=1.0, b=3.0)
+    a, b = take_turns([bench.subject("a"), bench.subject("b")], 3, clock=bench.clock)
+    assert "".join(bench.log) == "aabb" + "ababab"
+    assert a.rounds == ((1.0,),) * 3
+    assert b.over(a) == 3.0
+    assert (b.median, b.p95) == (3.0, 3.0)
+
+
+def test_quick_passes_warm_up_longer() -> None:
+    bench = Bench(a=0.01)
+    take_turns([bench.subject("a")], 1, clock=bench.clock)
+    assert len(bench.log) - 1 == pytest.approx(20, abs=1)
+
+
+def test_the_first_of_several_passes_of_a_turn_is_not_counted() -> None:
+    bench = Bench(a=1.0, b=1.0)
+    a, b = take_turns([bench.subject("a", passes=2), bench.subject("b")], 2, clock=bench.clock)
+    assert "".join(bench.log) == "aabb" + "aaabaaab"
+    assert [len(turn) for turn in a.rounds] == [2, 2]
+    assert [len(turn) for turn in b.rounds] == [1, 1]
+
+
+def test_a_pass_lasts_until_the_device_is_done() -> None:
+    bench = Bench(a=0.0)
+
+    def synchronize() -> None:  # the device works on after the call returned
+        if bench.log[-1:] == ["a"]:
+            bench.now += 2.0
+            bench.log.append("synchronized")
+
+    (a,) = take_turns([bench.subject("a")], 2, clock=bench.clock, synchronize=synchronize)
+    assert a.passes == [2.0, 2.0]
+
+
+def test_progress_names_what_runs() -> None:
+    bench, told = Bench(a=1.0), list[str]()
+    take_turns([bench.subject("a")], 2, clock=bench.clock, progress=told.append)
+    assert told == ["warming up: a", "round 1 of 2: a", "round 2 of 2: a"]
+
+
+def test_a_ratio_pairs_the_rounds_so_that_drift_cancels() -> None:
+    slowing = Timing(((1.0,), (2.0,), (4.0,)))
+    twice = Timing(((2.0, 2.0, 90.0), (4.0,), (8.0,)))  # one disturbed pass
+    assert twice.over(slowing) == 2.0
+    assert slowing.over(twice) == 0.5
+
+
+def test_median_and_95th_percentile() -> None:
+    timing = Timing((tuple(map(float, range(1, 11))), tuple(map(float, range(11, 21)))))
+    assert (timing.median, timing.p95) == (10.5, 19.0)
+    assert Timing(((3.0, 1.0),)).p95 == 3.0
+
+
+def test_what_was_never_timed_is_refused() -> None:
+    for rounds in ((), ((),), ((1.0,), ())):
+        with pytest.raises(ValueError, match="at least one"):
+            Timing(rounds)
+    with pytest.raises(ValueError, match="at least one pass"):
+        Subject("a", lambda: None, passes=0)
+
+
+def test_waiting_reaches_the_device_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[tuple[object, ...]] = []
+    for backend in (torch.cuda, torch.mps):
+        monkeypatch.setattr(backend, "synchronize", lambda *device: waited.append(device))
+    for name in ("cpu", "cuda:1", "mps"):
+        waits_for(torch.device(name))()
+    assert waited == [(torch.device("cuda:1"),), ()]

@@ -1,0 +1,65 @@
+"""Running the command line in this process, as a user would run it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imlctl.cli import main
+from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
+from imlctl.core.efficient_rwkv import SIZES
+from imlctl.weights.load import Card, save
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+    raw: bytes
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
+    def call(*arguments: object) -> Ran:
+        capfdbinary.readouterr()
+        monkeypatch.setattr(sys, "argv", ["imlctl", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capfdbinary.readouterr()
+        return Ran(code, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"), out)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = EfficientIML(EfficientIMLConfig(backbone=SIZES["tiny"], width=16))
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save(path, model, Card("efficient-iml", model.config.to_dict()))
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with two photographs, one of them in a folder of its own."""
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(3)
+    for name in ("a.jpg", "deep/b.png"):
+        Image.fromarray(rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)).save(folder / name)
+    return folder

@@ -1,0 +1,181 @@
+"""`imlctl localize` as a user meets it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imlctl import __version__
+from imlctl.errors import Exit
+
+
+def tree(folder: Path) -> dict[str, str]:
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_one_photograph_one_mask(run, weights, photos, tmp_path):
+    ran = run("localize", photos / "a.jpg", "-o", tmp_path / "mask.png", "--weights", weights)
+    assert ran.code == Exit.OK
+    assert "mask.png" in ran.out
+    mask = Image.open(tmp_path / "mask.png")
+    assert (mask.mode, mask.size) == ("L", (90, 70))
+    assert set(np.unique(np.asarray(mask))) <= {0, 255}
+
+
+def test_without_output_only_the_verdict_is_printed(run, weights, photos):
+    before = tree(photos)
+    ran = run("localize", photos / "a.jpg", "--weights", weights)
+    assert ran.code == Exit.OK
+    assert ran.out.count("\n") == 1
+    assert "nothing found" in ran.out or "manipulated" in ran.out
+    assert tree(photos) == before
+
+
+def test_everything_beside_the_mask(run, weights, photos, tmp_path):
+    ran = run(
+        "localize", photos / "a.jpg", "-o", tmp_path / "m.png", "--weights", weights,
+        "--soft", "--overlay", "--heatmap", "--json",
+    )  # fmt: skip
+    assert ran.code == Exit.OK
+    assert Image.open(tmp_path / "m.png").mode == "I;16"
+    assert Image.open(tmp_path / "m.overlay.png").mode == "RGB"
+    assert Image.open(tmp_path / "m.heatmap.png").mode == "RGB"
+    record = json.loads((tmp_path / "m.json").read_text())
+    assert record["sha256"] == hashlib.sha256((photos / "a.jpg").read_bytes()).hexdigest()
+
+
+def test_a_folder_is_mirrored_and_its_files_stay_as_they_are(run, weights, photos, tmp_path):
+    before = tree(photos)
+    ran = run("localize", photos, "-r", "-o", tmp_path / "out", "--weights", weights)
+    assert ran.code == Exit.OK
+    assert set(tree(tmp_path / "out")) == {"a.jpg.mask.png", "deep/b.png.mask.png"}
+    assert tree(photos) == before
+    assert "2 pictures" in ran.err
+
+
+def test_json_without_output_is_one_document_a_line(run, weights, photos):
+    ran = run("localize", photos, "-r", "--json", "-q", "--weights", weights)
+    records = [json.loads(line) for line in ran.out.splitlines()]
+    assert [Path(r["path"]).name for r in records] == ["a.jpg", "b.png"]
+
+
+def test_standard_input_to_standard_output(weights, photos):
+    command = [sys.executable, "-c", "from imlctl.cli import main; main()"]
+    command += ["localize", "-", "-o", "-", "--weights", str(weights)]
+    ran = subprocess.run(command, input=(photos / "a.jpg").read_bytes(), capture_output=True, check=True)
+    assert Image.open(io.BytesIO(ran.stdout)).size == (90, 70)
+    assert ran.stderr == b""
+
+
+def test_one_bad_picture_never_stops_the_others(run, weights, photos, tmp_path):
+    whole = (photos / "a.jpg").read_bytes()
+    (photos / "aa.jpg").write_bytes(whole[: len(whole) // 2])
+    (photos / "empty.png").write_bytes(b"")
+    ran = run("localize", photos, "-r", "-o", tmp_path / "out", "--weights", weights)
+    assert ran.code == Exit.SOME_FAILED
+    assert set(tree(tmp_path / "out")) == {"a.jpg.mask.png", "deep/b.png.mask.png"}
+    assert "aa.jpg" in ran.err
+    assert "empty.png" in ran.err
+    assert "2 failed" in ran.err
+
+
+def test_existing_output_is_kept_unless_forced(run, weights, photos, tmp_path):
+    out = tmp_path / "mask.png"
+    out.write_bytes(b"precious")
+    ran = run("localize", photos / "a.jpg", "-o", out, "--weights", weights)
+    assert ran.code == Exit.USAGE
+    assert out.read_bytes() == b"precious"
+    assert "--force" in ran.err
+    assert run("localize", photos / "a.jpg", "-o", out, "--weights", weights, "--force").code == Exit.OK
+    assert out.read_bytes() != b"precious"
+
+
+def test_output_onto_the_input_is_refused(run, weights, photos, tmp_path):
+    link = tmp_path / "mask.png"
+    os.link(photos / "deep/b.png", link)
+    ran = run("localize", photos / "deep/b.png", "-o", link, "--force", "--weights", weights)
+    assert ran.code == Exit.USAGE
+    assert "input" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--weights", "missing.safetensors"], "missing.safetensors"),
+        (["--weights", "model.pth"], "pickle"),
+        (["--model", "nonsense"], "efficientiml"),
+        (["--device", "quantum"], "quantum"),
+        (["--threshold", "1.5"], "threshold"),
+        (["--tile", "100"], "100"),
+        (["-o", "mask.jpg"], "PNG"),
+    ],
+)
+def test_wrong_usage_says_what_to_do(run, photos, arguments, said):
+    ran = run("localize", photos / "a.jpg", *arguments)
+    assert ran.code == Exit.USAGE
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_names_cannot_drive_the_terminal(run, weights, photos):
+    evil = photos / "evil\x1b[31m\n.jpg"
+    evil.write_bytes((photos / "a.jpg").read_bytes())
+    ran = run("localize", evil, "--weights", weights)
+    assert ran.code == Exit.OK
+    assert "\x1b" not in ran.out
+    assert ran.out.count("\n") == 1
+
+
+def test_name_that_is_not_utf8(run, weights, photos):
+    path = os.path.join(os.fsencode(photos), b"\xff\xfe.jpg")
+    with open(path, "wb") as file:  # noqa: PTH123 - a name in bytes
+        file.write((photos / "a.jpg").read_bytes())
+    ran = run("localize", photos, "--json", "-q", "--weights", weights)
+    assert ran.code == Exit.OK
+    records = [json.loads(line) for line in ran.out.splitlines()]
+    assert any(r["path_bytes"] and bytes.fromhex(r["path_bytes"]).endswith(b"\xff\xfe.jpg") for r in records)
+
+
+def test_internal_error_costs_one_picture_and_verbose_shows_where(run, weights, photos, monkeypatch):
+    from imlctl.pipeline import Localizer
+
+    real = Localizer.localize
+
+    def sometimes(self, source, **options):
+        if str(source).endswith("a.jpg"):
+            raise KeyError("surprise")
+        return real(self, source, **options)
+
+    monkeypatch.setattr(Localizer, "localize", sometimes)
+    ran = run("localize", photos, "-r", "-v", "--weights", weights)
+    assert ran.code == Exit.SOME_FAILED
+    assert "internal error" in ran.err
+    assert "Traceback" in ran.err
+    assert "b.png" in ran.out
+
+
+def test_interrupt_has_its_exit_code(run, weights, photos, monkeypatch):
+    from imlctl.pipeline import Localizer
+
+    def interrupted(self, source, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Localizer, "localize", interrupted)
+    assert run("localize", photos, "-r", "--weights", weights).code == Exit.INTERRUPTED
+
+
+def test_version_and_help(run):
+    assert run("--version").out.strip() == f"imlctl {__version__}"
+    ran = run("localize", "--help")
+    assert ran.code == Exit.OK
+    assert "Exit status" in ran.out

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from imlctl.device import available, describe, make_deterministic, resolve
+from imlctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that this machine has two CUDA cards and nothing else."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("torch.xpu.is_available", lambda: False)
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that this machine has no accelerator."""
+    for name in ("cuda", "backends.mps", "xpu"):
+        monkeypatch.setattr(f"torch.{name}.is_available", lambda: False)
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """Put the global switches of torch back."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = (cudnn.benchmark, cudnn.deterministic, matmul.allow_tf32, cudnn.allow_tf32)
+    yield
+    cudnn.benchmark, cudnn.deterministic, matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def test_the_processor_is_always_there_and_comes_last() -> None:
+    assert available()[-1] == "cpu"
+
+
+@pytest.mark.usefixtures("bare")
+def test_without_accelerators_auto_is_the_processor() -> None:
+    assert available() == ("cpu",)
+    assert resolve() == resolve("auto") == resolve("cpu") == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_auto_takes_the_best() -> None:
+    assert available() == ("cuda", "cpu")
+    assert resolve("auto") == torch.device("cuda")
+    assert resolve("cuda:1") == torch.device("cuda", 1)
+    assert resolve("cpu") == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_an_index_beyond_the_last() -> None:
+    with pytest.raises(UsageError, match=r"there is no device 'cuda:2'\. Highest index here: 1"):
+        resolve("cuda:2")
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "xpu", "meta"])
+def test_a_device_this_machine_lacks(name: str) -> None:
+    with pytest.raises(UsageError, match=r"no usable '.*' device\. Usable here: cpu\."):
+        resolve(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:one", "cpu:-1", "CPU ", "tpu"])
+def test_a_name_that_means_nothing(name: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"unknown device '.*'\. Use auto or one of cuda, mps, xpu"
+    ):
+        resolve(name)
+
+
+def test_there_is_one_processor() -> None:
+    assert resolve("cpu:0").type == "cpu"
+    with pytest.raises(UsageError, match="there is no device 'cpu:1'"):
+        resolve("cpu:1")
+
+
+@pytest.mark.usefixtures("restored")
+def test_deterministic_switches() -> None:
+    torch.backends.cudnn.benchmark = True
+    make_deterministic()
+    assert not torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_description(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert describe(torch.device("cpu")) == "cpu"
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "Card 9000")
+    assert describe(torch.device("cuda", 1)) == "cuda:1 (Card 9000)"

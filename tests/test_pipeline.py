@@ -1,0 +1,188 @@
+"""From a photograph to a result."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import imlctl
+from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
+from imlctl.core.efficient_rwkv import SIZES
+from imlctl.errors import DecodeError, InputError, NumericalError, UsageError, WeightsError
+from imlctl.pipeline import Localizer, Settings
+from imlctl.weights.load import Card, save
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = EfficientIML(EfficientIMLConfig(backbone=SIZES["tiny"], width=16))
+    for _ in range(3):  # norms with statistics of their own, so that fusing does something
+        model(torch.rand(2, 3, 64, 64))
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save(path, model, Card("efficient-iml", model.config.to_dict(), threshold=0.2))
+    return path
+
+
+@pytest.fixture(scope="module")
+def localizer(weights: Path) -> Localizer:
+    return Localizer(Settings(weights=weights, device="cpu", tile=128))
+
+
+def photo(height: int = 90, width: int = 120, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_path_bytes_and_stream_are_the_same_photograph(localizer: Localizer, tmp_path: Path) -> None:
+    data = encoded(photo())
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    results = [localizer.localize(s) for s in (path, str(path), data, io.BytesIO(data))]
+    for result in results:
+        assert result.probability.shape == (90, 120)
+        assert result.probability.dtype == np.float32
+        assert result.photo.sha256 == hashlib.sha256(data).hexdigest()
+        np.testing.assert_array_equal(result.probability, results[0].probability)
+    assert results[0].photo.source == str(path)
+    assert localizer.localize(data, name="scan 7").record().path == "scan 7"
+
+
+def test_a_mask_does_not_depend_on_what_came_before(weights: Path) -> None:
+    first, second = encoded(photo(seed=1)), encoded(photo(64, 200, seed=2))
+    fresh = Localizer(Settings(weights=weights, tile=128)).localize(second).probability
+    used = Localizer(Settings(weights=weights, tile=128))
+    used.localize(first)
+    np.testing.assert_array_equal(used.localize(second).probability, fresh)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_stored_pixels_are_analysed_and_the_mask_is_delivered_upright(
+    localizer: Localizer, orientation: int
+) -> None:
+    image = photo()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = localizer.localize(encoded(image, exif=exif))
+    stored = localizer.localize(encoded(image)).probability
+    expected = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.T,
+        6: stored.T[:, ::-1],
+        7: stored[::-1, ::-1].T,
+        8: stored.T[::-1],
+    }[orientation]
+    np.testing.assert_array_equal(turned.probability, expected)
+    assert turned.pixels.shape[:2] == turned.probability.shape
+
+
+def test_a_large_picture_is_analysed_in_tiles_at_native_resolution(weights: Path, localizer: Localizer) -> None:
+    data = encoded(photo(300, 290))
+    tiled = localizer.localize(data)
+    whole = Localizer(Settings(weights=weights, tile=1024)).localize(data)
+    assert tiled.probability.shape == whole.probability.shape == (300, 290)
+    assert not np.array_equal(tiled.probability, whole.probability)
+    assert tiled.record().to_dict()["settings"]["tile"] == 128
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 900), (700, 3)])
+def test_extreme_shapes(localizer: Localizer, height: int, width: int) -> None:
+    result = localizer.localize(encoded(photo(height, width)))
+    assert result.probability.shape == (height, width)
+    assert np.isfinite(result.probability).all()
+
+
+def test_black_sixteen_bit_grey_and_cmyk_are_analysed(localizer: Localizer) -> None:
+    black = Image.new("RGB", (80, 70))
+    deep = Image.fromarray(np.arange(80 * 70, dtype=np.uint16).reshape(70, 80) * 11)
+    for data in (encoded(black), encoded(deep), encoded(photo().convert("CMYK"), "TIFF")):
+        assert np.isfinite(localizer.localize(data).probability).all()
+    assert localizer.localize(encoded(deep)).record().to_dict()["facts"]["bit_depth"] == 16
+
+
+def test_threshold_comes_from_the_weights_unless_given(weights: Path, localizer: Localizer) -> None:
+    assert localizer.threshold == 0.2
+    strict = Localizer(Settings(weights=weights, threshold=0.9))
+    result = strict.localize(encoded(photo()))
+    np.testing.assert_array_equal(result.decision.mask, result.probability >= 0.9)
+    with pytest.raises(UsageError, match="threshold"):
+        Settings(threshold=0.0)
+
+
+def test_record_and_pictures(localizer: Localizer) -> None:
+    result = localizer.localize(encoded(photo()))
+    record = json.loads(result.record().to_json())
+    assert record["verdict"] in ("manipulated", "nothing found")
+    assert record["weights_sha256"] == localizer.provenance["weights_sha256"]
+    assert record["device"] == "cpu"
+    mask = np.asarray(Image.open(io.BytesIO(result.mask_png())))
+    np.testing.assert_array_equal(mask, np.where(result.decision.mask, 255, 0))
+    soft = np.asarray(Image.open(io.BytesIO(result.soft_png())))
+    np.testing.assert_allclose(soft / 65535, result.probability, atol=1e-5)
+    for png in (result.overlay_png(), result.heatmap_png()):
+        assert Image.open(io.BytesIO(png)).mode == "RGB"
+
+
+def test_bad_input_is_an_error_and_never_a_mask(localizer: Localizer, tmp_path: Path) -> None:
+    data = encoded(photo(), "JPEG")
+    with pytest.raises(DecodeError, match=r"cut\.jpg"):
+        localizer.localize(data[: len(data) // 2], name="cut.jpg")
+    with pytest.raises(InputError, match=r"missing\.png"):
+        localizer.localize(tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize("part", ["head", "score"])
+def test_a_model_that_returns_nan_gives_an_error(weights: Path, part: str) -> None:
+    localizer = Localizer(Settings(weights=weights))
+    layer = localizer.model.head if part == "head" else localizer.model.score[2]
+    torch.nn.init.constant_(layer.bias, float("nan"))
+    with pytest.raises(NumericalError, match="NaN"):
+        localizer.localize(encoded(photo()))
+
+
+def test_unknown_model_names_the_known_ones() -> None:
+    with pytest.raises(WeightsError, match="efficientiml"):
+        imlctl.load("no-such-model")
+
+
+def test_bundled_weights_work_offline_from_python() -> None:
+    result = imlctl.load().localize(encoded(photo(128, 128)))
+    assert 0 <= result.score <= 1
+    assert result.record().to_dict()["model"] == "efficientiml"
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, imlctl; imlctl.__version__; sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = imlctl.nonsense
+
+
+def test_cold_start_imports_no_compiler(weights: Path, tmp_path: Path) -> None:
+    """The first picture must not pay for torch's compiler, which takes longer than the picture."""
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(photo()))
+    code = (
+        "import sys, imlctl; from pathlib import Path;"
+        f"imlctl.load(weights=Path({str(weights)!r})).localize({str(path)!r});"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from imlctl.errors import WeightsError
+from imlctl.train.checkpoint import State, load_state, save_state
+from imlctl.train.ema import EMA
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONFIG: dict[str, Any] = {"optim": {"rate": 0.1}, "data": {"photos": ["a"]}}
+
+
+def fresh(seed: int) -> State:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    groups = [{"params": [p], "weight_decay": 0.1 * i} for i, p in enumerate(model.parameters())]
+    return State(model, torch.optim.AdamW(groups, lr=0.1), EMA(model, 0.9))
+
+
+def walk(state: State, first: int, last: int) -> None:
+    for step in range(first, last):
+        g = torch.Generator().manual_seed(step)
+        loss = state.model(torch.randn(4, 2, 6, 6, generator=g)).square().mean()
+        state.optimizer.zero_grad()
+        loss.backward()
+        state.optimizer.step()
+        state.step += 1
+        state.ema.update(state.model)
+
+
+def tensors(state: State) -> dict[str, torch.Tensor]:
+    found = {f"model.{k}": v for k, v in state.model.state_dict().items()}
+    found |= {f"ema.{k}": v for k, v in state.ema.model.state_dict().items()}
+    for i, slots in state.optimizer.state_dict()["state"].items():
+        found |= {f"optim.{i}.{k}": v for k, v in slots.items()}
+    return found
+
+
+def assert_same(a: State, b: State) -> None:
+    first, second = tensors(a), tensors(b)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+    assert (a.step, a.ema.steps, a.best) == (b.step, b.ema.steps, b.best)
+
+
+def test_round_trip_and_going_on(tmp_path: Path) -> None:
+    whole = fresh(0)
+    walk(whole, 0, 3)
+    whole.best = 0.75
+    save_state(tmp_path / "last.safetensors", whole, CONFIG)
+    read = fresh(1)
+    load_state(tmp_path / "last.safetensors", read, CONFIG)
+    assert_same(read, whole)
+    walk(whole, 3, 6)
+    walk(read, 3, 6)
+    assert_same(read, whole)
+
+
+def test_before_the_first_score(tmp_path: Path) -> None:
+    save_state(tmp_path / "last.safetensors", fresh(0), CONFIG)
+    read = fresh(1)
+    read.best = 3.0
+    load_state(tmp_path / "last.safetensors", read, CONFIG)
+    assert read.best == float("-inf")
+    assert read.step == 0
+
+
+def test_leaves_no_other_file(tmp_path: Path) -> None:
+    for _ in range(2):
+        save_state(tmp_path / "last.safetensors", fresh(0), CONFIG)
+    assert [p.name for p in tmp_path.iterdir()] == ["last.safetensors"]
+
+
+def test_an_interrupted_write_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.safetensors"
+    save_state(path, fresh(0), CONFIG)
+    before = path.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("imlctl.train.checkpoint.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_state(path, fresh(1), CONFIG)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "foreign", "bare"])
+def test_refuses_what_is_no_checkpoint(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "last.safetensors"
+    save_state(path, fresh(0), CONFIG)
+    if damage == "foreign":
+        save_file({"a": torch.zeros(1)}, path)
+    elif damage == "bare":
+        save_file({"a": torch.zeros(1)}, path, metadata={"state": "{}"})
+    else:
+        data = path.read_bytes()
+        path.write_bytes({"truncated": data[:-50], "empty": b"", "text": b"hello"}[damage])
+    with pytest.raises(WeightsError, match=r"last.safetensors: is not a readable checkpoint"):
+        load_state(path, fresh(1), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"optim": {"rate": 0.2}}, "optim"), ({"data": {"photos": []}, "model": 3}, "data, model")],
+)
+def test_refuses_another_configuration(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    save_state(tmp_path / "last.safetensors", fresh(0), CONFIG)
+    with pytest.raises(WeightsError, match=rf"another configuration \({named} differ\)"):
+        load_state(tmp_path / "last.safetensors", fresh(1), CONFIG | change)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imlctl.errors import ConfigError
+from imlctl.train.config import TrainConfig, load_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+DATA = '[data]\nphotos = ["photos"]\n'
+
+
+def read(tmp_path: Path, text: str) -> TrainConfig:
+    path = tmp_path / "preset.toml"
+    path.write_text(text)
+    return load_config(path)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.rglob("*.toml")), ids=lambda p: str(p.relative_to(CONFIGS))
+)
+def test_presets_that_ship_load(path: Path) -> None:
+    config = load_config(path)
+    assert config.data.photos
+    assert config.optim.size % config.model.multiple == 0
+    assert config.optim.warmup < config.optim.steps
+
+
+def test_there_are_presets() -> None:
+    assert (CONFIGS / "builtin.toml").is_file()
+
+
+def test_every_table_is_read(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        """
+        init = "start.safetensors"
+        [data]
+        photos = ["a", "b"]
+        objects = "o"
+        validation_share = 0
+        [model]
+        width = 32
+        [model.backbone]
+        dims = [32, 64, 128]
+        global_share = [1, 0.5, 0.5]
+        local_share = [0, 0.5, 0.25]
+        mixing = "v6"
+        stem_stride = 4
+        [mix]
+        splice = 1
+        [loss]
+        levels = [1, 0.5]
+        [optim]
+        rate = 1
+        [validation]
+        folder = "val"
+        """,
+    )
+    assert config.init == Path("start.safetensors")
+    assert config.data.photos == (Path("a"), Path("b"))
+    assert config.data.objects == Path("o")
+    assert config.data.autoencoder is None
+    assert config.model.width == 32
+    assert config.model.backbone.dims == (32, 64, 128)
+    assert config.model.backbone.global_share == (1.0, 0.5, 0.5)
+    assert config.model.backbone.mixing == "v6"
+    assert config.mix.splice == 1.0
+    assert config.loss.levels == (1.0, 0.5)
+    assert config.optim.rate == 1.0
+    assert isinstance(config.optim.rate, float)
+    assert config.validation.folder == Path("val")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"preset.toml: lacks 'data'"),
+        ("[data]", r"data: lacks 'photos'"),
+        ("[data]\nphotos = []", r"data: needs at least one folder"),
+        ('[data]\nphotos = "a"', r"data: photos: must be a list, not 'a'"),
+        ("[data]\nphotos = [3]", r"data: photos: must be Path, not 3"),
+        (DATA + "worker = 2", r"data: unknown key 'worker'\. Known keys: photos, .*workers"),
+        (DATA + "workers = 2.5", r"data: workers: must be int, not 2.5"),
+        (DATA + "workers = true", r"data: workers: must be int, not True"),
+        (DATA + "workers = -1", r"data: .*no negative counts"),
+        (DATA + "validation_share = 1.0", r"data: .*validation share below 1"),
+        (DATA + "objects = 3", r"data: objects: must be Path, not 3"),
+        (DATA + "[optim]\nrate = 'fast'", r"optim: rate: must be float, not 'fast'"),
+        (DATA + "[optim]\nrate = nan", r"optim: rate: must be a finite number, not nan"),
+        (DATA + "[optim]\nrate = inf", r"optim: rate: must be a finite number, not inf"),
+        (DATA + "[optim]\nrate = 0", r"optim: .*must be positive"),
+        (DATA + "[optim]\nsteps = 0", r"optim: .*must be positive"),
+        (DATA + "[optim]\nsize = 100", r"optim: size must be a multiple of 64"),
+        (DATA + "[optim]\nseed = -1", r"optim: .*seed must not be negative"),
+        (DATA + "[optim]\nema = 1.0", r"optim: .*ema must lie in \[0, 1\)"),
+        (DATA + "[optim]\nprecision = 'half'", r"optim: unknown precision 'half'"),
+        (DATA + "[model]\nbackbone = 3", r"model: backbone: must be a table, not 3"),
+        (DATA + "[model]\nwidth = 0", r"model: the decoder's width"),
+        (DATA + "[model.backbone]\ndims = [1, 2]", r"backbone: dims needs one value for each"),
+        (DATA + "[model.backbone]\nmixing = 'v5'", r"backbone: unknown mixing 'v5'"),
+        (DATA + "[model.backbone]\ndepth = 1", r"model: backbone: unknown key 'depth'"),
+        (DATA + "[mix]\nsplice = -1", r"mix: .*must not be negative"),
+        (DATA + "[mix]\nsplices = 1", r"mix: unknown key 'splices'"),
+        (DATA + "[loss]\nedge = -1", r"loss: loss weights must not be negative"),
+        (DATA + "[validation]\nevery = 0", r"validation: every must be positive"),
+        ("data = 3", r"data: must be a table, not 3"),
+        (DATA + "[optim", r"preset.toml: is not valid TOML"),
+    ],
+)
+def test_errors_name_the_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        read(tmp_path, text)
+    assert "preset.toml" in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone.toml: cannot be read \(No such file"):
+        load_config(tmp_path / "gone.toml")
+
+
+def test_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "preset.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not valid TOML"):
+        load_config(path)

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import cv2
+import numpy as np
+import pytest
+
+from imlctl.train import forge
+from imlctl.train.masks import random_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from imlctl.train.masks import Mask
+
+MATCH, PLAIN = 0.1, 0.9  # first draw of `composite`: colours matched or left
+POISSON, HARD, SOFT = 0.05, 0.3, 0.9  # its second draw
+REACH = 13  # a feather of 3 pixels ends here
+
+
+class Scripted:
+    """A generator whose `random()` is told what to say; all else is drawn from a seed."""
+
+    def __init__(self, *told: float, seed: int = 0) -> None:
+        self.told, self.rng = list(told), np.random.default_rng(seed)
+
+    def random(self) -> float:
+        return self.told.pop(0) if self.told else float(self.rng.random())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rng, name)
+
+
+def scripted(*told: float, seed: int = 0) -> np.random.Generator:
+    return cast("np.random.Generator", Scripted(*told, seed=seed))
+
+
+def box(height: int = 96, width: int = 96) -> Mask:
+    mask = np.zeros((height, width), bool)
+    mask[30:70, 25:60] = True
+    return mask
+
+
+def grown(mask: Mask, by: int) -> Mask:
+    kernel = np.ones((2 * by + 1, 2 * by + 1), np.uint8)
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), kernel)) > 0
+
+
+def eaten(mask: Mask, by: int) -> Mask:
+    return ~grown(~mask, by)
+
+
+@pytest.fixture
+def host(photo: Callable[..., Any]) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = photo(0, 96, 96)
+    pixels.setflags(write=False)  # a forgery must not touch what it is made from
+    return pixels
+
+
+@pytest.fixture
+def donor(photo: Callable[..., Any]) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = photo(1, 96, 96)
+    pixels.setflags(write=False)
+    return pixels
+
+
+class TestComposite:
+    def test_hard_paste_is_exact(self, host: Any, donor: Any) -> None:
+        mask = box()
+        out, marked = forge.composite(host, donor, mask, scripted(PLAIN, HARD))
+        assert np.array_equal(marked, mask)
+        assert np.array_equal(out, np.where(mask[..., None], donor, host))
+
+    def test_feathered_paste_blends_only_near_the_border(self, host: Any, donor: Any) -> None:
+        mask = box()
+        out, marked = forge.composite(host, donor, mask, scripted(PLAIN, SOFT))
+        outside, inside = ~grown(mask, REACH), eaten(mask, REACH)
+        assert inside.any()
+        assert np.array_equal(out[outside], host[outside])
+        assert np.array_equal(out[inside], donor[inside])
+        border = grown(mask, 1) & ~eaten(mask, 1)
+        assert not np.array_equal(out[border], host[border])
+        assert (marked & mask).sum() > 0.97 * (marked | mask).sum()
+        low, high = np.minimum(host, donor), np.maximum(host, donor)
+        assert ((out >= low) & (out <= high)).all()  # between the two, everywhere
+
+    def test_matched_colours_are_those_of_the_host(self, host: Any) -> None:
+        mask = box()
+        dark = np.ascontiguousarray(host // 3)
+        out, _ = forge.composite(host, dark, mask, scripted(MATCH, HARD))
+        before = np.abs(dark[mask].mean(0) - host[mask].mean(0))
+        after = np.abs(out[mask].mean(0) - host[mask].mean(0))
+        assert (after < 0.65 * before).all()
+        assert np.array_equal(out[~mask], host[~mask])
+
+    def test_poisson_keeps_the_outside_and_takes_the_detail(self, host: Any) -> None:
+        mask = box()
+        source = np.full_like(host, 40)
+        source[44:50, 33:39] = 220  # a spot, to see that nothing shifts
+        out, marked = forge.composite(host, source, mask, scripted(PLAIN, POISSON))
+        assert np.array_equal(marked, mask)
+        outside = ~grown(mask, 1)
+        assert np.array_equal(out[outside], host[outside])
+        spot = out[40:54, 29:43].astype(int).sum(-1)
+        assert spot[4:10, 4:10].min() > spot[:4].max()
+        assert spot[4:10, 4:10].min() > spot[:, :4].max()
+
+    def test_poisson_gives_way_where_there_is_no_room(self, host: Any, donor: Any) -> None:
+        mask = np.zeros((96, 96), bool)
+        mask[40:45, 40:45] = True
+        assert forge._poisson(host, donor, mask) is None
+        out, marked = forge.composite(host, donor, mask, scripted(PLAIN, POISSON))
+        assert np.array_equal(marked, mask)
+        assert np.array_equal(out, np.where(mask[..., None], donor, host))
+
+    def test_poisson_accepts_masks_that_touch_the_frame(self, host: Any, donor: Any) -> None:
+        mask = np.zeros((96, 96), bool)
+        mask[:30, :40] = True
+        out, marked = forge.composite(host, donor, mask, scripted(PLAIN, POISSON))
+        assert np.array_equal(marked, mask)
+        assert np.array_equal(out[~grown(mask, 1)], host[~grown(mask, 1)])
+        assert not np.array_equal(out[mask], host[mask])
+
+
+class TestMatchColour:
+    @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+    def test_moves_the_mean_as_far_as_asked(self, strength: float) -> None:
+        rng = np.random.default_rng(0)
+        host = rng.normal((120, 90, 150), 12, (64, 64, 3)).astype(np.uint8)
+        source = rng.normal((100, 110, 120), 12, (64, 64, 3)).astype(np.uint8)
+        mask = np.ones((64, 64), bool)
+        out = forge.match_colour(source, host, mask, strength)
+        expected = source.mean((0, 1)) * (1 - strength) + host.mean((0, 1)) * strength
+        assert np.abs(out.mean((0, 1)) - expected).max() < 0.6
+
+    def test_moves_the_spread(self) -> None:
+        rng = np.random.default_rng(0)
+        host = rng.normal(128, 24, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+        source = rng.normal(128, 20, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+        out = forge.match_colour(source, host, np.ones((64, 64), bool), 1.0)
+        assert abs(out.std() - host.std()) < 0.7
+
+    def test_flat_colours_do_not_divide_by_zero(self) -> None:
+        host, source = (np.full((16, 16, 3), level, np.uint8) for level in (200, 50))
+        out = forge.match_colour(source, host, np.ones((16, 16), bool), 1.0)
+        assert (out == 200).all()
+
+
+class TestCopyMove:
+    def test_plain_copy_is_another_part_of_the_same_picture(self, host: Any) -> None:
+        mask = box()
+        for seed in range(3):
+            plain_draw, no_history = 0.1, 0.9
+            rng = scripted(plain_draw, no_history, PLAIN, HARD, seed=seed)
+            out, marked = forge.copy_move(host, mask, rng)
+            assert np.array_equal(marked, mask)
+            assert np.array_equal(out[~mask], host[~mask])
+            assert self.shifts_that_explain(out, host, mask) == 1
+
+    @staticmethod
+    def shifts_that_explain(out: Any, host: Any, mask: Mask) -> int:
+        """Try every shift of the host, mirrored beyond its borders, against the mask's pixels."""
+        wide = np.pad(host, ((96, 96), (96, 96), (0, 0)), mode="reflect")[..., 0]
+        ys, xs = (axis[::7] + 96 for axis in np.nonzero(mask))
+        wanted = out[..., 0][mask][::7]
+        return sum(
+            bool((wide[ys - dy, xs - dx] == wanted).all())
+            for dy in range(-60, 61)
+            for dx in range(-60, 61)
+            if (dy, dx) != (0, 0)
+        )
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_leaves_the_rest_of_the_picture_alone(self, seed: int, host: Any) -> None:
+        rng = np.random.default_rng(seed)
+        mask = random_mask(rng, 96, 96)
+        out, marked = forge.copy_move(host, mask, rng)
+        outside = ~grown(mask, REACH)
+        assert np.array_equal(out[outside], host[outside])
+        assert not (marked & outside).any()
+        assert out.dtype == np.uint8
+        assert marked.dtype == bool
+
+
+class TestRemove:
+    @pytest.mark.parametrize("seed", range(20))
+    def test_changes_only_the_hole_and_its_seam(self, seed: int, host: Any) -> None:
+        rng = np.random.default_rng(seed)
+        mask = random_mask(rng, 96, 96)
+        out, marked = forge.remove(host, mask, rng)
+        outside = ~grown(mask, 1 + 4)  # the hole is one pixel larger, its feather four
+        assert np.array_equal(marked, mask)
+        assert np.array_equal(out[outside], host[outside])
+
+    @pytest.mark.parametrize("diffusion", [0.1, 0.9])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_what_was_there_is_gone(self, diffusion: float, seed: int) -> None:
+        ground = np.random.default_rng(0).normal(120, 2, (96, 96, 3)).astype(np.uint8)
+        host = ground.copy()
+        cv2.circle(host, (48, 48), 12, (250, 20, 20), -1)
+        mask = np.zeros((96, 96), bool)
+        mask[34:63, 34:63] = True  # a tenth of the frame: diffusion takes no more
+        out, _ = forge.remove(host, mask, scripted(diffusion, seed=seed))
+        assert np.abs(out[mask].astype(int).mean(0) - 120).max() < 25
+        assert (
+            np.abs(out[mask].astype(int) - 120).mean()
+            < 0.2 * np.abs(host[mask].astype(int) - 120).mean()
+        )
+
+    def test_a_hole_as_large_as_the_frame_is_survived(self, host: Any) -> None:
+        out, marked = forge.remove(host, np.ones((96, 96), bool), scripted(0.9))
+        assert out.shape == host.shape
+        assert marked.all()
+
+
+class TestRegenerate:
+    @pytest.mark.parametrize("seed", range(6))
+    def test_puts_the_generated_pixels_inside(self, seed: int, host: Any, donor: Any) -> None:
+        mask = box()
+        out, marked = forge.regenerate(host, donor, mask, scripted(0.9, seed=seed))
+        outside, inside = ~grown(mask, REACH), eaten(mask, REACH)
+        assert np.array_equal(out[outside], host[outside])
+        assert np.array_equal(out[inside], donor[inside])
+        assert (marked & mask).sum() > 0.9 * (marked | mask).sum()
+
+
+class TestRetouch:
+    def test_leaves_the_outside_alone_and_changes_the_inside(self, host: Any) -> None:
+        mask = box()
+        looks = set()
+        for seed in range(40):
+            out, marked = forge.retouch(host, mask, np.random.default_rng(seed))
+            outside = ~grown(mask, REACH)
+            assert np.array_equal(out[outside], host[outside])
+            assert not np.array_equal(out[marked], host[marked])
+            assert (marked & mask).sum() > 0.9 * (marked | mask).sum()
+            looks.add(out.tobytes())
+        assert len(looks) > 30

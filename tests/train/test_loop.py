@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
+from imlctl.core.efficient_rwkv import EfficientRWKVConfig
+from imlctl.errors import ConfigError, ImlctlError, WeightsError
+from imlctl.train import loop
+from imlctl.train.config import DataConfig, OptimConfig, TrainConfig, ValidationConfig
+from imlctl.train.loop import load_split, make_optimizer, rate_at, train
+from imlctl.train.losses import localization_loss
+from imlctl.weights.load import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CPU = torch.device("cpu")
+MODEL = EfficientIMLConfig(
+    EfficientRWKVConfig(dims=(16, 16, 32), depths=(1, 1, 1), local="depthwise", stem_stride=8),
+    width=16,
+)
+
+
+@pytest.fixture
+def config(save_photos: Callable[..., Path]) -> TrainConfig:
+    """Four steps on eight photographs, with a look after each second one."""
+    return TrainConfig(
+        DataConfig((save_photos(8),), validation_share=0.5, workers=0),
+        model=MODEL,
+        optim=OptimConfig(steps=4, batch=2, size=64, warmup=1, precision="float32"),
+        validation=ValidationConfig(every=2, synthetic=6),
+    )
+
+
+class InterruptionError(Exception):
+    pass
+
+
+def interrupt_at(step: int) -> Callable[[dict[str, Any]], None]:
+    """A report that fails on the log line of a step, as a kill would."""
+
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == step:
+            raise InterruptionError
+
+    return report
+
+
+class TestRate:
+    optim = OptimConfig(steps=100, warmup=10, rate=0.5)
+
+    def test_warms_up_in_a_line(self) -> None:
+        assert [rate_at(s, self.optim) for s in (0, 4, 9)] == pytest.approx([0.05, 0.25, 0.5])
+
+    def test_falls_along_a_cosine(self) -> None:
+        for step in range(10, 101):
+            expected = 0.25 * (1 + math.cos(math.pi * (step - 10) / 90))
+            assert rate_at(step, self.optim) == pytest.approx(expected)
+        assert rate_at(10, self.optim) == 0.5
+        assert rate_at(100, self.optim) == pytest.approx(0, abs=1e-12)
+        assert rate_at(500, self.optim) == pytest.approx(0, abs=1e-12)
+
+    def test_without_warm_up(self) -> None:
+        assert rate_at(0, replace(self.optim, warmup=0)) == 0.5
+
+    def test_all_warm_up(self) -> None:
+        short = replace(self.optim, steps=5, warmup=10)
+        assert rate_at(4, short) == pytest.approx(0.25)
+
+
+def test_weight_decay_is_for_filters_and_matrices() -> None:
+    model = EfficientIML(MODEL)
+    decayed, rest = make_optimizer(model, OptimConfig(weight_decay=0.3)).param_groups
+    assert decayed["weight_decay"] == 0.3
+    assert rest["weight_decay"] == 0
+    assert len(decayed["params"]) + len(rest["params"]) == len(list(model.parameters()))
+    spared = {id(p) for p in rest["params"]}
+    for name, parameter in model.named_parameters():
+        if name.endswith((".decay", ".bonus", ".bias", ".point", "norm.weight")):
+            assert id(parameter) in spared, name
+        if "conv.weight" in name or "project.weight" in name:
+            assert id(parameter) not in spared, name
+
+
+class TestRun:
+    def test_writes_weights_a_state_and_a_log(self, config: TrainConfig, tmp_path: Path) -> None:
+        told: list[dict[str, Any]] = []
+        out = tmp_path / "run"
+        best = train(config, out, device=CPU, report=told.append)
+        assert best == out / "best.safetensors"
+        assert {p.name for p in out.iterdir()} == {
+            *("best.safetensors", "last.safetensors", "log.jsonl")
+        }
+        lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        assert [{k: v for k, v in x.items() if k != "time"} for x in lines] == told
+        validations = [x for x in told if x["event"] == "validation"]
+        assert [x["step"] for x in validations] == [2, 4]
+        (last,) = (x for x in told if x["event"] == "step")
+        assert last["step"] == last["of"] == 4
+        assert last["eta"] == 0
+        assert last["per_second"] > 0
+        assert {"loss", "norm", "bce", "dice", "edge", "consistency", "score"} <= set(last)
+        assert all(math.isfinite(v) for x in told for v in x.values() if isinstance(v, float))
+
+    def test_the_best_weights_are_ready_for_use(self, config: TrainConfig, tmp_path: Path) -> None:
+        loaded = load(train(config, tmp_path / "run", device=CPU))
+        assert loaded.model.config == MODEL
+        assert loaded.card.architecture == "efficient-iml"
+        made = loaded.card.training
+        assert made["steps"] in (2, 4)
+        assert 0 <= made["validation"]["synthetic_auc"] <= 1
+        assert made["preset"]["optim"]["steps"] == 4
+
+    def test_the_best_weights_are_the_averaged_ones_of_the_best_look(
+        self, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scores = iter((0.6, 0.4))
+        monkeypatch.setattr(loop, "validate", lambda *_: {"objective": next(scores)})
+        train(config, tmp_path / "run", device=CPU)
+        assert load(tmp_path / "run" / "best.safetensors").card.training["steps"] == 2
+
+    def test_without_any_validation_the_last_weights_are_kept(
+        self, config: TrainConfig, tmp_path: Path
+    ) -> None:
+        blind = replace(config, validation=ValidationConfig(every=2, synthetic=0))
+        best = train(blind, tmp_path / "run", device=CPU)
+        assert load(best).card.training["steps"] == 4
+
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    def test_goes_on_bit_for_bit(self, precision: str, config: TrainConfig, tmp_path: Path) -> None:
+        config = replace(config, optim=replace(config.optim, precision=precision))
+        whole, broken = tmp_path / "whole", tmp_path / "broken"
+        train(config, whole, device=CPU)
+        with pytest.raises(InterruptionError):
+            train(config, broken, device=CPU, report=interrupt_at(4))
+        told: list[dict[str, Any]] = []
+        train(config, broken, device=CPU, report=told.append)
+        assert {"event": "resumed", "step": 2} in told
+        for name in ("last.safetensors", "best.safetensors"):
+            first, second = (load_file(folder / name) for folder in (whole, broken))
+            assert first.keys() == second.keys()
+            for key, value in first.items():
+                assert torch.equal(value, second[key]), key
+
+    def test_a_finished_run_has_nothing_left_to_do(
+        self, config: TrainConfig, tmp_path: Path
+    ) -> None:
+        best = train(config, tmp_path / "run", device=CPU)
+        before = best.read_bytes()
+        told: list[dict[str, Any]] = []
+        assert train(config, tmp_path / "run", device=CPU, report=told.append) == best
+        assert told == [{"event": "resumed", "step": 4}]
+        assert best.read_bytes() == before
+
+    def test_runs_repeat(self, config: TrainConfig, tmp_path: Path) -> None:
+        first, second = (load_file(train(config, tmp_path / n, device=CPU)) for n in "ab")
+        assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+    def test_another_seed_trains_other_weights(self, config: TrainConfig, tmp_path: Path) -> None:
+        other = replace(config, optim=replace(config.optim, seed=1))
+        first = load_file(train(config, tmp_path / "a", device=CPU))
+        second = load_file(train(other, tmp_path / "b", device=CPU))
+        assert not torch.equal(first["head.weight"], second["head.weight"])
+
+    def test_learns(self, config: TrainConfig, tmp_path: Path) -> None:
+        """A step moves every parameter, and the average follows."""
+        train(config, tmp_path / "run", device=CPU)
+        state = load_file(tmp_path / "run" / "last.safetensors")
+        torch.manual_seed(config.optim.seed)
+        start = EfficientIML(MODEL).state_dict()
+        for name in ("head.weight", "backbone.stem.first.conv.weight", "score.0.weight"):
+            assert not torch.equal(state[f"model.{name}"], start[name])
+            assert not torch.equal(state[f"ema.{name}"], start[name])
+
+    def test_starts_from_given_weights(self, config: TrainConfig, tmp_path: Path) -> None:
+        first = train(config, tmp_path / "first", device=CPU)
+        optim = replace(config.optim, rate=1e-12, weight_decay=0.0)
+        second = train(replace(config, init=first, optim=optim), tmp_path / "second", device=CPU)
+        before, after = (load_file(path)["head.weight"] for path in (first, second))
+        torch.testing.assert_close(after.float(), before.float(), rtol=1e-3, atol=1e-5)
+
+    def test_validates_on_real_forgeries(self, config: TrainConfig, tmp_path: Path) -> None:
+        for folder in ("tampered", "masks", "authentic"):
+            (tmp_path / "val" / "set" / folder).mkdir(parents=True)
+            picture = Image.linear_gradient("L").resize((64, 64))
+            picture.convert("RGB").save(tmp_path / "val" / "set" / folder / "a.png")
+        validation = replace(config.validation, folder=tmp_path / "val")
+        told: list[dict[str, Any]] = []
+        train(
+            replace(config, validation=validation), tmp_path / "run", device=CPU, report=told.append
+        )
+        (first, *_) = (x for x in told if x["event"] == "validation")
+        assert 0 <= first["mean_auc"] <= 1
+        assert 0 <= first["flagged"] <= 1
+
+
+class TestFailures:
+    def test_a_loss_that_is_not_finite_names_its_step(
+        self, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real, calls = localization_loss, iter(range(100))
+
+        def poisoned(*args: Any) -> Any:
+            total, terms = real(*args)
+            return total * (float("nan") if next(calls) == 3 else 1.0), terms
+
+        monkeypatch.setattr(loop, "localization_loss", poisoned)
+        message = r"the loss is not finite at step 3 \(samples 6 to 7\)"
+        with pytest.raises(ImlctlError, match=message):
+            train(config, tmp_path / "run", device=CPU)
+        state = load_file(tmp_path / "run" / "last.safetensors")
+        assert all(torch.isfinite(v).all() for v in state.values())
+
+    def test_another_configuration_is_refused(self, config: TrainConfig, tmp_path: Path) -> None:
+        train(config, tmp_path / "run", device=CPU)
+        other = replace(config, optim=replace(config.optim, rate=1e-5))
+        with pytest.raises(WeightsError, match=r"another configuration \(optim differ\)"):
+            train(other, tmp_path / "run", device=CPU)
+
+    def test_a_split_without_photographs_is_refused(
+        self, config: TrainConfig, tmp_path: Path
+    ) -> None:
+        none = replace(config, data=replace(config.data, validation_share=0.0))
+        with pytest.raises(ConfigError, match="no usable photographs in this split"):
+            train(none, tmp_path / "run", device=CPU)
+
+    def test_skipped_photographs_are_told(self, config: TrainConfig) -> None:
+        (config.data.photos[0] / "torn.png").write_bytes(b"no picture")
+        told: list[dict[str, Any]] = []
+        for validation in (False, True):
+            load_split(config, validation=validation, report=told.append)
+        (skipped,) = told
+        assert skipped["event"] == "skipped"
+        assert "torn.png" in skipped["what"]

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from imlctl.train.config import DataConfig, OptimConfig, TrainConfig
+from imlctl.train.loop import load_split
+from imlctl.train.sheet import contact_sheet
+from imlctl.train.synthesis import Synthesizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def config(save_photos: Callable[..., Path]) -> TrainConfig:
+    data = DataConfig((save_photos(4),), validation_share=0.0)
+    return TrainConfig(data, optim=OptimConfig(size=64, seed=3))
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 1), (8, 1), (9, 2)])
+def test_size(count: int, rows: int, config: TrainConfig) -> None:
+    png, rate = contact_sheet(config, start=0, count=count)
+    with Image.open(io.BytesIO(png)) as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.width == 8 * 64
+        assert sheet.height % rows == 0
+        assert 64 < sheet.height / rows < 64 + 40  # a caption below each sample
+    assert rate > 0
+
+
+def test_shows_the_samples_that_training_would_see(config: TrainConfig) -> None:
+    png, _ = contact_sheet(config, start=5, count=3)
+    with Image.open(io.BytesIO(png)) as image:
+        sheet = np.asarray(image)
+    make = Synthesizer(load_split(config, validation=False), size=64, seed=3)
+    for place, sample in enumerate(make(index) for index in (5, 6, 7)):
+        tile = sheet[:64, 64 * place : 64 * place + 64]
+        outline = cv2.dilate(sample.mask.astype(np.uint8), np.ones((7, 7))) != cv2.erode(
+            sample.mask.astype(np.uint8), np.ones((7, 7))
+        )
+        assert np.array_equal(tile[~outline], sample.pixels[~outline])
+        if sample.kind != "authentic":
+            assert not np.array_equal(tile, sample.pixels)  # the mask is outlined
+        caption = sheet[64:, 64 * place : 64 * place + 64]
+        assert caption.min() < 100 < caption.max()
+
+
+def test_leaves_the_number_of_threads_as_it_was(config: TrainConfig) -> None:
+    before = cv2.getNumThreads()
+    contact_sheet(config, start=0, count=1)
+    assert cv2.getNumThreads() == before

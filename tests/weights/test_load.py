@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
+from imlctl.core.efficient_rwkv import EfficientRWKVConfig
+from imlctl.errors import WeightsError
+from imlctl.weights.load import Card, load, read_card, save
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONFIG = EfficientIMLConfig(EfficientRWKVConfig(dims=(16, 16, 32), depths=(1, 1, 1)), width=16)
+PLAIN = json.loads(json.dumps(CONFIG.to_dict()))
+CARD = Card("efficient-iml", PLAIN, 0.4, 0.01, {"steps": 3, "photos": ["a", "b"]})
+
+
+@pytest.fixture
+def model() -> EfficientIML:
+    torch.manual_seed(0)
+    model = EfficientIML(CONFIG).eval()
+    for name, value in model.state_dict().items():
+        if name == "backbone.stem.first.norm.running_var":
+            value.uniform_(1e-12, 1e-9)  # as after flat pictures: below float16
+        elif name.endswith("running_var"):
+            value.uniform_(0.5, 2)
+        elif value.is_floating_point():
+            value.normal_(0, 0.1)
+    return model
+
+
+@pytest.fixture
+def path(model: EfficientIML, tmp_path: Path) -> Path:
+    save(tmp_path / "w.safetensors", model, CARD)
+    return tmp_path / "w.safetensors"
+
+
+def rewrite(path: Path, change: dict[str, Any], *, drop: str = "", card: Any = None) -> Path:
+    """Write the file again with some tensors changed, one dropped, or another metadata document."""
+    tensors = load_file(path) | change
+    tensors.pop(drop, None)
+    text = json.dumps(asdict(CARD) if card is None else card)
+    save_file(tensors, path, metadata={"imlctl": text})
+    return path
+
+
+class TestRoundTrip:
+    def test_exact_in_full_precision(self, model: EfficientIML, tmp_path: Path) -> None:
+        save(tmp_path / "w.safetensors", model, CARD, half=False)
+        loaded = load(tmp_path / "w.safetensors")
+        for key, value in model.state_dict().items():
+            assert torch.equal(loaded.model.state_dict()[key], value), key
+
+    def test_half_precision_keeps_the_answers(self, model: EfficientIML, path: Path) -> None:
+        stored = load_file(path)
+        loaded = load(path).model.state_dict()
+        for key, value in model.state_dict().items():
+            matrix = value.ndim >= 2 and value.is_floating_point()
+            assert stored[key].dtype == (torch.float16 if matrix else value.dtype), key
+            assert loaded[key].dtype == value.dtype, key
+            expected = value.half().float() if matrix else value
+            assert torch.equal(loaded[key], expected), key
+
+    def test_running_variances_survive(self, path: Path) -> None:
+        loaded = load(path).model
+        for name, value in loaded.state_dict().items():
+            if name.endswith("running_var"):
+                assert (value > 0).all(), name
+        assert torch.isfinite(loaded(torch.rand(1, 3, 64, 64)).logits).all()
+
+    def test_weights_beyond_float16_are_kept_in_full(
+        self, model: EfficientIML, tmp_path: Path
+    ) -> None:
+        with torch.no_grad():
+            model.head.weight[0, 0] = 1e6
+        save(tmp_path / "w.safetensors", model, CARD)
+        assert float(load(tmp_path / "w.safetensors").model.head.weight[0, 0].detach()) == 1e6
+
+    def test_ready_for_inference(self, path: Path) -> None:
+        loaded = load(path)
+        assert not loaded.model.training
+        assert loaded.model.config == CONFIG
+        assert all(v.device.type == "cpu" for v in loaded.model.state_dict().values())
+
+    def test_where_it_came_from(self, path: Path) -> None:
+        loaded = load(path)
+        assert loaded.card == CARD
+        assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert loaded.name == str(path)
+        assert load(path, name="builtin").name == "builtin"
+        assert load(path, expected_sha256=loaded.sha256).sha256 == loaded.sha256
+
+    def test_the_same_weights_make_the_same_file(
+        self, model: EfficientIML, path: Path, tmp_path: Path
+    ) -> None:
+        save(tmp_path / "again.safetensors", model, CARD)
+        assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+    def test_channels_last_is_stored_like_any_other(
+        self, model: EfficientIML, path: Path, tmp_path: Path
+    ) -> None:
+        turned = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        save(tmp_path / "again.safetensors", turned, CARD)
+        assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+    def test_replaces_and_leaves_no_other_file(self, model: EfficientIML, path: Path) -> None:
+        save(path, model, replace(CARD, threshold=0.6))
+        assert load(path).card.threshold == 0.6
+        assert list(path.parent.iterdir()) == [path]
+
+
+class TestCard:
+    def test_is_read_without_the_tensors(self, path: Path) -> None:
+        assert read_card(path) == CARD
+
+    def test_defaults(self) -> None:
+        card = Card("efficient-iml", {})
+        assert (card.threshold, card.min_share, card.training) == (0.5, 0.005, {})
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"threshold": 0.0}, {"threshold": 1.5}, {"threshold": float("nan")}, {"min_share": -1.0}],
+    )
+    def test_refuses_an_impossible_decision(self, change: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="threshold must lie in"):
+            replace(CARD, **change)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("suffix", [".pt", ".PTH", ".bin", ".ckpt", ".pkl", ".pickle"])
+    def test_pickles_are_not_even_opened(self, suffix: str, tmp_path: Path) -> None:
+        with pytest.raises(WeightsError, match=r"model.*: is a pickle, .*refused") as caught:
+            load(tmp_path / f"model{suffix}")
+        assert "safetensors" in caught.value.remedy
+
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(WeightsError, match=r"gone.safetensors: cannot be read \(No such file"):
+            load(tmp_path / "gone.safetensors")
+
+    def test_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(WeightsError, match=r"cannot be read \(Is a directory"):
+            load(tmp_path)
+
+    def test_wrong_hash_says_both(self, path: Path) -> None:
+        wrong = "ab" * 32
+        actual = hashlib.sha256(path.read_bytes()).hexdigest()
+        with pytest.raises(
+            WeightsError, match=f"w.safetensors: has sha256 {actual}, expected {wrong}"
+        ):
+            load(path, expected_sha256=wrong)
+
+    @pytest.mark.parametrize("damage", ["empty", "short", "truncated", "text", "huge header"])
+    def test_damaged(self, damage: str, path: Path) -> None:
+        data = path.read_bytes()
+        path.write_bytes(
+            {
+                "empty": b"",
+                "short": data[:5],
+                "truncated": data[:-100],
+                "text": b"not tensors at all, whatever the suffix says",
+                "huge header": (1 << 60).to_bytes(8, "little") + data[8:],
+            }[damage]
+        )
+        with pytest.raises(WeightsError, match=r"w.safetensors: is damaged or not safetensors"):
+            load(path)
+
+    def test_flipped_metadata(self, path: Path) -> None:
+        data = path.read_bytes()
+        path.write_bytes(
+            data[:8] + data[8:].replace(b'\\"architecture\\"', b'\\"archi-ecture\\"', 1)
+        )
+        with pytest.raises(WeightsError, match="has metadata that this version cannot read"):
+            load(path)
+
+    def test_foreign(self, path: Path) -> None:
+        save_file({"layer.weight": torch.zeros(3)}, path)
+        with pytest.raises(WeightsError, match=r"w.safetensors: holds no imlctl metadata"):
+            load(path)
+
+    @pytest.mark.parametrize(
+        "card",
+        [
+            3,
+            [],
+            {},
+            {"architecture": "efficient-iml"},
+            {"architecture": ["efficient-iml"], "config": {}},
+            {"architecture": "efficient-iml", "config": 3},
+            {"architecture": "efficient-iml", "config": {}, "threshold": "high"},
+            {"architecture": "efficient-iml", "config": {}, "threshold": 7},
+            {"architecture": "efficient-iml", "config": {}, "future": 1},
+        ],
+    )
+    def test_metadata_of_another_kind(self, card: Any, path: Path) -> None:
+        rewrite(path, {}, card=card)
+        with pytest.raises(WeightsError, match=r"w.safetensors: has metadata that this version"):
+            load(path)
+
+    @pytest.mark.parametrize("change", [{"architecture": "diff-iml"}, {"format": 2}])
+    def test_another_architecture_or_format(self, change: dict[str, Any], path: Path) -> None:
+        rewrite(path, {}, card=asdict(CARD) | change)
+        with pytest.raises(
+            WeightsError, match=r"is for architecture '.*', format \d\. This version"
+        ):
+            load(path)
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"width": 0},
+            {"width": "wide"},
+            {"depth": 3},
+            {"backbone": 3},
+            {"backbone": {"dims": [16, 16]}},
+            {"backbone": {"dims": [16, 16, 17]}},
+            {"backbone": {"mixing": "v9"}},
+            {"width": 1 << 40},
+        ],
+    )
+    def test_configuration_that_cannot_be_built(self, config: dict[str, Any], path: Path) -> None:
+        rewrite(path, {}, card=asdict(CARD) | {"config": config})
+        with pytest.raises(WeightsError, match="has a configuration that cannot be built"):
+            load(path)
+
+    def test_configuration_of_another_size(self, path: Path) -> None:
+        other = replace(CONFIG, width=32).to_dict()
+        rewrite(path, {}, card=asdict(CARD) | {"config": other})
+        with pytest.raises(
+            WeightsError, match=r"has the wrong shape in 'head.weight' and \d+ more"
+        ):
+            load(path)
+
+    def test_missing_tensor(self, path: Path) -> None:
+        rewrite(path, {}, drop="head.bias")
+        with pytest.raises(WeightsError, match=r"w.safetensors: lacks the tensor 'head.bias'\."):
+            load(path)
+
+    def test_extra_tensors(self, path: Path) -> None:
+        rewrite(path, {"zebra": torch.zeros(2), "ape": torch.zeros(2)})
+        with pytest.raises(WeightsError, match=r"has the unknown tensor 'ape' and 1 more\."):
+            load(path)
+
+    def test_wrong_shape(self, path: Path) -> None:
+        rewrite(path, {"head.bias": torch.zeros(2)})
+        with pytest.raises(WeightsError, match=r"has the wrong shape in 'head.bias'\."):
+            load(path)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    def test_not_a_number(self, value: float, path: Path) -> None:
+        rewrite(path, {"head.bias": torch.tensor([value])})
+        with pytest.raises(WeightsError, match=r"holds NaN or infinity in 'head.bias'"):
+            load(path)
+
+    def test_beyond_the_range_of_the_model(self, path: Path) -> None:
+        rewrite(path, {"head.bias": torch.tensor([1e300], dtype=torch.float64)})
+        with pytest.raises(WeightsError, match=r"holds NaN or infinity in 'head.bias'"):
+            load(path)
+
+    def test_messages_use_the_name_given(self, path: Path) -> None:
+        rewrite(path, {}, drop="head.bias")
+        with pytest.raises(WeightsError, match=r"^builtin: lacks"):
+            load(path, name="builtin")
