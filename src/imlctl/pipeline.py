@@ -1,6 +1,6 @@
 """From a photograph to a result: the page to read first.
 
-    decode -> prepare -> tiles -> model -> restore geometry -> decide -> Result
+decode -> prepare -> tiles -> model -> restore geometry -> decide -> Result
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from imlctl.device import describe, make_deterministic, resolve
@@ -30,6 +27,12 @@ from imlctl.mask.regions import Regions, find_regions
 from imlctl.report.record import Record, Verdict
 from imlctl.weights.load import load
 from imlctl.weights.registry import load_registry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -177,7 +180,9 @@ class Localizer:
         probability, score = self.predict(image)
         upright_map = restore(probability, geometry)
         decision = decide(upright_map, threshold=self.threshold, min_share=self.card.min_share)
-        return Result(photo, upright_map, decision, score, self.provenance, time.perf_counter() - start)
+        return Result(
+            photo, upright_map, decision, score, self.provenance, time.perf_counter() - start
+        )
 
     def _decode(self, source: Source, name: str) -> Photo:
         limit = self.settings.max_pixels
@@ -206,7 +211,9 @@ class Localizer:
             return torch.sigmoid(prediction.logits).cpu()
 
         multiple = self.model.config.multiple
-        probability = run_tiled(forward, image, tile=self.settings.tile, overlap=_OVERLAP, multiple=multiple)
+        probability = run_tiled(
+            forward, image, tile=self.settings.tile, overlap=_OVERLAP, multiple=multiple
+        )
         if not all(map(math.isfinite, scores)):
             raise NumericalError(
                 "the model's score is NaN or infinite, so there is no result",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +16,9 @@ from imlctl.cli import main
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
 from imlctl.weights.load import Card, save
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass

@@ -72,7 +72,9 @@ def test_json_without_output_is_one_document_a_line(run, weights, photos):
 def test_standard_input_to_standard_output(weights, photos):
     command = [sys.executable, "-c", "from imlctl.cli import main; main()"]
     command += ["localize", "-", "-o", "-", "--weights", str(weights)]
-    ran = subprocess.run(command, input=(photos / "a.jpg").read_bytes(), capture_output=True, check=True)
+    ran = subprocess.run(
+        command, input=(photos / "a.jpg").read_bytes(), capture_output=True, check=True
+    )
     assert Image.open(io.BytesIO(ran.stdout)).size == (90, 70)
     assert ran.stderr == b""
 
@@ -96,7 +98,10 @@ def test_existing_output_is_kept_unless_forced(run, weights, photos, tmp_path):
     assert ran.code == Exit.USAGE
     assert out.read_bytes() == b"precious"
     assert "--force" in ran.err
-    assert run("localize", photos / "a.jpg", "-o", out, "--weights", weights, "--force").code == Exit.OK
+    assert (
+        run("localize", photos / "a.jpg", "-o", out, "--weights", weights, "--force").code
+        == Exit.OK
+    )
     assert out.read_bytes() != b"precious"
 
 
@@ -137,16 +142,20 @@ def test_names_cannot_drive_the_terminal(run, weights, photos):
 
 
 def test_name_that_is_not_utf8(run, weights, photos):
-    path = os.path.join(os.fsencode(photos), b"\xff\xfe.jpg")
-    with open(path, "wb") as file:  # noqa: PTH123 - a name in bytes
-        file.write((photos / "a.jpg").read_bytes())
+    path = photos / os.fsdecode(b"\xff\xfe.jpg")
+    path.write_bytes((photos / "a.jpg").read_bytes())
     ran = run("localize", photos, "--json", "-q", "--weights", weights)
     assert ran.code == Exit.OK
     records = [json.loads(line) for line in ran.out.splitlines()]
-    assert any(r["path_bytes"] and bytes.fromhex(r["path_bytes"]).endswith(b"\xff\xfe.jpg") for r in records)
+    assert any(
+        r["path_bytes"] and bytes.fromhex(r["path_bytes"]).endswith(b"\xff\xfe.jpg")
+        for r in records
+    )
 
 
-def test_internal_error_costs_one_picture_and_verbose_shows_where(run, weights, photos, monkeypatch):
+def test_internal_error_costs_one_picture_and_verbose_shows_where(
+    run, weights, photos, monkeypatch
+):
     from imlctl.pipeline import Localizer
 
     real = Localizer.localize

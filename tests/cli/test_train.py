@@ -18,7 +18,9 @@ def preset(tmp_path):
     rng = np.random.default_rng(0)
     for number in range(12):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 14, 3), dtype=np.uint8))
-        coarse.resize((220, 200), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=90)
+        coarse.resize((220, 200), Image.Resampling.BICUBIC).save(
+            folder / f"{number}.jpg", quality=90
+        )
     path = tmp_path / "preset.toml"
     path.write_text(
         f"""

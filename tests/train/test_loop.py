@@ -181,6 +181,26 @@ class TestRun:
             assert not torch.equal(state[f"model.{name}"], start[name])
             assert not torch.equal(state[f"ema.{name}"], start[name])
 
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_steps_take_their_rate_from_the_schedule(
+        self, seed: int, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """At a rate of nothing, the weights that the seed made stay as they are."""
+        asked: list[int] = []
+
+        def no_rate(step: int, _: OptimConfig) -> float:
+            asked.append(step)
+            return 0.0
+
+        monkeypatch.setattr(loop, "rate_at", no_rate)
+        config = replace(config, optim=replace(config.optim, seed=seed))
+        train(config, tmp_path / "run", device=CPU)
+        state = load_file(tmp_path / "run" / "last.safetensors")
+        assert list(dict.fromkeys(asked)) == [0, 1, 2, 3]
+        torch.manual_seed(seed)
+        for name, parameter in EfficientIML(MODEL).named_parameters():
+            assert torch.equal(state[f"model.{name}"], parameter), name
+
     def test_starts_from_given_weights(self, config: TrainConfig, tmp_path: Path) -> None:
         first = train(config, tmp_path / "first", device=CPU)
         optim = replace(config.optim, rate=1e-12, weight_decay=0.0)

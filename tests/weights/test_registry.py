@@ -34,7 +34,8 @@ def test_unknown_name_lists_the_known_ones():
 
 
 @pytest.mark.parametrize(
-    "change", [{"source": "somewhere"}, {"sha256": "abc"}, {"file": "../a"}, {"file": "/etc/passwd"}]
+    "change",
+    [{"source": "somewhere"}, {"sha256": "abc"}, {"file": "../a"}, {"file": "/etc/passwd"}],
 )
 def test_bad_entries_are_refused(change):
     with pytest.raises(ValueError, match="m: "):

@@ -1,0 +1,1 @@
+"""How fast, how costly, and how right."""

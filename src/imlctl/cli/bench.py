@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - Typer reads annotations when it runs
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imlctl.cli import options
 from imlctl.cli.console import printable
 
 if TYPE_CHECKING:
@@ -32,23 +33,15 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Name in the registry of weights.", show_default="the registry's default"
-        ),
-    ] = "",
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Weights of your own, a safetensors file.", show_default=False),
-    ] = None,
+    model: options.Model = "",
+    weights: options.Weights = None,
     size: Annotated[
         list[int] | None,
         typer.Option(
             help="Side of the picture in pixels; may be repeated.", show_default="512, 1024, 2048"
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps or xpu.")] = "auto",
+    device: options.Device = "auto",
     against: Annotated[
         bool,
         typer.Option(
@@ -56,12 +49,7 @@ def bench(
             help="Time SegFormer's MiT-B3 encoder in the same run, and give the ratio.",
         ),
     ] = False,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Probability from which a pixel is marked.", show_default="what the weights carry"
-        ),
-    ] = None,
+    threshold: options.Threshold = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each size.")] = 5,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

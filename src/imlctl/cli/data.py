@@ -7,16 +7,20 @@ from typing import Annotated
 
 import typer
 
+from imlctl.cli import options
+
 data = typer.Typer(help="Look at training data.", no_args_is_help=True)
 
 
 @data.command()
 def sheet(
-    config: Annotated[Path, typer.Argument(help="Training preset (TOML).", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write (PNG).", show_default=False)],
+    config: options.Preset,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Picture to write (PNG).", show_default=False)
+    ],
     count: Annotated[int, typer.Option(min=1, max=400, help="Samples to show.")] = 48,
     start: Annotated[int, typer.Option(min=0, help="Number of the first sample.")] = 0,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that exists.")] = False,
+    force: options.Force = False,
 ) -> None:
     """Draw training samples with their masks outlined, and say how fast they are made."""
     from imlctl.scan import atomic

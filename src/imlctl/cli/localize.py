@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imlctl.cli import options
 from imlctl.cli.console import complain, note, printable
 from imlctl.errors import Exit
 
@@ -22,27 +23,54 @@ if TYPE_CHECKING:
 
 
 def localize(
-    inputs: Annotated[list[str], typer.Argument(help="Photographs, folders, or - for standard input.", show_default=False)],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Photographs, folders, or - for standard input.", show_default=False),
+    ],
     out: Annotated[
         str | None,
-        typer.Option("--out", "-o", help="Mask to write (PNG), a folder for many, or - for standard output. Without it only the verdict is printed.", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Mask to write (PNG), a folder for many, or - for standard output."
+            " Without it only the verdict is printed.",
+            show_default=False,
+        ),
     ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Go into folders within folders.")] = False,
-    soft: Annotated[bool, typer.Option("--soft", help="Write the probability map (16-bit) instead of the binary mask.")] = False,
-    overlay: Annotated[bool, typer.Option("--overlay", help="Also write the photograph with the mask outlined.")] = False,
-    heatmap: Annotated[bool, typer.Option("--heatmap", help="Also write the probability as colours.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Also write the whole record; without -o, print it.")] = False,
-    model: Annotated[str, typer.Option(help="Name in the registry of weights.", show_default="the registry's default")] = "",
-    weights: Annotated[Path | None, typer.Option(help="Weights of your own, a safetensors file.", show_default=False)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps or xpu.")] = "auto",
-    threshold: Annotated[
-        float | None, typer.Option(help="Probability from which a pixel is marked, between 0 and 1.", show_default="what the weights carry")
-    ] = None,
-    tile: Annotated[int, typer.Option(help="Side of a tile for large pictures; smaller needs less memory.")] = 1024,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Go into folders within folders.")
+    ] = False,
+    soft: Annotated[
+        bool,
+        typer.Option(
+            "--soft", help="Write the probability map (16-bit) instead of the binary mask."
+        ),
+    ] = False,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write the photograph with the mask outlined.")
+    ] = False,
+    heatmap: Annotated[
+        bool, typer.Option("--heatmap", help="Also write the probability as colours.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Also write the whole record; without -o, print it.")
+    ] = False,
+    model: options.Model = "",
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    threshold: options.Threshold = None,
+    tile: Annotated[
+        int, typer.Option(help="Side of a tile for large pictures; smaller needs less memory.")
+    ] = 1024,
     seed: Annotated[int, typer.Option(help="Seed of models that draw noise.")] = 0,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")] = False,
+    force: options.Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more, and show where an internal error came from.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Say more, and show where an internal error came from."
+        ),
+    ] = False,
 ) -> None:
     """Mark the manipulated pixels of photographs.
 
@@ -54,7 +82,11 @@ def localize(
     from imlctl.scan.run import scan
 
     found = discover(inputs, recursive=recursive, out=out)
-    kinds = [k for k, wanted in ((Kind.OVERLAY, overlay), (Kind.HEATMAP, heatmap), (Kind.JSON, json)) if wanted]
+    kinds = [
+        k
+        for k, wanted in ((Kind.OVERLAY, overlay), (Kind.HEATMAP, heatmap), (Kind.JSON, json))
+        if wanted
+    ]
     if out is None and json:
         kinds.remove(Kind.JSON)  # goes to standard output
     jobs = plan(found.pictures, out, kinds, many=found.many, force=force)
@@ -73,18 +105,34 @@ def localize(
         stdin=sys.stdin.buffer,
         stdout=sys.stdout.buffer,
     )
-    counts = _follow(outcomes, jobs, as_json=json and out is None, silent=quiet or out == "-", quiet=quiet, verbose=verbose)
+    counts = _follow(
+        outcomes,
+        jobs,
+        as_json=json and out is None,
+        silent=quiet or out == "-",
+        quiet=quiet,
+        verbose=verbose,
+    )
     counts["failed"] += len(found.problems)
     if found.many and not quiet:
-        note(f"{counts.total()} pictures: " + ", ".join(f"{n} {what}" for what, n in counts.items() if n))
+        note(
+            f"{counts.total()} pictures: "
+            + ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        )
     if counts["failed"]:
         raise typer.Exit(Exit.SOME_FAILED)
 
 
-def _load(model: str, weights: Path | None, device: str, threshold: float | None, tile: int, seed: int) -> Localizer:
+def _load(
+    model: str, weights: Path | None, device: str, threshold: float | None, tile: int, seed: int
+) -> Localizer:
     from imlctl.pipeline import Localizer, Settings
 
-    return Localizer(Settings(model=model, weights=weights, device=device, threshold=threshold, tile=tile, seed=seed))
+    return Localizer(
+        Settings(
+            model=model, weights=weights, device=device, threshold=threshold, tile=tile, seed=seed
+        )
+    )
 
 
 def _render(result: Result, kind: Kind, soft: bool) -> bytes:
@@ -100,14 +148,22 @@ def _render(result: Result, kind: Kind, soft: bool) -> bytes:
 
 
 def _follow(
-    outcomes: Iterable[Outcome[Record]], jobs: tuple[Job, ...], *, as_json: bool, silent: bool, quiet: bool, verbose: bool
+    outcomes: Iterable[Outcome[Record]],
+    jobs: tuple[Job, ...],
+    *,
+    as_json: bool,
+    silent: bool,
+    quiet: bool,
+    verbose: bool,
 ) -> Counter[str]:
     """Print each outcome as it comes, and count verdicts."""
     from tqdm import tqdm
 
     counts: Counter[str] = Counter()
     hidden = quiet or len(jobs) < 2 or not sys.stderr.isatty()
-    with tqdm(outcomes, total=len(jobs), unit="picture", disable=hidden, dynamic_ncols=True, leave=False) as bar:
+    with tqdm(
+        outcomes, total=len(jobs), unit="picture", disable=hidden, dynamic_ncols=True, leave=False
+    ) as bar:
         for outcome in bar:
             with bar.external_write_mode(file=sys.stderr):
                 counts[_tell(outcome, as_json=as_json, silent=silent, verbose=verbose)] += 1
@@ -136,5 +192,7 @@ def _line(outcome: Outcome[Record], record: Record) -> str:
 
     name = printable(outcome.job.picture)
     written = ", ".join(printable(p) for p in outcome.job.outputs.values() if p is not None)
-    verdict = f"{record.verdict} ({percent(record.share or 0.0)} of pixels, score {record.score:.2f})"
+    verdict = (
+        f"{record.verdict} ({percent(record.share or 0.0)} of pixels, score {record.score:.2f})"
+    )
     return f"{name}: {verdict}" + (f" -> {written}" if written else "")

@@ -7,12 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
+from imlctl.cli import options
+
 
 def train(
-    config: Annotated[Path, typer.Argument(help="Preset (TOML); see configs/.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; an interrupted run in it goes on.")],
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps or xpu.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
+    config: options.Preset,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder of the run; an interrupted run in it goes on."),
+    ],
+    device: options.Device = "auto",
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress on standard error.")
+    ] = False,
 ) -> None:
     """Train EfficientIML on forgeries made on the fly from a folder of photographs."""
     from imlctl.device import resolve
@@ -46,10 +53,15 @@ class _Progress:
         if event.get("event") == "step":
             self.bar.total = event["of"]
             self.bar.n = event["step"]
-            self.bar.set_postfix_str(f"loss {event['loss']:.3f}, {event['per_second']:.0f} samples/s, ETA {event['eta']} s")
+            speed = f"{event['per_second']:.0f} samples/s, ETA {event['eta']} s"
+            self.bar.set_postfix_str(f"loss {event['loss']:.3f}, {speed}")
         elif event.get("event") == "regenerated":
             self.bar.total, self.bar.n = event["total"], event["done"]
             self.bar.set_postfix_str("regenerating photographs")
         elif not self.quiet:
-            values = (f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in event.items() if k != "event")
+            values = (
+                f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}"
+                for k, v in event.items()
+                if k != "event"
+            )
             tqdm.write(f"{event.get('event')}: {', '.join(values)}", file=self.bar.fp)

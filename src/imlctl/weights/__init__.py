@@ -1,0 +1,1 @@
+"""What a name of weights stands for, and reading them safely."""

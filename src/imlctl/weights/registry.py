@@ -41,7 +41,9 @@ class Entry:
         if self.source != "bundled":
             raise ValueError(f"{self.name}: unknown source {self.source!r}")
         if not _SHA256.fullmatch(self.sha256) or Path(self.file).name != self.file:
-            raise ValueError(f"{self.name}: needs a plain file name and a sha256 of 64 hexadecimal digits")
+            raise ValueError(
+                f"{self.name}: needs a plain file name and a sha256 of 64 hexadecimal digits"
+            )
 
     @property
     def path(self) -> Path:
@@ -68,7 +70,7 @@ class Registry:
             raise WeightsError(
                 f"there are no weights named {name!r}",
                 source="weights.toml",
-                remedy=f"Known names: {', '.join(self.entries)}. For a file of your own use --weights FILE.",
+                remedy=f"Known names: {', '.join(self.entries)}. A file of your own: --weights FILE.",
             ) from None
 
 

@@ -1,0 +1,179 @@
+"""What mixes positions in EfficientRWKV: RWKV globally, attention or convolution locally.
+
+Each part takes and returns (B, C, H, W), at any size.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imlctl.core.layers import ChannelNorm, ConvNorm
+from imlctl.core.wkv import bi_wkv, bi_wkv6
+
+
+class OmniShift(nn.Module):
+    """Each position looks at its neighbours: x + depthwise 1x1 + depthwise 3x3.
+
+    Restore-RWKV, Eq. 3. One depthwise 3x3 once fused. The published shift has a 5x5 part too,
+    left out for its cost.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.point = nn.Parameter(torch.zeros(channels))
+        self.fused = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        kernel = self.conv.weight if self.fused else self._kernel()
+        return F.conv2d(x, kernel, padding=1, groups=len(self.point))
+
+    def _kernel(self) -> Tensor:
+        centre = F.pad((1 + self.point)[:, None, None, None], (1, 1, 1, 1))
+        return self.conv.weight + centre
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Put the whole shift into the convolution's weight."""
+        if not self.fused:
+            self.conv.weight.copy_(self._kernel())
+            self.fused = True
+
+
+class SpatialMixV4(nn.Module):
+    """RWKV spatial mix: bidirectional WKV in row order, then in column order, gated."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shift = OmniShift(channels)
+        self.project = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        # Vision-RWKV's range of decays, from slightly favouring far tokens to a tenth of the
+        # picture; a channel that reaches far in one order stays near in the other.
+        spread = torch.linspace(0, 1, channels)
+        decay = torch.stack((-1 + 9 * spread, -1 + 9 * spread.flip(0)))
+        self.decay = nn.Parameter(decay)  # (2, C): rows, columns
+        self.bonus = nn.Parameter(torch.full((2, channels), 0.3).log())
+        self.norm = ChannelNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        height, width = x.shape[-2:]
+        r, k, v = self.project(self.shift(x)).chunk(3, dim=1)
+        v = bi_wkv(self.decay[0], self.bonus[0], k.flatten(2), v.flatten(2))  # (B, C, H*W)
+        v = torch.unflatten(v, 2, (height, width))
+        k, v = k.mT.flatten(2), v.mT.flatten(2)  # (B, C, W*H), column order
+        v = bi_wkv(self.decay[1], self.bonus[1], k, v)
+        v = torch.unflatten(v, 2, (width, height)).mT
+        return cast("Tensor", self.norm(v)) * torch.sigmoid(r)
+
+
+class SpatialMixV6(nn.Module):
+    """RWKV-6 spatial mix: matrix state, decay from the content, half the heads in each order."""
+
+    head = 8
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shift = OmniShift(channels)
+        self.project = nn.Conv2d(channels, 4 * channels, 1, bias=False)  # r, k, v, gate
+        self.decay_in = nn.Conv2d(channels, 16, 1, bias=False)
+        self.decay_out = nn.Conv2d(16, channels, 1)
+        nn.init.uniform_(cast("Tensor", self.decay_out.bias), -6.0, -1.0)
+        self.bonus = nn.Parameter(torch.zeros(channels // self.head, self.head))
+        self.norm = nn.GroupNorm(channels // self.head, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        shifted = self.shift(x)
+        r, k, v, gate = self.project(shifted).chunk(4, dim=1)
+        log_decay = -torch.exp(self.decay_out(torch.tanh(self.decay_in(shifted))).float())
+        halves = self._halves(r, k, v, log_decay)
+        out = torch.cat([self._order(maps, column) for maps, column in halves], dim=1)
+        return cast("Tensor", self.norm(out.float())).to(x.dtype) * F.silu(gate)
+
+    def _halves(self, *maps: Tensor) -> list[tuple[tuple[Tensor, ...], bool]]:
+        heads = maps[0].shape[1] // self.head
+        cut = max(1, heads // 2) * self.head
+        first = tuple(x[:, :cut] for x in maps)
+        second = tuple(x[:, cut:] for x in maps)
+        return [(first, False)] + ([(second, True)] if heads > 1 else [])
+
+    def _order(self, maps: tuple[Tensor, ...], column: bool) -> Tensor:
+        if column:
+            maps = tuple(x.mT for x in maps)
+        height, width = maps[0].shape[-2:]
+        tokens = [torch.unflatten(x.flatten(2), 1, (-1, self.head)).mT for x in maps]
+        bonus = self.bonus[-tokens[0].shape[1] :] if column else self.bonus[: tokens[0].shape[1]]
+        r, k, v, log_decay = tokens  # (B, heads, T, 8)
+        y = bi_wkv6(r, k, v, log_decay, bonus).mT.flatten(1, 2)
+        y = torch.unflatten(y, 2, (height, width))
+        return y.mT if column else y
+
+
+class WindowAttention(nn.Module):
+    """Self-attention in windows that tile the map, with a learned bias per offset.
+
+    Swin (Liu et al. 2021), without its shifted windows.
+    """
+
+    offset: Tensor
+
+    def __init__(self, channels: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.heads = max(1, channels // 24)
+        while channels % self.heads:
+            self.heads -= 1
+        self.project = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        side = torch.arange(window)
+        y, x = torch.meshgrid(side, side, indexing="ij")
+        dy, dx = (a.flatten()[:, None] - a.flatten()[None] + window - 1 for a in (y, x))
+        self.register_buffer("offset", dy * (2 * window - 1) + dx, persistent=False)  # (w*w, w*w)
+        self.bias = nn.Parameter(torch.zeros((2 * window - 1) ** 2, self.heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same; what windows do not tile is padded, and the padding masked."""
+        height, width = x.shape[-2:]
+        side = self.window
+        below, right = -height % side, -width % side
+        qkv = F.pad(self.project(x), (0, right, 0, below)).permute(0, 2, 3, 1)  # (B, H', W', 3C)
+        rows, columns = qkv.shape[1] // side, qkv.shape[2] // side
+        qkv = torch.unflatten(torch.unflatten(qkv, 2, (columns, side)), 1, (rows, side))
+        deep = x.shape[1] // self.heads
+        qkv = qkv.transpose(2, 3).reshape(-1, side * side, 3, self.heads, deep)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B*windows, h, w*w, d)
+        bias = self.bias[self.offset].permute(2, 0, 1).to(q.dtype)  # (h, w*w, w*w)
+        weight = q @ k.mT * q.shape[-1] ** -0.5 + bias
+        if below or right:
+            weight = weight + self._padding(height, width, rows, columns, weight)
+        out = (weight.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)  # (B*windows, w*w, C)
+        out = out.reshape(x.shape[0], rows, columns, side, side, -1).transpose(2, 3)
+        out = out.reshape(x.shape[0], rows * side, columns * side, -1)  # (B, H', W', C)
+        return cast("Tensor", out[:, :height, :width].permute(0, 3, 1, 2))
+
+    def _padding(self, height: int, width: int, rows: int, columns: int, weight: Tensor) -> Tensor:
+        """Bias that hides padded positions: (B*windows, 1, 1, w*w). Each window has a real one."""
+        side = self.window
+        real = torch.zeros(rows * side, columns * side, device=weight.device, dtype=weight.dtype)
+        real[height:] = real[:, width:] = -1e4
+        real = torch.unflatten(torch.unflatten(real, 1, (columns, side)), 0, (rows, side))
+        real = real.transpose(1, 2).reshape(rows * columns, 1, 1, side * side)
+        return real.repeat(weight.shape[0] // len(real), 1, 1, 1)
+
+
+class DepthwiseLocal(nn.Module):
+    """The cheaper local split: depthwise 3x3, ReLU, 1x1."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = ConvNorm(channels, channels, 3, groups=channels)
+        self.point = ConvNorm(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        return cast("Tensor", self.point(F.relu(self.depthwise(x))))
