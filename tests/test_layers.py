@@ -32,6 +32,7 @@ BESIDES = (
     ("scan", "imlctl.report.record"),
     ("scan", "imlctl.pipeline"),
     ("train", "imlctl.bench.accuracy"),  # validation scores as the benchmark does
+    ("train", "imlctl.pipeline"),  # and localizes as the product does
     ("cli", "imlctl.__version__"),
     ("report", "imlctl.__version__"),
 )

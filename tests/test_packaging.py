@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "imlctl"
 LONGEST_FILE = 320  # lines
-LONGEST_FUNCTION = 60  # lines, with signature and docstring
+LONGEST_FUNCTION = 60  # lines of its body, docstring included
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_files_and_functions_stay_short(path: Path) -> None:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
-    lengths = {f.name: (f.end_lineno or f.lineno) - f.lineno + 1 for f in functions}
+    lengths = {f.name: (f.end_lineno or 0) - f.body[0].lineno + 1 for f in functions}
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION} == {}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from imlctl.core.efficient_iml import EfficientIML
+
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
 # A tile of this side needs about half a gigabyte at its peak; the model sees that much context.
 DEFAULT_TILE = 1024
-_OVERLAP = 128
+OVERLAP = 128  # between tiles, at most half of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +157,13 @@ class Localizer:
         self.card = loaded.card
         self.model = loaded.model.fuse().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.threshold = self.settings.threshold or loaded.card.threshold
-        chosen = asdict(self.settings)
+        tile = self.settings.tile
+        self.overlap = min(OVERLAP, tile // 2)
         self.provenance: dict[str, object] = {
             "model": loaded.name,
             "weights_sha256": loaded.sha256,
-            "settings": {"tile": chosen["tile"], "overlap": _OVERLAP, "threshold": self.threshold},
-            "seed": chosen["seed"],
+            "settings": {"tile": tile, "overlap": self.overlap, "threshold": self.threshold},
+            "seed": self.settings.seed,
             "device": describe(self.device),
         }
 
@@ -193,30 +196,45 @@ class Localizer:
         name = name or str(getattr(source, "name", "<stream>"))
         return decode(source.read(), source=name, max_pixels=limit)
 
-    @torch.inference_mode()
     def predict(self, image: Tensor) -> tuple[Tensor, float]:
-        """Run the model over a prepared picture, in tiles where it is larger than one.
-
-        Args:
-            image: (3, H', W') integer, as `prepare` returns it.
-
-        Returns:
-            Probabilities (H', W') float32 on the CPU, and the highest score of any tile.
-        """
-        scores = []
-
-        def forward(tile: Tensor) -> Tensor:
-            prediction = self.model(tile.to(self.device, memory_format=torch.channels_last))
-            scores.append(float(torch.sigmoid(prediction.score_logits.float())[0]))
-            return torch.sigmoid(prediction.logits).cpu()
-
-        multiple = self.model.config.multiple
-        probability = run_tiled(
-            forward, image, tile=self.settings.tile, overlap=_OVERLAP, multiple=multiple
+        """Run the model over a prepared picture; see `predict`."""
+        return predict(
+            self.model, image, device=self.device, tile=self.settings.tile, overlap=self.overlap
         )
-        if not all(map(math.isfinite, scores)):
-            raise NumericalError(
-                "the model's score is NaN or infinite, so there is no result",
-                remedy="Check the weights; if they are the bundled ones, report this picture.",
-            )
-        return probability, max(scores)
+
+
+@torch.inference_mode()
+def predict(
+    model: EfficientIML, image: Tensor, *, device: torch.device, tile: int, overlap: int
+) -> tuple[Tensor, float]:
+    """Run a model over a prepared picture, in tiles where it is larger than one.
+
+    Args:
+        model: In evaluation mode, on `device`.
+        image: (3, H', W') integer, as `prepare` returns it.
+        device: Where to compute.
+        tile: Largest side of a tile, in pixels.
+        overlap: Of neighbouring tiles, in pixels.
+
+    Returns:
+        Probabilities (H', W') float32 on the CPU, and the highest score of any tile.
+
+    Raises:
+        NumericalError: The map or the score is NaN or infinite.
+    """
+    scores = []
+
+    def forward(part: Tensor) -> Tensor:
+        prediction = model(part.to(device, memory_format=torch.channels_last))
+        scores.append(float(torch.sigmoid(prediction.score_logits.float())[0]))
+        return torch.sigmoid(prediction.logits).cpu()
+
+    probability = run_tiled(
+        forward, image, tile=tile, overlap=overlap, multiple=model.config.multiple
+    )
+    if not all(map(math.isfinite, scores)):
+        raise NumericalError(
+            "the model's score is NaN or infinite, so there is no result",
+            remedy="Check the weights; if they are the bundled ones, report this picture.",
+        )
+    return probability, max(scores)

@@ -23,11 +23,15 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def picture(path: Path) -> Image.Image:
+    return Image.open(io.BytesIO(path.read_bytes()))
+
+
 def test_one_photograph_one_mask(run, weights, photos, tmp_path):
     ran = run("localize", photos / "a.jpg", "-o", tmp_path / "mask.png", "--weights", weights)
     assert ran.code == Exit.OK
     assert "mask.png" in ran.out
-    mask = Image.open(tmp_path / "mask.png")
+    mask = picture(tmp_path / "mask.png")
     assert (mask.mode, mask.size) == ("L", (90, 70))
     assert set(np.unique(np.asarray(mask))) <= {0, 255}
 
@@ -47,9 +51,9 @@ def test_everything_beside_the_mask(run, weights, photos, tmp_path):
         "--soft", "--overlay", "--heatmap", "--json",
     )  # fmt: skip
     assert ran.code == Exit.OK
-    assert Image.open(tmp_path / "m.png").mode == "I;16"
-    assert Image.open(tmp_path / "m.overlay.png").mode == "RGB"
-    assert Image.open(tmp_path / "m.heatmap.png").mode == "RGB"
+    assert picture(tmp_path / "m.png").mode == "I;16"
+    assert picture(tmp_path / "m.overlay.png").mode == "RGB"
+    assert picture(tmp_path / "m.heatmap.png").mode == "RGB"
     record = json.loads((tmp_path / "m.json").read_text())
     assert record["sha256"] == hashlib.sha256((photos / "a.jpg").read_bytes()).hexdigest()
 

@@ -61,7 +61,8 @@ def test_contact_sheet(run, preset, tmp_path):
     ran = run("data", "sheet", preset, "-o", tmp_path / "sheet.png", "--count", 10)
     assert ran.code == Exit.OK
     assert "a second" in ran.out
-    assert Image.open(tmp_path / "sheet.png").size == (8 * 64, 2 * (64 + 18))
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (8 * 64, 2 * (64 + 18))
     assert run("data", "sheet", preset, "-o", tmp_path / "sheet.png").code == Exit.USAGE
 
 

@@ -47,7 +47,8 @@ def test_plan_covers_the_picture_with_equal_tiles_inside_it(layout: dict[str, in
     for each in tiles:
         assert each.top + each.height <= height
         assert each.left + each.width <= width
-        assert (each.height, each.width) == (min(tile, height), min(tile, width))
+        assert (each.height, each.width) == (tiles[0].height, tiles[0].width)
+        assert max(each.height, each.width) <= tile
         assert each.top % layout["multiple"] == each.left % layout["multiple"] == 0
         assert each.height % layout["multiple"] == each.width % layout["multiple"] == 0
         covered[each.top : each.top + each.height, each.left : each.left + each.width] = True
@@ -55,7 +56,10 @@ def test_plan_covers_the_picture_with_equal_tiles_inside_it(layout: dict[str, in
     assert len(set(tiles)) == len(tiles)
     lefts = sorted({each.left for each in tiles})
     for left, following in pairwise(lefts):
-        assert left + tile - following >= layout["overlap"]
+        assert left + tiles[0].width - following >= layout["overlap"]
+    shared = -(-layout["overlap"] // layout["multiple"]) * layout["multiple"]
+    fewest = 1 if width <= tile else -(-(width - shared) // (tile - shared))
+    assert len(lefts) == fewest
 
 
 @settings(deadline=None)

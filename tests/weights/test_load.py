@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.errors import WeightsError
-from imlctl.weights.load import Card, load, read_card, save
+from imlctl.weights.load import Card, load, save
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,8 +117,8 @@ class TestRoundTrip:
 
 
 class TestCard:
-    def test_is_read_without_the_tensors(self, path: Path) -> None:
-        assert read_card(path) == CARD
+    def test_travels_with_the_weights(self, path: Path) -> None:
+        assert load(path).card == CARD
 
     def test_defaults(self) -> None:
         card = Card("efficient-iml", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,4 +65,4 @@ class _Progress:
                 for k, v in event.items()
                 if k != "event"
             )
-            tqdm.write(f"{event.get('event')}: {', '.join(values)}", file=self.bar.fp)
+            tqdm.write(f"{event.get('event')}: {', '.join(values)}", file=sys.stderr)

@@ -67,11 +67,13 @@ class ResidualInput(nn.Module):
         if self.kind == "none":
             return colours
         padded = F.pad(image, (2, 2, 2, 2), mode="reflect")
-        if self.kind == "srm":
-            residual = F.conv2d(padded, self.filters, groups=3)
-        else:
-            residual = F.conv2d(padded, self._bayar())
-        saturated = torch.tanh(residual * (255 / _RESIDUAL_LEVELS))
+        # A bfloat16 of a bright pixel is a whole grey level wide, as wide as what is looked for.
+        with torch.autocast(image.device.type, enabled=False):
+            if self.kind == "srm":
+                residual = F.conv2d(padded, self.filters, groups=3)
+            else:
+                residual = F.conv2d(padded, self._bayar())
+            saturated = torch.tanh(residual * (255 / _RESIDUAL_LEVELS))
         return torch.cat((colours, saturated), dim=1)  # (B, 12, H, W)
 
     def _bayar(self) -> Tensor:

@@ -43,7 +43,8 @@ def plan(
     Args:
         height: Of the picture, a multiple of `multiple`.
         width: Likewise.
-        tile: Side of a tile, a multiple of `multiple`; a smaller picture gets a smaller tile.
+        tile: Largest side of a tile, a multiple of `multiple`. Tiles are as small as their number
+            allows, each side on its own.
         overlap: Pixels shared by neighbours at the least, rounded up to a multiple of `multiple`.
             The last tile of a row or column is shifted back inside and shares more.
         multiple: The model's stride.
@@ -59,16 +60,17 @@ def plan(
             f"a tile of {tile} pixels is not a multiple of {multiple}",
             remedy=f"Use {max(1, round(tile / multiple)) * multiple}, for instance.",
         )
-    step = tile - -(-overlap // multiple) * multiple
-    if overlap < 0 or step < multiple:
+    shared = -(-overlap // multiple) * multiple
+    if overlap < 0 or tile - shared < multiple:
         raise UsageError(
             f"an overlap of {overlap} pixels does not fit tiles of {tile}",
             remedy="Use larger tiles or a smaller overlap.",
         )
+    rows, columns = (_even(side, tile, shared, multiple) for side in (height, width))
     return tuple(
-        Tile(top=top, left=left, height=min(tile, height), width=min(tile, width))
-        for top in _starts(height, tile, step)
-        for left in _starts(width, tile, step)
+        Tile(top=top, left=left, height=rows, width=columns)
+        for top in _starts(height, rows, rows - shared)
+        for left in _starts(width, columns, columns - shared)
     )
 
 
@@ -122,10 +124,21 @@ def run_tiled(
     return merged.clamp_(low, high)
 
 
+def _even(length: int, tile: int, shared: int, multiple: int) -> int:
+    """Return the least side, at most `tile`, that covers the axis with as few tiles as `tile` does.
+
+    Shifting the last full tile back inside would analyse up to twice as many pixels.
+    """
+    if length <= tile:
+        return length
+    count = -(-(length - shared) // (tile - shared))
+    return -(-(length + (count - 1) * shared) // (count * multiple)) * multiple
+
+
 def _starts(length: int, tile: int, step: int) -> list[int]:
     """Return where tiles start along one axis; the last is shifted back inside."""
-    last = max(0, length - tile)
-    return [*range(0, last, step), last]
+    last = length - tile
+    return [*range(0, last, step), last] if last else [0]
 
 
 def _weights(length: int, tile: int, starts: list[int]) -> dict[int, Tensor]:

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from imlctl.core.efficient_iml import EfficientIML
 from imlctl.errors import ConfigError, ImlctlError
 from imlctl.train.autoencoder import add_regenerated
+from imlctl.train.calibrate import calibrate
 from imlctl.train.checkpoint import State, load_state, save_state
 from imlctl.train.ema import EMA
 from imlctl.train.losses import localization_loss
@@ -40,7 +41,8 @@ def train(
     """Train EfficientIML, or go on where `out` stopped.
 
     Writes into `out`: ``log.jsonl``, ``last.safetensors`` (the whole state), ``best.safetensors``
-    (the averaged weights that validated best, ready for `imlctl localize --weights`).
+    (the averaged weights that validated best, with a threshold calibrated on the held-out
+    photographs once the run ends; ready for `imlctl localize --weights`).
 
     Args:
         config: The preset.
@@ -74,7 +76,18 @@ def train(
             card = Card("efficient-iml", config.model.to_dict(), training=made)
             save(out / "best.safetensors", state.ema.model, card)  # type: ignore[arg-type]
         save_state(out / "last.safetensors", state, settings)
+    _calibrate(out / "best.safetensors", held, device, log)
     return out / "best.safetensors"
+
+
+def _calibrate(path: Path, held: PhotoPool, device: torch.device, log: _Log) -> None:
+    """Give finished weights the threshold at which they seldom flag an authentic photograph."""
+    loaded = load(path)
+    model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = calibrate(model, held, min_share=loaded.card.min_share, device=device)
+    log({"event": "calibration", **asdict(found)})
+    training = loaded.card.training | {"calibration": asdict(found)}
+    save(path, model, replace(loaded.card, threshold=found.threshold, training=training))
 
 
 def load_split(config: TrainConfig, *, validation: bool, report: Report | None = None) -> PhotoPool:
@@ -180,16 +193,17 @@ def _step(state: State, config: TrainConfig, image: Tensor, mask: Tensor) -> dic
     with torch.autocast(image.device.type, torch.bfloat16, enabled=optim.precision == "bfloat16"):
         prediction = state.model(image)
     loss, terms = localization_loss(prediction, mask, config.loss)
-    if not torch.isfinite(loss):
-        first = state.step * optim.batch
-        last = first + len(image) - 1
-        raise ImlctlError(
-            f"the loss is not finite at step {state.step} (samples {first} to {last})",
-            remedy="Lower optim.rate; the last checkpoint is from before this step.",
-        )
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), optim.clip)
+    if not torch.isfinite(loss + norm):
+        first = state.step * optim.batch
+        what = "loss" if not torch.isfinite(loss) else "gradient"
+        raise ImlctlError(
+            f"the {what} is not finite at step {state.step}"
+            f" (samples {first} to {first + len(image) - 1})",
+            remedy="Lower optim.rate; the last checkpoint is from before this step.",
+        )
     state.optimizer.step()
     state.step += 1
     state.ema.update(state.model)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from imlctl.bench.accuracy import Answer, auc_of, curve, evaluate, find_cases, pixel_f1, summarize
 from imlctl.image.decode import read
 from imlctl.image.prepare import prepare, restore
-from imlctl.image.tiles import run_tiled
+from imlctl.pipeline import DEFAULT_TILE, OVERLAP, predict
 from imlctl.train.samples import batches
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imlctl.core.efficient_iml import EfficientIML
     from imlctl.train.config import ValidationConfig
     from imlctl.train.synthesis import Synthesizer
 
@@ -25,7 +25,7 @@ _BATCH = 16
 
 
 def validate(
-    model: nn.Module, judge: Synthesizer, config: ValidationConfig, device: torch.device
+    model: EfficientIML, judge: Synthesizer, config: ValidationConfig, device: torch.device
 ) -> dict[str, float]:
     """Score a model.
 
@@ -46,7 +46,7 @@ def validate(
 
 @torch.inference_mode()
 def _synthetic(
-    model: nn.Module, judge: Synthesizer, count: int, device: torch.device
+    model: EfficientIML, judge: Synthesizer, count: int, device: torch.device
 ) -> dict[str, float]:
     probabilities, masks = [], []
     for image, mask in batches(judge, start=0, stop=count, batch=_BATCH, workers=0):
@@ -62,20 +62,13 @@ def _synthetic(
     return {"synthetic_auc": float(np.nanmean(auc)), "synthetic_f1": float(np.mean(f1))}
 
 
-def _real(model: nn.Module, folder: Path, device: torch.device) -> dict[str, float]:
+def _real(model: EfficientIML, folder: Path, device: torch.device) -> dict[str, float]:
     def localize(path: Path) -> Answer:
-        image, geometry = prepare(read(path))
-        last = 0.0
-
-        def forward(tile: torch.Tensor) -> torch.Tensor:
-            nonlocal last
-            prediction = model(tile.to(device).contiguous(memory_format=torch.channels_last))
-            last = max(last, float(torch.sigmoid(prediction.score_logits)))
-            return torch.sigmoid(prediction.logits).cpu()
-
-        with torch.inference_mode():
-            probability = run_tiled(forward, image, tile=1024, overlap=128)
-        return Answer(restore(probability, geometry), last)
+        image, geometry = prepare(read(path), multiple=model.config.multiple)
+        probability, score = predict(
+            model, image, device=device, tile=DEFAULT_TILE, overlap=OVERLAP
+        )
+        return Answer(restore(probability, geometry), score)
 
     rows = summarize(list(evaluate(find_cases(folder), localize)))
     scores: dict[str, float] = {}

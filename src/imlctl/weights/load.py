@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _KEY = "imlctl"
+_MAX_HEADER = 100_000_000  # bytes, the limit of the format
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
 _MODELS = {"efficient-iml": (EfficientIML, EfficientIMLConfig)}
 
@@ -82,7 +84,10 @@ def save(path: Path, model: EfficientIML, card: Card, *, half: bool = True) -> N
     tensors = {k: _stored(v, half) for k, v in model.state_dict().items()}
     data = save_tensors(tensors, metadata={_KEY: json.dumps(asdict(card), sort_keys=True)})
     partial = path.with_name(path.name + ".part")
-    partial.write_bytes(data)
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)
 
 
@@ -123,26 +128,21 @@ def load(path: Path, *, name: str = "", expected_sha256: str | None = None) -> L
             source=name,
             remedy="Get the file again.",
         )
-    card = read_card(path, name)
+    card = _read_card(data, name)
     model = _build(card, name)
     _fill(model, data, name)
     return Loaded(model.eval(), card, digest, name)
 
 
-def read_card(path: Path, name: str = "") -> Card:
-    """Read only the metadata of a weights file.
-
-    Raises:
-        WeightsError: The file is damaged, or was not written by imlctl.
-    """
-    name = name or str(path)
+def _read_card(data: bytes, name: str) -> Card:
+    """Read the metadata, which safetensors keeps in a JSON header after its length in 8 bytes."""
     try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"is damaged or not safetensors ({error})", source=name, remedy="Get the file again."
-        ) from error
+        size = int.from_bytes(data[:8], "little")
+        if size > min(len(data) - 8, _MAX_HEADER):
+            raise ValueError(f"a header of {size} bytes in a file of {len(data)}")
+        text = json.loads(data[8 : 8 + size]).get("__metadata__", {}).get(_KEY)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise _damaged(error, name) from error
     if text is None:
         raise WeightsError(
             "holds no imlctl metadata, so its architecture is unknown",
@@ -155,6 +155,11 @@ def read_card(path: Path, name: str = "") -> Card:
         raise WeightsError(
             f"has metadata that this version cannot read ({error})", source=name
         ) from error
+
+
+def _damaged(error: Exception, name: str) -> WeightsError:
+    what = f"is damaged or not safetensors ({error})"
+    return WeightsError(what, source=name, remedy="Get the file again.")
 
 
 def _build(card: Card, name: str) -> EfficientIML:
@@ -177,9 +182,7 @@ def _fill(model: EfficientIML, data: bytes, name: str) -> None:
     try:
         tensors = load_tensors(data)
     except SafetensorError as error:
-        raise WeightsError(
-            f"is damaged ({error})", source=name, remedy="Get the file again."
-        ) from error
+        raise _damaged(error, name) from error
     expected = model.state_dict()
     both = expected.keys() & tensors.keys()
     faults = {

@@ -70,7 +70,7 @@ class Registry:
             raise WeightsError(
                 f"there are no weights named {name!r}",
                 source="weights.toml",
-                remedy=f"Known names: {', '.join(self.entries)}. A file of your own: --weights FILE.",
+                remedy=f"Known names: {', '.join(self.entries)}. For a file use --weights.",
             ) from None
 
 
