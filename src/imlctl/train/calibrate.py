@@ -58,10 +58,11 @@ def calibrate(
         device: Where to compute.
     """
     rng = np.random.default_rng(_SEED)
-    critical = []
-    for photo in pool.photos:
-        for pixels in (photo, random_finish(photo, rng)):
-            critical.append(_critical_threshold(model, pixels, min_share, device))
+    critical = [
+        _critical_threshold(model, pixels, min_share, device)
+        for photo in pool.photos
+        for pixels in (photo, random_finish(photo, rng))
+    ]
     thresholds = {f"{rate:g}": critical_quantile(critical, rate) for rate in (0.01, 0.05, 0.1, 0.2)}
     threshold = float(np.clip(critical_quantile(critical, RATE), _LOWEST, _HIGHEST))
     return Calibration(round(threshold, 4), RATE, len(pool), thresholds)

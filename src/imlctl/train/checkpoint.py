@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from imlctl.errors import WeightsError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imlctl.core.efficient_iml import EfficientIML
     from imlctl.train.ema import EMA
 
 
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 class State:
     """The moving parts of a run."""
 
-    model: nn.Module
+    model: EfficientIML
     optimizer: torch.optim.Optimizer
-    ema: EMA
+    ema: EMA[EfficientIML]
     step: int = 0
     best: float = float("-inf")
 

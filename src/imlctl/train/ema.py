@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+M = TypeVar("M", bound=nn.Module)
 
-class EMA:
+
+class EMA(Generic[M]):
     """A shadow of a model, its running statistics included.
 
     Args:
@@ -17,7 +20,7 @@ class EMA:
             the random start is forgotten: min(decay, (1 + n) / (10 + n)).
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: M, decay: float) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"EMA decay must lie in [0, 1), not {decay}")
         self.model = copy.deepcopy(model).eval().requires_grad_(False)

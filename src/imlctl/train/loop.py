@@ -74,7 +74,7 @@ def train(
             state.best = scores["objective"]
             made = {"steps": state.step, "validation": scores, "preset": settings}
             card = Card("efficient-iml", config.model.to_dict(), training=made)
-            save(out / "best.safetensors", state.ema.model, card)  # type: ignore[arg-type]
+            save(out / "best.safetensors", state.ema.model, card)
         save_state(out / "last.safetensors", state, settings)
     _calibrate(out / "best.safetensors", held, device, log)
     return out / "best.safetensors"
@@ -131,12 +131,15 @@ def _start(config: TrainConfig, device: torch.device) -> State:
 
 
 def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices and filters, not on norms, biases and decays."""
-    decayed = [p for p in model.parameters() if p.ndim >= 2 and p.shape[0] > 2]
-    rest = [p for p in model.parameters() if not (p.ndim >= 2 and p.shape[0] > 2)]
+    """AdamW; weight decay on matrices and filters, not on norms, biases and the WKV's decays."""
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        weight = parameter.ndim >= 2 and name.endswith(".weight")
+        (decayed if weight else spared).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": optim.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+        {"params": spared, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=optim.rate, betas=(0.9, 0.99))
 
