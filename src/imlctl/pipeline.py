@@ -129,6 +129,7 @@ class Result:
             share=self.decision.share,
             threshold=self.decision.threshold,
             min_share=self.decision.min_share,
+            verdict_threshold=self.decision.verdict_threshold,
             regions=regions.listed,
             regions_rest_count=regions.rest_count,
             regions_rest_area=regions.rest_area,
@@ -182,7 +183,12 @@ class Localizer:
         image, geometry = prepare(photo, multiple=self.model.config.multiple)
         probability, score = self.predict(image)
         upright_map = restore(probability, geometry)
-        decision = decide(upright_map, threshold=self.threshold, min_share=self.card.min_share)
+        decision = decide(
+            upright_map,
+            threshold=self.threshold,
+            min_share=self.card.min_share,
+            verdict_threshold=self.card.verdict_threshold,
+        )
         return Result(
             photo, upright_map, decision, score, self.provenance, time.perf_counter() - start
         )

@@ -85,4 +85,15 @@ def test_the_mask_cannot_be_changed_afterwards():
 
 def test_a_decision_needs_a_mask_of_bool():
     with pytest.raises(ValueError, match="bool"):
-        Decision(np.zeros((2, 2), np.uint8), 0.0, False, 0.5, 0.005)
+        Decision(np.zeros((2, 2), np.uint8), 0.0, False, 0.5, 0.005, 0.5)
+
+
+def test_a_verdict_may_ask_for_more_than_the_mask() -> None:
+    probability = np.full((10, 10), 0.1, np.float32)
+    probability[0] = 0.6
+    doubtful = decide(probability, verdict_threshold=0.9)
+    assert (doubtful.share, doubtful.flagged, doubtful.verdict_threshold) == (0.1, False, 0.9)
+    probability[0, 0] = 0.95
+    assert decide(probability, verdict_threshold=0.9).flagged
+    # A mask that is stricter than the verdict is the rule for both.
+    assert decide(probability, threshold=0.94, verdict_threshold=0.9).verdict_threshold == 0.94

@@ -89,8 +89,8 @@ class Merge(nn.Module):
         x = self.project(features)
         if coarser is not None:
             x = x + F.interpolate(coarser, size=x.shape[-2:], mode="bilinear", align_corners=False)
-        x = F.relu(x)
-        return F.relu(x + self.point(F.relu(self.smooth(x))))
+        x = F.relu(x, inplace=True)
+        return F.relu(x + self.point(F.relu(self.smooth(x), inplace=True)), inplace=True)
 
 
 class EfficientIML(nn.Module):

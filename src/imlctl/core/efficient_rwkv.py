@@ -130,7 +130,7 @@ class ChannelMix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
-        return cast("Tensor", self.narrow(F.relu(self.widen(x)).square()))
+        return cast("Tensor", self.narrow(F.relu(self.widen(x), inplace=True).square()))
 
 
 class Block(nn.Module):
@@ -165,9 +165,9 @@ class Stem(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, dims[0], H / stem_stride, W / stem_stride)."""
-        x = F.relu(self.first(self.input(image)))
+        x = F.relu(self.first(self.input(image)), inplace=True)
         for conv in self.rest:
-            x = F.relu(conv(x))
+            x = F.relu(conv(x), inplace=True)
         return x
 
 

@@ -23,9 +23,10 @@ class Decision:
     Attributes:
         mask: (H, W) bool, read-only; true where the probability is at or over the threshold.
         share: Fraction of the pixels that are marked, 0 to 1.
-        flagged: Whether more than `min_share` of the pixels are marked.
+        flagged: Whether more than `min_share` of the pixels reach `verdict_threshold`.
         threshold: The threshold, inside (0, 1).
         min_share: Largest share that still counts as nothing found, in [0, 1).
+        verdict_threshold: The threshold that the verdict asks for, at least `threshold`.
     """
 
     mask: NDArray[np.bool_]
@@ -33,6 +34,7 @@ class Decision:
     flagged: bool
     threshold: float
     min_share: float
+    verdict_threshold: float
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != np.bool_:
@@ -44,15 +46,20 @@ def decide(
     *,
     threshold: float = DEFAULT_THRESHOLD,
     min_share: float = DEFAULT_MIN_SHARE,
+    verdict_threshold: float = 0.0,
 ) -> Decision:
     """Mark the pixels whose probability is at or over the threshold.
 
     The map is taken as it is, never stretched: a faint map stays faint (forensic rule 4).
 
+    A mask shows where to look, a verdict accuses: it may ask for more than the mask does.
+
     Args:
         probability: (H, W) floating point, each value in [0, 1].
         threshold: Pixels with `p >= threshold` are marked; inside (0, 1).
-        min_share: The picture is flagged when more than this share is marked; in [0, 1).
+        min_share: The picture is flagged when more than this share of its pixels reach
+            `verdict_threshold`; in [0, 1).
+        verdict_threshold: As calibrated on authentic photographs; `threshold` where that is more.
 
     Raises:
         NumericalError: A value is NaN, infinite or outside [0, 1] (forensic rule 5).
@@ -68,7 +75,9 @@ def decide(
     mask = probability >= threshold
     mask.flags.writeable = False
     share = float(np.count_nonzero(mask)) / mask.size
-    return Decision(mask, share, share > min_share, threshold, min_share)
+    strict = max(threshold, verdict_threshold)
+    certain = float(np.count_nonzero(probability >= strict)) / mask.size
+    return Decision(mask, share, certain > min_share, threshold, min_share, strict)
 
 
 def check_threshold(threshold: float) -> None:

@@ -143,6 +143,8 @@ def _verdict_line(decision: Decision) -> str:
     if not decision.share:
         return f"nothing found {at}"
     limit = percent(decision.min_share)
+    if decision.verdict_threshold > decision.threshold:
+        limit += f" at p >= {legend.number(decision.verdict_threshold)}"
     return f"nothing found: {percent(decision.share)} of pixels {at}, limit {limit}"
 
 

@@ -84,6 +84,7 @@ class Record:
         share: Fraction of pixels at or over the threshold.
         threshold: Probability from which a pixel is marked.
         min_share: Largest share that still counts as nothing found.
+        verdict_threshold: Probability that more than `min_share` must reach for the verdict.
         regions: Those that are listed, dataclasses or mappings, largest first.
         regions_rest_count: Regions too small to be listed.
         regions_rest_area: Their pixels together.
@@ -110,6 +111,7 @@ class Record:
     share: float | None = None
     threshold: float | None = None
     min_share: float | None = None
+    verdict_threshold: float | None = None
     regions: Any = ()
     regions_rest_count: int = 0
     regions_rest_area: int = 0
@@ -123,7 +125,7 @@ class Record:
             raise ValueError(f"verdict {self.verdict!r} with error {self.error!r}")
         if not failed and None in (self.sha256, self.share, self.threshold, self.min_share):
             raise ValueError("a verdict needs sha256, share, threshold and min_share")
-        for name in ("score", "share", "threshold", "min_share"):
+        for name in ("score", "share", "threshold", "min_share", "verdict_threshold"):
             value = _plain(getattr(self, name), self.path)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}, outside 0 to 1")
@@ -149,6 +151,7 @@ class Record:
             "share": self.share,
             "threshold": self.threshold,
             "min_share": self.min_share,
+            "verdict_threshold": self.verdict_threshold,
             "regions": self.regions,
             "regions_not_listed": {
                 "count": self.regions_rest_count,

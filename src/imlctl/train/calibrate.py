@@ -1,4 +1,4 @@
-"""The threshold that travels with weights: how often may an authentic photograph be flagged?
+"""The verdict threshold of weights: how often may an authentic photograph be flagged?
 
 A picture is flagged when more than a share `min_share` of its pixels reach the threshold. So each
 authentic photograph has one critical threshold, the (1 - min_share) quantile of its own map: below

@@ -81,13 +81,14 @@ def train(
 
 
 def _calibrate(path: Path, held: PhotoPool, device: torch.device, log: _Log) -> None:
-    """Give finished weights the threshold at which they seldom flag an authentic photograph."""
+    """Give finished weights the verdict threshold that seldom flags an authentic photograph."""
     loaded = load(path)
     model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     found = calibrate(model, held, min_share=loaded.card.min_share, device=device)
     log({"event": "calibration", **asdict(found)})
     training = loaded.card.training | {"calibration": asdict(found)}
-    save(path, model, replace(loaded.card, threshold=found.threshold, training=training))
+    card = replace(loaded.card, verdict_threshold=found.threshold, training=training)
+    save(path, model, card)
 
 
 def load_split(config: TrainConfig, *, validation: bool, report: Report | None = None) -> PhotoPool:

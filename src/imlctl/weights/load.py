@@ -39,7 +39,9 @@ class Card:
         architecture: ``efficient-iml``.
         config: Configuration of the architecture, as plain values.
         threshold: A pixel counts as manipulated at this probability or above.
-        min_share: A picture is flagged when more than this share of its pixels count.
+        min_share: A picture is flagged when more than this share of its pixels reach
+            `verdict_threshold`.
+        verdict_threshold: Calibrated on authentic photographs; 0 for the same as `threshold`.
         training: How the weights were made: free-form, JSON-serialisable.
         format: Version of this document.
     """
@@ -50,6 +52,7 @@ class Card:
     min_share: float = 0.005
     training: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
+    verdict_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what no file of ours holds."""
@@ -57,6 +60,8 @@ class Card:
             raise TypeError("architecture must be a name, config a table")
         if not 0 < self.threshold < 1 or not 0 <= self.min_share < 1:
             raise ValueError("threshold must lie in (0, 1), min_share in [0, 1)")
+        if not 0 <= self.verdict_threshold < 1:
+            raise ValueError("verdict_threshold must lie in [0, 1)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
