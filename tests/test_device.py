@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from imlctl.device import available, describe, make_deterministic, resolve
+from imlctl.device import available, describe, make_deterministic, resolve, reuse_memory
 from imlctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -96,3 +96,17 @@ def test_description(monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe(torch.device("cpu")) == "cpu"
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "Card 9000")
     assert describe(torch.device("cuda", 1)) == "cuda:1 (Card 9000)"
+
+
+def test_reusing_memory_changes_no_result() -> None:
+    reuse_memory()
+    big = torch.full((40_000_000,), 1.5)  # beyond what glibc would map
+    assert float(big.sum()) == 60_000_000
+
+
+def test_reusing_memory_is_for_glibc_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    reuse_memory()
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    reuse_memory()

@@ -41,6 +41,7 @@ def record(**changes):
         "share": 0.03,
         "threshold": 0.5,
         "min_share": 0.005,
+        "verdict_threshold": 0.9,
         "regions": (Spot(((1, 2), (3, 4)), 9),),
         "regions_rest_count": 2,
         "regions_rest_area": 5,
@@ -70,6 +71,7 @@ def test_a_record_says_everything_once():
         "share": 0.03,
         "threshold": 0.5,
         "min_share": 0.005,
+        "verdict_threshold": 0.9,
         "regions": [{"polygon": [[1, 2], [3, 4]], "area": 9}],
         "regions_not_listed": {"count": 2, "area": 5},
         "facts": {"format": "JPEG", "notes": ["alpha channel ignored"]},
@@ -89,7 +91,9 @@ def test_a_failed_picture_has_its_reason_and_no_findings():
     failed = record(
         verdict=Verdict.FAILED,
         error=Failure.of(error),
-        **dict.fromkeys(("sha256", "facts", "score", "share", "threshold", "min_share")),
+        **dict.fromkeys(
+            ("sha256", "facts", "score", "share", "threshold", "min_share", "verdict_threshold")
+        ),
         regions=(),
     )
     written = strictly(failed.to_json())

@@ -54,11 +54,13 @@ def bench(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure this machine and these weights: --fps for speed and cost, --f1 for accuracy."""
+    from imlctl.device import reuse_memory
     from imlctl.errors import UsageError
     from imlctl.pipeline import Localizer, Settings
 
     if fps == (f1 is not None):
         raise UsageError("needs one of --fps and --f1", source="bench")
+    reuse_memory()
     localizer = Localizer(
         Settings(model=model, weights=weights, device=device, threshold=threshold)
     )

@@ -126,8 +126,10 @@ def localize(
 def _load(
     model: str, weights: Path | None, device: str, threshold: float | None, tile: int, seed: int
 ) -> Localizer:
+    from imlctl.device import reuse_memory
     from imlctl.pipeline import Localizer, Settings
 
+    reuse_memory()
     return Localizer(
         Settings(
             model=model, weights=weights, device=device, threshold=threshold, tile=tile, seed=seed

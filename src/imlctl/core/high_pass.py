@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from imlctl.core.layers import full_precision
+
 HighPass = Literal["srm", "bayar", "none"]
 
 # Residuals of a clean photograph are a few grey levels; larger ones are edges, which saturate.
@@ -68,7 +70,7 @@ class ResidualInput(nn.Module):
             return colours
         padded = F.pad(image, (2, 2, 2, 2), mode="reflect")
         # A bfloat16 of a bright pixel is a whole grey level wide, as wide as what is looked for.
-        with torch.autocast(image.device.type, enabled=False):
+        with full_precision(image.device):
             if self.kind == "srm":
                 residual = F.conv2d(padded, self.filters, groups=3)
             else:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
 
 class ConvNorm(nn.Module):
@@ -67,6 +71,13 @@ class ChannelNorm(nn.Module):
         y = x.permute(0, 2, 3, 1).float()  # (B, H, W, C)
         y = nn.functional.layer_norm(y, y.shape[-1:], self.weight.float(), self.bias.float())
         return y.permute(0, 3, 1, 2).to(x.dtype)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which autocast, where the device has it, changes no dtype."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def fuse_all(model: nn.Module) -> None:

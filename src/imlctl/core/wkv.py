@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import imlctl.core.wkv_op  # noqa: F401 - registers torch.ops.imlctl.bi_wkv
+from imlctl.core.layers import full_precision
 
 # exp(-30) is below float32 resolution: a state that decays faster is already forgotten.
 _MIN_LOG_DECAY6 = -30.0
@@ -81,7 +82,7 @@ def bi_wkv6(
         the dtype's range saturates.
     """
     dtype = torch.promote_types(value.dtype, torch.float32)
-    with torch.autocast(value.device.type, enabled=False):
+    with full_precision(value.device):
         r, k, v, u = (x.to(dtype) for x in (receptance, key, value, bonus))
         log_d = log_decay.to(dtype).clamp(_MIN_LOG_DECAY6, 0.0)
         # y is linear in r, k, v and (1, u): taking their scales out first keeps every sum in range.
