@@ -183,7 +183,7 @@ def write(tree: Path, files: dict[str, str]) -> Path:
         ("pipeline.py", "from imlctl.scan.run import scan"),
         ("pipeline.py", "from imlctl.report.html import write"),
         ("train/loop.py", "from imlctl.bench import speed"),
-        ("train/loop.py", "from imlctl.pipeline import Localizer"),
+        ("train/loop.py", "from imlctl.scan import atomic"),
         ("report/record.py", "from imlctl.pipeline import Result"),
         ("scan/run.py", "from imlctl.report.recorder import x"),
         ("bench/speed.py", "from imlctl.cli import app"),
@@ -207,6 +207,7 @@ def test_the_checker_allows_what_the_layers_allow(tmp_path: Path) -> None:
         "pipeline.py": "from imlctl.image.decode import read\nfrom imlctl.report.record import R",
         "scan/run.py": "from imlctl.pipeline import Localizer\nfrom imlctl.report import record",
         "train/loop.py": "from imlctl.bench.accuracy import evaluate\nimport imlctl.weights.load",
+        "train/validate.py": "from imlctl.pipeline import predict",
         "cli/__init__.py": "from imlctl import __version__\nfrom imlctl.scan.run import scan",
     }
     assert violations(write(tmp_path, tree)) == []

@@ -43,12 +43,12 @@ class DataConfig:
         """Refuse what cannot work."""
         if (
             not self.photos
-            or not 0 < self.validation_share < 1
+            or not 0 <= self.validation_share < 1
             or self.workers < 0
             or self.regenerated < 0
         ):
             raise ValueError(
-                "needs at least one folder of photos, a validation share between 0 and 1, "
+                "needs at least one folder of photos, a validation share below 1, "
                 "and no negative counts"
             )
 
