@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -74,3 +76,20 @@ def network_attempts() -> Iterator[list[str]]:
     _attempts.clear()
     yield _attempts
     assert not _attempts, f"reached for the network: {_attempts}"
+
+
+MAKERS = Path(__file__).parent / "hostile" / "makers.py"
+
+
+@pytest.fixture(scope="session")
+def makers() -> Any:
+    """The module `tests/hostile/makers.py`, which makes pictures and bad files by code."""
+    name = "imlctl_tests_makers"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, MAKERS)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]

@@ -65,20 +65,32 @@ def prepare(photo: Photo, *, multiple: int = 32, min_side: int = 64) -> tuple[Te
     Returns:
         The tensor (3, H', W'), uint8 or uint16, and the geometry that undoes the padding.
     """
-    if multiple < 1 or min_side < 1:
-        raise ValueError("multiple and min_side must be positive")
     height, width, _ = photo.pixels.shape
+    image = pad(photo.pixels, multiple=multiple, min_side=min_side)
     geometry = Geometry(
         height=height,
         width=width,
-        pad_bottom=-(-max(height, min_side) // multiple) * multiple - height,
-        pad_right=-(-max(width, min_side) // multiple) * multiple - width,
+        pad_bottom=image.shape[1] - height,
+        pad_right=image.shape[2] - width,
         orientation=photo.facts.orientation,
     )
-    planes = np.moveaxis(photo.pixels, 2, 0)  # (3, H, W)
+    return image, geometry
+
+
+def pad(pixels: NDArray[Any], *, multiple: int = 32, min_side: int = 64) -> Tensor:
+    """Reflect pixels (H, W, 3) below and on the right, and lay them out as (3, H', W').
+
+    Args:
+        pixels: uint8 or uint16, whose type the tensor keeps.
+        multiple: See `prepare`.
+        min_side: See `prepare`.
+    """
+    if multiple < 1 or min_side < 1:
+        raise ValueError("multiple and min_side must be positive")
+    below, right = (-(-max(n, min_side) // multiple) * multiple - n for n in pixels.shape[:2])
+    planes = np.moveaxis(pixels, 2, 0)  # (3, H, W)
     # Numpy reflects as often as it takes, and repeats the edge where there is a single row.
-    padding = ((0, 0), (0, geometry.pad_bottom), (0, geometry.pad_right))
-    return torch.from_numpy(np.pad(planes, padding, mode="reflect")), geometry
+    return torch.from_numpy(np.pad(planes, ((0, 0), (0, below), (0, right)), mode="reflect"))
 
 
 def to_float(image: Tensor) -> Tensor:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from imlctl.image.prepare import pad
 from imlctl.pipeline import DEFAULT_TILE, OVERLAP, predict
 from imlctl.train.augment import random_finish
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from imlctl.core.efficient_iml import EfficientIML
@@ -82,11 +83,8 @@ def critical_quantile(critical: list[float], rate: float) -> float:
 def _critical_threshold(
     model: EfficientIML, pixels: NDArray[np.uint8], min_share: float, device: torch.device
 ) -> float:
-    multiple = model.config.multiple
     height, width = pixels.shape[:2]
-    padding = ((0, -height % multiple), (0, -width % multiple), (0, 0))
-    padded = np.pad(pixels, padding, mode="reflect")
-    image = torch.from_numpy(np.ascontiguousarray(padded.transpose(2, 0, 1)))
+    image = pad(pixels, multiple=model.config.multiple)
     probability, _ = predict(model, image, device=device, tile=DEFAULT_TILE, overlap=OVERLAP)
     values = np.sort(probability[:height, :width].numpy(), axis=None)[::-1]
     return float(values[int(min_share * len(values))])
