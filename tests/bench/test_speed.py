@@ -13,7 +13,7 @@ from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.core.mit import SIZES, MixTransformer
 from imlctl.errors import UsageError
-from imlctl.image.tiles import run_tiled
+from imlctl.image.tiles import Tile, run_tiled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ class Localizer:
         self.seen.append((image.shape, image.dtype, channels_last))
 
     def predict(self, image: Tensor) -> Tensor:
-        def forward(tile: Tensor) -> Tensor:
+        def forward(tile: Tensor, _: Tile) -> Tensor:
             return torch.sigmoid(self.model(tile).logits)
 
         return run_tiled(forward, image, tile=TILE, overlap=64, multiple=16)

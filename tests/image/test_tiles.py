@@ -14,7 +14,7 @@ from imlctl.image.prepare import to_float
 from imlctl.image.tiles import Tile, plan, run_tiled
 
 
-def first_channel(batch: Tensor) -> Tensor:
+def first_channel(batch: Tensor, _: Tile) -> Tensor:
     """The identity, as far as a model with one output channel can be it."""
     return batch[:, :1]
 
@@ -76,24 +76,25 @@ def test_merge_of_the_identity_is_the_identity(layout: dict[str, int]) -> None:
 def test_one_tile_is_the_model_itself_bit_for_bit() -> None:
     image = random_image(64, 96)
 
-    def model(batch: Tensor) -> Tensor:
+    def model(batch: Tensor, _: Tile) -> Tensor:
         return torch.sin(batch.mean(dim=1, keepdim=True) * 7)
 
     merged = run_tiled(model, image, tile=128, overlap=32)
-    assert torch.equal(merged, model(to_float(image)[None])[0, 0])
+    assert torch.equal(merged, model(to_float(image)[None], Tile(0, 0, 64, 96))[0, 0])
 
 
 def test_model_sees_the_right_part_in_floats_one_at_a_time() -> None:
     image = random_image(96, 160)
     seen = []
 
-    def model(batch: Tensor) -> Tensor:
-        seen.append(batch)
+    def model(batch: Tensor, tile: Tile) -> Tensor:
+        seen.append((batch, tile))
         return batch[:, :1]
 
     run_tiled(model, image, tile=64, overlap=32)
     assert len(seen) == len(plan(96, 160, tile=64, overlap=32)) == 2 * 4
-    for batch, tile in zip(seen, plan(96, 160, tile=64, overlap=32), strict=True):
+    for (batch, told), tile in zip(seen, plan(96, 160, tile=64, overlap=32), strict=True):
+        assert told == tile
         assert batch.dtype == torch.float32
         rows = slice(tile.top, tile.top + tile.height)
         columns = slice(tile.left, tile.left + tile.width)
@@ -103,7 +104,7 @@ def test_model_sees_the_right_part_in_floats_one_at_a_time() -> None:
 def test_seams_are_ramps_and_stay_between_what_they_join() -> None:
     values = iter([0.2, 0.8])
 
-    def constant(batch: Tensor) -> Tensor:
+    def constant(batch: Tensor, _: Tile) -> Tensor:
         return torch.full_like(batch[:, :1], next(values))
 
     row = run_tiled(constant, random_image(64, 96), tile=64, overlap=32)[0]
@@ -127,7 +128,7 @@ def test_16_bit_and_float_pictures() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("width", [64, 128])
 def test_nan_and_infinity_never_become_a_map(bad: float, width: int) -> None:
-    def model(batch: Tensor) -> Tensor:
+    def model(batch: Tensor, _: Tile) -> Tensor:
         answer = batch[:, :1].clone()
         answer[0, 0, -1, -1] = bad
         return answer
@@ -138,7 +139,7 @@ def test_nan_and_infinity_never_become_a_map(bad: float, width: int) -> None:
 
 def test_a_model_of_another_shape_is_a_mistake() -> None:
     with pytest.raises(ValueError, match=r"expected \(1, 1, 64, 64\)"):
-        run_tiled(lambda batch: batch, random_image(64, 64), tile=64, overlap=0)
+        run_tiled(lambda batch, _: batch, random_image(64, 64), tile=64, overlap=0)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_24_megapixels_take_one_map_and_one_tile() -> None:
     image = torch.zeros(3, 4000, 6016, dtype=torch.uint8)
     before, peak = resident(), 0
 
-    def model(batch: Tensor) -> Tensor:
+    def model(batch: Tensor, _: Tile) -> Tensor:
         nonlocal peak
         peak = max(peak, resident())
         return batch[:, :1]

@@ -109,11 +109,12 @@ class EfficientIML(nn.Module):
         for head in (self.head, *self.level_heads):  # most pixels are untouched
             nn.init.constant_(cast("Tensor", cast("nn.Conv2d", head).bias), -2.0)
 
-    def forward(self, image: Tensor) -> Prediction:
+    def forward(self, image: Tensor, similarity: Tensor | None = None) -> Prediction:
         """Localize.
 
         Args:
             image: (B, 3, H, W) in [0, 1]; H and W multiples of `config.multiple`, at least 64.
+            similarity: See `EfficientRWKV.forward`.
 
         Raises:
             ValueError: The size does not fit.
@@ -125,7 +126,7 @@ class EfficientIML(nn.Module):
                 f"height and width must be multiples of {multiple} and at least 64, "
                 f"not {height}x{width}"
             )
-        stem, *stages = self.backbone(image)
+        stem, *stages = self.backbone(image, similarity)
         finest, middle, coarsest = stages
         coarse = self.merges[2](coarsest, None)
         between = self.merges[1](middle, coarse)

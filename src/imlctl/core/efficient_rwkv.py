@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from imlctl.core.high_pass import HighPass, ResidualInput
 from imlctl.core.layers import ConvNorm
 from imlctl.core.mixers import DepthwiseLocal, SpatialMixV4, SpatialMixV6, WindowAttention
+from imlctl.core.self_similarity import CHANNELS, self_similarity
 
 Mixing = Literal["v4", "v6"]
 Local = Literal["window", "depthwise"]
@@ -42,6 +43,7 @@ class EfficientRWKVConfig:
         window: Side of an attention window, in positions of the stage.
         high_pass: The first layer's residuals.
         stem_stride: Stride of the first stage, 4 or 8.
+        self_similarity: Whether the stem sees where the picture repeats itself (ours).
     """
 
     dims: tuple[int, int, int] = (64, 128, 256)
@@ -53,6 +55,7 @@ class EfficientRWKVConfig:
     window: int = 8
     high_pass: HighPass = "srm"  # noqa: S105 - a filter, not a password
     stem_stride: Literal[4, 8] = 8
+    self_similarity: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -162,12 +165,20 @@ class Stem(nn.Module):
         self.rest = nn.ModuleList(
             ConvNorm(a, b, 3, stride=2) for a, b in itertools.pairwise(widths)
         )
+        self.repeats: nn.Module | None = None
+        if config.self_similarity:
+            self.repeats = nn.Sequential(
+                ConvNorm(CHANNELS, 16, 3), nn.ReLU(inplace=True), ConvNorm(16, out, gain=0.0)
+            )
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, dims[0], H / stem_stride, W / stem_stride)."""
-        x = F.relu(self.first(self.input(image)), inplace=True)
-        for conv in self.rest:
-            x = F.relu(conv(x), inplace=True)
+    def forward(self, image: Tensor, similarity: Tensor | None) -> Tensor:
+        """(B, 3, H, W) and (B, 3, H / 4, W / 4) to (B, dims[0], H / stem_stride, ...)."""
+        x = F.relu(self.first(self.input(image)), inplace=True)  # (B, C, H / 2, W / 2)
+        for k, conv in enumerate(self.rest):
+            x = conv(x)
+            if k == 0 and self.repeats is not None:  # both at a quarter of the resolution
+                x = x + self.repeats(similarity)
+            x = F.relu(x, inplace=True)
         return x
 
 
@@ -187,15 +198,22 @@ class EfficientRWKV(nn.Module):
             for stage, depth in enumerate(config.depths)
         )
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, similarity: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the features of the stem and of the three stages.
 
         At `config.strides`; the stem shares the first.
 
         Args:
             image: (B, 3, H, W) in [0, 1]; H and W multiples of the last stride.
+            similarity: What `self_similarity` says of the picture, (B, 3, H / 4, W / 4); computed
+                from `image` when None. A tile is given its part of the whole picture's, since its
+                copies may lie outside it.
         """
-        stem = self.stem(image)
+        if similarity is None and self.config.self_similarity:
+            similarity = self_similarity(image)
+        stem = self.stem(image, similarity)
         x, features = stem, []
         for down, stage in zip(self.down, self.stages, strict=True):
             x = stage(down(x))

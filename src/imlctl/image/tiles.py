@@ -34,6 +34,14 @@ class Tile:
         if self.top < 0 or self.left < 0 or self.height < 1 or self.width < 1:
             raise ValueError(f"impossible tile: {self}")
 
+    def of(self, values: Tensor, stride: int = 1) -> Tensor:
+        """Cut this part from (..., H / stride, W / stride); the sides are multiples of `stride`."""
+        rows, columns = (
+            slice(start // stride, (start + side) // stride)
+            for start, side in ((self.top, self.height), (self.left, self.width))
+        )
+        return values[..., rows, columns]
+
 
 def plan(
     height: int, width: int, *, tile: int, overlap: int, multiple: int = 32
@@ -75,7 +83,7 @@ def plan(
 
 
 def run_tiled(
-    fn: Callable[[Tensor], Tensor],
+    fn: Callable[[Tensor, Tile], Tensor],
     image: Tensor,
     *,
     tile: int,
@@ -91,7 +99,8 @@ def run_tiled(
     Besides one tile, memory holds the integer picture and one float32 map.
 
     Args:
-        fn: From (1, 3, h, w) float32 in [0, 1] to (1, 1, h, w), probabilities or logits.
+        fn: From (1, 3, h, w) float32 in [0, 1], and where that lies in the picture, to
+            (1, 1, h, w), probabilities or logits.
         image: (3, H', W') uint8, uint16 or float, as from `prepare`.
         tile: See `plan`.
         overlap: See `plan`.
@@ -107,19 +116,15 @@ def run_tiled(
     _, height, width = image.shape
     tiles = plan(height, width, tile=tile, overlap=overlap, multiple=multiple)
     if len(tiles) == 1:
-        return _checked(fn, image)
+        return _checked(fn, image, tiles[0])
     rows = _weights(height, tiles[0].height, sorted({each.top for each in tiles}))
     columns = _weights(width, tiles[0].width, sorted({each.left for each in tiles}))
     merged = torch.zeros(height, width)
     low, high = float("inf"), float("-inf")
     for each in tiles:
-        region = (
-            slice(each.top, each.top + each.height),
-            slice(each.left, each.left + each.width),
-        )
-        result = _checked(fn, image[:, *region])
+        result = _checked(fn, each.of(image), each)
         low, high = min(low, float(result.min())), max(high, float(result.max()))
-        merged[region].addcmul_(result, rows[each.top][:, None] * columns[each.left])
+        each.of(merged).addcmul_(result, rows[each.top][:, None] * columns[each.left])
     # Rounding may carry a blend past the values it came from by one unit in the last place.
     return merged.clamp_(low, high)
 
@@ -158,9 +163,9 @@ def _weights(length: int, tile: int, starts: list[int]) -> dict[int, Tensor]:
     }
 
 
-def _checked(fn: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+def _checked(fn: Callable[[Tensor, Tile], Tensor], image: Tensor, tile: Tile) -> Tensor:
     """Call `fn` on a part of the picture; return its answer (h, w) float32 on the CPU if finite."""
-    answer = fn(to_float(image)[None])
+    answer = fn(to_float(image)[None], tile)
     expected = (1, 1, *image.shape[1:])
     if tuple(answer.shape) != expected:
         raise ValueError(f"the model returned {tuple(answer.shape)}, expected {expected}")

@@ -31,11 +31,16 @@ def composite(host: Pixels, source: Pixels, mask: Mask, rng: Rng) -> tuple[Pixel
     if style < 0.12:
         blended = _poisson(host, source, mask)
         if blended is not None:
-            return blended, mask
+            return blended
     sigma = 0.0 if style < 0.45 else float(rng.uniform(0.5, 3.0))
     alpha = feather(mask, sigma)[..., None]
     mixed = host + alpha * (source.astype(np.float32) - host)
-    return np.rint(mixed).astype(np.uint8), alpha[..., 0] >= 0.5
+    return np.rint(mixed).astype(np.uint8), _changed(alpha[..., 0])
+
+
+def _changed(alpha: NDArray[np.float32]) -> Mask:
+    """Where a feathered edit counts: from half of its strongest place on, so no edit vanishes."""
+    return alpha >= 0.5 * float(alpha.max())
 
 
 def match_colour(source: Pixels, host: Pixels, mask: Mask, strength: float) -> Pixels:
@@ -53,8 +58,11 @@ def match_colour(source: Pixels, host: Pixels, mask: Mask, strength: float) -> P
     return levels
 
 
-def _poisson(host: Pixels, source: Pixels, mask: Mask) -> Pixels | None:
-    """Seamless cloning (Perez et al. 2003); None where OpenCV cannot place the region."""
+def _poisson(host: Pixels, source: Pixels, mask: Mask) -> tuple[Pixels, Mask] | None:
+    """Seamless cloning (Perez et al. 2003) away from the frame's border, and what was cloned.
+
+    None where OpenCV cannot place the region.
+    """
     inner = mask.copy()
     inner[:2] = inner[-2:] = inner[:, :2] = inner[:, -2:] = False
     ys, xs = np.nonzero(inner)
@@ -67,11 +75,16 @@ def _poisson(host: Pixels, source: Pixels, mask: Mask) -> Pixels | None:
         )
     except cv2.error:
         return None
-    return cast("Pixels", cloned)
+    return cast("Pixels", cloned), inner
 
 
 def copy_move(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
-    """Cover the mask with another part of the same picture, often turned, scaled or mirrored."""
+    """Cover the mask with another part of the same picture, often turned or scaled.
+
+    Returns the picture and what is duplicated. A copy that was only moved equals its source, and
+    nothing tells the two apart, so both are marked; otherwise only the copy, whose resampling or
+    other history gives it away.
+    """
     height, width = mask.shape
     ys, xs = np.nonzero(mask)
     cy, cx = (ys.min() + ys.max()) / 2, (xs.min() + xs.max()) / 2
@@ -80,7 +93,7 @@ def copy_move(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
         dy, dx = rng.uniform(-0.6, 0.6) * height, rng.uniform(-0.6, 0.6) * width
         if np.hypot(dy, dx) > least:
             break
-    plain = rng.random() < 0.4
+    plain = rng.random() < 0.6
     angle = 0.0 if plain else float(rng.choice((rng.uniform(-25, 25), rng.choice((90, 180, 270)))))
     scale = 1.0 if plain else float(np.exp(rng.uniform(-0.35, 0.35)))
     turn = cv2.getRotationMatrix2D((cx, cy), angle, scale)
@@ -95,9 +108,18 @@ def copy_move(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
     moved = cv2.warpAffine(
         host, turn, (width, height), flags=method, borderMode=cv2.BORDER_REFLECT_101
     )
-    if rng.random() < 0.3:
+    altered = rng.random() < 0.25
+    if altered:
         moved = augment.random_history(moved, rng, untouched=0.0)  # type: ignore[arg-type]
-    return composite(host, moved, mask, rng)  # type: ignore[arg-type]
+    forged, copy = composite(host, moved, mask, rng)  # type: ignore[arg-type]
+    if altered or not plain:
+        return forged, copy
+    source = np.zeros_like(copy)
+    ys, xs = np.nonzero(copy)
+    ys, xs = ys - round(dy), xs - round(dx)
+    inside = (ys >= 0) & (ys < height) & (xs >= 0) & (xs < width)
+    source[ys[inside], xs[inside]] = True
+    return forged, copy | source
 
 
 def remove(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
@@ -140,7 +162,7 @@ def regenerate(host: Pixels, generated: Pixels, mask: Mask, rng: Rng) -> tuple[P
         generated = augment.random_history(generated, rng, untouched=0.0)
     alpha = feather(mask, float(rng.choice((0.0, 1.0, 2.5))))[..., None]
     mixed = host + alpha * (generated.astype(np.float32) - host)
-    return np.rint(mixed).astype(np.uint8), alpha[..., 0] >= 0.5
+    return np.rint(mixed).astype(np.uint8), _changed(alpha[..., 0])
 
 
 def retouch(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
@@ -163,4 +185,4 @@ def retouch(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
     changed = steps[rng.integers(len(steps))](host)
     alpha = feather(mask, float(rng.choice((0.0, 1.0, 3.0))))[..., None]
     mixed = host + alpha * (changed.astype(np.float32) - host)
-    return np.rint(mixed).astype(np.uint8), alpha[..., 0] >= 0.5
+    return np.rint(mixed).astype(np.uint8), _changed(alpha[..., 0])

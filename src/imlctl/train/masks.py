@@ -112,7 +112,7 @@ def _brush(rng: Rng, height: int, width: int, area: float) -> Mask:
     count = int(rng.integers(3, 9))
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.8, count))
     steps = np.stack((np.cos(heading), np.sin(heading)), 1) * length / count
-    points = np.array(_centre(rng, height, width)) + np.cumsum(steps, 0)
+    points = np.array(_centre(rng, height, width)) + np.cumsum(steps, 0) - steps[0]
     canvas = np.zeros((height, width), np.uint8)
     cv2.polylines(canvas, [np.round(points).astype(np.int32)], False, 1, thickness)
     return canvas > 0

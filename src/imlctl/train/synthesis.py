@@ -35,11 +35,11 @@ class Mix:
     """Relative share of each kind of sample."""
 
     authentic: float = 0.33
-    splice: float = 0.29
-    copy_move: float = 0.1
-    removal: float = 0.1
-    regenerated: float = 0.1
-    retouch: float = 0.08
+    splice: float = 0.27
+    copy_move: float = 0.16
+    removal: float = 0.09
+    regenerated: float = 0.09
+    retouch: float = 0.06
 
     def __post_init__(self) -> None:
         """Refuse shares that are no distribution."""

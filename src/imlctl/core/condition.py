@@ -1,0 +1,116 @@
+"""The condition encoder of DiffIML: any backbone, its levels brought together at the latents.
+
+DiffIML, section 3.2: each level of the backbone through a 1x1 convolution, resized to the size of
+the latents, concatenated, and mixed by a 3x3 convolution. It runs once per picture. The authors'
+code resizes to a fixed 64x64 and so fails at any size but 512; here the size follows the picture.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imlctl.core import efficient_rwkv, mit, resnet
+from imlctl.core.layers import ConvNorm
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ENCODERS = (
+    *(f"efficient-rwkv-{size}" for size in efficient_rwkv.SIZES),
+    *(f"mit-{size}" for size in mit.SIZES),
+    *(f"resnet{size}" for size in resnet.SIZES),
+)
+
+# What ImageNet weights expect; the EfficientRWKV learns from [0, 1] as it is.
+_MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class ImageNetInput(nn.Module):
+    """A backbone behind the normalisation that its public weights were trained with."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        for name, values in (("mean", _MEAN), ("spread", _SPREAD)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def forward(self, image: Tensor, similarity: Tensor | None = None) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) in [0, 1] to the backbone's levels; sees no self-similarity."""
+        del similarity
+        return cast("tuple[Tensor, ...]", self.backbone((image - self.mean) / self.spread))
+
+
+def build_backbone(name: str) -> tuple[nn.Module, tuple[int, ...], int]:
+    """Build a backbone with random weights.
+
+    Args:
+        name: One of `ENCODERS`.
+
+    Returns:
+        The backbone, which maps an image in [0, 1] (and its self-similarity) to its levels; their
+        channels; and the number that height and width must be multiples of.
+
+    Raises:
+        ValueError: The name is not known.
+    """
+    if name not in ENCODERS:
+        raise ValueError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}")
+    if name.startswith("mit-"):
+        shape = mit.SIZES[name.removeprefix("mit-")]
+        return ImageNetInput(mit.MixTransformer(shape)), shape.dims, shape.multiple
+    if name.startswith("resnet"):
+        layout = resnet.SIZES[name.removeprefix("resnet")]
+        return ImageNetInput(resnet.ResNet(layout)), layout.dims, layout.multiple
+    config = efficient_rwkv.SIZES[name.removeprefix("efficient-rwkv-")]
+    backbone = efficient_rwkv.EfficientRWKV(config)
+    return backbone, (config.dims[0], *config.dims), config.strides[-1]
+
+
+class ConditionEncoder(nn.Module):
+    """Backbone and head: from the picture to the condition f.
+
+    Args:
+        name: One of `ENCODERS`.
+        channels: Of the condition, and of each level after its 1x1 convolution.
+        stride: Of the condition against the picture.
+
+    Attributes:
+        multiple: Height and width must be multiples of this.
+    """
+
+    def __init__(self, name: str, channels: int, stride: int) -> None:
+        super().__init__()
+        self.backbone, widths, self.multiple = build_backbone(name)
+        self.stride = stride
+        self.levels = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
+        self.mix = ConvNorm(len(widths) * channels, channels, 3)
+
+    def forward(self, image: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """Encode.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1]; H and W multiples of `multiple`.
+            similarity: See `EfficientRWKV.forward`.
+
+        Returns:
+            (B, channels, H / stride, W / stride).
+        """
+        features: Sequence[Tensor] = self.backbone(image, similarity)
+        size = (image.shape[-2] // self.stride, image.shape[-1] // self.stride)
+        gathered = [
+            _resized(level(x), size) for level, x in zip(self.levels, features, strict=True)
+        ]
+        return F.relu(self.mix(torch.cat(gathered, dim=1)), inplace=True)
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

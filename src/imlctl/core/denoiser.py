@@ -1,0 +1,171 @@
+"""The denoiser of DiffIML: a UNet over the latents of a mask and of its edge map.
+
+It predicts the clean latents z_0 from noisy ones z_t and the condition f (DiffIML, section 3.2).
+The authors' network is diffusers' UNet2DModel with one level of 128 channels: two residual blocks
+down, a middle with self-attention, three blocks up, no change of resolution. The same class builds
+it and a lighter one, which works on patches of 2x2 latents: the mask's latents are smooth, and a
+quarter of the positions makes eight steps cheap.
+
+The condition enters at every step: Conv3([x, f]), written here as Conv3(x) + Conv3(f), which is the
+same sum; the second half does not depend on the step, nor on the member of an ensemble, and is
+computed once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_GROUPS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiserConfig:
+    """Shape of the denoiser.
+
+    Attributes:
+        channels: Inside; a multiple of 32.
+        blocks: Residual blocks on the way down; one more on the way up.
+        attention: Whether the middle attends over all positions, quadratic in their number.
+        patch: Side of the square of latents that one position holds, 1 or 2.
+        latents: Channels in and out: four of the mask, four of its edge map.
+        condition: Channels of the condition.
+    """
+
+    channels: int = 64
+    blocks: int = 1
+    attention: bool = False
+    patch: int = 2
+    latents: int = 8
+    condition: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        if self.channels < _GROUPS or self.channels % _GROUPS:
+            raise ValueError(f"channels must be a multiple of {_GROUPS}, not {self.channels}")
+        if self.blocks < 1 or self.latents < 1 or self.condition < 1 or self.patch not in (1, 2):
+            raise ValueError("blocks, latents and condition must be positive, patch 1 or 2")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint's metadata."""
+        return asdict(self)
+
+
+DENOISERS = {
+    "paper": DenoiserConfig(channels=128, blocks=2, attention=True, patch=1, condition=128),
+    "light": DenoiserConfig(),
+}
+
+
+class Residual(nn.Module):
+    """Two normalised convolutions with the time added between them, beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, time: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(_GROUPS, inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.time = nn.Linear(time, outputs)
+        self.norm2 = nn.GroupNorm(_GROUPS, outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """(M, inputs, h, w) and (M, time) to (M, outputs, h, w)."""
+        y = self.conv1(F.silu(self.norm1(x)))
+        y = y + self.time(F.silu(time))[:, :, None, None]
+        y = self.conv2(F.silu(self.norm2(y)))
+        return cast("Tensor", self.shortcut(x) + y)
+
+
+class Attention(nn.Module):
+    """Self-attention over all positions, heads of 8 channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = channels // 8
+        self.norm = nn.GroupNorm(_GROUPS, channels)
+        self.query, self.key, self.value, self.out = (
+            nn.Linear(channels, channels) for _ in range(4)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(M, C, h, w) to the same."""
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (M, T, C)
+        q, k, v = (
+            each(tokens).unflatten(-1, (self.heads, 8)).transpose(1, 2)  # (M, heads, T, 8)
+            for each in (self.query, self.key, self.value)
+        )
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (M, T, C)
+        return cast("Tensor", x + self.out(y).transpose(1, 2).view_as(x))
+
+
+class Denoiser(nn.Module):
+    """Predicts the clean latents from noisy ones, the time step and the condition."""
+
+    def __init__(self, config: DenoiserConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or DenoiserConfig()
+        c, blocks = self.config.channels, self.config.blocks
+        packed, time = self.config.latents * self.config.patch**2, 4 * c
+        self.time = nn.Sequential(nn.Linear(c, time), nn.SiLU(), nn.Linear(time, time))
+        self.enter = nn.Conv2d(packed, c, 3, padding=1)
+        self.mix = nn.Conv2d(c, c, 3, padding=1)
+        self.inject = nn.Conv2d(self.config.condition, c, 3, padding=1, bias=False)
+        self.down = nn.ModuleList(Residual(c, c, time) for _ in range(blocks))
+        self.middle = nn.ModuleList(Residual(c, c, time) for _ in range(2))
+        self.attention = Attention(c) if self.config.attention else nn.Identity()
+        self.up = nn.ModuleList(Residual(2 * c, c, time) for _ in range(blocks + 1))
+        self.norm = nn.GroupNorm(_GROUPS, c)
+        self.leave = nn.Conv2d(c, packed, 3, padding=1)
+
+    def prepare(self, condition: Tensor) -> Tensor:
+        """Compute what the condition adds at every step, (B, channels, h / patch, w / patch).
+
+        Args:
+            condition: (B, condition, h / patch, w / patch).
+        """
+        return cast("Tensor", self.inject(condition))
+
+    def forward(self, z: Tensor, t: Tensor, prepared: Tensor) -> Tensor:
+        """Predict the clean latents.
+
+        Args:
+            z: Noisy latents (M, latents, h, w); h and w multiples of `config.patch`.
+            t: Time steps (M,), 0 to 999.
+            prepared: From `prepare`, (M or 1, channels, h / patch, w / patch).
+
+        Returns:
+            z_0 as predicted, the same shape as `z`.
+        """
+        time = self.time(time_embedding(t, self.config.channels).to(z.dtype))  # (M, 4C)
+        x = self.enter(F.pixel_unshuffle(z, self.config.patch))  # (M, C, h / p, w / p)
+        x = self.mix(x) + prepared
+        skips = [x]
+        for block in self.down:
+            x = block(x, time)
+            skips.append(x)
+        x = self.middle[0](x, time)
+        x = self.attention(x)
+        x = self.middle[1](x, time)
+        for block in self.up:
+            x = block(torch.cat((x, skips.pop()), dim=1), time)
+        x = self.leave(F.silu(self.norm(x)))
+        return F.pixel_shuffle(x, self.config.patch)
+
+
+def time_embedding(t: Tensor, channels: int) -> Tensor:
+    """Sinusoids of the time step (Vaswani et al. 2017), cosines first, (M, channels) float32.
+
+    Args:
+        t: (M,).
+        channels: Even.
+    """
+    half = channels // 2
+    rates = torch.exp(-math.log(10000) / half * torch.arange(half, device=t.device))
+    angles = t.float()[:, None] * rates
+    return torch.cat((angles.cos(), angles.sin()), dim=1)

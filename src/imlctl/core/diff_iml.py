@@ -1,0 +1,198 @@
+"""DiffIML: localization as generation. A mask is sampled, given the picture.
+
+Chen et al. 2026, "DiffIML". The model is its named parts: the condition encoder, which runs once
+for a picture; the denoiser, which runs at every step; and LightVAE, whose decoder turns the result
+into a map. Mask and edge map are generated together, as eight channels of latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imlctl.core.condition import ENCODERS, ConditionEncoder
+from imlctl.core.denoiser import DENOISERS, Denoiser, DenoiserConfig
+from imlctl.core.efficient_iml import Prediction
+from imlctl.core.layers import fuse_all
+from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
+from imlctl.core.light_vae import SIZES as VAE_SIZES
+from imlctl.core.sampler import sample_mean
+from imlctl.core.schedule import ScheduleConfig, Spacing, alpha_bars, respaced
+
+STEPS = 8  # the paper's choice: more change little (its Table 6e)
+MEMBERS = 5  # likewise (its Table 7)
+
+_SPOT = 32  # pixels; the image-level score is the strongest spot of this side
+
+
+@dataclass(frozen=True, slots=True)
+class DiffIMLConfig:
+    """Shape of the model.
+
+    Attributes:
+        encoder: Backbone of the condition encoder, one of `condition.ENCODERS`.
+        denoiser: Shape of the denoiser.
+        vae: Shape of LightVAE.
+        schedule: Noise schedule.
+        spacing: Which steps a short sampling visits; see `respaced`.
+        clip: Limit of predicted latents while sampling; None for none, see `ddim`.
+    """
+
+    encoder: str = "efficient-rwkv-small"
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    vae: LightVAEConfig = field(default_factory=LightVAEConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    spacing: Spacing = "leading"
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        if self.encoder not in ENCODERS:
+            raise ValueError(f"unknown encoder {self.encoder!r}; known: {', '.join(ENCODERS)}")
+        if self.denoiser.latents != 2 * self.vae.latent:
+            raise ValueError("the denoiser needs the latents of two maps, mask and edge")
+        respaced(1, self.schedule.steps, self.spacing)
+
+    @property
+    def latent_multiple(self) -> int:
+        """Height and width must be multiples of this for the denoiser's sake."""
+        return FACTOR * self.denoiser.patch
+
+    @property
+    def multiple(self) -> int:
+        """Height and width must be multiples of this; 32 suits every encoder and denoiser."""
+        return 32
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint's metadata."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`, also after a trip through JSON.
+
+        Raises:
+            ValueError: A value is out of range.
+            TypeError: A key is unknown, or a value of another type.
+        """
+        values = dict(values)
+        tables = {name: values.pop(name, {}) for name in ("denoiser", "vae", "schedule")}
+        for name, table in tables.items():
+            if not isinstance(table, dict):
+                raise TypeError(f"{name} must be a table, not {table!r}")
+        return cls(
+            denoiser=DenoiserConfig(**tables["denoiser"]),
+            vae=LightVAEConfig.from_dict(tables["vae"]),
+            schedule=ScheduleConfig(**tables["schedule"]),
+            **values,
+        )
+
+
+SIZES = {
+    "diffiml": DiffIMLConfig(),
+    "diffiml-mit-b3": DiffIMLConfig("mit-b3", DENOISERS["paper"], VAE_SIZES["paper"]),
+    "diffiml-resnet50": DiffIMLConfig("resnet50", DENOISERS["paper"], VAE_SIZES["paper"]),
+    "diffiml-resnet101": DiffIMLConfig("resnet101", DENOISERS["paper"], VAE_SIZES["paper"]),
+}
+
+
+class DiffIML(nn.Module):
+    """Localization by denoising, at any size.
+
+    Attributes:
+        encoder: Picture to condition.
+        denoiser: Noisy latents, step and condition to clean latents.
+        vae: Mask and edge maps to latents and back.
+    """
+
+    bars: Tensor
+
+    def __init__(self, config: DiffIMLConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or DiffIMLConfig()
+        shape = self.config.denoiser
+        self.encoder = ConditionEncoder(
+            self.config.encoder, shape.condition, self.config.latent_multiple
+        )
+        self.denoiser = Denoiser(shape)
+        self.vae = LightVAE(self.config.vae)
+        self.bars = alpha_bars(self.config.schedule)  # float64, on the CPU wherever the model is
+
+    def condition(self, image: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """Encode a picture, once.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1]; H and W multiples of `config.multiple`.
+            similarity: See `EfficientRWKV.forward`.
+
+        Returns:
+            What the denoiser adds at every step, (B, channels, h, w).
+
+        Raises:
+            ValueError: The size does not fit.
+        """
+        height, width = image.shape[-2:]
+        multiple = self.config.multiple
+        if height % multiple or width % multiple or min(height, width) < 64:
+            raise ValueError(
+                f"height and width must be multiples of {multiple} and at least 64, "
+                f"not {height}x{width}"
+            )
+        return self.denoiser.prepare(self.encoder(image, similarity))
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Shape of one member's noise for a picture of this size, (C, h, w)."""
+        return self.config.denoiser.latents, height // FACTOR, width // FACTOR
+
+    def sample(self, prepared: Tensor, noise: Tensor, steps: int = STEPS) -> Tensor:
+        """Denoise an ensemble, average it, and decode the mask (Algorithm 2).
+
+        Args:
+            prepared: From `condition`, of one picture.
+            noise: One row for each member, (N, C, h, w).
+            steps: Denoising steps.
+
+        Returns:
+            Logits of each pixel being manipulated, (1, 1, H, W).
+        """
+        timesteps = respaced(steps, self.config.schedule.steps, self.config.spacing)
+        latents = sample_mean(
+            lambda z, t: self.denoiser(z.to(prepared.dtype), t, prepared),
+            noise,
+            timesteps,
+            self.bars,
+            clip=self.config.clip,
+        )
+        return self.vae.decode(latents[:, : self.config.vae.latent].to(prepared.dtype)).float()
+
+    def forward(
+        self, image: Tensor, similarity: Tensor | None, noise: Tensor, steps: int = STEPS
+    ) -> Prediction:
+        """Localize one picture.
+
+        Args:
+            image: (1, 3, H, W) in [0, 1]; see `condition`.
+            similarity: See `EfficientRWKV.forward`.
+            noise: See `sample`.
+            steps: Denoising steps.
+        """
+        logits = self.sample(self.condition(image, similarity), noise, steps)
+        return Prediction(logits, (), spot_score(logits))
+
+    def fuse(self) -> Self:
+        """Fold every norm and shift into its convolution, for inference. Returns self."""
+        fuse_all(self.eval())
+        return self
+
+
+def spot_score(logits: Tensor) -> Tensor:
+    """Image-level logit, (B,): of the mean probability of the strongest spot of 32x32 pixels.
+
+    The paper's model has no image-level head. A lone pixel is not a finding, so spots are averaged.
+    """
+    spots = F.avg_pool2d(torch.sigmoid(logits), _SPOT, _SPOT // 2).flatten(1).amax(1)
+    return torch.logit(spots, eps=1e-6)

@@ -1,0 +1,189 @@
+"""LightVAE: mask and edge maps to four latent channels at an eighth of the size, and back.
+
+Chen et al. 2026, section 3.2: fully convolutional, distilled from the autoencoder of Stable
+Diffusion. `decode` returns logits of a probability. The paper's head is trained by L1 towards -1
+and +1 and then put through a sigmoid, which can say nothing below 0.27 or above 0.73.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imlctl.core.layers import ConvNorm, fuse_all
+
+Decoder = Literal["shuffle", "transposed"]
+
+FACTOR = 8  # pixels to a latent, each way
+
+
+@dataclass(frozen=True, slots=True)
+class LightVAEConfig:
+    """Shape of the autoencoder.
+
+    Attributes:
+        widths: Channels of the encoder at 1/2, 1/4 and 1/8; in reverse, of the transposed decoder.
+        decoder: ``transposed``: three transposed convolutions up to full size, the paper's way.
+            ``shuffle``: all work at 1/8 and 1/2, one pixel shuffle each; several times faster.
+        hidden: Channels of the shuffling decoder at 1/8.
+        fine: Its channels at 1/2.
+        blocks: Its residual blocks at 1/8.
+        latent: Channels of a latent.
+        scale: Factor on latents, as Stable Diffusion's, so that they have about unit variance.
+    """
+
+    widths: tuple[int, int, int] = (16, 32, 64)
+    decoder: Decoder = "shuffle"
+    hidden: int = 64
+    fine: int = 16
+    blocks: int = 2
+    latent: int = 4
+    scale: float = 0.18215
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        if len(self.widths) != 3 or min(self.widths) < 1:
+            raise ValueError(f"widths must be three positive numbers, not {self.widths}")
+        if self.decoder not in get_args(Decoder):
+            raise ValueError(
+                f"unknown decoder {self.decoder!r}; known: {', '.join(get_args(Decoder))}"
+            )
+        if self.blocks < 0 or min(self.hidden, self.fine, self.latent) < 1 or not self.scale > 0:
+            raise ValueError("blocks must not be negative, all other numbers must be positive")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint's metadata."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`, also after a trip through JSON.
+
+        Raises:
+            ValueError: A value is out of range.
+            TypeError: A key is unknown, or a value of another type.
+        """
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**plain)
+
+
+SIZES = {
+    "light": LightVAEConfig(),
+    "paper": LightVAEConfig(widths=(32, 64, 128), decoder="transposed"),
+}
+
+
+class Grow(nn.Module):
+    """Transposed 3x3 convolution to twice the size, batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(inputs, outputs, 3, 2, 1, output_padding=1, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, 2 H, 2 W)."""
+        return F.relu(self.norm(self.conv(x)), inplace=True)
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Fold the norm's running statistics into the convolution; does nothing when done."""
+        if not isinstance(self.norm, nn.BatchNorm2d):
+            return
+        norm = self.norm
+        mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+        scale = norm.weight / torch.sqrt(variance + norm.eps)
+        self.conv.weight.mul_(scale[None, :, None, None])  # outputs come second when transposed
+        self.conv.bias = nn.Parameter(norm.bias - mean * scale)
+        self.norm = nn.Identity()
+
+
+class Residual(nn.Module):
+    """x + ReLU(3x3 convolution of x), normed."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = ConvNorm(width, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape."""
+        return x + F.relu(self.conv(x), inplace=True)
+
+
+class ReLUNorm(ConvNorm):
+    """Convolution, batch norm, ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        return F.relu(super().forward(x), inplace=True)
+
+
+def _encoder(config: LightVAEConfig) -> nn.Sequential:
+    steps = zip((1, *config.widths[:-1]), config.widths, strict=True)
+    down = (ReLUNorm(i, o, 3, stride=2) for i, o in steps)
+    return nn.Sequential(*down, nn.Conv2d(config.widths[-1], config.latent, 1))
+
+
+def _transposed(config: LightVAEConfig) -> nn.Sequential:
+    half, quarter, eighth = config.widths
+    return nn.Sequential(
+        ReLUNorm(config.latent, eighth),
+        Grow(eighth, quarter),
+        Grow(quarter, half),
+        Grow(half, half),
+        nn.Conv2d(half, 1, 3, padding=1),
+    )
+
+
+def _shuffle(config: LightVAEConfig) -> nn.Sequential:
+    return nn.Sequential(
+        ReLUNorm(config.latent, config.hidden, 3),
+        *(Residual(config.hidden) for _ in range(config.blocks)),
+        ReLUNorm(config.hidden, 16 * config.fine),
+        nn.PixelShuffle(4),
+        nn.Conv2d(config.fine, 4, 3, padding=1),
+        nn.PixelShuffle(2),
+    )
+
+
+class LightVAE(nn.Module):
+    """Masks as small latents; at any size that is a multiple of 8."""
+
+    def __init__(self, config: LightVAEConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or LightVAEConfig()
+        self.encoder = _encoder(self.config)
+        make = _shuffle if self.config.decoder == "shuffle" else _transposed
+        self.decoder = make(self.config)
+
+    def encode(self, maps: Tensor) -> Tensor:
+        """Latents of maps, (B, latent, H / 8, W / 8), of about unit variance.
+
+        Args:
+            maps: (B, 1, H, W), -1 outside and +1 inside; H and W multiples of 8.
+
+        Raises:
+            ValueError: The size does not fit.
+        """
+        height, width = maps.shape[-2:]
+        if height % FACTOR or width % FACTOR or maps.shape[1] != 1:
+            raise ValueError(
+                f"maps must be one channel of a size in multiples of {FACTOR}, "
+                f"not {maps.shape[1]}x{height}x{width}"
+            )
+        return cast("Tensor", self.encoder(maps)) * self.config.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Logits of each pixel being inside, (B, 1, 8 h, 8 w), from (B, latent, h, w)."""
+        return cast("Tensor", self.decoder(latents / self.config.scale))
+
+    def fuse(self) -> Self:
+        """Fold every norm into its convolution, for inference. Returns self."""
+        fuse_all(self.eval())
+        return self

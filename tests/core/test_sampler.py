@@ -1,0 +1,323 @@
+"""DDIM against a closed form and against diffusers; members and flips against their promises."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from imlctl.core.sampler import Fusion, ddim, member_noise, sample_mean, with_flips
+from imlctl.core.schedule import Spacing, alpha_bars, respaced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SCHEDULER: Any = DDIMScheduler  # it has no types that hold
+BARS = alpha_bars()
+EIGHT = respaced(8)
+
+
+class ToyDenoiser(nn.Module):
+    """Mixes neighbours, members' own noise and the step, with values beyond [-1, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.calls: list[tuple[int, tuple[int, ...]]] = []
+        self.filters = torch.randn(2, 4, 4, 3, 3, generator=generator) / 6
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        assert t.shape == z.shape[:1]
+        assert t.dtype == torch.int64
+        assert bool((t == t[0]).all())
+        self.calls.append((int(t[0]), tuple(z.shape)))
+        hidden = torch.nn.functional.conv2d(z, self.filters[0], padding=1)
+        hidden = torch.sin(hidden + t[:, None, None, None] / 300)
+        return torch.nn.functional.conv2d(hidden, self.filters[1], padding=1)
+
+
+def optimal(mean: float, std: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return E[z_0 | z_t] where z_0 is normal: no denoiser predicts better."""
+
+    def denoise(z: Tensor, t: Tensor) -> Tensor:
+        abar = BARS[t][:, None, None, None]
+        gain = abar.sqrt() * std**2 / (abar * std**2 + 1 - abar)
+        return mean + gain * (z.double() - abar.sqrt() * mean)
+
+    return denoise
+
+
+def closed_form(noise: Tensor, visited: tuple[int, ...], mean: float, std: float) -> Tensor:
+    """DDIM of the optimal denoiser, by hand, in float64.
+
+    With u = z - sqrt(abar) mean, each step multiplies u by (sqrt(abar abar') std^2 +
+    sqrt((1 - abar) (1 - abar'))) / (abar std^2 + 1 - abar), whatever z is.
+    """
+    abars = [float(BARS[t]) for t in visited]
+    u = noise.double() - sqrt(abars[0]) * mean
+    for now, after in zip(abars, [*abars[1:], 1.0], strict=True):
+        u = u * (sqrt(now * after) * std**2 + sqrt((1 - now) * (1 - after)))
+        u = u / (now * std**2 + 1 - now)
+    return mean + u
+
+
+@given(
+    count=st.integers(1, 60),
+    spacing=st.sampled_from(["leading", "trailing"]),
+    mean=st.floats(-3, 3),
+    std=st.floats(0.01, 3),
+)
+def test_a_gaussian_follows_the_closed_form(
+    count: int, spacing: Spacing, mean: float, std: float
+) -> None:
+    noise = member_noise(0, b"", 2, (1, 4, 4))
+    visited = respaced(count, spacing=spacing)
+    z = ddim(optimal(mean, std), noise, visited, BARS)
+    assert z.dtype == torch.float32
+    expected = closed_form(noise, visited, mean, std)
+    torch.testing.assert_close(z.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_more_steps_come_closer_to_the_exact_flow() -> None:
+    # Steps without end carry each quantile of the noise to the same quantile of the data.
+    noise, mean, std = member_noise(0, b"", 1, (4, 8, 8)), 0.5, 0.7
+    exact = mean + std * noise
+    errors = [
+        float((ddim(optimal(mean, std), noise, respaced(n), BARS) - exact).abs().max())
+        for n in (4, 8, 40, 200, 1000)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.02 < 0.1 < errors[0]
+
+
+def test_one_leading_step_returns_the_noise_and_one_trailing_step_the_mean() -> None:
+    noise = member_noise(0, b"", 1, (4, 8, 8))
+    leading, trailing = (
+        ddim(optimal(0.5, 0.7), noise, respaced(1, spacing=spacing), BARS)
+        for spacing in ("leading", "trailing")
+    )
+    assert float((leading - noise).abs().max()) < 0.01
+    assert float((trailing - 0.5).abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("clip", [None, 1.0, 0.3])
+@pytest.mark.parametrize("count", [1, 5, 7, 8, 10])
+def test_runs_as_the_scheduler_of_diffusers(count: int, clip: float | None) -> None:
+    denoise, noise = ToyDenoiser(), member_noise(3, b"parity", 2, (4, 6, 5))
+    theirs = SCHEDULER(
+        beta_schedule="linear",
+        prediction_type="sample",
+        timestep_spacing="leading",
+        set_alpha_to_one=True,
+        steps_offset=0,
+        clip_sample=clip is not None,
+        clip_sample_range=clip or 1.0,
+    )
+    theirs.set_timesteps(count)
+    z = noise
+    for t in theirs.timesteps:
+        z = theirs.step(denoise(z, t.expand(len(z))), int(t), z).prev_sample
+    denoise.calls.clear()
+    ours = ddim(denoise, noise, respaced(count), BARS, clip=clip)
+    torch.testing.assert_close(ours, z, rtol=1e-5, atol=1e-5)
+    # What is left of a difference is their schedule's: it holds abar in float32.
+    same = ddim(denoise, noise, respaced(count), theirs.alphas_cumprod, clip=clip)
+    torch.testing.assert_close(same, z, rtol=1e-6, atol=2e-6)
+    assert [t for t, _ in denoise.calls] == theirs.timesteps.tolist() * 2
+
+
+def test_clipping_puts_a_latent_beyond_it_out_of_reach() -> None:
+    noise = member_noise(0, b"", 1, (4, 4, 4))
+
+    def sure(z: Tensor, t: Tensor) -> Tensor:
+        return torch.full_like(z, 1.6)
+
+    assert torch.equal(ddim(sure, noise, EIGHT, BARS), sure(noise, noise))
+    assert float(ddim(sure, noise, EIGHT, BARS, clip=1.0).max()) == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_it_computes_in_float32_whatever_the_denoiser_returns(dtype: torch.dtype) -> None:
+    noise = member_noise(0, b"", 1, (4, 4, 4))
+    seen = []
+
+    def denoise(z: Tensor, t: Tensor) -> Tensor:
+        seen.append(z.dtype)
+        return z.to(dtype) / 2
+
+    assert ddim(denoise, noise.to(dtype), EIGHT, BARS).dtype == torch.float32
+    assert seen == [torch.float32] * 8
+
+
+def test_gradients_reach_the_denoiser() -> None:
+    scale = torch.tensor(0.5, requires_grad=True)
+    z = ddim(lambda z, t: z * scale, member_noise(0, b"", 1, (1, 2, 2)), EIGHT, BARS)
+    (gradient,) = torch.autograd.grad(z.sum(), scale)
+    assert float(gradient) != 0
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_members_in_one_batch_equal_members_alone(clip: float | None) -> None:
+    denoise, noise = ToyDenoiser(), member_noise(0, b"picture", 5, (4, 9, 7))
+    alone = [ddim(denoise, one, EIGHT, BARS, clip=clip) for one in noise[:, None]]
+    denoise.calls.clear()
+    together = ddim(denoise, noise, EIGHT, BARS, clip=clip)
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
+    assert denoise.calls == [(t, (5, 4, 9, 7)) for t in EIGHT]
+
+
+def test_an_ensemble_is_the_mean_of_its_members_latents() -> None:
+    denoise, noise = ToyDenoiser(), member_noise(0, b"picture", 5, (4, 9, 7))
+    alone = [ddim(denoise, one, EIGHT, BARS, clip=0.5) for one in noise[:, None]]
+    denoise.calls.clear()
+    mean = sample_mean(denoise, noise, EIGHT, BARS, clip=0.5)
+    assert mean.shape == (1, 4, 9, 7)
+    assert len(denoise.calls) == 8
+    torch.testing.assert_close(mean, sum(alone) / 5, rtol=1e-5, atol=1e-5)
+
+
+@given(
+    seed=st.integers(), key=st.binary(max_size=40), few=st.integers(1, 4), more=st.integers(0, 4)
+)
+def test_members_are_a_prefix_of_any_larger_ensemble(
+    seed: int, key: bytes, few: int, more: int
+) -> None:
+    large = member_noise(seed, key, few + more, (4, 5, 3))
+    member_noise(seed + 1, b"something else in between", 2, (1, 2, 3))
+    torch.rand(3)
+    assert torch.equal(member_noise(seed, key, few, (4, 5, 3)), large[:few])
+
+
+def test_noise_depends_on_seed_key_and_member_each() -> None:
+    shape = (2, 4, 4)
+    drawn = [
+        *member_noise(1, b"1", 12, shape),
+        *member_noise(11, b"1", 2, shape),
+        *member_noise(1, b"11", 2, shape),
+        *member_noise(-1, b"1", 2, shape),
+        *member_noise(1, b"", 2, shape),
+        *member_noise(1, b"/1", 2, shape),
+    ]
+    assert len({tuple(x.flatten().tolist()) for x in drawn}) == len(drawn)
+
+
+def test_noise_is_the_same_in_every_release() -> None:
+    # A mask is evidence: it must come out again years later. If this fails, masks have changed.
+    noise = member_noise(7, bytes(range(32)), 2, (4, 8, 8))
+    expected = torch.tensor([[1.870888, 1.480925, 0.725603], [-0.357335, 2.246031, 0.734068]])
+    torch.testing.assert_close(noise[:, 0, 0, :3], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_noise_is_standard_normal_between_and_within_members() -> None:
+    noise = member_noise(0, b"", 8, (4, 64, 64)).flatten(1).double()  # (8, 16384)
+    assert float(noise.mean()) == pytest.approx(0, abs=5 / sqrt(noise.numel()))
+    assert float(noise.var()) == pytest.approx(1, rel=5 * sqrt(2 / noise.numel()))
+    correlation = torch.corrcoef(noise) - torch.eye(8)
+    assert float(correlation.abs().max()) < 5 / sqrt(noise.shape[1])
+
+
+def test_noise_neither_reads_nor_moves_what_others_draw() -> None:
+    before = torch.get_rng_state()
+    default = torch.get_default_dtype()
+    expected = member_noise(0, b"", 2, (4, 4, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            drawn = member_noise(0, b"", 2, (4, 4, 4))
+    finally:
+        torch.set_default_dtype(default)
+    assert torch.equal(drawn, expected)
+
+
+def uneven(image: Tensor, _: bool) -> Tensor:
+    """Stand for a network whose prediction does not mirror with the picture."""
+    columns = torch.linspace(0, 1, image.shape[-1])
+    return torch.sigmoid(image[:, :1] + image[:, 1:2].roll(1, -1) * columns - image[:, 2:3])
+
+
+def pictures(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(5))
+
+
+def test_flips_fuse_by_mean_unless_told_and_by_max() -> None:
+    image = pictures(2, 3, 6, 7)
+    straight, back = uneven(image, False), uneven(image.flip(3), True).flip(3)
+    assert not torch.equal(straight, back)
+    mean, largest = with_flips(uneven, image), with_flips(uneven, image, "max")
+    assert mean.shape == (2, 1, 6, 7)
+    torch.testing.assert_close(mean, torch.stack((straight, back)).mean(0))
+    assert torch.equal(largest, torch.stack((straight, back)).amax(0))
+    assert bool((largest >= mean).all())
+    assert torch.equal(mean, with_flips(uneven, image, "mean"))
+
+
+@pytest.mark.parametrize("fusion", ["mean", "max"])
+@given(height=st.integers(1, 9), width=st.integers(1, 9))
+def test_flipped_pictures_give_flipped_maps_bit_for_bit(
+    fusion: Fusion, height: int, width: int
+) -> None:
+    image = pictures(1, 3, height, width)
+    fused = with_flips(uneven, image, fusion)
+    assert torch.equal(with_flips(uneven, image.flip(3), fusion), fused.flip(3))
+
+
+@pytest.mark.parametrize("fusion", ["mean", "max"])
+def test_flips_hide_no_nan(fusion: Fusion) -> None:
+    image = pictures(1, 3, 2, 4)
+    image[0, 0, 1, 0] = float("nan")
+    assert bool(with_flips(uneven, image, fusion)[0, 0, 1, 0].isnan())
+
+
+@pytest.mark.parametrize(
+    ("visited", "match"),
+    [
+        ((), "must fall"),
+        ((5, 5), "must fall"),
+        ((0, 125), "must fall"),
+        ((1000, 0), "0 to 999"),
+        ((5, -1), "0 to 999"),
+    ],
+)
+def test_impossible_steps_are_refused(visited: tuple[int, ...], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        ddim(ToyDenoiser(), torch.zeros(1, 4, 4, 4), visited, BARS)
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
+def test_impossible_clips_are_refused(clip: float) -> None:
+    with pytest.raises(ValueError, match="clip must be positive"):
+        sample_mean(ToyDenoiser(), torch.zeros(1, 4, 4, 4), EIGHT, BARS, clip=clip)
+
+
+@pytest.mark.parametrize(("members", "shape"), [(0, (4, 2, 2)), (1, (4, 0, 2)), (1, (4, 2))])
+def test_impossible_noise_is_refused(members: int, shape: Any) -> None:
+    with pytest.raises(ValueError, match="noise needs members and a shape"):
+        member_noise(0, b"", members, shape)
+
+
+def test_an_empty_ensemble_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one member"):
+        sample_mean(ToyDenoiser(), torch.zeros(0, 4, 4, 4), EIGHT, BARS)
+
+
+def test_unknown_fusions_are_refused() -> None:
+    with pytest.raises(ValueError, match="known: mean, max"):
+        with_flips(uneven, pictures(1, 3, 2, 2), "median")  # type: ignore[arg-type]
+
+
+def test_flips_say_which_view_is_mirrored() -> None:
+    told: list[bool] = []
+
+    def listen(image: Tensor, mirrored: bool) -> Tensor:
+        told.append(mirrored)
+        return image[:, :1]
+
+    with_flips(listen, pictures(1, 3, 2, 4))
+    assert told == [False, True]
