@@ -8,6 +8,7 @@ import pytest
 
 from imlctl.errors import InputError, UsageError
 from imlctl.scan.discover import SUFFIXES, Picture, discover
+from imlctl.scan.listing import Patterns
 
 
 def grow(root, *names):
@@ -230,3 +231,33 @@ def test_a_tree_deeper_than_python_recurses_is_searched(tmp_path):
 def test_a_picture_cannot_be_named_outside_the_output_folder(name):
     with pytest.raises(ValueError, match="output folder"):
         Picture(Path("a.jpg"), PurePath(name))
+
+
+def test_patterns_choose_among_the_pictures_of_folders(tmp_path):
+    grow(tmp_path, "a.jpg", "b.png", "thumbs/c.jpg", "case/thumbs/d.jpg", "case/e.jpg")
+    patterns = Patterns(include=("*.jpg",), exclude=("thumbs",))
+    discovery = discover([str(tmp_path)], recursive=True, patterns=patterns)
+    assert [str(p.name) for p in discovery.pictures] == ["a.jpg", "case/e.jpg"]
+    assert f"{tmp_path / 'thumbs'}: excluded, not searched." in discovery.notes
+    assert f"{tmp_path}: left out 1 pictures by --include and --exclude." in discovery.notes
+    named = discover([str(tmp_path / "b.png")], patterns=patterns)
+    assert len(named.pictures) == 1
+    with pytest.raises(UsageError, match="leave none of the 2 pictures"):
+        discover([str(tmp_path)], patterns=Patterns(include=("*.JPG",)))
+
+
+def test_files_from_a_list_keep_their_paths(tmp_path):
+    discovery = discover([], listed=["x/a.jpg", "y/a.jpg", "-", "..", str(tmp_path / "b.jpg")])
+    assert [str(p.path) for p in discovery.pictures] == [
+        *("x/a.jpg", "y/a.jpg", "-", str(tmp_path / "b.jpg"))
+    ]
+    assert [str(p.name) for p in discovery.pictures][:3] == ["x/a.jpg", "y/a.jpg", "-"]
+    assert discovery.pictures[3].name == (tmp_path / "b.jpg").relative_to("/")
+    assert [problem.source for problem in discovery.problems] == [".."]
+    assert discovery.many
+
+
+def test_the_ledger_and_the_manifest_are_not_evidence(tmp_path):
+    grow(tmp_path, "a.jpg", "imlctl-ledger.sqlite", "imlctl-ledger-1-of-2.sqlite-wal", "SHA256SUMS")
+    discovery = discover([str(tmp_path)])
+    assert discovery.notes == (f"{tmp_path}: left out 3 of our own outputs.",)

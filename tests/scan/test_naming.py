@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from imlctl.errors import OutputError, UsageError
 from imlctl.scan.discover import Picture, discover
-from imlctl.scan.naming import Kind, plan
+from imlctl.scan.naming import Kind, is_folder, plan
+from imlctl.scan.shard import Shard
 
 ALL = tuple(Kind)
 
@@ -256,3 +257,46 @@ def test_no_two_outputs_ever_share_a_name(names):
         for job in jobs:  # and the name of the picture can be read from the name of its mask
             mask = job.outputs[Kind.MASK].relative_to("no-such-folder")
             assert str(mask).removesuffix(".mask.png") == str(job.picture.name)
+
+
+def test_what_an_earlier_scan_planned_may_be_replaced_and_nothing_else(here):
+    grow("a.jpg", "b.jpg", "out/a.jpg.mask.png")
+    pictures = discover(["a.jpg", "b.jpg"]).pictures
+    ours = {Path("out/a.jpg.mask.png")}
+    assert len(plan(pictures, "out", many=True, ours=ours)) == 2
+    grow("out/b.jpg.mask.png")
+    with pytest.raises(OutputError, match=r"b\.jpg\.mask\.png.*--resume"):
+        plan(pictures, "out", many=True, ours=ours)
+
+
+def test_a_part_has_its_own_jobs_and_the_names_of_all_are_compared(here):
+    names = [f"{n}.jpg" for n in range(8)]
+    grow(*names, "out/0.jpg.mask.png")
+    pictures = discover(names).pictures
+    parts = [plan(pictures, None, many=True, shard=Shard(index, 2)) for index in (1, 2)]
+    assert sorted(str(job.picture) for jobs in parts for job in jobs) == names
+    mine = 1 if Shard(1, 2).holds(PurePath("0.jpg")) else 2
+    assert plan(pictures, "out", many=True, shard=Shard(3 - mine, 2))
+    with pytest.raises(OutputError, match="already there"):
+        plan(pictures, "out", many=True, shard=Shard(mine, 2))
+    collide = discover([*names, "A.jpg", "a.jpg"]).pictures
+    for index in range(1, 9):
+        with pytest.raises(OutputError, match="differ only in case"):
+            plan(collide, "o", many=True, shard=Shard(index, 8))
+
+
+def test_a_folder_in_the_way_of_the_ledger_is_refused(here):
+    grow("in/imlctl-ledger.sqlite/a.jpg")
+    with pytest.raises(OutputError, match="in the way"):
+        planned(["in"], "out", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("out", "many", "folder"),
+    [
+        *((None, True, False), ("-", True, False), ("", True, False), ("o", False, False)),
+        *(("o", True, True), ("o/", False, True), (".", False, True)),
+    ],
+)
+def test_what_stands_for_a_folder(here, out, many, folder):
+    assert is_folder(out, many=many) is folder

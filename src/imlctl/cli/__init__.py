@@ -11,8 +11,11 @@ from imlctl import __version__
 from imlctl.cli.bench import bench
 from imlctl.cli.console import complain
 from imlctl.cli.data import data
+from imlctl.cli.distill import distill
 from imlctl.cli.localize import localize
 from imlctl.cli.train import train
+from imlctl.cli.verify import verify
+from imlctl.cli.weights import weights
 from imlctl.errors import Exit, ImlctlError
 
 app = typer.Typer(
@@ -24,8 +27,11 @@ app = typer.Typer(
 )
 app.command()(localize)
 app.command()(train)
+app.command()(distill)
 app.command()(bench)
+app.command()(verify)
 app.add_typer(data, name="data")
+app.add_typer(weights, name="weights")
 
 
 def _version(wanted: bool) -> None:

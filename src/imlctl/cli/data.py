@@ -23,7 +23,7 @@ def sheet(
     force: options.Force = False,
 ) -> None:
     """Draw training samples with their masks outlined, and say how fast they are made."""
-    from imlctl.scan import atomic
+    from imlctl import atomic
     from imlctl.train.config import load_config
     from imlctl.train.sheet import contact_sheet
 

@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from imlctl.cli import options
-from imlctl.cli.console import complain, note, printable
-from imlctl.errors import Exit
+from imlctl.cli import options, scan_options
+from imlctl.cli.console import complain, note
+from imlctl.cli.follow import FAILED, FOUND, Follower
+from imlctl.cli.interrupts import Interrupts
+from imlctl.errors import Exit, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from imlctl.pipeline import Localizer, Result
-    from imlctl.report.record import Record
-    from imlctl.scan.naming import Job, Kind
-    from imlctl.scan.run import Outcome
+    from imlctl.core.sampler import Fusion
+    from imlctl.inference import Sampling
+    from imlctl.pipeline import Localizer
+    from imlctl.scan.ahead import DecodeAhead
+    from imlctl.scan.discover import Discovery
+    from imlctl.scan.place import Place
+    from imlctl.scan.work import PhotoWork
 
 
 def localize(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(help="Photographs, folders, or - for standard input.", show_default=False),
-    ],
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Mask to write (PNG), a folder for many, or - for standard output."
-            " Without it only the verdict is printed.",
-            show_default=False,
-        ),
-    ] = None,
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Go into folders within folders.")
-    ] = False,
+    inputs: scan_options.Inputs = None,
+    out: scan_options.Out = None,
+    recursive: scan_options.Recursive = False,
+    include: scan_options.Include = None,
+    exclude: scan_options.Exclude = None,
+    files_from: scan_options.FilesFrom = None,
+    null: scan_options.Null = False,
     soft: Annotated[
         bool,
         typer.Option(
@@ -55,6 +47,7 @@ def localize(
     json: Annotated[
         bool, typer.Option("--json", help="Also write the whole record; without -o, print it.")
     ] = False,
+    manifest: scan_options.Manifest = False,
     model: options.Model = "",
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -62,7 +55,17 @@ def localize(
     tile: Annotated[
         int, typer.Option(help="Side of a tile for large pictures; smaller needs less memory.")
     ] = 1024,
-    seed: Annotated[int, typer.Option(help="Seed of models that draw noise.")] = 0,
+    steps: options.Steps = 8,
+    ensemble: options.Ensemble = 5,
+    tta: options.Tta = False,
+    tta_fusion: options.TtaFusion = "mean",
+    seed: options.Seed = 0,
+    max_pixels: scan_options.MaxPixels = 2**28,
+    resume: scan_options.Resume = False,
+    shard: scan_options.ShardOf = None,
+    check: scan_options.Check = False,
+    workers: scan_options.Workers = None,
+    timeout: scan_options.Timeout = 120.0,
     force: options.Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     verbose: Annotated[
@@ -74,57 +77,113 @@ def localize(
 ) -> None:
     """Mark the manipulated pixels of photographs.
 
-    Exit status: 0 when every picture was analysed, 2 for wrong usage or weights, 3 when some
-    pictures failed (the others are done), 130 when interrupted.
+    Exit status: 0 when every picture was analysed, 1 with --check when any is manipulated, 2 for
+    wrong usage or weights, 3 when some pictures failed (the others are done), 130 when
+    interrupted, and --resume goes on.
     """
-    from imlctl.scan.discover import discover
-    from imlctl.scan.naming import Kind, plan
+    from imlctl.scan.naming import Kind
+    from imlctl.scan.place import Place
     from imlctl.scan.run import scan
+    from imlctl.scan.shard import Shard
 
-    found = discover(inputs, recursive=recursive, out=out)
-    kinds = [
-        k
-        for k, wanted in ((Kind.OVERLAY, overlay), (Kind.HEATMAP, heatmap), (Kind.JSON, json))
-        if wanted
-    ]
-    if out is None and json:
-        kinds.remove(Kind.JSON)  # goes to standard output
-    jobs = plan(found.pictures, out, kinds, many=found.many, force=force)
+    found = _find(inputs, out, recursive, include, exclude, files_from, null)
+    part = None if shard is None else Shard.parse(shard)
+    place = Place(out, found.many, force=force, resume=resume, shard=part)
+    for option, given in (("--resume", resume), ("--manifest", manifest)):
+        if given:
+            place.needs_folder(option)
+    wanted = {Kind.OVERLAY: overlay, Kind.HEATMAP: heatmap, Kind.JSON: json and out is not None}
+
+    with ExitStack() as stack:
+        jobs = place.plan(found, [kind for kind, yes in wanted.items() if yes], stack)
+        _tell_what_was_found(found, verbose=verbose)
+        # Started before the model is loaded, so that both happen at the same time.
+        ahead = _start_decoders(len(jobs), workers, timeout, max_pixels, stack)
+        sampling = _sampling(steps, ensemble, tta, tta_fusion, seed)
+        localizer = _load(model, weights, device, threshold, tile, sampling, max_pixels)
+        ledger = place.begin(jobs, stack)
+        interrupts = Interrupts()
+        if found.many:  # one picture alone stops at once
+            stack.enter_context(interrupts)
+        follower = Follower(
+            len(jobs),
+            as_json=json and out is None,
+            silent=quiet or out == "-",
+            live=not quiet,
+            verbose=verbose,
+        )
+        outcomes = scan(
+            jobs,
+            _work(localizer, soft=soft),
+            ahead=ahead,
+            ledger=ledger,
+            resume=resume,
+            overwrite=force,
+            stdin=sys.stdin.buffer,
+            stdout=sys.stdout.buffer,
+            stopped=lambda: interrupts.requested,
+        )
+        follower.follow(outcomes)
+        follower.counts[FAILED] += len(found.problems)
+        if found.many and not quiet:
+            follower.summarize()
+        if follower.seen < len(jobs):
+            _say_how_to_go_on(place, follower.seen, len(jobs))
+            raise typer.Exit(Exit.INTERRUPTED)
+        changed = manifest and _write_manifest(place)
+    if check and follower.counts[FOUND]:
+        raise typer.Exit(Exit.FOUND)
+    if follower.counts[FAILED] or changed:
+        raise typer.Exit(Exit.SOME_FAILED)
+
+
+def _find(
+    inputs: list[str] | None,
+    out: str | None,
+    recursive: bool,
+    include: list[str] | None,
+    exclude: list[str] | None,
+    files_from: str | None,
+    null: bool,
+) -> Discovery:
+    from imlctl.scan.discover import discover
+    from imlctl.scan.listing import Patterns, read_names
+
+    if files_from == "-" and "-" in (inputs or []):
+        raise UsageError("the standard input cannot be both a picture and a list", source="-")
+    return discover(
+        inputs or [],
+        recursive=recursive,
+        out=out,
+        patterns=Patterns(tuple(include or ()), tuple(exclude or ())),
+        listed=read_names(files_from, zero=null) if files_from is not None else (),
+    )
+
+
+def _tell_what_was_found(found: Discovery, *, verbose: bool) -> None:
     for remark in found.notes if verbose else ():
         note(remark)
     for problem in found.problems:
         complain(str(problem))
 
-    localizer = _load(model, weights, device, threshold, tile, seed)
-    outcomes = scan(
-        jobs,
-        lambda source: localizer.localize(source, name="standard input"),
-        lambda result, kind: _render(result, kind, soft),
-        lambda result: result.record(),
-        overwrite=force,
-        stdin=sys.stdin.buffer,
-        stdout=sys.stdout.buffer,
-    )
-    counts = _follow(
-        outcomes,
-        jobs,
-        as_json=json and out is None,
-        silent=quiet or out == "-",
-        quiet=quiet,
-        verbose=verbose,
-    )
-    counts["failed"] += len(found.problems)
-    if found.many and not quiet:
-        note(
-            f"{counts.total()} pictures: "
-            + ", ".join(f"{n} {what}" for what, n in counts.items() if n)
-        )
-    if counts["failed"]:
-        raise typer.Exit(Exit.SOME_FAILED)
+
+def _start_decoders(
+    pictures: int, workers: int | None, seconds: float, max_pixels: int, stack: ExitStack
+) -> DecodeAhead | None:
+    from imlctl.scan.ahead import DecodeAhead, Limits, suitable_workers
+
+    count = suitable_workers(pictures) if workers is None else workers
+    return stack.enter_context(DecodeAhead(count, Limits(seconds, max_pixels))) if count else None
 
 
 def _load(
-    model: str, weights: Path | None, device: str, threshold: float | None, tile: int, seed: int
+    model: str,
+    weights: str | None,
+    device: str,
+    threshold: float | None,
+    tile: int,
+    sampling: Sampling,
+    max_pixels: int,
 ) -> Localizer:
     from imlctl.device import reuse_memory
     from imlctl.pipeline import Localizer, Settings
@@ -132,69 +191,37 @@ def _load(
     reuse_memory()
     return Localizer(
         Settings(
-            model=model, weights=weights, device=device, threshold=threshold, tile=tile, seed=seed
+            model=model,
+            weights=weights,
+            device=device,
+            threshold=threshold,
+            tile=tile,
+            sampling=sampling,
+            max_pixels=max_pixels,
         )
     )
 
 
-def _render(result: Result, kind: Kind, soft: bool) -> bytes:
-    from imlctl.scan.naming import Kind
+def _sampling(steps: int, ensemble: int, tta: bool, fusion: str, seed: int) -> Sampling:
+    from imlctl.inference import Sampling
 
-    if kind is Kind.MASK:
-        return result.soft_png() if soft else result.mask_png()
-    if kind is Kind.OVERLAY:
-        return result.overlay_png()
-    if kind is Kind.HEATMAP:
-        return result.heatmap_png()
-    return (result.record().to_json(indent=2) + "\n").encode()
+    return Sampling(steps, ensemble, tta, cast("Fusion", fusion), seed)
 
 
-def _follow(
-    outcomes: Iterable[Outcome[Record]],
-    jobs: tuple[Job, ...],
-    *,
-    as_json: bool,
-    silent: bool,
-    quiet: bool,
-    verbose: bool,
-) -> Counter[str]:
-    """Print each outcome as it comes, and count verdicts."""
-    from tqdm import tqdm
+def _work(localizer: Localizer, *, soft: bool) -> PhotoWork:
+    from imlctl.scan.work import PhotoWork
 
-    counts: Counter[str] = Counter()
-    hidden = quiet or len(jobs) < 2 or not sys.stderr.isatty()
-    with tqdm(
-        outcomes, total=len(jobs), unit="picture", disable=hidden, dynamic_ncols=True, leave=False
-    ) as bar:
-        for outcome in bar:
-            with bar.external_write_mode(file=sys.stderr):
-                counts[_tell(outcome, as_json=as_json, silent=silent, verbose=verbose)] += 1
-    return counts
+    return PhotoWork(localizer, soft=soft)
 
 
-def _tell(outcome: Outcome[Record], *, as_json: bool, silent: bool, verbose: bool) -> str:
-    """Print one outcome; return its verdict."""
-    record = outcome.summary
-    if record is None:
-        complain(str(outcome.error))
-        if verbose and outcome.trace:
-            sys.stderr.write(outcome.trace)
-        return "failed"
-    if as_json:
-        typer.echo(record.to_json())
-    elif not silent:
-        typer.echo(_line(outcome, record))
-    for warning in record.warnings if verbose else ():
-        note(f"{record.path}: {warning}")
-    return str(record.verdict)
+def _say_how_to_go_on(place: Place, done: int, total: int) -> None:
+    remedy = "" if place.folder is None else "; the same command with --resume goes on"
+    complain(f"interrupted after {done} of {total} pictures{remedy}")
 
 
-def _line(outcome: Outcome[Record], record: Record) -> str:
-    from imlctl.mask.render import percent
-
-    name = printable(outcome.job.picture)
-    written = ", ".join(printable(p) for p in outcome.job.outputs.values() if p is not None)
-    verdict = (
-        f"{record.verdict} ({percent(record.share or 0.0)} of pixels, score {record.score:.2f})"
-    )
-    return f"{name}: {verdict}" + (f" -> {written}" if written else "")
+def _write_manifest(place: Place) -> bool:
+    """Write the manifest; return whether an input is not what it was."""
+    changed = place.write_manifest(["imlctl", *sys.argv[1:]])
+    for finding in changed:
+        complain(f"{finding.path}: {finding.problem}")
+    return bool(changed)

@@ -12,8 +12,11 @@ Model = Annotated[
     typer.Option(help="Name in the registry of weights.", show_default="the registry's default"),
 ]
 Weights = Annotated[
-    Path | None,
-    typer.Option(help="Weights of your own, a safetensors file.", show_default=False),
+    str | None,
+    typer.Option(
+        help="Other weights: a name, a safetensors file, or hf://owner/repo[@revision]/file.",
+        show_default=False,
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps or xpu.")]
 Threshold = Annotated[
@@ -23,6 +26,20 @@ Threshold = Annotated[
         show_default="what the weights carry",
     ),
 ]
+Steps = Annotated[
+    int, typer.Option(min=1, max=1000, help="Denoising steps, for models that sample.")
+]
+Ensemble = Annotated[
+    int, typer.Option(min=1, help="Samples that are averaged, for models that sample.")
+]
+Tta = Annotated[bool, typer.Option("--tta", help="Analyse the mirrored picture too.")]
+TtaFusion = Annotated[
+    str,
+    typer.Option(
+        help="How --tta brings the two together: mean, or max, which marks more of everything."
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the noise, for models that sample.")]
 Preset = Annotated[
     Path, typer.Argument(help="Training preset (TOML); see configs/.", show_default=False)
 ]

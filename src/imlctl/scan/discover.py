@@ -10,7 +10,8 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from imlctl.errors import InputError, UsageError
-from imlctl.scan.naming import STANDARD_STREAM, Kind
+from imlctl.scan.listing import Patterns, place_of
+from imlctl.scan.naming import STANDARD_STREAM, Kind, is_reserved
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
@@ -28,7 +29,7 @@ class Picture:
     Attributes:
         path: The file as it was named or found; None for the standard input.
         name: Where it stands in the tree of the outputs: the path below the folder that was given,
-            or the bare name of a file that was given.
+            the bare name of a file that was given, or the whole path of one from a list.
     """
 
     path: Path | None
@@ -60,7 +61,12 @@ class Discovery:
 
 
 def discover(
-    inputs: Sequence[str], *, recursive: bool = False, out: str | None = None
+    inputs: Sequence[str],
+    *,
+    recursive: bool = False,
+    out: str | None = None,
+    patterns: Patterns | None = None,
+    listed: Sequence[str] = (),
 ) -> Discovery:
     """Find the pictures among files and folders.
 
@@ -73,11 +79,13 @@ def discover(
         inputs: Files, folders, or "-" for the standard input (a file of that name is "./-").
         recursive: Whether to go into the folders within folders.
         out: What `-o` says; left out if it is a folder inside a folder that is searched.
+        patterns: What to take and leave in folders; every picture by default.
+        listed: Files from a list, taken like files that are named.
 
     Raises:
         UsageError: Nothing is given, "-" is given twice, or a folder has no picture.
     """
-    if not inputs or "" in inputs:
+    if not (inputs or listed) or "" in inputs:
         raise UsageError("no picture is given", remedy="Name a file, a folder, or - .")
     if list(inputs).count(STANDARD_STREAM) > 1:
         raise UsageError("the standard input is given twice", source="-", remedy="Give it once.")
@@ -85,17 +93,17 @@ def discover(
     pictures: list[Picture] = []
     problems: list[InputError] = []
     notes: list[str] = []
-    many = len(inputs) > 1
+    many = len(inputs) > 1 or bool(listed)
     for given in inputs:
         path = Path(given)
         if given == STANDARD_STREAM:
             pictures.append(Picture(None, PurePath("stdin")))
         elif stat.S_ISDIR(_mode(path)):
             many = True
-            search = _Search(path, recursive, _folder_identity(out))
+            search = _Search(path, recursive, _folder_identity(out), patterns or Patterns())
             found = sorted(search.walk(), key=_byte_order)
             if not found and not search.problems:
-                raise _nothing_in(given, recursive=recursive)
+                raise _nothing_in(given, recursive=recursive, left=search.left)
             pictures += [Picture(file, file.relative_to(path)) for file in found]
             problems += search.problems
             notes += search.summary()
@@ -103,6 +111,12 @@ def discover(
             problems.append(InputError("there is no such folder", source=given))
         else:
             pictures.append(Picture(path, PurePath(path.name)))
+    for given in listed:
+        place = place_of(given)
+        if place.name:
+            pictures.append(Picture(Path(given), place))
+        else:
+            problems.append(InputError("this is a folder, in a list of files", source=given))
     return Discovery(tuple(dict.fromkeys(pictures)), tuple(problems), tuple(notes), many)
 
 
@@ -113,10 +127,12 @@ class _Search:
     root: Path
     recursive: bool
     pruned: tuple[int, int] | None
+    patterns: Patterns
     problems: list[InputError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     other: Counter[str] = field(default_factory=Counter)
     ours: int = 0
+    left: int = 0
 
     def walk(self) -> Iterator[Path]:
         """Yield the pictures, in no order."""
@@ -139,12 +155,15 @@ class _Search:
                 if stat.S_ISDIR(mode):
                     if is_link:
                         self.notes.append(f"{path}: a link to a folder, not followed.")
-                    elif self.recursive and not self._is_pruned(path):
+                    elif self.recursive and not self._is_left(path):
                         pending.append(path)
                 elif self._is_picture(path, mode, links):
                     yield path
 
-    def _is_pruned(self, folder: Path) -> bool:
+    def _is_left(self, folder: Path) -> bool:
+        if self.patterns.leaves(folder.relative_to(self.root)):
+            self.notes.append(f"{folder}: excluded, not searched.")
+            return True
         pruned = self.pruned is not None and _folder_identity(str(folder)) == self.pruned
         if pruned:
             self.notes.append(f"{folder}: the output folder, not searched.")
@@ -154,6 +173,8 @@ class _Search:
         suffix = path.suffix.lower()
         if _is_ours(path.name, siblings):
             self.ours += 1
+        elif suffix in SUFFIXES and not self.patterns.takes(path.relative_to(self.root)):
+            self.left += 1
         elif suffix not in SUFFIXES:
             self.other[suffix or "without suffix"] += 1
         elif stat.S_ISREG(mode):
@@ -174,6 +195,8 @@ class _Search:
         notes = sorted(self.notes, key=os.fsencode)
         if self.ours:
             notes.append(f"{self.root}: left out {self.ours} of our own outputs.")
+        if self.left:
+            notes.append(f"{self.root}: left out {self.left} pictures by --include and --exclude.")
         if self.other:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.other.items()))
             notes.append(f"{self.root}: left out files that are no pictures ({kinds}).")
@@ -189,8 +212,8 @@ def _mode(path: Path) -> int:
 
 
 def _is_ours(name: str, siblings: Container[str]) -> bool:
-    """Return whether a file is called as our output for a file beside it."""
-    return any(
+    """Return whether a file is called as our output for a file beside it, or as our ledger."""
+    return is_reserved(name) or any(
         name.endswith(kind.suffix) and name.removesuffix(kind.suffix) in siblings for kind in Kind
     )
 
@@ -206,7 +229,13 @@ def _folder_identity(folder: str | None) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _nothing_in(folder: str, *, recursive: bool) -> UsageError:
+def _nothing_in(folder: str, *, recursive: bool, left: int) -> UsageError:
+    if left:
+        return UsageError(
+            f"--include and --exclude leave none of the {left} pictures in this folder",
+            source=folder,
+            remedy="Capital and small letters differ; put patterns in quotes.",
+        )
     remedy = f"Looked for {', '.join(SUFFIXES)}, in small or capital letters."
     if not recursive:
         remedy += " Add --recursive to look into the folders within it."

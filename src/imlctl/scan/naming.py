@@ -9,17 +9,19 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imlctl.atomic import output_error
 from imlctl.errors import OutputError, UsageError
-from imlctl.scan.atomic import output_error
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
     from imlctl.scan.discover import Picture
+    from imlctl.scan.shard import Shard
 
 STANDARD_STREAM = "-"
 _SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 _LONGEST_NAME = 255  # bytes, on every common file system
+_RESERVED = ("imlctl-ledger", "SHA256SUMS")  # how names of files begin that a scan keeps
 
 
 class Kind(StrEnum):
@@ -57,6 +59,8 @@ def plan(
     *,
     many: bool,
     force: bool = False,
+    ours: Container[Path] = (),
+    shard: Shard | None = None,
 ) -> tuple[Job, ...]:
     """Give every picture its outputs, or refuse them all.
 
@@ -70,6 +74,9 @@ def plan(
         kinds: What is wanted besides the mask, which is always written where `out` is given.
         many: Whether several inputs or a folder were given, whatever number that came to.
         force: Whether existing outputs may be replaced.
+        ours: Outputs that an earlier scan planned, and this one may replace.
+        shard: Return only its jobs; names are compared over the whole all the same, so that no
+            two parts write one file.
 
     Raises:
         UsageError: `out` does not suit the inputs, or is needed and not given.
@@ -83,14 +90,14 @@ def plan(
                 f"no place is given for {' and '.join(homeless)}",
                 remedy="Add -o with a file or folder.",
             )
-        return tuple(Job(picture, {}) for picture in pictures)
+        return _part(tuple(Job(picture, {}) for picture in pictures), shard)
     if not out:
         raise UsageError("the name is empty", source="-o", remedy="Name a file or folder.")
     wanted = [kind for kind in Kind if kind is Kind.MASK or kind in kinds]
     if out == STANDARD_STREAM:
         return _to_standard_output(pictures, wanted, many=many)
     try:
-        if many or out.endswith(_SEPARATORS) or Path(out).is_dir():
+        if is_folder(out, many=many):
             jobs = _into_folder(pictures, out, wanted)
             _refuse_unwritable(Path(out))
         else:
@@ -99,10 +106,27 @@ def plan(
         _refuse_long_names(jobs)
         _refuse_collisions(jobs)
         _refuse_inputs(jobs)
-        _refuse_existing(jobs, force=force)
+        jobs = _part(jobs, shard)
+        _refuse_existing(jobs, force=force, ours=ours)
     except OSError as error:  # a folder on the way that may not be looked into
         raise output_error(error, f"-o {out}") from error
     return jobs
+
+
+def _part(jobs: tuple[Job, ...], shard: Shard | None) -> tuple[Job, ...]:
+    return tuple(job for job in jobs if shard is None or shard.holds(job.picture.name))
+
+
+def is_folder(out: str | None, *, many: bool) -> bool:
+    """Return whether `-o` stands for a folder of outputs, and not for one file."""
+    if not out or out == STANDARD_STREAM:
+        return False
+    return many or out.endswith(_SEPARATORS) or Path(out).is_dir()
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether a file is called as one that a scan keeps beside its outputs."""
+    return name.startswith(_RESERVED)
 
 
 def _to_standard_output(
@@ -186,6 +210,13 @@ def _refuse_collisions(jobs: Sequence[Job]) -> None:
         if owner != picture:
             raise _collision(owner, picture, path)
     folders = {path.parent: picture for path, picture in _files(jobs)}
+    for job in jobs:
+        if is_reserved(job.picture.name.parts[0]) and len(job.picture.name.parts) > 1:
+            raise OutputError(
+                "a folder of this name would be in the way of what a scan keeps",
+                source=str(job.picture),
+                remedy="Localize what is in that folder in a run of its own.",
+            )
     for folder, picture in folders.items():
         for parent in (folder, *folder.parents):
             if _folded(parent) in owners:
@@ -229,12 +260,11 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _refuse_existing(jobs: Sequence[Job], *, force: bool) -> None:
-    taken = [
-        path
-        for path, _ in _files(jobs)
-        if os.path.lexists(path) and not (force and (path.is_file() or path.is_symlink()))
-    ]
+def _refuse_existing(jobs: Sequence[Job], *, force: bool, ours: Container[Path]) -> None:
+    def may_be_replaced(path: Path) -> bool:
+        return (force or path in ours) and (path.is_file() or path.is_symlink())
+
+    taken = [p for p, _ in _files(jobs) if os.path.lexists(p) and not may_be_replaced(p)]
     if not taken:
         return
     more = f" (and {len(taken) - 1} more outputs)" if len(taken) > 1 else ""
@@ -243,5 +273,6 @@ def _refuse_existing(jobs: Sequence[Job], *, force: bool) -> None:
         source=str(taken[0]),
         remedy="It is not a regular file; choose another name."
         if force
-        else "Choose another name, or add --force to replace it.",
+        else "Choose another name, or add --force to replace it, or --resume to go on with"
+        " a scan that was interrupted.",
     )

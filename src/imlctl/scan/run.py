@@ -2,71 +2,103 @@
 
 from __future__ import annotations
 
-import time
-import traceback
+import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Protocol, TypeVar
 
-from imlctl.errors import ImlctlError, InputError
-from imlctl.scan import atomic
+from imlctl import atomic
+from imlctl.scan.behind import AtOnce, Behind
+from imlctl.scan.failures import Failed, failed
+from imlctl.scan.worker import Request, Same, answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from imlctl.errors import InputError
+    from imlctl.scan.ahead import DecodeAhead
+    from imlctl.scan.ledger import Key, Ledger
     from imlctl.scan.naming import Job, Kind
+    from imlctl.scan.worker import Decoded, Reply
 
 Result = TypeVar("Result")
-Summary = TypeVar("Summary")
 
-_NO_MEMORY = ("out of memory", "allocate memory", "insufficient memory")
+
+class Work(Protocol[Result]):
+    """What is done with each picture."""
+
+    max_pixels: int
+    key: Key
+
+    def localize(self, source: Decoded | bytes) -> Result:
+        """Analyse a decoded picture, or the bytes of the standard input."""
+
+    def render(self, result: Result, kind: Kind) -> bytes:
+        """Encode one output of a result."""
+
+    def record(self, result: Result) -> dict[str, Any]:
+        """Return what is kept of a result, as `Record.to_dict` gives it."""
+
+    def failure(self, job: Job, error: InputError) -> dict[str, Any]:
+        """Return what is kept of a picture that has no result."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome(Generic[Summary]):
+class Outcome:
     """How one picture went.
 
     Attributes:
         job: The picture and its outputs.
-        seconds: Wall time, writing included.
-        summary: What was found, if it went well.
-        error: What went wrong, if not; then nothing was written.
+        record: What is kept of it, whether it went well or not.
+        error: What went wrong, if anything; then nothing was written.
         trace: The traceback of an error that is a bug of ours, otherwise "".
+        resumed: An earlier scan had done it.
     """
 
     job: Job
-    seconds: float
-    summary: Summary | None = None
+    record: Mapping[str, Any]
     error: InputError | None = None
     trace: str = ""
+    resumed: bool = False
 
-    def __post_init__(self) -> None:
-        if (self.summary is None) == (self.error is None):
-            raise ValueError("an outcome has either a summary or an error")
+
+@dataclass(frozen=True, slots=True)
+class _Analysed(Generic[Result]):
+    """What the model leaves to the writer."""
+
+    job: Job
+    result: Result | Failed | Same
 
 
 def scan(
     jobs: Iterable[Job],
-    localize: Callable[[Path | bytes], Result],
-    render: Callable[[Result, Kind], bytes],
-    summarize: Callable[[Result], Summary],
+    work: Work[Result],
     *,
+    ahead: DecodeAhead | None = None,
+    ledger: Ledger | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     stdin: BinaryIO | None = None,
     stdout: BinaryIO | None = None,
-) -> Iterator[Outcome[Summary]]:
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Outcome]:
     """Analyse each picture, write its outputs, and say how it went.
 
-    No result is kept once its outputs are written: what is wanted of it goes into the summary.
+    The model runs in the calling thread. With `ahead`, pictures are decoded before it in other
+    processes, and rendered and written behind it in a thread; the outputs are the same.
 
     Args:
         jobs: From `naming.plan`.
-        localize: Analyses a file, or the bytes of the standard input.
-        render: Encodes one output of a result.
-        summarize: Takes from a result what the caller reports; never None.
+        work: What is done with each picture.
+        ahead: Decoders; without them everything happens here, one step after another.
+        ledger: Where to note what is done.
+        resume: Skip what the ledger proves to be done with the same weights and settings.
         overwrite: Whether outputs that exist are replaced.
         stdin: Where the bytes of a picture without a path come from.
         stdout: Where an output without a path goes.
+        stopped: Asked before each picture is analysed; if true, those begun are finished, and
+            that is all.
 
     Yields:
         One outcome per picture, in the order of the jobs.
@@ -75,82 +107,100 @@ def scan(
         ImlctlError: Of any kind but `InputError`: an output cannot be written, or weights or
             settings are wrong, and the remaining pictures would fail as well.
     """
-    for job in jobs:
-        began = time.perf_counter()
-        error: InputError | None = None
-        summary, trace = None, ""
-        try:
-            encoded, summary = _analyse(job, localize, render, summarize, stdin)
-        except InputError as caught:
-            error = _settled(caught, str(job.picture))
-        except ImlctlError:
-            raise
-        except Exception as caught:
-            error, trace = _explained(caught, str(job.picture))
-        else:
-            _write(encoded, overwrite=overwrite, stdout=stdout)
-            del encoded
-        yield Outcome(job, time.perf_counter() - began, summary, error, trace)
+    finish = _Finisher(work, ledger, overwrite or resume, stdout)
+    requests = ((job, _request(job, work, ledger if resume else None)) for job in jobs)
+    answers = ahead.run(requests) if ahead else _answers(requests)
+    with AtOnce(finish) if ahead is None else Behind(finish) as writer:
+        for job, reply in answers:
+            if stopped():
+                break
+            yield from writer.put(_localize(job, reply, work, stdin))
+            del reply  # or its pixels would stay until the next picture is decoded
+        yield from writer.rest()
 
 
-def _analyse(
-    job: Job,
-    localize: Callable[[Path | bytes], Result],
-    render: Callable[[Result, Kind], bytes],
-    summarize: Callable[[Result], Summary],
-    stdin: BinaryIO | None,
-) -> tuple[list[tuple[Path | None, bytes]], Summary]:
-    """Do everything for a picture but write, so that a failure leaves none of its outputs."""
-    result = localize(_source(job, stdin))
-    encoded = [(path, render(result, kind)) for kind, path in job.outputs.items()]
-    return encoded, summarize(result)
+def _answers(
+    requests: Iterable[tuple[Job, Request | None]],
+) -> Iterator[tuple[Job, Reply | None]]:
+    for job, request in requests:
+        yield job, None if request is None else answer(request)
 
 
-def _source(job: Job, stdin: BinaryIO | None) -> Path | bytes:
-    if job.picture.path is not None:
-        return job.picture.path
-    if stdin is None:
+def _request(job: Job, work: Work[Any], ledger: Ledger | None) -> Request | None:
+    if job.picture.path is None:
+        return None
+    done = {} if ledger is None else ledger.done(job, work.key)
+    return Request(str(job.picture.path), work.max_pixels, done)
+
+
+def _localize(
+    job: Job, reply: Reply | None, work: Work[Result], stdin: BinaryIO | None
+) -> _Analysed[Result]:
+    if isinstance(reply, (Failed, Same)):
+        return _Analysed(job, reply)
+    if reply is None and stdin is None:
         raise ValueError("a job reads the standard input, which was not given")
-    return stdin.read()
+    try:
+        source = stdin.read() if reply is None else reply  # type: ignore[union-attr]
+        return _Analysed(job, work.localize(source))
+    except Exception as error:
+        return _Analysed(job, failed(error, str(job.picture)))
 
 
-def _write(
-    encoded: Iterable[tuple[Path | None, bytes]], *, overwrite: bool, stdout: BinaryIO | None
-) -> None:
-    for path, data in encoded:
+@dataclass(frozen=True, slots=True)
+class _Finisher(Generic[Result]):
+    """Renders, writes and notes one picture."""
+
+    work: Work[Result]
+    ledger: Ledger | None
+    overwrite: bool
+    stdout: BinaryIO | None
+
+    def __call__(self, analysed: _Analysed[Result]) -> Outcome:
+        job = analysed.job
+        if isinstance(analysed.result, Same) and self.ledger:
+            return Outcome(job, self.ledger.record(job), resumed=True)
+        # Everything but writing comes first, so that a failure leaves none of the outputs.
+        encoded: dict[Kind, bytes] = {}
+        result = analysed.result
+        if not isinstance(result, (Failed, Same)):
+            try:
+                encoded = {kind: self.work.render(result, kind) for kind in job.outputs}
+                outcome = Outcome(job, self.work.record(result))
+            except Exception as error:
+                result = failed(error, str(job.picture))
+        if isinstance(result, Failed):
+            encoded = {}
+            record = self.work.failure(job, result.error)
+            outcome = Outcome(job, record, result.error, result.trace)
+            self._remove_stale(job)
+        hashes = {path: digest for path, digest in map(self._write, _placed(job, encoded)) if path}
+        if self.ledger:
+            self.ledger.add(job, self.work.key, outcome.record, hashes)
+        return outcome
+
+    def _write(self, output: tuple[Path | None, bytes]) -> tuple[Path | None, str]:
+        path, data = output
         if path is not None:
-            atomic.write(path, data, overwrite=overwrite)
-        elif stdout is None:
+            tag = self.ledger.tag if self.ledger else ""
+            atomic.write(path, data, overwrite=self.overwrite, tag=tag)
+        elif self.stdout is None:
             raise ValueError("a job writes to the standard output, which was not given")
         else:
             try:
-                stdout.write(data)
-                stdout.flush()
+                self.stdout.write(data)
+                self.stdout.flush()
             except OSError as error:
                 raise atomic.output_error(error, "standard output") from error
+        return path, hashlib.sha256(data).hexdigest()
+
+    def _remove_stale(self, job: Job) -> None:
+        """Remove what was written of an earlier content: a picture that fails has no mask."""
+        for path in job.outputs.values() if self.overwrite else ():
+            if path is not None:
+                with suppress(FileNotFoundError):
+                    path.unlink()
 
 
-def _explained(error: Exception, source: str) -> tuple[InputError, str]:
-    """Say in plain words what an exception means, and give its traceback if it is a bug of ours."""
-    text = " ".join(str(error).split())
-    # torch raises a class of its own, or only says so; it is not imported here to find out.
-    no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if no_memory or any(sign in text.lower() for sign in _NO_MEMORY):
-        what = "there is not enough memory to analyse it"
-        remedy = "Analyse it in smaller tiles, such as --tile 512."
-        return InputError(what, source=source, remedy=remedy), ""
-    if isinstance(error, OSError):
-        what = f"it cannot be read ({error.strerror or text})"
-        return InputError(what, source=source, remedy="Check the file and its disk."), ""
-    what = f"internal error, {type(error).__name__}: {text}"
-    remedy = "This is a bug in imlctl; please report it together with what -v prints."
-    return InputError(what, source=source, remedy=remedy), "".join(
-        traceback.format_exception(error)
-    )
-
-
-def _settled(error: InputError, source: str) -> InputError:
-    """Name the picture if nobody has, and let go of the traceback, whose frames hold its pixels."""
-    error.source = error.source or source
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
+def _placed(job: Job, encoded: Mapping[Kind, bytes]) -> list[tuple[Path | None, bytes]]:
+    return [(job.outputs[kind], data) for kind, data in encoded.items()]

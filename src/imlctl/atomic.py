@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from imlctl.errors import OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+_TEMPORARY = ".imlctl-"
 _REMEDIES = {
     errno.ENOSPC: "Free some space on that disk, then run again.",
     errno.EDQUOT: "Your quota on that disk is used up; free some space, then run again.",
@@ -27,7 +29,7 @@ _REMEDIES = {
 }
 
 
-def write(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+def write(path: Path, data: bytes, *, overwrite: bool = False, tag: str = "") -> None:
     """Write a file so that its name only ever stands for all of `data`.
 
     The bytes go to a temporary file in the same folder, which is flushed to the disk and then
@@ -38,6 +40,7 @@ def write(path: Path, data: bytes, *, overwrite: bool = False) -> None:
         data: The whole content.
         overwrite: Replace what has this name. If False, nothing is ever replaced, not even a file
             that another process makes at the same moment.
+        tag: Letters or digits to know one's own temporary files by; see `sweep`.
 
     Raises:
         OutputError: The name is taken, or the file cannot be written; nothing is left behind.
@@ -51,7 +54,7 @@ def write(path: Path, data: bytes, *, overwrite: bool = False) -> None:
             "it is there and not a regular file", source=str(path), remedy="Choose another name."
         )
     try:
-        _write_renamed(path, data, overwrite=overwrite)
+        _write_renamed(path, data, overwrite=overwrite, tag=tag)
     except FileExistsError as error:
         raise OutputError(
             "this output is already there",
@@ -60,6 +63,14 @@ def write(path: Path, data: bytes, *, overwrite: bool = False) -> None:
         ) from error
     except OSError as error:
         raise output_error(error, str(path)) from error
+
+
+def sweep(folders: Iterable[Path], tag: str) -> None:
+    """Remove the temporary files that a killed process left when it wrote with this tag."""
+    for folder in folders:
+        with suppress(OSError):  # a folder that is not there yet has nothing to remove
+            for leftover in list(folder.glob(f"{_TEMPORARY}{tag}-*.tmp")):
+                leftover.unlink()
 
 
 def output_error(error: OSError, source: str) -> OutputError:
@@ -71,9 +82,9 @@ def output_error(error: OSError, source: str) -> OutputError:
     )
 
 
-def _write_renamed(path: Path, data: bytes, *, overwrite: bool) -> None:
+def _write_renamed(path: Path, data: bytes, *, overwrite: bool, tag: str) -> None:
     # A short name of its own: the target's name may already be as long as names can be.
-    temporary = path.parent / f".imlctl-{secrets.token_hex(8)}.tmp"
+    temporary = path.parent / f"{_TEMPORARY}{tag}-{secrets.token_hex(8)}.tmp"
     try:
         descriptor = os.open(
             temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666

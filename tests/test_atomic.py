@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from imlctl import atomic
 from imlctl.errors import OutputError
-from imlctl.scan import atomic
 
 
 def names(folder):
@@ -217,3 +217,17 @@ def test_a_forbidden_folder_is_said(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="may write to") as caught:
         atomic.write(tmp_path / "a.png", b"x")
     assert caught.value.source == str(Path(tmp_path / "a.png"))
+
+
+def test_leftovers_with_a_tag_are_swept_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "unlink", fail_with(errno.EIO))  # as if killed before it
+    monkeypatch.setattr(os, "fsync", fail_with(errno.EIO))
+    for tag in ("beef", "cafe"):
+        with pytest.raises(OutputError):
+            atomic.write(tmp_path / "a.png", b"half", tag=tag)
+    monkeypatch.undo()
+    (tmp_path / "b.png").write_bytes(b"")
+    assert len(names(tmp_path)) == 3
+    atomic.sweep([tmp_path, tmp_path / "missing"], "beef")
+    assert len(names(tmp_path)) == 2
+    assert not any("beef" in name for name in names(tmp_path))

@@ -1,0 +1,92 @@
+"""Options of a scan over many photographs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(help="Photographs, folders, or - for standard input.", show_default=False),
+]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Mask to write (PNG), a folder for many, or - for standard output."
+        " Without it only the verdict is printed.",
+        show_default=False,
+    ),
+]
+Recursive = Annotated[
+    bool, typer.Option("--recursive", "-r", help="Go into folders within folders.")
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="In folders, take only pictures that match, as 'IMG_*' or 'case-7/*'. Repeatable.",
+        show_default=False,
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="In folders, leave pictures and folders that match. Repeatable.", show_default=False
+    ),
+]
+FilesFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--files-from",
+        help="Also take the files that this file lists, one a line; - for standard input.",
+        show_default=False,
+    ),
+]
+Null = Annotated[
+    bool, typer.Option("--null", "-0", help="Names of --files-from end in a zero byte.")
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with an interrupted scan: skip what is done with the same weights and"
+        " settings, as the hashes of inputs and outputs prove.",
+    ),
+]
+ShardOf = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        help="Analyse one of several parts, as 2/8; for job arrays. A picture's name alone"
+        " decides which part it is in.",
+        show_default=False,
+    ),
+]
+Check = Annotated[
+    bool, typer.Option("--check", help="Exit with status 1 if any picture is manipulated.")
+]
+Manifest = Annotated[
+    bool,
+    typer.Option(
+        "--manifest",
+        help="Also write SHA256SUMS of all inputs and outputs; `imlctl verify` checks it.",
+    ),
+]
+MaxPixels = Annotated[
+    int, typer.Option("--max-pixels", min=1, help="Larger pictures are refused, not shrunk.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=64,
+        help="Processes that decode ahead; 0 decodes in this one.",
+        show_default="as many as cores help",
+    ),
+]
+Timeout = Annotated[
+    float,
+    typer.Option(min=0.1, help="Seconds after which a picture that is still decoded has failed."),
+]

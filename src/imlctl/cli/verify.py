@@ -1,0 +1,38 @@
+"""`imlctl verify`: are inputs and outputs still what they were?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imlctl.cli.console import complain, note, printable
+from imlctl.errors import Exit
+
+
+def verify(
+    out: Annotated[Path, typer.Argument(help="Folder that was given to localize with -o.")],
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Check inputs and outputs against SHA256SUMS, which localize --manifest wrote.
+
+    Exit status: 0 when all files are unchanged, 2 without a manifest, 3 when a file changed, is
+    missing, or cannot be read.
+    """
+    from imlctl.scan.custody import check, digest_of, manifests
+
+    right = wrong = 0
+    for manifest in manifests(out):
+        for finding in check(manifest):
+            if finding.problem:
+                wrong += 1
+                complain(f"{finding.path}: {finding.problem}")
+            else:
+                right += 1
+        if not quiet:
+            typer.echo(f"{digest_of(manifest)}  {printable(manifest)}")
+    if not quiet:
+        note(f"{right} files unchanged, {wrong} not")
+    if wrong:
+        raise typer.Exit(Exit.SOME_FAILED)

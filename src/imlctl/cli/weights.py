@@ -1,0 +1,182 @@
+"""`imlctl weights`: what is known, what is here, and whether it is intact; nothing is fetched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imlctl.cli.console import printable
+from imlctl.cli.weights_hub import convert, pull, push
+from imlctl.errors import Exit
+
+if TYPE_CHECKING:
+    from imlctl.weights.inventory import Item
+
+_JSON_VERSION = 1
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+weights = typer.Typer(help="List, fetch, check and publish weights.", no_args_is_help=True)
+weights.command()(pull)
+weights.command()(push)
+weights.command()(convert)
+
+
+@weights.callback()
+def _weights() -> None:
+    """List, fetch, check and publish weights."""
+
+
+@weights.command("list")
+def list_(json: Json = False) -> None:
+    """List all known weights: kind, licence, size, and whether they are on this machine."""
+    from imlctl.weights.inventory import inventory
+
+    _print(inventory(), json)
+
+
+@weights.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A name, or hf://owner/repo[@revision]/file.")],
+    json: Json = False,
+) -> None:
+    """Show all that is known of some weights, and what their file says of itself."""
+    from imlctl.weights.inventory import State, card_of, inventory
+
+    (item,) = inventory((name,))
+    values = _row(item) | (item.entry.to_dict() if item.entry else {})
+    if item.state is State.HERE and (item.entry is None or item.entry.kind == "model"):
+        values["holds"] = card_of(item)
+    if json:
+        _print_json("weights", {"weights": values})
+        return
+    for key, value in values.items():
+        for line_key, line in _lines(key, value):
+            if line_key.startswith("holds.training."):  # long, and in the JSON
+                continue
+            typer.echo(f"{line_key}: {printable(line)}")
+
+
+@weights.command()
+def verify(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Names or references; all that are here without one."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Hash weights that are here again, and compare; uses no network.
+
+    Exit status: 2 when a file is changed, cannot be read, or was named and is not here.
+    """
+    from imlctl.weights import inventory as inv
+
+    chosen = tuple(names or ())
+    items = tuple(inv.verify(item) for item in inv.inventory(chosen))
+    _print(items if chosen else tuple(i for i in items if i.state is not inv.State.ABSENT), json)
+    bad = {inv.State.CHANGED, inv.State.UNREADABLE} | ({inv.State.ABSENT} if chosen else set())
+    if any(item.state in bad for item in items):
+        raise typer.Exit(Exit.USAGE)
+
+
+@weights.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What to call the weights.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A safetensors file, or hf://owner/repo[@commit]/file."),
+    ],
+    licence: Annotated[str, typer.Option(help="SPDX identifier of their licence.")],
+    kind: Annotated[str, typer.Option(help="model, encoder or teacher.")] = "model",
+    sha256: Annotated[str, typer.Option(help="What the hash must be.", show_default=False)] = "",
+    restriction: Annotated[
+        str, typer.Option(help="What the licence does not allow.", show_default=False)
+    ] = "",
+    card: Annotated[str, typer.Option(help="Where the model card is.", show_default=False)] = "",
+) -> None:
+    """Add weights of your own to your registry."""
+    from imlctl.weights.adopt import describe
+    from imlctl.weights.user_registry import add_entry, user_registry_path
+
+    add_entry(
+        describe(
+            name,
+            source,
+            kind=kind,
+            sha256=sha256,
+            licence=licence,
+            restriction=restriction,
+            card=card,
+        )
+    )
+    typer.echo(f"{printable(name)} is now in {printable(user_registry_path())}")
+
+
+def _row(item: Item) -> dict[str, Any]:
+    entry = item.entry
+    size = entry.size if entry else 0
+    if not size and item.path is not None and item.path.is_file():
+        size = item.path.stat().st_size
+    return {
+        "name": item.name,
+        "kind": entry.kind if entry else None,
+        "licence": entry.licence if entry else None,
+        "size": size or None,
+        "state": str(item.state),
+        "trust": None if item.sha256 else "no hash verified: pull with --trust-on-first-use",
+        "sha256": item.sha256 or None,
+        "found_sha256": item.found or None,
+        "path": str(item.path) if item.path else None,
+    }
+
+
+def _print(items: tuple[Item, ...], as_json: bool) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from imlctl.weights.registry import load_registry
+
+    rows = [_row(item) for item in items]
+    default = load_registry().default
+    if as_json:
+        _print_json("weights", {"default": default, "weights": rows})
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for title in ("name", "kind", "licence", "size", "state", "sha256"):
+        table.add_column(title, overflow="fold", justify="right" if title == "size" else "left")
+    for row in rows:
+        table.add_row(
+            printable(row["name"]) + (" (default)" if row["name"] == default else ""),
+            row["kind"] or "-",
+            printable(row["licence"] or "-"),
+            _megabytes(row["size"]),
+            row["state"],
+            (row["sha256"] or "not known")[:12],
+        )
+    console = Console(markup=False, highlight=False, emoji=False)
+    console.print(table)
+    for row in rows:
+        if row["found_sha256"] and row["found_sha256"] != row["sha256"]:
+            console.print(
+                f"{printable(row['path'])}\n  has      {row['found_sha256']}\n"
+                f"  expected {row['sha256'] or 'not known'}",
+                soft_wrap=True,
+            )
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.1f} MB"
+
+
+def _lines(key: str, value: Any) -> list[tuple[str, Any]]:
+    """A value as lines of a page: tables become dotted names, gaps become nothing."""
+    if isinstance(value, dict):
+        return [line for k, v in value.items() for line in _lines(f"{key}.{k}", v)]
+    return [] if value in (None, "") else [(key, value)]
+
+
+def _print_json(kind: str, values: dict[str, Any]) -> None:
+    from json import dumps
+
+    typer.echo(dumps({"kind": kind, "version": _JSON_VERSION, **values}, indent=2))

@@ -1,0 +1,68 @@
+"""What the scan does with each photograph: the pipeline, as `scan.run` calls it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from imlctl import __version__
+from imlctl.report.record import Failure, Record, Verdict
+from imlctl.scan.ledger import Key
+from imlctl.scan.naming import Kind
+
+if TYPE_CHECKING:
+    from imlctl.errors import InputError
+    from imlctl.pipeline import Localizer, Result
+    from imlctl.scan.naming import Job
+    from imlctl.scan.worker import Decoded
+
+
+class PhotoWork:
+    """Localize photographs, and write what is wanted of them.
+
+    Args:
+        localizer: With its model in memory.
+        soft: Whether the mask is the probability map instead of the binary one.
+    """
+
+    def __init__(self, localizer: Localizer, *, soft: bool = False) -> None:
+        self.localizer = localizer
+        self.soft = soft
+        self.max_pixels = localizer.settings.max_pixels
+        rest = {k: v for k, v in localizer.provenance.items() if k != "weights_sha256"}
+        settings = {**rest, "soft": soft, "imlctl": __version__}
+        self.key = Key(
+            str(localizer.provenance["weights_sha256"]), json.dumps(settings, sort_keys=True)
+        )
+
+    def localize(self, source: Decoded | bytes) -> Result:
+        """Analyse a decoded picture, or the bytes of the standard input."""
+        if isinstance(source, bytes):
+            return self.localizer.localize(source, name="standard input")
+        result = self.localizer.localize(source.photo)
+        return dataclasses.replace(result, seconds=result.seconds + source.seconds)
+
+    def render(self, result: Result, kind: Kind) -> bytes:
+        """Encode one output of a result."""
+        if kind is Kind.MASK:
+            return result.soft_png() if self.soft else result.mask_png()
+        if kind is Kind.OVERLAY:
+            return result.overlay_png()
+        if kind is Kind.HEATMAP:
+            return result.heatmap_png()
+        return (result.record().to_json(indent=2) + "\n").encode()
+
+    def record(self, result: Result) -> dict[str, Any]:
+        """Return what is kept of a result."""
+        return result.record().to_dict()
+
+    def failure(self, job: Job, error: InputError) -> dict[str, Any]:
+        """Return what is kept of a picture that has no result."""
+        return Record(
+            path=str(job.picture),
+            verdict=Verdict.FAILED,
+            seconds=0.0,
+            error=Failure.of(error),
+            **self.localizer.provenance,  # type: ignore[arg-type]
+        ).to_dict()

@@ -1,0 +1,88 @@
+"""What a scan prints, without a scan."""
+
+import io
+import time
+from pathlib import Path, PurePath
+
+import pytest
+
+from imlctl.cli.follow import Follower
+from imlctl.errors import DecodeError
+from imlctl.scan.discover import Picture
+from imlctl.scan.naming import Job
+from imlctl.scan.run import Outcome
+
+
+def outcome(name, verdict="nothing found", **options):
+    record = {"verdict": verdict, "share": 0.25, "score": 0.5, "warnings": ["odd\x1b"]}
+    return Outcome(Job(Picture(Path(name), PurePath("x")), {}), record, **options)
+
+
+OUTCOMES = (
+    outcome("before.jpg", resumed=True),
+    outcome("a.jpg"),
+    outcome("b.jpg", "manipulated"),
+    outcome("c.jpg", "failed", error=DecodeError("it is truncated", source="c.jpg"), trace="Tr"),
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_lines_tell_what_is_new(capsys):
+    follower = Follower(4)
+    follower.follow(OUTCOMES)
+    out, err = capsys.readouterr()
+    assert [line.split(":")[0] for line in out.splitlines()] == ["a.jpg", "b.jpg"]
+    assert err == "imlctl: error: c.jpg: it is truncated\n"
+    assert (follower.seen, follower.resumed) == (4, 1)
+
+
+def test_more_is_told_if_asked(capsys):
+    Follower(4, verbose=True).follow(OUTCOMES)
+    out, err = capsys.readouterr()
+    assert out.startswith("before.jpg: ")
+    assert "Tr" in err
+    assert "a.jpg: odd\\x1b\n" in err
+
+
+def test_a_terminal_shows_a_live_line(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+
+    def slowly():
+        for each in OUTCOMES:
+            time.sleep(0.15)  # the line is drawn ten times a second
+            yield each
+
+    Follower(4, silent=True).follow(slowly())
+    shown = terminal.getvalue()
+    assert "3/4 [" in shown
+    assert "1 found, 2 clean, 0 failed" in shown
+    assert "c.jpg: it is truncated" in shown
+
+
+@pytest.mark.parametrize("total", [0, 1])
+def test_one_picture_has_no_live_line(monkeypatch, total):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    Follower(total, silent=True).follow(OUTCOMES[1:2])
+    assert terminal.getvalue() == ""
+
+
+def test_the_table(capsys):
+    follower = Follower(4)
+    follower.follow(OUTCOMES)
+    follower.began -= 4000
+    capsys.readouterr()
+    follower.summarize()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("imlctl: 4 pictures in 1:06:40, 0.0 a second")
+    assert lines[1:] == [
+        "imlctl:   1 manipulated",
+        "imlctl:   2 nothing found",
+        "imlctl:   1 failed",
+        "imlctl:   1 of these done before",
+    ]

@@ -1,0 +1,49 @@
+import pytest
+
+from imlctl.errors import DecodeError, WeightsError
+from imlctl.scan.failures import failed
+
+
+class OutOfMemoryError(RuntimeError):
+    """Called as torch's."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OutOfMemoryError("CUDA says no"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("MPS backend out of memory"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_too_little_memory_names_the_remedy(error):
+    result = failed(error, "b.jpg")
+    assert str(result.error).startswith("b.jpg: there is not enough memory")
+    assert "--tile" in result.error.remedy
+    assert result.trace == ""
+
+
+def test_an_error_about_the_picture_is_kept_without_its_frames():
+    try:
+        raise DecodeError("it is truncated") from KeyError("inner")
+    except DecodeError as error:
+        result = failed(error, "b.jpg")
+    assert str(result.error) == "b.jpg: it is truncated"
+    assert result.error.__traceback__ is None
+    assert result.error.__cause__ is None
+
+
+def test_an_error_about_everything_is_raised():
+    with pytest.raises(WeightsError):
+        failed(WeightsError("wrong"), "b.jpg")
+
+
+def test_a_bug_is_called_one():
+    try:
+        raise ZeroDivisionError("by zero")
+    except ZeroDivisionError as error:
+        result = failed(error, "b.jpg")
+    assert "bug" in result.error.remedy
+    assert "ZeroDivisionError" in result.trace
