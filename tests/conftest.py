@@ -6,6 +6,7 @@ import importlib.util
 import ipaddress
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,12 @@ os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
 # is due to its change; at a desk they differ from run to run, and so explore.
 settings.register_profile("imlctl", deadline=None, max_examples=40, derandomize="CI" in os.environ)
 settings.load_profile("imlctl")
+
+
+# Nothing of the user's own registry and cache is read or written, here or in subprocesses.
+_HOME = tempfile.TemporaryDirectory(prefix="imlctl-tests-")
+for _name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+    os.environ[_name] = str(Path(_HOME.name, _name))
 
 
 class NetworkUseError(RuntimeError):

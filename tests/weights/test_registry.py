@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from imlctl.errors import WeightsError
 from imlctl.weights.registry import Entry, load_registry, parse_registry
 
-GOOD = {
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOOD: dict[str, Any] = {
     "source": "bundled",
     "file": "a.safetensors",
     "sha256": "0" * 64,
@@ -17,31 +21,96 @@ GOOD = {
     "licence": "Apache-2.0",
     "card": "docs/a.md",
 }
+HUB: dict[str, Any] = {
+    "source": "hub",
+    "repo": "lab/model",
+    "file": "w.safetensors",
+    "licence": "MIT",
+}
 
 
-def test_the_shipped_registry_describes_the_shipped_files():
+def test_the_shipped_registry_describes_the_shipped_files() -> None:
     registry = load_registry()
-    assert registry.default in registry.entries
-    for entry in registry.entries.values():
+    assert registry[registry.default].kind == "model"
+    bundled = [e for e in registry.entries.values() if e.source == "bundled"]
+    assert registry[registry.default] in bundled
+    for entry in bundled:
         data = entry.path.read_bytes()
         assert hashlib.sha256(data).hexdigest() == entry.sha256
         assert len(data) == entry.size <= 12 * 2**20
+        assert entry.architecture
 
 
-def test_unknown_name_lists_the_known_ones():
+def test_the_public_entries() -> None:
+    """Exactly the repositories that are known to exist; what is unverified is left out."""
+    public = {e.name: e for e in load_registry().entries.values() if e.source == "hub"}
+    repos = {name: entry.repo for name, entry in public.items()}
+    assert repos == {
+        **{f"mit-b{n}": f"nvidia/mit-b{n}" for n in range(6)},
+        "resnet50": "timm/resnet50.tv_in1k",
+        "resnet101": "timm/resnet101.tv_in1k",
+        "sd-vae-ft-mse": "stabilityai/sd-vae-ft-mse",
+        "taesd": "madebyollin/taesd",
+    }
+    for entry in public.values():
+        assert (entry.sha256, entry.revision, entry.size) == ("", "", 0)
+        assert entry.reference.revision == "main"
+        assert set(entry.preprocessing) == {"mean", "std"}
+        assert bool(entry.restriction) == entry.name.startswith("mit-b")
+
+
+def test_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(WeightsError, match="efficientiml"):
         load_registry()["nonsense"]
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"source": "somewhere"}, {"sha256": "abc"}, {"file": "../a"}, {"file": "/etc/passwd"}],
+    [
+        {"source": "somewhere"},
+        {"sha256": "abc"},
+        {"sha256": ""},
+        {"file": "../a"},
+        {"file": "/etc/passwd"},
+        {"kind": "pickle"},
+        {"licence": ""},
+        {"size": -1},
+        {"revision": "main"},
+        {"source": "file"},
+        {"source": "hub"},
+        {"source": "hub", "repo": "lab", "file": "w"},
+        {"source": "hub", "repo": "lab/model", "file": "../w"},
+    ],
 )
-def test_bad_entries_are_refused(change):
+def test_bad_entries_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="m: "):
         Entry(name="m", **{**GOOD, **change})
 
 
-def test_default_must_exist():
+@pytest.mark.parametrize("name", ["", "hf://a/b/c", "a/b", "-x", "a b", "a\x1b[2J"])
+def test_names_cannot_be_mistaken_for_files_or_drive_a_terminal(name: str) -> None:
+    with pytest.raises(ValueError, match="needs a name of"):
+        Entry(name=name, **GOOD)
+
+
+def test_where_files_are(tmp_path: Path) -> None:
+    assert Entry(name="m", **GOOD).path.parent.name == "bundled"
+    own = tmp_path / "w.safetensors"
+    assert Entry(name="m", **{**GOOD, "source": "file", "file": str(own)}).path == own
+    pinned = Entry(name="m", **HUB, revision="a" * 40)
+    assert str(pinned.reference) == f"hf://lab/model@{'a' * 40}/w.safetensors"
+
+
+def test_only_what_is_known_is_told() -> None:
+    assert Entry(name="m", **HUB).to_dict() == {**HUB, "kind": "model"}
+
+
+def test_default_must_exist() -> None:
     with pytest.raises(ValueError, match="default"):
         parse_registry({"default": "b", "weights": {"a": GOOD}})
+
+
+@pytest.mark.parametrize("change", [{"unknown": 1}, {"sha256": 3}, {"name": "n"}])
+def test_bad_tables_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        parse_registry({"default": "a", "weights": {"a": GOOD | change}})

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -18,17 +17,26 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from imlctl import atomic
+from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
+from imlctl.core.light_vae import LightVAE, LightVAEConfig
 from imlctl.errors import WeightsError
+from imlctl.weights.files import mismatch, unreadable
+from imlctl.weights.header import read_header
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = 1
-_KEY = "imlctl"
-_MAX_HEADER = 100_000_000  # bytes, the limit of the format
+KEY = "imlctl"  # of our document in the metadata
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
-_MODELS = {"efficient-iml": (EfficientIML, EfficientIMLConfig)}
+Model = EfficientIML | DiffIML | LightVAE
+_MODELS: dict[str, tuple[Any, Any]] = {
+    "efficient-iml": (EfficientIML, EfficientIMLConfig),
+    "diff-iml": (DiffIML, DiffIMLConfig),
+    "light-vae": (LightVAE, LightVAEConfig),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,7 @@ class Card:
         verdict_threshold: Calibrated on authentic photographs; 0 for the same as `threshold`.
         training: How the weights were made: free-form, JSON-serialisable.
         format: Version of this document.
+        self_test: What the model makes of a known picture, see `selftest`; empty for none.
     """
 
     architecture: str
@@ -53,11 +62,14 @@ class Card:
     training: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
     verdict_threshold: float = 0.0
+    self_test: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what no file of ours holds."""
         if not isinstance(self.architecture, str) or not isinstance(self.config, dict):
             raise TypeError("architecture must be a name, config a table")
+        if not isinstance(self.self_test, dict):
+            raise TypeError("self_test must be a table")
         if not 0 < self.threshold < 1 or not 0 <= self.min_share < 1:
             raise ValueError("threshold must lie in (0, 1), min_share in [0, 1)")
         if not 0 <= self.verdict_threshold < 1:
@@ -75,25 +87,20 @@ class Loaded:
         name: As the user named the weights.
     """
 
-    model: EfficientIML
+    model: Model
     card: Card
     sha256: str
     name: str
 
 
-def save(path: Path, model: EfficientIML, card: Card, *, half: bool = True) -> None:
+def save(path: Path, model: Model, card: Card, *, half: bool = True) -> None:
     """Write weights; filters and matrices in float16 if `half`, norms and statistics in float32.
 
     A running variance may lie below float16's range, so vectors are kept as they are.
     """
     tensors = {k: _stored(v, half) for k, v in model.state_dict().items()}
-    data = save_tensors(tensors, metadata={_KEY: json.dumps(asdict(card), sort_keys=True)})
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    data = save_tensors(tensors, metadata={KEY: json.dumps(asdict(card), sort_keys=True)})
+    atomic.write(path, data, overwrite=True)
 
 
 def _stored(value: Tensor, half: bool) -> Tensor:
@@ -120,19 +127,15 @@ def load(path: Path, *, name: str = "", expected_sha256: str | None = None) -> L
         raise WeightsError(
             "is a pickle, which can run any code when it is opened, so it is refused",
             source=name,
-            remedy="Convert it to safetensors where it came from, and use that file.",
+            remedy="Convert it to safetensors with imlctl weights convert, and use that file.",
         )
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"cannot be read ({error.strerror})", source=name) from error
+        raise unreadable(error, name) from error
     digest = hashlib.sha256(data).hexdigest()
     if expected_sha256 and digest != expected_sha256:
-        raise WeightsError(
-            f"has sha256 {digest}, expected {expected_sha256}",
-            source=name,
-            remedy="Get the file again.",
-        )
+        raise mismatch(name, path, digest, expected_sha256, "Get the file again.")
     card = _read_card(data, name)
     model = _build(card, name)
     _fill(model, data, name)
@@ -140,14 +143,9 @@ def load(path: Path, *, name: str = "", expected_sha256: str | None = None) -> L
 
 
 def _read_card(data: bytes, name: str) -> Card:
-    """Read the metadata, which safetensors keeps in a JSON header after its length in 8 bytes."""
-    try:
-        size = int.from_bytes(data[:8], "little")
-        if size > min(len(data) - 8, _MAX_HEADER):
-            raise ValueError(f"a header of {size} bytes in a file of {len(data)}")
-        text = json.loads(data[8 : 8 + size]).get("__metadata__", {}).get(_KEY)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise _damaged(error, name) from error
+    """Read our document from the metadata in the header."""
+    metadata = read_header(data, name).get("__metadata__", {})
+    text = metadata.get(KEY) if isinstance(metadata, dict) else None
     if text is None:
         raise WeightsError(
             "holds no imlctl metadata, so its architecture is unknown",
@@ -167,7 +165,7 @@ def _damaged(error: Exception, name: str) -> WeightsError:
     return WeightsError(what, source=name, remedy="Get the file again.")
 
 
-def _build(card: Card, name: str) -> EfficientIML:
+def _build(card: Card, name: str) -> Model:
     if card.format != FORMAT or card.architecture not in _MODELS:
         raise WeightsError(
             f"is for architecture {card.architecture!r}, format {card.format}",
@@ -176,14 +174,14 @@ def _build(card: Card, name: str) -> EfficientIML:
         )
     model, config = _MODELS[card.architecture]
     try:
-        return model(config.from_dict(card.config))
+        return cast("Model", model(config.from_dict(card.config)))
     except (ValueError, TypeError, RuntimeError) as error:  # torch raises the last
         raise WeightsError(
             f"has a configuration that cannot be built ({error})", source=name
         ) from error
 
 
-def _fill(model: EfficientIML, data: bytes, name: str) -> None:
+def _fill(model: Model, data: bytes, name: str) -> None:
     try:
         tensors = load_tensors(data)
     except SafetensorError as error:

@@ -4,51 +4,109 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from imlctl.errors import WeightsError
+from imlctl.weights.reference import HubReference, is_commit
 
+KINDS = ("model", "encoder", "teacher")
 _PACKAGE = Path(__file__).parent
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
+def is_sha256(text: str) -> bool:
+    """Whether a text is 64 hexadecimal digits in lower case."""
+    return bool(_SHA256.fullmatch(text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One name in the registry.
 
     Attributes:
         name: What a user types.
-        source: ``bundled``: the file lies in the package.
-        file: File name.
-        sha256: Of the file, 64 hexadecimal digits.
-        size: Of the file, in bytes.
+        source: ``bundled``: the file lies in the package; ``hub``: in a repository of the Hub;
+            ``file``: anywhere on this machine.
+        file: File name, path within the repository, or absolute path.
         licence: SPDX identifier.
+        kind: ``model``, ``encoder`` (an initialisation) or ``teacher`` (of a distillation).
+        repo: Repository on the Hub, ``owner/name``.
+        revision: Its commit, 40 hexadecimal digits; empty where none was verified.
+        sha256: Of the file, 64 hexadecimal digits; empty where none was verified.
+        size: Of the file, in bytes; 0 where it was not verified.
+        restriction: What the licence does not allow, as a clause; empty where it allows any use.
+        architecture: What the file must hold.
+        config: Configuration it must hold; empty where it travels in the file alone.
+        preprocessing: ``mean`` and ``std`` of red, green and blue in [0, 1].
+        threshold: What the file must have been calibrated to; None for whatever it carries.
+        calibration: How the threshold was found, in words.
         card: Where the model card is.
     """
 
     name: str
     source: str
     file: str
-    sha256: str
-    size: int
     licence: str
-    card: str
+    kind: str = "model"
+    repo: str = ""
+    revision: str = ""
+    sha256: str = ""
+    size: int = 0
+    restriction: str = ""
+    architecture: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    threshold: float | None = None
+    calibration: str = ""
+    card: str = ""
 
     def __post_init__(self) -> None:
-        if self.source != "bundled":
+        """Refuse an entry that contradicts itself."""
+        for problem, found in (
+            ("a name of letters, digits, dots and dashes", not _NAME.fullmatch(self.name)),
+            (f"a kind that is one of {', '.join(KINDS)}", self.kind not in KINDS),
+            ("a sha256 of 64 hexadecimal digits", self.sha256 and not is_sha256(self.sha256)),
+            ("a revision of 40 hexadecimal digits", self.revision and not is_commit(self.revision)),
+            ("a size of 0 or more", self.size < 0),
+            ("a licence", not self.licence),
+        ):
+            if found:
+                raise ValueError(f"{self.name}: needs {problem}")
+        self._check_source()
+
+    def _check_source(self) -> None:
+        if self.source == "hub":
+            try:
+                self.reference  # noqa: B018 - builds and checks it
+            except ValueError as error:
+                raise ValueError(f"{self.name}: {error}") from error
+        elif self.source == "bundled":
+            if not self.sha256 or Path(self.file).name != self.file:
+                raise ValueError(f"{self.name}: needs a plain file name and a sha256")
+        elif self.source == "file":
+            if not self.sha256 or not Path(self.file).is_absolute():
+                raise ValueError(f"{self.name}: needs an absolute path and a sha256")
+        else:
             raise ValueError(f"{self.name}: unknown source {self.source!r}")
-        if not _SHA256.fullmatch(self.sha256) or Path(self.file).name != self.file:
-            raise ValueError(
-                f"{self.name}: needs a plain file name and a sha256 of 64 hexadecimal digits"
-            )
+
+    @property
+    def reference(self) -> HubReference:
+        """Where the file is on the Hub; only for `source` ``hub``."""
+        return HubReference(self.repo, self.file, self.revision or "main")
 
     @property
     def path(self) -> Path:
-        """Where the file is."""
-        return _PACKAGE / "bundled" / self.file
+        """Where the file is; not for `source` ``hub``, whose files lie in the Hub's cache."""
+        return _PACKAGE / "bundled" / self.file if self.source == "bundled" else Path(self.file)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, without the name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        return {key: value for key, value in values.items() if value not in ("", 0, None, {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +128,7 @@ class Registry:
             raise WeightsError(
                 f"there are no weights named {name!r}",
                 source="weights.toml",
-                remedy=f"Known names: {', '.join(self.entries)}. For a file use --weights.",
+                remedy=f"Known names: {', '.join(self.entries)}. A file is named by its path.",
             ) from None
 
 
@@ -98,7 +156,16 @@ def parse_registry(values: dict[str, Any]) -> Registry:
     Raises:
         ValueError, TypeError, KeyError: A key is missing, unknown, or has a wrong value.
     """
-    entries = {name: Entry(name=name, **table) for name, table in values["weights"].items()}
+    entries = parse_entries(values["weights"])
     if values["default"] not in entries:
         raise ValueError(f"the default {values['default']!r} is not an entry")
     return Registry(entries, values["default"])
+
+
+def parse_entries(tables: dict[str, Any]) -> dict[str, Entry]:
+    """Build the entries of a registry's ``weights`` table.
+
+    Raises:
+        ValueError, TypeError: A key is missing, unknown, or has a wrong value.
+    """
+    return {name: Entry(name=name, **table) for name, table in dict(tables).items()}

@@ -1,0 +1,178 @@
+"""A model's self-test: it must compute here what it computed when its weights were written.
+
+The weights' card carries the recipe of a small picture and what the model made of it. A damaged
+torch, a library that computes wrongly, or weights whose meaning has changed since are found on
+first use, before a photograph is judged. The picture is made of integers alone, so that it is the
+same on every machine, whatever the version of any random generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imlctl import __version__, atomic
+from imlctl.core.diff_iml import DiffIML
+from imlctl.core.light_vae import LightVAE
+from imlctl.errors import OutputError, WeightsError
+from imlctl.weights.load import KEY, Loaded, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIDE = 64  # pixels; the smallest picture that every model takes
+_BLOCK = 8  # the answer is averaged over blocks of 8 x 8 pixels
+_TOLERANCE = 0.01  # of a logit, or of the largest logit where that exceeds 1
+_STEPS = 2  # of a model that samples: enough to use every part of it
+_MASK = (1 << 32) - 1
+
+
+def picture(seed: int, side: int = SIDE) -> Tensor:
+    """Make the picture of a self-test: a slope of brightness, under noise of 6 bits.
+
+    Args:
+        seed: Selects the noise.
+        side: Height and width in pixels.
+
+    Returns:
+        (1, 3, side, side) float32 in [0, 1], in steps of 1/255.
+    """
+    noise = _mixed(3 * side * side, seed) >> 26  # its 6 highest bits
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    slope = (rows + 2 * columns) * 192 // (3 * side)
+    pixels = noise.view(3, side, side) + slope
+    return (pixels.float() / 255)[None]
+
+
+def _mixed(count: int, seed: int) -> Tensor:
+    """Numbers of 32 bits without a pattern, (count,) int64: a hash of where they stand."""
+    noise = (torch.arange(count) + seed * count) * 2654435761 & _MASK
+    noise = (noise ^ noise >> 15) * 1540483477 & _MASK
+    return noise ^ noise >> 13
+
+
+@torch.inference_mode()
+def answer(model: nn.Module, image: Tensor) -> Tensor:
+    """What a model in evaluation mode on the CPU makes of a picture, (logits,) float32.
+
+    Args:
+        model: DiffIML is given noise of our own for two steps of one member, and LightVAE the
+            picture's red channel as a mask to encode and decode.
+        image: (1, 3, H, W) float32 in [0, 1].
+
+    Returns:
+        The mean logit of each block, row by row, and, of a model that has one, the score's logit.
+    """
+    if isinstance(model, LightVAE):
+        mask = (image[:, :1] > 0.5).float() * 2 - 1
+        return _blocks(model.decode(model.encode(mask)))
+    if isinstance(model, DiffIML):
+        shape = (1, *model.noise_shape(*image.shape[-2:]))
+        noise = _mixed(math.prod(shape), 0) / 2**32 - 0.5  # uniform, of variance 1/12
+        prediction = model(image, None, (noise * math.sqrt(12)).view(shape), _STEPS)
+    else:
+        prediction = model(image)
+    return torch.cat([_blocks(prediction.logits), prediction.score_logits.float().flatten()])
+
+
+def _blocks(logits: Tensor) -> Tensor:
+    return F.avg_pool2d(logits.float(), _BLOCK).flatten()
+
+
+def measure(model: nn.Module, seed: int = 0) -> dict[str, Any]:
+    """Return the self-test of a model, as a card keeps it."""
+    image = picture(seed)
+    values = answer(model, image)
+    return {
+        "version": 1,
+        "seed": seed,
+        "side": SIDE,
+        "input_sha256": _digest(image),
+        "answer": [round(v, 6) for v in values.tolist()],
+        "tolerance": _TOLERANCE,
+    }
+
+
+def attach(path: Path) -> None:
+    """Give a file of weights its self-test, measured with the weights as they are stored.
+
+    Raises:
+        WeightsError: The file is no valid model.
+        OutputError: It cannot be written; it is then as it was.
+    """
+    loaded = load(path)
+    card = replace(loaded.card, self_test=measure(loaded.model))
+    tensors = load_tensors(path.read_bytes())
+    metadata = {KEY: json.dumps(asdict(card), sort_keys=True)}
+    atomic.write(path, save_tensors(tensors, metadata=metadata), overwrite=True)
+
+
+def check_on_first_use(loaded: Loaded, memory: Path) -> bool:
+    """Run the self-test of weights that are new here; without one in their card, do nothing.
+
+    Args:
+        loaded: The model is on the CPU, not fused.
+        memory: Folder that remembers which weights passed with which versions.
+
+    Returns:
+        Whether the test was run.
+
+    Raises:
+        WeightsError: The model does not compute what it should.
+    """
+    test = loaded.card.self_test
+    if not test:
+        return False
+    versions = f"{__version__}-{torch.__version__}-{platform.machine()}"
+    passed = memory / f"{loaded.sha256}-{versions.replace('/', '_')}.json"
+    if passed.is_file():
+        return False
+    deviation = _deviation(loaded, test)
+    with suppress(OutputError):  # a folder that cannot be written costs a test on every use
+        atomic.write(passed, json.dumps({"deviation": deviation}).encode(), overwrite=True)
+    return True
+
+
+def _deviation(loaded: Loaded, test: dict[str, Any]) -> float:
+    """Return the largest deviation from the stored answer, in units of the tolerated one."""
+    try:
+        image = picture(test["seed"], test["side"])
+        expected = torch.tensor(test["answer"], dtype=torch.float32)
+        tolerated = float(test["tolerance"]) * max(1.0, float(expected.abs().max()))
+        same_input = test["version"] == 1 and _digest(image) == test["input_sha256"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"has a self-test that this version cannot read ({error})", source=loaded.name
+        ) from error
+    found = answer(loaded.model, image)
+    if not same_input or found.shape != expected.shape:
+        raise _failed(loaded.name, "its self-test has another picture or answer than this version")
+    deviation = float((found - expected).abs().max())
+    if not deviation <= tolerated:  # NaN fails too
+        raise _failed(
+            loaded.name, f"its answer is {deviation:.3g} off, and {tolerated:.3g} is tolerated"
+        )
+    return deviation / tolerated
+
+
+def _failed(name: str, why: str) -> WeightsError:
+    return WeightsError(
+        f"fails its self-test: {why}",
+        source=name,
+        remedy="Nothing was analysed. Reinstall imlctl and torch; if it still fails, report it.",
+    )
+
+
+def _digest(image: Tensor) -> str:
+    return hashlib.sha256((image * 255).round().to(torch.uint8).numpy().tobytes()).hexdigest()
