@@ -5,28 +5,26 @@ decode -> prepare -> tiles -> model -> restore geometry -> decide -> Result
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
+from imlctl.core.diff_iml import DiffIML
 from imlctl.device import describe, make_deterministic, resolve
-from imlctl.errors import NumericalError
 from imlctl.image.decode import decode, read
 from imlctl.image.photo import DEFAULT_MAX_PIXELS, Photo
 from imlctl.image.prepare import prepare, restore, upright
-from imlctl.image.tiles import run_tiled
+from imlctl.inference import DEFAULT_TILE, OVERLAP, Sampling, predict
 from imlctl.mask import render
 from imlctl.mask.decide import Decision, check_threshold, decide
 from imlctl.mask.regions import Regions, find_regions
 from imlctl.report.record import Record, Verdict
-from imlctl.weights.load import load
-from imlctl.weights.registry import load_registry
+from imlctl.weights.use import open_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,13 +32,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from imlctl.core.efficient_iml import EfficientIML
+    from imlctl.inference import Model
 
-Source = str | os.PathLike[str] | bytes | BinaryIO
 
-# A tile of this side needs about half a gigabyte at its peak; the model sees that much context.
-DEFAULT_TILE = 1024
-OVERLAP = 128  # between tiles, at most half of one
+Source = Photo | str | os.PathLike[str] | bytes | BinaryIO
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +44,21 @@ class Settings:
 
     Attributes:
         model: Name in the registry; its default when empty.
-        weights: A safetensors file to use instead of a name.
+        weights: What to use instead: a name, ``hf://owner/repo[@revision]/file`` (both must have
+            been pulled), or a safetensors file; a `Path` is always a file.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps`` or ``xpu``.
         threshold: Probability from which a pixel counts; None for the one the weights carry.
         tile: Side of a tile in pixels, for pictures that are larger than one.
-        seed: Seed of models that draw noise.
+        sampling: Steps, members, flips and seed of what is drawn.
         max_pixels: Larger pictures are refused before any pixel is decoded.
     """
 
     model: str = ""
-    weights: Path | None = None
+    weights: str | Path | None = None
     device: str = "auto"
     threshold: float | None = None
     tile: int = DEFAULT_TILE
-    seed: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
     max_pixels: int = DEFAULT_MAX_PIXELS
 
     def __post_init__(self) -> None:
@@ -149,22 +145,23 @@ class Localizer:
         self.settings = settings or Settings()
         self.device = resolve(self.settings.device)
         make_deterministic()
-        if self.settings.weights is not None:
-            loaded = load(self.settings.weights)
-        else:
-            registry = load_registry()
-            entry = registry[self.settings.model or registry.default]
-            loaded = load(entry.path, name=entry.name, expected_sha256=entry.sha256)
+        loaded = open_weights(self.settings.weights or self.settings.model)
         self.card = loaded.card
-        self.model = loaded.model.fuse().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = cast("Model", loaded.model)  # `open_weights` refuses what does not localize
+        self.model = model.fuse().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.threshold = self.settings.threshold or loaded.card.threshold
         tile = self.settings.tile
         self.overlap = min(OVERLAP, tile // 2)
         self.provenance: dict[str, object] = {
             "model": loaded.name,
             "weights_sha256": loaded.sha256,
-            "settings": {"tile": tile, "overlap": self.overlap, "threshold": self.threshold},
-            "seed": self.settings.seed,
+            "settings": {
+                "tile": tile,
+                "overlap": self.overlap,
+                "threshold": self.threshold,
+                **self._drawn(),
+            },
+            "seed": self.settings.sampling.seed,
             "device": describe(self.device),
         }
 
@@ -172,7 +169,8 @@ class Localizer:
         """Localize the manipulated pixels of one photograph.
 
         Args:
-            source: A path, the bytes of a file, or a binary file open for reading.
+            source: A path, the bytes of a file, a binary file open for reading, or a photograph
+                that is decoded already.
             name: What the record and messages call bytes or a stream.
 
         Raises:
@@ -181,7 +179,7 @@ class Localizer:
         start = time.perf_counter()
         photo = self._decode(source, name)
         image, geometry = prepare(photo, multiple=self.model.config.multiple)
-        probability, score = self.predict(image)
+        probability, score = self.predict(image, key=bytes.fromhex(photo.sha256))
         upright_map = restore(probability, geometry)
         decision = decide(
             upright_map,
@@ -194,6 +192,8 @@ class Localizer:
         )
 
     def _decode(self, source: Source, name: str) -> Photo:
+        if isinstance(source, Photo):
+            return source
         limit = self.settings.max_pixels
         if isinstance(source, (str, os.PathLike)):
             return read(source, max_pixels=limit)
@@ -202,45 +202,22 @@ class Localizer:
         name = name or str(getattr(source, "name", "<stream>"))
         return decode(source.read(), source=name, max_pixels=limit)
 
-    def predict(self, image: Tensor) -> tuple[Tensor, float]:
-        """Run the model over a prepared picture; see `predict`."""
+    def predict(self, image: Tensor, key: bytes = b"") -> tuple[Tensor, float]:
+        """Run the model over a prepared picture; see `inference.predict`."""
         return predict(
-            self.model, image, device=self.device, tile=self.settings.tile, overlap=self.overlap
+            self.model,
+            image,
+            device=self.device,
+            tile=self.settings.tile,
+            overlap=self.overlap,
+            sampling=self.settings.sampling,
+            key=key,
         )
 
-
-@torch.inference_mode()
-def predict(
-    model: EfficientIML, image: Tensor, *, device: torch.device, tile: int, overlap: int
-) -> tuple[Tensor, float]:
-    """Run a model over a prepared picture, in tiles where it is larger than one.
-
-    Args:
-        model: In evaluation mode, on `device`.
-        image: (3, H', W') integer, as `prepare` returns it.
-        device: Where to compute.
-        tile: Largest side of a tile, in pixels.
-        overlap: Of neighbouring tiles, in pixels.
-
-    Returns:
-        Probabilities (H', W') float32 on the CPU, and the highest score of any tile.
-
-    Raises:
-        NumericalError: The map or the score is NaN or infinite.
-    """
-    scores = []
-
-    def forward(part: Tensor) -> Tensor:
-        prediction = model(part.to(device, memory_format=torch.channels_last))
-        scores.append(float(torch.sigmoid(prediction.score_logits.float())[0]))
-        return torch.sigmoid(prediction.logits).cpu()
-
-    probability = run_tiled(
-        forward, image, tile=tile, overlap=overlap, multiple=model.config.multiple
-    )
-    if not all(map(math.isfinite, scores)):
-        raise NumericalError(
-            "the model's score is NaN or infinite, so there is no result",
-            remedy="Check the weights; if they are the bundled ones, report this picture.",
-        )
-    return probability, max(scores)
+    def _drawn(self) -> dict[str, object]:
+        """What of the sampling bears on the result, for the record."""
+        how = self.settings.sampling
+        drawn: dict[str, object] = {"tta": how.fusion if how.tta else "none"}
+        if isinstance(self.model, DiffIML):
+            drawn |= {"steps": how.steps, "ensemble": how.ensemble}
+        return drawn

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.errors import ConfigError, ImlctlError, WeightsError
-from imlctl.train import loop
+from imlctl.train import loop, objective
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig, ValidationConfig
 from imlctl.train.loop import load_split, make_optimizer, rate_at, train
 from imlctl.train.losses import localization_loss
@@ -233,7 +233,7 @@ class TestFailures:
             total, terms = real(*args)
             return total * (float("nan") if next(calls) == 3 else 1.0), terms
 
-        monkeypatch.setattr(loop, "localization_loss", poisoned)
+        monkeypatch.setattr(objective, "localization_loss", poisoned)
         message = r"the loss is not finite at step 3 \(samples 6 to 7\)"
         with pytest.raises(ImlctlError, match=message):
             train(config, tmp_path / "run", device=CPU)

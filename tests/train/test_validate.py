@@ -28,7 +28,7 @@ class Redness(nn.Module):
 
     config = SimpleNamespace(multiple=32)
 
-    def forward(self, image: Tensor) -> Prediction:
+    def forward(self, image: Tensor, _: Tensor | None = None) -> Prediction:
         logits = 30 * (image[:, :1] - image[:, 1:2]) - 3
         return Prediction(logits, (), logits.flatten(1).amax(1))
 
@@ -36,7 +36,7 @@ class Redness(nn.Module):
 class Constant(nn.Module):
     config = SimpleNamespace(multiple=32)
 
-    def forward(self, image: Tensor) -> Prediction:
+    def forward(self, image: Tensor, _: Tensor | None = None) -> Prediction:
         return Prediction(torch.full_like(image[:, :1], -3), (), torch.zeros(len(image)))
 
 
@@ -100,7 +100,7 @@ def test_scores_are_those_of_each_forged_sample(judge: Synthesizer) -> None:
     class Oracle(nn.Module):
         index = 0
 
-        def forward(self, image: Tensor) -> Prediction:
+        def forward(self, image: Tensor, _: Tensor | None = None) -> Prediction:
             masks = [torch.from_numpy(judge(self.index + i).mask) for i in range(len(image))]
             self.index += len(image)
             return Prediction(

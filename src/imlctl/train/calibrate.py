@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imlctl.image.prepare import pad
-from imlctl.pipeline import DEFAULT_TILE, OVERLAP, predict
+from imlctl.inference import predict
 from imlctl.train.augment import random_finish
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from imlctl.core.efficient_iml import EfficientIML
+    from imlctl.inference import Model
     from imlctl.train.photos import PhotoPool
 
 RATE = 0.05
@@ -48,7 +48,7 @@ class Calibration:
 
 
 def calibrate(
-    model: EfficientIML, pool: PhotoPool, *, min_share: float, device: torch.device
+    model: Model, pool: PhotoPool, *, min_share: float, device: torch.device
 ) -> Calibration:
     """Measure thresholds on photographs that the model was not trained on.
 
@@ -81,10 +81,10 @@ def critical_quantile(critical: list[float], rate: float) -> float:
 
 
 def _critical_threshold(
-    model: EfficientIML, pixels: NDArray[np.uint8], min_share: float, device: torch.device
+    model: Model, pixels: NDArray[np.uint8], min_share: float, device: torch.device
 ) -> float:
     height, width = pixels.shape[:2]
     image = pad(pixels, multiple=model.config.multiple)
-    probability, _ = predict(model, image, device=device, tile=DEFAULT_TILE, overlap=OVERLAP)
+    probability, _ = predict(model, image, device=device)
     values = np.sort(probability[:height, :width].numpy(), axis=None)[::-1]
     return float(values[int(min_share * len(values))])

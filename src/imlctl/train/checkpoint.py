@@ -17,7 +17,7 @@ from imlctl.errors import WeightsError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imlctl.core.efficient_iml import EfficientIML
+    from imlctl.inference import Model
     from imlctl.train.ema import EMA
 
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class State:
     """The moving parts of a run."""
 
-    model: EfficientIML
+    model: Model
     optimizer: torch.optim.Optimizer
-    ema: EMA[EfficientIML]
+    ema: EMA[Model]
     step: int = 0
     best: float = float("-inf")
 

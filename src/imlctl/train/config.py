@@ -9,6 +9,8 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from imlctl.core.condition import ENCODERS
+from imlctl.core.denoiser import DENOISERS
 from imlctl.core.efficient_iml import EfficientIMLConfig
 from imlctl.errors import ConfigError
 from imlctl.train.losses import LossWeights
@@ -121,8 +123,58 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DiffusionConfig:
+    """Trains DiffIML instead of EfficientIML. Each switch of the paper's ablations is a key.
+
+    Attributes:
+        vae: Weights of a LightVAE, as `imlctl distill` writes them; they stay as they are.
+        encoder: Backbone of the condition encoder, one of `condition.ENCODERS`.
+        denoiser: ``light`` or ``paper``; see `denoiser.DENOISERS`.
+        prior: Prior rate c of Eq. 15; 0 trains without it.
+        mask_weight: w of Eq. 10; the edge map's loss has the rest.
+        edges: How edge maps are drawn, ``canny`` (Eq. 7) or ``band`` (the authors' code);
+            ``none`` trains without edge supervision.
+        draws: Noise levels that each picture is tried at in one step. The encoder, which is most
+            of the work, runs once for all of them.
+        encoder_rate: Learning rate of the backbone against the rest's; 0 leaves it as it is.
+    """
+
+    vae: Path
+    encoder: str = "efficient-rwkv-small"
+    denoiser: str = "light"
+    prior: float = 0.1
+    mask_weight: float = 0.2
+    edges: str = "canny"
+    draws: int = 4
+    encoder_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name, known in (
+            ("encoder", ENCODERS),
+            ("denoiser", tuple(DENOISERS)),
+            ("edges", ("canny", "band", "none")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
+                )
+        if not self.prior >= 0 or not 0 <= self.mask_weight <= 1 or self.encoder_rate < 0:
+            raise ValueError(
+                "prior and encoder_rate must not be negative, mask_weight must lie in [0, 1]"
+            )
+        if self.draws < 1:
+            raise ValueError("draws must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """A whole preset; `init` names a checkpoint whose weights are the start."""
+    """A whole preset.
+
+    With a table `diffusion` it trains DiffIML, and `model` and `loss` are not used. `init` names
+    weights to start from: of the same architecture, or, for DiffIML, an EfficientIML whose backbone
+    becomes that of the condition encoder.
+    """
 
     data: DataConfig
     model: EfficientIMLConfig = field(default_factory=EfficientIMLConfig)
@@ -131,10 +183,16 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     init: Path | None = None
+    diffusion: DiffusionConfig | None = None
 
 
 def load_config(path: Path) -> TrainConfig:
-    """Read a preset.
+    """Read a preset of `imlctl train`; see `load_preset`."""
+    return load_preset(path, TrainConfig)
+
+
+def load_preset(path: Path, kind: type[C]) -> C:
+    """Read a preset into the dataclass `kind`.
 
     Relative paths in it are taken from the working directory, as on a command line.
 
@@ -147,7 +205,7 @@ def load_config(path: Path) -> TrainConfig:
         raise ConfigError(f"cannot be read ({error.strerror})", source=str(path)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"is not valid TOML: {error}", source=str(path)) from error
-    return build(TrainConfig, values, str(path))
+    return build(kind, values, str(path))
 
 
 def build(kind: type[C], values: Any, where: str) -> C:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from imlctl.core.efficient_iml import EfficientIML
 from imlctl.errors import ConfigError, ImlctlError
 from imlctl.train.autoencoder import add_regenerated
 from imlctl.train.calibrate import calibrate
 from imlctl.train.checkpoint import State, load_state, save_state
 from imlctl.train.ema import EMA
-from imlctl.train.losses import localization_loss
+from imlctl.train.objective import make_objective
 from imlctl.train.photos import PhotoPool, load_pool
 from imlctl.train.samples import batches
 from imlctl.train.synthesis import Synthesizer
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imlctl.train.config import OptimConfig, TrainConfig
+    from imlctl.train.objective import Objective
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -38,7 +38,7 @@ _VALIDATION_SEED = 1_000_003  # never a training seed: those are small numbers p
 def train(
     config: TrainConfig, out: Path, *, device: torch.device, report: Report | None = None
 ) -> Path:
-    """Train EfficientIML, or go on where `out` stopped.
+    """Train a model, or go on where `out` stopped.
 
     Writes into `out`: ``log.jsonl``, ``last.safetensors`` (the whole state), ``best.safetensors``
     (the averaged weights that validated best, with a threshold calibrated on the held-out
@@ -61,19 +61,20 @@ def train(
     settings = json.loads(json.dumps(asdict(config), default=str))
     pool = load_split(config, validation=False, report=log)
     held = load_split(config, validation=True, report=log)
-    state = _start(config, device)
+    objective = make_objective(config)
+    state = _start(objective, config, device)
     if (out / "last.safetensors").exists():
         load_state(out / "last.safetensors", state, settings)
         log({"event": "resumed", "step": state.step})
     synthesizer = Synthesizer(pool, size=config.optim.size, mix=config.mix, seed=config.optim.seed)
     judge = Synthesizer(held, size=config.optim.size, mix=config.mix, seed=_VALIDATION_SEED)
-    for _ in _steps(state, config, synthesizer, device, log):
+    for _ in _steps(state, objective, config, synthesizer, device, log):
         scores = validate(state.ema.model, judge, config.validation, device)
         log({"event": "validation", "step": state.step, **scores})
         if scores["objective"] >= state.best:  # of equals, the one that learned longer
             state.best = scores["objective"]
             made = {"steps": state.step, "validation": scores, "preset": settings}
-            card = Card("efficient-iml", config.model.to_dict(), training=made)
+            card = Card(objective.architecture, state.model.config.to_dict(), training=made)
             save(out / "best.safetensors", state.ema.model, card)
         save_state(out / "last.safetensors", state, settings)
     _calibrate(out / "best.safetensors", held, device, log)
@@ -122,27 +123,38 @@ def load_split(config: TrainConfig, *, validation: bool, report: Report | None =
     )
 
 
-def _start(config: TrainConfig, device: torch.device) -> State:
+def _start(objective: Objective, config: TrainConfig, device: torch.device) -> State:
     torch.manual_seed(config.optim.seed)
-    model = EfficientIML(config.model)
-    if config.init is not None:
-        model.load_state_dict(load(config.init).model.state_dict())
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return State(model, make_optimizer(model, config.optim), EMA(model, config.optim.ema))
+    model = objective.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(model, config.optim, objective.rates)
+    return State(model, optimizer, EMA(model, config.optim.ema))
 
 
-def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices and filters, not on norms, biases and the WKV's decays."""
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+def make_optimizer(
+    model: nn.Module, optim: OptimConfig, rates: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices and filters, not on norms, biases and the WKV's decays.
+
+    Args:
+        model: Parameters that need no gradient are left out.
+        optim: Rates and decay.
+        rates: Factors on the learning rate of parameters whose names start so; others have 1.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        weight = parameter.ndim >= 2 and name.endswith(".weight")
-        (decayed if weight else spared).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": optim.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=optim.rate, betas=(0.9, 0.99))
+        if not parameter.requires_grad:
+            continue
+        decay = optim.weight_decay if parameter.ndim >= 2 and name.endswith(".weight") else 0.0
+        factor = next((f for start, f in (rates or {}).items() if name.startswith(start)), 1.0)
+        groups.setdefault((decay, factor), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": decay, "factor": factor}
+            for (decay, factor), parameters in sorted(groups.items(), reverse=True)
+        ],
+        lr=optim.rate,
+        betas=(0.9, 0.99),
+    )
 
 
 def rate_at(step: int, optim: OptimConfig) -> float:
@@ -154,7 +166,12 @@ def rate_at(step: int, optim: OptimConfig) -> float:
 
 
 def _steps(
-    state: State, config: TrainConfig, synthesizer: Synthesizer, device: torch.device, log: _Log
+    state: State,
+    objective: Objective,
+    config: TrainConfig,
+    synthesizer: Synthesizer,
+    device: torch.device,
+    log: _Log,
 ) -> Iterator[int]:
     """Take all remaining steps; stop over at each that is due for validation."""
     optim = config.optim
@@ -165,10 +182,10 @@ def _steps(
         batch=optim.batch,
         workers=config.data.workers,
     )
-    state.model.train()
+    objective.train_mode(state.model)
     clock, seen = time.monotonic(), 0
     for image, mask in source:
-        terms = _step(state, config, image.to(device), mask.to(device))
+        terms = _step(state, objective, config.optim, image.to(device), mask.to(device))
         seen += len(image)
         if state.step % 20 == 0 or state.step == optim.steps:
             speed = seen / (time.monotonic() - clock)
@@ -185,18 +202,17 @@ def _steps(
             )
         if state.step % config.validation.every == 0 or state.step == optim.steps:
             yield state.step
-            state.model.train()
+            objective.train_mode(state.model)
             clock, seen = time.monotonic(), 0
 
 
-def _step(state: State, config: TrainConfig, image: Tensor, mask: Tensor) -> dict[str, float]:
-    optim = config.optim
+def _step(
+    state: State, objective: Objective, optim: OptimConfig, image: Tensor, mask: Tensor
+) -> dict[str, float]:
     for group in state.optimizer.param_groups:
-        group["lr"] = rate_at(state.step, optim)
+        group["lr"] = rate_at(state.step, optim) * group["factor"]
     image = image.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(image.device.type, torch.bfloat16, enabled=optim.precision == "bfloat16"):
-        prediction = state.model(image)
-    loss, terms = localization_loss(prediction, mask, config.loss)
+    loss, terms = objective.loss(state.model, image, mask, state.step)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), optim.clip)

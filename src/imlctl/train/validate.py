@@ -11,21 +11,22 @@ import torch
 from imlctl.bench.accuracy import Answer, auc_of, curve, evaluate, find_cases, pixel_f1, summarize
 from imlctl.image.decode import read
 from imlctl.image.prepare import prepare, restore
-from imlctl.pipeline import DEFAULT_TILE, OVERLAP, predict
+from imlctl.inference import Sampling, predict, probabilities
 from imlctl.train.samples import batches
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imlctl.core.efficient_iml import EfficientIML
+    from imlctl.inference import Model
     from imlctl.train.config import ValidationConfig
     from imlctl.train.synthesis import Synthesizer
 
 _BATCH = 16
+_ONCE = Sampling(ensemble=1)  # an ensemble of one tells as well which weights are better, faster
 
 
 def validate(
-    model: EfficientIML, judge: Synthesizer, config: ValidationConfig, device: torch.device
+    model: Model, judge: Synthesizer, config: ValidationConfig, device: torch.device
 ) -> dict[str, float]:
     """Score a model.
 
@@ -46,14 +47,13 @@ def validate(
 
 @torch.inference_mode()
 def _synthetic(
-    model: EfficientIML, judge: Synthesizer, count: int, device: torch.device
+    model: Model, judge: Synthesizer, count: int, device: torch.device
 ) -> dict[str, float]:
-    probabilities, masks = [], []
+    maps, masks = [], []
     for image, mask in batches(judge, start=0, stop=count, batch=_BATCH, workers=0):
-        logits = model(image.to(device).contiguous(memory_format=torch.channels_last)).logits
-        probabilities.append(torch.sigmoid(logits).cpu().numpy())
+        maps.append(probabilities(model, image.to(device), _ONCE).cpu().numpy())
         masks.append(mask.numpy() > 0.5)
-    probability, truth = np.concatenate(probabilities), np.concatenate(masks)
+    probability, truth = np.concatenate(maps), np.concatenate(masks)
     forged = truth.reshape(len(truth), -1).any(1)
     if not forged.any():
         return {}
@@ -62,12 +62,10 @@ def _synthetic(
     return {"synthetic_auc": float(np.nanmean(auc)), "synthetic_f1": float(np.mean(f1))}
 
 
-def _real(model: EfficientIML, folder: Path, device: torch.device) -> dict[str, float]:
+def _real(model: Model, folder: Path, device: torch.device) -> dict[str, float]:
     def localize(path: Path) -> Answer:
         image, geometry = prepare(read(path), multiple=model.config.multiple)
-        probability, score = predict(
-            model, image, device=device, tile=DEFAULT_TILE, overlap=OVERLAP
-        )
+        probability, score = predict(model, image, device=device, sampling=_ONCE)
         return Answer(restore(probability, geometry), score)
 
     rows = summarize(list(evaluate(find_cases(folder), localize)))

@@ -1,0 +1,269 @@
+"""Distilling LightVAE: masks in, a small autoencoder out, with a teacher's latents or without.
+
+Eq. 6 of DiffIML asks for a reconstruction and for the teacher's latents. Its reconstruction term
+is L1 on values in -1 and +1; ours is the cross-entropy of the logits, since L1 is least where every
+probability is 0 or 1 and so calibrates nothing. Diffusion will move latents about, hence what is
+decoded in training is moved too: by noise, and by blending the latents of two maps, which must
+decode to the blend of the maps, as the mean of several sampled latents should.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imlctl.core.light_vae import LightVAE, LightVAEConfig
+from imlctl.errors import ImlctlError
+from imlctl.train.checkpoint import State, load_state, save_state
+from imlctl.train.config import OptimConfig
+from imlctl.train.edges import EdgeKind
+from imlctl.train.ema import EMA
+from imlctl.train.loop import make_optimizer, rate_at
+from imlctl.train.mask_maps import MaskMaps
+from imlctl.train.round_trip import JudgeConfig, round_trip
+from imlctl.train.teacher import Teacher, TeacherConfig, load_teacher
+from imlctl.weights.load import Card, save
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Report = Callable[[dict[str, Any]], None]
+
+_BOUND = 3.0  # standard deviations within which latents should stay
+
+
+@dataclass(frozen=True, slots=True)
+class DistillWeights:
+    """What counts how much.
+
+    Attributes:
+        teacher: Squared distance to the teacher's latents, lambda of Eq. 6.
+        moments: Distance of the latents from zero mean and unit variance, and how far they reach
+            beyond three; without a teacher only, since a teacher has its own.
+        noise: Largest standard deviation of the noise added to scaled latents.
+        blend: Share of a batch in which two maps are blended.
+    """
+
+    teacher: float = 0.01
+    moments: float = 0.01
+    noise: float = 0.15
+    blend: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if min(self.teacher, self.moments, self.noise) < 0 or not 0 <= self.blend <= 1:
+            raise ValueError("weights and noise must not be negative, blend must lie in [0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
+class DistillConfig:
+    """A whole preset; a step takes `optim.batch` masks and as many edge maps."""
+
+    model: LightVAEConfig = field(default_factory=LightVAEConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    loss: DistillWeights = field(default_factory=DistillWeights)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    edges: EdgeKind = "canny"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.edges not in get_args(EdgeKind):
+            known = ", ".join(get_args(EdgeKind))
+            raise ValueError(f"unknown edge map {self.edges!r}; known: {known}")
+
+
+def distill(
+    config: DistillConfig,
+    out: Path,
+    *,
+    device: torch.device,
+    teacher: Teacher | None = None,
+    report: Report | None = None,
+) -> Path:
+    """Train LightVAE, or go on where `out` stopped.
+
+    Writes into `out`: ``log.jsonl``, ``last.safetensors`` (the whole state) and
+    ``best.safetensors`` (the averaged weights with the best round trip of held-out masks).
+
+    Args:
+        config: The preset.
+        out: Folder of the run, made when missing.
+        device: Where to compute.
+        teacher: Of `load_teacher`; loaded here as the preset says when None.
+        report: Called with each log line.
+
+    Returns:
+        Path of the best weights.
+
+    Raises:
+        ImlctlError: The loss is not finite; the teacher or a checkpoint is wrong.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    log = _log(out / "log.jsonl", report)
+    settings = json.loads(json.dumps(asdict(config), default=str))
+    teacher = teacher or load_teacher(config.teacher, latent=config.model.latent, device=device)
+    state = _start(config, device)
+    if (out / "last.safetensors").exists():
+        load_state(out / "last.safetensors", state, settings)
+        log({"event": "resumed", "step": state.step})
+    for _ in _steps(state, config, teacher, device, log):
+        model = cast("LightVAE", state.ema.model)
+        found = round_trip(model, config.judge, config.edges, device)
+        log({"event": "round trip", "step": state.step, **found})
+        if found["f1"] >= state.best:  # of equals, the one that learned longer
+            state.best = found["f1"]
+            made = {"steps": state.step, "round_trip": found, "preset": settings}
+            card = Card("light-vae", config.model.to_dict(), training=made)
+            save(out / "best.safetensors", cast("Any", model), card)
+        save_state(out / "last.safetensors", state, settings)
+    return out / "best.safetensors"
+
+
+def _start(config: DistillConfig, device: torch.device) -> State:
+    torch.manual_seed(config.optim.seed)
+    model = LightVAE(config.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema = EMA(model, config.optim.ema)
+    return State(cast("Any", model), make_optimizer(model, config.optim), cast("Any", ema))
+
+
+def _steps(
+    state: State,
+    config: DistillConfig,
+    teacher: Teacher | None,
+    device: torch.device,
+    log: Report,
+) -> Iterator[int]:
+    """Take all remaining steps; stop over at each that is due for a round trip."""
+    optim = config.optim
+    stream = MaskMaps(optim.size, optim.seed, config.edges)
+    state.model.train()
+    clock, begun = time.monotonic(), state.step
+    while state.step < optim.steps:
+        maps = stream.batch(state.step * optim.batch, optim.batch).to(device)
+        terms = _step(state, config, teacher, maps)
+        if state.step % 20 == 0 or state.step == optim.steps:
+            speed = (state.step - begun) / (time.monotonic() - clock)
+            pace = {
+                "per_second": round(speed * len(maps), 2),
+                "eta": round((optim.steps - state.step) / speed),
+            }
+            log({"event": "step", "step": state.step, "of": optim.steps, **terms, **pace})
+        if state.step % config.judge.every == 0 or state.step == optim.steps:
+            yield state.step
+            state.model.train()
+            clock, begun = time.monotonic(), state.step
+
+
+def _step(
+    state: State, config: DistillConfig, teacher: Teacher | None, maps: Tensor
+) -> dict[str, float]:
+    optim, model = config.optim, cast("LightVAE", cast("Any", state.model))
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate_at(state.step, optim)
+    # By step, not by what was drawn before: a resumed run draws the same.
+    chance = torch.Generator().manual_seed(optim.seed << 32 | state.step)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(maps.device.type, torch.bfloat16, enabled=optim.precision == "bfloat16"):
+        latents = model.encode(maps).float()
+        moved, inside = disturb(latents, (maps + 1) / 2, config.loss, chance)
+        logits = model.decode(moved)
+    target = teacher.encode(maps) if teacher else None
+    loss, terms = distillation_loss(logits, inside, latents, target, config.loss)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
+    if not torch.isfinite(loss + norm):
+        what = "loss" if not torch.isfinite(loss) else "gradient"
+        raise ImlctlError(
+            f"the {what} is not finite at step {state.step}",
+            remedy="Lower optim.rate; the last checkpoint is from before this step.",
+        )
+    state.optimizer.step()
+    state.step += 1
+    state.ema.update(state.model)
+    numbers = {"loss": loss.item(), "norm": norm.item(), **{k: v.item() for k, v in terms.items()}}
+    return {k: round(v, 5) for k, v in numbers.items()}
+
+
+def disturb(
+    latents: Tensor, inside: Tensor, weights: DistillWeights, chance: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Blend some latents with others' and add noise to all.
+
+    Args:
+        latents: (B, C, h, w).
+        inside: Probability of each pixel being inside, (B, 1, H, W).
+        weights: How many and how much; each map has a level of noise of its own.
+        chance: On the CPU.
+
+    Returns:
+        What to decode, and what should come out.
+    """
+    count, device = len(latents), latents.device
+    blended = (torch.rand(count, 1, 1, 1, generator=chance) < weights.blend).float()
+    keep = (1 - blended * torch.rand(count, 1, 1, 1, generator=chance)).to(device)
+    other = torch.randperm(count, generator=chance).to(device)
+    level = torch.rand(count, 1, 1, 1, generator=chance) * weights.noise
+    noise = (torch.randn(latents.shape, generator=chance) * level).to(device)
+    moved = keep * latents + (1 - keep) * latents[other] + noise
+    return moved, keep * inside + (1 - keep) * inside[other]
+
+
+def distillation_loss(
+    logits: Tensor,
+    inside: Tensor,
+    latents: Tensor,
+    target: Tensor | None,
+    weights: DistillWeights,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Eq. 6 with cross-entropy as its reconstruction.
+
+    Args:
+        logits: Decoded, (B, 1, H, W).
+        inside: What they should say, (B, 1, H, W) in [0, 1].
+        latents: Encoded and scaled, (B, C, h, w).
+        target: The teacher's, of the same shape; None for no teacher.
+        weights: Of the terms.
+
+    Returns:
+        The loss, and its terms before weighting, detached.
+    """
+    reconstruction = F.binary_cross_entropy_with_logits(logits.float(), inside)
+    if target is not None:
+        name, factor, term = "teacher", weights.teacher, F.mse_loss(latents, target)
+    else:
+        name, factor, term = "moments", weights.moments, moment_penalty(latents)
+    loss = reconstruction + factor * term
+    return loss, {"reconstruction": reconstruction.detach(), name: term.detach()}
+
+
+def moment_penalty(latents: Tensor) -> Tensor:
+    """Distance from what diffusion expects, since it adds noise of unit variance.
+
+    Squared mean plus squared (deviation - 1), averaged over channels, plus a tenth of the squared
+    reach beyond three.
+    """
+    flat = latents.transpose(0, 1).flatten(1)  # (C, B h w)
+    deviation = flat.var(1).clamp(min=1e-6).sqrt()
+    reach = F.relu(latents.abs() - _BOUND).square().mean()
+    return flat.mean(1).square().mean() + (deviation - 1).square().mean() + 0.1 * reach
+
+
+def _log(path: Path, report: Report | None) -> Report:
+    """One JSON line per event, in the file and to whoever watches."""
+
+    def write(event: dict[str, Any]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": round(time.time(), 2), **event}) + "\n")
+        if report:
+            report(event)
+
+    return write

@@ -1,0 +1,180 @@
+"""A numbered stream of masks and their edge maps: what LightVAE learns from, and is judged on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imlctl.train.edges import EdgeKind, edge_map
+from imlctl.train.masks import random_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Mask = NDArray[np.bool_]
+Rng = np.random.Generator
+
+_HELD_OUT = 1 << 40  # first number of the held-out masks; no run gets there
+
+
+@dataclass(frozen=True, slots=True)
+class MaskMaps:
+    """Masks and edge maps by number; the same number is always the same pair.
+
+    Attributes:
+        size: Side in pixels.
+        seed: Seed of the stream.
+        edges: How edge maps are made.
+    """
+
+    size: int = 128
+    seed: int = 0
+    edges: EdgeKind = "canny"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.size < 64 or self.size % 8:
+            raise ValueError(f"size must be a multiple of 8 and at least 64, not {self.size}")
+        if self.edges not in get_args(EdgeKind):
+            known = ", ".join(get_args(EdgeKind))
+            raise ValueError(f"unknown edge map {self.edges!r}; known: {known}")
+
+    def __call__(self, number: int) -> tuple[Mask, Mask]:
+        """Return mask `number` and its edge map, each (size, size)."""
+        rng = np.random.default_rng((self.seed, number))
+        make = _KINDS[rng.choice(len(_KINDS), p=_SHARES)]
+        mask = make(rng, self.size)
+        if rng.random() < 0.1:
+            mask = ~mask  # what is kept instead of what is changed
+        return mask, edge_map(mask, self.edges)
+
+    def batch(self, first: int, count: int) -> Tensor:
+        """Masks `first` and on, then their edge maps: (2 count, 1, size, size), -1 and +1."""
+        pairs = [self(number) for number in range(first, first + count)]
+        return as_maps([m for m, _ in pairs] + [e for _, e in pairs])
+
+
+def held_out(kind: str, count: int, size: int, edges: EdgeKind) -> list[tuple[Mask, Mask]]:
+    """Masks that no stream holds, and their edge maps.
+
+    Args:
+        kind: ``shape``, ``thin`` or ``small``.
+        count: How many.
+        size: Side in pixels.
+        edges: How edge maps are made.
+    """
+    masks = (
+        HELD_OUT[kind](np.random.default_rng((_HELD_OUT, index)), size) for index in range(count)
+    )
+    return [(mask, edge_map(mask, edges)) for mask in masks]
+
+
+def as_maps(masks: list[Mask]) -> Tensor:
+    """Stack masks into (B, 1, H, W) float32, -1 outside and +1 inside."""
+    return torch.from_numpy(np.stack(masks)[:, None]).float().mul_(2).sub_(1)
+
+
+def _shape(rng: Rng, size: int) -> Mask:
+    return random_mask(rng, size, size)
+
+
+def _thin(rng: Rng, size: int) -> Mask:
+    """One to three pen strokes, 2 to 6 pixels wide."""
+    canvas = np.zeros((size, size), np.uint8)
+    for _ in range(rng.integers(1, 4)):
+        count = int(rng.integers(3, 9))
+        heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.7, count))
+        reach = rng.uniform(0.05, 0.25) * size
+        steps = np.stack((np.cos(heading), np.sin(heading)), 1) * reach
+        points = rng.uniform(0.1, 0.9, 2) * size + np.cumsum(steps, 0)
+        thickness = int(rng.integers(2, 7))
+        cv2.polylines(canvas, [np.round(points).astype(np.int32)], False, 1, thickness)
+    return _never_empty(rng, canvas > 0)
+
+
+def _small(rng: Rng, size: int) -> Mask:
+    """One to four shapes of 6 to 32 pixels across."""
+    return _scatter(rng, size, int(rng.integers(1, 5)), 6, 32)
+
+
+def _specks(rng: Rng, size: int) -> Mask:
+    """A crowd of shapes of 4 to 16 pixels across: small things are the hardest to give back."""
+    return _scatter(rng, size, int(rng.integers(4, 13)), 4, 16)
+
+
+def _scatter(rng: Rng, size: int, count: int, least: int, most: int) -> Mask:
+    mask = np.zeros((size, size), bool)
+    for _ in range(count):
+        side = int(np.exp(rng.uniform(np.log(least), np.log(most))))
+        patch = _patch(rng, side)
+        y, x = rng.integers(size - side, size=2)
+        mask[y : y + side, x : x + side] |= patch
+    return _never_empty(rng, mask)
+
+
+def _patch(rng: Rng, side: int) -> Mask:
+    """A shape that fills most of its square, at least four pixels of it."""
+    canvas = np.zeros((side, side), np.uint8)
+    kind = rng.integers(3)
+    if kind == 0:  # box
+        high, wide = rng.integers(max(4, side // 2), side + 1, 2)
+        canvas[:high, :wide] = 1
+    elif kind == 1:  # ellipse
+        axes = (int(rng.integers(side // 4, side // 2)), int(rng.integers(side // 4, side // 2)))
+        cv2.ellipse(canvas, (side // 2, side // 2), axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+    else:  # polygon
+        points = rng.uniform(0, side, (int(rng.integers(3, 8)), 2))
+        cv2.fillPoly(canvas, [cv2.convexHull(np.round(points).astype(np.int32))], 1)
+    return canvas > 0
+
+
+def _ragged(rng: Rng, size: int) -> Mask:
+    """An outline with detail at every scale, as an object's: noise of many octaves, cut."""
+    field = np.zeros((size, size), np.float32)
+    grid, fall = 3, rng.uniform(0.35, 0.6)
+    for octave in range(5):
+        if grid > size // 4:
+            break
+        noise = rng.standard_normal((grid, grid)).astype(np.float32) * np.float32(fall**octave)
+        field += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
+        grid *= 2
+    return _never_empty(rng, np.asarray(field > np.quantile(field, rng.uniform(0.5, 0.97))))
+
+
+def _mixture(rng: Rng, size: int) -> Mask:
+    """Two of the others, together."""
+    first, second = rng.integers(4, size=2)
+    both: Mask = _KINDS[first](rng, size) | _KINDS[second](rng, size)
+    return both
+
+
+def _flat(rng: Rng, size: int) -> Mask:
+    """Nothing: an authentic picture's mask."""
+    del rng
+    return np.zeros((size, size), bool)
+
+
+def _never_empty(rng: Rng, mask: Mask) -> Mask:
+    if not mask.any():  # a stroke can leave the frame before it begins
+        y, x = rng.integers(len(mask) - 8, size=2)
+        mask[y : y + 8, x : x + 8] = True
+    return mask
+
+
+_KINDS: tuple[Callable[[Rng, int], Mask], ...] = (
+    _shape,
+    _thin,
+    _small,
+    _ragged,
+    _mixture,
+    _specks,
+    _flat,
+)
+_SHARES = (0.2, 0.15, 0.15, 0.1, 0.15, 0.2, 0.05)
+HELD_OUT: dict[str, Callable[[Rng, int], Mask]] = {"shape": _shape, "thin": _thin, "small": _small}

@@ -1,0 +1,191 @@
+"""What is trained, and towards what: EfficientIML by its masks, DiffIML by denoising latents.
+
+The loop knows neither model; it asks an objective to build one, and for the loss of a batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from imlctl.core.denoiser import DENOISERS
+from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
+from imlctl.core.efficient_iml import EfficientIML
+from imlctl.core.light_vae import LightVAE
+from imlctl.core.schedule import diffuse
+from imlctl.errors import ConfigError
+from imlctl.train.edges import EdgeKind, edge_map
+from imlctl.train.losses import localization_loss
+from imlctl.weights.load import load
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from imlctl.inference import Model
+    from imlctl.train.config import DiffusionConfig, TrainConfig
+
+
+class Objective(Protocol):
+    """A model and its loss.
+
+    Attributes:
+        architecture: As `weights.load.Card` names it.
+        rates: Factors on the learning rate, by the start of a parameter's name.
+    """
+
+    architecture: str
+    rates: Mapping[str, float]
+
+    def build(self) -> Model:
+        """Make the model, in float32 on the CPU."""
+
+    def train_mode(self, model: nn.Module) -> None:
+        """Make the parts that learn ready to."""
+
+    def loss(
+        self, model: Model, image: Tensor, mask: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch, (B, 3, H, W) in [0, 1] and (B, 1, H, W), and its terms by name."""
+
+
+def make_objective(config: TrainConfig) -> Objective:
+    """Choose by whether the preset has a table `diffusion`."""
+    return Masks(config) if config.diffusion is None else Latents(config, config.diffusion)
+
+
+class Masks:
+    """EfficientIML: supervised at every level; see `losses`."""
+
+    architecture = "efficient-iml"
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.rates: Mapping[str, float] = {}
+
+    def build(self) -> EfficientIML:
+        """Make the model; from `init`, if the preset names one."""
+        model = EfficientIML(self.config.model)
+        if self.config.init is not None:
+            model.load_state_dict(load(self.config.init).model.state_dict())
+        return model
+
+    def train_mode(self, model: nn.Module) -> None:
+        """All of it learns."""
+        model.train()
+
+    def loss(
+        self, model: Model, image: Tensor, mask: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch; see `losses.localization_loss`."""
+        del step
+        with _mixed(self.config, image):
+            prediction = model(image)
+        return localization_loss(prediction, mask, self.config.loss)
+
+
+class Latents:
+    """DiffIML: the mean squared error of clean latents of mask and edge map (Eq. 8 to 10, 15).
+
+    Noise, prior and time step are drawn on the CPU by a generator of the seed and the step, so that
+    a resumed run draws what an undisturbed one would have.
+    """
+
+    architecture = "diff-iml"
+
+    def __init__(self, config: TrainConfig, diffusion: DiffusionConfig) -> None:
+        self.config, self.diffusion = config, diffusion
+        self.rates: Mapping[str, float] = {"encoder.backbone.": diffusion.encoder_rate}
+
+    def build(self) -> DiffIML:
+        """Make the model around a finished LightVAE; the backbone from `init`, if there is one.
+
+        Raises:
+            WeightsError: A file cannot be read.
+            ConfigError: A file holds another architecture.
+        """
+        named = self.diffusion.vae
+        vae = load(named).model
+        if not isinstance(vae, LightVAE):
+            raise ConfigError(
+                "is not a LightVAE", source=str(named), remedy="Make one with imlctl distill."
+            )
+        config = DiffIMLConfig(
+            self.diffusion.encoder, DENOISERS[self.diffusion.denoiser], vae.config
+        )
+        model = DiffIML(config)
+        if self.config.init is not None:
+            model = self._from_init(model)
+        model.vae.load_state_dict(vae.state_dict())
+        model.vae.requires_grad_(False)
+        model.encoder.backbone.requires_grad_(self.diffusion.encoder_rate > 0)
+        return model
+
+    def _from_init(self, model: DiffIML) -> DiffIML:
+        init: nn.Module = load(cast("Path", self.config.init)).model
+        part: nn.Module = model
+        if isinstance(init, EfficientIML):
+            part, init = model.encoder.backbone, init.backbone
+        try:
+            part.load_state_dict(init.state_dict())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"does not fit a DiffIML with encoder {self.diffusion.encoder!r}",
+                source=str(self.config.init),
+                remedy="Name weights of the same shape as init, or none.",
+            ) from error
+        return model
+
+    def train_mode(self, model: nn.Module) -> None:
+        """Only what learns: norms of frozen parts keep their statistics."""
+        model.train()
+        ours = cast("DiffIML", model)
+        ours.vae.eval()
+        if not self.diffusion.encoder_rate:
+            ours.encoder.backbone.eval()
+
+    def loss(
+        self, model: Model, image: Tensor, mask: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch, at `draws` noise levels for each picture."""
+        model, draws = cast("DiffIML", model), self.diffusion.draws
+        clean = self.targets(model, mask).repeat_interleave(draws, 0)  # (B * draws, 8, h, w)
+        noisy, t = self.noisy(model, clean, step)
+        with _mixed(self.config, image):
+            prepared = model.condition(image).repeat_interleave(draws, 0)
+            guess = model.denoiser(noisy, t, prepared)
+        apart = (guess.float() - clean).square()
+        half = model.config.vae.latent
+        terms = {"mask": apart[:, :half].mean(), "edge": apart[:, half:].mean()}
+        weight = 1.0 if self.diffusion.edges == "none" else self.diffusion.mask_weight
+        total = weight * terms["mask"] + (1 - weight) * terms["edge"]
+        return total, {k: v.detach() for k, v in terms.items()}
+
+    @torch.no_grad()
+    def targets(self, model: DiffIML, mask: Tensor) -> Tensor:
+        """Clean latents of masks (B, 1, H, W) and of their edge maps, (B, 8, h, w)."""
+        if self.diffusion.edges == "none":
+            edges = torch.zeros_like(mask)
+        else:
+            kind = cast("EdgeKind", self.diffusion.edges)
+            drawn = [edge_map(each, kind) for each in (mask[:, 0] > 0.5).cpu().numpy()]
+            edges = torch.from_numpy(np.stack(drawn)[:, None]).to(mask)
+        return torch.cat([model.vae.encode(maps * 2 - 1) for maps in (mask, edges)], dim=1)
+
+    def noisy(self, model: DiffIML, clean: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Latents with prior and noise of random strength (Eq. 15), and their time steps."""
+        seed = np.random.SeedSequence((self.config.optim.seed, step)).generate_state(1)[0]
+        rng = torch.Generator("cpu").manual_seed(int(seed))
+        t = torch.randint(model.config.schedule.steps, (len(clean),), generator=rng)
+        noise, prior = (torch.randn(clean.shape, generator=rng).to(clean.device) for _ in range(2))
+        z = diffuse(clean, noise, t, model.bars, prior=self.diffusion.prior, prior_noise=prior)
+        return z, t.to(clean.device)
+
+
+def _mixed(config: TrainConfig, image: Tensor) -> torch.autocast:
+    """Autocast as the preset asks for."""
+    enabled = config.optim.precision == "bfloat16"
+    return torch.autocast(image.device.type, torch.bfloat16, enabled=enabled)

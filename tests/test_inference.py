@@ -1,0 +1,142 @@
+"""Both models over whole pictures: tiles, self-similarity, noise, flips."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from imlctl.core.denoiser import DenoiserConfig
+from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
+from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
+from imlctl.core.efficient_rwkv import SIZES
+from imlctl.core.light_vae import LightVAEConfig
+from imlctl.core.self_similarity import self_similarity
+from imlctl.errors import NumericalError, UsageError
+from imlctl.image.prepare import to_float
+from imlctl.inference import Model, Sampling, predict, probabilities
+
+CPU = torch.device("cpu")
+QUICK = Sampling(steps=2, ensemble=2)
+
+
+@pytest.fixture(scope="module", params=["efficient-iml", "diff-iml"])
+def model(request: pytest.FixtureRequest) -> Model:
+    torch.manual_seed(0)
+    if request.param == "efficient-iml":
+        return EfficientIML(EfficientIMLConfig(backbone=SIZES["tiny"], width=16)).eval()
+    return sampled()
+
+
+def sampled() -> DiffIML:
+    torch.manual_seed(0)
+    vae = LightVAEConfig(widths=(4, 4, 8), hidden=8, fine=4, blocks=0)
+    denoiser = DenoiserConfig(channels=32, condition=16)
+    return DiffIML(DiffIMLConfig("efficient-rwkv-tiny", denoiser, vae)).eval()
+
+
+def picture(height: int = 96, width: int = 128, seed: int = 0) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (3, height, width), generator=rng).to(torch.uint8)
+
+
+def run(model: Model, image: Tensor, **options: Any) -> Tensor:
+    options = {"sampling": QUICK, "device": CPU} | options
+    return predict(model, image, **options)[0]
+
+
+def test_map_and_score(model: Model) -> None:
+    probability, score = predict(model, picture(), device=CPU, sampling=QUICK)
+    assert probability.shape == (96, 128)
+    assert 0 <= probability.min() <= probability.max() <= 1
+    assert 0 <= score <= 1
+
+
+def test_repeats_bit_for_bit(model: Model) -> None:
+    assert torch.equal(run(model, picture(), key=b"a"), run(model, picture(), key=b"a"))
+
+
+def test_only_what_samples_depends_on_seed_and_picture(model: Model) -> None:
+    first = run(model, picture(), key=b"a")
+    by_key = run(model, picture(), key=b"b")
+    by_seed = run(model, picture(), key=b"a", sampling=Sampling(2, 2, seed=1))
+    deterministic = not isinstance(model, DiffIML)
+    assert torch.equal(first, by_key) is deterministic
+    assert torch.equal(first, by_seed) is deterministic
+
+
+def test_mirrored_pictures_have_mirrored_maps(model: Model) -> None:
+    twice = Sampling(2, 2, tta=True)
+    straight = run(model, picture(), key=b"a", sampling=twice)
+    mirrored = run(model, picture().flip(-1), key=b"a", sampling=twice)
+    torch.testing.assert_close(mirrored, straight.flip(-1), rtol=0, atol=1e-6)
+    assert not torch.equal(straight, run(model, picture(), key=b"a"))
+
+
+def test_max_is_never_below_mean(model: Model) -> None:
+    mean = run(model, picture(), sampling=Sampling(2, 2, tta=True))
+    largest = run(model, picture(), sampling=Sampling(2, 2, tta=True, fusion="max"))
+    assert (largest >= mean - 1e-6).all()
+    assert not torch.equal(largest, mean)
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_tiles_see_the_similarity_of_the_whole_picture(
+    model: Model, tta: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = picture(64, 192)
+    whole = self_similarity(to_float(image)[None])
+    seen: list[Tensor] = []
+    forward = type(model).forward
+
+    def listen(self: Any, view: Tensor, similarity: Tensor, *rest: Any) -> Any:
+        seen.append(similarity)
+        return forward(self, view, similarity, *rest)
+
+    monkeypatch.setattr(type(model), "forward", listen)
+    run(model, image, tile=64, overlap=0, sampling=Sampling(1, 1, tta=tta))
+    expected = [whole[..., left : left + 16] for left in (0, 16, 32)]
+    if tta:
+        expected = [view for part in expected for view in (part, part.flip(-1))]
+    assert len(seen) == len(expected)
+    for got, wanted in zip(seen, expected, strict=True):
+        assert torch.equal(got, wanted)
+
+
+def test_tiles_have_noise_of_their_own() -> None:
+    model = sampled()
+    image = torch.full((3, 64, 128), 90, dtype=torch.uint8)
+    probability = run(model, image, tile=64, overlap=0)
+    assert not torch.allclose(probability[:, :64], probability[:, 64:])
+
+
+def test_batches_are_one_picture_after_the_other(model: Model) -> None:
+    images = torch.stack([to_float(picture(64, 64, seed)) for seed in range(2)])
+    both = probabilities(model, images, QUICK)
+    assert both.shape == (2, 1, 64, 64)
+    with torch.no_grad():
+        first = probabilities(model, images[:1], QUICK)
+    torch.testing.assert_close(both[:1], first, rtol=1e-4, atol=1e-5)
+
+
+def test_a_score_that_is_not_finite_is_an_error() -> None:
+    model = EfficientIML(EfficientIMLConfig(backbone=SIZES["tiny"], width=16)).eval()
+    torch.nn.init.constant_(model.score[2].bias, float("nan"))  # type: ignore[arg-type]
+    with pytest.raises(NumericalError, match="score is NaN"):
+        run(model, picture())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "0 steps"),
+        ({"steps": 1001}, "1001 steps"),
+        ({"ensemble": 0}, "0 members"),
+        ({"fusion": "median"}, "median"),
+    ],
+)
+def test_impossible_sampling(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Sampling(**wrong)

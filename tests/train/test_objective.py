@@ -1,0 +1,236 @@
+"""DiffIML's objective; that of EfficientIML is tested with the loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from imlctl.core.condition import ENCODERS
+from imlctl.core.diff_iml import DiffIML
+from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
+from imlctl.core.efficient_rwkv import SIZES
+from imlctl.core.light_vae import LightVAE, LightVAEConfig
+from imlctl.errors import ConfigError
+from imlctl.train.config import (
+    DataConfig,
+    DiffusionConfig,
+    OptimConfig,
+    TrainConfig,
+    ValidationConfig,
+    load_config,
+)
+from imlctl.train.edges import edge_map
+from imlctl.train.loop import make_optimizer, train
+from imlctl.train.objective import Latents, Masks, make_objective
+from imlctl.weights.load import Card, load, save
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CPU = torch.device("cpu")
+VAE = LightVAEConfig(widths=(4, 4, 8), hidden=8, fine=4, blocks=0)
+BACKBONE = EfficientIMLConfig(backbone=SIZES["tiny"], width=16)
+
+
+@pytest.fixture
+def vae(tmp_path: Path) -> Path:
+    torch.manual_seed(7)
+    path = tmp_path / "vae.safetensors"
+    save(path, LightVAE(VAE), Card("light-vae", VAE.to_dict()), half=False)
+    return path
+
+
+@pytest.fixture
+def backbone(tmp_path: Path) -> Path:
+    torch.manual_seed(8)
+    path = tmp_path / "efficient.safetensors"
+    model = EfficientIML(BACKBONE)
+    save(path, model, Card("efficient-iml", BACKBONE.to_dict()), half=False)
+    return path
+
+
+@pytest.fixture
+def config(save_photos: Callable[..., Path], vae: Path) -> TrainConfig:
+    return TrainConfig(
+        DataConfig((save_photos(8),), validation_share=0.5, workers=0),
+        optim=OptimConfig(steps=2, batch=2, size=64, warmup=1, precision="float32"),
+        validation=ValidationConfig(every=1, synthetic=2),
+        diffusion=DiffusionConfig(vae, encoder="efficient-rwkv-tiny", draws=2),
+    )
+
+
+def objective(config: TrainConfig, **changes: Any) -> Latents:
+    diffusion = replace(cast("DiffusionConfig", config.diffusion), **changes)
+    return cast("Latents", make_objective(replace(config, diffusion=diffusion)))
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(1)
+    mask = torch.zeros(2, 1, 64, 64)
+    mask[0, 0, 16:40, 8:48] = 1
+    return torch.rand(2, 3, 64, 64, generator=rng), mask
+
+
+def test_the_table_decides(config: TrainConfig) -> None:
+    assert isinstance(make_objective(config), Latents)
+    assert isinstance(make_objective(replace(config, diffusion=None)), Masks)
+
+
+class TestLoss:
+    def test_is_equations_8_to_10_and_15_written_out(self, config: TrainConfig) -> None:
+        this = objective(config, prior=0.3, mask_weight=0.2, edges="band")
+        model = this.build().eval()
+        image, mask = batch()
+        got, terms = this.loss(model, image, mask, step=5)
+
+        edges = np.stack([edge_map(m > 0.5, "band") for m in mask[:, 0].numpy()])[:, None]
+        bars = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+        seed = np.random.SeedSequence((config.optim.seed, 5)).generate_state(1)[0]
+        rng = torch.Generator().manual_seed(int(seed))
+        steps = torch.randint(1000, (4,), generator=rng)
+        with torch.no_grad():
+            maps = (mask * 2 - 1, torch.from_numpy(edges).float() * 2 - 1)
+            clean = torch.cat([model.vae.encode(m) for m in maps], 1)  # (2, 8, 8, 8)
+            clean = torch.stack((clean[0], clean[0], clean[1], clean[1]))
+            noise, xi = (torch.randn(clean.shape, generator=rng) for _ in range(2))
+            losses = []
+            for row, t in enumerate(steps.tolist()):
+                z = bars[t] ** 0.5 * (clean[row] + 0.3 * xi[row])
+                z = (z + (1 - bars[t]) ** 0.5 * noise[row]).float()[None]
+                condition = model.condition(image[row // 2][None])
+                guess = model.denoiser(z, torch.tensor([t]), condition)[0]
+                apart = (guess - clean[row]) ** 2
+                losses.append((apart[:4].mean(), apart[4:].mean()))
+        of_mask, of_edge = torch.tensor(losses).mean(0)
+        assert terms["mask"].item() == pytest.approx(of_mask.item(), rel=1e-4)
+        assert terms["edge"].item() == pytest.approx(of_edge.item(), rel=1e-4)
+        assert got.item() == pytest.approx((0.2 * of_mask + 0.8 * of_edge).item(), rel=1e-4)
+
+    def test_without_edges_only_the_mask_counts(self, config: TrainConfig) -> None:
+        this = objective(config, edges="none")
+        loss, terms = this.loss(this.build().eval(), *batch(), step=0)
+        assert loss.item() == pytest.approx(terms["mask"].item())
+
+    def test_draws_follow_step_and_seed_alone(self, config: TrainConfig) -> None:
+        this = objective(config)
+        model, clean = this.build(), torch.zeros(4, 8, 8, 8)
+        first, t = this.noisy(model, clean, 3)
+        torch.manual_seed(99)
+        again, same = this.noisy(model, clean, 3)
+        assert torch.equal(first, again)
+        assert torch.equal(t, same)
+        assert not torch.equal(first, this.noisy(model, clean, 4)[0])
+        other = objective(replace(config, optim=replace(config.optim, seed=1)))
+        assert not torch.equal(first, other.noisy(model, clean, 3)[0])
+
+
+class TestBuild:
+    def test_starts_from_an_efficient_iml(self, config: TrainConfig, backbone: Path) -> None:
+        model = objective(replace(config, init=backbone)).build()
+        source = cast("EfficientIML", load(backbone).model)
+        ours = model.encoder.backbone.state_dict()
+        for name, value in source.backbone.state_dict().items():
+            assert torch.equal(ours[name], value), name
+
+    def test_holds_the_vae_as_it_was(self, config: TrainConfig, vae: Path) -> None:
+        model = objective(config).build()
+        for name, value in load_file(vae).items():
+            assert torch.equal(model.vae.state_dict()[name], value), name
+
+    def test_a_vae_that_is_none(self, config: TrainConfig, backbone: Path) -> None:
+        with pytest.raises(ConfigError, match="is not a LightVAE"):
+            objective(config, vae=backbone).build()
+
+    def test_weights_that_do_not_fit(self, config: TrainConfig, backbone: Path) -> None:
+        with pytest.raises(ConfigError, match="does not fit a DiffIML with encoder 'mit-b0'"):
+            objective(replace(config, init=backbone), encoder="mit-b0").build()
+
+    def test_a_frozen_backbone_neither_learns_nor_counts(self, config: TrainConfig) -> None:
+        this = objective(config, encoder_rate=0.0)
+        model = this.build()
+        this.train_mode(model)
+        assert not model.encoder.backbone.training
+        assert not model.vae.training
+        assert model.denoiser.training
+        learning = {n for n, p in model.named_parameters() if p.requires_grad}
+        assert not any(n.startswith(("encoder.backbone.", "vae.")) for n in learning)
+        in_optimizer = [
+            p
+            for group in make_optimizer(model, config.optim, this.rates).param_groups
+            for p in group["params"]
+        ]
+        assert len(in_optimizer) == len(learning)
+
+    def test_the_backbone_has_its_own_rate(self, config: TrainConfig) -> None:
+        this = objective(config, encoder_rate=0.25)
+        model = this.build()
+        factors = {
+            id(p): group["factor"]
+            for group in make_optimizer(model, config.optim, this.rates).param_groups
+            for p in group["params"]
+        }
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                expected = 0.25 if name.startswith("encoder.backbone.") else 1.0
+                assert factors[id(parameter)] == expected, name
+
+
+class TestRun:
+    def test_trains_and_is_ready_for_use(
+        self, config: TrainConfig, tmp_path: Path, vae: Path
+    ) -> None:
+        loaded = load(train(config, tmp_path / "run", device=CPU))
+        assert isinstance(loaded.model, DiffIML)
+        assert loaded.card.architecture == "diff-iml"
+        state = load_file(tmp_path / "run" / "last.safetensors")
+        for name, value in load_file(vae).items():  # frozen, its norms' statistics too
+            assert torch.equal(state[f"model.vae.{name}"], value), name
+
+    def test_goes_on_bit_for_bit(self, config: TrainConfig, tmp_path: Path) -> None:
+        whole, broken = tmp_path / "whole", tmp_path / "broken"
+        train(config, whole, device=CPU)
+
+        def interrupt(event: dict[str, Any]) -> None:
+            if event["event"] == "step" and event["step"] == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(config, broken, device=CPU, report=interrupt)
+        train(config, broken, device=CPU)
+        first, second = (load_file(folder / "last.safetensors") for folder in (whole, broken))
+        for key, value in first.items():
+            assert torch.equal(value, second[key]), key
+
+
+class TestConfig:
+    def test_table(self, tmp_path: Path) -> None:
+        path = tmp_path / "d.toml"
+        path.write_text(
+            '[data]\nphotos = ["p"]\n[diffusion]\nvae = "v.safetensors"\nencoder = "mit-b2"\n'
+            'prior = 0\nedges = "band"\n'
+        )
+        diffusion = load_config(path).diffusion
+        assert diffusion is not None
+        assert (diffusion.encoder, diffusion.prior, diffusion.edges) == ("mit-b2", 0.0, "band")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"encoder": "vgg"}, f"unknown encoder 'vgg'; known: {ENCODERS[0]}"),
+            ({"denoiser": "huge"}, "unknown denoiser"),
+            ({"edges": "sobel"}, "unknown edges"),
+            ({"prior": -0.1}, "must not be negative"),
+            ({"mask_weight": 1.5}, "mask_weight must lie"),
+            ({"encoder_rate": -1.0}, "must not be negative"),
+            ({"draws": 0}, "draws must be at least 1"),
+        ],
+    )
+    def test_refuses(self, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=message):
+            DiffusionConfig(tmp_path / "v", **change)
