@@ -34,7 +34,7 @@ def used(kind: str) -> LightVAE:
 def gmac(run: Callable[[Tensor], Tensor], x: Tensor) -> float:
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         run(x)
-    return counter.get_total_flops() / 2e9
+    return float(counter.get_total_flops() / 2e9)
 
 
 def test_the_papers_size_and_cost() -> None:

@@ -103,8 +103,8 @@ class TestDisturb:
         assert torch.equal(inside, self.inside)
         levels = (moved - self.latents).flatten(1).std(1)
         assert float(levels.max()) < 0.3 * 1.15
-        assert float(levels.min()) < 0.05
-        assert float(levels.mean()) == pytest.approx(0.15, abs=0.04)
+        assert float(levels.max()) > 0.15
+        assert float(levels.mean()) == pytest.approx(0.3 / 5, abs=0.03)
 
     def test_can_be_left_out(self) -> None:
         weights = DistillWeights(noise=0.0, blend=0.0)

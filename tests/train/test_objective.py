@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from imlctl.core.condition import ENCODERS
+from imlctl.core.condition import ENCODERS, build_backbone
 from imlctl.core.diff_iml import DiffIML
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
@@ -32,6 +32,8 @@ from imlctl.weights.load import Card, load, save
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from imlctl.core.condition import ImageNetInput
 
 CPU = torch.device("cpu")
 VAE = LightVAEConfig(widths=(4, 4, 8), hidden=8, fine=4, blocks=0)
@@ -150,6 +152,37 @@ class TestBuild:
     def test_weights_that_do_not_fit(self, config: TrainConfig, backbone: Path) -> None:
         with pytest.raises(ConfigError, match="does not fit a DiffIML with encoder 'mit-b0'"):
             objective(replace(config, init=backbone), encoder="mit-b0").build()
+
+    @pytest.mark.parametrize("encoder", ["mit-b0", "resnet50"])
+    def test_starts_from_public_weights(
+        self, encoder: str, config: TrainConfig, tmp_path: Path
+    ) -> None:
+        torch.manual_seed(3)
+        wrapped, _, _ = build_backbone(encoder)
+        prefix, head = ("segformer.encoder.", "classifier.") if "mit" in encoder else ("", "fc.")
+        inner = cast("ImageNetInput", wrapped).backbone
+        public = {prefix + name: value for name, value in inner.state_dict().items()}
+        public |= {head + "weight": torch.zeros(1000, 3), head + "bias": torch.zeros(1000)}
+        path = tmp_path / "public.safetensors"
+        save_file(public, path)
+        model = objective(config, encoder=encoder, backbone=path).build()
+        for name, value in model.encoder.backbone.backbone.state_dict().items():  # type: ignore[union-attr,operator,unused-ignore]
+            assert torch.equal(value, inner.state_dict()[name]), name
+
+    @pytest.mark.parametrize("encoder", ["mit-b0", "efficient-rwkv-tiny"])
+    def test_public_weights_that_do_not_fit(
+        self, encoder: str, config: TrainConfig, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "public.safetensors"
+        save_file({"fc.weight": torch.zeros(3)}, path)
+        with pytest.raises(ConfigError, match=f"does not fit a DiffIML with encoder '{encoder}'"):
+            objective(config, encoder=encoder, backbone=path).build()
+
+    def test_public_weights_that_are_a_pickle(self, config: TrainConfig, tmp_path: Path) -> None:
+        path = tmp_path / "public.bin"
+        path.write_bytes(b"\x80\x02}")
+        with pytest.raises(ConfigError, match="cannot be read as safetensors.*weights convert"):
+            objective(config, encoder="mit-b0", backbone=path).build()
 
     def test_a_frozen_backbone_neither_learns_nor_counts(self, config: TrainConfig) -> None:
         this = objective(config, encoder_rate=0.0)

@@ -17,7 +17,7 @@ from imlctl.core import efficient_rwkv, mit, resnet
 from imlctl.core.layers import ConvNorm
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 ENCODERS = (
     *(f"efficient-rwkv-{size}" for size in efficient_rwkv.SIZES),
@@ -26,6 +26,7 @@ ENCODERS = (
 )
 
 # What ImageNet weights expect; the EfficientRWKV learns from [0, 1] as it is.
+_SEGFORMER = "segformer.encoder."
 _MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -45,6 +46,26 @@ class ImageNetInput(nn.Module):
         """(B, 3, H, W) in [0, 1] to the backbone's levels; sees no self-similarity."""
         del similarity
         return cast("tuple[Tensor, ...]", self.backbone((image - self.mean) / self.spread))
+
+    def load_public(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load ImageNet weights in the layout in which they are published.
+
+        ``nvidia/mit-b*`` (SegformerForImageClassification) or torchvision's ResNets; their
+        classifiers are left aside, and nothing else.
+
+        Raises:
+            RuntimeError: A tensor is missing, unknown or of another shape.
+        """
+        if isinstance(self.backbone, resnet.ResNet):
+            return self.backbone.load_torchvision(tensors)
+        self.backbone.load_state_dict(
+            {
+                name.removeprefix(_SEGFORMER): value
+                for name, value in tensors.items()
+                if not name.startswith("classifier.")
+            }
+        )
+        return None
 
 
 def build_backbone(name: str) -> tuple[nn.Module, tuple[int, ...], int]:

@@ -129,6 +129,7 @@ class DiffusionConfig:
     Attributes:
         vae: Weights of a LightVAE, as `imlctl distill` writes them; they stay as they are.
         encoder: Backbone of the condition encoder, one of `condition.ENCODERS`.
+        backbone: Public ImageNet weights of a MiT or ResNet (safetensors); none starts at random.
         denoiser: ``light`` or ``paper``; see `denoiser.DENOISERS`.
         prior: Prior rate c of Eq. 15; 0 trains without it.
         mask_weight: w of Eq. 10; the edge map's loss has the rest.
@@ -141,6 +142,7 @@ class DiffusionConfig:
 
     vae: Path
     encoder: str = "efficient-rwkv-small"
+    backbone: Path | None = None
     denoiser: str = "light"
     prior: float = 0.1
     mask_weight: float = 0.2

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imlctl.core.denoiser import DENOISERS
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from imlctl.core.condition import ImageNetInput
     from imlctl.inference import Model
     from imlctl.train.config import DiffusionConfig, TrainConfig
 
@@ -117,27 +120,43 @@ class Latents:
             self.diffusion.encoder, DENOISERS[self.diffusion.denoiser], vae.config
         )
         model = DiffIML(config)
+        if self.diffusion.backbone is not None:
+            self._load_public(model, self.diffusion.backbone)
         if self.config.init is not None:
-            model = self._from_init(model)
+            self._load_init(model, self.config.init)
         model.vae.load_state_dict(vae.state_dict())
         model.vae.requires_grad_(False)
         model.encoder.backbone.requires_grad_(self.diffusion.encoder_rate > 0)
         return model
 
-    def _from_init(self, model: DiffIML) -> DiffIML:
-        init: nn.Module = load(cast("Path", self.config.init)).model
+    def _load_init(self, model: DiffIML, path: Path) -> None:
+        init: nn.Module = load(path).model
         part: nn.Module = model
         if isinstance(init, EfficientIML):
             part, init = model.encoder.backbone, init.backbone
         try:
             part.load_state_dict(init.state_dict())
         except RuntimeError as error:
+            raise self._misfit(path) from error
+
+    def _load_public(self, model: DiffIML, path: Path) -> None:
+        try:
+            cast("ImageNetInput", model.encoder.backbone).load_public(load_file(path))
+        except (OSError, SafetensorError) as error:
             raise ConfigError(
-                f"does not fit a DiffIML with encoder {self.diffusion.encoder!r}",
-                source=str(self.config.init),
-                remedy="Name weights of the same shape as init, or none.",
+                f"cannot be read as safetensors ({error})",
+                source=str(path),
+                remedy="Pickles become safetensors with imlctl weights convert.",
             ) from error
-        return model
+        except (RuntimeError, AttributeError) as error:  # the latter: our own backbone
+            raise self._misfit(path) from error
+
+    def _misfit(self, path: Path) -> ConfigError:
+        return ConfigError(
+            f"does not fit a DiffIML with encoder {self.diffusion.encoder!r}",
+            source=str(path),
+            remedy="Name weights of the same shape, or none.",
+        )
 
     def train_mode(self, model: nn.Module) -> None:
         """Only what learns: norms of frozen parts keep their statistics."""
