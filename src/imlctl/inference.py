@@ -15,6 +15,7 @@ from torch import Tensor
 
 from imlctl.core.diff_iml import MEMBERS, STEPS, DiffIML
 from imlctl.core.efficient_iml import EfficientIML
+from imlctl.core.efficient_rwkv import EfficientRWKV
 from imlctl.core.sampler import Fusion, member_noise, with_flips
 from imlctl.core.self_similarity import STRIDE, self_similarity
 from imlctl.errors import NumericalError, UsageError
@@ -158,5 +159,5 @@ def _run(
 
 
 def _sees_similarity(model: Model) -> bool:
-    backbone = model.encoder.backbone if isinstance(model, DiffIML) else model.backbone
-    return bool(getattr(getattr(backbone, "config", None), "self_similarity", False))
+    parts = (part for part in model.modules() if isinstance(part, EfficientRWKV))
+    return any(part.config.self_similarity for part in parts)

@@ -144,7 +144,9 @@ class TestPaper:
 
 class TestEncoders:
     @torch.no_grad()
-    @pytest.mark.parametrize("name", ["efficient-rwkv-tiny", "mit-b0", "resnet50"])
+    @pytest.mark.parametrize(
+        "name", ["efficient-iml-tiny", "efficient-rwkv-tiny", "mit-b0", "resnet50"]
+    )
     @pytest.mark.parametrize(("height", "width"), [(64, 96), (128, 64)])
     def test_condition_has_the_size_of_the_latents(
         self, name: str, height: int, width: int
@@ -173,7 +175,7 @@ class TestEncoders:
             level.weight.copy_(kept)  # type: ignore[union-attr,operator]
 
     def test_unknown(self) -> None:
-        with pytest.raises(ValueError, match="unknown encoder 'vgg'; known: efficient-rwkv-tiny"):
+        with pytest.raises(ValueError, match="unknown encoder 'vgg'; known: efficient-iml-tiny"):
             build_backbone("vgg")
 
 

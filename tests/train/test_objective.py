@@ -95,7 +95,7 @@ class TestLoss:
         bars = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
         seed = np.random.SeedSequence((config.optim.seed, 5)).generate_state(1)[0]
         rng = torch.Generator().manual_seed(int(seed))
-        steps = torch.randint(1000, (4,), generator=rng)
+        steps = (torch.rand(4, generator=rng, dtype=torch.float64) * 1000).long()
         with torch.no_grad():
             maps = (mask * 2 - 1, torch.from_numpy(edges).float() * 2 - 1)
             clean = torch.cat([model.vae.encode(m) for m in maps], 1)  # (2, 8, 8, 8)
@@ -119,6 +119,14 @@ class TestLoss:
         loss, terms = this.loss(this.build().eval(), *batch(), step=0)
         assert loss.item() == pytest.approx(terms["mask"].item())
 
+    def test_bias_draws_noisier_steps(self, config: TrainConfig) -> None:
+        clean = torch.zeros(4000, 8, 1, 1)
+        for bias, mean in ((1.0, 500), (2.0, 667)):
+            this = objective(config, noise_bias=bias)
+            _, t = this.noisy(this.build(), clean, 0)
+            assert t.double().mean().item() == pytest.approx(mean, abs=15)
+            assert 0 <= t.min() <= t.max() <= 999
+
     def test_draws_follow_step_and_seed_alone(self, config: TrainConfig) -> None:
         this = objective(config)
         model, clean = this.build(), torch.zeros(4, 8, 8, 8)
@@ -139,6 +147,20 @@ class TestBuild:
         ours = model.encoder.backbone.state_dict()
         for name, value in source.backbone.state_dict().items():
             assert torch.equal(ours[name], value), name
+
+    def test_starts_from_all_of_an_efficient_iml_but_its_heads(
+        self, config: TrainConfig, tmp_path: Path
+    ) -> None:
+        torch.manual_seed(8)
+        source = EfficientIML(EfficientIMLConfig(backbone=SIZES["tiny"]))
+        path = tmp_path / "whole.safetensors"
+        save(path, source, Card("efficient-iml", source.config.to_dict()), half=False)
+        this = objective(replace(config, init=path), encoder="efficient-iml-tiny")
+        inside = this.build().encoder.backbone.eval()
+        image = batch()[0]
+        with torch.no_grad():
+            for ours, theirs in zip(inside(image), source.eval().features(image), strict=True):
+                torch.testing.assert_close(ours, theirs)
 
     def test_holds_the_vae_as_it_was(self, config: TrainConfig, vae: Path) -> None:
         model = objective(config).build()
@@ -181,7 +203,7 @@ class TestBuild:
     def test_public_weights_that_are_a_pickle(self, config: TrainConfig, tmp_path: Path) -> None:
         path = tmp_path / "public.bin"
         path.write_bytes(b"\x80\x02}")
-        with pytest.raises(ConfigError, match="cannot be read as safetensors.*weights convert"):
+        with pytest.raises(ConfigError, match=r"cannot be read as safetensors.*weights convert"):
             objective(config, encoder="mit-b0", backbone=path).build()
 
     def test_a_frozen_backbone_neither_learns_nor_counts(self, config: TrainConfig) -> None:
@@ -262,6 +284,7 @@ class TestConfig:
             ({"mask_weight": 1.5}, "mask_weight must lie"),
             ({"encoder_rate": -1.0}, "must not be negative"),
             ({"draws": 0}, "draws must be at least 1"),
+            ({"noise_bias": 0.0}, "noise_bias above 0"),
         ],
     )
     def test_refuses(self, change: dict[str, Any], message: str, tmp_path: Path) -> None:

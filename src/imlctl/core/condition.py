@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imlctl.core import efficient_rwkv, mit, resnet
+from imlctl.core.efficient_iml import EfficientIMLConfig, TopDown
 from imlctl.core.layers import ConvNorm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ENCODERS = (
+    *(f"efficient-iml-{size}" for size in efficient_rwkv.SIZES),
     *(f"efficient-rwkv-{size}" for size in efficient_rwkv.SIZES),
     *(f"mit-{size}" for size in mit.SIZES),
     *(f"resnet{size}" for size in resnet.SIZES),
@@ -89,7 +91,10 @@ def build_backbone(name: str) -> tuple[nn.Module, tuple[int, ...], int]:
     if name.startswith("resnet"):
         layout = resnet.SIZES[name.removeprefix("resnet")]
         return ImageNetInput(resnet.ResNet(layout)), layout.dims, layout.multiple
-    config = efficient_rwkv.SIZES[name.removeprefix("efficient-rwkv-")]
+    config = efficient_rwkv.SIZES[name.rpartition("-")[2]]
+    if name.startswith("efficient-iml-"):  # its path back up too: what it knows of forgeries
+        whole = EfficientIMLConfig(config)
+        return TopDown(whole), (whole.width,) * 3, whole.multiple
     backbone = efficient_rwkv.EfficientRWKV(config)
     return backbone, (config.dims[0], *config.dims), config.strides[-1]
 

@@ -1,8 +1,9 @@
 """DiffIML: localization as generation. A mask is sampled, given the picture.
 
-Chen et al. 2026, "DiffIML". The model is its named parts: the condition encoder, which runs once
-for a picture; the denoiser, which runs at every step; and LightVAE, whose decoder turns the result
-into a map. Mask and edge map are generated together, as eight channels of latents.
+"Towards Generalized Image Manipulation Localization via Score-based Model". Its named parts are the
+condition encoder, which runs once for a picture; the denoiser, which runs at every step; and
+LightVAE, whose decoder turns the result into a map. Mask and edge map are generated together, as
+eight channels of latents.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class DiffIMLConfig:
         clip: Limit of predicted latents while sampling; None for none, see `ddim`.
     """
 
-    encoder: str = "efficient-rwkv-small"
+    encoder: str = "efficient-iml-small"
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     vae: LightVAEConfig = field(default_factory=LightVAEConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

@@ -93,23 +93,54 @@ class Merge(nn.Module):
         return F.relu(x + self.point(F.relu(self.smooth(x), inplace=True)), inplace=True)
 
 
-class EfficientIML(nn.Module):
+class TopDown(nn.Module):
+    """The backbone and the path back up over its stages: features at three scales, no verdict."""
+
+    def __init__(self, config: EfficientIMLConfig) -> None:
+        super().__init__()
+        self.config = config
+        dims, width = config.backbone.dims, config.width
+        self.backbone = EfficientRWKV(config.backbone)
+        self.merges = nn.ModuleList(Merge(dim, width) for dim in dims)
+        self.refine = Merge(dims[0], width)
+
+    def features(
+        self, image: Tensor, similarity: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the features of each scale, finest first, (B, width, H / s, W / s).
+
+        Args:
+            image: (B, 3, H, W) in [0, 1]; H and W multiples of `config.multiple`.
+            similarity: See `EfficientRWKV.forward`.
+        """
+        stem, finest, middle, coarsest = self.backbone(image, similarity)
+        coarse = self.merges[2](coarsest, None)
+        between = self.merges[1](middle, coarse)
+        fine = self.refine(stem, self.merges[0](finest, between))
+        return fine, between, coarse
+
+    def forward(
+        self, image: Tensor, similarity: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `features`."""
+        return self.features(image, similarity)
+
+
+class EfficientIML(TopDown):
     """Localization in one forward pass, at any size."""
 
     def __init__(self, config: EfficientIMLConfig | None = None) -> None:
-        super().__init__()
-        self.config = config or EfficientIMLConfig()
+        super().__init__(config or EfficientIMLConfig())
         dims, width = self.config.backbone.dims, self.config.width
-        self.backbone = EfficientRWKV(self.config.backbone)
-        self.merges = nn.ModuleList(Merge(dim, width) for dim in dims)
-        self.refine = Merge(dims[0], width)
         self.head = nn.Conv2d(width, 1, 1)
         self.level_heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in dims[1:])
         self.score = nn.Sequential(nn.Linear(2 * width + 2, width), nn.ReLU(), nn.Linear(width, 1))
         for head in (self.head, *self.level_heads):  # most pixels are untouched
             nn.init.constant_(cast("Tensor", cast("nn.Conv2d", head).bias), -2.0)
 
-    def forward(self, image: Tensor, similarity: Tensor | None = None) -> Prediction:
+    def forward(  # type: ignore[override]  # features for others, a prediction for us
+        self, image: Tensor, similarity: Tensor | None = None
+    ) -> Prediction:
         """Localize.
 
         Args:
@@ -126,11 +157,8 @@ class EfficientIML(nn.Module):
                 f"height and width must be multiples of {multiple} and at least 64, "
                 f"not {height}x{width}"
             )
-        stem, *stages = self.backbone(image, similarity)
-        finest, middle, coarsest = stages
-        coarse = self.merges[2](coarsest, None)
-        between = self.merges[1](middle, coarse)
-        fine = self.head(self.refine(stem, self.merges[0](finest, between)))  # (B, 1, H / s, W / s)
+        finest, between, coarse = self.features(image, similarity)
+        fine = self.head(finest)  # (B, 1, H / s, W / s)
         levels = (self.level_heads[0](between), self.level_heads[1](coarse))
         size = (height, width)
         logits = F.interpolate(fine.float(), size=size, mode="bilinear", align_corners=False)

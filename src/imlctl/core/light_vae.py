@@ -1,6 +1,6 @@
 """LightVAE: mask and edge maps to four latent channels at an eighth of the size, and back.
 
-Chen et al. 2026, section 3.2: fully convolutional, distilled from the autoencoder of Stable
+DiffIML, section 3.2: fully convolutional, distilled from the autoencoder of Stable
 Diffusion. `decode` returns logits of a probability. The paper's head is trained by L1 towards -1
 and +1 and then put through a sigmoid, which can say nothing below 0.27 or above 0.73.
 """

@@ -132,6 +132,8 @@ class DiffusionConfig:
         backbone: Public ImageNet weights of a MiT or ResNet (safetensors); none starts at random.
         denoiser: ``light`` or ``paper``; see `denoiser.DENOISERS`.
         prior: Prior rate c of Eq. 15; 0 trains without it.
+        noise_bias: 1 draws time steps evenly, as the paper; 2 in proportion to the step, since the
+            noisiest are where only the picture can tell what the mask is.
         mask_weight: w of Eq. 10; the edge map's loss has the rest.
         edges: How edge maps are drawn, ``canny`` (Eq. 7) or ``band`` (the authors' code);
             ``none`` trains without edge supervision.
@@ -141,10 +143,11 @@ class DiffusionConfig:
     """
 
     vae: Path
-    encoder: str = "efficient-rwkv-small"
+    encoder: str = "efficient-iml-small"
     backbone: Path | None = None
     denoiser: str = "light"
     prior: float = 0.1
+    noise_bias: float = 1.0
     mask_weight: float = 0.2
     edges: str = "canny"
     draws: int = 4
@@ -165,8 +168,8 @@ class DiffusionConfig:
             raise ValueError(
                 "prior and encoder_rate must not be negative, mask_weight must lie in [0, 1]"
             )
-        if self.draws < 1:
-            raise ValueError("draws must be at least 1")
+        if self.draws < 1 or self.noise_bias <= 0:
+            raise ValueError("draws must be at least 1, noise_bias above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +177,8 @@ class TrainConfig:
     """A whole preset.
 
     With a table `diffusion` it trains DiffIML, and `model` and `loss` are not used. `init` names
-    weights to start from: of the same architecture, or, for DiffIML, an EfficientIML whose backbone
-    becomes that of the condition encoder.
+    weights to start from: of the same architecture, or, for DiffIML, an EfficientIML that becomes
+    its condition encoder, with or without the path back up.
     """
 
     data: DataConfig

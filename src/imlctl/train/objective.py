@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from imlctl.core.denoiser import DENOISERS
 from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
-from imlctl.core.efficient_iml import EfficientIML
+from imlctl.core.efficient_iml import EfficientIML, TopDown
 from imlctl.core.light_vae import LightVAE
 from imlctl.core.schedule import diffuse
 from imlctl.errors import ConfigError
@@ -132,10 +132,14 @@ class Latents:
     def _load_init(self, model: DiffIML, path: Path) -> None:
         init: nn.Module = load(path).model
         part: nn.Module = model
-        if isinstance(init, EfficientIML):
-            part, init = model.encoder.backbone, init.backbone
+        state = init.state_dict()
+        if isinstance(init, EfficientIML):  # its heads are left aside
+            part = model.encoder.backbone
+            init = init if isinstance(part, TopDown) else init.backbone
+            known = part.state_dict()
+            state = {k: v for k, v in init.state_dict().items() if k in known}
         try:
-            part.load_state_dict(init.state_dict())
+            part.load_state_dict(state)
         except RuntimeError as error:
             raise self._misfit(path) from error
 
@@ -198,7 +202,8 @@ class Latents:
         """Latents with prior and noise of random strength (Eq. 15), and their time steps."""
         seed = np.random.SeedSequence((self.config.optim.seed, step)).generate_state(1)[0]
         rng = torch.Generator("cpu").manual_seed(int(seed))
-        t = torch.randint(model.config.schedule.steps, (len(clean),), generator=rng)
+        even = torch.rand(len(clean), generator=rng, dtype=torch.float64)
+        t = (even ** (1 / self.diffusion.noise_bias) * model.config.schedule.steps).long()
         noise, prior = (torch.randn(clean.shape, generator=rng).to(clean.device) for _ in range(2))
         z = diffuse(clean, noise, t, model.bars, prior=self.diffusion.prior, prior_noise=prior)
         return z, t.to(clean.device)
