@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from dataclasses import replace
 
 from PIL import Image
 
@@ -14,6 +15,7 @@ from imlctl.image.identify import HEAD_BYTES, identify
 from imlctl.image.layout import REMEDY_DAMAGED
 from imlctl.image.photo import DEFAULT_MAX_PIXELS, FormatFacts, Photo, pixels_as_float
 from imlctl.image.pillow import decode_with_pillow
+from imlctl.image.provenance import provenance
 
 __all__ = ["DEFAULT_MAX_PIXELS", "FormatFacts", "Photo", "decode", "pixels_as_float", "read"]
 
@@ -43,6 +45,7 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
             pixels, facts = decode_heif(data, max_pixels)
         else:
             pixels, facts = decode_with_pillow(kind, data, max_pixels)
+        facts = replace(facts, provenance=provenance(data, kind, pixels))
     except ImlctlError as error:
         raise type(error)(error.what, source=source, remedy=error.remedy) from error
     except Image.DecompressionBombError as error:

@@ -12,6 +12,8 @@ from imlctl.errors import TooLargeError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from imlctl.image.provenance import Provenance
+
 # 16384 x 16384: beyond any phone (200 MP) or medium-format camera (150 MP), and a fraction of what
 # a decompression bomb needs. Pillow itself stops at 179 MP for WebP.
 DEFAULT_MAX_PIXELS = 2**28
@@ -35,6 +37,7 @@ class FormatFacts:
         icc_profile: A colour profile is embedded; it is never applied.
         alpha: There is transparency; it is ignored.
         notes: Sentences without a full stop, one for each thing out of the ordinary.
+        provenance: Traces of the file's history; `decode` adds them.
     """
 
     format: str
@@ -47,6 +50,7 @@ class FormatFacts:
     icc_profile: bool = False
     alpha: bool = False
     notes: tuple[str, ...] = ()
+    provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
         if min(self.width, self.height, self.bit_depth, self.frames) < 1:

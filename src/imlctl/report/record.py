@@ -17,8 +17,12 @@ from typing import Any
 from imlctl import __version__
 from imlctl.errors import ImlctlError, NumericalError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # of docs/record.schema.json; 2 added provenance, timings, the error rate
 _LIBRARIES = ("torch", "numpy", "pillow", "opencv-python-headless")
+_FRACTIONS = (
+    *("score", "share", "threshold", "min_share", "verdict_threshold"),
+    "false_positive_rate",
+)
 
 
 class Verdict(StrEnum):
@@ -78,13 +82,17 @@ class Record:
         seed: Of the noise, where the model uses any.
         device: Where it was computed, such as "cpu" or "cuda:0 (NVIDIA H100)".
         seconds: Wall time of the analysis.
+        timings: Seconds by stage, such as decode and model, where they were taken.
         sha256: Of the encoded bytes that were decoded; None if they could not be read.
-        facts: What the file is, a dataclass or a mapping; None if it could not be decoded.
+        facts: What the file is and where it says it comes from, a dataclass or a mapping; None if
+            it could not be decoded.
         score: The model's score for the whole picture, 0 to 1, where it has one.
         share: Fraction of pixels at or over the threshold.
         threshold: Probability from which a pixel is marked.
         min_share: Largest share that still counts as nothing found.
         verdict_threshold: Probability that more than `min_share` must reach for the verdict.
+        false_positive_rate: Share of authentic photographs that this rule flagged when it was
+            calibrated; None where that was not measured.
         regions: Those that are listed, dataclasses or mappings, largest first.
         regions_rest_count: Regions too small to be listed.
         regions_rest_area: Their pixels together.
@@ -112,11 +120,13 @@ class Record:
     threshold: float | None = None
     min_share: float | None = None
     verdict_threshold: float | None = None
+    false_positive_rate: float | None = None
     regions: Any = ()
     regions_rest_count: int = 0
     regions_rest_area: int = 0
     warnings: tuple[str, ...] = ()
     error: Failure | None = None
+    timings: Any = field(default_factory=dict)
     versions: Any = field(default_factory=software_versions)
 
     def __post_init__(self) -> None:
@@ -125,11 +135,11 @@ class Record:
             raise ValueError(f"verdict {self.verdict!r} with error {self.error!r}")
         if not failed and None in (self.sha256, self.share, self.threshold, self.min_share):
             raise ValueError("a verdict needs sha256, share, threshold and min_share")
-        for name in ("score", "share", "threshold", "min_share", "verdict_threshold"):
+        for name in _FRACTIONS:
             value = _plain(getattr(self, name), self.path)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}, outside 0 to 1")
-        for name in ("settings", "facts", "regions", "seconds", "versions"):
+        for name in ("settings", "facts", "regions", "seconds", "timings", "versions"):
             object.__setattr__(self, name, _plain(getattr(self, name), self.path))
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,6 +162,7 @@ class Record:
             "threshold": self.threshold,
             "min_share": self.min_share,
             "verdict_threshold": self.verdict_threshold,
+            "false_positive_rate": self.false_positive_rate,
             "regions": self.regions,
             "regions_not_listed": {
                 "count": self.regions_rest_count,
@@ -165,6 +176,7 @@ class Record:
             "device": self.device,
             "versions": self.versions,
             "seconds": self.seconds,
+            "timings": self.timings,
             "warnings": self.warnings,
             "error": self.error,
         }

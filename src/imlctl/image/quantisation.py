@@ -1,0 +1,167 @@
+"""The quantisation tables of a JPEG, and the quality setting that they come closest to."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+_SEGMENT = re.compile(rb"\xff([\x01-\xfe])")
+_MAX_SEGMENTS = 20_000  # a manifest of a gigabyte has fewer
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_TABLES, _SCAN = 0xDB, 0xDA
+_NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+
+# ITU-T T.81, tables K.1 and K.2, row by row.
+_LUMINANCE = """
+    16 11 10 16  24  40  51  61   12 12 14 19  26  58  60  55   14 13 16 24  40  57  69  56
+    14 17 22 29  51  87  80  62   18 22 37 56  68 109 103  77   24 35 55 64  81 104 113  92
+    49 64 78 87 103 121 120 101   72 92 95 98 112 100 103  99"""
+_CHROMINANCE = (
+    """
+    17 18 24 47 99 99 99 99   18 21 26 66 99 99 99 99   24 26 56 99 99 99 99 99
+    47 66 99 99 99 99 99 99"""
+    + " 99" * 32
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One quantisation table.
+
+    Attributes:
+        slot: 0 to 3, where components refer to it.
+        bits: Of each value, 8 or 16.
+        values: 64 divisors, row by row from the lowest frequencies; not in zigzag order.
+    """
+
+    slot: int
+    bits: int
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JpegFacts:
+    """How a JPEG was compressed the last time.
+
+    Attributes:
+        tables: The quantisation tables in force at the first scan, by slot.
+        quality: 1 to 100, the setting of libjpeg whose tables come closest; None without tables.
+        standard: Whether they are exactly libjpeg's, as most programs write and many cameras and
+            Photoshop do not; otherwise `quality` is a comparison and no setting.
+        subsampling: Of colour, such as ``4:2:0``; None for grey, and for what has no usual name.
+        progressive: It comes in scans of growing detail.
+    """
+
+    tables: tuple[Table, ...]
+    quality: int | None
+    standard: bool
+    subsampling: str | None
+    progressive: bool
+
+
+def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield marker code and content of the segments before the picture data, those included."""
+    at = 2
+    for _ in range(_MAX_SEGMENTS):
+        found = _SEGMENT.search(data, at)
+        if not found:
+            return
+        code, at = found[1][0], found.end()
+        if code in _NO_LENGTH:
+            continue
+        length = int.from_bytes(data[at : at + 2], "big")
+        yield code, data[at + 2 : at + length]
+        if code == _SCAN or length < 2:
+            return
+        at += length
+
+
+def jpeg_facts(data: bytes) -> JpegFacts:
+    """Describe the compression of the first picture of a JPEG."""
+    tables: dict[int, Table] = {}
+    components: list[tuple[int, int]] = []  # sampling factors in one byte, slot of the table
+    progressive = False
+    for code, content in segments(data):
+        if code == _TABLES:
+            tables |= {table.slot: table for table in _read_tables(content)}
+        elif code in _FRAMES and not components:
+            progressive = code in {0xC2, 0xC6, 0xCA, 0xCE}
+            number = min(content[5] if len(content) > 5 else 0, 4)
+            places = range(6, min(6 + 3 * number, len(content) - 2), 3)
+            components = [(content[at + 1], content[at + 2]) for at in places]
+    quality, standard = _quality(tables, [slot for _, slot in components])
+    ordered = tuple(tables[slot] for slot in sorted(tables))
+    return JpegFacts(ordered, quality, standard, _subsampling(components), progressive)
+
+
+def _read_tables(content: bytes) -> Iterator[Table]:
+    at = 0
+    while at < len(content):
+        size = 2 if content[at] >> 4 else 1
+        raw = content[at + 1 : at + 1 + 64 * size]
+        if len(raw) < 64 * size:
+            return
+        zigzag = np.frombuffer(raw, ">u2" if size == 2 else "u1")
+        values = np.empty(64, np.int64)
+        values[_zigzag()] = zigzag
+        yield Table(content[at] & 3, 8 * size, tuple(values.tolist()))
+        at += 1 + 64 * size
+
+
+@cache
+def _zigzag() -> NDArray[np.int64]:
+    """Return the place, counted row by row, of each value in the order that a file has them."""
+    places = [(row, column) for row in range(8) for column in range(8)]
+    # Along each diagonal, upwards where row + column is even.
+    places.sort(key=lambda p: (p[0] + p[1], p[0] if (p[0] + p[1]) % 2 else p[1]))
+    return np.array([8 * row + column for row, column in places])
+
+
+@cache
+def _libjpeg(base: str) -> NDArray[np.int64]:
+    """Return libjpeg's tables for the qualities 1 to 100, (100, 64)."""
+    quality = np.arange(1, 101)[:, None]
+    scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    values = np.array(base.split(), np.int64)
+    return np.clip((values * scale + 50) // 100, 1, 255)
+
+
+def _quality(tables: dict[int, Table], slots: list[int]) -> tuple[int | None, bool]:
+    """Return the quality that comes closest, and whether it fits exactly."""
+    used = [slot for slot in dict.fromkeys(slots) if slot in tables]
+    if not used:
+        return None, False
+    apart = np.zeros(100, np.int64)
+    for index, slot in enumerate(used):  # the first component is brightness
+        reference = _libjpeg(_CHROMINANCE if index else _LUMINANCE)
+        apart += np.abs(reference - np.array(tables[slot].values)).sum(axis=1)
+    best = int(apart.argmin())
+    return best + 1, bool(apart[best] == 0)
+
+
+def _subsampling(components: list[tuple[int, int]]) -> str | None:
+    """Name the sampling factors of a three-component picture."""
+    if len(components) != 3:
+        return None
+    factors = [(byte >> 4, byte & 15) for byte, _ in components]
+    (across, down), *colours = factors
+    if colours[0] != colours[1] or 0 in colours[0]:
+        return None
+    ratio = across / colours[0][0], down / colours[0][1]
+    names: dict[tuple[float, float], str] = {
+        (1, 1): "4:4:4",
+        (2, 1): "4:2:2",
+        (2, 2): "4:2:0",
+        (1, 2): "4:4:0",
+        (4, 1): "4:1:1",
+    }
+    return names.get(ratio)

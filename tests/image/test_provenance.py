@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import hashlib
+import struct
+import time
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from imlctl.image.decode import decode, read
+from imlctl.image.embedded import find_embedded
+from imlctl.image.exif import ExifSummary, Tiff, summarise
+from imlctl.image.provenance import Provenance, pixels_sha256
+from imlctl.image.quantisation import jpeg_facts
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "launchpad.jpg"
+KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "HEIF", "AVIF")
+# A JUMBF superbox whose description box says C2PA, and the same of another type.
+STORE = bytes.fromhex("0000002b6a756d62000000236a756d64") + (
+    b"c2pa" + bytes.fromhex("00110010800000aa00389b71") + b"\x03c2pa\0"
+)
+OTHER = STORE.replace(b"jumdc2pa", b"jumdjson")
+
+
+def traces(data: bytes) -> Provenance:
+    found = decode(data).facts.provenance
+    assert found is not None
+    return found
+
+
+def segment(code: int, content: bytes) -> bytes:
+    return bytes([0xFF, code]) + struct.pack(">H", len(content) + 2) + content
+
+
+def with_segment(jpeg: bytes, code: int, content: bytes) -> bytes:
+    return jpeg[:2] + segment(code, content) + jpeg[2:]
+
+
+# --- JPEG -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quality", [1, 10, 24, 25, 49, 50, 51, 75, 92, 99])
+def test_the_quality_of_libjpeg_is_found_exactly(makers: Any, quality: int) -> None:
+    found = jpeg_facts(makers.encode(makers.texture(), "JPEG", quality=quality))
+    assert (found.quality, found.standard) == (quality, True)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_tables_are_those_that_pillow_reads(makers: Any, grey: bool) -> None:
+    image = Image.fromarray(makers.texture()).convert("L" if grey else "RGB")
+    data = makers.encode(image, "JPEG", quality=83)
+    expected = Image.open(BytesIO(data)).quantization  # type: ignore[attr-defined]
+    found = {table.slot: list(table.values) for table in jpeg_facts(data).tables}
+    assert found == {slot: list(values) for slot, values in expected.items()}
+    assert len(found) == 2 - grey
+
+
+def test_tables_of_another_program_are_compared_and_not_called_a_setting(makers: Any) -> None:
+    base = jpeg_facts(makers.encode(makers.texture(), "JPEG", quality=80)).tables
+    tables = [[min(255, value + at % 2) for at, value in enumerate(t.values)] for t in base]
+    found = jpeg_facts(makers.encode(makers.texture(), "JPEG", qtables=tables))
+    assert not found.standard
+    assert found.quality is not None
+    assert abs(found.quality - 80) <= 3
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [("4:4:4", "4:4:4"), ("4:2:2", "4:2:2"), ("4:2:0", "4:2:0")]
+)
+def test_subsampling_has_its_usual_name(makers: Any, option: str, name: str) -> None:
+    data = makers.encode(makers.texture(), "JPEG", subsampling=option)
+    assert jpeg_facts(data).subsampling == name
+
+
+def test_grey_has_no_subsampling_and_scans_of_growing_detail_are_noticed(makers: Any) -> None:
+    grey = jpeg_facts(makers.encode(makers.texture()[..., 0], "JPEG"))
+    assert (grey.subsampling, grey.progressive) == (None, False)
+    assert jpeg_facts(makers.encode(makers.texture(), "JPEG", progressive=True)).progressive
+
+
+def test_sixteen_bit_tables_are_read(makers: Any) -> None:
+    wide = b"".join(struct.pack(">H", 300 + at) for at in range(64))
+    found = jpeg_facts(b"\xff\xd8" + segment(0xDB, b"\x12" + wide) + b"\xff\xd9")
+    (table,) = found.tables
+    assert (table.slot, table.bits, table.values[:2]) == (2, 16, (300, 301))
+    assert table.values[8] == 302  # zigzag goes down the second column
+    assert (found.quality, found.standard) == (None, False)  # no component uses it
+
+
+# --- EXIF -----------------------------------------------------------------------------------------
+
+
+def exif() -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x010F], tags[0x0110], tags[0x0131] = "Canon", "EOS 5D", "Photoshop 25.4"
+    tags[0x0132] = "2024:05:19 22:01:44"
+    inner = tags.get_ifd(0x8769)
+    inner[0x9003], inner[0xA434] = "2024:05:17 08:30:12", "EF24-70mm"
+    inner[0xA002], inner[0xA003] = 5760, 3840
+    tags.get_ifd(0x8825)[1] = "N"
+    tags[0x8769], tags[0x8825] = dict(inner), dict(tags.get_ifd(0x8825))  # for TIFF
+    return tags
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "MPO"])
+def test_exif_is_read_wherever_a_format_keeps_it(makers: Any, kind: str) -> None:
+    found = traces(makers.encode(makers.texture(), kind, exif=exif())).exif
+    assert found is not None
+    assert (found.make, found.model, found.software) == ("Canon", "EOS 5D", "Photoshop 25.4")
+    assert (found.taken, found.lens) == ("2024:05:17 08:30:12", "EF24-70mm")
+    assert (found.width, found.height) == (5760, 3840)
+    assert found.modified == "2024:05:19 22:01:44"
+    assert found.gps
+    assert not found.thumbnail
+
+
+def test_exif_of_a_heic_is_read(makers: Any) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    stream = BytesIO()
+    image = pillow_heif.from_pillow(Image.fromarray(makers.texture()))
+    image.save(stream, quality=90, exif=exif().tobytes())
+    found = traces(stream.getvalue()).exif
+    assert found is not None
+    assert (found.make, found.taken) == ("Canon", "2024:05:17 08:30:12")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_both_byte_orders_and_a_thumbnail(order: str) -> None:
+    def entry(tag: int, kind: int, count: int, value: bytes) -> bytes:
+        return struct.pack(f"{order}HHI", tag, kind, count) + value.ljust(4, b"\0")
+
+    first = struct.pack(f"{order}H", 1) + entry(0x010F, 2, 3, b"Xy\0")
+    second = struct.pack(f"{order}H", 1) + entry(0x0201, 4, 1, struct.pack(f"{order}I", 99))
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
+    after = struct.pack(f"{order}I", 8 + len(first) + 4)
+    found = summarise(Tiff(head + first + after + second + bytes(4)))
+    assert found == ExifSummary(make="Xy", thumbnail=True)
+
+
+def test_texts_are_one_short_line_whatever_they_hold() -> None:
+    text = ("<b>\n\x1b[31m \u202e" + "a" * 1000).encode() + b"\xff\0hidden"
+    entry = struct.pack("<HHHII", 1, 0x010F, 2, len(text), 26)
+    found = summarise(Tiff(b"II*\0" + struct.pack("<I", 8) + entry + bytes(4) + text))
+    assert found is not None
+    assert found.make is not None
+    assert found.make.startswith("<b> [31m aaa")
+    assert found.make.isprintable()
+    assert len(found.make) == 200
+
+
+def test_a_file_without_exif_has_none(makers: Any) -> None:
+    for name, data in makers.samples().items():
+        found = traces(data)
+        assert found.exif is None, name
+        assert found.bytes == len(data)
+        assert (found.jpeg is not None) == (name.startswith(("jpeg", "mpo"))), name
+        assert not found.c2pa
+
+
+# --- C2PA -----------------------------------------------------------------------------------------
+
+
+def app11(store: bytes) -> bytes:
+    return b"JP" + struct.pack(">HI", 1, 1) + store
+
+
+def carriers(makers: Any, store: bytes) -> dict[str, bytes]:
+    samples = makers.samples()
+    webp, png, gif = samples["webp"], samples["png"], samples["gif"]
+    chunk = b"C2PA" + struct.pack("<I", len(store)) + store + b"\0" * (len(store) & 1)
+    riff = struct.pack("<I", len(webp) - 8 + len(chunk))
+    uuid = bytes.fromhex("d8fec3d61b0e483c92975828877ec481") + b"\0\0\0\0manifest\0" + store
+    return {
+        "JPEG": with_segment(samples["jpeg"], 0xEB, app11(store)),
+        "PNG": png[:33] + makers.chunk(b"caBX", store) + png[33:],
+        "WEBP": webp[:4] + riff + webp[8:] + chunk,
+        "AVIF": samples["avif"] + struct.pack(">I", len(uuid) + 8) + b"uuid" + uuid,
+        "GIF": gif[:-1] + b"\x21\xff\x0bC2PA_GIF\x01\0\0\x01x\0" + gif[-1:],
+    }
+
+
+def test_a_manifest_is_seen_in_every_format_and_the_picture_still_decodes(makers: Any) -> None:
+    for kind, data in carriers(makers, STORE).items():
+        assert find_embedded(data, kind).c2pa, kind
+        if kind != "WEBP":  # a simple WebP may not have chunks besides, so a decoder may refuse
+            assert traces(data).c2pa, kind
+    tags = Image.Exif()
+    tags[0xCD41] = STORE
+    assert traces(makers.encode(makers.texture(), "TIFF", tiffinfo=tags)).c2pa
+
+
+def test_other_boxes_are_not_taken_for_a_manifest(makers: Any) -> None:
+    others = carriers(makers, OTHER)
+    for kind in ("JPEG", "PNG", "WEBP"):
+        assert not find_embedded(others[kind], kind).c2pa, kind
+    foreign = others["AVIF"].replace(bytes.fromhex("d8fec3d6"), bytes.fromhex("d8fec3d7"))
+    assert not find_embedded(foreign, "AVIF").c2pa
+
+
+# --- pixels ---------------------------------------------------------------------------------------
+
+
+def test_pixels_have_a_hash_of_their_own(makers: Any) -> None:
+    pixels = makers.texture()
+    plain, described = (
+        traces(makers.encode(pixels, "PNG", **options)) for options in ({}, {"exif": exif()})
+    )
+    assert plain.bytes != described.bytes
+    assert plain.pixels_sha256 == described.pixels_sha256
+    assert plain.pixels_sha256 == hashlib.sha256(pixels.tobytes()).hexdigest()
+    changed = pixels.copy()
+    changed[-1, -1, 2] ^= 1
+    assert traces(makers.encode(changed, "PNG")).pixels_sha256 != plain.pixels_sha256
+
+
+def test_the_hash_does_not_depend_on_how_samples_lie_in_memory() -> None:
+    pixels = np.random.default_rng(0).integers(0, 65536, (70, 9, 3)).astype(np.uint16)
+    expected = hashlib.sha256(pixels.astype("<u2").tobytes()).hexdigest()
+    assert pixels_sha256(pixels) == expected
+    assert pixels_sha256(pixels.astype(">u2")) == expected
+    assert pixels_sha256(np.asfortranarray(pixels)) == expected
+    assert pixels_sha256(np.repeat(pixels, 2, axis=1)[:, ::2]) == expected
+
+
+def test_a_long_narrow_picture_is_hashed_at_once() -> None:
+    start = time.perf_counter()
+    pixels_sha256(np.zeros((2_000_000, 1, 3), np.uint8))
+    assert time.perf_counter() - start < 2
+
+
+# --- hostile --------------------------------------------------------------------------------------
+
+
+def gather(data: bytes, kind: str) -> None:
+    """What `provenance` does, and what must hold of it whatever the bytes."""
+    found = find_embedded(data, kind)
+    summary = summarise(found.exif) if found.exif else None
+    if summary is not None:
+        texts = (summary.make, summary.model, summary.lens, summary.software, summary.taken)
+        assert all(text is None or (len(text) <= 200 and text.isprintable()) for text in texts)
+    facts = jpeg_facts(data)
+    assert len(facts.tables) <= 4
+    assert facts.quality is None or 1 <= facts.quality <= 100
+
+
+@settings(max_examples=300)
+@given(kind=st.sampled_from(KINDS), data=st.binary(max_size=300))
+def test_no_bytes_make_it_fail(kind: str, data: bytes) -> None:
+    gather(data, kind)
+
+
+@settings(max_examples=300)
+@given(data=st.binary(max_size=200), order=st.sampled_from([b"II*\0", b"MM\0*"]))
+def test_no_directory_makes_it_fail(data: bytes, order: bytes) -> None:
+    summarise(Tiff(order + data))
+
+
+def test_changed_and_cut_files_never_make_it_fail(makers: Any) -> None:
+    files = {
+        kind: makers.encode(makers.texture(), kind, exif=exif())
+        for kind in ("JPEG", "PNG", "WEBP", "AVIF", "TIFF")
+    }
+    for kind, data in (*files.items(), *carriers(makers, STORE).items()):
+        for seed in range(60):
+            gather(makers.flipped(data, seed), kind)
+        for end in range(0, min(len(data), 1200), 7):
+            gather(data[:end], kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("JPEG", b"\xff\xd8" + b"\xff\xe1\x00\x02" * 2_000_000),
+        ("JPEG", b"\xff\xd8" + b"\xff" * 8_000_000),
+        ("JPEG", b"\xff\xd8" + segment(0xDB, (b"\x00" + bytes(64)) * 900) * 100),
+        ("PNG", b"\x89PNG\r\n\x1a\n" + bytes(12) * 600_000),
+        ("WEBP", b"RIFF\0\0\0\0WEBP" + (b"EXIF" + bytes(4)) * 900_000),
+        ("AVIF", b"\0\0\0\x08free" * 900_000),
+        ("AVIF", b"\0\0\0\0meta" + b"\0" * 8_000_000),
+        ("TIFF", b"II*\0\x08\0\0\0" + b"\xff" * 8_000_000),
+        ("TIFF", b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0\x08\0\0\0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",
+)
+def test_files_made_to_take_long_do_not(kind: str, data: bytes) -> None:
+    start = time.perf_counter()
+    gather(data, kind)
+    assert time.perf_counter() - start < 5
+
+
+def test_the_example_says_how_it_was_saved() -> None:
+    found = read(EXAMPLE).facts.provenance
+    assert found is not None
+    assert found.jpeg is not None
+    assert (found.jpeg.quality, found.jpeg.standard, found.jpeg.subsampling) == (92, True, "4:2:0")
+    assert found.bytes == EXAMPLE.stat().st_size
