@@ -21,7 +21,7 @@ SOURCE = ROOT / "src" / "imlctl"
 RANKS = {
     **dict.fromkeys(("errors", "device", "atomic"), 0),
     **dict.fromkeys(("image", "core", "mask", "weights"), 1),
-    **dict.fromkeys(("inference",), 2),
+    **dict.fromkeys(("inference", "data"), 2),
     **dict.fromkeys(("scan", "report", "pipeline", "train", "bench"), 3),
     **dict.fromkeys(("cli", "__init__", "__main__"), 4),
 }
@@ -32,6 +32,7 @@ BESIDES = (
     ("weights", "imlctl.core"),  # weights become models
     ("pipeline", "imlctl.report.record"),  # a result knows its record
     ("scan", "imlctl.report.record"),
+    ("scan", "imlctl.report.preview"),  # which the ledger keeps
     ("scan", "imlctl.pipeline"),
     ("train", "imlctl.bench.accuracy"),  # validation scores as the benchmark does
     ("cli", "imlctl.__version__"),

@@ -163,6 +163,7 @@ class Localizer:
             },
             "seed": self.settings.sampling.seed,
             "device": describe(self.device),
+            "false_positive_rate": loaded.card.training.get("calibration", {}).get("rate"),
         }
 
     def localize(self, source: Source, *, name: str = "") -> Result:

@@ -37,6 +37,9 @@ class Work:
     def record(self, result):
         return {"verdict": "nothing found", "sha256": result}
 
+    def preview(self, result):
+        return None
+
     def failure(self, job, error):
         return {"verdict": "failed", "sha256": None, "error": error.what}
 

@@ -38,6 +38,9 @@ class FakeWork:
     def record(self, result):
         return {"verdict": "nothing found", "sha256": result, "warnings": []}
 
+    def preview(self, result):
+        return None
+
     def failure(self, job, error):
         return {"verdict": "failed", "sha256": None, "path": str(job.picture), "error": error.what}
 

@@ -13,6 +13,7 @@ from imlctl.cli.console import complain
 from imlctl.cli.data import data
 from imlctl.cli.distill import distill
 from imlctl.cli.localize import localize
+from imlctl.cli.report import report
 from imlctl.cli.train import train
 from imlctl.cli.verify import verify
 from imlctl.cli.weights import weights
@@ -29,6 +30,7 @@ app.command()(localize)
 app.command()(train)
 app.command()(distill)
 app.command()(bench)
+app.command()(report)
 app.command()(verify)
 app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")

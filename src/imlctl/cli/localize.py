@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -12,9 +13,13 @@ from imlctl.cli import options, scan_options
 from imlctl.cli.console import complain, note
 from imlctl.cli.follow import FAILED, FOUND, Follower
 from imlctl.cli.interrupts import Interrupts
+from imlctl.cli.report import check_reports, write_reports
 from imlctl.errors import Exit, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from imlctl.core.sampler import Fusion
     from imlctl.inference import Sampling
     from imlctl.pipeline import Localizer
@@ -47,6 +52,9 @@ def localize(
     json: Annotated[
         bool, typer.Option("--json", help="Also write the whole record; without -o, print it.")
     ] = False,
+    report: scan_options.Report = False,
+    jsonl: scan_options.Jsonl = False,
+    csv: scan_options.Csv = False,
     manifest: scan_options.Manifest = False,
     model: options.Model = "",
     weights: options.Weights = None,
@@ -89,9 +97,16 @@ def localize(
     found = _find(inputs, out, recursive, include, exclude, files_from, null)
     part = None if shard is None else Shard.parse(shard)
     place = Place(out, found.many, force=force, resume=resume, shard=part)
-    for option, given in (("--resume", resume), ("--manifest", manifest)):
+    for option, given in (
+        ("--resume", resume),
+        ("--manifest", manifest),
+        ("--report", report),
+        ("--jsonl", jsonl),
+        ("--csv", csv),
+    ):
         if given:
             place.needs_folder(option)
+    check_reports(page=report)
     wanted = {Kind.OVERLAY: overlay, Kind.HEATMAP: heatmap, Kind.JSON: json and out is not None}
 
     with ExitStack() as stack:
@@ -114,7 +129,7 @@ def localize(
         )
         outcomes = scan(
             jobs,
-            _work(localizer, soft=soft),
+            _work(localizer, soft=soft, previews=report),
             ahead=ahead,
             ledger=ledger,
             resume=resume,
@@ -130,7 +145,8 @@ def localize(
         if follower.seen < len(jobs):
             _say_how_to_go_on(place, follower.seen, len(jobs))
             raise typer.Exit(Exit.INTERRUPTED)
-        changed = manifest and _write_manifest(place)
+        reports = place.write_reports(partial(write_reports, page=report, jsonl=jsonl, csv=csv))
+        changed = manifest and _write_manifest(place, reports)
     if check and follower.counts[FOUND]:
         raise typer.Exit(Exit.FOUND)
     if follower.counts[FAILED] or changed:
@@ -180,7 +196,7 @@ def _load(
     model: str,
     weights: str | None,
     device: str,
-    threshold: float | None,
+    threshold: str | None,
     tile: int,
     sampling: Sampling,
     max_pixels: int,
@@ -194,7 +210,7 @@ def _load(
             model=model,
             weights=weights,
             device=device,
-            threshold=threshold,
+            threshold=options.chosen_threshold(threshold, model, weights, sampling),
             tile=tile,
             sampling=sampling,
             max_pixels=max_pixels,
@@ -208,10 +224,10 @@ def _sampling(steps: int, ensemble: int, tta: bool, fusion: str, seed: int) -> S
     return Sampling(steps, ensemble, tta, cast("Fusion", fusion), seed)
 
 
-def _work(localizer: Localizer, *, soft: bool) -> PhotoWork:
+def _work(localizer: Localizer, *, soft: bool, previews: bool) -> PhotoWork:
     from imlctl.scan.work import PhotoWork
 
-    return PhotoWork(localizer, soft=soft)
+    return PhotoWork(localizer, soft=soft, previews=previews)
 
 
 def _say_how_to_go_on(place: Place, done: int, total: int) -> None:
@@ -219,9 +235,9 @@ def _say_how_to_go_on(place: Place, done: int, total: int) -> None:
     complain(f"interrupted after {done} of {total} pictures{remedy}")
 
 
-def _write_manifest(place: Place) -> bool:
+def _write_manifest(place: Place, reports: Sequence[Path]) -> bool:
     """Write the manifest; return whether an input is not what it was."""
-    changed = place.write_manifest(["imlctl", *sys.argv[1:]])
+    changed = place.write_manifest(["imlctl", *sys.argv[1:]], also=reports)
     for finding in changed:
         complain(f"{finding.path}: {finding.problem}")
     return bool(changed)

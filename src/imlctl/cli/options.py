@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from imlctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from imlctl.inference import Sampling
 
 Model = Annotated[
     str,
@@ -20,9 +25,11 @@ Weights = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps or xpu.")]
 Threshold = Annotated[
-    float | None,
+    str | None,
     typer.Option(
-        help="Probability from which a pixel is marked, between 0 and 1.",
+        metavar="FLOAT|fpr=RATE",
+        help="Probability from which a pixel is marked, between 0 and 1; or fpr=0.01 for the one"
+        " that flags that share of authentic pictures, as imlctl bench --calibrate found it.",
         show_default="what the weights carry",
     ),
 ]
@@ -44,3 +51,39 @@ Preset = Annotated[
     Path, typer.Argument(help="Training preset (TOML); see configs/.", show_default=False)
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")]
+
+
+def chosen_threshold(
+    text: str | None, model: str, weights: str | None, sampling: Sampling
+) -> float | None:
+    """Turn what was given for `--threshold` into a probability.
+
+    Args:
+        text: A number, or ``fpr=`` and a rate; None for what the weights carry.
+        model: Name in the registry; its default when empty.
+        weights: What is used instead.
+        sampling: How predictions are drawn, which a calibration depends on.
+
+    Raises:
+        UsageError: It is neither, or these weights were not calibrated.
+    """
+    if text is None:
+        return None
+    rate = text.removeprefix("fpr=")
+    try:
+        number = float(rate)
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is neither a number nor fpr= and a rate",
+            source="--threshold",
+            remedy="Give a probability such as 0.5, or fpr=0.01.",
+        ) from None
+    if rate == text:
+        return number
+    from imlctl.bench.thresholds import threshold_for
+    from imlctl.weights.files import sha256_of
+    from imlctl.weights.use import find
+    from imlctl.weights.user_registry import known_weights
+
+    found = find(weights or model or known_weights().default, kind="model")
+    return threshold_for(found.sha256 or sha256_of(found.path, found.name), number, sampling)

@@ -74,6 +74,15 @@ Manifest = Annotated[
         help="Also write SHA256SUMS of all inputs and outputs; `imlctl verify` checks it.",
     ),
 ]
+Report = Annotated[
+    bool,
+    typer.Option(
+        "--report",
+        help="Also write report.html, one page with everything, and keep small pictures for it.",
+    ),
+]
+Jsonl = Annotated[bool, typer.Option("--jsonl", help="Also write all records to records.jsonl.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Also write the main facts to records.csv.")]
 MaxPixels = Annotated[
     int, typer.Option("--max-pixels", min=1, help="Larger pictures are refused, not shrunk.")
 ]

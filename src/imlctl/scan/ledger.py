@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from imlctl import atomic
 from imlctl.errors import OutputError, UsageError
+from imlctl.report.preview import Preview
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 STEM = "imlctl-ledger"
 _SUFFIX = ".sqlite"
-_FORMAT = 1
+_FORMAT = 2
 _FULL = "full"  # how SQLite says that the disk is
 _SCHEMA = (
     "CREATE TABLE meta (tag TEXT NOT NULL)",
@@ -43,11 +44,14 @@ _SCHEMA = (
         settings TEXT NOT NULL,  -- JSON, sorted: everything else that the outputs depend on
         verdict TEXT NOT NULL,
         outputs TEXT NOT NULL,   -- JSON: name below the folder, in hexadecimal, to sha256
-        record TEXT NOT NULL     -- JSON
+        record TEXT NOT NULL,    -- JSON
+        photo BLOB, soft BLOB,   -- of the preview; NULL where none was kept
+        curve TEXT               -- likewise, JSON
     ) WITHOUT ROWID""",
     f"PRAGMA user_version = {_FORMAT}",
 )
-_PAGE = 500  # rows read at once
+_ADD = "INSERT OR REPLACE INTO done VALUES (?,?,?,?,?,?,?,?,?,?,?)"
+_PAGE = 100  # rows read at once; a preview has some tens of kilobytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,14 @@ class Row:
         sha256: Of the input as it was analysed; None if it could not be decoded.
         outputs: Files that were written, with their sha256.
         record: The whole record, as `Record.to_dict` gives it.
+        preview: What a report shows of it, if that was kept.
     """
 
     path: Path | None
     sha256: str | None
     outputs: Mapping[Path, str]
     record: Mapping[str, Any]
+    preview: Preview | None = None
 
 
 def ledger_path(folder: Path, shard: Shard | None = None) -> Path:
@@ -231,7 +237,12 @@ class Ledger:
         return dict(json.loads(text))
 
     def add(
-        self, job: Job, key: Key, record: Mapping[str, Any], outputs: Mapping[Path, str]
+        self,
+        job: Job,
+        key: Key,
+        record: Mapping[str, Any],
+        outputs: Mapping[Path, str],
+        preview: Preview | None = None,
     ) -> None:
         """Note that a picture is done; its outputs must have their names by now.
 
@@ -240,6 +251,7 @@ class Ledger:
             key: What its outputs depend on.
             record: As `Record.to_dict` gives it.
             outputs: What was written, with the sha256 of each.
+            preview: What a report shows of it, if anything.
         """
         path = job.picture.path
         names = {self._name(p).hex(): digest for p, digest in outputs.items()}
@@ -252,9 +264,12 @@ class Ledger:
             record["verdict"],
             json.dumps(names),
             json.dumps(record, allow_nan=False),
+            preview.photo if preview else None,
+            preview.soft if preview else None,
+            json.dumps(preview.curve) if preview else None,
         )
         with self._said():
-            self._database.execute("INSERT OR REPLACE INTO done VALUES (?,?,?,?,?,?,?,?)", row)
+            self._database.execute(_ADD, row)
 
     def rows(self) -> Iterator[Row]:
         """Yield all that is done, in byte order of the pictures' names."""
@@ -262,15 +277,17 @@ class Ledger:
         while True:
             with self._said():
                 page = self._database.execute(
-                    "SELECT name, path, sha256, outputs, record FROM done WHERE name > ?"
+                    "SELECT name, path, sha256, outputs, record, photo, soft, curve FROM done"
+                    " WHERE name > ?"
                     " ORDER BY name LIMIT ?",
                     (last, _PAGE),
                 ).fetchall()
             if not page:
                 return
-            for _, path, digest, outputs, record in page:
+            for _, path, digest, outputs, record, photo, soft, curve in page:
                 source = None if path is None else Path(os.fsdecode(path))
-                yield Row(source, digest, self._hashes(outputs), json.loads(record))
+                preview = Preview(photo, soft, tuple(json.loads(curve))) if curve else None
+                yield Row(source, digest, self._hashes(outputs), json.loads(record), preview)
             last = page[-1][0]
 
     def _name(self, path: Path) -> bytes:

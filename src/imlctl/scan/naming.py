@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 STANDARD_STREAM = "-"
 _SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 _LONGEST_NAME = 255  # bytes, on every common file system
+_REPORTS = ("report.html", "records.jsonl", "records.csv")
 _RESERVED = ("imlctl-ledger", "SHA256SUMS")  # how names of files begin that a scan keeps
 
 
@@ -126,7 +127,7 @@ def is_folder(out: str | None, *, many: bool) -> bool:
 
 def is_reserved(name: str) -> bool:
     """Return whether a file is called as one that a scan keeps beside its outputs."""
-    return name.startswith(_RESERVED)
+    return name.startswith(_RESERVED) or name in _REPORTS
 
 
 def _to_standard_output(

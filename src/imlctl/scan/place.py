@@ -12,13 +12,16 @@ from imlctl.scan.ledger import Ledger, ledger_path
 from imlctl.scan.naming import is_folder, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from contextlib import ExitStack
 
     from imlctl.scan.custody import Finding
     from imlctl.scan.discover import Discovery
+    from imlctl.scan.ledger import Row
     from imlctl.scan.naming import Job, Kind
     from imlctl.scan.shard import Shard
+
+    Rows = Callable[[], Iterator[Row]]
 
 
 @dataclass(slots=True)
@@ -90,8 +93,18 @@ class Place:
             self.ledger.begin(jobs)
         return self.ledger
 
-    def write_manifest(self, command: Sequence[str]) -> list[Finding]:
+    def write_reports(self, write: Callable[[Path, Rows], list[Path]]) -> list[Path]:
+        """Call what writes reports with the folder and the ledger's rows, if there is a folder."""
+        if self.folder is None or self.ledger is None:
+            return []
+        return write(self.folder, self.ledger.rows)
+
+    def write_manifest(self, command: Sequence[str], also: Sequence[Path] = ()) -> list[Finding]:
         """Write the manifest, and return the inputs that are not what they were.
+
+        Args:
+            command: The command line.
+            also: More files to list, such as a report.
 
         Raises:
             OutputError: It cannot be written.
@@ -99,4 +112,4 @@ class Place:
         if self.folder is None or self.ledger is None:
             raise ValueError("there is no ledger to take the manifest from")
         path = custody.manifest_path(self.folder, self.shard)
-        return custody.write_manifest(path, self.ledger.rows(), command)
+        return custody.write_manifest(path, self.ledger.rows(), command, also=also)

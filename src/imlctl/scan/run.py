@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imlctl.errors import InputError
+    from imlctl.report.preview import Preview
     from imlctl.scan.ahead import DecodeAhead
     from imlctl.scan.ledger import Key, Ledger
     from imlctl.scan.naming import Job, Kind
@@ -39,6 +40,9 @@ class Work(Protocol[Result]):
 
     def record(self, result: Result) -> dict[str, Any]:
         """Return what is kept of a result, as `Record.to_dict` gives it."""
+
+    def preview(self, result: Result) -> Preview | None:
+        """Return what a report shows of a result, if one is wanted."""
 
     def failure(self, job: Job, error: InputError) -> dict[str, Any]:
         """Return what is kept of a picture that has no result."""
@@ -162,21 +166,23 @@ class _Finisher(Generic[Result]):
             return Outcome(job, self.ledger.record(job), resumed=True)
         # Everything but writing comes first, so that a failure leaves none of the outputs.
         encoded: dict[Kind, bytes] = {}
+        preview: Preview | None = None
         result = analysed.result
         if not isinstance(result, (Failed, Same)):
             try:
                 encoded = {kind: self.work.render(result, kind) for kind in job.outputs}
                 outcome = Outcome(job, self.work.record(result))
+                preview = self.work.preview(result) if self.ledger else None
             except Exception as error:
                 result = failed(error, str(job.picture))
         if isinstance(result, Failed):
-            encoded = {}
+            encoded, preview = {}, None
             record = self.work.failure(job, result.error)
             outcome = Outcome(job, record, result.error, result.trace)
             self._remove_stale(job)
         hashes = {path: digest for path, digest in map(self._write, _placed(job, encoded)) if path}
         if self.ledger:
-            self.ledger.add(job, self.work.key, outcome.record, hashes)
+            self.ledger.add(job, self.work.key, outcome.record, hashes, preview)
         return outcome
 
     def _write(self, output: tuple[Path | None, bytes]) -> tuple[Path | None, str]:

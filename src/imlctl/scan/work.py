@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from imlctl import __version__
+from imlctl.report.preview import Preview, make_preview
 from imlctl.report.record import Failure, Record, Verdict
 from imlctl.scan.ledger import Key
 from imlctl.scan.naming import Kind
@@ -24,11 +25,13 @@ class PhotoWork:
     Args:
         localizer: With its model in memory.
         soft: Whether the mask is the probability map instead of the binary one.
+        previews: Whether small pictures are kept for a report.
     """
 
-    def __init__(self, localizer: Localizer, *, soft: bool = False) -> None:
+    def __init__(self, localizer: Localizer, *, soft: bool = False, previews: bool = False) -> None:
         self.localizer = localizer
         self.soft = soft
+        self.previews = previews
         self.max_pixels = localizer.settings.max_pixels
         rest = {k: v for k, v in localizer.provenance.items() if k != "weights_sha256"}
         settings = {**rest, "soft": soft, "imlctl": __version__}
@@ -56,6 +59,10 @@ class PhotoWork:
     def record(self, result: Result) -> dict[str, Any]:
         """Return what is kept of a result."""
         return result.record().to_dict()
+
+    def preview(self, result: Result) -> Preview | None:
+        """Return what a report shows of a result, if one is wanted."""
+        return make_preview(result.pixels, result.probability) if self.previews else None
 
     def failure(self, job: Job, error: InputError) -> dict[str, Any]:
         """Return what is kept of a picture that has no result."""
