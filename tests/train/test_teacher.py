@@ -235,7 +235,7 @@ class TestHub:
         source = str(Path(__file__).parents[2] / "src")
         env = os.environ | hub_server.environment(hub, tmp_path) | {"PYTHONPATH": source}
         command = [sys.executable, "-c", FETCH, str(tmp_path / "got.pt")]
-        subprocess.run(command, env=env, check=True, timeout=120)
+        subprocess.run(command, env=env, check=True, timeout=240)
         got = torch.load(tmp_path / "got.pt")
         expected = teacher(tmp_path / "v1").encode(torch.ones(1, 1, 64, 64))
         torch.testing.assert_close(got, expected)

@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path  # the preset's reader asks for it, not only the type checker
+from pathlib import Path  # noqa: TC003  # `load_preset` reads the annotation
 from typing import Any, cast, get_args
 
 import torch

@@ -163,7 +163,7 @@ def _from_onnx(config: TeacherConfig, latent: int) -> Teacher:
 
 
 def _session(path: str) -> Coder:
-    """Return the first output of an ONNX model as a function of its one input."""
+    """Return an ONNX model as a function of its one input: to its largest output, if several."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -183,7 +183,7 @@ def _session(path: str) -> Coder:
     def run(x: Tensor) -> Tensor:
         array = np.ascontiguousarray(x.detach().cpu().numpy(), np.float32)
         try:
-            out = session.run([session.get_outputs()[0].name], {source.name: array})[0]
+            out = max(session.run(None, {source.name: array}), key=np.size)
         except Exception as error:
             raise WeightsError(
                 f"does not take an input of shape {tuple(array.shape)} ({_first_line(error)})",
