@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import torch
 
-from imlctl.bench.bars import BAR_SIZE, Bar, judge
+from imlctl.bench.bars import BAR_SIZE, Bar, judge, judge_sampling
 from imlctl.bench.flops import EFFICIENT_IML, Cost, Part, count
-from imlctl.bench.speed import Rival, Row
+from imlctl.bench.passes import Draw
+from imlctl.bench.speed_report import Rival, Row
 from imlctl.bench.timing import Timing
 from imlctl.core.efficient_iml import EfficientIML
 
@@ -13,16 +14,23 @@ COST = Cost(BAR_SIZE, (Part("all", 5_000_000, 8_000_000_000),))
 
 
 def row(size: int, seconds: float, memory: int | None, tiles: int = 1) -> Row:
-    return Row(size, tiles, Timing(((seconds,),)), seconds, memory)
+    return Row(size, tiles, Timing(((seconds,),)), seconds, memory, Draw(None, None, False))
 
 
 def rival(size: int, share: float) -> Rival:
-    return Rival("MiT-B3 encoder", size, COST, Timing(((1.0,),)), share)
+    shares: dict[tuple[int | None, int | None], float] = {(None, None): share}
+    return Rival("MiT-B3 encoder", size, COST, Timing(((1.0,),)), shares)
+
+
+def sampled(members: int, seconds: float, *, steps: int = 8, tta: bool = False) -> Row:
+    return Row(512, 1, Timing(((seconds,),)), 1.0, None, Draw(steps, members, tta))
 
 
 def test_a_bar_is_met_up_to_its_limit() -> None:
     assert Bar("x", 5.0, 5.0).passed
     assert not Bar("x", 5.01, 5.0).passed
+    assert Bar("x", 5.0, 5.0, least=True).passed
+    assert not Bar("x", 4.99, 5.0, least=True).passed
 
 
 def test_all_bars_are_judged() -> None:
@@ -61,3 +69,32 @@ def test_what_was_not_measured_is_not_judged() -> None:
 def test_the_default_model_meets_the_bars_of_cost() -> None:
     cost = count(EfficientIML().fuse().to("meta"), BAR_SIZE, EFFICIENT_IML)
     assert all(bar.passed for bar in judge(cost, [], None, CPU))
+
+
+def test_a_sampling_model_is_held_to_mit_b3_on_a_cpu() -> None:
+    shares: dict[tuple[int | None, int | None], float] = {(8, 1): 0.99, (8, 5): 1.51, (1, 1): 0.1}
+    beside = Rival("MiT-B3 encoder", 512, COST, Timing(((1.0,),)), shares)
+    one, five = judge_sampling([sampled(1, 9.0)], beside, CPU)
+    assert (one.name, one.limit, one.passed) == (
+        "time, N=1, 8 steps, at 512 / MiT-B3 encoder",
+        1.0,
+        True,
+    )
+    assert (five.limit, five.passed) == (1.5, False)
+    elsewhere = Rival("MiT-B3 encoder", 256, COST, Timing(((1.0,),)), shares)
+    assert judge_sampling([], elsewhere, CPU) == ()
+    assert judge_sampling([], None, CPU) == ()
+
+
+def test_a_sampling_model_is_held_to_the_paper_on_a_gpu() -> None:
+    rows = [sampled(1, 1 / 70), sampled(5, 1 / 37), sampled(5, 1e-6, steps=1)]
+    one, five = judge_sampling([*rows, sampled(1, 1.0, tta=True)], None, GPU)
+    assert (one.limit, one.least, one.passed) == (69.48, True, True)
+    assert (five.limit, five.passed) == (37.28, False)
+    assert judge_sampling(rows, None, CPU) == ()
+
+
+def test_only_the_main_way_is_judged_by_its_growth() -> None:
+    small, large = row(512, 1.0, None), row(2048, 99.0, None)
+    flipped = Row(2048, 1, large.timing, 99.0, None, Draw(None, None, True), main=False)
+    assert len(judge(COST, [small, flipped], None, CPU)) == 2

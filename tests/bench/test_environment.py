@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from imlctl.bench.environment import observe, processor
+from imlctl.bench.environment import clock, observe, processor, resident_peak
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,3 +45,17 @@ def test_the_processor_is_named(tmp_path: Path) -> None:
     listing.write_text("processor\t: 0\n")  # as on ARM
     assert processor(listing) == processor(tmp_path / "missing")
     assert processor(listing)
+
+
+def test_the_clock_is_the_mean_of_the_cores(tmp_path: Path) -> None:
+    listing = tmp_path / "cpuinfo"
+    listing.write_text("cpu MHz\t\t: 2000.0\nflags: x\ncpu MHz\t\t: 3000.5\n")
+    assert clock(listing) == 2500.2
+    listing.write_text("cpu MHz\t\t: unknown\n")
+    assert clock(listing) is None
+    assert clock(tmp_path / "missing") is None
+
+
+def test_the_process_has_held_some_memory() -> None:
+    peak = resident_peak()
+    assert peak is None or peak > 10**7

@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imlctl.bench.flops import EFFICIENT_IML, MIX_TRANSFORMER, Part, count
+from imlctl.bench.flops import (
+    EFFICIENT_IML,
+    MIX_TRANSFORMER,
+    Part,
+    count,
+    count_model,
+    parts_of,
+)
+from imlctl.core.denoiser import DenoiserConfig
+from imlctl.core.diff_iml import SIZES as DIFF_SIZES
+from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML
 from imlctl.core.mit import SIZES, MixTransformer
 from imlctl.core.wkv import bi_wkv
@@ -82,3 +92,53 @@ def test_efficient_iml_grows_with_the_pixels() -> None:
     model = on_meta(EfficientIML().fuse())
     small, large = (count(model, size, EFFICIENT_IML).macs for size in (512, 2048))
     assert large / small == pytest.approx(16, rel=0.001)
+
+
+TINY = DiffIMLConfig("efficient-rwkv-tiny", DenoiserConfig(channels=32, condition=32))
+
+
+def test_the_wkv_operator_is_counted_by_its_formula() -> None:
+    cost = count(Toy().eval(), 8, {"linear": ("second",)})
+    assert cost.wkv == 2 * 5 * 4 * 64
+    assert cost.to_json()["wkv"] == cost.wkv
+    assert count_model(EfficientIML().eval(), 64, steps=1, members=1).wkv > 0
+
+
+def test_a_sampling_model_has_all_of_it_in_named_parts() -> None:
+    model = DiffIML(TINY).fuse()
+    cost = count_model(model, 64, steps=2, members=3)
+    assert [part.name for part in cost.parts] == list(parts_of(model))
+    by_name = {part.name: part for part in cost.parts}
+    assert by_name["LightVAE encoder (training)"].macs == 0
+    assert all(part.parameters for part in cost.parts)
+    assert cost.parameters == sum(p.numel() for p in model.parameters())
+    assert next(model.parameters()).device.type == "cpu"  # counted on a copy
+
+
+def test_every_step_of_every_member_is_counted() -> None:
+    model = DiffIML(TINY).fuse()
+
+    def macs(steps: int, members: int) -> tuple[int, int]:
+        cost = count_model(model, 64, steps=steps, members=members)
+        (denoiser,) = (part.macs for part in cost.parts if part.name == "denoiser")
+        return cost.macs, denoiser
+
+    whole, once = macs(1, 1)
+    assert macs(8, 5) == (whole + 39 * once, 40 * once)
+    assert macs(1, 5) == (whole + 4 * once, 5 * once)  # as the paper counts
+
+
+def test_the_papers_count_is_met_in_the_papers_way() -> None:
+    """Its Table 4: 53.01 G for N = 1 and 102.36 G for N = 5, one call of the UNet each.
+
+    Its count leaves out the attention of the UNet, 4.3 G a call, and its decoder is the authors'.
+    """
+    model = DiffIML(DIFF_SIZES["diffiml-mit-b3"]).eval().to("meta")
+    costs = [count_model(model, 512, steps=1, members=members) for members in (1, 5)]
+    attention = 2 * 4096 * 4096 * 128 / 1e9  # queries by keys, and by values
+    one, five = (cost.macs / 1e9 for cost in costs)
+    assert one - attention == pytest.approx(53.01, rel=0.03)
+    # Half of the convolution that lets the condition in is the same for all members: counted once.
+    shared = 128 * 128 * 9 * 4096 / 1e9
+    per_member = (five - one) / 4 - attention + shared
+    assert per_member == pytest.approx((102.36 - 53.01) / 4, rel=0.03)

@@ -8,7 +8,11 @@ import torch
 
 from imlctl.bench import speed
 from imlctl.bench.bars import BAR_SIZE
-from imlctl.bench.speed import measure
+from imlctl.bench.passes import Draw, draws_of, one_pass
+from imlctl.bench.speed import Plan, measure
+from imlctl.bench.speed_report import exponent
+from imlctl.core.denoiser import DenoiserConfig
+from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.core.mit import SIZES, MixTransformer
@@ -49,8 +53,11 @@ def localizer() -> Localizer:
     return Localizer()
 
 
+ONCE = (False,)  # no flips
+
+
 def test_every_size_is_measured_whole_and_larger_ones_in_tiles_too(localizer: Localizer) -> None:
-    report = measure(localizer, sizes=(192, 64, 128, 64), tile=TILE, runs=2)
+    report = measure(localizer, Plan((192, 64, 128, 64), TILE, 2, flips=ONCE))
     assert [(row.size, row.tiles) for row in report.rows] == [(64, 1), (128, 1), (192, 1), (192, 4)]
     assert report.rows[0].growth == 1.0
     for row in report.rows:
@@ -62,17 +69,19 @@ def test_every_size_is_measured_whole_and_larger_ones_in_tiles_too(localizer: Lo
 
 
 def test_memory_is_linear_in_pixels_and_bounded_by_tiles(localizer: Localizer) -> None:
-    rows = measure(localizer, sizes=(128, 256), tile=TILE, runs=1).rows
+    report = measure(localizer, Plan((128, 256), TILE, 1, flips=ONCE))
+    rows = report.rows
     one_tile, whole, tiled = (row.memory for row in rows)
     assert one_tile is not None
     assert whole is not None
     assert tiled is not None
     assert whole / one_tile == pytest.approx(4, rel=0.1)
     assert tiled < 0.75 * whole
+    assert report.exponents["memory"] == pytest.approx(1, abs=0.1)
 
 
 def test_the_model_sees_pictures_as_when_localizing(localizer: Localizer) -> None:
-    measure(localizer, sizes=(64,), tile=TILE, runs=1)
+    measure(localizer, Plan((64,), TILE, 1))
     timed = [seen for seen in localizer.seen if seen[0][-1] == 64]
     assert set(timed) == {(torch.Size((1, 3, 64, 64)), torch.float32, True)}
 
@@ -82,25 +91,23 @@ def test_mit_b3_takes_turns_with_the_model(
 ) -> None:
     monkeypatch.setattr(speed, "MixTransformer", lambda: MixTransformer(SIZES["b0"]))
     told: list[str] = []
-    report = measure(
-        localizer, sizes=(64,), tile=TILE, runs=3, against_mit_b3=True, progress=told.append
-    )
+    plan = Plan((64,), TILE, 3, flips=ONCE, against_mit_b3=True)
+    report = measure(localizer, plan, progress=told.append)
     turns = [text for text in told if text.startswith("round")]
     assert turns[3:] == [
         f"round {n} of 3: {name}" for n in (1, 2, 3) for name in ("64 px", "64 px, MiT-B3 encoder")
     ]
     assert report.rival is not None
     assert report.rival.size == 64
-    assert report.rival.share > 0
+    assert report.rival.shares[None, None] > 0
     assert report.rival.cost.parameters == pytest.approx(3.3e6, rel=0.05)  # b0's here
 
 
 def test_a_report_is_json(localizer: Localizer) -> None:
-    report = measure(localizer, sizes=(64,), tile=TILE, runs=1)
+    report = measure(localizer, Plan((64,), TILE, 1))
     values = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert values["speed"][0]["size"] == 64
     assert values["cost"]["macs"] == report.cost.macs
-    assert values["environment"]["busy"] in (True, False)
     assert [bar["passed"] for bar in values["bars"]] == [True, True]
     assert values["against"] is None
 
@@ -108,5 +115,70 @@ def test_a_report_is_json(localizer: Localizer) -> None:
 @pytest.mark.parametrize(("size", "instead"), [(0, 64), (32, 64), (100, 96), (511, 512)])
 def test_sizes_that_do_not_fit_are_refused(localizer: Localizer, size: int, instead: int) -> None:
     with pytest.raises(UsageError, match=f"Use {instead},"):
-        measure(localizer, sizes=(64, size), tile=TILE, runs=1)
+        measure(localizer, Plan((64, size), TILE, 1))
     assert not localizer.seen  # before anything runs
+
+
+def test_flips_and_batches_are_rows_of_their_own(localizer: Localizer) -> None:
+    rows = measure(localizer, Plan((64,), TILE, 1, batches=(3,))).rows
+    assert [(row.tta, row.batch, row.main, row.tiles) for row in rows] == [
+        (False, 1, True, 1),
+        (True, 1, False, 1),
+        (False, 3, False, 1),
+    ]
+    assert rows[2].fps == pytest.approx(3 / rows[2].timing.median)
+
+
+SAMPLING = DiffIMLConfig("efficient-rwkv-tiny", DenoiserConfig(channels=32, condition=32))
+
+
+class Sampler(Localizer):
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = DiffIML(SAMPLING).fuse()  # type: ignore[assignment]
+        self.device = torch.device("cpu")
+
+
+def test_a_sampling_model_is_measured_in_every_way_at_one_size() -> None:
+    report = measure(Sampler(), Plan((96, 64), TILE, 1, (1, 8), (1, 5)))
+    ways = [(row.size, row.members, row.steps, row.tta) for row in report.rows]
+    assert ways[:3] == [(64, 5, 8, False), (96, 5, 8, False), (64, 1, 1, False)]
+    assert len(set(ways)) == len(ways) == 2 * 2 * 2 + 1
+    assert [row.main for row in report.rows] == [True, True] + [False] * 7
+    by_way = {way: row.timing.median for way, row in zip(ways, report.rows, strict=True)}
+    assert by_way[64, 5, 8, False] > by_way[64, 1, 1, False]
+    assert set(report.exponents) == {"time", "memory"}
+    assert report.bars == ()  # of another size
+
+
+def test_only_what_was_asked_for_is_drawn() -> None:
+    model = Sampler().model
+    assert draws_of(model, (3,), (2,), (True,)) == (Draw(3, 2, True),)
+    assert draws_of(model, (1, 4), (5,), (False,))[0] == Draw(1, 5, False)
+    assert draws_of(EfficientIML(TINY), (1, 8), (1, 5), (False, True)) == (
+        Draw(None, None, False),
+        Draw(None, None, True),
+    )
+    assert [str(d) for d in (Draw(8, 5, True), Draw(None, None, False))] == [
+        "N=5, 8 steps, flips",
+        "",
+    ]
+
+
+@torch.inference_mode()
+def test_a_pass_does_what_it_is_called() -> None:
+    model = Sampler().model
+    calls: list[int] = []
+    model.denoiser.register_forward_pre_hook(  # type: ignore[attr-defined]
+        lambda _, inputs: calls.append(len(inputs[0]))
+    )
+    one_pass(model, Draw(3, 2, False), 64, torch.device("cpu"))()
+    assert calls == [2, 2, 2]
+    one_pass(model, Draw(1, 4, True), 64, torch.device("cpu"))()
+    assert calls[3:] == [4, 4]
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_exponents_are_fitted(power: float) -> None:
+    sizes = (64, 128, 512)
+    assert exponent(sizes, [3 * (s * s) ** power for s in sizes]) == pytest.approx(power)

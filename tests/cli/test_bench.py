@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,16 +11,20 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from imlctl.bench.thresholds import kept_in
 from imlctl.cli import app
+from imlctl.core.denoiser import DenoiserConfig
+from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
-from imlctl.errors import UsageError, WeightsError
+from imlctl.errors import ConfigError, ImlctlError, OutputError, UsageError, WeightsError
 from imlctl.weights.load import Card, save
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TINY = EfficientIMLConfig(EfficientRWKVConfig(dims=(16, 16, 16), depths=(1, 1, 1)), width=16)
+SAMPLING = DiffIMLConfig("efficient-rwkv-tiny", DenoiserConfig(channels=32, condition=32))
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +32,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     torch.manual_seed(0)
     save(path, EfficientIML(TINY), Card("efficient-iml", TINY.to_dict(), threshold=0.1))
+    return path
+
+
+@pytest.fixture(scope="module")
+def sampler(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "sampler.safetensors"
+    torch.manual_seed(0)
+    save(path, DiffIML(SAMPLING), Card("diff-iml", SAMPLING.to_dict(), threshold=0.3))
     return path
 
 
@@ -47,13 +60,14 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
-def bench(*arguments: object) -> str:
+def bench(*arguments: object, command: str = "bench") -> str:
     """Run the command; return standard output. Nothing else may be written."""
-    run = CliRunner().invoke(app, ["bench", "--device", "cpu", *map(str, arguments)])
+    run = CliRunner().invoke(app, [command, "--device", "cpu", *map(str, arguments)])
     if run.exception is not None:
         raise run.exception
     assert run.stderr == ""
@@ -73,70 +87,263 @@ def table(text: str, title: str) -> list[list[str]]:
     return rows
 
 
-def test_speed_as_tables(weights: Path) -> None:
-    text = bench("--fps", "--weights", weights, "--size", 128, "--size", 64, "--runs", 1)
-    assert [row[0] for row in table(text, "Speed")] == ["64 x 64", "128 x 128"]
-    assert table(text, "Speed")[0][4] == "1.00 x"
-    assert [row[0] for row in table(text, "Cost at 512 x 512")][-2:] == ["picture score", "all"]
-    assert [row[1::2] for row in table(text, "Bars")] == [["5 M", "met"], ["8 G", "met"]]
-    assert max(map(len, text.splitlines()[1:])) <= 80  # the first names a file of any length
+def narrow(text: str) -> bool:
+    return max(map(len, text.splitlines()[1:])) <= 80  # the first names a file of any length
 
 
-@pytest.mark.parametrize(("load", "busy"), [(0.0, False), (999.0, True)])
-def test_a_busy_machine_is_told(
-    weights: Path, monkeypatch: pytest.MonkeyPatch, load: float, busy: bool
-) -> None:
-    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0), raising=False)
-    text = bench("--fps", "--weights", weights, "--size", 64, "--runs", 1)
-    assert f"load before: {load:.2f}" in text
-    assert ("was busy" in text) is busy
+class TestSpeed:
+    def test_as_tables(self, weights: Path) -> None:
+        sizes = ("--size", 128, "--size", 64)
+        text = bench("--fps", "--weights", weights, *sizes, "--runs", 1, "--no-tta")
+        names = [row[0] for row in table(text, "Speed")]
+        assert names[:2] == ["64 x 64", "128 x 128"]
+        assert names[2:] == ["64 x 64, 4 at once", "64 x 64, 16 at once"]
+        assert table(text, "Speed")[0][4] == "1.00 x"
+        cost = [row[0] for row in table(text, "Cost at 512 x 512")]
+        assert cost[-3:] == ["picture score", "all", "of it the WKV operator"]
+        bars = [(row[1], row[3]) for row in table(text, "Bars")]
+        assert bars == [("at most 5 M", "met"), ("at most 8 G", "met")]
+        assert "Fitted over the sizes: time as pixels ^" in text
+        assert "Ceilings measured here" in text
+        assert narrow(text)
+
+    @pytest.mark.parametrize(("load", "busy"), [(0.0, False), (999.0, True)])
+    def test_a_busy_machine_is_told(
+        self, weights: Path, monkeypatch: pytest.MonkeyPatch, load: float, busy: bool
+    ) -> None:
+        monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+        text = bench("--fps", "--weights", weights, "--size", 64, "--runs", 1, "--no-tta")
+        assert f"load before: {load:.2f}" in text.replace("\n", " ")
+        assert ("was busy" in text) is busy
+
+    def test_both_models_as_json_from_bytes_to_disk(
+        self, weights: Path, sampler: Path, tmp_path: Path
+    ) -> None:
+        text = bench(
+            *("--fps", "--weights", weights, "--weights", sampler, "--size", 64, "--runs", 1),
+            *("--steps", 1, "--steps", 2, "--ensemble", 1, "--no-tta", "--end-to-end", "--json"),
+            *("-o", tmp_path / "report"),
+        )
+        document: dict[str, Any] = json.loads(text)
+        assert (document["kind"], document["version"]) == ("speed", 2)
+        one, two = document["models"]
+        assert (one["model"], two["model"]) == (str(weights), str(sampler))
+        ways = [(row["members"], row["steps"]) for row in two["speed"]]
+        assert ways == [(1, 1), (1, 2)]
+        assert set(two["end_to_end"][0]["stages"]) >= {"decode", "encoder", "denoiser", "LightVAE"}
+        assert one["end_to_end"][0]["model_share"] > 0
+        assert one["roofline"]["times"] > 0
+        assert document["resident"] > 10**7
+        with Image.open(tmp_path / "report" / "speed.png") as plot:
+            assert plot.width > plot.height  # a panel for each model
+
+    def test_flops(self, weights: Path, sampler: Path) -> None:
+        text = bench("--flops", "--weights", weights, "--weights", sampler, "--compare")
+        counts = table(text, "Multiply-accumulates by way of counting")
+        assert [row[0] for row in counts] == ["N=1, 8 steps", "N=5, 8 steps"]
+        assert "one call of the denoiser for each member" in text.replace("\n", " ")
+        assert "PUBLISHED, not measured here: Table 4" in text
+        assert narrow(text)
 
 
-def test_speed_as_json(weights: Path) -> None:
-    text = bench("--fps", "--weights", weights, "--size", 64, "--runs", 2, "--json")
-    document: dict[str, Any] = json.loads(text)
-    assert (document["kind"], document["version"]) == ("speed", 1)
-    assert (document["model"], document["device"]) == (str(weights), "cpu")
-    assert len(document["weights_sha256"]) == 64
-    assert [row["size"] for row in document["speed"]] == [64]
-    assert document["speed"][0]["passes"] == 2
+class TestAccuracy:
+    def test_as_a_table(self, weights: Path, pictures: Path) -> None:
+        text = bench("--f1", pictures, "--weights", weights, "--resamples", 20)
+        pixels, verdicts = table(text, "Accuracy"), table(text, "Verdicts")
+        assert pixels[0][:3] == ["[red]two\\x1b", "-", "-"]
+        assert pixels[1][0] == "one"
+        assert re.fullmatch(r"\d\.\d{3} \[\d\.\d\d, \d\.\d\d\]", pixels[1][1])
+        assert [row[1] for row in verdicts] == ["0 + 2", "2 + 2", "2 + 4", "2 + 4"]
+        assert "threshold 0.1" in text.replace("\n", " ")
+        assert "optimistic" in text
+        assert narrow(text)
+
+    def test_as_json(self, weights: Path, pictures: Path) -> None:
+        arguments = ("--f1", pictures, "--weights", weights, "--json", "--resamples", 20)
+        text = bench(*arguments)
+        document = json.loads(text)
+        assert (document["kind"], document["threshold"]) == ("accuracy", 0.1)
+        two, one, mean, every = document["sets"]
+        assert two["f1"] is None
+        assert 0 <= one["f1"] <= one["best_f1"] <= 1
+        assert (mean["name"], every["name"]) == ("mean over sets", "all pictures")
+        assert [picture["f1"] is None for picture in document["pictures"]] == [True] * 2 + [
+            not picture["tampered"] for picture in document["pictures"][2:]
+        ]
+        assert len(document["pictures"]) == 6
+        assert bench(*arguments) == text  # all of it is reproducible
+
+    def test_outputs_in_a_folder(self, weights: Path, pictures: Path, tmp_path: Path) -> None:
+        out = tmp_path / "report"
+        arguments = ("--f1", pictures, "--weights", weights, "--resamples", 5, "-o", out)
+        printed = bench(*arguments, "--markdown")
+        assert sorted(p.name for p in out.iterdir()) == [
+            "accuracy.json",
+            "accuracy.md",
+            "cases.png",
+        ]
+        assert (out / "accuracy.md").read_text("utf-8") == printed
+        assert "| one | " in printed
+        # What is kept as JSON gives the same Markdown again.
+        assert bench("--read", out / "accuracy.json", "--markdown") == printed
+        with pytest.raises(OutputError, match="not an empty folder"):
+            bench(*arguments)
+        bench(*arguments, "--force")
+
+    def test_a_manifest(self, weights: Path, pictures: Path) -> None:
+        manifest = pictures / "list.csv"
+        manifest.write_text("image,mask,split\none/tampered/a.png,one/masks/a.png,test\n")
+        arguments = ("--f1", manifest, "--weights", weights, "--json", "--resamples", 0)
+        document = json.loads(bench(*arguments, "--split", "test"))
+        assert [row["name"] for row in document["sets"]] == ["list"]
+        with pytest.raises(ConfigError, match="no picture of the split"):
+            bench(*arguments, "--split", "train")
+
+    def test_how_it_is_drawn_can_be_chosen(self, sampler: Path, pictures: Path) -> None:
+        arguments = ("--f1", pictures / "one", "--weights", sampler, "--json", "--resamples", 0)
+        documents = [
+            json.loads(bench(*arguments, "--steps", 1, "--ensemble", *ensemble))
+            for ensemble in ((1,), (1, "--seed", 7), (2, "--tta", "--tta-fusion", "max"))
+        ]
+        assert documents[2]["settings"]["tta"] == "max"
+        assert [d["settings"]["ensemble"] for d in documents] == [1, 1, 2]
+        assert [d["seed"] for d in documents] == [0, 7, 0]
+        assert documents[0]["sets"] != documents[1]["sets"]
+
+    def test_the_threshold_can_be_chosen(self, weights: Path, pictures: Path) -> None:
+        arguments = ("--f1", pictures / "one", "--weights", weights, "--json", "--resamples", 0)
+        low, high = (json.loads(bench(*arguments, "--threshold", t)) for t in (0.001, 0.999))
+        assert (low["threshold"], high["threshold"]) == (0.001, 0.999)
+        assert [low["sets"][0]["flagged"], high["sets"][0]["flagged"]] == [1.0, 0.0]
 
 
-def test_accuracy_as_a_table(weights: Path, pictures: Path) -> None:
-    text = bench("--f1", pictures, "--weights", weights)
-    two, one, mean = table(text, "Accuracy")
-    assert two[:6] == ["[red]two\\x1b", "0 + 2", "-", "-", "-", "-"]
-    assert one[:2] == ["one", "2 + 2"]
-    assert mean[:2] == ["mean over sets", "2 + 4"]
-    assert mean[2:6] == one[2:6]
-    assert "Threshold 0.1." in text
-    assert "optimistic" in text
-    assert max(map(len, text.splitlines()[1:])) <= 80
+class TestCalibration:
+    def test_a_rate_is_kept_and_used(self, weights: Path, pictures: Path) -> None:
+        text = bench("--calibrate", pictures, "--weights", weights, "--resamples", 20)
+        assert table(text, "Thresholds on 4")[0][0] == "0.01"
+        assert "Too few pictures" in text
+        assert kept_in().is_file()
+        arguments = ("--f1", pictures, "--weights", weights, "--json", "--resamples", 0)
+        for rate, flagged in ((0.0, 0.0), (0.25, 0.25), (0.5, 0.5)):
+            document = json.loads(bench(*arguments, "--threshold", f"fpr={rate}"))
+            assert document["sets"][-1]["flagged"] == flagged
+        photo = pictures / "one" / "authentic" / "a.png"
+        bench(photo, "--weights", weights, "--threshold", "fpr=0.25", command="localize")
+
+    def test_without_one_the_remedy_is_named(self, weights: Path, pictures: Path) -> None:
+        photo = pictures / "one" / "authentic" / "a.png"
+        with pytest.raises(UsageError, match=r"fpr=0.01: .*not calibrated.*bench --calibrate"):
+            bench(photo, "--weights", weights, "--threshold", "fpr=0.01", command="localize")
+        with pytest.raises(UsageError, match=r"'often' is neither a number nor fpr="):
+            bench(photo, "--weights", weights, "--threshold", "often", command="localize")
 
 
-def test_accuracy_as_json(weights: Path, pictures: Path) -> None:
-    document = json.loads(bench("--f1", pictures, "--weights", weights, "--json"))
-    assert (document["kind"], document["threshold"]) == ("accuracy", 0.1)
-    two, one, mean = document["sets"]
-    assert two["f1"] is None
-    assert 0 <= one["f1"] <= one["best_f1"] <= 1
-    assert mean["name"] == "mean over sets"
-    assert [picture["f1"] is None for picture in document["pictures"]] == [True] * 2 + [
-        not picture["tampered"] for picture in document["pictures"][2:]
-    ]
-    assert len(document["pictures"]) == 6
+def test_robustness(weights: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    text = bench(
+        *("--robustness", pictures / "one", "--weights", weights, "--resamples", 5),
+        *("--json", "-o", out),
+    )
+    document = json.loads(text)
+    kinds = [row["kind"] for row in document["rows"]]
+    assert kinds[0] == "clean"
+    assert kinds.count("noise, variance") == kinds.count("noise, std") == 6
+    assert document["rows"][0]["kept"] == 1.0
+    plain = json.loads(bench("--f1", pictures / "one", "--weights", weights, "--json"))
+    assert document["rows"][0]["f1"] == plain["sets"][0]["f1"]
+    assert sorted(p.suffix for p in out.iterdir()) == [".json", ".md", ".png"]
+    page = bench("--read", out / "robustness.json")
+    assert "VARIANCE" in page
+    assert narrow(page)
 
 
-def test_the_threshold_can_be_chosen(weights: Path, pictures: Path) -> None:
-    arguments = ("--f1", pictures / "one", "--weights", weights, "--json")
-    low, high = (json.loads(bench(*arguments, "--threshold", value)) for value in (0.001, 0.999))
-    assert (low["threshold"], high["threshold"]) == (0.001, 0.999)
-    assert [low["sets"][0]["flagged"], high["sets"][0]["flagged"]] == [1.0, 0.0]
+class TestAblation:
+    def test_steps(self, sampler: Path, pictures: Path) -> None:
+        arguments = ("--f1", pictures / "one", "--weights", sampler, "--resamples", 5)
+        text = bench(*arguments, "--ablate", "steps", "--steps", 1, "--steps", 2, "--ensemble", 1)
+        assert [row[0] for row in table(text, "Ablation: steps")] == ["1", "2"]
+        assert narrow(text)
+
+    def test_ensemble_has_a_spread(self, sampler: Path, pictures: Path) -> None:
+        arguments = ("--f1", pictures / "one", "--weights", sampler, "--resamples", 0, "--json")
+        text = bench(*arguments, "--ablate", "ensemble", "--steps", 1, "--ensemble", 2)
+        (row,) = json.loads(text)["rows"]
+        assert (row["arm"], row["spread"] > 0) == ("2", True)
+
+    def test_weights_are_arms(self, weights: Path, sampler: Path, pictures: Path) -> None:
+        arms = ("--weights", weights, "--weights", sampler, "--ensemble", 1, "--steps", 1)
+        text = bench(
+            *("--f1", pictures / "one", "--ablate", "prior", *arms, "--json", "--resamples", 0)
+        )
+        assert [row["arm"] for row in json.loads(text)["rows"]] == [str(weights), str(sampler)]
+
+    @pytest.mark.parametrize(
+        ("what", "says"),
+        [
+            ("prior", r"imlctl train PRESET .*prior in \[diffusion\]: 0, 0.1, 0.3 and 0.5"),
+            ("edge", r"mask_weight"),
+            ("encoder", r"resnet50.*mit-b3"),
+            ("init", r"ImageNet"),
+            ("colour", r"no ablation of 'colour'.*steps, ensemble"),
+            ("steps", r"does not sample"),
+        ],
+    )
+    def test_what_to_train_is_said(
+        self, what: str, says: str, weights: Path, pictures: Path
+    ) -> None:
+        with pytest.raises(UsageError, match=says):
+            bench("--f1", pictures, "--ablate", what, "--weights", weights)
 
 
-@pytest.mark.parametrize("arguments", [(), ("--fps", "--f1", "folder")])
-def test_one_thing_is_measured_at_a_time(arguments: tuple[str, ...]) -> None:
-    with pytest.raises(UsageError, match="one of --fps and --f1"):
+def test_a_peer_takes_turns(weights: Path, pictures: Path, tmp_path: Path) -> None:
+    """The peer is all-knowing about one picture and fails on the other."""
+    peer = tmp_path / "peer.py"
+    masks = pictures / "one" / "masks"
+    peer.write_text(
+        "import pathlib, shutil, sys\n"
+        "image = pathlib.Path(sys.argv[1])\n"
+        "assert image.stem == 'a', 'only a'\n"
+        f"shutil.copy({str(masks)!r} + '/' + image.name, sys.argv[2])\n"
+    )
+    manifest = pictures / "list.csv"
+    rows = [f"one/tampered/{n}.png,one/masks/{n}.png" for n in "ab"]
+    manifest.write_text("\n".join(["image,mask", *rows]))
+    command = f"{sys.executable} {peer} {{image}} {{out}}"
+    document = json.loads(
+        bench("--f1", manifest, "--weights", weights, "--peer", command, "--json")
+    )
+    ours, theirs = document["rows"]
+    assert (ours["name"], theirs["name"], theirs["f1"]) == ("imlctl", "peer", 1.0)
+    assert document["f1_gain"] == pytest.approx(ours["f1"] - 1)
+    assert document["ratio"]["pairs"] == 1
+    assert document["ratio"]["median"] == pytest.approx(ours["seconds"] / theirs["seconds"])
+    (failed,) = document["failed"]
+    assert "only a" in failed["error"]
+
+
+def test_published_figures_alone() -> None:
+    text = bench("--compare")
+    for number in (2, 3, 4, 7):
+        assert f"PUBLISHED, not measured here: Table {number}" in text
+    assert "DiffIML" in text
+    assert "RTX 3090" in text
+    assert narrow(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "nothing is chosen"),
+        (("--fps", "--f1", "folder"), "--fps and --f1 are two"),
+        (("--compare", "--json", "--markdown"), "cannot print both"),
+        (("--ablate", "steps"), "needs pictures"),
+        (("--f1", ".", "--ablate", "steps", "--peer", "x"), "one at a time"),
+        (("--f1", ".", "--steps", "1", "--steps", "2"), "given several times"),
+        (("--f1", ".", "--weights", "a", "--weights", "b"), "several models"),
+    ],
+)
+def test_one_thing_is_measured_at_a_time(arguments: tuple[str, ...], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
         bench(*arguments)
 
 
@@ -145,3 +352,8 @@ def test_mistakes_are_named(weights: Path, tmp_path: Path) -> None:
         bench("--fps", "--weights", weights, "--size", 100)
     with pytest.raises(WeightsError, match=r"absent\.safetensors"):
         bench("--fps", "--weights", tmp_path / "absent.safetensors")
+    other = tmp_path / "other.json"
+    for text in ("{", "[]", '{"kind": "speed", "version": 1}'):
+        other.write_text(text)
+        with pytest.raises(ImlctlError, match=r"other\.json"):
+            bench("--read", other)

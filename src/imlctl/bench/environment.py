@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from imlctl.device import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # With this share of the cores busy before the first pass, times are not to be trusted.
 BUSY_SHARE = 0.25
@@ -26,6 +31,7 @@ class Environment:
         threads: Threads that torch uses on them.
         load: Mean number of running processes over the last minute, taken before measuring; None
             where the system does not say.
+        clock: Mean clock of the cores in MHz, taken at the same time; None likewise.
         torch: Version.
         python: Version.
         system: Operating system and architecture.
@@ -36,6 +42,7 @@ class Environment:
     cores: int
     threads: int
     load: float | None
+    clock: float | None
     torch: str
     python: str
     system: str
@@ -56,6 +63,7 @@ def observe(device: torch.device) -> Environment:
         else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        clock=clock(),
         torch=torch.__version__,
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -64,9 +72,32 @@ def observe(device: torch.device) -> Environment:
 
 def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
     """Model name of the processor; its architecture where the system gives no name."""
+    names = _values(listing, "model name")
+    return next(names, "") or platform.processor() or platform.machine() or "unknown"
+
+
+def clock(listing: Path = Path("/proc/cpuinfo")) -> float | None:
+    """Mean clock of the cores in MHz, if the system says."""
+    try:
+        each = [float(value) for value in _values(listing, "cpu MHz")]
+    except ValueError:
+        return None
+    return round(sum(each) / len(each), 1) if each else None
+
+
+def resident_peak() -> int | None:
+    """Most bytes that this process held in memory so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _values(listing: Path, key: str) -> Iterator[str]:
     try:
         lines = listing.read_text("utf-8", "replace").splitlines()
     except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine() or "unknown"
+        return iter(())
+    return (line.partition(":")[2].strip() for line in lines if line.startswith(key))

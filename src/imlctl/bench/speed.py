@@ -1,17 +1,19 @@
-"""How fast a model is and what it costs, at several sizes and beside another network."""
+"""How fast a model is and what it costs, in each way it can be run and beside another network."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from imlctl.bench import flops
-from imlctl.bench.bars import BAR_SIZE, Bar, judge
-from imlctl.bench.environment import Environment, observe
+from imlctl.bench.bars import BAR_SIZE, BAR_STEPS, judge, judge_sampling
 from imlctl.bench.memory import peak_memory
-from imlctl.bench.timing import Subject, Timing, take_turns, waits_for
+from imlctl.bench.passes import Draw, draws_of, noise_picture, one_pass
+from imlctl.bench.speed_report import Rival, Row, SpeedReport, exponents
+from imlctl.bench.timing import Subject, take_turns, waits_for
+from imlctl.core.diff_iml import MEMBERS, STEPS, DiffIML
 from imlctl.core.mit import MixTransformer
 from imlctl.errors import UsageError
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from imlctl.core.efficient_iml import EfficientIML
+    from imlctl.inference import Model
 
 _SMALLEST = 64  # pixels a side that the model takes
 _MOST_PASSES = 4  # of one turn
@@ -30,7 +32,7 @@ class Localizes(Protocol):
     """What is measured: the parts of a `Localizer` that matter here."""
 
     @property
-    def model(self) -> EfficientIML:
+    def model(self) -> Model:
         """The model in the form that localizes: fused, on its device, in its memory format."""
 
     @property
@@ -42,138 +44,69 @@ class Localizes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """Speed at one size.
+class Plan:
+    """What is to be measured.
 
     Attributes:
-        size: Side of the picture in pixels.
-        tiles: Passes of the model per picture: 1, or as many tiles as `localize` cuts.
-        timing: Of each picture.
-        growth: How many times longer a picture takes than one of the first row.
-        memory: Most bytes held at once besides weights and picture; None where torch cannot say.
+        sizes: Sides of square pictures in pixels. Each is run in one pass; one larger than `tile`
+            also in tiles, as `localize` does it.
+        tile: Side of a tile.
+        runs: Timed rounds, at least one.
+        steps: Denoising steps, for models that sample; all of them at the smallest size.
+        members: Of the ensemble, likewise.
+        flips: Without and with the mirrored picture, likewise.
+        batches: Pictures at once, at the smallest size, for models that take several.
+        against_mit_b3: Time SegFormer's MiT-B3 encoder, too, with random weights.
     """
 
-    size: int
-    tiles: int
-    timing: Timing
-    growth: float
-    memory: int | None
-
-    @property
-    def fps(self) -> float:
-        """Pictures per second, one at a time."""
-        return 1 / self.timing.median
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; seconds and bytes."""
-        return {
-            "size": self.size,
-            "tiles": self.tiles,
-            "passes": len(self.timing.passes),
-            "fps": self.fps,
-            "median": self.timing.median,
-            "p95": self.timing.p95,
-            "growth": self.growth,
-            "memory": self.memory,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Rival:
-    """Another network, timed in turns with the model.
-
-    Attributes:
-        name: Of the network.
-        size: Side of the picture in pixels.
-        cost: Of the network, at `BAR_SIZE`.
-        timing: Of the network.
-        share: The model's time as a share of the network's.
-    """
-
-    name: str
-    size: int
-    cost: flops.Cost
-    timing: Timing
-    share: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; seconds."""
-        return {
-            "name": self.name,
-            "size": self.size,
-            "median": self.timing.median,
-            "share": self.share,
-            "cost": self.cost.to_json(),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class SpeedReport:
-    """Everything that was measured, and under which conditions.
-
-    Attributes:
-        environment: As it was before.
-        cost: Of the model at `BAR_SIZE`.
-        rows: One for each size in one pass, smallest first, then those in tiles.
-        rival: MiT-B3's encoder, if it was asked for.
-        bars: Those that the sizes and the device allow to judge.
-    """
-
-    environment: Environment
-    cost: flops.Cost
-    rows: tuple[Row, ...]
-    rival: Rival | None
-    bars: tuple[Bar, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, free of NaN."""
-        return {
-            "environment": asdict(self.environment) | {"busy": self.environment.busy},
-            "cost": self.cost.to_json(),
-            "speed": [row.to_json() for row in self.rows],
-            "against": self.rival.to_json() if self.rival else None,
-            "bars": [asdict(bar) | {"passed": bar.passed} for bar in self.bars],
-        }
+    sizes: Sequence[int]
+    tile: int
+    runs: int
+    steps: Sequence[int] = (1, STEPS)
+    members: Sequence[int] = (1, MEMBERS)
+    flips: Sequence[bool] = (False, True)
+    batches: Sequence[int] = ()
+    against_mit_b3: bool = False
 
 
 @torch.inference_mode()
 def measure(
-    localizer: Localizes,
-    *,
-    sizes: Sequence[int],
-    tile: int,
-    runs: int,
-    against_mit_b3: bool = False,
-    progress: Callable[[str], object] = lambda _: None,
+    localizer: Localizes, plan: Plan, *, progress: Callable[[str], object] = lambda _: None
 ) -> SpeedReport:
     """Measure the model alone: no decoding, no writing.
 
     Args:
         localizer: Holds the model in the form that localizes.
-        sizes: Sides of square pictures in pixels. Each is run in one pass; one larger than `tile`
-            also in tiles, as `localize` does it.
-        tile: Side of a tile.
-        runs: Timed rounds, at least one.
-        against_mit_b3: Time SegFormer's MiT-B3 encoder, too, with random weights.
+        plan: What to measure.
         progress: Told what runs next.
 
     Raises:
         UsageError: A size does not suit the model.
     """
-    sizes = _checked(sizes, localizer.model.config.multiple)
-    environment = observe(localizer.device)
+    model, device = localizer.model, localizer.device
+    sizes = checked_sizes(plan.sizes, model.config.multiple)
+    draws = draws_of(model, plan.steps, plan.members, plan.flips)
+    main = draws[0]
     progress("counting operations")
-    cost = flops.count(localizer.model, BAR_SIZE, flops.EFFICIENT_IML)
-    rows = _rows(localizer, sizes, tile, runs, progress)
+    cost = flops.count_model(model, BAR_SIZE, steps=main.steps or 1, members=main.members or 1)
+    rows = _rows(localizer, sizes, draws, plan, progress)
     rival = None
-    if against_mit_b3:
+    if plan.against_mit_b3:
         size = BAR_SIZE if BAR_SIZE in sizes else sizes[0]
-        rival = _mit_b3(localizer, size, runs, progress)
-    bars = judge(cost, rows, rival, localizer.device)
-    return SpeedReport(environment, cost, rows, rival, bars)
+        rival = _mit_b3(localizer, size, draws, plan.runs, progress)
+    if isinstance(model, DiffIML):
+        bars = judge_sampling(rows, rival, device)
+    else:
+        bars = judge(cost, rows, rival, device)
+    return SpeedReport(cost, rows, exponents(rows), rival, bars)
 
 
-def _checked(sizes: Sequence[int], multiple: int) -> tuple[int, ...]:
+def checked_sizes(sizes: Sequence[int], multiple: int) -> tuple[int, ...]:
+    """Return the sizes in order, once each.
+
+    Raises:
+        UsageError: One does not suit the model.
+    """
     for size in sizes:
         if size < _SMALLEST or size % multiple:
             fitting = max(_SMALLEST, round(size / multiple) * multiple)
@@ -188,61 +121,79 @@ def _checked(sizes: Sequence[int], multiple: int) -> tuple[int, ...]:
 def _rows(
     localizer: Localizes,
     sizes: Sequence[int],
-    tile: int,
-    runs: int,
+    draws: Sequence[Draw],
+    plan: Plan,
     progress: Callable[[str], object],
 ) -> tuple[Row, ...]:
-    """Time all sizes in turns; a smaller one more often, since it takes less."""
-    device, whole = localizer.device, [(size, _one_pass(localizer, size)) for size in sizes]
-    tiled = [(size, _in_tiles(localizer, size)) for size in sizes if size > tile]
-    runs_at = [*whole, *tiled]
+    """Time everything in turns; a smaller size more often, since it takes less."""
+    model, device, main = localizer.model, localizer.device, draws[0]
+    wanted = [(size, main, 1, one_pass(model, main, size, device)) for size in sizes]
+    wanted += [(size, main, 1, _in_tiles(localizer, size)) for size in sizes if size > plan.tile]
+    wanted += [(sizes[0], way, 1, one_pass(model, way, sizes[0], device)) for way in draws[1:]]
+    if not isinstance(model, DiffIML):
+        wanted += [
+            (sizes[0], main, batch, one_pass(model, main, sizes[0], device, batch))
+            for batch in plan.batches
+        ]
     subjects = [
-        Subject(f"{size} px", run, passes=min(_MOST_PASSES, max(1, sizes[-1] // size)))
-        for size, run in runs_at
+        Subject(_title(size, way, batch), run, passes=_passes(sizes[-1], size))
+        for size, way, batch, run in wanted
     ]
-    timings = take_turns(subjects, runs, synchronize=waits_for(device), progress=progress)
+    timings = take_turns(subjects, plan.runs, synchronize=waits_for(device), progress=progress)
     rows = []
-    for (size, run), timing in zip(runs_at, timings, strict=True):
-        progress(f"memory: {size} px")
-        tiles, memory = _tiles_and_memory(localizer.model, run, device)
-        rows.append(Row(size, tiles, timing, timing.over(timings[0]), memory))
+    for (size, way, batch, run), timing in zip(wanted, timings, strict=True):
+        progress(f"memory: {_title(size, way, batch)}")
+        passes, memory = _passes_and_memory(model, run, device)
+        views = 2 if way.tta else 1
+        growth = timing.over(timings[0]) / batch
+        plain = way == main and batch == 1
+        rows.append(Row(size, passes // views, timing, growth, memory, way, batch, plain))
     return tuple(rows)
 
 
-def _mit_b3(localizer: Localizes, size: int, runs: int, progress: Callable[[str], object]) -> Rival:
-    """Time MiT-B3's encoder and the model in turns."""
+def _passes(largest: int, size: int) -> int:
+    return min(_MOST_PASSES, max(1, largest // size))
+
+
+def _title(size: int, way: Draw, batch: int) -> str:
+    parts = [f"{size} px", str(way), f"{batch} at once" if batch > 1 else ""]
+    return ", ".join(filter(None, parts))
+
+
+def _mit_b3(
+    localizer: Localizes,
+    size: int,
+    draws: Sequence[Draw],
+    runs: int,
+    progress: Callable[[str], object],
+) -> Rival:
+    """Time MiT-B3's encoder and the model in turns, in the ways that bars ask for."""
     name = "MiT-B3 encoder"
     progress(f"building {name}")
     device = localizer.device
     encoder = MixTransformer().eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    image = _noise(size, device)
+    image = noise_picture(size, device)
+    ways = [way for way in draws if not way.tta and way.steps in (None, BAR_STEPS)] or draws[:1]
     subjects = [
-        Subject(f"{size} px", _one_pass(localizer, size)),
+        *(Subject(_title(size, w, 1), one_pass(localizer.model, w, size, device)) for w in ways),
         Subject(f"{size} px, {name}", lambda: encoder(image)),
     ]
-    ours, theirs = take_turns(subjects, runs, synchronize=waits_for(device), progress=progress)
+    *ours, theirs = take_turns(subjects, runs, synchronize=waits_for(device), progress=progress)
+    shares = {
+        (way.steps, way.members): timing.over(theirs)
+        for way, timing in zip(ways, ours, strict=True)
+    }
     # Counted without computing, which takes a while for this one.
     cost = flops.count(encoder.to("meta"), BAR_SIZE, flops.MIX_TRANSFORMER)
-    return Rival(name, size, cost, theirs, ours.over(theirs))
-
-
-def _one_pass(localizer: Localizes, size: int) -> Callable[[], object]:
-    image = _noise(size, localizer.device)
-    return lambda: localizer.model(image)
+    return Rival(name, size, cost, theirs, shares)
 
 
 def _in_tiles(localizer: Localizes, size: int) -> Callable[[], object]:
-    image = (_noise(size, torch.device("cpu"))[0] * 255).to(torch.uint8)
+    image = (noise_picture(size, torch.device("cpu"))[0] * 255).to(torch.uint8)
     return lambda: localizer.predict(image)
 
 
-def _noise(size: int, device: torch.device) -> Tensor:
-    """Return a picture (1, 3, size, size) of noise in [0, 1), as the model sees pictures."""
-    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    return image.to(device, memory_format=torch.channels_last)
-
-
-def _tiles_and_memory(
+def _passes_and_memory(
     model: torch.nn.Module, run: Callable[[], object], device: torch.device
 ) -> tuple[int, int | None]:
     """Return how often `run` calls the model, and its peak memory in bytes."""

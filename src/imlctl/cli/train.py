@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,18 +19,34 @@ def train(
         typer.Option("--out", "-o", help="Folder of the run; an interrupted run in it goes on."),
     ],
     device: options.Device = "auto",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the run for TensorBoard too.")
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress on standard error.")
     ] = False,
 ) -> None:
-    """Train EfficientIML on forgeries made on the fly from a folder of photographs."""
+    """Train a model on forgeries made on the fly, on those of manifests, or both.
+
+    In several processes: torchrun --nproc-per-node 4 --no-python imlctl train PRESET -o RUN.
+    """
     from imlctl.device import resolve
     from imlctl.train.config import load_config
+    from imlctl.train.logs import to_tensorboard
     from imlctl.train.loop import train as run
 
     preset = load_config(config)
+    reports: list[Callable[[dict[str, Any]], None]] = []
+    if tensorboard:
+        reports.append(to_tensorboard(out / "tensorboard"))
+
+    def report(event: dict[str, Any]) -> None:
+        for each in reports:
+            each(event)
+
     with _Progress(quiet) as progress:
-        best = run(preset, out, device=resolve(device), report=progress)
+        reports.append(progress)
+        best = run(preset, out, device=resolve(device), report=report)
     typer.echo(best)
 
 

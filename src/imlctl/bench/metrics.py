@@ -1,0 +1,103 @@
+"""Agreement of a map or a mask with the truth: plain functions over arrays.
+
+They equal scikit-learn's. There is no permuted or inverted F1: a map that marks the opposite of the
+truth is wrong.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Probability = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+
+_NAN = float("nan")
+
+
+def pixel_f1(predicted: Mask, truth: Mask) -> float:
+    """F1 of two masks of one shape; 1 when both are empty."""
+    hits = int(np.count_nonzero(predicted & truth))
+    total = int(np.count_nonzero(predicted)) + int(np.count_nonzero(truth))
+    return 2 * hits / total if total else 1.0
+
+
+def pixel_iou(predicted: Mask, truth: Mask) -> float:
+    """Intersection over union of two masks of one shape; 1 when both are empty."""
+    union = int(np.count_nonzero(predicted | truth))
+    return int(np.count_nonzero(predicted & truth)) / union if union else 1.0
+
+
+def pixel_precision(predicted: Mask, truth: Mask) -> float:
+    """Share of the marked pixels that are manipulated; 0 when none is marked."""
+    marked = int(np.count_nonzero(predicted))
+    return int(np.count_nonzero(predicted & truth)) / marked if marked else 0.0
+
+
+def pixel_recall(predicted: Mask, truth: Mask) -> float:
+    """Share of the manipulated pixels that are marked; NaN when none is manipulated."""
+    forged = int(np.count_nonzero(truth))
+    return int(np.count_nonzero(predicted & truth)) / forged if forged else _NAN
+
+
+def curve(probability: NDArray[np.floating], truth: Mask) -> tuple[Counts, Counts]:
+    """True and false positives at every distinct threshold, from the highest down; (0, 0) first."""
+    order = np.argsort(probability, axis=None)[::-1]
+    values, hits = probability.ravel()[order], truth.ravel()[order]
+    last = np.append(np.nonzero(np.diff(values))[0], len(values) - 1)  # ties move together
+    true = np.cumsum(hits)[last]
+    false = last + 1 - true
+    return np.insert(true, 0, 0), np.insert(false, 0, 0)
+
+
+def pixel_auc(probability: NDArray[np.floating], truth: Mask) -> float:
+    """Area under the ROC curve, ties counted half; NaN unless both kinds of pixel exist."""
+    return auc_of(*curve(probability, truth))
+
+
+def auc_of(true: Counts, false: Counts) -> float:
+    """Area under a ROC curve given as counts."""
+    if not true[-1] or not false[-1]:
+        return _NAN
+    return float(np.trapezoid(true / true[-1], false / false[-1]))
+
+
+def ap_of(true: Counts, false: Counts) -> float:
+    """Average precision along a curve of counts, without interpolation; NaN without positives."""
+    if not true[-1]:
+        return _NAN
+    precision = true[1:] / (true[1:] + false[1:])
+    return float(np.sum(np.diff(true) * precision) / true[-1])
+
+
+def best_f1_of(true: Counts, false: Counts) -> float:
+    """Highest F1 along a curve of counts; NaN without manipulated pixels."""
+    if not true[-1]:
+        return _NAN
+    return float(np.max(2 * true / (true + false + true[-1])))
+
+
+def critical(probability: Probability, min_share: float) -> float:
+    """Highest threshold at which a picture is still flagged.
+
+    A picture is flagged when more than a share `min_share` of its pixels reach the threshold, so
+    that is the value of the pixel at this place from the top.
+    """
+    place = int(min_share * probability.size)
+    return float(np.partition(probability, -1 - place, axis=None)[-1 - place])
+
+
+def columns_mean(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of each column over the values that exist; NaN where none does.
+
+    Args:
+        rows: (..., N, K).
+
+    Returns:
+        (..., K).
+    """
+    known = ~np.isnan(rows)
+    count = known.sum(-2)
+    total = np.where(known, rows, 0.0).sum(-2)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -1,0 +1,116 @@
+"""Tables and sentences, before they are drawn on a terminal or written as Markdown.
+
+A page is made from a document, the same that ``--json`` prints. So a table in a README can be made
+anew from the JSON that is kept beside it, and compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table; the first column holds names, the others numbers.
+
+    Attributes:
+        title: What it shows.
+        columns: Their headings.
+        rows: As many cells as columns, each; printable text.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError("each row has a cell for each column")
+
+
+Block = Table | str
+
+
+def to_markdown(blocks: Iterable[Block]) -> str:
+    """Write a page as GitHub's Markdown."""
+    return "\n\n".join(_as_markdown(block) for block in blocks) + "\n"
+
+
+def _as_markdown(block: Block) -> str:
+    if isinstance(block, str):
+        return _escaped(block)
+    lines = [f"**{_escaped(block.title)}**", "", _line(block.columns)]
+    lines.append(_line(["---", *["---:"] * (len(block.columns) - 1)], escape=False))
+    return "\n".join([*lines, *map(_line, block.rows)])
+
+
+def _line(cells: Sequence[str], *, escape: bool = True) -> str:
+    shown = (_escaped(" ".join(cell.split())) if escape else cell for cell in cells)
+    return f"| {' | '.join(shown)} |"
+
+
+def _escaped(text: str) -> str:
+    for mark in "\\`*_[]<>|":
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+def fraction(value: float | None) -> str:
+    """Three decimals, or a dash for no value."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def percentage(value: float | None) -> str:
+    """Whole percent, or a dash for no value."""
+    return "-" if value is None else f"{value:.0%}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds or milliseconds with four digits that count."""
+    return f"{seconds:.4g} s" if seconds >= 1 else f"{1000 * seconds:.4g} ms"
+
+
+def amount(value: float) -> str:
+    """A number with three digits that count: 1.93 M, 0.167."""
+    for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g} {letter}"
+    return f"{value:.3g}"
+
+
+def megabytes(value: float | None) -> str:
+    """Bytes as MB."""
+    return "unknown" if value is None else f"{value / 1e6:.1f} MB"
+
+
+def interval(row: dict[str, Any], key: str) -> str:
+    """A value with its interval: 0.512 [0.43, 0.60]."""
+    bounds = row.get("intervals", {}).get(key)
+    value = fraction(row[key])
+    return value if bounds is None else f"{value} [{bounds[0]:.2f}, {bounds[1]:.2f}]"
+
+
+def sampling_line(settings: dict[str, Any]) -> str:
+    """Steps, members and flips in words, as far as the model has them."""
+    parts = [
+        f"{settings[key]} {word}"
+        for key, word in (("steps", "steps"), ("ensemble", "members"))
+        if key in settings
+    ]
+    tta = settings.get("tta", "none")
+    return ", ".join([*parts, "no flips" if tta == "none" else f"flips fused by {tta}"])
+
+
+def known(value: Any) -> Any:
+    """The same without NaN, which JSON does not have: null where there is no value."""
+    if isinstance(value, float):
+        return value if value == value else None
+    if isinstance(value, dict):
+        return {key: known(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [known(each) for each in value]
+    return value

@@ -1,0 +1,144 @@
+"""What a photograph goes through after a forgery: the papers' grid, and what the web does to it.
+
+The grid is that of the field's benchmark (IMDL-BenCo): JPEG of quality 50 to 100, Gaussian blur of
+kernel 3 to 23, Gaussian noise "3 to 23". Of the noise, its code passes these numbers as variances,
+so its standard deviations are 1.7 to 4.8 grey levels; read as standard deviations they are another,
+harsher test. Both are here, and each says which it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+if TYPE_CHECKING:
+    from imlctl.bench.metrics import Mask
+
+Pixels = NDArray[np.uint8]
+Rng = np.random.Generator
+# Upright pixels (H, W, 3) to the bytes of a file.
+Change = Callable[[Pixels, Rng], bytes]
+
+CLEAN = "clean"
+QUALITIES = (100, 90, 80, 70, 60, 50)
+KERNELS = (3, 7, 11, 15, 19, 23)
+NOISES = (3, 7, 11, 15, 19, 23)
+FACTORS = (0.75, 0.5)
+SOCIAL_SIDE, SOCIAL_QUALITY = 1080, 75
+
+NOTES = (
+    "JPEG: 4:2:0 by libjpeg. Blur: Gaussian, kernel in pixels, sigma 0.3 ((k - 1) / 2 - 1) + 0.8.",
+    "Noise, variance: Gaussian of this VARIANCE in grey levels squared, as the field's benchmark"
+    " passes it (standard deviation 1.7 to 4.8). Noise, std: of this STANDARD DEVIATION in grey"
+    " levels.",
+    f"Resize: bicubic or area, mask likewise. Social network: longer side to {SOCIAL_SIDE} at most,"
+    f" then JPEG {SOCIAL_QUALITY}.",
+    "All but the clean row are analysed as 8-bit pictures without metadata.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Degradation:
+    """One thing that happens to a picture.
+
+    Attributes:
+        kind: Of the grid.
+        level: How much of it, in words.
+        change: What it does; None leaves the file as it is.
+    """
+
+    kind: str
+    level: str
+    change: Change | None
+
+    def __call__(self, pixels: Pixels, *, seed: int, key: bytes) -> bytes:
+        """Degrade a picture.
+
+        Args:
+            pixels: (H, W, 3) uint8, upright.
+            seed: Of the noise, which depends on it, on `key` and on the degradation alone.
+            key: Of the picture.
+
+        Returns:
+            A file.
+        """
+        assert self.change is not None  # noqa: S101 - the clean file is not changed
+        name = f"{seed}/{self.kind}/{self.level}/".encode() + key
+        digest = hashlib.sha256(name).digest()
+        return self.change(pixels, np.random.default_rng(int.from_bytes(digest[:8], "little")))
+
+
+def grid() -> tuple[Degradation, ...]:
+    """Return all degradations, the clean file first."""
+    return (
+        Degradation(CLEAN, "-", None),
+        *(Degradation("JPEG", f"{q}", partial(_jpeg, quality=q)) for q in QUALITIES),
+        *(Degradation("Gaussian blur", f"{k}", partial(_blur, kernel=k)) for k in KERNELS),
+        *(
+            Degradation("noise, variance", f"{v}", partial(_noise, deviation=float(np.sqrt(v))))
+            for v in NOISES
+        ),
+        *(Degradation("noise, std", f"{s}", partial(_noise, deviation=float(s))) for s in NOISES),
+        *(Degradation("resize", f"{f:g}", partial(_resize, factor=f)) for f in FACTORS),
+        Degradation("social network", f"{SOCIAL_SIDE}, {SOCIAL_QUALITY}", _social),
+    )
+
+
+def follow(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    """Bring a mask to the size that its picture has now, (H, W)."""
+    if mask.shape == shape:
+        return mask
+    size = (shape[1], shape[0])
+    scaled = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    moved: Mask = np.asarray(scaled) >= 0.5
+    return moved
+
+
+def eight_bit(pixels: NDArray[np.unsignedinteger]) -> Pixels:
+    """Pixels of any depth as uint8."""
+    return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+
+
+def _jpeg(pixels: Pixels, _: Rng, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=2)
+    return buffer.getvalue()
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(pixels)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _blur(pixels: Pixels, _: Rng, kernel: int) -> bytes:
+    return _png(np.asarray(cv2.GaussianBlur(pixels, (kernel, kernel), 0), np.uint8))
+
+
+def _noise(pixels: Pixels, rng: Rng, deviation: float) -> bytes:
+    noisy = pixels + deviation * rng.standard_normal(pixels.shape, np.float32)
+    return _png(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
+
+
+def _resize(pixels: Pixels, _: Rng, factor: float) -> bytes:
+    return _png(_scaled(pixels, factor))
+
+
+def _social(pixels: Pixels, rng: Rng) -> bytes:
+    factor = min(1.0, SOCIAL_SIDE / max(pixels.shape[:2]))
+    return _jpeg(_scaled(pixels, factor), rng, SOCIAL_QUALITY)
+
+
+def _scaled(pixels: Pixels, factor: float) -> Pixels:
+    height, width = (max(1, round(side * factor)) for side in pixels.shape[:2])
+    method = cv2.INTER_AREA if factor <= 0.5 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=method), np.uint8)

@@ -1,0 +1,230 @@
+"""Thresholds for false-positive rates: measured on authentic pictures, kept for later use.
+
+Each authentic picture has one critical threshold: up to it the picture is flagged, above it not.
+The threshold for a rate is a quantile of those. They are kept whole, in the user's own
+``thresholds.json``, under the hash of the weights, so that any rate can be asked for later.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imlctl import atomic
+from imlctl.bench.summary import CONFIDENCE
+from imlctl.errors import ConfigError, UsageError
+from imlctl.weights.files import user_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from imlctl.inference import Sampling
+
+RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
+_VERSION = 1
+_LOWEST = 1e-6  # float32 maps hold exact zeros, which a threshold must not reach
+
+
+@dataclass(frozen=True, slots=True)
+class RateThreshold:
+    """The threshold for one false-positive rate.
+
+    Attributes:
+        rate: Asked for.
+        threshold: Least one that flags at most that share of the pictures.
+        interval: Its confidence interval, by bootstrap over the pictures.
+        flagged: Share that it flags of the pictures it was measured on.
+        upper: The true rate lies below this with 95 % confidence (Clopper and Pearson).
+        resolved: Whether there are enough pictures to see one false alarm at that rate.
+    """
+
+    rate: float
+    threshold: float
+    interval: tuple[float, float]
+    flagged: float
+    upper: float
+    resolved: bool
+
+
+def threshold_at(critical: Sequence[float], rate: float) -> float:
+    """Return the least threshold that flags at most a share `rate` of the pictures.
+
+    Args:
+        critical: Critical threshold of each picture, as float32 maps hold it.
+        rate: In [0, 1).
+    """
+    ordered = np.sort(np.asarray(critical, np.float32))[::-1]
+    place = int(rate * len(ordered) + 1e-9)  # 0.29 * 100 is a little less than 29
+    # The next float32: a map is compared in float32, where the next float64 is the same number.
+    above = float(np.nextafter(ordered[place], np.float32(2)))
+    return max(above, _LOWEST)
+
+
+def thresholds_for(
+    critical: Sequence[float], *, resamples: int, seed: int, rates: Sequence[float] = RATES
+) -> list[RateThreshold]:
+    """Find the threshold for each rate, and how sure it is.
+
+    Args:
+        critical: Critical threshold of each authentic picture, at least one.
+        resamples: Of the bootstrap; 0 leaves each interval a point.
+        seed: Of the bootstrap.
+        rates: Each in [0, 1).
+    """
+    values = np.asarray(critical, np.float32)
+    rng = np.random.default_rng(seed % 2**63)
+    drawn = [rng.choice(values, len(values)) for _ in range(resamples)] or [values]
+    tail = (1 - CONFIDENCE) / 2
+    found = []
+    for rate in rates:
+        threshold = threshold_at(critical, rate)
+        low, high = np.quantile([threshold_at(d.tolist(), rate) for d in drawn], [tail, 1 - tail])
+        alarms = int(np.count_nonzero(values >= np.float32(threshold)))
+        found.append(
+            RateThreshold(
+                rate,
+                threshold,
+                (float(low), float(high)),
+                alarms / len(values),
+                upper_limit(alarms, len(values)),
+                rate * len(values) >= 1,
+            )
+        )
+    return found
+
+
+def upper_limit(hits: int, trials: int, confidence: float = CONFIDENCE) -> float:
+    """Upper one-sided limit of a share (Clopper and Pearson 1934).
+
+    The share at which so few hits, or fewer, would be seen with a chance of 1 - `confidence`.
+    """
+    if hits >= trials:
+        return 1.0
+    low, high = hits / trials, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _at_most(hits, trials, middle) > 1 - confidence:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _at_most(hits: int, trials: int, share: float) -> float:
+    """Chance of at most so many hits."""
+    from math import exp, lgamma, log, log1p
+
+    if share in (0.0, 1.0):
+        return float(share == 0.0)
+    return sum(
+        exp(
+            lgamma(trials + 1)
+            - lgamma(k + 1)
+            - lgamma(trials - k + 1)
+            + k * log(share)
+            + (trials - k) * log1p(-share)
+        )
+        for k in range(hits + 1)
+    )
+
+
+def drawn_with(settings: dict[str, Any]) -> dict[str, Any]:
+    """What of a localizer's settings a calibration depends on."""
+    return {key: settings[key] for key in ("tta", "steps", "ensemble") if key in settings}
+
+
+def kept_in() -> Path:
+    """Where calibrations are kept."""
+    return user_folder("config") / "thresholds.json"
+
+
+def keep(sha256: str, settings: dict[str, Any], critical: Sequence[float]) -> Path:
+    """Keep a calibration of weights, in place of an earlier one with the same settings.
+
+    Args:
+        sha256: Of the weights.
+        settings: From `drawn_with`.
+        critical: Critical threshold of each authentic picture.
+
+    Returns:
+        The file it is kept in.
+
+    Raises:
+        ConfigError: What is kept there is damaged.
+        OutputError: It cannot be written.
+    """
+    path, weights = kept_in(), _load()
+    others = [each for each in weights.get(sha256, []) if each["settings"] != settings]
+    entry = {"settings": settings, "critical": sorted(float(c) for c in critical)}
+    weights[sha256] = [*others, entry]
+    text = json.dumps({"version": _VERSION, "weights": weights}, indent=1, sort_keys=True)
+    atomic.write(path, text.encode(), overwrite=True)
+    return path
+
+
+def threshold_for(sha256: str, rate: float, sampling: Sampling) -> float:
+    """Look up the threshold for a false-positive rate.
+
+    Raises:
+        UsageError: These weights were not calibrated, not with these settings, or there is no such
+            threshold; says what to run.
+        ConfigError: What is kept is damaged.
+    """
+    if not 0 <= rate < 1:
+        raise UsageError(
+            f"the false-positive rate is {rate:g}, not from 0 to below 1",
+            source="--threshold",
+            remedy="Give a share such as fpr=0.01.",
+        )
+    entries = _load().get(sha256, [])
+    asked = asdict(sampling) | {"tta": sampling.fusion if sampling.tta else "none"}
+    for entry in entries:
+        if all(asked[key] == value for key, value in entry["settings"].items()):
+            return _usable(threshold_at(entry["critical"], rate), rate)
+    known = "; ".join(_in_words(entry["settings"]) for entry in entries)
+    raise UsageError(
+        "these weights were calibrated with other settings only: " + known
+        if known
+        else f"these weights ({sha256[:12]}) were not calibrated on this machine",
+        source=f"--threshold fpr={rate:g}",
+        remedy="Run: imlctl bench --calibrate AUTHENTIC_PICTURES, with the same settings.",
+    )
+
+
+def _usable(threshold: float, rate: float) -> float:
+    if threshold >= 1:
+        raise UsageError(
+            f"no threshold below 1 flags at most {rate:.1%} of the pictures calibrated on",
+            source=f"--threshold fpr={rate:g}",
+            remedy="Ask for a higher rate.",
+        )
+    return threshold
+
+
+def _in_words(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
+
+
+def _load() -> dict[str, list[dict[str, Any]]]:
+    path = kept_in()
+    try:
+        document = json.loads(path.read_text("utf-8"))
+        weights: dict[str, list[dict[str, Any]]] = document["weights"]
+        sound = document["version"] == _VERSION and all(
+            isinstance(e["settings"], dict) and min(e["critical"]) >= 0 and max(e["critical"]) <= 1
+            for entries in weights.values()
+            for e in entries
+        )
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"cannot be read ({error})", source=str(path), remedy="Move it away, calibrate again."
+        ) from error
+    if not sound:
+        raise ConfigError("is not ours", source=str(path), remedy="Move it away, calibrate again.")
+    return weights

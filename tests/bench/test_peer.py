@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imlctl.bench.peer import Command, as_answer, ratio_of, read_map, timed
+from imlctl.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COPY = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2])"
+
+
+class TestCommand:
+    def test_places_are_filled_and_no_shell_runs(self, tmp_path: Path) -> None:
+        image, out = tmp_path / "a $(touch x); b.png", tmp_path / "out.png"
+        Image.new("L", (4, 4)).save(image)
+        Command.parse(f"{sys.executable} -c '{COPY}' {{image}} {{out}}").run(image, out)
+        assert out.read_bytes() == image.read_bytes()
+
+    @pytest.mark.parametrize("text", ["detect {image}", "detect {out}", "detect '{image} {out}"])
+    def test_commands_that_cannot_work(self, text: str) -> None:
+        with pytest.raises(UsageError, match="--peer"):
+            Command.parse(text)
+
+    @pytest.mark.parametrize(
+        ("program", "seconds", "says"),
+        [
+            ("raise SystemExit('no weights')", 60, r"status 1 and no map: no weights"),
+            ("pass", 60, r"status 0 and no map"),
+            ("import time; time.sleep(60)", 0.1, r"the peer failed: .*timed out"),
+        ],
+    )
+    def test_failures_are_told(
+        self, tmp_path: Path, program: str, seconds: float, says: str
+    ) -> None:
+        command = Command((sys.executable, "-c", program, "{image}", "{out}"), seconds=seconds)
+        with pytest.raises(InputError, match=says):
+            command.run(tmp_path / "a.png", tmp_path / "out.png")
+
+    def test_a_program_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="the peer failed"):
+            Command(("no-such-program", "{image}", "{out}")).run(tmp_path, tmp_path / "out.png")
+
+
+class TestReadMap:
+    def test_depths(self, tmp_path: Path) -> None:
+        levels = np.array([[0.0, 0.2, 1.0]])
+        for depth, dtype in ((255, np.uint8), (65535, np.uint16)):
+            path = tmp_path / f"{depth}.png"
+            Image.fromarray(np.rint(levels * depth).astype(dtype)).save(path)
+            assert read_map(path, (1, 3))[0].tolist() == pytest.approx([0, 0.2, 1.0], abs=1e-3)
+
+    def test_another_size(self, tmp_path: Path) -> None:
+        Image.new("L", (4, 4)).save(tmp_path / "m.png")
+        with pytest.raises(InputError, match=r"m.png: the peer's map is \(4, 4\), not \(5, 4\)"):
+            read_map(tmp_path / "m.png", (5, 4))
+
+    def test_no_picture(self, tmp_path: Path) -> None:
+        (tmp_path / "m.png").write_text("nothing")
+        with pytest.raises(InputError, match="cannot be read"):
+            read_map(tmp_path / "m.png", (5, 4))
+
+
+def test_a_map_gives_its_own_score() -> None:
+    probability = np.float32([[0.9, 0.7, 0.3, 0.1]])
+    assert as_answer(probability, 0.25).score == pytest.approx(0.7)
+
+
+def test_ratios_are_made_pair_by_pair() -> None:
+    ratio = ratio_of([1, 4, 9], [1, 2, 3])
+    assert (ratio.median, ratio.low, ratio.high, ratio.pairs) == (2, 1, 3, 3)
+
+
+def test_time_is_that_of_the_call() -> None:
+    ticks = iter([5.0, 7.5])
+    assert timed(lambda: None, lambda: next(ticks)) == 2.5
