@@ -23,13 +23,24 @@ PRESETS = sorted(p for p in CONFIGS.rglob("*.toml") if p.name != "distill.toml")
 @pytest.mark.parametrize("path", PRESETS, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_presets_that_ship_load(path: Path) -> None:
     config = load_config(path)
-    assert config.data.photos
+    assert config.data.photos or config.data.real is not None
     assert config.optim.size % config.model.multiple == 0
     assert config.optim.warmup < config.optim.steps
 
 
-def test_there_are_presets() -> None:
-    assert (CONFIGS / "builtin.toml").is_file()
+@pytest.mark.parametrize("name", ["builtin", "protocol-mvss", "protocol-cat", "diffiml-paper"])
+def test_there_are_presets(name: str) -> None:
+    assert (CONFIGS / f"{name}.toml").is_file()
+
+
+@pytest.mark.parametrize("name", ["mvss", "cat"])
+def test_a_protocol_never_evaluates_on_what_it_trains_on(name: str) -> None:
+    config = load_config(CONFIGS / f"protocol-{name}.toml")
+    assert config.data.real is not None
+    assert config.evaluation is not None
+    trained = {source.manifest for source in config.data.real.sources}
+    assert not trained & set(config.evaluation.manifests)
+    assert config.validation.folder is None
 
 
 def test_every_table_is_read(tmp_path: Path) -> None:
@@ -105,6 +116,10 @@ def test_every_table_is_read(tmp_path: Path) -> None:
         (DATA + "[mix]\nsplice = -1", r"mix: .*must not be negative"),
         (DATA + "[mix]\nsplices = 1", r"mix: unknown key 'splices'"),
         (DATA + "[loss]\nedge = -1", r"loss: loss weights must not be negative"),
+        (DATA + "[optim]\naccumulate = 3", r"optim: accumulate must divide the batch"),
+        (DATA + "[data.real]\nshare = 0.5", r"real: lacks 'sources'"),
+        (DATA + "[data.real]\nsources = [3]", r"sources: must be a table, not 3"),
+        (DATA + "[evaluation]\nmanifests = []", r"evaluation: needs at least one manifest"),
         (DATA + "[validation]\nevery = 0", r"validation: every must be positive"),
         ("data = 3", r"data: must be a table, not 3"),
         (DATA + "[optim", r"preset.toml: is not valid TOML"),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.errors import ConfigError, ImlctlError, WeightsError
-from imlctl.train import loop, objective
+from imlctl.train import loop, objective, splits
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig, ValidationConfig
 from imlctl.train.loop import load_split, make_optimizer, rate_at, train
 from imlctl.train.losses import localization_loss
@@ -98,7 +98,7 @@ class TestRun:
         best = train(config, out, device=CPU, report=told.append)
         assert best == out / "best.safetensors"
         assert {p.name for p in out.iterdir()} == {
-            *("best.safetensors", "last.safetensors", "log.jsonl")
+            *("best.safetensors", "last.safetensors", "log.jsonl", "curves.png")
         }
         lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
         assert [{k: v for k, v in x.items() if k != "time"} for x in lines] == told
@@ -223,6 +223,66 @@ class TestRun:
         assert 0 <= first["flagged"] <= 1
 
 
+class TestWays:
+    """Other ways to the same end: in parts, in half precision."""
+
+    def test_parts_of_a_batch_add_up(
+        self, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With a loss that is a mean over pictures, two parts give what the whole gives."""
+
+        def mean_loss(prediction: Any, mask: Any, *_: Any) -> Any:
+            loss = (prediction.logits - mask).square().mean()
+            return loss, {"apart": loss.detach()}
+
+        monkeypatch.setattr(objective, "localization_loss", mean_loss)
+        monkeypatch.setattr(objective.Masks, "train_mode", lambda _, model: model.eval())
+        optim = replace(config.optim, batch=4, steps=1, warmup=0)
+        validation = ValidationConfig(every=5, synthetic=0)
+        found = []
+        for parts in (1, 2, 4):
+            out = tmp_path / str(parts)
+            settings = replace(optim, accumulate=parts)
+            train(replace(config, optim=settings, validation=validation), out, device=CPU)
+            found.append(load_file(out / "last.safetensors"))
+        for other in found[1:]:
+            for key, value in found[0].items():
+                if "exp_avg" in key:  # the gradient itself: Adam's step forgets its size
+                    torch.testing.assert_close(other[key], value, rtol=2e-3, atol=1e-6)
+
+    def test_half_precision_scales_its_losses_and_goes_on(
+        self, config: TrainConfig, tmp_path: Path
+    ) -> None:
+        config = replace(config, optim=replace(config.optim, precision="float16"))
+        whole, broken = tmp_path / "whole", tmp_path / "broken"
+        train(config, whole, device=CPU)
+        with pytest.raises(InterruptionError):
+            train(config, broken, device=CPU, report=interrupt_at(4))
+        train(config, broken, device=CPU)
+        first, second = (load_file(folder / "last.safetensors") for folder in (whole, broken))
+        assert all(torch.equal(value, second[key]) for key, value in first.items())
+        assert all(torch.isfinite(value).all() for value in first.values())
+
+    def test_paths_and_workers_may_change_between_start_and_end(
+        self, config: TrainConfig, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "run"
+        with pytest.raises(InterruptionError):
+            train(config, out, device=CPU, report=interrupt_at(4))
+        moved = config.data.photos[0].rename(tmp_path / "elsewhere")
+        data = replace(config.data, photos=(moved,), cache=tmp_path / "cache")
+        told: list[dict[str, Any]] = []
+        train(replace(config, data=data), out, device=CPU, report=told.append)
+        assert {"event": "resumed", "step": 2} in told
+
+    def test_other_pictures_may_not(self, config: TrainConfig, tmp_path: Path) -> None:
+        train(config, tmp_path / "run", device=CPU)
+        for path in config.data.photos[0].iterdir():
+            path.rename(path.with_name(f"new{path.name}"))
+        with pytest.raises(WeightsError, match=r"another configuration \(pictures differ\)"):
+            train(config, tmp_path / "run", device=CPU)
+
+
 class TestFailures:
     def test_a_loss_that_is_not_finite_names_its_step(
         self, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -234,7 +294,7 @@ class TestFailures:
             return total * (float("nan") if next(calls) == 3 else 1.0), terms
 
         monkeypatch.setattr(objective, "localization_loss", poisoned)
-        message = r"the loss is not finite at step 3 \(samples 6 to 7\)"
+        message = r"the loss is not finite at step 3 \(samples 6 to 7, made of \d\.png.*\)"
         with pytest.raises(ImlctlError, match=message):
             train(config, tmp_path / "run", device=CPU)
         state = load_file(tmp_path / "run" / "last.safetensors")
@@ -249,9 +309,31 @@ class TestFailures:
     def test_a_split_without_photographs_is_refused(
         self, config: TrainConfig, tmp_path: Path
     ) -> None:
-        none = replace(config, data=replace(config.data, validation_share=0.0))
+        few = replace(config, data=replace(config.data, validation_share=1e-9))
         with pytest.raises(ConfigError, match="no usable photographs in this split"):
+            train(few, tmp_path / "run", device=CPU)
+
+    def test_nothing_held_out_is_refused_before_anything_is_read(
+        self, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        none = replace(config, data=replace(config.data, validation_share=0.0))
+        monkeypatch.setattr(splits, "load_pool", lambda *_, **__: pytest.fail("was read"))
+        with pytest.raises(ConfigError, match=r"validation_share = 0 leaves no photographs"):
             train(none, tmp_path / "run", device=CPU)
+
+    def test_nothing_held_out_can_be_meant(self, config: TrainConfig, tmp_path: Path) -> None:
+        blind = ValidationConfig(every=2, synthetic=0)
+        data = replace(config.data, validation_share=0.0)
+        told: list[dict[str, Any]] = []
+        out = tmp_path / "run"
+        train(replace(config, data=data, validation=blind), out, device=CPU, report=told.append)
+        assert "not calibrated" in [event["event"] for event in told]
+        assert load(out / "best.safetensors").card.training["steps"] == 4
+
+    @pytest.mark.parametrize("batch", [2, 6])
+    def test_a_batch_that_cannot_be_divided(self, batch: int, config: TrainConfig) -> None:
+        with pytest.raises(ValueError, match="accumulate must divide the batch"):
+            replace(config.optim, batch=batch, accumulate=4)
 
     def test_skipped_photographs_are_told(self, config: TrainConfig) -> None:
         (config.data.photos[0] / "torn.png").write_bytes(b"no picture")

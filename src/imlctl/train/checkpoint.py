@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class State:
-    """The moving parts of a run."""
+    """The moving parts of a run; `scaler` only where losses are scaled, for float16."""
 
     model: Model
     optimizer: torch.optim.Optimizer
     ema: EMA[Model]
     step: int = 0
     best: float = float("-inf")
+    scaler: torch.amp.GradScaler | None = None
 
 
 def save_state(path: Path, state: State, config: dict[str, Any]) -> None:
@@ -44,6 +45,7 @@ def save_state(path: Path, state: State, config: dict[str, Any]) -> None:
         "ema_steps": state.ema.steps,
         "best": state.best,
         "config": config,
+        "scaler": state.scaler.state_dict() if state.scaler else None,
     }
     partial = path.with_name(path.name + ".part")
     save_file(tensors, partial, metadata={"state": json.dumps(numbers)})
@@ -87,4 +89,6 @@ def load_state(path: Path, state: State, config: dict[str, Any]) -> None:
             slots.setdefault(int(index), {})[name] = value
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    if state.scaler and numbers.get("scaler"):
+        state.scaler.load_state_dict(numbers["scaler"])
     state.step, state.ema.steps, state.best = numbers["step"], numbers["ema_steps"], numbers["best"]

@@ -14,9 +14,12 @@ from imlctl.core.denoiser import DENOISERS
 from imlctl.core.efficient_iml import EfficientIMLConfig
 from imlctl.errors import ConfigError
 from imlctl.train.losses import LossWeights
+from imlctl.train.reals import RealConfig  # noqa: TC001  # `load_preset` reads the annotation
 from imlctl.train.synthesis import Mix
 
 C = TypeVar("C")
+
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +27,14 @@ class DataConfig:
     """Where photographs come from.
 
     Attributes:
-        photos: Folders of authentic photographs.
+        photos: Folders of authentic photographs; may be empty when all samples are real.
         objects: Folder of object masks, ``<stem>__<id>.png``; optional.
         autoencoder: Folder with a tiny autoencoder for regenerated regions; optional.
         regenerated: How many photographs to regenerate.
         cache: Where regenerated photographs are kept.
         validation_share: Share of the photographs never trained on.
         workers: Processes that make samples.
+        real: Real forgeries to train on as well, or instead.
     """
 
     photos: tuple[Path, ...]
@@ -40,11 +44,12 @@ class DataConfig:
     cache: Path = Path("runs/cache")
     validation_share: float = 0.1
     workers: int = 2
+    real: RealConfig | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         if (
-            not self.photos
+            not (self.photos or (self.real and self.real.share == 1))
             or not 0 <= self.validation_share < 1
             or self.workers < 0
             or self.regenerated < 0
@@ -61,19 +66,22 @@ class OptimConfig:
 
     Attributes:
         steps: Optimizer steps.
-        batch: Samples per step.
+        batch: Samples per step, all processes and parts together.
+        accumulate: Parts that a process's share of the batch goes through the model in; batch norm
+            and the loss see one part at a time.
         size: Side of a sample, in pixels.
         rate: Peak learning rate of AdamW.
         weight_decay: Of AdamW, on matrices and filters only.
         warmup: Steps of linear warm-up; a cosine to zero follows.
         clip: Largest norm of the gradient.
         ema: Decay of the averaged weights.
-        precision: ``float32`` or ``bfloat16`` (autocast).
+        precision: ``float32``, ``bfloat16`` (autocast), or ``float16`` (with scaled losses).
         seed: Seed of the weights and of the samples.
     """
 
     steps: int = 4000
     batch: int = 16
+    accumulate: int = 1
     size: int = 256
     rate: float = 2e-3
     weight_decay: float = 0.05
@@ -98,8 +106,12 @@ class OptimConfig:
             raise ValueError("size must be a multiple of 64")
         if self.weight_decay < 0 or self.seed < 0 or not 0 <= self.ema < 1:
             raise ValueError("weight_decay and seed must not be negative, ema must lie in [0, 1)")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"unknown precision {self.precision!r}; known: float32, bfloat16")
+        if self.accumulate < 1 or self.batch % self.accumulate:
+            raise ValueError("accumulate must divide the batch")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +122,36 @@ class ValidationConfig:
         folder: A folder of sets, each with ``tampered``, ``masks``, ``authentic``; optional.
         every: Steps between looks; also between checkpoints.
         synthetic: Held-out synthetic samples to score.
+        real: Samples of real forgeries held out for validation to score.
     """
 
     folder: Path | None = None
     every: int = 500
     synthetic: int = 256
+    real: int = 256
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        if self.every < 1 or self.synthetic < 0:
-            raise ValueError("every must be positive, synthetic not negative")
+        if self.every < 1 or min(self.synthetic, self.real) < 0:
+            raise ValueError("every must be positive, synthetic and real not negative")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """What the finished weights are measured on. It never chooses between weights.
+
+    Attributes:
+        manifests: As `imlctl data index` writes them.
+        split: Of their pictures, those of this split.
+    """
+
+    manifests: tuple[Path, ...]
+    split: str = "test"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not self.manifests:
+            raise ValueError("needs at least one manifest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +221,7 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     init: Path | None = None
     diffusion: DiffusionConfig | None = None
+    evaluation: EvaluationConfig | None = None
 
 
 def load_config(path: Path) -> TrainConfig:

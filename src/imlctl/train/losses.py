@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from imlctl.train.distributed import fair
+
 if TYPE_CHECKING:
     from imlctl.core.efficient_iml import Prediction
 
@@ -67,7 +69,7 @@ def localization_loss(
             terms["consistency"] = terms["consistency"] + weight * w.consistency * apart
     band = edge_band(mask)
     near = F.binary_cross_entropy_with_logits(final, mask, reduction="none") * band
-    terms["edge"] = w.edge * near.sum() / band.sum().clamp_min(1)
+    terms["edge"] = w.edge * near.sum() / fair(band.sum())
     forged = (mask.flatten(1).amax(1) > 0).float()
     verdict = F.binary_cross_entropy_with_logits(prediction.score_logits.float(), forged)
     terms["score"] = w.score * verdict
@@ -84,7 +86,7 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     p, m = torch.sigmoid(logits).flatten(1), target.flatten(1)
     overlap = 2 * (p * m).sum(1) / (p.sum(1) + m.sum(1) + 1e-6)
     forged = (m.amax(1) > 0).to(overlap.dtype)
-    return ((1 - overlap) * forged).sum() / forged.sum().clamp_min(1)
+    return ((1 - overlap) * forged).sum() / fair(forged.sum())
 
 
 def edge_band(mask: Tensor, width: int = 7) -> Tensor:

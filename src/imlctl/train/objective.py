@@ -19,6 +19,7 @@ from imlctl.core.efficient_iml import EfficientIML, TopDown
 from imlctl.core.light_vae import LightVAE
 from imlctl.core.schedule import diffuse
 from imlctl.errors import ConfigError
+from imlctl.train.distributed import within_batch
 from imlctl.train.edges import EdgeKind, edge_map
 from imlctl.train.losses import localization_loss
 from imlctl.weights.load import load
@@ -202,14 +203,19 @@ class Latents:
         """Latents with prior and noise of random strength (Eq. 15), and their time steps."""
         seed = np.random.SeedSequence((self.config.optim.seed, step)).generate_state(1)[0]
         rng = torch.Generator("cpu").manual_seed(int(seed))
-        even = torch.rand(len(clean), generator=rng, dtype=torch.float64)
+        # Other processes hold the rest of the batch: draw for all of it, and take our part.
+        first, total = (n * self.diffusion.draws for n in within_batch())
+        mine = slice(first, first + len(clean))
+        whole = (total or len(clean), *clean.shape[1:])
+        even = torch.rand(whole[0], generator=rng, dtype=torch.float64)[mine]
         t = (even ** (1 / self.diffusion.noise_bias) * model.config.schedule.steps).long()
-        noise, prior = (torch.randn(clean.shape, generator=rng).to(clean.device) for _ in range(2))
+        noise, prior = (torch.randn(whole, generator=rng)[mine].to(clean.device) for _ in range(2))
         z = diffuse(clean, noise, t, model.bars, prior=self.diffusion.prior, prior_noise=prior)
         return z, t.to(clean.device)
 
 
 def _mixed(config: TrainConfig, image: Tensor) -> torch.autocast:
     """Autocast as the preset asks for."""
-    enabled = config.optim.precision == "bfloat16"
-    return torch.autocast(image.device.type, torch.bfloat16, enabled=enabled)
+    dtype = {"float16": torch.float16}.get(config.optim.precision, torch.bfloat16)
+    enabled = config.optim.precision != "float32"
+    return torch.autocast(image.device.type, dtype, enabled=enabled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
@@ -13,38 +14,83 @@ from torch.utils.data import DataLoader, Dataset
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imlctl.train.synthesis import Synthesizer
+    from imlctl.train.reals import Maker
 
 
 class _Samples(Dataset[tuple[Tensor, Tensor]]):
-    """Numbered samples `start` to `stop`, as (3, S, S) uint8 pictures and (1, S, S) uint8 masks."""
+    """Numbered samples, as (3, S, S) uint8 pictures and (1, S, S) uint8 masks."""
 
-    def __init__(self, synthesizer: Synthesizer, start: int, stop: int) -> None:
-        self.synthesizer, self.start, self.stop = synthesizer, start, stop
-
-    def __len__(self) -> int:
-        return self.stop - self.start
+    def __init__(self, make: Maker) -> None:
+        self.make = make
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        sample = self.synthesizer(self.start + index)
+        sample = self.make(index)
         pixels = torch.from_numpy(np.ascontiguousarray(sample.pixels.transpose(2, 0, 1)))
         return pixels, torch.from_numpy(sample.mask[None].astype(np.uint8))
 
 
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Which samples make which batch; each is a list of numbers.
+
+    Attributes:
+        start: First sample.
+        stop: One past the last.
+        batch: Samples of a global batch.
+        micro: Of them, those that are handed out at once.
+        rank: Which part of each global batch is handed out here.
+        world: How many parts there are; each is contiguous.
+    """
+
+    start: int
+    stop: int
+    batch: int
+    micro: int
+    rank: int = 0
+    world: int = 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        part = self.batch // self.world
+        for first in range(self.start, self.stop, self.batch):
+            begin = first + self.rank * part
+            end = min(begin + part, self.stop)
+            for each in range(begin, end, self.micro):
+                yield list(range(each, min(each + self.micro, end)))
+
+
 def batches(
-    synthesizer: Synthesizer, *, start: int, stop: int, batch: int, workers: int
+    make: Maker,
+    *,
+    start: int,
+    stop: int,
+    batch: int,
+    workers: int,
+    micro: int | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches of samples `start` to `stop`: the same ones however many workers make them.
+
+    Args:
+        make: Makes a sample by its number.
+        start: First sample.
+        stop: One past the last.
+        batch: Samples of a global batch.
+        workers: Processes that make them.
+        micro: Samples handed out at once; all of this part of a batch unless given.
+        rank: See `Numbers`.
+        world: See `Numbers`.
 
     Yields:
         Pictures (B, 3, S, S) in [0, 1] and masks (B, 1, S, S), float32.
     """
     loader = DataLoader(
-        _Samples(synthesizer, start, stop),
-        batch_size=batch,
+        _Samples(make),
+        batch_sampler=Numbers(start, stop, batch, micro or batch // world, rank, world),
         num_workers=workers,
         worker_init_fn=_quiet_worker,
         prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
         # Forking shares the decoded photographs; a spawned worker would copy them all.
         multiprocessing_context="fork" if workers else None,
     )

@@ -54,11 +54,15 @@ class Mix:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One training example: picture (S, S, 3) uint8, mask (S, S) bool, and how it was made."""
+    """One training example: picture (S, S, 3) uint8, mask (S, S) bool, and how it was made.
+
+    `sources` names the photographs that went into it.
+    """
 
     pixels: Pixels
     mask: Mask
     kind: str
+    sources: tuple[str, ...] = ()
 
 
 class Synthesizer:
@@ -83,9 +87,11 @@ class Synthesizer:
         self.shares = np.array(list(shares.values())) / sum(shares.values())
         self.with_objects = np.array(sorted(pool.objects))
         self.with_regenerated = np.array(sorted(pool.regenerated))
+        self._used: list[str] = []
 
     def __call__(self, index: int) -> Sample:
         """Make sample `index`."""
+        self._used = []
         rng = np.random.default_rng((self.seed, index))
         kind = self.kinds[rng.choice(len(self.kinds), p=self.shares)]
         scale = float(rng.uniform(0.6, 1.2)) if rng.random() < 0.25 else 1.0  # of the finish
@@ -100,7 +106,8 @@ class Synthesizer:
             mask = small >= 0.5
         if kind != "authentic" and not mask.any():
             kind = "authentic"  # shrunk to nothing, and with it the forgery
-        return Sample(np.ascontiguousarray(augment.random_finish(canvas, rng)), mask, kind)
+        finished = np.ascontiguousarray(augment.random_finish(canvas, rng))
+        return Sample(finished, mask, kind, tuple(dict.fromkeys(self._used)))
 
     def _forge(self, kind: str, side: int, rng: Rng) -> tuple[Pixels, Mask]:
         if kind == "regenerated":
@@ -135,6 +142,7 @@ class Synthesizer:
 
     def _source(self, index: int, side: int, rng: Rng) -> Pixels:
         """A square of one photograph with a random history, (side, side, 3)."""
+        self._used.append(self.pool.names[index])
         return augment.random_history(self._crop([self.pool.photos[index]], side, rng)[0], rng)
 
     def _crop(self, versions: Sequence[Pixels], side: int, rng: Rng) -> list[Pixels]:
@@ -162,6 +170,7 @@ class Synthesizer:
 
     def _object(self, index: int, outline: Mask, side: int, rng: Rng) -> tuple[Pixels, Mask]:
         """An object with its surroundings, placed somewhere in the frame."""
+        self._used.append(self.pool.names[index])
         photo = self.pool.photos[index]
         ys, xs = np.nonzero(outline)
         extent = max(np.ptp(ys), np.ptp(xs)) + 1
@@ -184,6 +193,7 @@ class Synthesizer:
 
     def _regenerated(self, index: int, side: int, rng: Rng) -> tuple[Pixels, Mask]:
         """Real and regenerated pixels of one crop share everything but the generator."""
+        self._used.append(self.pool.names[index])
         host, generated = self._crop(
             (self.pool.photos[index], self.pool.regenerated[index]), side, rng
         )

@@ -19,36 +19,54 @@ if TYPE_CHECKING:
 
     from imlctl.inference import Model
     from imlctl.train.config import ValidationConfig
-    from imlctl.train.synthesis import Synthesizer
+    from imlctl.train.reals import Maker
 
 _BATCH = 16
 _ONCE = Sampling(ensemble=1)  # an ensemble of one tells as well which weights are better, faster
 
 
 def validate(
-    model: Model, judge: Synthesizer, config: ValidationConfig, device: torch.device
+    model: Model,
+    judge: Maker | None,
+    config: ValidationConfig,
+    device: torch.device,
+    real: Maker | None = None,
 ) -> dict[str, float]:
     """Score a model.
 
+    Args:
+        model: What to score.
+        judge: Makes held-out synthetic samples.
+        config: How many, and a folder of real forgeries.
+        device: Where to compute.
+        real: Makes samples of real forgeries held out from training.
+
     Returns:
-        ``synthetic_auc`` and ``synthetic_f1`` over all pixels of the held-out samples; for a
-        validation folder ``<set>_auc``, ``<set>_f1``, ``mean_auc``, ``mean_f1``, ``flagged``; and
-        ``objective``, by which the best weights are chosen: on held-out synthetic samples where
-        there are any, so that real forgeries stay unseen. A score that nothing was found to
-        measure on is left out; the objective is then 0.
+        ``synthetic_auc`` and ``synthetic_f1`` over all pixels of the held-out samples, ``real_auc``
+        and ``real_f1`` likewise; for a validation folder ``<set>_auc``, ``<set>_f1``, ``mean_auc``,
+        ``mean_f1``, ``flagged``; and ``objective``, by which the best weights are chosen: the mean
+        AUC on held-out samples where there are any, so that the folder stays unseen. A score that
+        nothing was found to measure on is left out; the objective is then 0.
     """
     model.eval()
-    scores = _synthetic(model, judge, config.synthetic, device) if config.synthetic else {}
+    scores: dict[str, float] = {}
+    for name, maker, count in (
+        ("synthetic", judge, config.synthetic),
+        ("real", real, config.real),
+    ):
+        if maker is not None and count:
+            found = _samples(model, maker, count, device)
+            scores |= {f"{name}_{key}": value for key, value in found.items()}
     if config.folder is not None:
         scores |= _real(model, config.folder, device)
     scores = {name: score for name, score in scores.items() if math.isfinite(score)}
-    return scores | {"objective": scores.get("synthetic_auc", scores.get("mean_auc", 0.0))}
+    held_out = [scores[name] for name in ("synthetic_auc", "real_auc") if name in scores]
+    fallback = scores.get("mean_auc", 0.0)
+    return scores | {"objective": sum(held_out) / len(held_out) if held_out else fallback}
 
 
 @torch.inference_mode()
-def _synthetic(
-    model: Model, judge: Synthesizer, count: int, device: torch.device
-) -> dict[str, float]:
+def _samples(model: Model, judge: Maker, count: int, device: torch.device) -> dict[str, float]:
     maps, masks = [], []
     for image, mask in batches(judge, start=0, stop=count, batch=_BATCH, workers=0):
         maps.append(probabilities(model, image.to(device), _ONCE).cpu().numpy())
@@ -59,7 +77,7 @@ def _synthetic(
         return {}
     f1 = [pixel_f1(p >= 0.5, t) for p, t in zip(probability[forged], truth[forged], strict=True)]
     auc = [auc_of(*curve(p, t)) for p, t in zip(probability[forged], truth[forged], strict=True)]
-    return {"synthetic_auc": float(np.nanmean(auc)), "synthetic_f1": float(np.mean(f1))}
+    return {"auc": float(np.nanmean(auc)), "f1": float(np.mean(f1))}
 
 
 def _real(model: Model, folder: Path, device: torch.device) -> dict[str, float]:

@@ -1,0 +1,212 @@
+"""From a dataset's folder to a manifest: every pair is opened and checked, and nothing stops."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from imlctl import atomic
+from imlctl.data.layouts import KNOWN_MISALIGNED, LAYOUTS, Layout, detect
+from imlctl.data.manifest import Entry, share_of
+from imlctl.data.masks import is_plain, mask_png, read_mask
+from imlctl.data.tree import Found, Remark
+from imlctl.errors import InputError, UsageError
+from imlctl.image.decode import read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from imlctl.data.masks import Mask
+
+Report = Callable[[int, int], None]
+
+_CORRECTED = "github.com/SunnyHaze/IML-Dataset-Corrections has a corrected one"
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """How pictures are divided.
+
+    Attributes:
+        main: Split of most.
+        share: Share of the scenes that goes to `held_out` instead.
+        held_out: Name of that split.
+    """
+
+    main: str = "train"
+    share: float = 0.0
+    held_out: str = "val"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not 0 <= self.share < 1:
+            raise ValueError("the share held out must lie in [0, 1)")
+
+    def of(self, found: Found) -> str:
+        """Split of a picture: by its set and scene alone, so it never moves."""
+        chance = share_of(f"{found.set}/{found.group}")
+        return self.held_out if chance < self.share else self.main
+
+
+@dataclass(slots=True)
+class Index:
+    """What `build_index` found.
+
+    Attributes:
+        layout: By its name.
+        entries: What goes into the manifest.
+        remarks: What is wrong or worth knowing, in the order of the files.
+    """
+
+    layout: str
+    entries: list[Entry] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+
+    @property
+    def wrong(self) -> int:
+        """How many files were left out."""
+        return sum(remark.wrong for remark in self.remarks)
+
+
+def build_index(
+    root: Path,
+    masks: Path,
+    *,
+    layout: str = "auto",
+    name: str | None = None,
+    splits: Splits | None = None,
+    against: Sequence[Entry] = (),
+    workers: int = 4,
+    report: Report | None = None,
+) -> Index:
+    """Find all pictures of a dataset, and check each with its mask.
+
+    A pair is left out, with a remark, when either does not decode, their sizes differ, the mask
+    marks nothing or everything, or the picture's bytes are in another split already.
+
+    Args:
+        root: The dataset's folder.
+        masks: Folder for masks that do not simply mark in white; they are written there anew, made
+            when the first is needed.
+        layout: One of `LAYOUTS`, or ``auto``.
+        name: Set that all pictures belong to, instead of the layout's own.
+        splits: How to divide them.
+        against: Entries of other manifests, whose pictures must not turn up in another split here.
+        workers: Threads that decode.
+        report: Called with (done, total).
+
+    Raises:
+        UsageError: The folder does not exist, or the layout is unknown or cannot be told.
+    """
+    if not root.is_dir():
+        raise UsageError("no such folder", source=str(root))
+    chosen = _layout(root, layout)
+    splits = splits or Splits()
+    index = Index(chosen.name)
+    found: list[Found] = []
+    for each in chosen.find(root):
+        if isinstance(each, Remark):
+            index.remarks.append(each)
+        else:
+            found.append(each)
+    homes = {entry.sha256: entry for entry in against if entry.sha256}
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        results = pool.map(lambda each: _check(each, masks), found)
+        for done, (each, result) in enumerate(zip(found, results, strict=True), 1):
+            if isinstance(result, Remark):
+                index.remarks.append(result)
+            else:
+                entry = replace(result, set=name or each.set, split=splits.of(each))
+                _admit(entry, index, homes)
+            if report:
+                report(done, len(found))
+    return index
+
+
+def _layout(root: Path, name: str) -> Layout:
+    if name == "auto":
+        return detect(root)
+    if name not in LAYOUTS:
+        raise UsageError(
+            f"unknown layout {name!r}",
+            source="--layout",
+            remedy=f"Known: auto, {', '.join(LAYOUTS)}.",
+        )
+    return LAYOUTS[name]
+
+
+def _admit(entry: Entry, index: Index, homes: dict[str, Entry]) -> None:
+    """Take an entry in, unless its bytes are known in another split, or as the opposite."""
+    other = homes.setdefault(entry.sha256, entry)
+    if other.split != entry.split:
+        what = f"is the same file as {other.image}, which is in split {other.split!r}"
+    elif (other.mask is None) is not (entry.mask is None):
+        what = f"is the same file as {other.image}, but one is called authentic"
+    else:
+        index.entries.append(entry)
+        return
+    index.remarks.append(Remark(entry.image, what))
+
+
+def _check(found: Found, masks: Path) -> Entry | Remark:
+    """Open a picture and its mask; the split is not decided here."""
+    try:
+        photo = read(found.image)
+    except InputError as error:
+        return Remark(found.image, _clause(error))
+    if found.mask is None:
+        return Entry(found.image, None, found.set, "-", photo.sha256)
+    try:
+        mask = read_mask(found.mask, found.rule)
+    except InputError as error:
+        return Remark(found.mask, _clause(error))
+    turned = photo.facts.orientation >= 5
+    shape = photo.pixels.shape[1::-1] if turned else photo.pixels.shape[:2]
+    problem = _objection(found, mask, shape)
+    if problem:
+        return Remark(found.image, problem)
+    kept = found.mask
+    if not is_plain(found.mask, mask):
+        kept = masks / found.set / _own_name(found)
+        if not kept.exists() or kept.read_bytes() != mask_png(mask):
+            atomic.write(kept, mask_png(mask), overwrite=True)
+    return Entry(found.image, kept, found.set, "-", photo.sha256)
+
+
+def _objection(found: Found, mask: Mask, shape: tuple[int, ...]) -> str | None:
+    if mask.shape != shape:
+        sizes = f"{mask.shape[1]}x{mask.shape[0]}, not {shape[1]}x{shape[0]}"
+        known = found.image.name in KNOWN_MISALIGNED.get(found.set, ())
+        return f"its mask {found.mask} is {sizes}" + (f" ({_CORRECTED})" if known else "")
+    if not mask.any():
+        return f"its mask {found.mask} marks nothing"
+    if bool(np.all(mask)):
+        return f"its mask {found.mask} marks the whole picture"
+    return None
+
+
+def _own_name(found: Found) -> str:
+    """Name for a rewritten mask: the picture's, made unique by its path."""
+    digest = hashlib.sha256(str(found.image).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    stem = re.sub(r"[^\w.-]", "_", found.image.stem)[:120]
+    return f"{stem}-{digest}.png"
+
+
+def _clause(error: InputError) -> str:
+    return error.what.rstrip(".")
+
+
+def counts(entries: Iterable[Entry]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Tampered and authentic pictures by set and split, in order of appearance."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for entry in entries:
+        pair = found.setdefault((entry.set, entry.split), [0, 0])
+        pair[entry.mask is None] += 1
+    return {key: (pair[0], pair[1]) for key, pair in found.items()}

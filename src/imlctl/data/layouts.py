@@ -1,0 +1,340 @@
+"""The layouts that datasets are distributed in, and how to tell them apart.
+
+A layout yields what it finds, and remarks about what does not fit; it opens no picture.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from imlctl.data import casia
+from imlctl.data.tree import (
+    Found,
+    Remark,
+    authentic,
+    below,
+    by_stem,
+    folders,
+    pictures,
+    unpaired,
+)
+from imlctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    Find = Callable[[Path], Iterator[Found | Remark]]
+
+_NIST_INDEX = PurePosixPath("reference/manipulation/NC2016-manipulation-ref.csv")
+_COVERAGE_MISALIGNED = frozenset(f"{n}t.tif" for n in (41, 48, 55, 56, 57, 58, 59, 61, 95))
+# Sizes of their masks are known to be wrong; corrected ones exist.
+KNOWN_MISALIGNED = {
+    "casia2": casia.MISALIGNED,
+    "coverage": _COVERAGE_MISALIGNED,
+    "imd2020": frozenset({"00030_fake.jpg"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one dataset lies in its folders.
+
+    Attributes:
+        name: For `--layout`.
+        sees: Whether a folder looks like it.
+        find: Yields pictures and remarks.
+        about: One line for people.
+    """
+
+    name: str
+    sees: Callable[[Path], bool]
+    find: Find
+    about: str
+
+
+def detect(root: Path) -> Layout:
+    """Tell a layout by its folders.
+
+    Raises:
+        UsageError: None fits.
+    """
+    for layout in LAYOUTS.values():
+        if layout.sees(root):
+            return layout
+    raise UsageError(
+        "is in none of the layouts that can be told apart",
+        source=str(root),
+        remedy=f"Name one with --layout: {', '.join(LAYOUTS)}.",
+    )
+
+
+def _columbia(root: Path) -> Iterator[Found | Remark]:
+    """The splices' edge masks are green inside the spliced region, red outside."""
+    spliced = below(root, "4cam_splc")
+    masks = by_stem(pictures(below(root, "edgemask")))
+    for image in pictures(spliced, deep=True):
+        if image.stem.endswith("_edgemask"):
+            continue
+        mask = masks.get(f"{image.stem}_edgemask")
+        yield Found(image, mask, "columbia", image.stem, "green") if mask else unpaired(image)
+    yield from authentic(pictures(below(root, "4cam_auth"), deep=True), "columbia")
+
+
+def _coverage(root: Path) -> Iterator[Found | Remark]:
+    """``12t.tif`` is forged from ``12.tif``; of three masks, ``12forged.tif`` is the answer."""
+    masks = by_stem(pictures(below(root, "mask")))
+    for image in pictures(below(root, "image")):
+        number = image.stem.removesuffix("t")
+        if number == image.stem:
+            yield Found(image, None, "coverage", number)
+            continue
+        mask = masks.get(f"{number}forged")
+        yield Found(image, mask, "coverage", number) if mask else unpaired(image)
+
+
+def _nist16(root: Path) -> Iterator[Found | Remark]:
+    """Its own index names the pairs; its masks are black where the picture is manipulated."""
+    index = root / _NIST_INDEX
+    try:
+        with index.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="|"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        yield Remark(index, f"cannot be read ({error})")
+        return
+    for row in rows:
+        image = root / (row.get("ProbeFileName") or "")
+        group = row.get("BaseFileName") or image.stem
+        if row.get("IsTarget") == "N":
+            yield Found(image, None, "nist16", group)
+        elif not row.get("ProbeMaskFileName"):
+            yield unpaired(image)
+        else:
+            yield Found(image, root / str(row["ProbeMaskFileName"]), "nist16", group, "black")
+
+
+def _imd2020(root: Path) -> Iterator[Found | Remark]:
+    """A folder per original: ``x_orig.jpg``, and forgeries ``y.jpg`` with ``y_mask.png``."""
+    for folder in [root, *folders(root), *(f for g in folders(root) for f in folders(g))]:
+        inside = by_stem(pictures(folder))
+        for stem, image in inside.items():
+            if stem.endswith("_mask"):
+                continue
+            if stem.endswith("_orig"):
+                yield Found(image, None, "imd2020", folder.name)
+                continue
+            mask = inside.get(f"{stem}_mask")
+            yield Found(image, mask, "imd2020", folder.name, "any") if mask else unpaired(image)
+
+
+def _cocoglide(root: Path) -> Iterator[Found | Remark]:
+    """Paired by COCO's number: the masks are named after the real pictures."""
+    masks = {_number(p.stem.removesuffix("_mask")): p for p in pictures(below(root, "mask"))}
+    for image in pictures(below(root, "fake")):
+        number = _number(image.stem.removesuffix("_up"))
+        mask = masks.get(number)
+        yield Found(image, mask, "cocoglide", number) if mask else unpaired(image)
+    for image in pictures(below(root, "real")):
+        yield Found(image, None, "cocoglide", _number(image.stem))
+
+
+def _number(stem: str) -> str:
+    return stem.rpartition("_")[2]
+
+
+def _autosplice(root: Path) -> Iterator[Found | Remark]:
+    """One set for each of three JPEG qualities; forgeries ``7_0.jpg`` share ``7_mask.png``."""
+    masks = by_stem(pictures(below(root, "Mask")))
+    for quality in (100, 90, 75):
+        for image in pictures(below(root, f"Forged_JPEG{quality}")):
+            scene = image.stem.partition("_")[0]
+            mask = masks.get(f"{image.stem}_mask") or masks.get(f"{scene}_mask")
+            name = f"autosplice{quality}"
+            yield Found(image, mask, name, scene, "any") if mask else unpaired(image)
+    yield from authentic(pictures(below(root, "Authentic")), "autosplice")
+
+
+def _fantastic(root: Path) -> Iterator[Found | Remark]:
+    """Masks are arrays in ``SegmentationFake/*.npz``, or pictures in ``masks``."""
+    segments = below(root, "SegmentationFake")
+    masks = by_stem(sorted(segments.glob("*.npz")) if segments else ())
+    drawn = by_stem([*pictures(below(root, "masks")), *pictures(segments)])
+    for image in pictures(below(root, "ColorFakeImages")):
+        mask = masks.get(image.stem) or drawn.get(image.stem)
+        yield (
+            Found(image, mask, "fantasticreality", image.stem, "any") if mask else unpaired(image)
+        )
+    yield from authentic(pictures(below(root, "ColorRealImages")), "fantasticreality")
+
+
+def _tampcoco(root: Path) -> Iterator[Found | Remark]:
+    """Four sets in pairs of folders; in a mask's name each ``.jpg`` has become ``.png``."""
+    for kind in ("cm", "sp", "bcm", "bcmc"):
+        masks = {p.name: p for p in pictures(below(root, f"{kind}_masks"))}
+        for image in pictures(below(root, f"{kind}_images")):
+            mask = masks.get(image.name.replace(".jpg", ".png")) or masks.get(f"{image.stem}.png")
+            name = f"tampcoco-{kind}"
+            yield Found(image, mask, name, image.stem, "any") if mask else unpaired(image)
+
+
+def _defacto(root: Path) -> Iterator[Found | Remark]:
+    """``<kind>_img/img`` with ``<kind>_annotations/probe_mask``, or ``<kind>-images`` likewise."""
+    for folder in _defacto_annotations(root):
+        kind = re.sub(r"[_-]annotations$", "", folder.name)
+        masks = by_stem(pictures(folder / "probe_mask"))
+        home = next(
+            (p for p in folders(folder.parent) if re.fullmatch(f"{kind}[_-](img|images)", p.name)),
+            None,
+        )
+        if home is None:
+            yield Remark(folder, "has no folder of pictures beside it")
+            continue
+        name = f"defacto-{re.sub(r'[_-][0-9]+$', '', kind).lower()}"
+        for image in pictures(home, deep=True):
+            mask = masks.get(image.stem)
+            # Forgeries of one COCO picture: <number>_<COCO's number>
+            yield Found(image, mask, name, _number(image.stem)) if mask else unpaired(image)
+
+
+def _defacto_annotations(root: Path) -> list[Path]:
+    near = [*folders(root), *(f for folder in folders(root) for f in folders(folder))]
+    return [
+        f for f in near if re.search(r"[_-]annotations$", f.name) and (f / "probe_mask").is_dir()
+    ]
+
+
+def _authentic_only(root: Path, name: str) -> Iterator[Found | Remark]:
+    yield from authentic(pictures(root, deep=True), name)
+
+
+def _trees(root: Path) -> Iterator[Found | Remark]:
+    """``tampered``, ``masks``, ``authentic``: one set, or a folder of sets."""
+    for folder in _tree_sets(root):
+        masks = by_stem(pictures(folder / "masks"))
+        for image in pictures(folder / "tampered"):
+            mask = masks.get(image.stem) or masks.get(f"{image.stem}_mask")
+            yield Found(image, mask, folder.name, image.stem) if mask else unpaired(image)
+        yield from authentic(pictures(folder / "authentic"), folder.name)
+
+
+def _tree_sets(root: Path) -> list[Path]:
+    return [
+        f for f in (root, *folders(root)) if (f / "tampered").is_dir() or (f / "authentic").is_dir()
+    ]
+
+
+_PAIRS = (("images", "masks"), ("image", "mask"), ("imgs", "masks"), ("Tp", "Gt"))
+
+
+def _pair_folders(root: Path) -> tuple[Path, Path] | None:
+    """The folders of pictures and masks of a set like SIF."""
+    for images, masks in _PAIRS:
+        found = below(root, images), below(root, masks)
+        if found[0] and found[1]:
+            return found[0], found[1]
+    return None
+
+
+def _pairs(root: Path) -> Iterator[Found | Remark]:
+    """Pictures and masks in two folders, paired by stem, with or without ``_mask`` or ``_gt``."""
+    homes = _pair_folders(root)
+    if homes is None:
+        yield Remark(root, "has no two folders of images and masks")
+        return
+    masks = by_stem(pictures(homes[1], deep=True))
+    name = re.sub(r"\W+", "-", root.resolve().name.casefold()).strip("-") or "set"
+    for image in pictures(homes[0], deep=True):
+        stems = (image.stem, f"{image.stem}_mask", f"{image.stem}_gt")
+        mask = next((masks[stem] for stem in stems if stem in masks), None)
+        yield Found(image, mask, name, image.stem) if mask else unpaired(image)
+    for folder in ("authentic", "real", "Au", "original"):
+        yield from authentic(pictures(below(root, folder), deep=True), name)
+
+
+def _has(*names: str) -> Callable[[Path], bool]:
+    return lambda root: all(below(root, name) is not None for name in names)
+
+
+def _sees_coverage(root: Path) -> bool:
+    return any(re.fullmatch(r"\d+forged", p.stem) for p in pictures(below(root, "mask")))
+
+
+def _sees_imd2020(root: Path) -> bool:
+    return any(
+        p.stem.endswith("_orig")
+        for folder in (root, *folders(root), *(f for g in folders(root) for f in folders(g)))
+        for p in pictures(folder)
+    )
+
+
+def _sees_cocoglide(root: Path) -> bool:
+    return any(p.name.startswith("glide_") for p in pictures(below(root, "fake")))
+
+
+def _sees_compraise(root: Path) -> bool:
+    return "compraise" in root.resolve().name.casefold() and not folders(root)
+
+
+_ALL = (
+    Layout(
+        "casia1",
+        partial(casia.sees, prefix="Sp_"),
+        partial(casia.find, name="casia1"),
+        "Au, Tp/CM, Tp/Sp, and masks from casia1groundtruth",
+    ),
+    Layout(
+        "casia2",
+        partial(casia.sees, prefix="Tp_"),
+        partial(casia.find, name="casia2"),
+        "Au, Tp, and masks from casia2groundtruth",
+    ),
+    Layout("columbia", _has("4cam_splc"), _columbia, "4cam_auth, 4cam_splc with edgemask"),
+    Layout("coverage", _sees_coverage, _coverage, "image, mask"),
+    Layout("nist16", lambda root: (root / _NIST_INDEX).is_file(), _nist16, "NC2016 as released"),
+    Layout("cocoglide", _sees_cocoglide, _cocoglide, "fake, mask, real"),
+    Layout("autosplice", _has("Forged_JPEG100"), _autosplice, "Authentic, Forged_JPEG*, Mask"),
+    Layout(
+        "fantasticreality",
+        _has("ColorFakeImages"),
+        _fantastic,
+        "ColorFakeImages, ColorRealImages, SegmentationFake",
+    ),
+    Layout(
+        "tampcoco",
+        lambda root: any(below(root, f"{k}_images") for k in ("cm", "sp", "bcm", "bcmc")),
+        _tampcoco,
+        "cm_images, cm_masks, and sp, bcm, bcmc likewise",
+    ),
+    Layout(
+        "defacto",
+        lambda root: bool(_defacto_annotations(root)),
+        _defacto,
+        "splicing_1_img/img, splicing_1_annotations/probe_mask, ...",
+    ),
+    Layout("imd2020", _sees_imd2020, _imd2020, "a folder per original"),
+    Layout(
+        "compraise",
+        _sees_compraise,
+        partial(_authentic_only, name="compraise"),
+        "one folder of authentic pictures",
+    ),
+    Layout("tree", lambda root: bool(_tree_sets(root)), _trees, "tampered, masks, authentic"),
+    Layout(
+        "pairs",
+        lambda root: _pair_folders(root) is not None,
+        _pairs,
+        "two folders: images and masks, as SIF",
+    ),
+    Layout(
+        "authentic",
+        lambda _: False,
+        partial(_authentic_only, name="authentic"),
+        "any folder of authentic pictures",
+    ),
+)
+LAYOUTS = {layout.name: layout for layout in _ALL}

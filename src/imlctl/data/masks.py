@@ -1,0 +1,93 @@
+"""Reading ground truth: datasets mark what is manipulated in white, in black, in green, in .npz."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from imlctl.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Mask = NDArray[np.bool_]
+Rule = Literal["white", "any", "black", "green"]
+
+_HALF = 127
+_LARGEST_LABEL = 255
+
+
+def read_mask(path: Path, rule: Rule = "white") -> Mask:
+    """Read a mask, (H, W), True where the picture is manipulated.
+
+    Args:
+        path: A picture, or an ``.npz`` with one array whose values above 0 are manipulated.
+        rule: What is manipulated: ``white`` (brighter than the middle; in a mask of labels 0 and 1,
+            the ones), ``any`` that is not black, ``black`` (darker than the middle), or ``green``
+            (more green than red).
+
+    Raises:
+        InputError: It is not a readable mask.
+    """
+    if path.suffix.lower() == ".npz":
+        return _read_npz(path)
+    try:
+        with Image.open(path) as image:
+            # Sixteen bits would be clipped to white by a conversion.
+            sixteen = image.mode.startswith("I")
+            levels = np.asarray(image if sixteen else image.convert(_mode(rule)))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"is not a readable mask ({_line(error)})", source=str(path)) from error
+    if sixteen and int(levels.max(initial=0)) > _LARGEST_LABEL:
+        levels = levels >> 8
+    if rule == "green":
+        return np.asarray(levels[..., 1] > levels[..., 0])
+    if rule == "black":
+        return np.asarray(levels <= _HALF)
+    if rule == "any" or int(levels.max(initial=0)) <= 1:
+        return np.asarray(levels > 0)
+    return np.asarray(levels > _HALF)
+
+
+def is_plain(path: Path, mask: Mask) -> bool:
+    """Whether any reader sees this mask in the file: white above the middle, black elsewhere."""
+    try:
+        with Image.open(path) as image:
+            seen = np.asarray(image.convert("L")) > _HALF
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return seen.shape == mask.shape and bool((seen == mask).all())
+
+
+def mask_png(mask: Mask) -> bytes:
+    """Encode a mask as a 1-bit PNG, white where True."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * 255).convert("1", dither=Image.Dither.NONE).save(
+        buffer, "PNG", optimize=True
+    )
+    return buffer.getvalue()
+
+
+def _mode(rule: Rule) -> str:
+    return "RGB" if rule == "green" else "L"
+
+
+def _read_npz(path: Path) -> Mask:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            names = arrays.files
+            values = np.squeeze(arrays[names[0]]) if len(names) == 1 else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"is not a readable mask ({_line(error)})", source=str(path)) from error
+    if values is None or values.ndim != 2:
+        raise InputError("does not hold one array of two dimensions", source=str(path))
+    return np.asarray(values > 0)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

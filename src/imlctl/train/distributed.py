@@ -1,0 +1,205 @@
+"""Training in several processes: one global batch, divided; the same result as in one process.
+
+Started by torchrun, each process takes its contiguous part of every batch. Gradients are averaged
+by DistributedDataParallel; what one process would take over the whole batch (batch norm's
+statistics, the denominators of losses, the numbering of noise) is taken over all processes here.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from imlctl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imlctl.train.config import OptimConfig
+
+_TIMEOUT = timedelta(hours=2)  # the others wait while the first process validates
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which process this is.
+
+    Attributes:
+        rank: From 0.
+        world: How many there are.
+        local: Number on its machine, which is its GPU's.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes what only one may write."""
+        return self.rank == 0
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[tuple[Place, torch.device]]:
+    """Join the other processes, if torchrun started any: nccl between GPUs, gloo elsewhere.
+
+    Yields:
+        This process's place, and the device it computes on.
+    """
+    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
+        yield Place(), device
+        return
+    place = Place(*(int(os.environ.get(k, "0")) for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    if device.type == "cuda":
+        device = torch.device("cuda", place.local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    try:
+        yield place, device
+    finally:
+        dist.destroy_process_group()
+
+
+def joined() -> bool:
+    """Whether there are other processes."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def barrier() -> None:
+    """Wait for the other processes."""
+    if joined():
+        dist.barrier()
+
+
+@contextmanager
+def first_alone(place: Place) -> Iterator[None]:
+    """Let the first process fill a cache before the others read it."""
+    if not place.first:
+        barrier()
+    yield
+    if place.first:
+        barrier()
+
+
+def fair(count: Tensor) -> Tensor:
+    """Denominator of a mean over the whole batch, at least 1, such that processes may be averaged.
+
+    Args:
+        count: This process's part of the denominator; no gradient goes through it.
+    """
+    if not joined():
+        return count.clamp_min(1)
+    total = count.detach().clone()
+    dist.all_reduce(total)
+    return total.clamp_min(1) / dist.get_world_size()
+
+
+_part: ContextVar[tuple[int, int]] = ContextVar("part", default=(0, 0))
+
+
+@contextmanager
+def part_of_batch(first: int, total: int) -> Iterator[None]:
+    """Say that the pictures at hand are those from number `first` on, of `total` in the batch."""
+    token = _part.set((first, total))
+    try:
+        yield
+    finally:
+        _part.reset(token)
+
+
+def within_batch() -> tuple[int, int]:
+    """Where the pictures at hand lie in the whole batch: number of the first, and the total.
+
+    The total is 0 where nobody said.
+    """
+    return _part.get()
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the whole batch, whichever process holds its pictures; on any device.
+
+    torch's SyncBatchNorm is for GPUs only.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's own name
+        """Normalise (B, C, H, W) by the statistics of all processes."""
+        if not self.training or not joined():
+            return super().forward(input)
+        x = input.float()
+        count = torch.full((1,), float(x.numel() // x.shape[1]), device=x.device)
+        sums = torch.cat([x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), count])
+        width = x.shape[1]
+        whole = _summed(sums)
+        total, squares, count = whole[:width], whole[width:-1], whole[-1:]
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp_min(0)
+        self._follow(mean.detach(), (variance * count / (count - 1)).detach())
+        shape = (1, -1, 1, 1)
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        out = (x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+        return out.to(input.dtype)
+
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            return
+        cast("Tensor", self.num_batches_tracked).add_(1)
+        rate = self.momentum
+        if rate is None:
+            rate = 1 / float(cast("Tensor", self.num_batches_tracked))
+        self.running_mean.lerp_(mean, rate)
+        self.running_var.lerp_(variance, rate)
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        del ctx
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> Tensor:
+        del ctx
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _summed(values: Tensor) -> Tensor:
+    return cast("Tensor", _Sum.apply(values))  # type: ignore[no-untyped-call]
+
+
+def share_batch_norm(model: nn.Module) -> None:
+    """Make all batch norms of a model take their statistics over all processes, in place."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = GlobalBatchNorm2d
+
+
+def micro_batch(optim: OptimConfig, place: Place) -> int:
+    """Pictures that go through the model at once.
+
+    Raises:
+        ConfigError: The batch cannot be divided so.
+    """
+    parts = place.world * optim.accumulate
+    if optim.batch % parts:
+        raise ConfigError(
+            f"a batch of {optim.batch} cannot be divided among {place.world} processes"
+            f" and {optim.accumulate} parts each",
+            source="optim",
+            remedy="Make optim.batch a multiple of processes times optim.accumulate.",
+        )
+    return optim.batch // parts

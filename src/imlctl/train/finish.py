@@ -1,0 +1,92 @@
+"""What follows the last step: calibration, evaluation, curves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from imlctl import atomic
+from imlctl.bench.accuracy import Answer, evaluate, find_cases, summarize
+from imlctl.image.decode import read
+from imlctl.image.prepare import prepare, restore
+from imlctl.inference import predict
+from imlctl.train.calibrate import calibrate
+from imlctl.train.curves import draw_curves
+from imlctl.weights.load import load, save
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imlctl.train.config import EvaluationConfig
+    from imlctl.train.logs import Log
+    from imlctl.train.photos import PhotoPool
+
+
+def finish(
+    out: Path,
+    held: PhotoPool | None,
+    evaluation: EvaluationConfig | None,
+    device: torch.device,
+    log: Log,
+) -> None:
+    """Calibrate the best weights, measure them, and draw the run's curves.
+
+    Writes the weights anew with their verdict threshold, ``evaluation.json``, and ``curves.png``.
+
+    Args:
+        out: Folder of the run.
+        held: Authentic photographs never trained on; without them nothing is calibrated.
+        evaluation: What to measure on.
+        device: Where to compute.
+        log: Told the results.
+    """
+    best = out / "best.safetensors"
+    if held is not None and len(held):
+        _calibrate(best, held, device, log)
+    else:
+        log({"event": "not calibrated", "why": "no authentic photographs were held out"})
+    if evaluation is not None:
+        _evaluate(best, evaluation, out / "evaluation.json", device, log)
+    png = draw_curves(out / "log.jsonl")
+    if png is not None:
+        atomic.write(out / "curves.png", png, overwrite=True)
+
+
+def _calibrate(path: Path, held: PhotoPool, device: torch.device, log: Log) -> None:
+    """Give finished weights the verdict threshold that seldom flags an authentic photograph."""
+    loaded = load(path)
+    model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = calibrate(model, held, min_share=loaded.card.min_share, device=device)
+    log({"event": "calibration", **asdict(found)})
+    training = loaded.card.training | {"calibration": asdict(found)}
+    card = replace(loaded.card, verdict_threshold=found.threshold, training=training)
+    save(path, model, card)
+
+
+def _evaluate(
+    path: Path, evaluation: EvaluationConfig, out: Path, device: torch.device, log: Log
+) -> None:
+    """Measure the weights that validation chose, on whole pictures, set by set."""
+    model = load(path).model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def localize(picture: Path) -> Answer:
+        image, geometry = prepare(read(picture), multiple=model.config.multiple)
+        probability, score = predict(model, image, device=device)
+        return Answer(restore(probability, geometry), score)
+
+    cases = [c for m in evaluation.manifests for c in find_cases(m, split=evaluation.split)]
+    rows = summarize(list(evaluate(cases, localize)))
+    numbers = ("tampered", "authentic", "f1", "iou", "auc", "flagged")
+    table = {row.name: {n: _plain(getattr(row, n)) for n in numbers} for row in rows}
+    for name, scores in table.items():
+        log({"event": "evaluation", "set": name, **scores})
+    atomic.write(out, json.dumps(table, indent=2).encode() + b"\n", overwrite=True)
+
+
+def _plain(value: float) -> float | None:
+    """JSON has no NaN: what nothing was there to measure on is null."""
+    return round(value, 5) if np.isfinite(value) else None

@@ -1,0 +1,259 @@
+"""Real forgeries as numbered training samples: sets in balance, crops at native resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path  # noqa: TC003  # `load_preset` reads the annotation
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from imlctl.data.manifest import Entry, read_manifest
+from imlctl.data.masks import read_mask
+from imlctl.errors import ConfigError
+from imlctl.image.decode import read
+from imlctl.image.prepare import Geometry, stored
+from imlctl.train import augment
+from imlctl.train.paper_augment import paper_augment
+from imlctl.train.synthesis import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from imlctl.train.masks import Mask
+    from imlctl.train.synthesis import Pixels, Rng
+
+_GRID = 8  # of a JPEG
+_NEAR = 0.7  # of the crops of a forgery hold some of it
+
+
+@dataclass(frozen=True, slots=True)
+class RealSource:
+    """Part of a manifest to train on.
+
+    Attributes:
+        manifest: As `imlctl data index` writes it.
+        sets: Sets of it; none for all.
+        split: To train on.
+        validation: Split to validate on.
+        kind: ``all``, ``tampered`` or ``authentic`` pictures.
+        weight: Factor on how many pictures of each set an epoch holds.
+    """
+
+    manifest: Path
+    sets: tuple[str, ...] = ()
+    split: str = "train"
+    validation: str = "val"
+    kind: str = "all"
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.kind not in ("all", "tampered", "authentic"):
+            raise ValueError(f"unknown kind {self.kind!r}; known: all, tampered, authentic")
+        if self.weight <= 0 or self.split == self.validation:
+            raise ValueError("weight must be positive, and validation another split")
+
+
+@dataclass(frozen=True, slots=True)
+class RealConfig:
+    """Real forgeries to train on, beside synthetic ones.
+
+    Attributes:
+        sources: Where they are.
+        share: Of all samples; the rest are synthetic.
+        per_epoch: Pictures of each set in an epoch, drawn at random; 0 for each picture once.
+        augment: ``paper`` (flips, blur, compression, naive copy-paste, inpainting), ``ours``
+            (flips and one more random processing of the whole picture), or ``both``.
+    """
+
+    sources: tuple[RealSource, ...]
+    share: float = 0.5
+    per_epoch: int = 0
+    augment: str = "both"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not self.sources or not 0 < self.share <= 1 or self.per_epoch < 0:
+            raise ValueError("needs a source, a share in (0, 1], and per_epoch not negative")
+        if self.augment not in ("paper", "ours", "both"):
+            raise ValueError(f"unknown augment {self.augment!r}; known: paper, ours, both")
+
+
+class Maker(Protocol):
+    """Makes sample number i, always the same one."""
+
+    def __call__(self, index: int) -> Sample:
+        """Make sample `index`."""
+
+
+def load_entries(
+    config: RealConfig, split: Literal["train", "validation"]
+) -> list[tuple[float, tuple[Entry, ...]]]:
+    """Read the pictures of one split, set by set, each set with its weight.
+
+    Raises:
+        ConfigError: A manifest is wrong, or nothing of it is asked for.
+    """
+    found = []
+    for source in config.sources:
+        wanted = source.split if split == "train" else source.validation
+        by_set: dict[str, list[Entry]] = {}
+        for entry in read_manifest(source.manifest):
+            kind = "authentic" if entry.mask is None else "tampered"
+            asked = not source.sets or entry.set in source.sets
+            if asked and entry.split == wanted and source.kind in ("all", kind):
+                by_set.setdefault(entry.set, []).append(entry)
+        missing = [name for name in source.sets if name not in by_set]
+        if split == "train" and (missing or not by_set):
+            raise ConfigError(
+                f"has no pictures of split {wanted!r}" + (f" in {missing[0]!r}" if missing else ""),
+                source=str(source.manifest),
+                remedy="Correct sets, split or kind, or index the dataset again.",
+            )
+        found += [(source.weight, tuple(entries)) for entries in by_set.values()]
+    return found
+
+
+def refuse_leaks(training: Iterable[Entry], evaluation: Iterable[Entry]) -> None:
+    """Make sure that nothing is evaluated on that is trained on or validated on.
+
+    Raises:
+        ConfigError: A picture is in both, by its bytes or its path.
+    """
+    known = {key: e for e in training for key in (e.sha256, str(e.image)) if key}
+    for entry in evaluation:
+        other = known.get(entry.sha256) or known.get(str(entry.image))
+        if other is not None:
+            raise ConfigError(
+                f"is evaluated on, and trained or validated on as {other.image}",
+                source=str(entry.image),
+                remedy="Index the datasets again, one --against the other.",
+            )
+
+
+class Reals:
+    """Numbered samples of real pictures.
+
+    An epoch holds so many pictures of each set, in random order; the next draws anew.
+
+    Args:
+        sets: Pictures of each set, and its weight.
+        size: Side of a sample, in pixels.
+        per_epoch: See `RealConfig`.
+        augment: See `RealConfig`.
+        seed: Seed of everything.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[tuple[float, tuple[Entry, ...]]],
+        *,
+        size: int,
+        per_epoch: int = 0,
+        augment: str = "both",
+        seed: int = 0,
+    ) -> None:
+        self.sets, self.size, self.augment, self.seed = sets, size, augment, seed
+        self.draws = [
+            max(1, round(weight * (per_epoch or len(entries)))) for weight, entries in sets
+        ]
+        self.epoch_length = sum(self.draws)
+        self._order: tuple[int, list[Entry]] = (-1, [])
+
+    def entry(self, index: int) -> Entry:
+        """Picture of sample `index`."""
+        epoch, place = divmod(index, self.epoch_length)
+        if self._order[0] != epoch:
+            rng = np.random.default_rng((self.seed, epoch, 1))
+            drawn = [
+                entries[i]
+                for (_, entries), count in zip(self.sets, self.draws, strict=True)
+                for i in _draw(rng, len(entries), count)
+            ]
+            self._order = (epoch, [drawn[i] for i in rng.permutation(len(drawn))])
+        return self._order[1][place]
+
+    def __call__(self, index: int) -> Sample:
+        """Make sample `index`."""
+        entry = self.entry(index)
+        rng = np.random.default_rng((self.seed, index, 2))
+        pixels, mask = _load(entry)
+        pixels, mask = _crop(pixels, mask, self.size, rng)
+        if rng.random() < 0.5:
+            pixels, mask = pixels[:, ::-1], mask[:, ::-1]
+        pixels, mask = np.ascontiguousarray(pixels), np.ascontiguousarray(mask)
+        if self.augment in ("paper", "both"):
+            pixels, mask = paper_augment(pixels, mask, rng)
+        if self.augment in ("ours", "both"):
+            pixels = augment.random_finish(pixels, rng)
+        kind = "real" if mask.any() else "authentic"
+        return Sample(np.ascontiguousarray(pixels), mask, kind, (str(entry.image),))
+
+
+def _draw(rng: Rng, size: int, count: int) -> list[int]:
+    """Numbers below `size`, each as often as the next, give or take one."""
+    rounds = [rng.permutation(size) for _ in range(-(-count // size))]
+    return [int(i) for i in np.concatenate(rounds)[:count]]
+
+
+def _load(entry: Entry) -> tuple[Pixels, Mask]:
+    """Read a picture and its mask, both as stored: the JPEG grid is there."""
+    photo = read(entry.image)
+    pixels = photo.pixels
+    if pixels.dtype != np.uint8:
+        pixels = (pixels >> 8).astype(np.uint8)
+    height, width = pixels.shape[:2]
+    if entry.mask is None:
+        return pixels, np.zeros((height, width), bool)
+    geometry = Geometry(height, width, orientation=photo.facts.orientation)
+    try:
+        return pixels, stored(read_mask(entry.mask), geometry)
+    except ValueError as error:
+        raise ConfigError(
+            f"does not fit its picture {entry.image} ({error})",
+            source=str(entry.mask),
+            remedy="Index the dataset again.",
+        ) from error
+
+
+def _crop(pixels: Pixels, mask: Mask, side: int, rng: Rng) -> tuple[Pixels, Mask]:
+    """Cut a square at native resolution, on the 8x8 grid half the time; reflect what is small."""
+    below, right = (max(0, side - n) for n in mask.shape)
+    if below or right:
+        pixels = np.pad(pixels, ((0, below), (0, right), (0, 0)), mode="reflect")
+        mask = np.pad(mask, ((0, below), (0, right)), mode="reflect")
+    room = [n - side for n in mask.shape]
+    corner = [int(rng.integers(n + 1)) for n in room]
+    if mask.any() and rng.random() < _NEAR:
+        ys, xs = np.nonzero(mask)
+        pick = int(rng.integers(len(ys)))
+        inside = [int(rng.integers(side)) for _ in room]
+        corner = [
+            int(np.clip(p - i, 0, n))
+            for p, i, n in zip((ys[pick], xs[pick]), inside, room, strict=True)
+        ]
+    if rng.random() < 0.5:
+        corner = [c // _GRID * _GRID for c in corner]
+    y, x = corner
+    return pixels[y : y + side, x : x + side], mask[y : y + side, x : x + side]
+
+
+class Mixture:
+    """Real and synthetic samples in a fixed proportion, evenly interleaved.
+
+    Args:
+        synthetic: Makes the synthetic ones.
+        real: Makes the real ones.
+        share: Of the real ones, in [0, 1].
+    """
+
+    def __init__(self, synthetic: Maker, real: Maker, share: float) -> None:
+        self.synthetic, self.real = synthetic, real
+        self.share = Fraction(share).limit_denominator(1000)
+
+    def __call__(self, index: int) -> Sample:
+        """Make sample `index`."""
+        before, after = int(index * self.share), int((index + 1) * self.share)
+        return self.real(before) if after > before else self.synthetic(index - before)

@@ -1,0 +1,161 @@
+"""What a run learns from and what it is judged on, and a digest of both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from imlctl.data.manifest import Entry, read_manifest
+from imlctl.errors import ConfigError
+from imlctl.image.decode import read
+from imlctl.train.autoencoder import add_regenerated
+from imlctl.train.photos import PhotoPool, load_pool
+from imlctl.train.reals import Mixture, Reals, load_entries, refuse_leaks
+from imlctl.train.synthesis import Synthesizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from imlctl.train.config import TrainConfig
+    from imlctl.train.logs import Report
+    from imlctl.train.reals import Maker
+
+_VALIDATION_SEED = 1_000_003  # never a training seed: those are small numbers people choose
+_CALIBRATED_ON = 200  # authentic pictures of a manifest
+# Keys that say where things are, or how fast they are read; not what comes out.
+_PLACES = {
+    "data": ("photos", "objects", "autoencoder", "cache", "workers"),
+    "validation": ("folder",),
+    "diffusion": ("vae", "backbone"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a run works with.
+
+    Attributes:
+        training: Makes samples to learn from.
+        judge: Makes held-out synthetic samples; None without photographs.
+        real_judge: Makes samples of held-out real forgeries; None without any.
+        held: Authentic photographs never trained on; None without any.
+        digest: Of the names of everything learned from.
+    """
+
+    training: Maker
+    judge: Maker | None
+    real_judge: Maker | None
+    held: PhotoPool | None
+    digest: str
+
+
+def load_material(config: TrainConfig, report: Report) -> Material:
+    """Read all splits.
+
+    Raises:
+        ConfigError: A split has nothing usable, or a picture is both trained and evaluated on.
+    """
+    data, optim = config.data, config.optim
+    holds_out = data.validation_share > 0
+    if data.photos and not holds_out and config.validation.synthetic:
+        raise ConfigError(
+            "validation_share = 0 leaves no photographs to validate on",
+            source="data",
+            remedy="Set validation_share, or validation.synthetic = 0 to train blindly.",
+        )
+    makers: dict[str, Maker] = {}
+    names: list[str] = []
+    judge, held = None, None
+    if data.photos and not (data.real and data.real.share == 1):
+        pool = load_split(config, validation=False, report=report)
+        names += [f"{n} {p.shape}" for n, p in zip(pool.names, pool.photos, strict=True)]
+        makers["synthetic"] = Synthesizer(pool, size=optim.size, mix=config.mix, seed=optim.seed)
+        if holds_out:
+            held = load_split(config, validation=True, report=report)
+            judge = Synthesizer(held, size=optim.size, mix=config.mix, seed=_VALIDATION_SEED)
+    real_judge = None
+    if data.real is not None:
+        entries = load_entries(data.real, "train")
+        validation = load_entries(data.real, "validation")
+        _refuse_leaks(config, [e for _, each in (*entries, *validation) for e in each])
+        names += [f"{e.set} {e.sha256 or e.image.name}" for _, each in entries for e in each]
+        ours: Any = {"size": optim.size, "augment": data.real.augment}
+        makers["real"] = Reals(entries, per_epoch=data.real.per_epoch, seed=optim.seed, **ours)
+        if validation:
+            real_judge = Reals(validation, seed=_VALIDATION_SEED, size=optim.size, augment="ours")
+            held = held or _authentic(e for _, each in validation for e in each)
+    training = (
+        Mixture(makers["synthetic"], makers["real"], cast("Any", data.real).share)
+        if len(makers) == 2
+        else next(iter(makers.values()))
+    )
+    digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+    return Material(training, judge, real_judge, held, digest)
+
+
+def _refuse_leaks(config: TrainConfig, training: list[Entry]) -> None:
+    if config.evaluation is None:
+        return
+    split = config.evaluation.split
+    listed = (e for m in config.evaluation.manifests for e in read_manifest(m))
+    refuse_leaks(training, (e for e in listed if e.split == split))
+
+
+def _authentic(entries: Iterable[Entry]) -> PhotoPool | None:
+    """Authentic pictures of the validation split, to calibrate on."""
+    chosen = [e for e in entries if e.mask is None][:_CALIBRATED_ON]
+    photos = [read(e.image).pixels for e in chosen]
+    eight = tuple(p if p.dtype == np.uint8 else (p >> 8).astype(np.uint8) for p in photos)
+    return PhotoPool(tuple(str(e.image) for e in chosen), eight, {}, {}) if chosen else None
+
+
+def load_split(config: TrainConfig, *, validation: bool, report: Report | None = None) -> PhotoPool:
+    """Load the photographs of one split, regenerated ones included.
+
+    Raises:
+        ConfigError: The split has no usable photograph.
+    """
+    data, tell = config.data, report or (lambda _: None)
+    pool = load_pool(
+        data.photos,
+        objects=data.objects,
+        validation=validation,
+        validation_share=data.validation_share,
+    )
+    if not len(pool):
+        raise ConfigError(
+            "no usable photographs in this split", source=", ".join(map(str, data.photos))
+        )
+    for line in pool.skipped:
+        tell({"event": "skipped", "what": line})
+    if data.autoencoder is None:
+        return pool
+    limit = round(data.regenerated * (data.validation_share if validation else 1))
+    return add_regenerated(
+        pool,
+        data.autoencoder,
+        data.cache,
+        limit=limit,
+        report=lambda done, total: tell({"event": "regenerated", "done": done, "total": total}),
+    )
+
+
+def decisive(config: TrainConfig, digest: str) -> dict[str, Any]:
+    """Return what of a configuration decides the result, as JSON would give it back.
+
+    Paths and counts of workers are left out; the digest stands for what lies at the paths.
+    """
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
+    for table, keys in _PLACES.items():
+        for key in keys:
+            if settings[table]:
+                settings[table].pop(key)
+    for source in (settings["data"]["real"] or {}).get("sources", ()):
+        source.pop("manifest")
+    for key in ("evaluation", "init"):
+        settings.pop(key)
+    return settings | {"pictures": digest}

@@ -1,0 +1,148 @@
+"""A whole run on manifests: what is trained on, what chooses, what is only measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imlctl.core.efficient_iml import EfficientIMLConfig
+from imlctl.core.efficient_rwkv import EfficientRWKVConfig
+from imlctl.data.manifest import Entry, read_manifest, write_manifest
+from imlctl.errors import ConfigError
+from imlctl.train.config import (
+    DataConfig,
+    EvaluationConfig,
+    OptimConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+from imlctl.train.loop import train
+from imlctl.train.reals import Mixture, RealConfig, Reals, RealSource
+from imlctl.train.splits import decisive, load_material
+from imlctl.train.synthesis import Synthesizer
+from imlctl.weights.load import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CPU = torch.device("cpu")
+MODEL = EfficientIMLConfig(
+    EfficientRWKVConfig(dims=(16, 16, 32), depths=(1, 1, 1), local="depthwise", stem_stride=8),
+    width=16,
+)
+
+
+@pytest.fixture
+def listed(tmp_path: Path, photo: Callable[..., Any]) -> Callable[..., Path]:
+    """Write a manifest of forgeries and photographs: `listed("m.csv", train=4, val=2)`."""
+
+    def write(name: str, seed: int, **splits: int) -> Path:
+        entries = []
+        for split, count in splits.items():
+            for number in range(count):
+                stem = tmp_path / f"{Path(name).stem}-{split}-{number}"
+                pixels = photo(seed * 1000 + len(entries), 96, 112)
+                Image.fromarray(pixels).save(stem.with_suffix(".png"))
+                mask = None
+                if number % 3 < 2:
+                    box = np.zeros((96, 112), np.uint8)
+                    box[20:60, 30:70] = 255
+                    mask = stem.with_name(f"{stem.name}-mask.png")
+                    Image.fromarray(box).save(mask)
+                entries.append(Entry(stem.with_suffix(".png"), mask, Path(name).stem, split))
+        write_manifest(tmp_path / name, entries)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def config(listed: Callable[..., Path]) -> TrainConfig:
+    """Real forgeries alone, two steps, measured on another set."""
+    real = RealConfig((RealSource(listed("ours.csv", 1, train=6, val=3)),), share=1.0)
+    return TrainConfig(
+        DataConfig((), workers=0, real=real),
+        model=MODEL,
+        optim=OptimConfig(steps=2, batch=2, size=64, warmup=1, precision="float32"),
+        validation=ValidationConfig(every=1, synthetic=0, real=4),
+        evaluation=EvaluationConfig((listed("theirs.csv", 2, test=3, train=2),)),
+    )
+
+
+def test_a_run_on_manifests(config: TrainConfig, tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    best = train(config, tmp_path / "run", device=CPU, report=told.append)
+    kinds = [event["event"] for event in told]
+    assert kinds.count("validation") == 2
+    # Measured once, after everything was chosen; nothing of it is in what chose.
+    assert kinds.index("evaluation") > max(n for n, k in enumerate(kinds) if k == "validation")
+    for event in told:
+        if event["event"] == "validation":
+            assert event["objective"] == event["real_auc"]
+            assert "theirs" not in str(event)
+    table = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert (table["theirs"]["tampered"], table["theirs"]["authentic"]) == (2, 1)
+    assert 0 <= table["theirs"]["auc"] <= 1
+    assert load(best).card.training["calibration"]["photos"] == 1  # the authentic one held out
+
+
+def test_real_and_synthetic_are_mixed(
+    config: TrainConfig, save_photos: Callable[..., Path]
+) -> None:
+    assert config.data.real is not None
+    data = replace(
+        config.data,
+        photos=(save_photos(6),),
+        validation_share=0.5,
+        real=replace(config.data.real, share=0.25),
+    )
+    mixed = replace(config, data=data, validation=replace(config.validation, synthetic=4))
+    material = load_material(mixed, lambda _: None)
+    assert isinstance(material.training, Mixture)
+    assert isinstance(material.judge, Synthesizer)
+    assert isinstance(material.real_judge, Reals)
+    assert material.held is not None
+    sources = [material.training(n).sources for n in range(40)]
+    assert sum("ours-train" in name for names in sources for name in names) == 10
+    held = {name for n in range(12) for name in material.real_judge(n).sources}
+    assert len(held) == 3
+    assert all("ours-val" in name for name in held)
+
+
+def test_a_picture_that_is_also_evaluated_on_is_refused(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    for split in ("train", "val"):
+        leaked = next(e for e in read_manifest(tmp_path / "ours.csv") if e.split == split)
+        write_manifest(
+            tmp_path / "leak.csv", [replace(leaked, split="test", set="x")], overwrite=True
+        )
+        leaking = replace(config, evaluation=EvaluationConfig((tmp_path / "leak.csv",)))
+        with pytest.raises(ConfigError, match="is evaluated on, and trained or validated on"):
+            load_material(leaking, lambda _: None)
+
+
+def test_only_what_changes_the_result_is_compared(config: TrainConfig) -> None:
+    same = replace(
+        config,
+        data=replace(config.data, workers=7, cache=Path("elsewhere")),
+        evaluation=None,
+        init=Path("start.safetensors"),
+    )
+    assert decisive(same, "d") == decisive(config, "d")
+    for other in (
+        replace(config, optim=replace(config.optim, batch=4)),
+        replace(config, validation=replace(config.validation, real=5)),
+        replace(config, data=replace(config.data, regenerated=9)),
+        replace(config, data=replace(config.data, real=replace(config.data.real, per_epoch=3))),  # type: ignore[type-var]
+    ):
+        assert decisive(other, "d") != decisive(config, "d")
+    assert decisive(config, "e") != decisive(config, "d")
+    assert decisive(config, "d") == json.loads(json.dumps(decisive(config, "d")))
