@@ -97,15 +97,7 @@ def localize(
     found = _find(inputs, out, recursive, include, exclude, files_from, null)
     part = None if shard is None else Shard.parse(shard)
     place = Place(out, found.many, force=force, resume=resume, shard=part)
-    for option, given in (
-        ("--resume", resume),
-        ("--manifest", manifest),
-        ("--report", report),
-        ("--jsonl", jsonl),
-        ("--csv", csv),
-    ):
-        if given:
-            place.needs_folder(option)
+    _need_folder(place, resume=resume, manifest=manifest, report=report, jsonl=jsonl, csv=csv)
     check_reports(page=report)
     wanted = {Kind.OVERLAY: overlay, Kind.HEATMAP: heatmap, Kind.JSON: json and out is not None}
 
@@ -151,6 +143,13 @@ def localize(
         raise typer.Exit(Exit.FOUND)
     if follower.counts[FAILED] or changed:
         raise typer.Exit(Exit.SOME_FAILED)
+
+
+def _need_folder(place: Place, **options: bool) -> None:
+    """Refuse options that write into a folder of outputs where there is none."""
+    for name, given in options.items():
+        if given:
+            place.needs_folder(f"--{name}")
 
 
 def _find(

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from imlctl.data import casia
+from imlctl.data.plain import pair_folders, pairs, tree_sets, trees
 from imlctl.data.tree import (
     Found,
     Remark,
@@ -212,50 +213,6 @@ def _authentic_only(root: Path, name: str) -> Iterator[Found | Remark]:
     yield from authentic(pictures(root, deep=True), name)
 
 
-def _trees(root: Path) -> Iterator[Found | Remark]:
-    """``tampered``, ``masks``, ``authentic``: one set, or a folder of sets."""
-    for folder in _tree_sets(root):
-        masks = by_stem(pictures(folder / "masks"))
-        for image in pictures(folder / "tampered"):
-            mask = masks.get(image.stem) or masks.get(f"{image.stem}_mask")
-            yield Found(image, mask, folder.name, image.stem) if mask else unpaired(image)
-        yield from authentic(pictures(folder / "authentic"), folder.name)
-
-
-def _tree_sets(root: Path) -> list[Path]:
-    return [
-        f for f in (root, *folders(root)) if (f / "tampered").is_dir() or (f / "authentic").is_dir()
-    ]
-
-
-_PAIRS = (("images", "masks"), ("image", "mask"), ("imgs", "masks"), ("Tp", "Gt"))
-
-
-def _pair_folders(root: Path) -> tuple[Path, Path] | None:
-    """The folders of pictures and masks of a set like SIF."""
-    for images, masks in _PAIRS:
-        found = below(root, images), below(root, masks)
-        if found[0] and found[1]:
-            return found[0], found[1]
-    return None
-
-
-def _pairs(root: Path) -> Iterator[Found | Remark]:
-    """Pictures and masks in two folders, paired by stem, with or without ``_mask`` or ``_gt``."""
-    homes = _pair_folders(root)
-    if homes is None:
-        yield Remark(root, "has no two folders of images and masks")
-        return
-    masks = by_stem(pictures(homes[1], deep=True))
-    name = re.sub(r"\W+", "-", root.resolve().name.casefold()).strip("-") or "set"
-    for image in pictures(homes[0], deep=True):
-        stems = (image.stem, f"{image.stem}_mask", f"{image.stem}_gt")
-        mask = next((masks[stem] for stem in stems if stem in masks), None)
-        yield Found(image, mask, name, image.stem) if mask else unpaired(image)
-    for folder in ("authentic", "real", "Au", "original"):
-        yield from authentic(pictures(below(root, folder), deep=True), name)
-
-
 def _has(*names: str) -> Callable[[Path], bool]:
     return lambda root: all(below(root, name) is not None for name in names)
 
@@ -323,11 +280,11 @@ _ALL = (
         partial(_authentic_only, name="compraise"),
         "one folder of authentic pictures",
     ),
-    Layout("tree", lambda root: bool(_tree_sets(root)), _trees, "tampered, masks, authentic"),
+    Layout("tree", lambda root: bool(tree_sets(root)), trees, "tampered, masks, authentic"),
     Layout(
         "pairs",
-        lambda root: _pair_folders(root) is not None,
-        _pairs,
+        lambda root: pair_folders(root) is not None,
+        pairs,
         "two folders: images and masks, as SIF",
     ),
     Layout(

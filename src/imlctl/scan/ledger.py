@@ -6,7 +6,6 @@ so a row stands for outputs that exist, and outputs without a row are made again
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from imlctl import atomic
 from imlctl.errors import OutputError, UsageError
 from imlctl.report.preview import Preview
+from imlctl.scan.database import explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 STEM = "imlctl-ledger"
 _SUFFIX = ".sqlite"
 _FORMAT = 2
-_FULL = "full"  # how SQLite says that the disk is
 _SCHEMA = (
     "CREATE TABLE meta (tag TEXT NOT NULL)",
     "CREATE TABLE planned (output BLOB PRIMARY KEY) WITHOUT ROWID",
@@ -304,29 +303,8 @@ class Ledger:
             with self._lock:
                 yield
         except sqlite3.Error as error:
-            raise _explained(error, self.path) from error
+            raise explained(error, self.path) from error
 
 
 def _raw(path: os.PathLike[str]) -> bytes:
     return os.fsencode(path)
-
-
-def _explained(error: sqlite3.Error, path: Path) -> OutputError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return OutputError(
-            "another scan is writing to this folder",
-            source=str(path.parent),
-            remedy="Wait until it ends, or give each scan its own folder or --shard.",
-        )
-    if code == sqlite3.SQLITE_FULL or _FULL in str(error):
-        return atomic.output_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), str(path))
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return OutputError(
-            f"this ledger is damaged ({error})",
-            source=str(path),
-            remedy="Move it away; then add --force to analyse everything again.",
-        )
-    return OutputError(
-        f"the ledger cannot be used: {error}", source=str(path), remedy="Choose another folder."
-    )
