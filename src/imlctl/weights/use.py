@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imlctl.errors import WeightsError
 from imlctl.weights import hub
@@ -109,11 +109,20 @@ def _pulled(reference: HubReference, seen: Seen | None) -> Path | None:
     return here.path if here else None
 
 
+def _stated(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what is None, which TOML cannot say."""
+    return {
+        key: _stated(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if value is not None
+    }
+
+
 def _check_against(card: Card, entry: Entry) -> None:
     """Refuse a file that is of another architecture or configuration than its entry says."""
     for what, said, holds in (
         ("architecture", entry.architecture, card.architecture),
-        ("configuration", entry.config, card.config),
+        ("configuration", entry.config, _stated(card.config)),
         ("threshold", entry.threshold, card.threshold),
     ):
         if said and said != holds:
