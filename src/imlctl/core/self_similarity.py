@@ -27,7 +27,7 @@ CHANNELS = 3
 STRIDE = 4  # of the maps against the picture
 CANDIDATES = 6  # shifts looked at
 MIN_SHIFT = 16  # pixels; below, every smooth place resembles itself
-MAX_AREA = 1 << 22  # pixels searched; a larger picture is reduced, as copies survive that
+MAX_AREA = 1 << 21  # pixels searched; a larger picture is reduced, as copies survive that
 
 _LUMA = (0.299, 0.587, 0.114)
 _SMOOTHING = (9, 5)  # bins of the spectrum; keeps ripples of shifts over about MIN_SHIFT
