@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, BinaryIO
 
 from imlctl.errors import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
@@ -45,6 +45,42 @@ def write(path: Path, data: bytes, *, overwrite: bool = False, tag: str = "") ->
     Raises:
         OutputError: The name is taken, or the file cannot be written; nothing is left behind.
     """
+    with replacing(path, overwrite=overwrite, tag=tag) as temporary:
+        _write_flushed(temporary, data)
+
+
+@contextmanager
+def opened(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """Open a file to write piece by piece; it has its name only once all of it is written.
+
+    Args:
+        path: As for `write`.
+        overwrite: As for `write`.
+
+    Raises:
+        OutputError: As `write` does.
+    """
+    with replacing(path, overwrite=overwrite) as temporary, temporary.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path, *, overwrite: bool = False, tag: str = "") -> Iterator[Path]:
+    """Yield a free name beside `path`; the file that is written there takes its place.
+
+    For writers that want a name and not bytes. They flush what they write to the disk; whatever
+    stops them leaves `path` as it was, and nothing beside it.
+
+    Args:
+        path: As for `write`.
+        overwrite: As for `write`.
+        tag: As for `write`.
+
+    Raises:
+        OutputError: As `write` does.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,8 +89,17 @@ def write(path: Path, data: bytes, *, overwrite: bool = False, tag: str = "") ->
         raise OutputError(
             "it is there and not a regular file", source=str(path), remedy="Choose another name."
         )
+    # A short name of its own: the target's name may already be as long as names can be.
+    temporary = path.parent / f"{_TEMPORARY}{tag}-{secrets.token_hex(8)}.tmp"
     try:
-        _write_renamed(path, data, overwrite=overwrite, tag=tag)
+        if not overwrite and os.path.lexists(path):  # known before a long file is written
+            raise FileExistsError
+        yield temporary
+        if overwrite:
+            temporary.replace(path)
+        else:
+            _rename_to_free_name(temporary, path)
+        sync_folder(path.parent)
     except FileExistsError as error:
         raise OutputError(
             "this output is already there",
@@ -63,6 +108,9 @@ def write(path: Path, data: bytes, *, overwrite: bool = False, tag: str = "") ->
         ) from error
     except OSError as error:
         raise output_error(error, str(path)) from error
+    finally:
+        with suppress(OSError):  # gone already where all went well; not after an interrupt
+            temporary.unlink()
 
 
 def sweep(folders: Iterable[Path], tag: str) -> None:
@@ -82,29 +130,17 @@ def output_error(error: OSError, source: str) -> OutputError:
     )
 
 
-def _write_renamed(path: Path, data: bytes, *, overwrite: bool, tag: str) -> None:
-    # A short name of its own: the target's name may already be as long as names can be.
-    temporary = path.parent / f"{_TEMPORARY}{tag}-{secrets.token_hex(8)}.tmp"
+def _write_flushed(path: Path, data: bytes) -> None:
+    descriptor = os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
+    )
     try:
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
-        )
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if overwrite:
-            temporary.replace(path)
-        else:
-            _rename_to_free_name(temporary, path)
-    except BaseException:  # an interrupt must not leave a temporary file either
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_folder(path.parent)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _rename_to_free_name(temporary: Path, path: Path) -> None:
@@ -127,8 +163,8 @@ def _rename_to_free_name(temporary: Path, path: Path) -> None:
         raise
 
 
-def _sync_folder(folder: Path) -> None:
-    """Flush the folder, so that the new name survives a power cut."""
+def sync_folder(folder: Path) -> None:
+    """Flush a folder, so that a new name in it survives a power cut."""
     if not hasattr(os, "O_DIRECTORY"):  # Windows cannot, and does not need to
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -6,8 +6,8 @@ import csv
 import io
 from typing import TYPE_CHECKING, Any
 
+from imlctl import atomic
 from imlctl.report.record import Record
-from imlctl.report.whole import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,7 +49,7 @@ def write_csv(
     Raises:
         OutputError: The name is taken and `overwrite` is not set, or it cannot be written.
     """
-    with whole_file(path, overwrite=overwrite) as file:
+    with atomic.opened(path, overwrite=overwrite) as file:
         # The mark is what makes Excel read UTF-8.
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         writer = csv.writer(text)

@@ -13,11 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
 
-from imlctl import __version__
+from imlctl import __version__, atomic
 from imlctl.errors import UsageError
 from imlctl.report.preview import Preview, shrunk
 from imlctl.report.record import Record, Verdict
-from imlctl.report.whole import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -112,7 +111,7 @@ def write_report(
     }
     templates = _templates()
     with (
-        whole_file(path, overwrite=overwrite) as file,
+        atomic.opened(path, overwrite=overwrite) as file,
         TemporaryFile(dir=path.parent) as flagged,
         TemporaryFile(dir=path.parent) as others,
     ):

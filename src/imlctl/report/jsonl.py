@@ -6,10 +6,9 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
-from imlctl.atomic import output_error
+from imlctl import atomic
 from imlctl.errors import OutputError
 from imlctl.report.record import Record
-from imlctl.report.whole import sync_folder, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -37,10 +36,10 @@ class JsonLines:
             new = not path.exists()
             self._file: BinaryIO = path.open("ab+", buffering=0)
             if new:
-                sync_folder(path.parent)
+                atomic.sync_folder(path.parent)
             os.ftruncate(self._file.fileno(), _end_of_lines(self._file))
         except OSError as error:
-            raise output_error(error, str(path)) from error
+            raise atomic.output_error(error, str(path)) from error
 
     def append(self, records: Iterable[Record | Mapping[str, Any]]) -> None:
         """Write a batch of records and flush them to the disk; all of them, or none.
@@ -58,7 +57,7 @@ class JsonLines:
             os.fsync(self._file.fileno())
         except OSError as error:
             os.ftruncate(self._file.fileno(), start)
-            raise output_error(error, str(self.path)) from error
+            raise atomic.output_error(error, str(self.path)) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -87,7 +86,7 @@ def write_jsonl(
     Raises:
         OutputError: The name is taken and `overwrite` is not set, or it cannot be written.
     """
-    with whole_file(path, overwrite=overwrite) as file:
+    with atomic.opened(path, overwrite=overwrite) as file:
         for record in records:
             file.write(line(record))
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from imlctl import atomic
 from imlctl.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -141,9 +142,9 @@ def add_regenerated(
         pixels = pool.photos[index]
         path = folder / f"{hashlib.sha256(pixels.tobytes()).hexdigest()[:24]}.png"
         if not path.exists():
-            partial = path.with_suffix(".part")
-            Image.fromarray(round_trip(model, pixels)).save(partial, format="PNG", compress_level=3)
-            partial.rename(path)
+            with atomic.opened(path, overwrite=True) as file:
+                regenerated = Image.fromarray(round_trip(model, pixels))
+                regenerated.save(file, format="PNG", compress_level=3)
         with Image.open(path) as image:
             done[index] = np.asarray(image)
         if report:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from imlctl import atomic
 from imlctl.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -47,11 +48,10 @@ def save_state(path: Path, state: State, config: dict[str, Any]) -> None:
         "config": config,
         "scaler": state.scaler.state_dict() if state.scaler else None,
     }
-    partial = path.with_name(path.name + ".part")
-    save_file(tensors, partial, metadata={"state": json.dumps(numbers)})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with atomic.replacing(path, overwrite=True) as temporary:
+        save_file(tensors, temporary, metadata={"state": json.dumps(numbers)})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def load_state(path: Path, state: State, config: dict[str, Any]) -> None:
