@@ -107,6 +107,13 @@ def test_the_scale_is_of_latents_only(kind: str) -> None:
         torch.testing.assert_close(other.decode(other.encode(maps)), there_and_back)
 
 
+def test_a_deeper_encoder_leaves_the_decoder_as_it_is() -> None:
+    plain, deep = (LightVAE(LightVAEConfig(encoder_blocks=n)) for n in (0, 2))
+    assert len(deep.encoder) == len(plain.encoder) + 2
+    assert deep.encode(torch.ones(1, 1, 64, 64)).shape == (1, 4, 8, 8)
+    deep.decoder.load_state_dict(plain.decoder.state_dict())
+
+
 @pytest.mark.parametrize("config", [*SIZES.values(), *SMALL.values()])
 def test_config_survives_json(config: LightVAEConfig) -> None:
     assert LightVAEConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -119,6 +126,7 @@ def test_config_survives_json(config: LightVAEConfig) -> None:
         {"widths": [4, 8, 0]},
         {"decoder": "nearest"},
         {"blocks": -1},
+        {"encoder_blocks": -1},
         {"latent": 0},
         {"hidden": 0},
         {"fine": 0},

@@ -97,6 +97,13 @@ class TestDisturb:
         assert float(inside.min()) >= 0
         assert float(inside.max()) <= 1
 
+    def test_masks_are_blended_with_masks(self) -> None:
+        weights = DistillWeights(noise=0.0, blend=1.0)
+        masks, edges = torch.zeros(8, 1, 16, 16), torch.ones(8, 1, 16, 16)
+        inside = torch.cat((masks, edges))
+        moved, _ = disturb(inside.expand(-1, 4, -1, -1), inside, weights, generator())
+        assert torch.equal(moved[:, :1], inside)
+
     def test_noise_stays_below_its_level(self) -> None:
         weights = DistillWeights(noise=0.3, blend=0.0)
         moved, inside = disturb(self.latents, self.inside, weights, generator())

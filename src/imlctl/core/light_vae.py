@@ -32,6 +32,8 @@ class LightVAEConfig:
         hidden: Channels of the shuffling decoder at 1/8.
         fine: Its channels at 1/2.
         blocks: Its residual blocks at 1/8.
+        encoder_blocks: Residual blocks of the encoder at 1/8. They cost training only: a picture
+            is never encoded, it has no mask yet.
         latent: Channels of a latent.
         scale: Factor on latents, as Stable Diffusion's, so that they have about unit variance.
     """
@@ -41,6 +43,7 @@ class LightVAEConfig:
     hidden: int = 64
     fine: int = 16
     blocks: int = 2
+    encoder_blocks: int = 0
     latent: int = 4
     scale: float = 0.18215
 
@@ -52,7 +55,11 @@ class LightVAEConfig:
             raise ValueError(
                 f"unknown decoder {self.decoder!r}; known: {', '.join(get_args(Decoder))}"
             )
-        if self.blocks < 0 or min(self.hidden, self.fine, self.latent) < 1 or not self.scale > 0:
+        if (
+            min(self.blocks, self.encoder_blocks) < 0
+            or min(self.hidden, self.fine, self.latent) < 1
+            or not self.scale > 0
+        ):
             raise ValueError("blocks must not be negative, all other numbers must be positive")
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,7 +134,9 @@ class ReLUNorm(ConvNorm):
 def _encoder(config: LightVAEConfig) -> nn.Sequential:
     steps = zip((1, *config.widths[:-1]), config.widths, strict=True)
     down = (ReLUNorm(i, o, 3, stride=2) for i, o in steps)
-    return nn.Sequential(*down, nn.Conv2d(config.widths[-1], config.latent, 1))
+    width = config.widths[-1]
+    deepen = (Residual(width) for _ in range(config.encoder_blocks))
+    return nn.Sequential(*down, *deepen, nn.Conv2d(width, config.latent, 1))
 
 
 def _transposed(config: LightVAEConfig) -> nn.Sequential:

@@ -205,7 +205,7 @@ def disturb(
     """Blend some latents with others' and add noise to all.
 
     Args:
-        latents: (B, C, h, w).
+        latents: (B, C, h, w), of masks and then of as many edge maps.
         inside: Probability of each pixel being inside, (B, 1, H, W).
         weights: How many and how much; each map has a level of noise of its own.
         chance: On the CPU.
@@ -216,7 +216,11 @@ def disturb(
     count, device = len(latents), latents.device
     blended = (torch.rand(count, 1, 1, 1, generator=chance) < weights.blend).float()
     keep = (1 - blended * torch.rand(count, 1, 1, 1, generator=chance)).to(device)
-    other = torch.randperm(count, generator=chance).to(device)
+    half = count // 2  # masks with masks, edge maps with edge maps
+    order = [
+        torch.randperm(n, generator=chance) + at for n, at in ((half, 0), (count - half, half))
+    ]
+    other = torch.cat(order).to(device)
     level = torch.rand(count, 1, 1, 1, generator=chance) ** 4 * weights.noise
     noise = (torch.randn(latents.shape, generator=chance) * level).to(device)
     moved = keep * latents + (1 - keep) * latents[other] + noise
