@@ -142,6 +142,42 @@ class TestToneAndColour:
         assert out[6, 4].tolist() == [50, 100, 120]
 
 
+class TestCamera:
+    def ramp(self) -> NDArray[np.uint8]:
+        y, x = np.mgrid[0:64, 0:64]
+        return np.stack((x * 3 + 20, y * 3 + 20, x + y + 40), 2).astype(np.uint8)
+
+    @pytest.mark.parametrize("seed", range(12))
+    def test_gives_back_what_interpolation_can(self, seed: int) -> None:
+        """A ramp in each colour, whatever the phase: a wrong pattern would swap the colours."""
+        taken = augment.camera(self.ramp(), 0.0, 0.0, np.random.default_rng(seed))
+        assert np.array_equal(taken[3:-3, 3:-3], self.ramp()[3:-3, 3:-3])
+
+    def test_noise_grows_with_the_light_and_is_tied_to_its_neighbours(self) -> None:
+        rng = np.random.default_rng(0)
+        dark, light = (np.full((128, 128, 3), level, np.uint8) for level in (20, 200))
+        apart = [augment.camera(x, 8.0, 0.0, rng).astype(float) - x for x in (dark, light)]
+        assert apart[1].std() > 1.8 * apart[0].std()
+        red = apart[1][..., 0] - apart[1][..., 0].mean()
+        assert (red[:, 1:] * red[:, :-1]).mean() > 0.2 * red.var()  # interpolated
+
+    def test_denoising_flattens(self) -> None:
+        flat = np.full((128, 128, 3), 150, np.uint8)
+        noisy, clean = (
+            augment.camera(flat, 6.0, strength, np.random.default_rng(0)) for strength in (0, 20)
+        )
+        assert clean.std() < 0.7 * noisy.std()
+
+
+def test_reduced_loses_detail_and_keeps_the_rest(photo: Callable[..., Any]) -> None:
+    pixels = photo(0, 96, 96)
+    soft = augment.reduced(pixels, 2.5, np.random.default_rng(0))
+    assert soft.shape == pixels.shape
+    detail = [np.abs(np.diff(x.astype(float), axis=1)).mean() for x in (pixels, soft)]
+    assert detail[1] < 0.8 * detail[0]
+    assert soft.mean() == pytest.approx(pixels.mean(), abs=2)
+
+
 def test_blur_and_sharpen_are_opposites(photo: Callable[..., Any]) -> None:
     pixels = photo(0, 64, 64)
     detail = [

@@ -20,11 +20,18 @@ Rng = np.random.Generator
 Step = Callable[[Pixels], Pixels]
 
 INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4)
+_ENLARGING = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 _SUBSAMPLINGS = (
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+)
+
+# OpenCV's codes by where red lies in a square of 2x2; it names the patterns by their second row.
+_BAYER = (
+    (cv2.COLOR_BayerBG2RGB, cv2.COLOR_BayerGB2RGB),
+    (cv2.COLOR_BayerGR2RGB, cv2.COLOR_BayerRG2RGB),
 )
 
 
@@ -41,6 +48,13 @@ def jpeg(
 def resize(pixels: Pixels, height: int, width: int, interpolation: int = cv2.INTER_CUBIC) -> Pixels:
     """Resample to (height, width)."""
     return cv2.resize(pixels, (width, height), interpolation=interpolation)  # type: ignore[return-value]
+
+
+def reduced(pixels: Pixels, factor: float, rng: Rng) -> Pixels:
+    """Shrink by `factor`, enlarge again: the size is kept, the detail is not."""
+    height, width = pixels.shape[:2]
+    small = resize(pixels, round(height / factor), round(width / factor), cv2.INTER_AREA)
+    return resize(small, height, width, int(rng.choice(_ENLARGING)))
 
 
 def noise(pixels: Pixels, sigma: float, rng: Rng, grain: float = 0.0) -> Pixels:
@@ -73,6 +87,44 @@ def colour_cast(pixels: Pixels, gains: NDArray[np.float64]) -> Pixels:
     """Multiply the three colours, as a white balance does."""
     curves = np.clip(np.rint(np.arange(256)[:, None] * gains), 0, 255).astype(np.uint8)
     return cv2.LUT(pixels, curves[None])  # type: ignore[return-value]
+
+
+def camera(pixels: Pixels, sigma: float, denoising: float, rng: Rng) -> Pixels:
+    """Take the picture again with a colour filter array, as a phone's camera does.
+
+    Each pixel keeps one colour, gets noise that grows with the light, and the other two colours are
+    interpolated; what is denoised after that is left with blotches instead of grain.
+
+    Args:
+        pixels: (H, W, 3); even sides keep their last row and column out of interpolation.
+        sigma: Noise at full light, in grey levels.
+        denoising: Strength of the bilateral filter, in grey levels; 0 for none.
+        rng: Draws the noise and the filter's phase.
+    """
+    down, across = rng.integers(2, size=2)
+    array = pixels[..., 1].astype(np.float32)
+    array[down::2, across::2] = pixels[down::2, across::2, 0]
+    array[1 - down :: 2, 1 - across :: 2] = pixels[1 - down :: 2, 1 - across :: 2, 2]
+    grain = rng.standard_normal(array.shape, np.float32)
+    array += sigma * np.sqrt((array + 12) / 255) * grain
+    raw = np.clip(np.rint(array), 0, 255).astype(np.uint8)
+    taken = cv2.cvtColor(raw, _BAYER[int(down)][int(across)])
+    if denoising > 0:
+        taken = cv2.bilateralFilter(taken, 5, denoising, 1.6)
+    return cast("Pixels", taken)
+
+
+def _random_camera(rng: Rng) -> Step:
+    sigma = float(np.exp(rng.uniform(np.log(2.0), np.log(12.0))))
+    denoising = sigma * float(rng.choice((0.0, rng.uniform(1.0, 4.0))))
+    sharpening = float(rng.choice((0.0, rng.uniform(0.3, 1.2))))
+    radius = float(rng.uniform(0.7, 1.6))
+
+    def step(pixels: Pixels) -> Pixels:
+        taken = camera(pixels, sigma, denoising, rng)
+        return sharpen(taken, sharpening, radius) if sharpening else taken
+
+    return step
 
 
 def _random_jpeg(rng: Rng, low: int, high: int = 100) -> Step:
@@ -124,6 +176,7 @@ def _bilateral(rng: Rng) -> Step:
 
 
 _HISTORY: tuple[tuple[Callable[[Rng], Step], float], ...] = (
+    (_random_camera, 0.2),
     (_random_resample, 0.3),
     (_random_tone, 0.3),
     (_random_blur, 0.1),

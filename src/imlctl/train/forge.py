@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imlctl.train import augment
+from imlctl.train import augment, fill
 from imlctl.train.masks import Mask, feather
 
 Pixels = NDArray[np.uint8]
@@ -123,37 +123,19 @@ def copy_move(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
 
 
 def remove(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
-    """Fill the mask from around it: diffusion (Telea, Bertalmio et al.) or a smooth patch."""
-    hole = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
-    if rng.random() < 0.6 and mask.mean() < 0.12:
-        method = cv2.INPAINT_TELEA if rng.random() < 0.5 else cv2.INPAINT_NS
-        filled = cv2.inpaint(host, hole, 3, method)
+    """Fill the mask from around it, in one of the ways of `fill`."""
+    hole = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    way = rng.random()
+    if way < 0.4:  # brings its own grain
+        filled = fill.piecewise(host, hole, rng)
     else:
-        filled = _smooth_fill(host, mask, rng)
-    if rng.random() < 0.5:  # a careful hand puts grain back
-        filled = augment.noise(filled, float(rng.uniform(0.5, 4)), rng)  # type: ignore[arg-type]
-    alpha = feather(hole > 0, float(rng.choice((0.0, 1.0))))[..., None]
+        small = way < 0.75 and mask.mean() < 0.12
+        filled = fill.diffuse(host, hole, rng) if small else fill.smooth(host, hole, rng)
+        if rng.random() < 0.5:  # a careful hand puts grain back
+            filled = augment.noise(filled, float(rng.uniform(0.5, 4)), rng)
+    alpha = feather(hole, float(rng.choice((0.0, 1.0))))[..., None]
     mixed = host + alpha * (filled.astype(np.float32) - host)
     return np.rint(mixed).astype(np.uint8), mask
-
-
-def _smooth_fill(host: Pixels, mask: Mask, rng: Rng) -> Pixels:
-    """Low frequencies interpolated across the hole, high frequencies from elsewhere."""
-    keep = (~mask).astype(np.float32)
-    sigma = max(4.0, float(np.sqrt(mask.sum())) / 3)
-    height, width = mask.shape
-    # blurring a reduced picture gives the same low frequencies, faster
-    step = max(1, int(sigma / 4))
-    size = (max(2, width // step), max(2, height // step))
-    weight = cv2.resize(keep, size, interpolation=cv2.INTER_AREA)
-    weight = cv2.GaussianBlur(weight, (0, 0), sigma / step)
-    colour = cv2.resize(host * keep[..., None], size, interpolation=cv2.INTER_AREA)
-    coarse = cv2.GaussianBlur(colour, (0, 0), sigma / step) / np.maximum(weight, 1e-3)[..., None]
-    low = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
-    texture = host.astype(np.float32) - cv2.GaussianBlur(host, (0, 0), 3.0)
-    down, across = (int(rng.integers(n // 4, 3 * n // 4)) for n in (height, width))
-    texture = np.roll(texture, (down, across), axis=(0, 1)) * float(rng.choice((0.0, 1.0, 0.7)))
-    return np.clip(np.rint(low + texture), 0, 255).astype(np.uint8)
 
 
 def regenerate(host: Pixels, generated: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:

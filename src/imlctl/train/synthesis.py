@@ -153,7 +153,10 @@ class Synthesizer:
         height, width = versions[0].shape[:2]
         short = min(height, width)
         cut = side
-        if short < side or rng.random() < 0.3:  # the scale at which copies circulate
+        scale = rng.random()
+        if scale < 0.12:  # enlarged: soft, as the pixels of a large photograph are
+            cut = round(min(short, side * float(rng.uniform(0.33, 0.7))))
+        elif short < side or scale < 0.4:  # the scale at which copies circulate
             cut = round(min(short, side * float(np.exp(rng.uniform(-0.35, 0.9)))))
         grid = _GRID if rng.random() < 0.5 else 1
         y, x = (int(rng.integers((n - cut) // grid + 1)) * grid for n in (height, width))
@@ -199,5 +202,7 @@ class Synthesizer:
         )
         if rng.random() < 0.25:  # the whole frame through the generator is authentic everywhere
             return generated, np.zeros((side, side), bool)
+        if rng.random() < 0.35:  # generators have a resolution of their own; the rest is enlarged
+            generated = augment.reduced(generated, float(rng.uniform(1.2, 3.0)), rng)
         picture, mask = forge.regenerate(host, generated, self._shape(side, rng), rng)
         return augment.random_history(picture, rng, untouched=0.7), mask
