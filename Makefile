@@ -3,16 +3,18 @@
 #   make demo    install imlctl and localize the forgery in examples/
 #   make test    install what tests need and run them; ARGS goes to pytest: make test ARGS="-x -k mask"
 #   make check   lint, format and types
+#   make fuzz    ten minutes of looking for files that break the decoder; SECONDS changes that
 #   make clean   remove .venv, caches and what the demo wrote
 #
 # PYTHON picks the interpreter: make demo PYTHON=python3.12
 
 PYTHON ?= python3
 ARGS ?=
+SECONDS ?= 600
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test check fuzz clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -29,9 +31,14 @@ check: .venv/installed-check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# Atheris has wheels for few systems; without it the same target tries changed samples.
+fuzz: .venv/installed-test
+	$(INSTALL) atheris || echo 'atheris cannot be installed here; doing without coverage'
+	$(BIN)/python scripts/fuzz_decode.py --seconds $(SECONDS)
+
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f out/mask.png out/mask.overlay.png
+	rm -rf out/mask.png out/mask.overlay.png out/fuzz
 	rmdir out 2>/dev/null || true
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -94,18 +94,33 @@ def network_attempts() -> Iterator[list[str]]:
     assert not _attempts, f"reached for the network: {_attempts}"
 
 
-MAKERS = Path(__file__).parent / "hostile" / "makers.py"
+def _module(*path: str) -> Any:
+    """Import a file of tests/ that is no test: without packages there, no import reaches it."""
+    file = Path(__file__).parent.joinpath(*path)
+    name = f"imlctl_tests_{file.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 @pytest.fixture(scope="session")
 def makers() -> Any:
     """The module `tests/hostile/makers.py`, which makes pictures and bad files by code."""
-    name = "imlctl_tests_makers"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, MAKERS)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    return _module("hostile", "makers.py")
+
+
+@pytest.fixture(scope="session")
+def hub_server() -> Any:
+    """The module `tests/hub_server.py`."""
+    return _module("hub_server.py")
+
+
+@pytest.fixture
+def hub(hub_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Hub, and this process's client sent to it; cache and registry lie in `tmp_path`."""
+    with hub_server.serve() as hub, hub_server.client_of(hub, tmp_path, monkeypatch):
+        yield hub

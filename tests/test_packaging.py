@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
+import os
+import re
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import tomllib
 import urllib.request
@@ -30,14 +34,37 @@ LONGEST_FILE = 320  # lines
 LONGEST_FUNCTION = 60  # lines of its body, docstring included
 
 
+def build(source: Path, folder: Path, epoch: int = 1_600_000_000) -> dict[str, Path]:
+    """Build wheel and source distribution; return them by suffix."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-d", str(folder)],
+        cwd=source,
+        env=os.environ | {"SOURCE_DATE_EPOCH": str(epoch)},
+        check=True,
+        capture_output=True,
+    )
+    return {path.suffix: path for path in folder.iterdir()}
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    (built,) = folder.glob("*.whl")
-    with zipfile.ZipFile(built) as archive:
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return build(ROOT, tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="module")
+def wheel(built: dict[str, Path]) -> Iterator[zipfile.ZipFile]:
+    with zipfile.ZipFile(built[".whl"]) as archive:
         yield archive
+
+
+@pytest.fixture(scope="module")
+def unpacked(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, as somebody who builds from it has it."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(built[".gz"]) as archive:
+        archive.extractall(folder, filter="data")
+    (root,) = folder.iterdir()
+    return root
 
 
 def test_the_version_is_the_same_everywhere() -> None:
@@ -53,6 +80,58 @@ def test_the_wheel_holds_the_package_and_its_registry(wheel: zipfile.ZipFile) ->
     assert wheel.read("imlctl/weights/weights.toml") == (ROOT / "weights.toml").read_bytes()
     outside = {name for name in names if not name.startswith("imlctl")}
     assert outside == set()  # neither tests nor scripts land in somebody's site-packages
+
+
+def test_the_wheel_installs_the_man_pages(wheel: zipfile.ZipFile) -> None:
+    place = f"imlctl-{imlctl.__version__}.data/data/share/man/man1/"
+    installed = {name.removeprefix(place) for name in wheel.namelist() if name.startswith(place)}
+    assert installed == {path.name for path in (ROOT / "man").iterdir()}
+    for name in installed:
+        assert wheel.read(place + name) == (ROOT / "man" / name).read_bytes()
+
+
+def test_the_sources_hold_what_tests_and_builds_need(unpacked: Path) -> None:
+    folders = ("src", "tests", "configs", "docs", "examples", "man", "scripts")
+    for folder in folders:
+        there = {p.relative_to(unpacked) for p in (unpacked / folder).rglob("*") if p.is_file()}
+        here = {p.relative_to(ROOT) for p in (ROOT / folder).rglob("*") if p.is_file()}
+        assert there == {p for p in here if p.suffix != ".pyc"}
+    others = {path.name for path in unpacked.iterdir()} - set(folders)
+    assert {"weights.toml", "Makefile", "constraints.txt", "LICENSE", "README.md"} <= others
+    assert not {"data", "runs", "out"} & others
+
+
+def test_the_same_sources_give_the_same_bytes(
+    built: dict[str, Path], unpacked: Path, tmp_path: Path
+) -> None:
+    """From another folder, at another time, and by way of the source distribution."""
+    for path in unpacked.rglob("*"):
+        os.utime(path, (1_234_567_890, 1_234_567_890))
+    again = build(unpacked, tmp_path / "again")
+    assert again[".whl"].read_bytes() == built[".whl"].read_bytes()
+    assert again[".gz"].read_bytes() == built[".gz"].read_bytes()
+
+
+def test_the_wheel_works_where_it_is_unpacked(built: dict[str, Path], tmp_path: Path) -> None:
+    """Its own sources, weights and registry are used, and nothing of this checkout."""
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target"]
+    quiet = ["--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
+    subprocess.run([*pip, tmp_path / "site", *quiet, built[".whl"]], check=True)
+    code = "import imlctl.cli; print(imlctl.__file__); imlctl.cli.main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, "weights", "verify", "efficientiml", "diffiml", "--json"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    place, _, document = ran.stdout.partition("\n")
+    assert Path(place).is_relative_to(tmp_path)
+    found = json.loads(document)["weights"]
+    assert [item["state"] for item in found] == ["intact", "intact"]
+    assert all(Path(item["path"]).is_relative_to(tmp_path) for item in found)
+    assert (tmp_path / "site/share/man/man1/imlctl.1").is_file()
 
 
 def test_the_wheel_carries_licence_and_command(wheel: zipfile.ZipFile) -> None:
@@ -137,6 +216,28 @@ def test_help_answers_at_once(record_property: Callable[[str, object], None]) ->
     record_property("help_seconds", min(helping))
     record_property("import_typer_seconds", min(importing))
     assert min(helping) <= max(0.25, 3.5 * min(importing))
+
+
+def test_every_dependency_is_listed_with_its_licence() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    page = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
+    named = page.partition("## Needed by those")[0]
+    rows = re.findall(r"(?m)^\| ([a-z0-9-]+) \| (\d[\w.]*) \| ([^|]+) \| ([^|]+) \|$", page)
+    licences = {name: licence for name, _, licence, _ in rows}
+    groups = {"imlctl": project["dependencies"]} | {
+        f"`[{extra}]`": lines for extra, lines in project["optional-dependencies"].items()
+    }
+    for group, lines in groups.items():
+        for line in lines:
+            name = re.split(r"[^A-Za-z0-9._-]", line)[0].lower()
+            assert f"| {name} |" in named, "run: python scripts/make_dependencies.py"
+            (uses,) = [uses for found, _, _, uses in rows if found == name]
+            assert group in uses or "imlctl" in uses
+    assert len(licences) == len(rows) > len(project["dependencies"])
+    assert "not stated" not in licences.values()
+    # Nothing that everybody gets asks more of those who pass it on than naming it.
+    core = {licences[name] for name, _, _, uses in rows if "imlctl" in uses}
+    assert not [text for text in core if "GPL" in text]
 
 
 def test_the_example_and_its_mask_belong_together() -> None:

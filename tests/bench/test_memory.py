@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from imlctl.bench.memory import peak_memory
+from imlctl.bench.memory import free_memory, peak_memory
 
 CPU = torch.device("cpu")
 MB = 1_000_000
@@ -79,3 +80,10 @@ def test_a_gpu_counts_from_what_it_already_held(monkeypatch: pytest.MonkeyPatch)
 def test_a_real_gpu_counts() -> None:
     gpu = torch.device("cuda")
     assert peak_memory(lambda: torch.empty(MB, device=gpu), gpu) in range(4 * MB, 5 * MB)
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="only Linux says")
+def test_free_memory_is_part_of_all_memory() -> None:
+    free = free_memory(CPU)
+    assert free is not None
+    assert MB < free < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from imlctl.bench import speed
+from imlctl.bench import cells, speed
 from imlctl.bench.bars import BAR_SIZE
+from imlctl.bench.cells import Plan
 from imlctl.bench.passes import Draw, draws_of, one_pass
-from imlctl.bench.speed import Plan, measure
+from imlctl.bench.speed import measure
 from imlctl.bench.speed_report import exponent
 from imlctl.core.denoiser import DenoiserConfig
 from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
@@ -129,6 +130,32 @@ def test_flips_and_batches_are_rows_of_their_own(localizer: Localizer) -> None:
     assert rows[2].fps == pytest.approx(3 / rows[2].timing.median)
 
 
+def test_a_budget_leaves_the_slow_fewer_rounds(localizer: Localizer) -> None:
+    rows = measure(localizer, Plan((64, 128), TILE, 5, flips=ONCE, budget=1e-9)).rows
+    assert [(len(row.timing.passes), row.short, row.memory) for row in rows] == [
+        (1, True, None)
+    ] * 2
+    assert [row.tiles for row in rows] == [1, 1]
+    assert not measure(localizer, Plan((64,), TILE, 1, flips=ONCE)).rows[0].short
+
+
+def test_what_memory_does_not_hold_is_run_in_tiles_only(
+    localizer: Localizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_tile = measure(localizer, Plan((128,), TILE, 1, flips=ONCE)).rows[0].memory
+    assert one_tile is not None
+    monkeypatch.setattr(cells, "free_memory", lambda _: 5 * one_tile)
+    report = measure(localizer, Plan((128, 192, 256), TILE, 1, flips=ONCE))
+    assert [(row.size, row.tiles) for row in report.rows] == [
+        (128, 1),
+        (192, 1),
+        (192, 4),
+        (256, 9),
+    ]
+    (sentence,) = report.left_out
+    assert sentence.startswith("256 x 256 in one pass needs about")
+
+
 SAMPLING = DiffIMLConfig("efficient-rwkv-tiny", DenoiserConfig(channels=32, condition=32))
 
 
@@ -149,6 +176,11 @@ def test_a_sampling_model_is_measured_in_every_way_at_one_size() -> None:
     assert by_way[64, 5, 8, False] > by_way[64, 1, 1, False]
     assert set(report.exponents) == {"time", "memory"}
     assert report.bars == ()  # of another size
+
+
+def test_every_way_can_be_measured_at_every_size() -> None:
+    rows = measure(Sampler(), Plan((96, 64), TILE, 1, (1, 8), (1,), ONCE, full=True)).rows
+    assert [(row.size, row.steps) for row in rows] == [(64, 8), (96, 8), (64, 1), (96, 1)]
 
 
 def test_only_what_was_asked_for_is_drawn() -> None:

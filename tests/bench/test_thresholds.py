@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from imlctl.bench.metrics import threshold_at
 from imlctl.bench.thresholds import (
     drawn_with,
     keep,
     kept_in,
-    threshold_at,
     threshold_for,
     thresholds_for,
     upper_limit,

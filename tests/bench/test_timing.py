@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from imlctl.bench.timing import Subject, Timing, take_turns, waits_for
+from imlctl.bench.timing import (
+    EventTimer,
+    Subject,
+    Timing,
+    WallTimer,
+    take_turns,
+    timer_for,
+    waits_for,
+)
 
 
 class Bench:
@@ -24,10 +32,14 @@ class Bench:
     def clock(self) -> float:
         return self.now
 
+    @property
+    def timer(self) -> WallTimer:
+        return WallTimer(clock=self.clock)
+
 
 def test_subjects_take_turns_after_warming_up() -> None:
     bench = Bench(a=1.0, b=3.0)
-    a, b = take_turns([bench.subject("a"), bench.subject("b")], 3, clock=bench.clock)
+    a, b = take_turns([bench.subject("a"), bench.subject("b")], 3, timed=bench.timer)
     assert "".join(bench.log) == "aabb" + "ababab"
     assert a.rounds == ((1.0,),) * 3
     assert b.over(a) == 3.0
@@ -36,13 +48,13 @@ def test_subjects_take_turns_after_warming_up() -> None:
 
 def test_quick_passes_warm_up_longer() -> None:
     bench = Bench(a=0.01)
-    take_turns([bench.subject("a")], 1, clock=bench.clock)
+    take_turns([bench.subject("a")], 1, timed=bench.timer)
     assert len(bench.log) - 1 == pytest.approx(20, abs=1)
 
 
 def test_the_first_of_several_passes_of_a_turn_is_not_counted() -> None:
     bench = Bench(a=1.0, b=1.0)
-    a, b = take_turns([bench.subject("a", passes=2), bench.subject("b")], 2, clock=bench.clock)
+    a, b = take_turns([bench.subject("a", passes=2), bench.subject("b")], 2, timed=bench.timer)
     assert "".join(bench.log) == "aabb" + "aaabaaab"
     assert [len(turn) for turn in a.rounds] == [2, 2]
     assert [len(turn) for turn in b.rounds] == [1, 1]
@@ -56,13 +68,13 @@ def test_a_pass_lasts_until_the_device_is_done() -> None:
             bench.now += 2.0
             bench.log.append("synchronized")
 
-    (a,) = take_turns([bench.subject("a")], 2, clock=bench.clock, synchronize=synchronize)
+    (a,) = take_turns([bench.subject("a")], 2, timed=WallTimer(synchronize, bench.clock))
     assert a.passes == [2.0, 2.0]
 
 
 def test_progress_names_what_runs() -> None:
     bench, told = Bench(a=1.0), list[str]()
-    take_turns([bench.subject("a")], 2, clock=bench.clock, progress=told.append)
+    take_turns([bench.subject("a")], 2, timed=bench.timer, progress=told.append)
     assert told == ["warming up: a", "round 1 of 2: a", "round 2 of 2: a"]
 
 
@@ -71,6 +83,78 @@ def test_a_ratio_pairs_the_rounds_so_that_drift_cancels() -> None:
     twice = Timing(((2.0, 2.0, 90.0), (4.0,), (8.0,)))  # one disturbed pass
     assert twice.over(slowing) == 2.0
     assert slowing.over(twice) == 0.5
+
+
+def test_rounds_that_only_one_of_them_had_are_left_out() -> None:
+    assert Timing(((2.0,),)).over(Timing(((1.0,), (50.0,)))) == 2.0
+
+
+def test_what_is_slow_has_fewer_rounds() -> None:
+    bench = Bench(a=1.0, b=6.0, c=30.0)
+    subjects = [bench.subject("a"), bench.subject("b"), bench.subject("c")]
+    a, b, c = take_turns(subjects, 5, budget=14.0, timed=bench.timer)
+    assert [len(timing.rounds) for timing in (a, b, c)] == [5, 2, 1]
+    assert bench.log.count("c") == 1  # its first pass is all there is of it
+    assert c.passes == [30.0]
+
+
+def test_a_slow_subject_with_several_passes_has_one_round_at_least() -> None:
+    bench = Bench(a=5.0)
+    (a,) = take_turns([bench.subject("a", passes=2)], 5, budget=6.0, timed=bench.timer)
+    assert a.rounds == ((5.0, 5.0),)
+
+
+class Gpu:
+    """What `torch.cuda` is to the timer: work is queued, and runs on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = 100.0  # milliseconds, of the device
+        self.queued: list[float] = []
+        self.devices: list[torch.device] = []
+
+    def current_stream(self, device: torch.device) -> str:
+        self.devices.append(device)
+        return "stream"
+
+    def Event(self, *, enable_timing: bool) -> GpuEvent:  # noqa: N802 - torch's name
+        assert enable_timing
+        return GpuEvent(self)
+
+    def launch(self, milliseconds: float) -> None:
+        self.queued.append(milliseconds)
+
+
+class GpuEvent:
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu, self.at = gpu, -1.0
+        self.done = False
+
+    def record(self, stream: str) -> None:
+        assert stream == "stream"
+        self.gpu.now += sum(self.gpu.queued)  # it takes its place behind what was queued
+        self.gpu.queued.clear()
+        self.at = self.gpu.now
+
+    def synchronize(self) -> None:
+        self.done = True
+
+    def elapsed_time(self, end: GpuEvent) -> float:
+        assert end.done  # torch raises where the event has not happened
+        return end.at - self.at
+
+
+def test_a_gpu_times_itself() -> None:
+    gpu, device = Gpu(), torch.device("cuda:1")
+    timer = EventTimer(device, gpu)
+    assert timer(lambda: gpu.launch(250.0)) == 0.25
+    assert timer(lambda: (gpu.launch(1.0), gpu.launch(2.0))) == pytest.approx(0.003)
+    assert gpu.devices == [device, device]
+
+
+def test_each_device_has_its_timer() -> None:
+    assert isinstance(timer_for(torch.device("cuda")), EventTimer)
+    for name in ("cpu", "mps"):
+        assert isinstance(timer_for(torch.device(name)), WallTimer)
 
 
 def test_median_and_95th_percentile() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -112,3 +114,52 @@ def test_synthesize_in_parts(run, preset, tmp_path):
     assert ran.code == Exit.USAGE
     ran = run("data", "synthesize", preset, "-o", tmp_path / "x", "--kind", "collage")
     assert (ran.code, "unknown kind" in ran.err) == (Exit.USAGE, True)
+
+
+@pytest.fixture
+def judged(preset):
+    """The same preset, with photographs held out."""
+    preset.write_text(
+        preset.read_text().replace("validation_share = 0.0", "validation_share = 0.5")
+    )
+    return preset
+
+
+def test_a_seeded_set_is_made_again_bit_for_bit(run, judged, tmp_path):
+    """Its manifest holds the hash of every picture: one text says whether two sets are one."""
+    made = []
+    for name in "ab":
+        arguments = ("data", "synthesize", judged, "-o", tmp_path / name, "--count", 6, "--seed", 9)
+        assert run(*arguments, "--held-out", "--split", "test").code == Exit.OK
+        files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
+        made.append({str(p.relative_to(tmp_path / name)): p.read_bytes() for p in files})
+    assert made[0] == made[1]
+    assert len(made[0]) > 7
+
+
+def test_speed(run, preset):
+    preset.write_text(
+        preset.read_text()
+        + """batch = 2
+        precision = "float32"
+        [model]
+        width = 16
+        [model.backbone]
+        dims = [16, 16, 32]
+        depths = [1, 1, 1]
+        [validation]
+        synthetic = 0
+        """
+    )
+    common = ("data", "speed", preset, "--samples", 4, "--device", "cpu")
+    ran = run(*common, "--workers", 1, "--steps", 1)
+    assert ran.code == Exit.OK
+    assert "one sample of 64x64 in one process:" in ran.out
+    assert "decode 0.0 ms, cut " in ran.out
+    assert "1 workers:" in ran.out
+    assert "samples/s on cpu: " in ran.out
+    ran = run(*common, "--workers", 1, "--steps", 0, "--json")
+    found = json.loads(ran.out)
+    assert found["model"] is None
+    assert set(found["stages"]) == {"decode", "cut", "history", "forgery", "finish"}
+    assert found["workers"]["1"] > 0

@@ -52,11 +52,71 @@ def test_a_later_scan_takes_reports_for_no_pictures_and_no_obstacle(run, scanned
     assert len(list(read_jsonl(scanned / "records.jsonl"))) == len(list(photos.rglob("*.*")))
 
 
-def test_without_previews_the_records_are_there(run, photos, tmp_path):
+def previews(out):
+    """How many pictures of the page have a photograph, and how many a soft map."""
+    page = (out / "report.html").read_text("utf-8")
+    return tuple(page.count(f'<script type="text/plain" id="{kind}') for kind in "pm")
+
+
+def test_without_previews_the_records_are_there_and_it_is_said_once(run, photos, tmp_path):
     out = tmp_path / "plain"
     assert run("localize", photos, "-r", "-o", out).code == Exit.OK
-    assert run("report", out).code == Exit.OK
-    assert "/9j/" not in (out / "report.html").read_text("utf-8")
+    ran = run("report", out)
+    assert ran.code == Exit.OK
+    assert previews(out) == (0, 0)
+    assert ran.err.count("2 pictures were analysed without --report") == 1
+    assert "--report --force" in ran.err
+    assert "without --report" not in run("report", out, "--quiet").err
+    ran = run("localize", photos, "-r", "-o", out, "--resume", "--report")
+    assert "2 pictures were analysed without --report" in ran.err
+    ran = run("localize", photos, "-r", "-o", out, "--force", "--report")
+    assert "without --report" not in ran.err
+    assert previews(out) == (2, 2)
+
+
+def test_a_resumed_scan_shows_what_the_earlier_one_analysed_too(run, photos, tmp_path, monkeypatch):
+    from imlctl.pipeline import Localizer
+
+    out, real = tmp_path / "out", Localizer.localize
+
+    def killed(self, source, **options):
+        if source.source.endswith("b.png"):
+            raise KeyboardInterrupt
+        return real(self, source, **options)
+
+    arguments = ("localize", photos, "-r", "-o", out, "--report", "--workers", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(Localizer, "localize", killed)
+        assert run(*arguments).code == Exit.INTERRUPTED
+    assert not (out / "report.html").exists()
+    ran = run(*arguments, "--resume")
+    assert ran.code == Exit.OK
+    assert "1 of these done before" in ran.err
+    assert "without --report" not in ran.err
+    assert previews(out) == (2, 2)
+    (out / "report.html").unlink()
+    assert run(*arguments, "--resume").code == Exit.OK  # and once more, with nothing left to do
+    assert previews(out) == (2, 2)
+
+
+def test_one_picture_without_a_preview_is_said_as_one(run, photos, tmp_path):
+    out = tmp_path / "out"
+    assert run("localize", photos / "a.jpg", "-o", f"{out}/").code == Exit.OK
+    assert "1 picture was analysed without --report" in run("report", out).err
+
+
+def test_parts_of_a_scan_have_reports_of_their_own(run, photos, tmp_path):
+    out = tmp_path / "out"
+    for part in ("1/2", "2/2"):
+        options = ("--jsonl", "--csv", "--report", "--shard", part)
+        assert run("localize", photos, "-r", "-o", out, *options).code == Exit.OK
+    parts = [list(read_jsonl(out / f"records-{n}-of-2.jsonl")) for n in (1, 2)]
+    assert (out / "report-1-of-2.html").exists()
+    assert (out / "records-2-of-2.csv").exists()
+    assert run("report", out, "--jsonl").code == Exit.OK
+    whole = list(read_jsonl(out / "records.jsonl"))
+    assert len(whole) == 2
+    assert sorted(r["path"] for r in parts[0] + parts[1]) == sorted(r["path"] for r in whole)
 
 
 def test_reports_need_a_folder(run, photos, tmp_path):

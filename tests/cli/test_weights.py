@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -17,28 +16,15 @@ import torch
 from imlctl.errors import Exit
 from imlctl.weights.registry import load_registry
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-SERVER = Path(__file__).parents[1] / "hub_server.py"
 CONTENT = b"of no architecture" * 999
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 TEXT = "hf://lab/model@v1/w.bin"
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    name = "imlctl_tests_hub_server"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, SERVER)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    server: Any = sys.modules[name]
-    with server.serve() as hub, server.client_of(hub, tmp_path, monkeypatch):
-        hub.repo("lab/model").commit({"w.bin": CONTENT}, ref="v1")
-        yield hub
+def hub(hub: Any) -> Any:
+    hub.repo("lab/model").commit({"w.bin": CONTENT}, ref="v1")
+    return hub
 
 
 def test_list(run, hub):

@@ -142,6 +142,19 @@ class TestPaper:
         assert {"mit-b2", "mit-b3", "mit-b4", "resnet50", "resnet101"} <= set(ENCODERS)
 
 
+def widths(encoder: ConditionEncoder) -> list[int]:
+    return [int(level.weight.shape[1]) for level in encoder.levels]  # type: ignore[union-attr,operator,unused-ignore]
+
+
+def even_folds(resized: ConditionEncoder, folded: ConditionEncoder) -> dict[str, Tensor]:
+    """Weights with which folding is taking the mean."""
+    return {
+        f"levels.{i}.weight": resized.state_dict()[f"levels.{i}.weight"].repeat_interleave(n * n, 1)
+        / n**2
+        for i, n in enumerate(folded.folds)
+    }
+
+
 class TestEncoders:
     @torch.no_grad()
     @pytest.mark.parametrize(
@@ -155,7 +168,7 @@ class TestEncoders:
         assert encoder(image(height, width)).shape == (1, 8, height // 8, width // 8)
 
     def test_public_backbones_see_imagenet_s_normalisation(self) -> None:
-        backbone, _, _ = build_backbone("resnet50")
+        backbone = build_backbone("resnet50").module
         seen: list[Tensor] = []
         backbone.backbone.register_forward_pre_hook(lambda _, x: seen.append(x[0]))  # type: ignore[union-attr,operator,unused-ignore]
         mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand(1, 3, 64, 64)
@@ -173,6 +186,27 @@ class TestEncoders:
             level.weight.zero_()  # type: ignore[union-attr,operator]
             assert not torch.allclose(encoder(image()), base)
             level.weight.copy_(kept)  # type: ignore[union-attr,operator]
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("name", ["efficient-iml-tiny", "mit-b0"])
+    def test_folded_levels_can_say_all_that_resized_ones_can(self, name: str) -> None:
+        """A fold weighted evenly is the mean that halving takes; MiT's first needs a quarter."""
+        torch.manual_seed(0)
+        resized = ConditionEncoder(name, 8, 16).eval()
+        folded = ConditionEncoder(name, 8, 16, fold=True).eval()
+        folded.load_state_dict(resized.state_dict() | even_folds(resized, folded))
+        assert folded.folds == ((2, 1, 1) if "iml" in name else (4, 2, 1, 1))
+        features = [
+            torch.randn(1, c, 8 * f, 8 * f)
+            for c, f in zip(widths(resized), folded.folds, strict=True)
+        ]
+        halved = [
+            nn.functional.avg_pool2d(x, f) for x, f in zip(features, folded.folds, strict=True)
+        ]
+        for encoder, levels in ((resized, halved), (folded, features)):
+            encoder.backbone.forward = lambda *_, kept=levels: kept  # type: ignore[method-assign]
+        flat = image(128, 128)
+        torch.testing.assert_close(folded(flat), resized(flat))
 
     def test_unknown(self) -> None:
         with pytest.raises(ValueError, match="unknown encoder 'vgg'; known: efficient-iml-tiny"):

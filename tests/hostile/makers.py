@@ -59,6 +59,7 @@ def samples() -> dict[str, bytes]:
         "png-16": png(np.random.default_rng(0).integers(0, 65536, (HEIGHT, WIDTH, 3)), depth=16),
         "png-animated": encode(image, "PNG", **two()),
         "png-palette": encode(image.quantize(64), "PNG", transparency=3),
+        "png-interlaced": interlaced_png(texture()),
         "webp": encode(image, "WEBP"),
         "webp-lossless": encode(image, "WEBP", lossless=True),
         "webp-animated": encode(image, "WEBP", **two()),
@@ -66,8 +67,12 @@ def samples() -> dict[str, bytes]:
         "tiff-lzw": encode(image, "TIFF", compression="tiff_lzw"),
         "tiff-deflate": encode(image, "TIFF", compression="tiff_adobe_deflate"),
         "tiff-jpeg": encode(image, "TIFF", compression="jpeg"),
+        "tiff-packbits": encode(image, "TIFF", compression="packbits"),
+        "tiff-lzma": encode(image, "TIFF", compression="lzma"),
+        "tiff-fax": encode(image.convert("1"), "TIFF", compression="group4"),
         "tiff-pages": encode(image, "TIFF", **two()),
         "bmp": encode(image, "BMP"),
+        "bmp-runs": bmp_of_runs(image.quantize(64)),
         "gif": encode(image.quantize(64), "GIF"),
         "gif-animated": encode(image, "GIF", **two()),
         "avif": encode(image, "AVIF"),
@@ -75,8 +80,8 @@ def samples() -> dict[str, bytes]:
 
 
 def cuts(data: bytes) -> Iterator[bytes]:
-    """The file cut at every tenth, and a little before its end."""
-    lengths = {len(data) * tenth // 10 for tenth in range(10)}
+    """The file cut at every twentieth, and a little before its end."""
+    lengths = {len(data) * twentieth // 20 for twentieth in range(20)}
     lengths |= {len(data) - missing for missing in (1, 2, 3, 5, 9, 17)}
     return (data[:length] for length in sorted(lengths))
 
@@ -118,6 +123,22 @@ def interlaced_png(samples: NDArray[np.uint8], *, passes: int = 7) -> bytes:
     header = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], 8, 2, 0, 0, 1)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
+
+
+def bmp_of_runs(picture: Image.Image) -> bytes:
+    """An 8-bit BMP in run-length compression, of a palette picture."""
+    indices = np.flipud(np.asarray(picture))
+    body = b"".join(
+        b"".join(bytes([1, index]) for index in row) + b"\0\0" for row in indices.tolist()
+    )
+    colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    palette = np.zeros((256, 4), np.uint8)
+    palette[: len(colours), :3] = colours[:, ::-1]
+    start = 14 + 40 + 1024
+    head = struct.pack("<IHHI", start + len(body) + 2, 0, 0, start)
+    height, width = indices.shape
+    head += struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(body) + 2, 0, 0, 256, 0)
+    return b"BM" + head + palette.tobytes() + body + b"\0\1"
 
 
 def heic() -> bytes:

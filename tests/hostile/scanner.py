@@ -2,8 +2,8 @@
 
     python scanner.py IN OUT WORKERS LINE
 
-LINE counts the lines of `imlctl.scan` and `imlctl.atomic` that are run, in all threads; 0 lets the
-scan end, and prints their number. It always resumes.
+LINE counts the lines that are run, in all threads, of `imlctl.scan`, `imlctl.atomic` and what
+writes records.jsonl; 0 lets the scan end, and prints their number. It always resumes.
 """
 
 import itertools
@@ -13,13 +13,18 @@ import signal
 import sys
 import threading
 from contextlib import ExitStack
+from functools import partial
 
+from imlctl.cli.report import followed, write_reports
+from imlctl.report import jsonl  # noqa: F401
 from imlctl.scan import ahead, behind, ledger, naming, run, worker  # noqa: F401
 from imlctl.scan.ahead import DecodeAhead
 from imlctl.scan.discover import discover
 from imlctl.scan.ledger import Key
 from imlctl.scan.naming import Kind
 from imlctl.scan.place import Place
+
+WATCHED = ("/imlctl/scan/", "/imlctl/atomic.py", "/imlctl/report/jsonl.py", "/imlctl/cli/report.py")
 
 
 class Work:
@@ -35,13 +40,13 @@ class Work:
         return f"{kind}:{result}\n".encode() * 100
 
     def record(self, result):
-        return {"verdict": "nothing found", "sha256": result}
+        return {"schema_version": 1, "verdict": "nothing found", "sha256": result}
 
     def preview(self, result):
         return None
 
     def failure(self, job, error):
-        return {"verdict": "failed", "sha256": None, "error": error.what}
+        return {"schema_version": 1, "verdict": "failed", "sha256": None, "error": error.what}
 
 
 def watch(last):
@@ -58,7 +63,7 @@ def watch(last):
 
     def trace(frame, _event, _argument):
         name = frame.f_code.co_filename
-        return local if "/imlctl/scan/" in name or name.endswith("/imlctl/atomic.py") else None
+        return local if any(part in name for part in WATCHED) else None
 
     threading.settrace(trace)
     sys.settrace(trace)
@@ -75,7 +80,8 @@ def main(source, out, workers, last):
         decoders = stack.enter_context(DecodeAhead(workers)) if workers else None
         rows = place.begin(jobs, stack)
         outcomes = run.scan(jobs, Work(), ahead=decoders, ledger=rows, resume=True)
-        resumed = sum(outcome.resumed for outcome in outcomes)
+        resumed = sum(outcome.resumed for outcome in followed(outcomes, place))
+        place.write_reports(partial(write_reports, page=False, jsonl=True, csv=False))
     sys.settrace(None)
     sys.stdout.write(json.dumps({"lines": total[0], "resumed": resumed}))
 

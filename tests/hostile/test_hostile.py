@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import tracemalloc
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imlctl.errors import DecodeError, InputError, TooLargeError
-from imlctl.image.decode import Photo, decode
+from imlctl.errors import DecodeError, TooLargeError
+from imlctl.image.decode import decode
 
 MAGIC = [
     b"\xff\xd8\xff",
@@ -28,62 +26,23 @@ MAGIC = [
 ]
 
 
-def outcome(data: bytes) -> Photo | None:
-    """Decode, and check what can be said of any photo; None for a proper refusal."""
-    answer: Photo | InputError
-    try:
-        answer = decode(data, source="evidence", max_pixels=1_000_000)
-    except InputError as error:
-        answer = error
-    assert answer.source == "evidence"
-    if isinstance(answer, InputError):
-        assert answer.what
-        assert answer.remedy
-        return None
-    assert answer.pixels.dtype in (np.uint8, np.uint16)
-    assert answer.pixels.shape == (answer.facts.height, answer.facts.width, 3)
-    assert not answer.pixels.flags.writeable
-    assert answer.sha256 == hashlib.sha256(data).hexdigest()
-    return answer
-
-
-def test_every_cut_of_every_format_is_refused(makers: Any) -> None:
-    for name, data in makers.samples().items():
-        assert outcome(data) is not None
-        for cut in makers.cuts(data):
-            # A directory at the very end of a TIFF may be followed by padding that nobody needs.
-            if name == "tiff-pages" and len(data) - len(cut) < 4:
-                continue
-            assert outcome(cut) is None, (name, len(cut), len(data))
-
-
-def test_changed_bytes_never_escape(makers: Any) -> None:
-    outcomes = [
-        outcome(makers.flipped(data, seed)) is None
-        for data in makers.samples().values()
-        for seed in range(25)
-    ]
-    assert any(outcomes)
-    assert not all(outcomes)
-
-
 @settings(deadline=None, max_examples=300)
 @given(magic=st.sampled_from(MAGIC), rest=st.binary(max_size=200))
-def test_anything_behind_a_magic_number(magic: bytes, rest: bytes) -> None:
-    outcome(magic + rest)
+def test_anything_behind_a_magic_number(target: Any, magic: bytes, rest: bytes) -> None:
+    target.outcome(magic + rest)
 
 
-def test_changed_bytes_of_a_heic_never_escape(makers: Any) -> None:
+def test_changed_bytes_of_a_heic_never_escape(makers: Any, target: Any) -> None:
     data = makers.heic()
     for seed in range(100):
-        outcome(makers.flipped(data, seed))
+        target.outcome(makers.flipped(data, seed))
 
 
-def test_swapped_and_repeated_parts(makers: Any) -> None:
+def test_swapped_and_repeated_parts(makers: Any, target: Any) -> None:
     samples = makers.samples()
     for first, second in zip(samples.values(), reversed(samples.values()), strict=True):
-        outcome(first[: len(first) // 2] + second[len(second) // 2 :])
-        outcome(first + second)
+        target.outcome(first[: len(first) // 2] + second[len(second) // 2 :])
+        target.outcome(first + second)
 
 
 def test_raw_photos_are_refused_under_any_name(makers: Any) -> None:
@@ -120,26 +79,26 @@ def test_headers_that_announce_enormous_pictures(makers: Any) -> None:
             decode(data, source=name)
 
 
-def test_compressed_text_bomb_in_a_png(makers: Any) -> None:
+def test_compressed_text_bomb_in_a_png(makers: Any, target: Any) -> None:
     import zlib
 
     text = makers.chunk(b"zTXt", b"a\x00\x00" + zlib.compress(bytes(200_000_000), 9))
     data = makers.png(makers.texture(), depth=8, extra=text)
     started = time.perf_counter()
-    outcome(data)
+    target.outcome(data)
     assert time.perf_counter() - started < 1
 
 
 @pytest.mark.parametrize(
     "place", [b"Exif\x00\x00", b"http://ns.adobe.com/xap/1.0/\x00", b"MPF\x00"]
 )
-def test_rubbish_in_metadata(makers: Any, place: bytes) -> None:
+def test_rubbish_in_metadata(makers: Any, place: bytes, target: Any) -> None:
     whole = makers.samples()["jpeg-grey"]
     for seed in range(20):
         body = place + makers.flipped(b"II*\x00\x08\x00\x00\x00\x02\x00" + bytes(60), seed)
         marker = b"\xff\xe2" if place == b"MPF\x00" else b"\xff\xe1"
         segment = marker + (len(body) + 2).to_bytes(2, "big") + body
-        photo = outcome(whole[:2] + segment + whole[2:])
+        photo = target.outcome(whole[:2] + segment + whole[2:])
         if photo is not None:
             assert photo.facts.format in {"JPEG", "MPO"}
     decode(whole)

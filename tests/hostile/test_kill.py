@@ -6,11 +6,14 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import imlctl
+from imlctl.errors import Exit
+from imlctl.report.jsonl import read_jsonl
 from imlctl.scan.ledger import rows
 
 SCANNER = Path(__file__).with_name("scanner.py")
@@ -50,6 +53,15 @@ def contents(folder):
     return files, done
 
 
+def check_records(out, done):
+    """Whatever was killed, the file of records holds some of them, and each once."""
+    path = out / "records.jsonl"
+    if path.exists():
+        records = [record for _, _, record, _ in done]
+        found = list(read_jsonl(path))
+        assert [r for r in records if r in found] == sorted(found, key=records.index)
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory, makers):
     folder = tmp_path_factory.mktemp("in")
@@ -65,7 +77,7 @@ def undisturbed(source, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "out"
     said = scan(source, out)
     files, done = contents(out)
-    assert len(files) == 6
+    assert len(files) == 7
     assert [record["verdict"] for _, _, record, _ in done].count("failed") == 1
     return files, done, said["lines"]
 
@@ -77,6 +89,7 @@ def test_killed_and_resumed_until_it_is_done(source, undisturbed, tmp_path, seed
     # Twice in a row, so that going on is disturbed as well.
     for _ in range(2):
         scan(source, tmp_path / "out", line=chance.randint(1, lines))
+        check_records(tmp_path / "out", done)
     said = scan(source, tmp_path / "out")
     assert contents(tmp_path / "out") == (files, done)
     assert said["resumed"] <= 3
@@ -86,6 +99,7 @@ def test_killed_and_resumed_until_it_is_done(source, undisturbed, tmp_path, seed
 def test_killed_with_decoders_and_writer_at_work(source, undisturbed, tmp_path, part):
     files, done, lines = undisturbed
     assert scan(source, tmp_path / "out", workers=2, line=int(part * lines)) is None
+    check_records(tmp_path / "out", done)
     scan(source, tmp_path / "out", workers=2)
     assert contents(tmp_path / "out") == (files, done)
 
@@ -95,3 +109,36 @@ def test_what_was_done_before_the_kill_is_not_done_again(source, undisturbed, tm
     assert scan(source, tmp_path / "out", line=lines - 5) is None
     assert scan(source, tmp_path / "out")["resumed"] == 3
     assert contents(tmp_path / "out") == (files, done)
+
+
+def test_records_can_be_followed_while_a_scan_runs(makers, weights, tmp_path):
+    """As `tail -f` shows them; then the real command is killed, its last line torn, and goes on."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for number in range(15):
+        picture = makers.texture(100, 100, seed=number)
+        (folder / f"{number:02}.png").write_bytes(makers.encode(picture, "PNG"))
+    (folder / "05.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "z.png").write_bytes(makers.encode(makers.texture(700, 700), "PNG"))
+    code = "from imlctl.cli import main; main()"
+    options = ["--jsonl", "--json", "--weights", weights, "--workers", 0, "--resume"]
+    command = [sys.executable, "-c", code, "localize", folder, "-o", out, *map(str, options)]
+    path = out / "records.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") > 6):
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    before = path.read_bytes()
+    assert 6 < before.count(b"\n") < 16
+    with path.open("ab") as file:
+        file.write(b'{"schema_version": 1, "verd')
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == Exit.SOME_FAILED, ran.stderr
+    assert "of these done before" in ran.stderr
+    records = list(read_jsonl(path))
+    assert records == [row.record for row in rows(out)]
+    assert len(records) == len({record["path"] for record in records}) == 16
+    # Nothing was analysed again but what had failed, which may take another time.
+    kept = {line for line in before.splitlines() if b"failed" not in line}
+    assert kept <= set(path.read_bytes().splitlines())

@@ -25,7 +25,7 @@ def test_every_kind_decodes_to_a_photo_of_the_same_scene(makers: Any) -> None:
         assert photo.sha256 == hashlib.sha256(data).hexdigest()
         assert (photo.facts.width, photo.facts.height) == (makers.WIDTH, makers.HEIGHT)
         assert photo.pixels.flags.c_contiguous
-        if name not in {"png-16", "jpeg-grey"}:
+        if name not in {"png-16", "jpeg-grey", "tiff-fax"}:
             assert np.abs(photo.pixels - colour).mean() < 16, name
 
 

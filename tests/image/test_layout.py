@@ -6,6 +6,7 @@ import pytest
 
 from imlctl.errors import DecodeError
 from imlctl.image.layout import (
+    walk_bmp,
     walk_boxes,
     walk_gif,
     walk_jpeg,
@@ -138,3 +139,60 @@ def test_boxes_must_fill_the_file(makers: Any) -> None:
 def test_av1_depth(flags: int, bits: int) -> None:
     box = b"\x00\x00\x00\x0cav1C\x81\x00" + bytes([flags]) + b"\x00"
     assert walk_boxes(box).bits == bits
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(makers: Any) -> None:
+    data = makers.samples()["jpeg-progressive"]
+    last = data[data.rindex(b"\xff\xda") : -2]
+    usual = walk_jpeg(data).scans
+    most = data[:-2] + last * (64 - usual) + b"\xff\xd9"
+    assert walk_jpeg(most).scans == 64
+    with pytest.raises(DecodeError, match="more than 64 scans"):
+        walk_jpeg(most[:-2] + last + b"\xff\xd9")
+
+
+def test_stray_bytes_before_a_jpeg_picture_are_bounded(makers: Any) -> None:
+    data = makers.samples()["jpeg"]
+    walk_jpeg(data[:2] + b"\xff" * 65_000 + data[2:])
+    with pytest.raises(DecodeError, match="stray bytes"):
+        walk_jpeg(data[:2] + b"\xff" * 66_000 + data[2:])
+
+
+@pytest.mark.parametrize("count", [40_000, 60_000])
+def test_files_of_very_many_pieces_are_refused(makers: Any, count: int) -> None:
+    samples = makers.samples()
+    jpeg, gif, webp = samples["jpeg"], samples["gif"], samples["webp-animated"]
+    riff = b"RIFF" + (len(webp) - 8 + 8 * count).to_bytes(4, "little") + webp[8:]
+    cases = (
+        (walk_jpeg, jpeg[:2] + b"\xff\xfe\0\2" * count + jpeg[2:]),
+        (walk_png, makers.png(makers.texture(), depth=8, extra=makers.chunk(b"abCd", b"") * count)),
+        (walk_gif, gif[:205] + b"\x21\xfe\x01a\0" * count + gif[205:]),
+        (walk_webp, riff + b"abcd\0\0\0\0" * count),
+        (walk_boxes, samples["avif"] + b"\0\0\0\x08free" * count),
+    )
+    for walk, data in cases:
+        if count == 40_000:
+            assert walk(data).trailing == 0
+        else:
+            with pytest.raises(DecodeError, match="pieces"):
+                walk(data)
+
+
+def test_a_long_animation_is_not_very_many_pieces(makers: Any) -> None:
+    frame = b"\x2c" + bytes(4) + b"\1\0\1\0\0\2\0"
+    assert walk_gif(makers.samples()["gif"][:-1] + frame * 60_000 + b";").frames == 60_001
+
+
+def test_what_follows_a_bmp_is_counted(makers: Any) -> None:
+    data = makers.samples()["bmp"]
+    assert (walk_bmp(data).trailing, walk_bmp(data).notes) == (0, ())
+    assert walk_bmp(data + b"tail").trailing == 4
+    unknown = data[:2] + bytes(4) + data[6:]
+    assert (walk_bmp(unknown).trailing, walk_bmp(unknown).notes) == (0, ())
+    for too_few in (12, len(data) - 54):
+        assert walk_bmp(data[:2] + too_few.to_bytes(4, "little") + data[6:]).trailing == 0
+    for length in range(34):
+        assert walk_bmp(data[:length]).end == length
+    runs = makers.samples()["bmp-runs"]
+    assert "run-length" in walk_bmp(runs).notes[0]
+    assert f"announces {len(runs)} bytes" in walk_bmp(runs[:-1]).notes[1]

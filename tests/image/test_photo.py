@@ -54,3 +54,12 @@ def test_size_limit_is_inclusive() -> None:
     check_size(10, 10, 100)
     with pytest.raises(TooLargeError, match="101 x 1"):
         check_size(101, 1, 100)
+
+
+def test_a_strip_counts_as_what_it_is_widened_to() -> None:
+    check_size(60_000, 1, 60_000)
+    for width, height in ((70_000, 1), (1, 70_000), (70_000, 63)):
+        with pytest.raises(TooLargeError, match="once no side is under 64"):
+            check_size(width, height, 4_410_000)
+    check_size(70_000, 1, 64 * 70_000)
+    check_size(70_000, 63, 64 * 70_000)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from imlctl.errors import DecodeError
+from imlctl.image.decode import decode
 from imlctl.image.tiff import walk_tiff
 
 
@@ -127,3 +128,58 @@ def test_tag_of_an_unusable_type(makers: Any) -> None:
     data[first + 4] = 12  # the width becomes a double
     with pytest.raises(DecodeError, match="tag 256 has an unusable type"):
         walk_tiff(bytes(data))
+
+
+def test_an_old_style_jpeg_is_refused(makers: Any) -> None:
+    with pytest.raises(DecodeError, match="old-style JPEG"):
+        walk_tiff(makers.tiff(makers.grey_page(t259=6)))
+
+
+@pytest.mark.parametrize("compression", [3, 4])
+def test_fax_compression_is_noted(makers: Any, compression: int) -> None:
+    layout = walk_tiff(makers.tiff(makers.grey_page(t259=compression)))
+    assert "fax compression" in layout.notes[0]
+
+
+@pytest.mark.parametrize("compression", [1, 5, 8])
+def test_a_piece_that_is_nowhere_is_missing(makers: Any, compression: int) -> None:
+    with pytest.raises(DecodeError, match="parts of page 1"):
+        walk_tiff(makers.tiff(makers.grey_page(t259=compression, t273=0, t279=0)))
+
+
+def test_uncompressed_rows_are_counted_and_not_believed(makers: Any) -> None:
+    assert walk_tiff(makers.tiff(makers.grey_page())).notes == ()
+    assert "too small" in walk_tiff(makers.tiff(makers.grey_page(t279=63))).notes[0]
+    body = bytes(8 * 8)
+    for changes in ({"t258": 32}, {"t277": 3}, {"t257": 60, "t278": 60}):
+        with pytest.raises(DecodeError, match="ends at byte"):
+            walk_tiff(makers.tiff(makers.grey_page(**changes), body=body))
+
+
+def test_an_uncompressed_picture_whose_strip_has_no_size_is_read(makers: Any) -> None:
+    tags = {tag: values for tag, values in makers.grey_page().tags.items() if tag != 279}
+    photo = decode(makers.tiff(makers.Directory(tags), body=bytes(range(64))))
+    assert photo.pixels[..., 0].ravel().tolist() == list(range(64))
+    assert any("too small" in note for note in photo.facts.notes)
+
+
+def test_pieces_that_overlap_are_refused(makers: Any) -> None:
+    strip = makers.encode(makers.texture(8, 16)[..., 0], "JPEG")
+    tags = makers.grey_page(16, 8 * 500, t259=7, t278=8).tags
+    tags |= {273: (8,) * 500, 279: (len(strip),) * 500}
+    with pytest.raises(DecodeError, match="overlap"):
+        walk_tiff(makers.tiff(makers.Directory(tags), body=strip + bytes(len(strip) % 2)))
+
+
+def test_a_picture_in_very_many_pieces_is_refused(makers: Any) -> None:
+    data = bytearray(makers.tiff(makers.grey_page()))
+    at = data.index(struct.pack("<HH", 273, 4)) + 4
+    data[at : at + 4] = struct.pack("<I", 2**20 + 1)
+    with pytest.raises(DecodeError, match="tag 273 has 1048577 values"):
+        walk_tiff(bytes(data))
+
+
+def test_a_directory_of_very_many_tags_is_refused(makers: Any) -> None:
+    tags = {**makers.grey_page().tags, **dict.fromkeys(range(33_000, 37_100), (1,))}
+    with pytest.raises(DecodeError, match="4109 entries"):
+        walk_tiff(makers.tiff(makers.Directory(tags)))

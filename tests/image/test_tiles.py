@@ -3,6 +3,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from imlctl.errors import NumericalError, UsageError
-from imlctl.image.prepare import to_float
+from imlctl.image.photo import FormatFacts, Photo, pixels_as_float
+from imlctl.image.prepare import prepare, restore, to_float, upright
 from imlctl.image.tiles import Tile, plan, run_tiled
 
 
@@ -187,3 +189,24 @@ def test_24_megapixels_take_one_map_and_one_tile() -> None:
     peak = max(peak, resident())
     one_map = merged.numel() * 4
     assert peak - before < one_map + 6 * 1024 * 1024 * 4 * 3  # the floats alone would be three maps
+
+
+@settings(deadline=None)
+@given(
+    height=st.integers(1, 200),
+    width=st.integers(1, 200),
+    tile=st.integers(2, 6),
+    overlap=st.integers(0, 32),
+    orientation=st.integers(1, 8),
+    wide=st.booleans(),
+)
+def test_any_picture_comes_back_through_padding_and_tiles_as_it_was(
+    height: int, width: int, tile: int, overlap: int, orientation: int, wide: bool
+) -> None:
+    kind = np.uint16 if wide else np.uint8
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (height, width, 3), kind)
+    facts = FormatFacts("PNG", width, height, "RGB", 16 if wide else 8, orientation)
+    image, geometry = prepare(Photo(pixels, facts, "0" * 64, "a"))
+    merged = run_tiled(first_channel, image, tile=32 * tile, overlap=overlap)
+    expected = upright(pixels_as_float(pixels)[..., 0], orientation)
+    np.testing.assert_allclose(restore(merged, geometry), expected, rtol=0, atol=1e-6)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,65 +23,93 @@ def three(failed_record: Callable[[str], Record]) -> list[Record]:
     return [failed_record(name) for name in ("a\nb.jpg", "caf\udce9.jpg", "\u2028.jpg")]
 
 
-def test_batches_are_appended_and_read_back(tmp_path: Path, three: list[Record]) -> None:
+def test_lines_are_appended_and_read_back(tmp_path: Path, three: list[Record]) -> None:
     path = tmp_path / "new" / "records.jsonl"
-    with JsonLines(path) as lines:
-        lines.append(three[:2])
-        lines.append([])
-    with JsonLines(path) as lines:
-        lines.append([three[2].to_dict()])
+    with JsonLines(path, three[:1]) as lines:
+        assert len(list(read_jsonl(path))) == 1
+        lines.append(three[1])
+        assert len(list(read_jsonl(path))) == 2  # at once, not when a batch is full
+        lines.append(three[2].to_dict())
     data = path.read_bytes()
     assert data.isascii()
     assert data.count(b"\n") == 3
     assert list(read_jsonl(path)) == [json.loads(record.to_json()) for record in three]
 
 
-def test_each_batch_is_flushed_to_the_disk_once(
+def test_what_comes_within_a_second_is_flushed_at_once(
     tmp_path: Path, three: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced: list[int] = []
-    with JsonLines(tmp_path / "records.jsonl") as lines:
+    path, synced, now = tmp_path / "records.jsonl", list[int](), [100.0]
+    with JsonLines(path) as lines:
         monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
-        lines.append(three)
-        lines.append(three[:1])
-    assert len(synced) == 2
-    assert synced[1] == (tmp_path / "records.jsonl").stat().st_size  # all of it, and then the flush
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+        lines.append(three[0])
+        first = path.stat().st_size
+        lines.append(three[1])
+        assert synced == [first]
+        now[0] += 1.5
+        lines.append(three[2])
+        assert synced == [first, path.stat().st_size]
+        lines.append(three[0])
+    assert synced == [first, synced[1], path.stat().st_size]
 
 
-@pytest.mark.parametrize("tail", [b'{"half', b"x" * 200_000])
-def test_what_a_power_cut_left_is_cut_off(tmp_path: Path, three: list[Record], tail: bytes) -> None:
-    path = tmp_path / "records.jsonl"
-    write_jsonl(path, three[:1])
-    whole = path.read_bytes()
-    path.write_bytes(whole + tail)
-    assert len(list(read_jsonl(path))) == 1
-    with JsonLines(path) as lines:
-        assert path.read_bytes() == whole
-        lines.append(three[1:])
-    assert len(list(read_jsonl(path))) == 3
-    path.write_bytes(tail)
-    JsonLines(path).close()
-    assert path.read_bytes() == b""
-
-
-def test_a_full_disk_leaves_no_part_of_a_batch(
-    tmp_path: Path, three: list[Record], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("tail", [b'{"half', b"x" * 200_000, b"{}\n"])
+def test_what_an_earlier_scan_left_is_replaced_by_what_is_known(
+    tmp_path: Path, three: list[Record], tail: bytes
 ) -> None:
     path = tmp_path / "records.jsonl"
-    with JsonLines(path) as lines:
-        lines.append(three[:1])
-        before = path.read_bytes()
+    write_jsonl(path, three[:2])
+    path.write_bytes(path.read_bytes() + tail)
+    with JsonLines(path, three[:2]) as lines:
+        lines.append(three[2])
+    assert list(read_jsonl(path)) == [record.to_dict() for record in three]
 
-        def full(_: int) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(os, "fsync", full)
+@pytest.mark.parametrize("call", ["fsync", "write"])
+def test_a_full_disk_leaves_whole_lines(
+    tmp_path: Path, three: list[Record], monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "records.jsonl"
+    lines = JsonLines(path)
+    lines.append(three[0])
+    before = path.read_bytes()
+
+    def full(*_: object) -> int:
+        if call == "write":
+            with path.open("ab") as other:
+                other.write(b"half a li")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        if call == "fsync":
+            broken.setattr(os, "fsync", full)
+            broken.setattr(time, "monotonic", lambda: 1e9)
+        else:
+            file = lines._file
+            broken.setattr(lines, "_file", Wrapped(file, full))
         with pytest.raises(OutputError, match="Free some space"):
-            lines.append(three[1:])
-        assert path.read_bytes() == before
-        monkeypatch.undo()
-        lines.append(three[1:])
-    assert len(list(read_jsonl(path))) == 3
+            lines.append(three[1])
+    assert path.read_bytes() == before
+    lines.append(three[2])
+    lines.close()
+    assert list(read_jsonl(path)) == [three[0].to_dict(), three[2].to_dict()]
+
+
+class Wrapped:
+    """A file whose `write` is another."""
+
+    def __init__(self, file: Any, write: Callable[..., int]) -> None:
+        self.file, self.write = file, write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def test_a_file_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").mkdir()
+    with pytest.raises(OutputError):
+        JsonLines(tmp_path / "records.jsonl")
 
 
 def test_what_is_no_record_is_named_with_its_line(tmp_path: Path, three: list[Record]) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ from pathlib import Path, PurePath
 import pytest
 
 from imlctl.errors import OutputError, UsageError
+from imlctl.report.preview import Preview
 from imlctl.scan.discover import Picture
 from imlctl.scan.ledger import Key, Ledger, ledger_path, ledgers, rows
 from imlctl.scan.naming import Job, Kind
@@ -87,6 +89,35 @@ def test_rows_tell_inputs_outputs_and_records(jobs, work, tmp_path):
     assert first.path == (tmp_path / "a.png").resolve()
     assert set(first.outputs) == {Path("out/a.png.mask.png"), Path("out/a.png.json")}
     assert first.record["sha256"] == first.sha256
+
+
+def test_a_preview_outlives_scans_that_keep_none_of_the_same_result(jobs, work, fake_work, picture):
+    def previews():
+        return [row.preview is not None for row in rows(Path("out"))]
+
+    work.preview = lambda _: Preview(b"photo", b"soft", (0.5,) * 101)
+    run(jobs, work)
+    assert previews() == [True] * 3
+    del work.preview
+    Path("out/a.png.mask.png").unlink()  # is analysed again
+    Path("b.png").write_bytes(picture(99))  # likewise, and is another picture now
+    whole = Path("c.png").read_bytes()
+    assert run(jobs, work, resume=True) == [False, False, True]
+    assert previews() == [True, False, True]
+    Path("c.png").write_bytes(whole[:-9])
+    run(jobs, work, resume=True)
+    assert previews() == [True, False, False]
+    run(jobs, fake_work(Key("others", "settings")), resume=True)
+    assert previews() == [False] * 3
+    assert [row.preview for row in rows(Path("out"), previews=False)] == [None] * 3
+
+
+def test_rows_can_be_had_without_their_previews(jobs, work):
+    work.preview = lambda _: Preview(b"photo", b"soft", (0.5,) * 101)
+    run(jobs, work)
+    with_them, without = (list(rows(Path("out"), previews=p)) for p in (True, False))
+    assert [row.preview for row in without] == [None] * 3
+    assert [dataclasses.replace(row, preview=None) for row in with_them] == without
 
 
 def test_many_rows_are_read_in_pages_and_in_order(tmp_path):

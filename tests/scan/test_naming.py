@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from imlctl.errors import OutputError, UsageError
 from imlctl.scan.discover import Picture, discover
-from imlctl.scan.naming import Kind, is_folder, plan
+from imlctl.scan.naming import Kind, is_folder, is_reserved, plan, report_name
 from imlctl.scan.shard import Shard
 
 ALL = tuple(Kind)
@@ -300,3 +300,12 @@ def test_a_folder_in_the_way_of_the_ledger_is_refused(here):
 )
 def test_what_stands_for_a_folder(here, out, many, folder):
     assert is_folder(out, many=many) is folder
+
+
+@pytest.mark.parametrize("shard", [None, Shard(2, 8)])
+@pytest.mark.parametrize("name", ["report.html", "records.jsonl", "records.csv"])
+def test_each_part_has_reports_of_its_own_which_are_no_pictures(name, shard):
+    called = report_name(name, shard)
+    assert called == (name if shard is None else name.replace(".", "-2-of-8."))
+    assert is_reserved(called)
+    assert not is_reserved(f"my-{called}")

@@ -53,6 +53,16 @@ def test_resize_gives_the_size_asked_for(
 
 
 class TestJpeg:
+    def test_is_opencv_s_own_of_the_colours_in_its_order(self, photo: Callable[..., Any]) -> None:
+        """Bit for bit: samples are the recipe, and must not change when they are made faster."""
+        pixels = photo(3, 90, 70)[::-1]
+        settings = [cv2.IMWRITE_JPEG_QUALITY, 77, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x221111]
+        data = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), settings)[1]
+        expected = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]  # type: ignore[index]
+        found = augment.jpeg(pixels, 77)
+        assert np.array_equal(found, expected)
+        assert found.flags.c_contiguous
+
     def test_keeps_colours_in_their_channels(self) -> None:
         red = np.zeros((32, 32, 3), np.uint8)
         red[..., 0] = 200

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
 
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
-from imlctl.train.calibrate import calibrate, critical_quantile
+from imlctl.train import calibrate as module
+from imlctl.train.calibrate import calibrate
 from imlctl.train.photos import PhotoPool
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.05, 0.1, 0.5, 0.95])
-def test_no_more_than_the_rate_is_flagged_and_hardly_less(rate: float) -> None:
-    critical = np.random.default_rng(0).random(40).tolist()
-    threshold = critical_quantile(critical, rate)
-    flagged = sum(c >= threshold for c in critical)
-    assert flagged == int(rate * 40)
+def noise_pool() -> PhotoPool:
+    rng = np.random.default_rng(0)
+    photos = tuple(rng.integers(0, 256, (128 + n, 130, 3), dtype=np.uint8) for n in range(3))
+    return PhotoPool(("a", "b", "c"), photos, {}, {})
+
+
+def test_of_a_model_that_is_certain_more_pixels_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each photograph has a share of ones of its own, 0 to 0.5, and zeros elsewhere."""
+    shares = iter((0.0, 0.1, 0.2, 0.3, 0.4, 0.5))
+
+    def certain(*_: object) -> np.ndarray[Any, Any]:
+        return np.arange(100, dtype=np.float32).reshape(10, 10) < 100 * next(shares)
+
+    monkeypatch.setattr(module, "_map", certain)
+    cpu = torch.device("cpu")
+    found = calibrate(cast("Any", None), noise_pool(), min_share=0.01, device=cpu, rate=0.34)
+    assert found.threshold == 0.99
+    assert found.min_share == pytest.approx(0.3)  # the two above it are a third of six
 
 
 def test_calibrated_weights_flag_as_promised() -> None:
@@ -25,12 +42,11 @@ def test_calibrated_weights_flag_as_promised() -> None:
     model = EfficientIML(EfficientIMLConfig(backbone=SIZES["tiny"], width=16)).eval()
     torch.nn.init.constant_(model.head.bias, 1.0)  # probabilities on both sides of a half
     torch.nn.init.normal_(model.head.weight, std=2.0)
-    rng = np.random.default_rng(0)
-    photos = tuple(rng.integers(0, 256, (128 + n, 130, 3), dtype=np.uint8) for n in range(3))
-    pool = PhotoPool(("a", "b", "c"), photos, {}, {})
+    pool = noise_pool()
     found = calibrate(model, pool, min_share=0.01, device=torch.device("cpu"))
     assert 0.5 <= found.threshold <= 0.99
     assert found.photos == 3
+    assert found.min_share == 0.01
     values = list(found.thresholds.values())
     assert values == sorted(values, reverse=True)  # a stricter rate needs a higher threshold
     assert found == calibrate(model, pool, min_share=0.01, device=torch.device("cpu"))

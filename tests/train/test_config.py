@@ -28,7 +28,9 @@ def test_presets_that_ship_load(path: Path) -> None:
     assert config.optim.warmup < config.optim.steps
 
 
-@pytest.mark.parametrize("name", ["builtin", "protocol-mvss", "protocol-cat", "diffiml-paper"])
+@pytest.mark.parametrize(
+    "name", ["builtin", "efficientiml", "protocol-mvss", "protocol-cat", "diffiml-paper"]
+)
 def test_there_are_presets(name: str) -> None:
     assert (CONFIGS / f"{name}.toml").is_file()
 

@@ -93,3 +93,15 @@ def test_tensorboard(tmp_path: Path) -> None:
     found = EventAccumulator(str(tmp_path / "tb")).Reload()
     assert found.Tags()["scalars"] == ["step/loss"]
     assert [(e.step, e.value) for e in found.Scalars("step/loss")] == [(20, 0.5), (40, 0.25)]
+    resumed = to_tensorboard(tmp_path / "tb")
+    for event in ({"event": "resumed", "step": 30}, step(40, loss=0.125)):
+        resumed(event)
+    found = EventAccumulator(str(tmp_path / "tb")).Reload()
+    assert [(e.step, e.value) for e in found.Scalars("step/loss")] == [(20, 0.5), (40, 0.125)]
+
+
+def test_a_process_without_numbers_leaves_nothing_for_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    report = to_tensorboard(tmp_path / "tb")
+    report({"event": "resumed", "step": 3})
+    assert not (tmp_path / "tb").exists()

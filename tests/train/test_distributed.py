@@ -6,15 +6,20 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 from imlctl.core.schedule import ScheduleConfig, alpha_bars
 from imlctl.errors import ConfigError
+from imlctl.train import distributed
 from imlctl.train.config import OptimConfig
 from imlctl.train.distributed import (
     GlobalBatchNorm2d,
@@ -22,7 +27,9 @@ from imlctl.train.distributed import (
     fair,
     micro_batch,
     part_of_batch,
+    processes,
     share_batch_norm,
+    this_round_of,
 )
 from imlctl.train.objective import Latents
 
@@ -30,9 +37,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-# Dies, if asked, as a kill would, at a validation, before that step's checkpoint is written.
+# Dies, if asked, as a kill would, at a validation, before that step's checkpoint is written; or, in
+# torchrun's first round, is killed in its second process, at any moment after the first checkpoint.
 PROGRAM = """
-import os, sys
+import os, signal, sys, threading, time
 from pathlib import Path
 import torch
 from imlctl.train.config import load_config
@@ -41,6 +49,14 @@ from imlctl.train.loop import train
 def report(event):
     if event["event"] == "validation" and event["step"] == int(sys.argv[3]):
         os._exit(9)
+
+def killer():
+    while not Path(sys.argv[2], "last.safetensors").exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0" and os.environ["RANK"] == "1":
+    threading.Thread(target=killer, daemon=True).start()
 
 torch.set_num_threads(1)
 train(load_config(Path(sys.argv[1])), Path(sys.argv[2]), device=torch.device("cpu"), report=report)
@@ -98,6 +114,22 @@ def run(preset: Path, out: Path, world: int, stop: int = -1) -> list[int]:
     return codes
 
 
+def elastic(preset: Path, out: Path, folder: Path) -> str:
+    """Train in two processes of torchrun, of which one is killed once; return what it said."""
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    workers = ("--nproc-per-node", "2", "--max-restarts", "1", "--monitor-interval", "0.1")
+    ran = subprocess.run(
+        [*torchrun, *workers, str(program), str(preset), str(out), "-1"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stderr
+
+
 def state(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "last.safetensors")
 
@@ -125,8 +157,68 @@ def test_two_processes_train_what_one_does_and_go_on_bit_for_bit(
     assert {p.name for p in two.iterdir()} == {p.name for p in one.iterdir()}
     assert 9 in run(preset, broken, 2, stop=4)
     run(preset, broken, 2)
-    again = state(broken)
-    assert all(torch.equal(value, again[key]) for key, value in second.items())
+    restarted = tmp_path / "restarted"
+    assert "exitcode: -9" in elastic(preset, restarted, tmp_path)
+    for out in (broken, restarted):
+        again = state(out)
+        assert all(torch.equal(value, again[key]) for key, value in second.items()), out
+    assert (restarted / "log.jsonl").read_text().count('"resumed"') == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("cuda", ("nccl", torch.device("cuda", 1))),
+        ("cuda:0", ("nccl", torch.device("cuda", 1))),
+        ("cpu", ("gloo", torch.device("cpu"))),
+    ],
+)
+def test_processes_talk_by_what_suits_the_device(
+    device: str, expected: tuple[str, torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Second process of its machine, fourth of all: the second GPU is its own."""
+    told: list[Any] = []
+    for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "set_device", told.append)
+    met = sys.modules["torch.distributed.rendezvous"]  # a function of torch's hides its module
+    monkeypatch.setattr(met, "rendezvous", lambda *_, **__: iter([("store", 3, 4)]))
+    monkeypatch.setattr(distributed, "this_round_of", lambda store, place: (store, place))
+    monkeypatch.setattr(dist, "init_process_group", lambda *a, **how: told.append((*a, how)))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: told.append("left"))
+    with processes(torch.device(device)) as (place, where):
+        assert (place, where) == (Place(3, 4, 1), expected[1])
+    *chosen, (backend, how), left = told
+    assert (backend, left) == (expected[0], "left")
+    assert how["store"] == ("store", place)
+    assert (how["rank"], how["world_size"]) == (3, 4)
+    gpu = [expected[1]] if where.type == "cuda" else []
+    assert chosen == gpu == [how[key] for key in how.keys() & {"device_id"}]
+
+
+def test_a_round_is_not_taken_for_the_one_before() -> None:
+    """torchrun's store outlives the processes; those of the next round start before its first."""
+    store = dist.HashStore()
+    store.set_timeout(timedelta(seconds=60))
+    seen = []
+    for start in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            others = [pool.submit(this_round_of, store, Place(rank, 3)) for rank in (2, 1)]
+            time.sleep(0.2)
+            assert not any(other.done() for other in others)
+            first = this_round_of(store, Place(0, 3))
+            first.set("word", f"of round {start}")
+            assert {other.result().get("word") for other in others} == {b"of round %d" % start}
+        seen.append(first)
+    assert [one.get("word") for one in seen] == [b"of round 0", b"of round 1", b"of round 2"]
+
+
+def test_without_torchrun_there_is_nobody_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    with processes(torch.device("cuda", 2)) as found:
+        assert found == (Place(), torch.device("cuda", 2))
+        assert not dist.is_initialized()
 
 
 @pytest.mark.timeout(1800)

@@ -67,6 +67,19 @@ def donor(photo: Callable[..., Any]) -> NDArray[np.uint8]:
     return pixels
 
 
+def test_blending_in_one_array_is_blending() -> None:
+    """Bit for bit: samples are the recipe, and must not change when they are made faster."""
+    rng = np.random.default_rng(0)
+    host, source = (rng.integers(0, 256, (50, 60, 3), dtype=np.uint8) for _ in range(2))
+    alpha = rng.random((50, 60), np.float32)
+    before = host.copy(), source.copy(), alpha.copy()
+    mixed = host + alpha[..., None] * (source.astype(np.float32) - host)
+    found = forge.blend(host, source, alpha)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, np.rint(mixed).astype(np.uint8))
+    assert all(map(np.array_equal, before, (host, source, alpha)))
+
+
 class TestComposite:
     def test_hard_paste_is_exact(self, host: Any, donor: Any) -> None:
         mask = box()

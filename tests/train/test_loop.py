@@ -14,9 +14,12 @@ from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.errors import ConfigError, ImlctlError, WeightsError
 from imlctl.train import loop, objective, splits
+from imlctl.train import step as step_module
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig, ValidationConfig
-from imlctl.train.loop import load_split, make_optimizer, rate_at, train
+from imlctl.train.loop import train
 from imlctl.train.losses import localization_loss
+from imlctl.train.splits import load_split
+from imlctl.train.step import make_optimizer, rate_at
 from imlctl.weights.load import load
 
 if TYPE_CHECKING:
@@ -192,7 +195,7 @@ class TestRun:
             asked.append(step)
             return 0.0
 
-        monkeypatch.setattr(loop, "rate_at", no_rate)
+        monkeypatch.setattr(step_module, "rate_at", no_rate)
         config = replace(config, optim=replace(config.optim, seed=seed))
         train(config, tmp_path / "run", device=CPU)
         state = load_file(tmp_path / "run" / "last.safetensors")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from imlctl.core.condition import ENCODERS, build_backbone
 from imlctl.core.diff_iml import DiffIML
-from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
+from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig, TopDown
 from imlctl.core.efficient_rwkv import SIZES
 from imlctl.core.light_vae import LightVAE, LightVAEConfig
 from imlctl.errors import ConfigError
@@ -25,8 +25,9 @@ from imlctl.train.config import (
     load_config,
 )
 from imlctl.train.edges import edge_map
-from imlctl.train.loop import make_optimizer, train
+from imlctl.train.loop import train
 from imlctl.train.objective import Latents, Masks, make_objective
+from imlctl.train.step import make_optimizer
 from imlctl.weights.load import Card, load, save
 
 if TYPE_CHECKING:
@@ -159,7 +160,9 @@ class TestBuild:
         inside = this.build().encoder.backbone.eval()
         image = batch()[0]
         with torch.no_grad():
-            for ours, theirs in zip(inside(image), source.eval().features(image), strict=True):
+            for ours, theirs in zip(
+                inside(image), TopDown.forward(source.eval(), image), strict=True
+            ):
                 torch.testing.assert_close(ours, theirs)
 
     def test_holds_the_vae_as_it_was(self, config: TrainConfig, vae: Path) -> None:
@@ -180,7 +183,7 @@ class TestBuild:
         self, encoder: str, config: TrainConfig, tmp_path: Path
     ) -> None:
         torch.manual_seed(3)
-        wrapped, _, _ = build_backbone(encoder)
+        wrapped = build_backbone(encoder).module
         prefix, head = ("segformer.encoder.", "classifier.") if "mit" in encoder else ("", "fc.")
         inner = cast("ImageNetInput", wrapped).backbone
         public = {prefix + name: value for name, value in inner.state_dict().items()}

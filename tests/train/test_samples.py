@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from imlctl.train import samples
 from imlctl.train.samples import batches
 from imlctl.train.synthesis import Synthesizer
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from imlctl.train.photos import PhotoPool
 
 
-def collect(pool: PhotoPool, **settings: int) -> list[tuple[Tensor, Tensor]]:
+def collect(pool: PhotoPool, **settings: Any) -> list[tuple[Tensor, Tensor]]:
     wanted = {"start": 0, "stop": 10, "batch": 4, "workers": 0} | settings
     return list(batches(Synthesizer(pool, size=64), **wanted))
 
@@ -50,12 +51,40 @@ def test_batches_are_the_numbered_samples(pool: PhotoPool) -> None:
 
 # Python 3.12 warns of any fork beside threads, and torch has threads.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 def test_workers_change_nothing(pool: PhotoPool) -> None:
     assert same(collect(pool, workers=2), collect(pool, workers=0))
 
 
 def test_a_later_start_gives_the_later_batches(pool: PhotoPool) -> None:
     assert same(collect(pool, start=4), collect(pool)[1:])
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("cpu", False), ("mps", False)])
+def test_a_gpu_fetches_bytes_made_ahead(
+    device: str, pinned: bool, pool: PhotoPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a loader and a GPU that only note what they are asked."""
+    asked: dict[str, Any] = {}
+    sent: list[Any] = []
+
+    class Bytes:
+        def to(self, *where: Any, **how: Any) -> Tensor:
+            sent.append((*where, how))
+            return torch.full((1,), 51, dtype=torch.uint8)
+
+    def loader(_: Any, **settings: Any) -> Any:
+        asked.update(settings)
+        return [(Bytes(), Bytes())]
+
+    monkeypatch.setattr(samples, "DataLoader", loader)
+    where = torch.device(device)
+    wanted = {"start": 0, "stop": 4, "batch": 4, "workers": 3, "device": where}
+    ((pixels, masks),) = batches(Synthesizer(pool, size=64), **wanted)
+    assert sent == [(where, {"non_blocking": True})] * 2
+    assert asked["pin_memory"] is pinned
+    assert (asked["num_workers"], asked["prefetch_factor"]) == (3, 4)
+    assert (pixels.item(), masks.item()) == (pytest.approx(0.2), 51)
 
 
 def test_nothing_left_gives_nothing(pool: PhotoPool) -> None:

@@ -21,7 +21,7 @@ from imlctl.errors import ConfigError, ImlctlError, UsageError, WeightsError
 from imlctl.train.teacher import Teacher, TeacherConfig, load_teacher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 CPU = torch.device("cpu")
 
@@ -202,31 +202,17 @@ torch.save(teacher.encode(torch.ones(1, 1, 64, 64)), sys.argv[1])
 
 class TestHub:
     @pytest.fixture
-    def hub_server(self) -> Any:
-        path = Path(__file__).parents[1] / "hub_server.py"
-        spec = importlib.util.spec_from_file_location("imlctl_tests_hub_of_teachers", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        return module
-
-    @pytest.fixture
-    def hub(
-        self, hub_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> Iterator[Any]:
+    def hub(self, hub: Any, tmp_path: Path) -> Any:
         """A Hub with a teacher: two commits, of which the first has the tag ``v1``."""
-        with hub_server.serve() as hub, hub_server.client_of(hub, tmp_path, monkeypatch):
-            for seed, ref in ((1, "v1"), (2, "main")):
-                model = tiny("AutoencoderKL")
-                model.encoder.conv_in.weight.data.add_(seed)
-                folder = tmp_path / ref
-                model.save_pretrained(folder)
-                files = {p.name: p.read_bytes() for p in folder.iterdir()}
-                assert sorted(files) == ["config.json", "diffusion_pytorch_model.safetensors"]
-                hub.repo("some/vae").commit(files, ref)
-            yield hub
+        for seed, ref in ((1, "v1"), (2, "main")):
+            model = tiny("AutoencoderKL")
+            model.encoder.conv_in.weight.data.add_(seed)
+            folder = tmp_path / ref
+            model.save_pretrained(folder)
+            files = {p.name: p.read_bytes() for p in folder.iterdir()}
+            assert sorted(files) == ["config.json", "diffusion_pytorch_model.safetensors"]
+            hub.repo("some/vae").commit(files, ref)
+        return hub
 
     def test_comes_from_the_endpoint_and_then_from_the_cache(
         self, hub: Any, hub_server: Any, tmp_path: Path

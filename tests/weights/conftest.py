@@ -1,11 +1,8 @@
-"""A local Hub with a client that asks it, and small weights."""
+"""Small weights, and a registry of nobody's."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -15,30 +12,7 @@ from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.weights.load import Card, save
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-SERVER = Path(__file__).parents[1] / "hub_server.py"
-
-
-@pytest.fixture(scope="session")
-def hub_server() -> Any:
-    """The module `tests/hub_server.py`."""
-    name = "imlctl_tests_hub_server"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, SERVER)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
-@pytest.fixture
-def hub(hub_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A Hub, and this process's client sent to it; cache and registry lie in `tmp_path`."""
-    with hub_server.serve() as hub, hub_server.client_of(hub, tmp_path, monkeypatch):
-        yield hub
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)

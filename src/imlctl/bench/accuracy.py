@@ -26,6 +26,7 @@ from imlctl.bench.metrics import (
     pixel_iou,
     pixel_precision,
     pixel_recall,
+    threshold_at,
 )
 from imlctl.bench.summary import PictureScore, SetScore, summarize
 from imlctl.errors import ConfigError, NumericalError
@@ -42,6 +43,7 @@ __all__ = [
     "SetScore",
     "auc_of",
     "best_f1_of",
+    "critical",
     "curve",
     "evaluate",
     "find_cases",
@@ -51,6 +53,7 @@ __all__ = [
     "read_mask",
     "score_picture",
     "summarize",
+    "threshold_at",
 ]
 
 

@@ -50,6 +50,18 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
     return int(backend.max_memory_allocated(device)) - int(before)
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that a device has free, or None where nobody says."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return next((1024 * int(kilobytes) for kilobytes in found), None)
+
+
 def _on_cpu(call: Callable[[], object]) -> int:
     with _silent_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
         call()

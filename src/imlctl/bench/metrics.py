@@ -6,14 +6,20 @@ truth is wrong.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Probability = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Counts = NDArray[np.int64]
 
 _NAN = float("nan")
+_LOWEST = 1e-6  # float32 maps hold exact zeros, which a threshold must not reach
 
 
 def pixel_f1(predicted: Mask, truth: Mask) -> float:
@@ -86,6 +92,20 @@ def critical(probability: Probability, min_share: float) -> float:
     """
     place = int(min_share * probability.size)
     return float(np.partition(probability, -1 - place, axis=None)[-1 - place])
+
+
+def threshold_at(critical: Sequence[float], rate: float) -> float:
+    """Return the least threshold that flags at most a share `rate` of the pictures.
+
+    Args:
+        critical: Critical threshold of each picture, as float32 maps hold it.
+        rate: In [0, 1).
+    """
+    ordered = np.sort(np.asarray(critical, np.float32))[::-1]
+    place = int(rate * len(ordered) + 1e-9)  # 0.29 * 100 is a little less than 29
+    # The next float32: a map is compared in float32, where the next float64 is the same number.
+    above = float(np.nextafter(ordered[place], np.float32(2)))
+    return max(above, _LOWEST)
 
 
 def columns_mean(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from imlctl.bench.page import Block, Table, amount, duration, megabytes
@@ -23,10 +24,7 @@ def speed_page(document: Document) -> list[Block]:
         page += _model_page(model, document)
     page.append(f"Most memory of the whole process: {megabytes(document['resident'])}.")
     if here["busy"]:
-        page.append(
-            "This machine was busy before the first pass. Times are too long and ratios rough:\n"
-            "measure again when it is idle."
-        )
+        page.append(_BUSY)
     return page
 
 
@@ -35,6 +33,7 @@ def _model_page(model: Document, document: Document) -> list[Block]:
     page: list[Block] = [
         f"{model['model']} (weights {model['weights_sha256'][:12]})",
         _speed_table(model["speed"]),
+        *_remarks(model, document),
     ]
     if model["exponents"]:
         fitted = (f"{what} as pixels ^ {v:.2f}" for what, v in model["exponents"].items())
@@ -49,6 +48,25 @@ def _model_page(model: Document, document: Document) -> list[Block]:
     if model["bars"]:
         page.append(_bar_table(model["bars"]))
     return page
+
+
+def _remarks(model: Document, document: Document) -> list[Block]:
+    """The best batch, what was timed less often, and what was not timed at all."""
+    lines = [*model["left_out"]]
+    batches = [row for row in model["speed"] if row["batch"] > 1]
+    if batches:
+        # By `growth`, which compares turn by turn; the first row is one picture at that size.
+        best = min([model["speed"][0], *batches], key=lambda row: float(row["growth"]))
+        lines.append(
+            f"Best batch at {best['size']} x {best['size']}: {best['batch']} at once,"
+            f" {1 / best['growth']:.2f} times the pictures per second of one alone."
+        )
+    if any(row["short"] for row in model["speed"]):
+        lines.append(
+            f"* within the {document['budget']:g} s of a cell fewer than {document['runs']} rounds"
+            " were timed, of the slowest only the first pass."
+        )
+    return ["\n".join(lines)] if lines else []
 
 
 def _way(row: Document) -> str:
@@ -69,7 +87,7 @@ def _speed_table(rows: list[Document]) -> Table:
         ("picture", "fps", "median", "p95", "time", "memory"),
         tuple(
             (
-                _picture(row),
+                f"{_picture(row)}{'*' if row['short'] else ''}",
                 f"{row['fps']:.3g}",
                 duration(row["median"]),
                 duration(row["p95"]),
@@ -158,13 +176,70 @@ def _bar_table(bars: list[Document]) -> Table:
         tuple(
             (
                 bar["name"],
-                f"{'at least' if bar['least'] else 'at most'} {amount(bar['limit'])}",
-                amount(bar["measured"]),
+                f"{'at least' if bar['least'] else 'at most'} {_digits(bar['limit'])}",
+                _digits(bar["measured"]),
                 "met" if bar["passed"] else "NOT MET",
             )
             for bar in bars
         ),
     )
+
+
+def scan_page(document: Document) -> list[Block]:
+    """Pictures per second of the bare model and of a scan, and the share."""
+    rounds, count = document["rounds"], document["pictures"]
+    ways = (
+        ("model alone", "model"),
+        ("scan, files to masks", "scan"),
+        ("decoding alone", "decode"),
+    )
+    seconds = {key: sorted(each[key] / count for each in rounds) for _, key in ways}
+    table = Table(
+        f"Scan of {count} pictures (of {document['of']}, evenly spread)",
+        ("what", "pictures / s", "fastest round", "slowest round"),
+        tuple(
+            (
+                what,
+                f"{1 / median(seconds[key]):.3g}",
+                f"{1 / seconds[key][0]:.3g}",
+                f"{1 / seconds[key][-1]:.3g}",
+            )
+            for what, key in ways
+        ),
+    )
+    verdict = "met" if document["passed"] else "NOT MET"
+    here = document["environment"]
+    lines = [
+        f"The scan reaches {document['share']:.1%} of the model's pictures per second, median of"
+        f" {len(rounds)} rounds in turns. At least {document['least']:.0%} is promised: {verdict}.",
+        f"{document['workers']} decoding processes, started before; cores: {here['cores']},"
+        f" threads: {here['threads']}.",
+        *([_BUSY] if here["busy"] else []),
+    ]
+    return [table, "\n".join(lines)]
+
+
+_BUSY = (
+    "This machine was busy before the first pass. Times are too long and ratios rough:\n"
+    "measure again when it is idle."
+)
+
+
+def bars_page(document: Document) -> list[Block]:
+    """Every bar, and what could not be measured."""
+    here = document["environment"]
+    lines = [
+        f"{here['device']}; {here['cpu']}; cores: {here['cores']}, threads: {here['threads']};"
+        f" {document['runs']} rounds in turns, fewer of what takes over {document['budget']:g} s.",
+        *document["missing"],
+        *([_BUSY] if here["busy"] else []),
+    ]
+    return [_bar_table(document["bars"]), "\n".join(lines)]
+
+
+def _digits(value: float) -> str:
+    """Four digits that count for small numbers: 0.9969 is not 0.997."""
+    return amount(value) if value >= 1000 else f"{value:.4g}"
 
 
 def flops_page(document: Document) -> list[Block]:

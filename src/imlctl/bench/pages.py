@@ -11,8 +11,9 @@ from imlctl.bench.page_accuracy import (
     peer_page,
     robustness_page,
 )
-from imlctl.bench.page_speed import flops_page, speed_page
+from imlctl.bench.page_speed import bars_page, flops_page, scan_page, speed_page
 from imlctl.bench.published import published_page
+from imlctl.bench.together import together_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,10 @@ PAGES: dict[str, Callable[[dict[str, Any]], list[Block]]] = {
     "ablation": ablation_page,
     "peer": peer_page,
     "speed": speed_page,
+    "scan": scan_page,
+    "bars": bars_page,
     "flops": flops_page,
+    "together": together_page,
     "published": published_page,
 }
 

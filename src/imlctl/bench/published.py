@@ -17,10 +17,13 @@ _KINDS = {
     "accuracy": ("accuracy",),
     "speed": ("speed",),
     "flops": ("speed",),
+    "scan": ("speed",),
+    "bars": ("speed",),
     "ablation": ("ensemble",),
     "robustness": ("accuracy",),
     "calibration": ("accuracy",),
     "peer": ("accuracy",),
+    "together": ("accuracy", "speed"),
 }
 _ALIASES = {"casia1": "casiav1", "casia": "casiav1", "cover": "coverage", "nist": "nist16"}
 

@@ -28,6 +28,7 @@ class Row:
         draw: How the prediction was drawn.
         batch: Pictures at once.
         main: Whether this is how `localize` runs if nothing else is said.
+        short: Whether it had fewer rounds than were asked for, since it takes long.
     """
 
     size: int
@@ -38,6 +39,7 @@ class Row:
     draw: Draw
     batch: int = 1
     main: bool = True
+    short: bool = False
 
     @property
     def fps(self) -> float:
@@ -67,6 +69,7 @@ class Row:
             **asdict(self.draw),
             "batch": self.batch,
             "main": self.main,
+            "short": self.short,
             "passes": len(self.timing.passes),
             "fps": self.fps,
             "median": self.timing.median,
@@ -118,6 +121,7 @@ class SpeedReport:
         exponents: Of time and memory against pixels, in the main way; those that could be fitted.
         rival: MiT-B3's encoder, if it was asked for.
         bars: Those that the sizes and the device allow to judge.
+        left_out: A sentence for each cell that could not be run.
     """
 
     cost: Cost
@@ -125,6 +129,7 @@ class SpeedReport:
     exponents: dict[str, float]
     rival: Rival | None
     bars: tuple[Bar, ...]
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, free of NaN."""
@@ -133,6 +138,7 @@ class SpeedReport:
             "speed": [row.to_json() for row in self.rows],
             "exponents": self.exponents,
             "against": self.rival.to_json() if self.rival else None,
+            "left_out": list(self.left_out),
             "bars": [asdict(bar) | {"passed": bar.passed} for bar in self.bars],
         }
 

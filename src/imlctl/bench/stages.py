@@ -65,11 +65,12 @@ class Watch:
         self._last = now
 
 
-def photograph(size: int) -> bytes:
-    """Make a JPEG of a square picture that compresses about as well as photographs do."""
+def photograph(width: int, height: int = 0) -> bytes:
+    """Make a JPEG that compresses about as well as photographs do; square without a height."""
     rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (max(2, size // 16), max(2, size // 16), 3)).astype(np.uint8)
-    smooth = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+    height = height or width
+    coarse = rng.integers(0, 256, (max(2, height // 16), max(2, width // 16), 3)).astype(np.uint8)
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     grain = rng.normal(0, 4, smooth.shape)
     pixels = np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()

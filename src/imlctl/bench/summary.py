@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
-RESAMPLES = 1000
 
 # Means over the tampered pictures.
 PIXEL_METRICS = (

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imlctl import atomic
+from imlctl.bench.metrics import threshold_at
 from imlctl.bench.summary import CONFIDENCE
 from imlctl.errors import ConfigError, UsageError
 from imlctl.weights.files import user_folder
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 _VERSION = 1
-_LOWEST = 1e-6  # float32 maps hold exact zeros, which a threshold must not reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +48,6 @@ class RateThreshold:
     flagged: float
     upper: float
     resolved: bool
-
-
-def threshold_at(critical: Sequence[float], rate: float) -> float:
-    """Return the least threshold that flags at most a share `rate` of the pictures.
-
-    Args:
-        critical: Critical threshold of each picture, as float32 maps hold it.
-        rate: In [0, 1).
-    """
-    ordered = np.sort(np.asarray(critical, np.float32))[::-1]
-    place = int(rate * len(ordered) + 1e-9)  # 0.29 * 100 is a little less than 29
-    # The next float32: a map is compared in float32, where the next float64 is the same number.
-    above = float(np.nextafter(ordered[place], np.float32(2)))
-    return max(above, _LOWEST)
 
 
 def thresholds_for(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 _WARM_PASSES, _WARM_SECONDS = 2, 0.2  # at least both
 
@@ -66,48 +67,107 @@ class Timing:
         return self.passes[math.ceil(0.95 * len(self.passes)) - 1]
 
     def over(self, other: Timing) -> float:
-        """How many times longer than `other`, timed in turns with it: the median ratio."""
-        pairs = zip(self.rounds, other.rounds, strict=True)
+        """How many times longer than `other`, timed in turns with it: the median ratio.
+
+        Rounds that only one of them had are left out.
+        """
+        pairs = zip(self.rounds, other.rounds, strict=False)
         return median(median(mine) / median(theirs) for mine, theirs in pairs)
+
+
+Timer = Callable[[Callable[[], object]], float]
+
+
+class WallTimer:
+    """Seconds of a call by a clock of the host.
+
+    Args:
+        synchronize: Waits until the device has done what it was told.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        synchronize: Callable[[], object] = lambda: None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._synchronize, self._clock = synchronize, clock
+
+    def __call__(self, run: Callable[[], object]) -> float:
+        """Run it, and return the seconds until the device was done."""
+        self._synchronize()
+        start = self._clock()
+        run()
+        self._synchronize()
+        return self._clock() - start
+
+
+class EventTimer:
+    """Seconds of a call by the GPU's own clock, between two events on its stream.
+
+    Args:
+        device: A CUDA device.
+        backend: What makes events and knows the stream.
+    """
+
+    def __init__(self, device: torch.device, backend: Any = torch.cuda) -> None:
+        self._device, self._backend = device, backend
+
+    def __call__(self, run: Callable[[], object]) -> float:
+        """Run it, and return the seconds from its first operation to its last."""
+        stream = self._backend.current_stream(self._device)
+        first, last = (self._backend.Event(enable_timing=True) for _ in range(2))
+        first.record(stream)
+        run()
+        last.record(stream)
+        last.synchronize()
+        return float(first.elapsed_time(last)) / 1000  # it gives milliseconds
+
+
+def timer_for(device: torch.device) -> Timer:
+    """Return the timer that suits a device."""
+    return EventTimer(device) if device.type == "cuda" else WallTimer(waits_for(device))
 
 
 def take_turns(
     subjects: Sequence[Subject],
     rounds: int,
     *,
-    synchronize: Callable[[], object] = lambda: None,
+    timed: Timer | None = None,
+    budget: float = math.inf,
     progress: Callable[[str], object] = lambda _: None,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Timing, ...]:
     """Warm up all subjects, then time them in turns.
 
     Args:
         subjects: At least one.
         rounds: Turns of each, at least one.
-        synchronize: Waits until the device has done what it was told.
+        timed: Takes the time of a pass; by default a clock of the host.
+        budget: Seconds for the timed passes of each. What is slower has fewer rounds, at least
+            one; what takes longer for its first pass has that one only.
         progress: Told what runs next.
-        clock: Seconds that only grow.
 
     Returns:
         One timing for each subject, in order.
     """
-
-    def timed(run: Callable[[], object]) -> float:
-        synchronize()
-        start = clock()
-        run()
-        synchronize()
-        return clock() - start
-
+    timed = timed or WallTimer()
+    turns: list[list[tuple[float, ...]]] = []
+    wanted: list[int] = []
     for subject in subjects:
         progress(f"warming up: {subject.name}")
-        spent = [timed(subject.run) for _ in range(_WARM_PASSES)]
-        while sum(spent) < _WARM_SECONDS:
+        spent = [timed(subject.run)]
+        slow = spent[0] > budget
+        while not slow and (len(spent) < _WARM_PASSES or sum(spent) < _WARM_SECONDS):
             spent.append(timed(subject.run))
-    turns: list[list[tuple[float, ...]]] = [[] for _ in subjects]
+        turns.append([tuple(spent)] if slow else [])
+        turn = min(spent) * (subject.passes + (subject.passes > 1))
+        affordable = rounds if turn * rounds <= budget else max(1, int(budget / turn))
+        wanted.append(0 if slow else affordable)
     for number in range(1, rounds + 1):
-        for subject, taken in zip(subjects, turns, strict=True):
-            progress(f"round {number} of {rounds}: {subject.name}")
+        for subject, taken, count in zip(subjects, turns, wanted, strict=True):
+            if number > count:
+                continue
+            progress(f"round {number} of {count}: {subject.name}")
             if subject.passes > 1:
                 subject.run()
             taken.append(tuple(timed(subject.run) for _ in range(subject.passes)))

@@ -26,6 +26,16 @@ Robustness = Annotated[
         show_default=False,
     ),
 ]
+Bars = Annotated[
+    bool, typer.Option("--bars", help="Measure every number that this project promises.")
+]
+Scan = Annotated[
+    Path | None,
+    typer.Option(
+        help="Time a scan of a folder of pictures, from files to masks, against the bare model.",
+        show_default=False,
+    ),
+]
 Calibrate = Annotated[
     Path | None,
     typer.Option(
@@ -53,8 +63,13 @@ Compare = Annotated[
     bool, typer.Option("--compare", help="Show published figures beside, marked as such.")
 ]
 Read = Annotated[
-    Path | None,
-    typer.Option("--read", help="Show what --json printed earlier.", show_default=False),
+    list[Path] | None,
+    typer.Option(
+        "--read",
+        help="Show what --json printed earlier. Of several files with accuracy, and with cost if"
+        " wanted, show the models side by side; with -o also plot F1 against cost.",
+        show_default=False,
+    ),
 ]
 Models = Annotated[
     list[str] | None,
@@ -76,7 +91,7 @@ Weights = Annotated[
 Size = Annotated[
     list[int] | None,
     typer.Option(
-        help="Side of the picture in pixels; may be repeated.", show_default="512, 1024, 2048"
+        help="Side of the picture in pixels; may be repeated.", show_default="512, 1024, 2048, 4096"
     ),
 ]
 Steps = Annotated[
@@ -121,6 +136,15 @@ EndToEnd = Annotated[
     ),
 ]
 Runs = Annotated[int, typer.Option(min=1, help="Timed runs of each size.")]
+Budget = Annotated[
+    float,
+    typer.Option(
+        min=0.1, help="With --fps: seconds for each size and way; what is slower has fewer runs."
+    ),
+]
+Full = Annotated[
+    bool, typer.Option("--full", help="With --fps: every way at every size, not at the smallest.")
+]
 Split = Annotated[str, typer.Option(help="Take only this split of a manifest.", show_default=False)]
 Resamples = Annotated[
     int, typer.Option(min=0, help="Bootstrap resamples for confidence intervals; 0 for none.")

@@ -39,6 +39,8 @@ class Common:
     fusion: str
     seed: int
     tile: int
+    runs: int
+    budget: float
     resamples: int
     split: str
     pictures: bool

@@ -12,11 +12,13 @@ from imlctl.cli.console import printable
 from imlctl.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table as RichTable
 
     from imlctl.bench.page import Table
 
-VERSION = 2  # of the document
+VERSION = 3  # of the document
 _NAME = 12  # characters of a first cell that stay on one line
 
 
@@ -89,12 +91,28 @@ class Output:
         atomic.write(self.folder / name, data, overwrite=self.force)
 
 
-def read(path: Path) -> Measured:
-    """Read what ``--json`` printed.
+def read(paths: Sequence[Path], *, compare: bool) -> Measured:
+    """Read what ``--json`` printed; bring together what several runs printed.
+
+    Args:
+        paths: At least one.
+        compare: Show published figures in what is drawn.
 
     Raises:
-        ConfigError: It cannot be read, or is something else.
+        ConfigError: One cannot be read, or is something else, or they do not belong together.
     """
+    from imlctl.bench.together import check, cost_plot
+
+    documents = [_read(path) for path in paths]
+    if len(documents) == 1:
+        return Measured(documents[0])
+    check(documents)
+    document = {"kind": "together", "version": VERSION, "documents": documents}
+    plot = cost_plot(document, published=compare)
+    return Measured(document, {"f1-cost.png": plot} if plot else {})
+
+
+def _read(path: Path) -> dict[str, Any]:
     import json
 
     from imlctl.bench.pages import PAGES
@@ -113,7 +131,7 @@ def read(path: Path) -> Measured:
             source=str(path),
             remedy="Give a file that imlctl bench --json printed.",
         )
-    return Measured(document)
+    return document
 
 
 def _as_json(document: dict[str, Any]) -> str:

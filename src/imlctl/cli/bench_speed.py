@@ -11,26 +11,33 @@ if TYPE_CHECKING:
 
     import torch
 
+    from imlctl.bench.cells import Plan
     from imlctl.bench.roofline import Ceilings
     from imlctl.bench.speed_report import Row, SpeedReport
     from imlctl.cli.bench_run import Common
     from imlctl.pipeline import Localizer
 
-_SIZES = (512, 1024, 2048)
+_SIZES = (512, 1024, 2048, 4096)
 _BATCHES = (4, 16)
 
 
 def speed(
-    common: Common, sizes: Sequence[int], runs: int, *, against: bool, end_to_end: bool
+    common: Common,
+    sizes: Sequence[int],
+    *,
+    full: bool,
+    against: bool,
+    end_to_end: bool,
 ) -> Measured:
     """Speed, cost and memory of each model."""
     from dataclasses import asdict
 
     from tqdm import tqdm
 
+    from imlctl.bench.cells import Plan
     from imlctl.bench.environment import observe, resident_peak
     from imlctl.bench.roofline import measure_ceilings
-    from imlctl.bench.speed import Plan, measure
+    from imlctl.bench.speed import measure
     from imlctl.core.diff_iml import MEMBERS, STEPS
 
     steps, members = tuple(common.steps) or (1, STEPS), tuple(common.ensemble) or (1, MEMBERS)
@@ -42,12 +49,14 @@ def speed(
     plan = Plan(
         sizes or _SIZES,
         common.tile,
-        runs,
+        common.runs,
         steps,
         members,
         (False, True) if common.tta is None else (common.tta,),
         _BATCHES,
         against,
+        full,
+        common.budget,
     )
     models = []
     with tqdm(
@@ -55,7 +64,7 @@ def speed(
     ) as bar:
         for localizer in localizers:
             report = measure(localizer, plan, progress=bar.set_description_str)
-            ends = _ends(localizer, report, runs, bar.set_description_str) if end_to_end else []
+            ends = _ends(localizer, report, plan, bar.set_description_str) if end_to_end else []
             models.append(
                 {
                     **_about(localizer),
@@ -67,6 +76,8 @@ def speed(
     document = {
         "kind": "speed",
         "version": VERSION,
+        "runs": common.runs,
+        "budget": common.budget,
         "environment": asdict(environment) | {"busy": environment.busy},
         "ceilings": asdict(ceilings),
         "models": models,
@@ -100,7 +111,7 @@ def _about(localizer: Localizer) -> dict[str, Any]:
 
 
 def _ends(
-    localizer: Localizer, report: SpeedReport, runs: int, progress: Callable[[str], object]
+    localizer: Localizer, report: SpeedReport, plan: Plan, progress: Callable[[str], object]
 ) -> list[dict[str, Any]]:
     """Time photographs from bytes to disk at each size, and by stage where one tile holds them."""
     import tempfile
@@ -108,7 +119,7 @@ def _ends(
 
     from imlctl.bench.passes import noise_picture
     from imlctl.bench.stages import stage_times, to_disk
-    from imlctl.bench.timing import Subject, take_turns, waits_for
+    from imlctl.bench.timing import Subject, WallTimer, take_turns, waits_for
 
     tile, device = localizer.settings.tile, localizer.device
     usual = [row for row in report.rows if row.main and (row.tiles > 1) == (row.size > tile)]
@@ -121,10 +132,14 @@ def _ends(
                 Subject(f"{row.size} px", lambda image=image: localizer.predict(image)),  # type: ignore[misc]
             ]
             whole, model = take_turns(
-                subjects, runs, synchronize=waits_for(device), progress=progress
+                subjects,
+                plan.runs,
+                timed=WallTimer(waits_for(device)),  # what the host does counts as well
+                budget=plan.budget,
+                progress=progress,
             )
             stages = (
-                stage_times(localizer.model, row.draw, row.size, device, runs=runs)
+                stage_times(localizer.model, row.draw, row.size, device, runs=plan.runs)
                 if row.size <= tile
                 else {}
             )

@@ -9,6 +9,7 @@ import typer
 
 from imlctl.cli import options
 from imlctl.cli.console import complain, note
+from imlctl.cli.data_speed import speed
 from imlctl.cli.synthesize import synthesize
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 data = typer.Typer(help="Index datasets, make forgeries, look at samples.", no_args_is_help=True)
 data.command()(synthesize)
+data.command()(speed)
 
 Workers = Annotated[int, typer.Option(min=1, max=256, help="Pictures read at the same time.")]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from imlctl.cli import options
 from imlctl.cli.console import note
+from imlctl.cli.progress import Progress, plain_line
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ def distill(
         preset = replace(preset, teacher=chosen)
     where = resolve(device)
     master = load_teacher(preset.teacher, latent=preset.model.latent, device=where)
-    with _Progress(quiet) as progress:
+    with Progress(quiet, "maps", _line) as progress:
         best = run(preset, out, device=where, teacher=master, report=progress)
     if not quiet:
         _tell(best, master, where)
@@ -80,7 +80,7 @@ def _latency(model: Any, teacher: Teacher, device: torch.device) -> str:
     """Time both in turns on one 512x512 map: encode and decode, or encode if that is all."""
     import torch
 
-    from imlctl.bench.timing import Subject, take_turns, waits_for
+    from imlctl.bench.timing import Subject, take_turns, timer_for
 
     maps = torch.ones(1, 1, 512, 512, device=device)
     decode = teacher.decode
@@ -95,7 +95,7 @@ def _latency(model: Any, teacher: Teacher, device: torch.device) -> str:
 
     with torch.inference_mode():
         subjects = (Subject("LightVAE", ours, passes=5), Subject("teacher", theirs))
-        mine, other = take_turns(subjects, 3, synchronize=waits_for(device))
+        mine, other = take_turns(subjects, 3, timed=timer_for(device))
     what = "encode + decode" if decode else "encode"
     return (
         f"{what} of one 512x512 map: {mine.median * 1e3:.1f} ms, teacher {teacher.name} "
@@ -103,36 +103,10 @@ def _latency(model: Any, teacher: Teacher, device: torch.device) -> str:
     )
 
 
-class _Progress:
-    """A live line on a terminal, and one line per round trip anywhere."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-
-    def __enter__(self) -> _Progress:
-        from tqdm import tqdm
-
-        self.bar = tqdm(unit="step", dynamic_ncols=True, disable=True if self.quiet else None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        from tqdm import tqdm
-
-        if event["event"] == "step":
-            self.bar.total, self.bar.n = event["of"], event["step"]
-            speed = f"{event['per_second']:.0f} maps/s, ETA {event['eta']} s"
-            self.bar.set_postfix_str(f"loss {event['loss']:.4f}, {speed}")
-        elif not self.quiet:
-            tqdm.write(self._line(event), file=sys.stderr)
-
-    @staticmethod
-    def _line(event: dict[str, Any]) -> str:
-        if event["event"] != "round trip":
-            return f"{event['event']}: step {event['step']}"
-        return (
-            f"step {event['step']}: round trip F1 {event['f1']:.4f}, "
-            f"with noise {event['f1_noisy']:.4f} ({_kinds(event['masks'])})"
-        )
+def _line(event: dict[str, Any]) -> str:
+    if event["event"] != "round trip":
+        return plain_line(event)
+    return (
+        f"step {event['step']}: round trip F1 {event['f1']:.4f}, "
+        f"with noise {event['f1_noisy']:.4f} ({_kinds(event['masks'])})"
+    )

@@ -13,19 +13,22 @@ from imlctl.cli import options, scan_options
 from imlctl.cli.console import complain, note
 from imlctl.cli.follow import FAILED, FOUND, Follower
 from imlctl.cli.interrupts import Interrupts
-from imlctl.cli.report import check_reports, write_reports
+from imlctl.cli.localize_ray import start_ray
+from imlctl.cli.report import check_reports, followed, write_reports
 from imlctl.errors import Exit, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from imlctl.core.sampler import Fusion
     from imlctl.inference import Sampling
     from imlctl.pipeline import Localizer
-    from imlctl.scan.ahead import DecodeAhead
+    from imlctl.scan.ahead import Limits
     from imlctl.scan.discover import Discovery
+    from imlctl.scan.naming import Job
     from imlctl.scan.place import Place
+    from imlctl.scan.run import Ahead
     from imlctl.scan.work import PhotoWork
 
 
@@ -71,6 +74,7 @@ def localize(
     max_pixels: scan_options.MaxPixels = 2**28,
     resume: scan_options.Resume = False,
     shard: scan_options.ShardOf = None,
+    ray: scan_options.Ray = False,
     check: scan_options.Check = False,
     workers: scan_options.Workers = None,
     timeout: scan_options.Timeout = 120.0,
@@ -89,6 +93,7 @@ def localize(
     wrong usage or weights, 3 when some pictures failed (the others are done), 130 when
     interrupted, and --resume goes on.
     """
+    from imlctl.scan.ahead import Limits
     from imlctl.scan.naming import Kind
     from imlctl.scan.place import Place
     from imlctl.scan.run import scan
@@ -104,40 +109,33 @@ def localize(
     with ExitStack() as stack:
         jobs = place.plan(found, [kind for kind, yes in wanted.items() if yes], stack)
         _tell_what_was_found(found, verbose=verbose)
-        # Started before the model is loaded, so that both happen at the same time.
-        ahead = _start_decoders(len(jobs), workers, timeout, max_pixels, stack)
         sampling = _sampling(steps, ensemble, tta, tta_fusion, seed)
-        localizer = _load(model, weights, device, threshold, tile, sampling, max_pixels)
-        ledger = place.begin(jobs, stack)
+        load = partial(_load, model, weights, threshold, tile, sampling, max_pixels)
+        make = partial(_work, soft=soft, previews=report)
         interrupts = Interrupts()
+        start = partial(start_ray, stopped=interrupts) if ray else _start_here
+        limits = Limits(timeout, max_pixels)
+        ahead, work = start(jobs, load, make, limits, stack, device=device, decoders=workers)
+        ledger = place.begin(jobs, stack)
         if found.many:  # one picture alone stops at once
             stack.enter_context(interrupts)
-        follower = Follower(
-            len(jobs),
-            as_json=json and out is None,
-            silent=quiet or out == "-",
-            live=not quiet,
-            verbose=verbose,
-        )
-        outcomes = scan(
-            jobs,
-            _work(localizer, soft=soft, previews=report),
-            ahead=ahead,
-            ledger=ledger,
-            resume=resume,
-            overwrite=force,
+        follow = partial(Follower, as_json=json and out is None, live=not quiet, verbose=verbose)
+        follower = follow(len(jobs), silent=quiet or out == "-")
+        run = partial(scan, jobs, work, ahead=ahead, ledger=ledger, resume=resume, overwrite=force)
+        outcomes = run(
             stdin=sys.stdin.buffer,
             stdout=sys.stdout.buffer,
-            stopped=lambda: interrupts.requested,
+            stopped=lambda: interrupts.requested and not ray,  # where what is in hand still comes
         )
-        follower.follow(outcomes)
+        follower.follow(followed(outcomes, place) if jsonl else outcomes)
         follower.counts[FAILED] += len(found.problems)
         if found.many and not quiet:
             follower.summarize()
         if follower.seen < len(jobs):
             _say_how_to_go_on(place, follower.seen, len(jobs))
             raise typer.Exit(Exit.INTERRUPTED)
-        reports = place.write_reports(partial(write_reports, page=report, jsonl=jsonl, csv=csv))
+        write = partial(write_reports, page=report, jsonl=jsonl, csv=csv, shard=part, quiet=quiet)
+        reports = place.write_reports(write)
         changed = manifest and _write_manifest(place, reports)
     if check and follower.counts[FOUND]:
         raise typer.Exit(Exit.FOUND)
@@ -182,23 +180,33 @@ def _tell_what_was_found(found: Discovery, *, verbose: bool) -> None:
         complain(str(problem))
 
 
-def _start_decoders(
-    pictures: int, workers: int | None, seconds: float, max_pixels: int, stack: ExitStack
-) -> DecodeAhead | None:
-    from imlctl.scan.ahead import DecodeAhead, Limits, suitable_workers
+def _start_here(
+    jobs: Sequence[Job],
+    load: Callable[[str], Localizer],
+    make: Callable[[Localizer], PhotoWork],
+    limits: Limits,
+    stack: ExitStack,
+    *,
+    device: str,
+    decoders: int | None,
+) -> tuple[Ahead | None, PhotoWork]:
+    """Do for this machine what `start_ray` does for a cluster."""
+    from imlctl.scan.ahead import DecodeAhead, suitable_workers
 
-    count = suitable_workers(pictures) if workers is None else workers
-    return stack.enter_context(DecodeAhead(count, Limits(seconds, max_pixels))) if count else None
+    count = suitable_workers(len(jobs)) if decoders is None else decoders
+    # Started before the model is loaded, so that both happen at the same time.
+    ahead = stack.enter_context(DecodeAhead(count, limits)) if count else None
+    return ahead, make(load(device))
 
 
 def _load(
     model: str,
     weights: str | None,
-    device: str,
     threshold: str | None,
     tile: int,
     sampling: Sampling,
     max_pixels: int,
+    device: str,
 ) -> Localizer:
     from imlctl.device import reuse_memory
     from imlctl.pipeline import Localizer, Settings

@@ -12,9 +12,21 @@ from imlctl.errors import UsageError
 if TYPE_CHECKING:
     from imlctl.inference import Sampling
 
+
+def _models() -> list[str]:
+    """Names that the Tab key offers for `--model`; reads the registries, and no weights."""
+    from imlctl.weights.user_registry import known_weights
+
+    return [name for name, entry in known_weights().entries.items() if entry.kind == "model"]
+
+
 Model = Annotated[
     str,
-    typer.Option(help="Name in the registry of weights.", show_default="the registry's default"),
+    typer.Option(
+        help="Name in the registry of weights.",
+        show_default="the registry's default",
+        autocompletion=_models,
+    ),
 ]
 Weights = Annotated[
     str | None,
@@ -23,11 +35,17 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps or xpu.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:N, mps or xpu.",
+        autocompletion=lambda: ["auto", "cpu", "cuda", "mps", "xpu"],
+    ),
+]
 Threshold = Annotated[
     str | None,
     typer.Option(
-        metavar="FLOAT|fpr=RATE",
+        metavar="P|fpr=RATE",
         help="Probability from which a pixel is marked, between 0 and 1; or fpr=0.01 for the one"
         " that flags that share of authentic pictures, as imlctl bench --calibrate found it.",
         show_default="what the weights carry",
@@ -43,7 +61,8 @@ Tta = Annotated[bool, typer.Option("--tta", help="Analyse the mirrored picture t
 TtaFusion = Annotated[
     str,
     typer.Option(
-        help="How --tta brings the two together: mean, or max, which marks more of everything."
+        help="How --tta brings the two together: mean, or max, which marks more of everything.",
+        autocompletion=lambda: ["mean", "max"],
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the noise, for models that sample.")]

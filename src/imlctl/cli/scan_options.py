@@ -64,6 +64,14 @@ ShardOf = Annotated[
         show_default=False,
     ),
 ]
+Ray = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="Analyse on a Ray cluster: the one that RAY_ADDRESS names, otherwise one that is"
+        " started on this machine. Needs imlctl[ray].",
+    ),
+]
 Check = Annotated[
     bool, typer.Option("--check", help="Exit with status 1 if any picture is manipulated.")
 ]
@@ -91,8 +99,8 @@ Workers = Annotated[
     typer.Option(
         min=0,
         max=64,
-        help="Processes that decode ahead; 0 decodes in this one.",
-        show_default="as many as cores help",
+        help="Processes that decode ahead; 0 decodes in this one. With --ray, of each worker.",
+        show_default="as many as cores help; with --ray, 1",
     ),
 ]
 Timeout = Annotated[

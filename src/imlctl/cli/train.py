@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from imlctl.cli import options
+from imlctl.cli.progress import Progress
 
 
 def train(
@@ -44,42 +44,7 @@ def train(
         for each in reports:
             each(event)
 
-    with _Progress(quiet) as progress:
+    with Progress(quiet) as progress:
         reports.append(progress)
         best = run(preset, out, device=resolve(device), report=report)
     typer.echo(best)
-
-
-class _Progress:
-    """A live line on a terminal, and one line per validation anywhere."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-
-    def __enter__(self) -> _Progress:
-        from tqdm import tqdm
-
-        self.bar = tqdm(unit="step", dynamic_ncols=True, disable=True if self.quiet else None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        from tqdm import tqdm
-
-        if event.get("event") == "step":
-            self.bar.total = event["of"]
-            self.bar.n = event["step"]
-            speed = f"{event['per_second']:.0f} samples/s, ETA {event['eta']} s"
-            self.bar.set_postfix_str(f"loss {event['loss']:.3f}, {speed}")
-        elif event.get("event") == "regenerated":
-            self.bar.total, self.bar.n = event["total"], event["done"]
-            self.bar.set_postfix_str("regenerating photographs")
-        elif not self.quiet:
-            values = (
-                f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}"
-                for k, v in event.items()
-                if k != "event"
-            )
-            tqdm.write(f"{event.get('event')}: {', '.join(values)}", file=sys.stderr)

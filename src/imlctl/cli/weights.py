@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imlctl.cli.console import printable
+from imlctl.cli.weights_export import export
 from imlctl.cli.weights_hub import convert, pull, push
 from imlctl.errors import Exit
 
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
     from imlctl.weights.inventory import Item
 
 _JSON_VERSION = 1
+_NARROW = 72  # columns; below this a table would break its words
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 weights = typer.Typer(help="List, fetch, check and publish weights.", no_args_is_help=True)
 weights.command()(pull)
 weights.command()(push)
 weights.command()(convert)
+weights.command()(export)
 
 
 @weights.callback()
@@ -142,20 +145,18 @@ def _print(items: tuple[Item, ...], as_json: bool) -> None:
     if as_json:
         _print_json("weights", {"default": default, "weights": rows})
         return
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for title in ("name", "kind", "licence", "size", "state", "sha256"):
-        table.add_column(title, overflow="fold", justify="right" if title == "size" else "left")
-    for row in rows:
-        table.add_row(
-            printable(row["name"]) + (" (default)" if row["name"] == default else ""),
-            row["kind"] or "-",
-            printable(row["licence"] or "-"),
-            _megabytes(row["size"]),
-            row["state"],
-            (row["sha256"] or "not known")[:12],
-        )
     console = Console(markup=False, highlight=False, emoji=False)
-    console.print(table)
+    cells = [_cells(row, default) for row in rows]
+    if console.width < _NARROW:
+        for name, *others in cells:
+            console.print(f"{name}\n  {', '.join(others)}", overflow="fold")
+    else:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for title in ("name", "kind", "licence", "size", "state", "sha256"):
+            table.add_column(title, overflow="fold", justify="right" if title == "size" else "left")
+        for row_cells in cells:
+            table.add_row(*row_cells)
+        console.print(table)
     for row in rows:
         if row["found_sha256"] and row["found_sha256"] != row["sha256"]:
             console.print(
@@ -163,6 +164,17 @@ def _print(items: tuple[Item, ...], as_json: bool) -> None:
                 f"  expected {row['sha256'] or 'not known'}",
                 soft_wrap=True,
             )
+
+
+def _cells(row: dict[str, Any], default: str) -> tuple[str, ...]:
+    return (
+        printable(row["name"]) + (" (default)" if row["name"] == default else ""),
+        row["kind"] or "-",
+        printable(row["licence"] or "-"),
+        _megabytes(row["size"]),
+        row["state"],
+        (row["sha256"] or "not known")[:12],
+    )
 
 
 def _megabytes(size: int | None) -> str:

@@ -3,10 +3,12 @@
 DiffIML, section 3.2: each level of the backbone through a 1x1 convolution, resized to the size of
 the latents, concatenated, and mixed by a 3x3 convolution. It runs once per picture. The authors'
 code resizes to a fixed 64x64 and so fails at any size but 512; here the size follows the picture.
+A level that is finer than the condition may be folded into channels instead, which keeps all of it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -59,26 +61,38 @@ class ImageNetInput(nn.Module):
             RuntimeError: A tensor is missing, unknown or of another shape.
         """
         if isinstance(self.backbone, resnet.ResNet):
-            return self.backbone.load_torchvision(tensors)
-        self.backbone.load_state_dict(
-            {
+            self.backbone.load_torchvision(tensors)
+        else:
+            inner = {
                 name.removeprefix(_SEGFORMER): value
                 for name, value in tensors.items()
                 if not name.startswith("classifier.")
             }
-        )
-        return None
+            self.backbone.load_state_dict(inner)
 
 
-def build_backbone(name: str) -> tuple[nn.Module, tuple[int, ...], int]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Backbone:
+    """A network that maps an image in [0, 1], and its self-similarity, to its levels.
+
+    Attributes:
+        module: The network.
+        widths: Channels of each level.
+        strides: Of each level against the image.
+        multiple: Height and width must be multiples of this.
+    """
+
+    module: nn.Module
+    widths: tuple[int, ...]
+    strides: tuple[int, ...]
+    multiple: int
+
+
+def build_backbone(name: str) -> Backbone:
     """Build a backbone with random weights.
 
     Args:
         name: One of `ENCODERS`.
-
-    Returns:
-        The backbone, which maps an image in [0, 1] (and its self-similarity) to its levels; their
-        channels; and the number that height and width must be multiples of.
 
     Raises:
         ValueError: The name is not known.
@@ -87,16 +101,19 @@ def build_backbone(name: str) -> tuple[nn.Module, tuple[int, ...], int]:
         raise ValueError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}")
     if name.startswith("mit-"):
         shape = mit.SIZES[name.removeprefix("mit-")]
-        return ImageNetInput(mit.MixTransformer(shape)), shape.dims, shape.multiple
+        module = ImageNetInput(mit.MixTransformer(shape))
+        return Backbone(module, shape.dims, mit.STRIDES, shape.multiple)
     if name.startswith("resnet"):
         layout = resnet.SIZES[name.removeprefix("resnet")]
-        return ImageNetInput(resnet.ResNet(layout)), layout.dims, layout.multiple
+        module = ImageNetInput(resnet.ResNet(layout))
+        return Backbone(module, layout.dims, mit.STRIDES, layout.multiple)
     config = efficient_rwkv.SIZES[name.rpartition("-")[2]]
     if name.startswith("efficient-iml-"):  # its path back up too: what it knows of forgeries
         whole = EfficientIMLConfig(config)
-        return TopDown(whole), (whole.width,) * 3, whole.multiple
-    backbone = efficient_rwkv.EfficientRWKV(config)
-    return backbone, (config.dims[0], *config.dims), config.strides[-1]
+        return Backbone(TopDown(whole), (whole.width,) * 3, config.strides, whole.multiple)
+    strides = (config.strides[0], *config.strides)  # the stem shares the first
+    widths = (config.dims[0], *config.dims)
+    return Backbone(efficient_rwkv.EfficientRWKV(config), widths, strides, config.strides[-1])
 
 
 class ConditionEncoder(nn.Module):
@@ -106,17 +123,21 @@ class ConditionEncoder(nn.Module):
         name: One of `ENCODERS`.
         channels: Of the condition, and of each level after its 1x1 convolution.
         stride: Of the condition against the picture.
+        fold: Fold levels that are finer than the condition into channels, rather than resize them.
 
     Attributes:
         multiple: Height and width must be multiples of this.
     """
 
-    def __init__(self, name: str, channels: int, stride: int) -> None:
+    def __init__(self, name: str, channels: int, stride: int, *, fold: bool = False) -> None:
         super().__init__()
-        self.backbone, widths, self.multiple = build_backbone(name)
+        built = build_backbone(name)
+        self.backbone, self.multiple = built.module, built.multiple
         self.stride = stride
-        self.levels = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
-        self.mix = ConvNorm(len(widths) * channels, channels, 3)
+        self.folds = tuple(max(1, stride // s) if fold else 1 for s in built.strides)
+        inputs = (w * n**2 for w, n in zip(built.widths, self.folds, strict=True))
+        self.levels = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in inputs)
+        self.mix = ConvNorm(len(built.widths) * channels, channels, 3)
 
     def forward(self, image: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Encode.
@@ -131,7 +152,8 @@ class ConditionEncoder(nn.Module):
         features: Sequence[Tensor] = self.backbone(image, similarity)
         size = (image.shape[-2] // self.stride, image.shape[-1] // self.stride)
         gathered = [
-            _resized(level(x), size) for level, x in zip(self.levels, features, strict=True)
+            _resized(level(F.pixel_unshuffle(x, n)), size)
+            for level, x, n in zip(self.levels, features, self.folds, strict=True)
         ]
         return F.relu(self.mix(torch.cat(gathered, dim=1)), inplace=True)
 

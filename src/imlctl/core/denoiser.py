@@ -14,8 +14,8 @@ computed once.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,10 +50,6 @@ class DenoiserConfig:
             raise ValueError(f"channels must be a multiple of {_GROUPS}, not {self.channels}")
         if self.blocks < 1 or self.latents < 1 or self.condition < 1 or self.patch not in (1, 2):
             raise ValueError("blocks, latents and condition must be positive, patch 1 or 2")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint's metadata."""
-        return asdict(self)
 
 
 DENOISERS = {

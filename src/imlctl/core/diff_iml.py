@@ -8,8 +8,8 @@ eight channels of latents.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from imlctl.core.efficient_iml import Prediction
 from imlctl.core.layers import fuse_all
 from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
 from imlctl.core.light_vae import SIZES as VAE_SIZES
+from imlctl.core.plain import Plain
 from imlctl.core.sampler import sample_mean
 from imlctl.core.schedule import ScheduleConfig, Spacing, alpha_bars, respaced
 
@@ -31,7 +32,7 @@ _SPOT = 32  # pixels; the image-level score is the strongest spot of this side
 
 
 @dataclass(frozen=True, slots=True)
-class DiffIMLConfig:
+class DiffIMLConfig(Plain):
     """Shape of the model.
 
     Attributes:
@@ -41,6 +42,7 @@ class DiffIMLConfig:
         schedule: Noise schedule.
         spacing: Which steps a short sampling visits; see `respaced`.
         clip: Limit of predicted latents while sampling; None for none, see `ddim`.
+        fold: See `ConditionEncoder`; the paper resizes.
     """
 
     encoder: str = "efficient-iml-small"
@@ -49,6 +51,7 @@ class DiffIMLConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     spacing: Spacing = "leading"
     clip: float | None = None
+    fold: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -68,33 +71,9 @@ class DiffIMLConfig:
         """Height and width must be multiples of this; 32 suits every encoder and denoiser."""
         return 32
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint's metadata."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`, also after a trip through JSON.
-
-        Raises:
-            ValueError: A value is out of range.
-            TypeError: A key is unknown, or a value of another type.
-        """
-        values = dict(values)
-        tables = {name: values.pop(name, {}) for name in ("denoiser", "vae", "schedule")}
-        for name, table in tables.items():
-            if not isinstance(table, dict):
-                raise TypeError(f"{name} must be a table, not {table!r}")
-        return cls(
-            denoiser=DenoiserConfig(**tables["denoiser"]),
-            vae=LightVAEConfig.from_dict(tables["vae"]),
-            schedule=ScheduleConfig(**tables["schedule"]),
-            **values,
-        )
-
 
 SIZES = {
-    "diffiml": DiffIMLConfig(),
+    "diffiml": DiffIMLConfig(fold=True),
     "diffiml-mit-b3": DiffIMLConfig("mit-b3", DENOISERS["paper"], VAE_SIZES["paper"]),
     "diffiml-resnet50": DiffIMLConfig("resnet50", DENOISERS["paper"], VAE_SIZES["paper"]),
     "diffiml-resnet101": DiffIMLConfig("resnet101", DENOISERS["paper"], VAE_SIZES["paper"]),
@@ -117,7 +96,10 @@ class DiffIML(nn.Module):
         self.config = config or DiffIMLConfig()
         shape = self.config.denoiser
         self.encoder = ConditionEncoder(
-            self.config.encoder, shape.condition, self.config.latent_multiple
+            self.config.encoder,
+            shape.condition,
+            self.config.latent_multiple,
+            fold=self.config.fold,
         )
         self.denoiser = Denoiser(shape)
         self.vae = LightVAE(self.config.vae)

@@ -7,8 +7,8 @@ consistent, at each level of the hierarchy.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self, cast
+from dataclasses import dataclass, field
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 from imlctl.core.efficient_rwkv import EfficientRWKV, EfficientRWKVConfig
 from imlctl.core.layers import ConvNorm, fuse_all
+from imlctl.core.plain import Plain
 
 
 @dataclass(frozen=True, slots=True)
-class EfficientIMLConfig:
+class EfficientIMLConfig(Plain):
     """Shape of the model.
 
     Attributes:
@@ -39,25 +40,6 @@ class EfficientIMLConfig:
     def multiple(self) -> int:
         """Height and width must be multiples of this."""
         return self.backbone.strides[-1]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint's metadata."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`, also after a trip through JSON.
-
-        Raises:
-            ValueError: A value is out of range.
-            TypeError: A key is unknown, or a value of another type.
-        """
-        values = dict(values)
-        backbone = values.pop("backbone", {})
-        if not isinstance(backbone, dict):
-            raise TypeError(f"backbone must be a table, not {backbone!r}")
-        backbone = {k: tuple(v) if isinstance(v, list) else v for k, v in backbone.items()}
-        return cls(backbone=EfficientRWKVConfig(**backbone), **values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +86,7 @@ class TopDown(nn.Module):
         self.merges = nn.ModuleList(Merge(dim, width) for dim in dims)
         self.refine = Merge(dims[0], width)
 
-    def features(
+    def forward(
         self, image: Tensor, similarity: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the features of each scale, finest first, (B, width, H / s, W / s).
@@ -118,12 +100,6 @@ class TopDown(nn.Module):
         between = self.merges[1](middle, coarse)
         fine = self.refine(stem, self.merges[0](finest, between))
         return fine, between, coarse
-
-    def forward(
-        self, image: Tensor, similarity: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `features`."""
-        return self.features(image, similarity)
 
 
 class EfficientIML(TopDown):
@@ -157,7 +133,7 @@ class EfficientIML(TopDown):
                 f"height and width must be multiples of {multiple} and at least 64, "
                 f"not {height}x{width}"
             )
-        finest, between, coarse = self.features(image, similarity)
+        finest, between, coarse = super().forward(image, similarity)
         fine = self.head(finest)  # (B, 1, H / s, W / s)
         levels = (self.level_heads[0](between), self.level_heads[1](coarse))
         size = (height, width)

@@ -45,17 +45,9 @@ class ConvNorm(nn.Module):
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
         return cast("Tensor", self.norm(self.conv(x)))
 
-    @torch.no_grad()
     def fuse(self) -> None:
-        """Fold the norm's running statistics into the convolution; does nothing when done."""
-        if not isinstance(self.norm, nn.BatchNorm2d):
-            return
-        norm = self.norm
-        mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
-        scale = norm.weight / torch.sqrt(variance + norm.eps)
-        self.conv.weight.mul_(scale[:, None, None, None])
-        self.conv.bias = nn.Parameter(norm.bias - mean * scale)
-        self.norm = nn.Identity()
+        """Fold the norm into the convolution; does nothing when done."""
+        self.norm = fold(self.conv, self.norm)
 
 
 class ChannelNorm(nn.Module):
@@ -78,6 +70,27 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+@torch.no_grad()
+def fold(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.Module) -> nn.Module:
+    """Fold a batch norm's running statistics into the convolution before it, in place.
+
+    Args:
+        conv: Convolution without bias.
+        norm: What follows it; anything but a batch norm is left alone, as when folded before.
+
+    Returns:
+        What takes the norm's place.
+    """
+    if not isinstance(norm, nn.BatchNorm2d):
+        return norm
+    mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+    scale = norm.weight / torch.sqrt(variance + norm.eps)
+    transposed = isinstance(conv, nn.ConvTranspose2d)  # then the outputs come second
+    conv.weight.mul_(scale.view((1, -1, 1, 1) if transposed else (-1, 1, 1, 1)))
+    conv.bias = nn.Parameter(norm.bias - mean * scale)
+    return nn.Identity()
 
 
 def fuse_all(model: nn.Module) -> None:

@@ -7,14 +7,14 @@ and +1 and then put through a sigmoid, which can say nothing below 0.27 or above
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self, cast, get_args
+from dataclasses import dataclass
+from typing import Literal, Self, cast, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imlctl.core.layers import ConvNorm, fuse_all
+from imlctl.core.layers import ConvNorm, fold, fuse_all
+from imlctl.core.plain import Plain
 
 Decoder = Literal["shuffle", "transposed"]
 
@@ -22,7 +22,7 @@ FACTOR = 8  # pixels to a latent, each way
 
 
 @dataclass(frozen=True, slots=True)
-class LightVAEConfig:
+class LightVAEConfig(Plain):
     """Shape of the autoencoder.
 
     Attributes:
@@ -62,23 +62,6 @@ class LightVAEConfig:
         ):
             raise ValueError("blocks must not be negative, all other numbers must be positive")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint's metadata."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`, also after a trip through JSON.
-
-        Raises:
-            ValueError: A value is out of range.
-            TypeError: A key is unknown, or a value of another type.
-        """
-        plain: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return cls(**plain)
-
 
 SIZES = {
     "light": LightVAEConfig(),
@@ -98,17 +81,9 @@ class Grow(nn.Module):
         """(B, inputs, H, W) to (B, outputs, 2 H, 2 W)."""
         return F.relu(self.norm(self.conv(x)), inplace=True)
 
-    @torch.no_grad()
     def fuse(self) -> None:
-        """Fold the norm's running statistics into the convolution; does nothing when done."""
-        if not isinstance(self.norm, nn.BatchNorm2d):
-            return
-        norm = self.norm
-        mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
-        scale = norm.weight / torch.sqrt(variance + norm.eps)
-        self.conv.weight.mul_(scale[None, :, None, None])  # outputs come second when transposed
-        self.conv.bias = nn.Parameter(norm.bias - mean * scale)
-        self.norm = nn.Identity()
+        """Fold the norm into the convolution; does nothing when done."""
+        self.norm = fold(self.conv, self.norm)
 
 
 class Residual(nn.Module):

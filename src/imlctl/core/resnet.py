@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Self, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import fuse_conv_bn_eval
 
-from imlctl.core.layers import fuse_all
+from imlctl.core.layers import fold, fuse_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,10 +87,11 @@ class Bottleneck(nn.Module):
 
     def fuse(self) -> None:
         """Fold the norms into their convolutions; does nothing when done."""
-        for i in "123":
-            _fold(self, f"conv{i}", f"bn{i}")
+        self.bn1 = fold(self.conv1, self.bn1)
+        self.bn2 = fold(self.conv2, self.bn2)
+        self.bn3 = fold(self.conv3, self.bn3)
         if len(self.downsample):
-            _fold(self.downsample, "0", "1")
+            self.downsample[1] = fold(cast("nn.Conv2d", self.downsample[0]), self.downsample[1])
 
 
 class ResNet(nn.Module):
@@ -153,14 +153,5 @@ class ResNet(nn.Module):
     def fuse(self) -> Self:
         """Fold every norm into its convolution, for inference. Returns self."""
         fuse_all(self.eval())
-        _fold(self, "conv1", "bn1")
+        self.bn1 = fold(self.conv1, self.bn1)
         return self
-
-
-def _fold(owner: nn.Module, conv: str, norm: str) -> None:
-    """Replace a convolution and the norm after it by one convolution; does nothing when done."""
-    batch_norm = owner.get_submodule(norm)
-    if isinstance(batch_norm, nn.BatchNorm2d):
-        whole = fuse_conv_bn_eval(cast("nn.Conv2d", owner.get_submodule(conv)), batch_norm)
-        setattr(owner, conv, whole)
-        setattr(owner, norm, nn.Identity())

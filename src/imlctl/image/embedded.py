@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imlctl.image.boxes import boxes, item_places, items, meta_boxes
 from imlctl.image.exif import Tiff
 from imlctl.image.quantisation import segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from imlctl.image.boxes import Meta
 
 _MAX_BLOCKS = 20_000
 _EXIF_MARK = b"Exif\0\0"
@@ -98,81 +101,21 @@ def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += 8 + length + (length & 1)
 
 
-def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, start and end of the content of each ISO box between two offsets."""
-    end = min(end, len(data))
-    for _ in range(_MAX_BLOCKS):
-        if at + 8 > end:
-            return
-        length, name, head = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], 8
-        if length == 1:
-            length, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
-        elif length == 0:  # to the end
-            length = end - at
-        if length < head:
-            return
-        yield name, at + head, min(at + length, end)
-        at += length
-
-
 def _in_boxes(data: bytes) -> Embedded:
     exif, c2pa = None, False
-    for name, start, end in _boxes(data, 0, len(data)):
+    for name, start, end in boxes(data, 0, len(data)):
         if name == b"uuid":
             c2pa = c2pa or data[start : start + 16] == _C2PA_UUID
         elif name == b"meta" and exif is None:
-            exif = _exif_item(data, {n: (s, e) for n, s, e in _boxes(data, start + 4, end)})
+            exif = _exif_item(data, meta_boxes(data, start, end))
     return Embedded(exif, c2pa)
 
 
-def _exif_item(data: bytes, meta: dict[bytes, tuple[int, int]]) -> Tiff | None:
-    """Return the EXIF of a HEIF file: `iinf` has the item's number, `iloc` its place."""
-    if b"iinf" not in meta or b"iloc" not in meta:
-        return None
-    start, end = meta[b"iinf"]
-    wanted = None
-    for name, at, _ in _boxes(data, start + (6 if data[start : start + 1] == b"\0" else 8), end):
-        wide = data[at : at + 1] == b"\3"  # version: numbers of 2 or 4 bytes
-        number = _Cursor(data, at + 4).integer(4 if wide else 2)
-        kind_at = at + 4 + (4 if wide else 2) + 2
-        if name == b"infe" and data[kind_at : kind_at + 4] == b"Exif":
-            wanted = number
-            break
-    place = None if wanted is None else _item_place(_Cursor(data, meta[b"iloc"][0]), wanted)
+def _exif_item(data: bytes, meta: Meta) -> Tiff | None:
+    """Return the EXIF of a HEIF file."""
+    wanted = next((number for number, kind in items(data, meta) if kind == b"Exif"), None)
+    place = None if wanted is None else item_places(data, meta).get(wanted)
     if place is None:
         return None
     content = data[place[0] : place[0] + place[1]]
     return Tiff(content[4 + int.from_bytes(content[:4], "big") :])
-
-
-@dataclass(slots=True)
-class _Cursor:
-    data: bytes
-    at: int
-
-    def integer(self, size: int) -> int:
-        self.at += size
-        return int.from_bytes(self.data[self.at - size : self.at], "big")
-
-
-def _item_place(cursor: _Cursor, wanted: int) -> tuple[int, int] | None:
-    """Return offset and length of an item that lies in the file in one piece."""
-    version = cursor.integer(4) >> 24
-    first, second = cursor.integer(1), cursor.integer(1)
-    offset_size, length_size = first >> 4, first & 15
-    base_size, index_size = second >> 4, second & 15
-    wide = 4 if version == 2 else 2
-    for _ in range(min(cursor.integer(wide), _MAX_BLOCKS)):
-        number = cursor.integer(wide)
-        method = cursor.integer(2) & 15 if version else 0
-        cursor.integer(2)  # which file: this one
-        base = cursor.integer(base_size)
-        extents = min(cursor.integer(2), _MAX_BLOCKS)
-        if number == wanted:
-            cursor.integer(index_size if version else 0)
-            offset = base + cursor.integer(offset_size)
-            length = cursor.integer(length_size)
-            return (offset, length) if method == 0 and extents == 1 else None
-        each = (index_size if version else 0) + offset_size + length_size
-        cursor.at += extents * each
-    return None

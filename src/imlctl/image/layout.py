@@ -8,6 +8,7 @@ failed copy; and it says nothing of bytes that follow the picture.
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,8 @@ REMEDY_DAMAGED = "Get the complete original again; a partly readable picture is 
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither stuffing, restart nor fill
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ZERO_TAIL = bytes(1024)  # no arithmetic coder writes that many zeros; failed copies write more
+_MAX_SCANS = 64  # each goes over the whole picture; usual are 10
+_MAX_FILL = 2**16  # bytes between the segments before a JPEG's picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Layout:
         bits: Bits per sample as stored.
         signed: Samples are signed integers.
         white_is_zero: Samples count down from white.
-        tile_pixels: TIFF only: pixels of one internal tile, which a decoder allocates whole.
+        tile: TIFF only: width and height of one internal tile, which a decoder allocates whole.
         scans: JPEG only: number of scans.
         arithmetic: JPEG only: arithmetic coding.
         notes: Sentences for the record.
@@ -46,7 +49,7 @@ class Layout:
     bits: int = 8
     signed: bool = False
     white_is_zero: bool = False
-    tile_pixels: int = 0
+    tile: tuple[int, int] = (1, 1)
     scans: int = 0
     arithmetic: bool = False
     notes: tuple[str, ...] = ()
@@ -62,16 +65,32 @@ def damaged(what: str) -> DecodeError:
     return DecodeError(f"the file is damaged: {what}", remedy=REMEDY_DAMAGED)
 
 
+def check_pieces(count: int, data: bytes) -> None:
+    """Refuse a file of very many tiny parts, on which decoders spend hours.
+
+    Raises:
+        DecodeError: It has more parts than any picture of its size.
+    """
+    if count > 50_000 + len(data) // 1024:
+        raise damaged(f"it consists of more than {count - 1} pieces")
+
+
 def walk_jpeg(data: bytes, start: int = 0) -> Layout:
     """Find the end marker of the JPEG at `start`, skipping the thumbnails inside its metadata.
 
     Raises:
-        DecodeError: There is no end marker, or a segment runs past the end.
+        DecodeError: There is no end marker, a segment runs past the end, or it is made to take
+            hours.
     """
-    position, scans, arithmetic = start + 2, 0, False
+    position, scans, arithmetic, pieces, fill = start + 2, 0, False, 0, 0
     size: tuple[int, int] | None = None
     while found := _JPEG_MARKER.search(data, position):
         code = data[found.start() + 1]
+        pieces += 1
+        check_pieces(pieces, data)
+        fill += 0 if scans else found.start() - position
+        if fill > _MAX_FILL:
+            raise damaged(f"there are {fill} stray bytes before the picture of the JPEG")
         position = found.end()
         if code == 0xD9:
             if not scans:
@@ -89,6 +108,8 @@ def walk_jpeg(data: bytes, start: int = 0) -> Layout:
         if length < 2:
             raise damaged("a JPEG segment has no length")
         scans += code == 0xDA
+        if scans > _MAX_SCANS:
+            raise damaged(f"the JPEG has more than {_MAX_SCANS} scans")
         if code in _JPEG_FRAMES and size is None:
             height = int.from_bytes(data[position + 3 : position + 5], "big")
             size = int.from_bytes(data[position + 5 : position + 7], "big"), height
@@ -124,8 +145,10 @@ def walk_png(data: bytes) -> Layout:
     Raises:
         DecodeError: A chunk is cut off or has a wrong checksum, or the end chunk is missing.
     """
-    view, position, bits = memoryview(data), 8, 8
+    view, position, bits, pieces = memoryview(data), 8, 8, 0
     while True:
+        pieces += 1
+        check_pieces(pieces, data)
         length = int.from_bytes(data[position : position + 4], "big")
         kind = data[position + 4 : position + 8]
         stop = position + 8 + length
@@ -148,11 +171,13 @@ def walk_gif(data: bytes) -> Layout:
     Raises:
         DecodeError: A block is cut off or unknown, or the trailer is missing.
     """
-    position, frames = _after_palette(data, 13), 0
+    position, frames, pieces = _after_palette(data, 13), 0, 0
     notes: list[str] = []
     while position < len(data):
         block = data[position]
         position += 1
+        pieces += not frames  # an animation may well have a million blocks behind its first frame
+        check_pieces(pieces, data)
         if block == 0x3B:
             if not frames:
                 raise damaged("the GIF holds no picture")
@@ -187,6 +212,23 @@ def _after_sub_blocks(data: bytes, position: int) -> int:
     raise truncated("a GIF block is cut off")
 
 
+def walk_bmp(data: bytes) -> Layout:
+    """Find what follows a BMP, and whether its compression may leave pixels out."""
+    padded = data[:34].ljust(34, b"\0")
+    end, start, header = struct.unpack_from("<I4xII", padded, 2)
+    width, height, bits, compression = struct.unpack_from("<ii2xHI", padded, 18)
+    notes = []
+    if header >= 40:  # older ones have shorter fields, and no compression
+        if compression in (1, 2):
+            notes.append("pixels that its run-length compression leaves out are black")
+        else:  # some programs count too few bytes
+            end = max(end, start + abs(height) * (-(-abs(width) * bits // 32) * 4))
+    if end > len(data):  # the decoder refuses it if pixels are missing
+        notes.append(f"it announces {end} bytes and has {len(data)}")
+    end = end if 0 < end < len(data) else len(data)  # many programs write 0
+    return Layout(end=end, trailing=len(data) - end, notes=tuple(notes))
+
+
 def walk_webp(data: bytes) -> Layout:
     """Read the canvas size, which Pillow would only tell after allocating the canvas.
 
@@ -209,8 +251,10 @@ def walk_webp(data: bytes) -> Layout:
     else:
         raise damaged("the WebP does not begin with a picture header")
     end += end & 1  # chunks are padded to even length
-    position = 12
+    position, pieces = 12, 0
     while position + 8 <= end:
+        pieces += 1
+        check_pieces(pieces, data)
         kind, length = (
             data[position : position + 4],
             int.from_bytes(data[position + 4 : position + 8], "little"),
@@ -228,8 +272,10 @@ def walk_boxes(data: bytes) -> Layout:
     Raises:
         DecodeError: A box is cut off.
     """
-    position = 0
+    position, pieces = 0, 0
     while position < len(data):
+        pieces += 1
+        check_pieces(pieces, data)
         length = int.from_bytes(data[position : position + 4], "big")
         header = 8
         if length == 1:

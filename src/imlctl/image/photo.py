@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 DEFAULT_MAX_PIXELS = 2**28
 
 _MAX_NOTES = 20  # a file made to annoy cannot flood the record
+_LEAST_SIDE = 64  # what a strip is widened to before it is analysed, see `prepare`
+_HARMLESS = 2**22  # that many pixels fit anywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,13 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     """Refuse a picture by the size in its header, before anything is decoded.
 
     Raises:
-        TooLargeError: It has more pixels than `max_pixels`.
+        TooLargeError: It has more pixels than `max_pixels`, or would have once it is as wide and
+            as high as a model needs: a strip one pixel high grows 64 times.
     """
-    if width * height > max_pixels:
+    widened = max(width, _LEAST_SIDE) * max(height, _LEAST_SIDE)
+    if width * height > max_pixels or widened > max(max_pixels, _HARMLESS):
         raise TooLargeError(
-            f"the picture is {width} x {height}, more than the limit of {max_pixels} pixels",
+            f"the picture is {width} x {height}, more than the limit of {max_pixels} pixels"
+            + ("" if width * height > max_pixels else f", once no side is under {_LEAST_SIDE}"),
             remedy="Raise the limit on the number of pixels if that is its true size.",
         )

@@ -24,16 +24,19 @@ from PIL import (
 
 from imlctl.errors import DecodeError
 from imlctl.image import layout as structure
+from imlctl.image.av1 import walk_avif
 from imlctl.image.complete import check_jpeg, check_png
-from imlctl.image.layout import Layout
 from imlctl.image.modes import to_rgb
 from imlctl.image.photo import FormatFacts, check_size
+from imlctl.image.png import without_profile
 from imlctl.image.tiff import walk_tiff
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    from imlctl.image.layout import Layout
 
 _ORIENTATION = 0x0112  # EXIF tag
 _WARNINGS = threading.Lock()  # Python keeps one set of warning filters for all threads
@@ -42,8 +45,9 @@ _WALKERS = {
     "JPEG": structure.walk_jpeg,
     "PNG": structure.walk_png,
     "GIF": structure.walk_gif,
+    "BMP": structure.walk_bmp,
     "WEBP": structure.walk_webp,
-    "AVIF": structure.walk_boxes,
+    "AVIF": walk_avif,
     "TIFF": walk_tiff,
 }
 # `Image.open` is not used: it tries one format after another, and limits the size by a global of
@@ -69,8 +73,8 @@ def decode_with_pillow(kind: str, data: bytes, max_pixels: int) -> tuple[NDArray
         TooLargeError: More pixels than `max_pixels`.
         Exception: Whatever Pillow raises for a damaged file.
     """
-    layout = _WALKERS[kind](data) if kind in _WALKERS else Layout(end=len(data))
-    check_size(layout.tile_pixels, 1, max_pixels)
+    layout = _WALKERS[kind](data)
+    check_size(*layout.tile, max_pixels)
     if layout.size:
         check_size(*layout.size, max_pixels)
     notes: list[str] = []
@@ -99,7 +103,13 @@ def _open(kind: str, data: bytes) -> ImageFile.ImageFile:
         return JpegImagePlugin.jpeg_factory(BytesIO(data))
     if kind == "AVIF" and not features.check("avif"):
         raise DecodeError("this Pillow cannot read AVIF", remedy="Run: pip install -U pillow")
-    return _PLUGINS[kind](BytesIO(data))
+    if kind != "PNG":
+        return _PLUGINS[kind](BytesIO(data))
+    without = without_profile(data)
+    image = PngImagePlugin.PngImageFile(BytesIO(without))
+    if len(without) < len(data):
+        image.info["icc_profile"] = True
+    return image
 
 
 def _load_tiff(image: ImageFile.ImageFile, layout: Layout, notes: list[str]) -> int:

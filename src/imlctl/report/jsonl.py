@@ -1,9 +1,14 @@
-"""Records as JSON Lines: appended in batches, each on the disk before the next begins."""
+"""Records as JSON Lines: a file that grows while a scan runs, or one that is written whole.
+
+The ledger of a running scan is open for that scan alone; this file is what can be followed
+meanwhile, with ``tail -f`` or by a program.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from imlctl import atomic
@@ -14,54 +19,68 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-_TAIL = 1 << 16  # bytes looked through at a time for the last line's end
+_BATCH = 1.0  # seconds; what is appended within them is flushed to the disk at once
 
 
 class JsonLines:
     """A file of records that grows.
 
-    What a power cut left of a last line is cut off on opening, so that every line is a record.
+    It begins as what the ledger knows: so no record is in it twice, and nothing of a line that a
+    killed scan left half written. A line is in the file as soon as it is appended, and on the disk
+    once a second has passed and another one follows, or the file is closed; what a power cut takes
+    from it the ledger still has.
 
     Args:
-        path: The file, made where it is missing, with its folders.
+        path: The file, replaced if it is there.
+        records: What it begins with.
 
     Raises:
-        OutputError: It cannot be opened or written.
+        OutputError: It cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, records: Iterable[Record | Mapping[str, Any]] = ()) -> None:
         self.path = path
+        write_jsonl(path, records, overwrite=True)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            new = not path.exists()
-            self._file: BinaryIO = path.open("ab+", buffering=0)
-            if new:
-                atomic.sync_folder(path.parent)
-            os.ftruncate(self._file.fileno(), _end_of_lines(self._file))
+            self._file: BinaryIO = path.open("ab", buffering=0)
         except OSError as error:
             raise atomic.output_error(error, str(path)) from error
+        self._kept = self._file.seek(0, os.SEEK_END)  # bytes known to be on the disk
+        self._flushed = float("-inf")
 
-    def append(self, records: Iterable[Record | Mapping[str, Any]]) -> None:
-        """Write a batch of records and flush them to the disk; all of them, or none.
+    def append(self, record: Record | Mapping[str, Any]) -> None:
+        """Add one line.
 
         Raises:
-            OutputError: They cannot be written; the file is as it was before.
+            OutputError: It cannot be written; the file then ends with a whole line.
         """
-        data = memoryview(b"".join(map(line, records)))
-        if not data:
-            return
+        data = memoryview(line(record))
         start = self._file.seek(0, os.SEEK_END)
         try:
             while data:
                 data = data[self._file.write(data) :]
-            os.fsync(self._file.fileno())
+            start = self._kept
+            if time.monotonic() - self._flushed >= _BATCH:
+                self._flush()
         except OSError as error:
-            os.ftruncate(self._file.fileno(), start)
+            self._file.truncate(start)
             raise atomic.output_error(error, str(self.path)) from error
 
+    def _flush(self) -> None:
+        os.fsync(self._file.fileno())
+        self._kept, self._flushed = self._file.tell(), time.monotonic()
+
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Flush the last lines to the disk, and close the file.
+
+        Raises:
+            OutputError: They cannot be written.
+        """
+        with self._file:
+            try:
+                self._flush()
+            except OSError as error:
+                raise atomic.output_error(error, str(self.path)) from error
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -123,16 +142,3 @@ def _parsed(text: bytes, source: str) -> dict[str, Any]:
             remedy="Restore the file, or analyse the pictures again.",
         )
     return record
-
-
-def _end_of_lines(file: BinaryIO) -> int:
-    """Return the offset just past the last complete line."""
-    end = file.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - _TAIL)
-        file.seek(start)
-        last = file.read(end - start).rfind(b"\n")
-        if last >= 0:
-            return start + last + 1
-        end = start
-    return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 STANDARD_STREAM = "-"
 _SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 _LONGEST_NAME = 255  # bytes, on every common file system
-_REPORTS = ("report.html", "records.jsonl", "records.csv")
+_REPORTS = re.compile(r"(report|records)(-\d+-of-\d+)?\.(html|jsonl|csv)")
 _RESERVED = ("imlctl-ledger", "SHA256SUMS")  # how names of files begin that a scan keeps
 
 
@@ -127,7 +128,13 @@ def is_folder(out: str | None, *, many: bool) -> bool:
 
 def is_reserved(name: str) -> bool:
     """Return whether a file is called as one that a scan keeps beside its outputs."""
-    return name.startswith(_RESERVED) or name in _REPORTS
+    return name.startswith(_RESERVED) or _REPORTS.fullmatch(name) is not None
+
+
+def report_name(name: str, shard: Shard | None) -> str:
+    """Return what a report is called: of a part of a scan, ``records-2-of-8.jsonl``."""
+    stem, dot, suffix = name.rpartition(".")
+    return name if shard is None else f"{stem}-{shard.label}{dot}{suffix}"
 
 
 def _to_standard_output(

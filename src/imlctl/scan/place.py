@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from imlctl.scan.naming import Job, Kind
     from imlctl.scan.shard import Shard
 
-    Rows = Callable[[], Iterator[Row]]
+    Rows = Callable[..., Iterator[Row]]  # with `previews`, see `Ledger.rows`
 
 
 @dataclass(slots=True)
@@ -112,4 +112,5 @@ class Place:
         if self.folder is None or self.ledger is None:
             raise ValueError("there is no ledger to take the manifest from")
         path = custody.manifest_path(self.folder, self.shard)
-        return custody.write_manifest(path, self.ledger.rows(), command, also=also)
+        rows = self.ledger.rows(previews=False)
+        return custody.write_manifest(path, rows, command, also=also)

@@ -13,12 +13,11 @@ from imlctl.scan.failures import Failed, failed
 from imlctl.scan.worker import Request, Same, answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from imlctl.errors import InputError
     from imlctl.report.preview import Preview
-    from imlctl.scan.ahead import DecodeAhead
     from imlctl.scan.ledger import Key, Ledger
     from imlctl.scan.naming import Job, Kind
     from imlctl.scan.worker import Decoded, Reply
@@ -48,6 +47,30 @@ class Work(Protocol[Result]):
         """Return what is kept of a picture that has no result."""
 
 
+class Ahead(Protocol):
+    """What has pictures ready before the model asks for them."""
+
+    def run(
+        self, requests: Iterable[tuple[Job, Request | None]]
+    ) -> Iterator[tuple[Job, Reply | Finished | None]]:
+        """Answer requests as they get ready; None is passed on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """All of a picture that is left to write and to note.
+
+    Attributes:
+        outputs: Each file that is wanted, whole.
+        record: As `Work.record` gives it.
+        preview: What a report shows of it, if that is wanted.
+    """
+
+    outputs: Mapping[Kind, bytes]
+    record: Mapping[str, Any]
+    preview: Preview | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How one picture went.
@@ -72,14 +95,14 @@ class _Analysed(Generic[Result]):
     """What the model leaves to the writer."""
 
     job: Job
-    result: Result | Failed | Same
+    result: Result | Finished | Failed | Same
 
 
 def scan(
     jobs: Iterable[Job],
     work: Work[Result],
     *,
-    ahead: DecodeAhead | None = None,
+    ahead: Ahead | None = None,
     ledger: Ledger | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -95,7 +118,8 @@ def scan(
     Args:
         jobs: From `naming.plan`.
         work: What is done with each picture.
-        ahead: Decoders; without them everything happens here, one step after another.
+        ahead: Decoders, or what does all but the writing elsewhere; without them everything
+            happens here, one step after another.
         ledger: Where to note what is done.
         resume: Skip what the ledger proves to be done with the same weights and settings.
         overwrite: Whether outputs that exist are replaced.
@@ -105,7 +129,7 @@ def scan(
             that is all.
 
     Yields:
-        One outcome per picture, in the order of the jobs.
+        One outcome per picture, in the order of the jobs, or in that of `ahead` if that is another.
 
     Raises:
         ImlctlError: Of any kind but `InputError`: an output cannot be written, or weights or
@@ -138,17 +162,60 @@ def _request(job: Job, work: Work[Any], ledger: Ledger | None) -> Request | None
 
 
 def _localize(
-    job: Job, reply: Reply | None, work: Work[Result], stdin: BinaryIO | None
+    job: Job, reply: Reply | Finished | None, work: Work[Result], stdin: BinaryIO | None
 ) -> _Analysed[Result]:
-    if isinstance(reply, (Failed, Same)):
+    if isinstance(reply, Finished):
         return _Analysed(job, reply)
     if reply is None and stdin is None:
         raise ValueError("a job reads the standard input, which was not given")
+    source = stdin.read if reply is None and stdin else reply
+    return _Analysed(job, analyse(work, source, str(job.picture)))  # type: ignore[arg-type]
+
+
+def analyse(
+    work: Work[Result], source: Reply | Callable[[], bytes], name: str
+) -> Result | Failed | Same:
+    """Run the model over a picture that was decoded, or read and decode it first.
+
+    Args:
+        work: What is done with each picture.
+        source: What became of the picture so far, or what reads its bytes.
+        name: Of the picture, for errors that do not know it.
+
+    Raises:
+        ImlctlError: Of any kind but `InputError`: other pictures would fail as well.
+    """
+    if isinstance(source, (Failed, Same)):
+        return source
     try:
-        source = stdin.read() if reply is None else reply  # type: ignore[union-attr]
-        return _Analysed(job, work.localize(source))
+        return work.localize(source() if callable(source) else source)
     except Exception as error:
-        return _Analysed(job, failed(error, str(job.picture)))
+        return failed(error, name)
+
+
+def finish(
+    work: Work[Result], result: Result, kinds: Collection[Kind], name: str, *, preview: bool
+) -> Finished | Failed:
+    """Encode all that is wanted of a result, or nothing if any of it fails.
+
+    Args:
+        work: What is done with each picture.
+        result: Of the model.
+        kinds: The files that are wanted.
+        name: Of the picture, for errors that do not know it.
+        preview: Whether the preview is wanted as well.
+
+    Raises:
+        ImlctlError: Of any kind but `InputError`: other pictures would fail as well.
+    """
+    try:
+        return Finished(
+            {kind: work.render(result, kind) for kind in kinds},
+            work.record(result),
+            work.preview(result) if preview else None,
+        )
+    except Exception as error:
+        return failed(error, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,28 +228,24 @@ class _Finisher(Generic[Result]):
     stdout: BinaryIO | None
 
     def __call__(self, analysed: _Analysed[Result]) -> Outcome:
-        job = analysed.job
-        if isinstance(analysed.result, Same) and self.ledger:
+        job, result = analysed.job, analysed.result
+        if isinstance(result, Same) and self.ledger:
             return Outcome(job, self.ledger.record(job), resumed=True)
         # Everything but writing comes first, so that a failure leaves none of the outputs.
-        encoded: dict[Kind, bytes] = {}
-        preview: Preview | None = None
-        result = analysed.result
-        if not isinstance(result, (Failed, Same)):
-            try:
-                encoded = {kind: self.work.render(result, kind) for kind in job.outputs}
-                outcome = Outcome(job, self.work.record(result))
-                preview = self.work.preview(result) if self.ledger else None
-            except Exception as error:
-                result = failed(error, str(job.picture))
-        if isinstance(result, Failed):
-            encoded, preview = {}, None
-            record = self.work.failure(job, result.error)
-            outcome = Outcome(job, record, result.error, result.trace)
+        if not isinstance(result, (Finished, Failed, Same)):
+            kept = self.ledger is not None
+            result = finish(self.work, result, job.outputs, str(job.picture), preview=kept)
+        if isinstance(result, Finished):
+            done, outcome = result, Outcome(job, result.record)
+        elif isinstance(result, Failed):
+            done = Finished({}, self.work.failure(job, result.error))
+            outcome = Outcome(job, done.record, result.error, result.trace)
             self._remove_stale(job)
-        hashes = {path: digest for path, digest in map(self._write, _placed(job, encoded)) if path}
+        else:
+            raise ValueError("a picture is done before, which only a ledger can tell")
+        hashes = {p: digest for p, digest in map(self._write, _placed(job, done.outputs)) if p}
         if self.ledger:
-            self.ledger.add(job, self.work.key, outcome.record, hashes, preview)
+            self.ledger.add(job, self.work.key, done.record, hashes, done.preview)
         return outcome
 
     def _write(self, output: tuple[Path | None, bytes]) -> tuple[Path | None, str]:

@@ -40,9 +40,9 @@ def jpeg(
 ) -> Pixels:
     """Encode as baseline JPEG and decode again."""
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, subsampling]
-    _, data = cv2.imencode(".jpg", pixels[..., ::-1], settings)
-    decoded = cast("Pixels", cv2.imdecode(data, cv2.IMREAD_COLOR))
-    return np.ascontiguousarray(decoded[..., ::-1])
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), settings)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return cast("Pixels", cv2.cvtColor(cast("Pixels", decoded), cv2.COLOR_BGR2RGB))
 
 
 def resize(pixels: Pixels, height: int, width: int, interpolation: int = cv2.INTER_CUBIC) -> Pixels:

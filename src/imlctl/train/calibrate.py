@@ -3,7 +3,8 @@
 A picture is flagged when more than a share `min_share` of its pixels reach the threshold. So each
 authentic photograph has one critical threshold, the (1 - min_share) quantile of its own map: below
 it the picture is flagged, above it not. The threshold for a given false-positive rate is a quantile
-of those.
+of those. A model that is certain where it is wrong has no such threshold below 1; more pixels are
+asked of it instead.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from imlctl.bench.accuracy import critical, threshold_at
 from imlctl.image.prepare import pad
 from imlctl.inference import predict
 from imlctl.train.augment import random_finish
@@ -36,19 +38,27 @@ class Calibration:
 
     Attributes:
         threshold: For the false-positive rate `rate`, within 0.5 to 0.99.
+        min_share: Share of pixels beyond which a picture is flagged: as asked for, or larger where
+            0.99 is not enough for the rate.
         rate: Share of the photographs that it flags, at most.
         photos: How many photographs it was measured on, each as it is and once reprocessed.
         thresholds: For the rates 1, 5, 10 and 20 %, as measured.
     """
 
     threshold: float
+    min_share: float
     rate: float
     photos: int
     thresholds: dict[str, float]
 
 
 def calibrate(
-    model: Model, pool: PhotoPool, *, min_share: float, device: torch.device
+    model: Model,
+    pool: PhotoPool,
+    *,
+    min_share: float,
+    device: torch.device,
+    rate: float = RATE,
 ) -> Calibration:
     """Measure thresholds on photographs that the model was not trained on.
 
@@ -57,34 +67,25 @@ def calibrate(
         pool: Authentic photographs.
         min_share: Share of pixels beyond which a picture is flagged.
         device: Where to compute.
+        rate: Share of the photographs that may be flagged.
     """
     rng = np.random.default_rng(_SEED)
-    critical = [
-        _critical_threshold(model, pixels, min_share, device)
-        for photo in pool.photos
-        for pixels in (photo, random_finish(photo, rng))
-    ]
-    thresholds = {f"{rate:g}": critical_quantile(critical, rate) for rate in (0.01, 0.05, 0.1, 0.2)}
-    threshold = float(np.clip(critical_quantile(critical, RATE), _LOWEST, _HIGHEST))
-    return Calibration(round(threshold, 4), RATE, len(pool), thresholds)
+    values, shares = [], []
+    for photo in pool.photos:
+        for pixels in (photo, random_finish(photo, rng)):
+            found = _map(model, pixels, device)
+            values.append(critical(found, min_share))
+            shares.append(float((found >= _HIGHEST).mean()))
+    thresholds = {f"{each:g}": threshold_at(values, each) for each in (0.01, 0.05, 0.1, 0.2)}
+    threshold = threshold_at(values, rate)
+    if threshold > _HIGHEST:
+        min_share = max(min_share, sorted(shares, reverse=True)[int(rate * len(shares))])
+    limited = round(float(np.clip(threshold, _LOWEST, _HIGHEST)), 4)
+    return Calibration(limited, min_share, rate, len(pool), thresholds)
 
 
-def critical_quantile(critical: list[float], rate: float) -> float:
-    """Return the least threshold that flags at most a share `rate` of the pictures.
-
-    Args:
-        critical: Critical threshold of each picture; it is flagged at any threshold up to it.
-        rate: In [0, 1).
-    """
-    ordered = sorted(critical, reverse=True)
-    return float(np.nextafter(ordered[int(rate * len(ordered))], 1.0))
-
-
-def _critical_threshold(
-    model: Model, pixels: NDArray[np.uint8], min_share: float, device: torch.device
-) -> float:
+def _map(model: Model, pixels: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
     height, width = pixels.shape[:2]
     image = pad(pixels, multiple=model.config.multiple)
     probability, _ = predict(model, image, device=device)
-    values = np.sort(probability[:height, :width].numpy(), axis=None)[::-1]
-    return float(values[int(min_share * len(values))])
+    return np.asarray(probability[:height, :width].numpy())

@@ -33,7 +33,7 @@ class DataConfig:
         regenerated: How many photographs to regenerate.
         cache: Where regenerated photographs are kept.
         validation_share: Share of the photographs never trained on.
-        workers: Processes that make samples.
+        workers: Processes that make samples, for each process that trains.
         real: Real forgeries to train on as well, or instead.
     """
 
@@ -76,6 +76,8 @@ class OptimConfig:
         clip: Largest norm of the gradient.
         ema: Decay of the averaged weights.
         precision: ``float32``, ``bfloat16`` (autocast), or ``float16`` (with scaled losses).
+        compile: Let torch compile what a step spends its time in: faster once that is done, which
+            takes minutes. The losses agree but for rounding, so it may change between two sittings.
         seed: Seed of the weights and of the samples.
     """
 
@@ -89,6 +91,7 @@ class OptimConfig:
     clip: float = 1.0
     ema: float = 0.998
     precision: str = "bfloat16"
+    compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -163,6 +166,7 @@ class DiffusionConfig:
         encoder: Backbone of the condition encoder, one of `condition.ENCODERS`.
         backbone: Public ImageNet weights of a MiT or ResNet (safetensors); none starts at random.
         denoiser: ``light`` or ``paper``; see `denoiser.DENOISERS`.
+        fold: Keep all of levels that are finer than the condition; see `ConditionEncoder`.
         prior: Prior rate c of Eq. 15; 0 trains without it.
         noise_bias: 1 draws time steps evenly, as the paper; 2 in proportion to the step, since the
             noisiest are where only the picture can tell what the mask is.
@@ -178,6 +182,7 @@ class DiffusionConfig:
     encoder: str = "efficient-iml-small"
     backbone: Path | None = None
     denoiser: str = "light"
+    fold: bool = False
     prior: float = 0.1
     noise_bias: float = 1.0
     mask_weight: float = 0.2

@@ -16,6 +16,7 @@ from PIL import Image
 
 from imlctl.errors import ConfigError, UsageError, WeightsError
 from imlctl.train import augment
+from imlctl.train.forge import blend
 from imlctl.train.masks import feather, random_mask
 from imlctl.train.synthesis import Sample
 
@@ -187,10 +188,9 @@ class DiffusionEdits:
         made = self.pipeline.inpaint(small, marked, prompt, chance)
         made = augment.resize(np.ascontiguousarray(made), height, width)
         # Softened inwards only: outside the mask not a pixel may differ.
-        alpha = (feather(hole, sigma) * hole)[..., None]
-        mixed = square + alpha * (made.astype(np.float32) - square)
+        alpha = feather(hole, sigma) * hole
         edited = photo.copy()
-        edited[window] = np.rint(mixed).astype(np.uint8)
+        edited[window] = blend(square, made, alpha)
         return edited
 
 

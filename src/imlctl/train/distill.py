@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path  # noqa: TC003  # `load_preset` reads the annotation
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +25,15 @@ from imlctl.train.checkpoint import State, load_state, save_state
 from imlctl.train.config import OptimConfig
 from imlctl.train.edges import EdgeKind
 from imlctl.train.ema import EMA
-from imlctl.train.loop import make_optimizer, rate_at
+from imlctl.train.logs import Log, Report
 from imlctl.train.mask_maps import MaskMaps
 from imlctl.train.round_trip import JudgeConfig, round_trip
+from imlctl.train.step import check_compiler, make_optimizer, rate_at
 from imlctl.train.teacher import Teacher, TeacherConfig, load_teacher
 from imlctl.weights.load import Card, load, save
 
-Report = Callable[[dict[str, Any]], None]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _BOUND = 3.0  # standard deviations within which latents should stay
 
@@ -110,12 +111,16 @@ def distill(
         ImlctlError: The loss is not finite; the teacher or a checkpoint is wrong.
     """
     out.mkdir(parents=True, exist_ok=True)
-    log = _log(out / "log.jsonl", report)
+    if config.optim.compile:
+        check_compiler(device)
+    log = Log(out / "log.jsonl", report)
     settings = json.loads(json.dumps(asdict(config), default=str))
     teacher = teacher or load_teacher(config.teacher, latent=config.model.latent, device=device)
+    optim = {k: v for k, v in settings["optim"].items() if k != "compile"}
+    decides = settings | {"optim": optim}
     state = _start(config, device)
     if (out / "last.safetensors").exists():
-        load_state(out / "last.safetensors", state, settings)
+        load_state(out / "last.safetensors", state, decides)
         log({"event": "resumed", "step": state.step})
     for _ in _steps(state, config, teacher, device, log):
         model = cast("LightVAE", state.ema.model)
@@ -126,7 +131,7 @@ def distill(
             made = {"steps": state.step, "round_trip": found, "preset": settings}
             card = Card("light-vae", config.model.to_dict(), training=made)
             save(out / "best.safetensors", cast("Any", model), card)
-        save_state(out / "last.safetensors", state, settings)
+        save_state(out / "last.safetensors", state, decides)
     return out / "best.safetensors"
 
 
@@ -137,6 +142,9 @@ def _start(config: DistillConfig, device: torch.device) -> State:
         model.load_state_dict(load(config.init).model.state_dict())
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = EMA(model, config.optim.ema)
+    if config.optim.compile:
+        for part in (model.encoder, model.decoder):
+            part.compile()
     return State(cast("Any", model), make_optimizer(model, config.optim), cast("Any", ema))
 
 
@@ -265,15 +273,3 @@ def moment_penalty(latents: Tensor) -> Tensor:
     deviation = flat.var(1).clamp(min=1e-6).sqrt()
     reach = F.relu(latents.abs() - _BOUND).square().mean()
     return flat.mean(1).square().mean() + (deviation - 1).square().mean() + 0.1 * reach
-
-
-def _log(path: Path, report: Report | None) -> Report:
-    """One JSON line per event, in the file and to whoever watches."""
-
-    def write(event: dict[str, Any]) -> None:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": round(time.time(), 2), **event}) + "\n")
-        if report:
-            report(event)
-
-    return write

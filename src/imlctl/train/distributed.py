@@ -8,20 +8,24 @@ statistics, the denominators of losses, the numbering of noise) is taken over al
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from imlctl.errors import ConfigError
+from imlctl.errors import ConfigError, ImlctlError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from torch.distributed.distributed_c10d import Store
 
     from imlctl.train.config import OptimConfig
 
@@ -59,14 +63,56 @@ def processes(device: torch.device) -> Iterator[tuple[Place, torch.device]]:
         yield Place(), device
         return
     place = Place(*(int(os.environ.get(k, "0")) for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    from torch.distributed.rendezvous import rendezvous  # which not every build of torch has
+
+    store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
+    how: dict[str, Any] = {
+        "store": this_round_of(store, place),
+        "rank": place.rank,
+        "world_size": place.world,
+        "timeout": _TIMEOUT,
+    }
     if device.type == "cuda":
         device = torch.device("cuda", place.local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+        dist.init_process_group("nccl", device_id=device, **how)
+    else:
+        dist.init_process_group("gloo", **how)
     try:
         yield place, device
     finally:
         dist.destroy_process_group()
+
+
+def this_round_of(store: Store, place: Place) -> Store:
+    """Return a part of a store that holds nothing but what this start's processes put there.
+
+    torchrun keeps its store when it restarts processes, and the addresses in it of those that died
+    would be taken for those of their successors, who would wait for them. So the first process
+    names the round, each other answers with a word of its own, and believes in the round once it
+    reads that word back.
+
+    Raises:
+        ImlctlError: The first process does not answer.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    if place.first:
+        name = secrets.token_hex(8)
+        store.set("imlctl/round", name)
+        for rank in range(1, place.world):
+            word = store.get(f"imlctl/{name}/{rank}").decode()  # waits
+            store.set(f"imlctl/{name}/{rank}/seen", word)
+        return PrefixStore(f"imlctl/{name}", store)
+    mine, end = secrets.token_hex(8), time.monotonic() + _TIMEOUT.total_seconds()
+    while time.monotonic() < end:
+        name = store.get("imlctl/round").decode()  # waits for the first; may be an earlier one
+        key = f"imlctl/{name}/{place.rank}"
+        store.set(key, mine)
+        time.sleep(0.05)
+        if store.check([f"{key}/seen"]) and store.get(f"{key}/seen").decode() == mine:
+            return PrefixStore(f"imlctl/{name}", store)
+    raise ImlctlError("the first of the training processes does not answer")
 
 
 def joined() -> bool:

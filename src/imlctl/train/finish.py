@@ -10,12 +10,10 @@ import numpy as np
 import torch
 
 from imlctl import atomic
-from imlctl.bench.accuracy import Answer, evaluate, find_cases, summarize
-from imlctl.image.decode import read
-from imlctl.image.prepare import prepare, restore
-from imlctl.inference import predict
+from imlctl.bench.accuracy import evaluate, find_cases, summarize
 from imlctl.train.calibrate import calibrate
 from imlctl.train.curves import draw_curves
+from imlctl.train.validate import answers
 from imlctl.weights.load import load, save
 
 if TYPE_CHECKING:
@@ -63,7 +61,12 @@ def _calibrate(path: Path, held: PhotoPool, device: torch.device, log: Log) -> N
     found = calibrate(model, held, min_share=loaded.card.min_share, device=device)
     log({"event": "calibration", **asdict(found)})
     training = loaded.card.training | {"calibration": asdict(found)}
-    card = replace(loaded.card, verdict_threshold=found.threshold, training=training)
+    card = replace(
+        loaded.card,
+        verdict_threshold=found.threshold,
+        min_share=found.min_share,
+        training=training,
+    )
     save(path, model, card)
 
 
@@ -72,14 +75,8 @@ def _evaluate(
 ) -> None:
     """Measure the weights that validation chose, on whole pictures, set by set."""
     model = load(path).model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def localize(picture: Path) -> Answer:
-        image, geometry = prepare(read(picture), multiple=model.config.multiple)
-        probability, score = predict(model, image, device=device)
-        return Answer(restore(probability, geometry), score)
-
     cases = [c for m in evaluation.manifests for c in find_cases(m, split=evaluation.split)]
-    rows = summarize(list(evaluate(cases, localize)))
+    rows = summarize(list(evaluate(cases, answers(model, device))))
     numbers = ("tampered", "authentic", "f1", "iou", "auc", "flagged")
     table = {row.name: {n: _plain(getattr(row, n)) for n in numbers} for row in rows}
     for name, scores in table.items():

@@ -33,9 +33,17 @@ def composite(host: Pixels, source: Pixels, mask: Mask, rng: Rng) -> tuple[Pixel
         if blended is not None:
             return blended
     sigma = 0.0 if style < 0.45 else float(rng.uniform(0.5, 3.0))
-    alpha = feather(mask, sigma)[..., None]
-    mixed = host + alpha * (source.astype(np.float32) - host)
-    return np.rint(mixed).astype(np.uint8), _changed(alpha[..., 0])
+    alpha = feather(mask, sigma)
+    return blend(host, source, alpha), _changed(alpha)
+
+
+def blend(host: Pixels, source: Pixels, alpha: NDArray[np.float32]) -> Pixels:
+    """Put `source` over `host` to the share `alpha`, (H, W) in [0, 1]; in one array, for speed."""
+    mixed = source.astype(np.float32)
+    mixed -= host
+    mixed *= alpha[..., None]
+    mixed += host
+    return np.rint(mixed, out=mixed).astype(np.uint8)
 
 
 def _changed(alpha: NDArray[np.float32]) -> Mask:
@@ -133,18 +141,16 @@ def remove(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
         filled = fill.diffuse(host, hole, rng) if small else fill.smooth(host, hole, rng)
         if rng.random() < 0.5:  # a careful hand puts grain back
             filled = augment.noise(filled, float(rng.uniform(0.5, 4)), rng)
-    alpha = feather(hole, float(rng.choice((0.0, 1.0))))[..., None]
-    mixed = host + alpha * (filled.astype(np.float32) - host)
-    return np.rint(mixed).astype(np.uint8), mask
+    alpha = feather(hole, float(rng.choice((0.0, 1.0))))
+    return blend(host, filled, alpha), mask
 
 
 def regenerate(host: Pixels, generated: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
     """Put back a region that went through a generator, as a latent-diffusion edit leaves it."""
     if rng.random() < 0.25:
         generated = augment.random_history(generated, rng, untouched=0.0)
-    alpha = feather(mask, float(rng.choice((0.0, 1.0, 2.5))))[..., None]
-    mixed = host + alpha * (generated.astype(np.float32) - host)
-    return np.rint(mixed).astype(np.uint8), _changed(alpha[..., 0])
+    alpha = feather(mask, float(rng.choice((0.0, 1.0, 2.5))))
+    return blend(host, generated, alpha), _changed(alpha)
 
 
 def retouch(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
@@ -165,6 +171,5 @@ def retouch(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
         partial(cv2.bilateralFilter, d=7, sigmaColor=float(rng.uniform(20, 60)), sigmaSpace=3.0),
     )
     changed = steps[rng.integers(len(steps))](host)
-    alpha = feather(mask, float(rng.choice((0.0, 1.0, 3.0))))[..., None]
-    mixed = host + alpha * (changed.astype(np.float32) - host)
-    return np.rint(mixed).astype(np.uint8), _changed(alpha[..., 0])
+    alpha = feather(mask, float(rng.choice((0.0, 1.0, 3.0))))
+    return blend(host, cast("Pixels", changed), alpha), _changed(alpha)

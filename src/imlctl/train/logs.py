@@ -42,6 +42,8 @@ class Log:
 def to_tensorboard(folder: Path) -> Report:
     """Make a report that writes the numbers of steps and validations for TensorBoard.
 
+    A resumed run's numbers take the place of those of steps that it takes again.
+
     Raises:
         UsageError: The extra is not installed.
     """
@@ -53,12 +55,18 @@ def to_tensorboard(folder: Path) -> Report:
             source="--tensorboard",
             remedy="Install it with: pip install 'imlctl[tensorboard]'.",
         ) from error
-    writer: Any = SummaryWriter(folder)
+    writer: Any = None  # made with the first number: of several processes, one has numbers
+    again: int | None = None
 
     def report(event: dict[str, Any]) -> None:
+        nonlocal writer, again
         kind = event["event"]
+        if kind == "resumed":
+            again = event["step"] + 1
         if kind not in ("step", "validation"):
             return
+        if writer is None:
+            writer = SummaryWriter(folder, purge_step=again)
         for name, value in event.items():
             if name not in ("event", "step", "of", "eta") and isinstance(value, int | float):
                 writer.add_scalar(f"{kind}/{name}", value, event["step"])

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from imlctl.core import efficient_rwkv, mit, resnet
 from imlctl.core.denoiser import DENOISERS
 from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML, TopDown
@@ -25,7 +26,7 @@ from imlctl.train.losses import localization_loss
 from imlctl.weights.load import load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from imlctl.core.condition import ImageNetInput
@@ -49,6 +50,9 @@ class Objective(Protocol):
 
     def train_mode(self, model: nn.Module) -> None:
         """Make the parts that learn ready to."""
+
+    def hot(self, model: Model) -> Iterable[nn.Module]:
+        """Parts that a step spends its time in, each called as a module."""
 
     def loss(
         self, model: Model, image: Tensor, mask: Tensor, step: int
@@ -80,6 +84,10 @@ class Masks:
     def train_mode(self, model: nn.Module) -> None:
         """All of it learns."""
         model.train()
+
+    def hot(self, model: Model) -> Iterable[nn.Module]:
+        """Parts that a step spends its time in."""
+        return encoder_blocks(model)
 
     def loss(
         self, model: Model, image: Tensor, mask: Tensor, step: int
@@ -118,7 +126,10 @@ class Latents:
                 "is not a LightVAE", source=str(named), remedy="Make one with imlctl distill."
             )
         config = DiffIMLConfig(
-            self.diffusion.encoder, DENOISERS[self.diffusion.denoiser], vae.config
+            self.diffusion.encoder,
+            DENOISERS[self.diffusion.denoiser],
+            vae.config,
+            fold=self.diffusion.fold,
         )
         model = DiffIML(config)
         if self.diffusion.backbone is not None:
@@ -171,6 +182,10 @@ class Latents:
         if not self.diffusion.encoder_rate:
             ours.encoder.backbone.eval()
 
+    def hot(self, model: Model) -> Iterable[nn.Module]:
+        """Parts that a step spends its time in."""
+        return (*encoder_blocks(model), cast("DiffIML", model).denoiser)
+
     def loss(
         self, model: Model, image: Tensor, mask: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -212,6 +227,12 @@ class Latents:
         noise, prior = (torch.randn(whole, generator=rng)[mine].to(clean.device) for _ in range(2))
         z = diffuse(clean, noise, t, model.bars, prior=self.diffusion.prior, prior_noise=prior)
         return z, t.to(clean.device)
+
+
+def encoder_blocks(model: nn.Module) -> list[nn.Module]:
+    """The encoder's repeated parts. One by one, since equal ones are compiled once."""
+    kinds = (efficient_rwkv.Block, mit.Block, resnet.Bottleneck)
+    return [part for part in model.modules() if isinstance(part, kinds)]
 
 
 def _mixed(config: TrainConfig, image: Tensor) -> torch.autocast:

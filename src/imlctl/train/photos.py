@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from imlctl.data.manifest import share_of
+from imlctl.data.tree import SUFFIXES
 from imlctl.errors import ConfigError, InputError
 from imlctl.image.decode import read
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 _MIN_SIDE = 128
 
 
@@ -47,8 +47,7 @@ class PhotoPool:
 
 def held_out(name: str, share: float) -> bool:
     """Say whether a photograph is kept for validation: by its name alone, so it never moves."""
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:4], "big") < share * 2**32
+    return share_of(name) < share
 
 
 def list_photos(folders: Sequence[Path]) -> list[tuple[Path, str]]:

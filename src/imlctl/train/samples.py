@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods
 from typing import TYPE_CHECKING
 
 import cv2
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imlctl.train.reals import Maker
+
+_CPU = torch.device("cpu")
 
 
 class _Samples(Dataset[tuple[Tensor, Tensor]]):
@@ -65,6 +68,7 @@ def batches(
     stop: int,
     batch: int,
     workers: int,
+    device: torch.device = _CPU,
     micro: int | None = None,
     rank: int = 0,
     world: int = 1,
@@ -77,12 +81,14 @@ def batches(
         stop: One past the last.
         batch: Samples of a global batch.
         workers: Processes that make them.
+        device: Where they go: as bytes, a quarter of what they are as numbers, and for a GPU from
+            memory that it reads by itself while the loop goes on.
         micro: Samples handed out at once; all of this part of a batch unless given.
         rank: See `Numbers`.
         world: See `Numbers`.
 
     Yields:
-        Pictures (B, 3, S, S) in [0, 1] and masks (B, 1, S, S), float32.
+        Pictures (B, 3, S, S) in [0, 1] and masks (B, 1, S, S), float32, on `device`.
     """
     loader = DataLoader(
         _Samples(make),
@@ -90,12 +96,17 @@ def batches(
         num_workers=workers,
         worker_init_fn=_quiet_worker,
         prefetch_factor=4 if workers else None,
-        pin_memory=torch.cuda.is_available(),
-        # Forking shares the decoded photographs; a spawned worker would copy them all.
-        multiprocessing_context="fork" if workers else None,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context=_start_method() if workers else None,
     )
-    for pixels, masks in loader:
-        yield pixels.float().div_(255), masks.float()
+    for parts in loader:
+        pixels, masks = (part.to(device, non_blocking=True).float() for part in parts)
+        yield pixels.div_(255), masks
+
+
+def _start_method() -> str | None:
+    """Forking shares the decoded photographs; spawning, all that Windows has, copies them."""
+    return "fork" if "fork" in get_all_start_methods() else None
 
 
 def _quiet_worker(_: int) -> None:

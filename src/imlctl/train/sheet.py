@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from imlctl.train.loop import load_split
+from imlctl.train.splits import load_split
 from imlctl.train.synthesis import Sample, Synthesizer
 
 if TYPE_CHECKING:

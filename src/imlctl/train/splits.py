@@ -29,6 +29,7 @@ _CALIBRATED_ON = 200  # authentic pictures of a manifest
 # Keys that say where things are, or how fast they are read; not what comes out.
 _PLACES = {
     "data": ("photos", "objects", "autoencoder", "cache", "workers"),
+    "optim": ("compile",),
     "validation": ("folder",),
     "diffusion": ("vae", "backbone"),
 }

@@ -9,7 +9,7 @@ so processing alone is not the cue.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import cv2
 import numpy as np
@@ -165,11 +165,13 @@ class Synthesizer:
             if cut > side and rng.random() < 0.5
             else int(rng.choice(augment.INTERPOLATIONS))
         )
-        mirror = rng.choice((-1, 1))
+        mirrored = rng.choice((-1, 1)) < 0
         pieces = [photo[y : y + cut, x : x + cut] for photo in versions]
         if cut != side:
             pieces = [augment.resize(piece, side, side, method) for piece in pieces]
-        return [np.ascontiguousarray(piece[:, ::mirror]) for piece in pieces]
+        if mirrored:
+            return [cast("Pixels", cv2.flip(piece, 1)) for piece in pieces]
+        return [np.ascontiguousarray(piece) for piece in pieces]
 
     def _object(self, index: int, outline: Mask, side: int, rng: Rng) -> tuple[Pixels, Mask]:
         """An object with its surroundings, placed somewhere in the frame."""

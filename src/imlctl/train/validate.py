@@ -15,6 +15,7 @@ from imlctl.inference import Sampling, predict, probabilities
 from imlctl.train.samples import batches
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from imlctl.inference import Model
@@ -68,9 +69,9 @@ def validate(
 @torch.inference_mode()
 def _samples(model: Model, judge: Maker, count: int, device: torch.device) -> dict[str, float]:
     maps, masks = [], []
-    for image, mask in batches(judge, start=0, stop=count, batch=_BATCH, workers=0):
-        maps.append(probabilities(model, image.to(device), _ONCE).cpu().numpy())
-        masks.append(mask.numpy() > 0.5)
+    for image, mask in batches(judge, start=0, stop=count, batch=_BATCH, workers=0, device=device):
+        maps.append(probabilities(model, image, _ONCE).cpu().numpy())
+        masks.append(mask.cpu().numpy() > 0.5)
     probability, truth = np.concatenate(maps), np.concatenate(masks)
     forged = truth.reshape(len(truth), -1).any(1)
     if not forged.any():
@@ -80,13 +81,21 @@ def _samples(model: Model, judge: Maker, count: int, device: torch.device) -> di
     return {"auc": float(np.nanmean(auc)), "f1": float(np.mean(f1))}
 
 
-def _real(model: Model, folder: Path, device: torch.device) -> dict[str, float]:
+def answers(
+    model: Model, device: torch.device, sampling: Sampling | None = None
+) -> Callable[[Path], Answer]:
+    """Return a model as a function of a picture's path, for `bench.accuracy.evaluate`."""
+
     def localize(path: Path) -> Answer:
         image, geometry = prepare(read(path), multiple=model.config.multiple)
-        probability, score = predict(model, image, device=device, sampling=_ONCE)
+        probability, score = predict(model, image, device=device, sampling=sampling)
         return Answer(restore(probability, geometry), score)
 
-    rows = summarize(list(evaluate(find_cases(folder), localize)))
+    return localize
+
+
+def _real(model: Model, folder: Path, device: torch.device) -> dict[str, float]:
+    rows = summarize(list(evaluate(find_cases(folder), answers(model, device, _ONCE))))
     scores: dict[str, float] = {}
     for row in rows[:-1]:
         if row.tampered:

@@ -1,0 +1,91 @@
+"""Make trained weights the bundled ones: averaged, calibrated, self-tested, in weights.toml.
+
+    python scripts/bundle.py NAME RUN [--rate 0.05]
+
+NAME is `efficientiml` or `diffiml`, RUN the folder of a finished `imlctl train`. Taken are the
+averaged weights of its last step, when the learning rate has come to nothing. The verdict is
+calibrated on the photographs that the run's preset holds out. After it,
+`python scripts/make_tables.py` brings the model cards up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from imlctl.train.calibrate import Calibration, calibrate
+from imlctl.train.photos import load_pool
+from imlctl.weights import selftest
+from imlctl.weights.load import Loaded, load, save
+
+ROOT = Path(__file__).resolve().parents[1]
+MIN_SHARE = 0.005  # of a picture's pixels
+
+
+def main() -> None:
+    """Bundle."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=("efficientiml", "diffiml"))
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rate", type=float, default=0.05)
+    given = parser.parse_args()
+    loaded = averaged(given.run)
+    data = loaded.card.training["preset"]["data"]
+    held = load_pool(
+        [Path(folder) for folder in data["photos"]],
+        validation=True,
+        validation_share=data["validation_share"],
+    )
+    found = calibrate(
+        loaded.model.eval(), held, min_share=MIN_SHARE, device=torch.device("cpu"), rate=given.rate
+    )
+    card = replace(
+        loaded.card,
+        verdict_threshold=found.threshold,
+        min_share=found.min_share,
+        training=loaded.card.training | {"calibration": asdict(found)},
+    )
+    path = ROOT / "src" / "imlctl" / "weights" / "bundled" / f"{given.name}.safetensors"
+    save(path, loaded.model, card)
+    selftest.attach(path)
+    enter(given.name, path, found)
+
+
+def averaged(run: Path) -> Loaded:
+    """Load a run's weights as they were averaged at its last step."""
+    loaded = load(run / "best.safetensors")
+    prefix = "ema."
+    state = load_file(run / "last.safetensors")
+    kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    loaded.model.load_state_dict(kept)
+    steps = loaded.card.training["preset"]["optim"]["steps"]
+    return replace(
+        loaded, card=replace(loaded.card, training=loaded.card.training | {"steps": steps})
+    )
+
+
+def enter(name: str, path: Path, found: Calibration) -> None:
+    """Write hash, size and calibration into the registry; its other lines stay."""
+    registry = ROOT / "weights.toml"
+    before, head, entry = registry.read_text("utf-8").partition(f"[weights.{name}]\n")
+    values = {
+        "sha256": f'"{hashlib.sha256(path.read_bytes()).hexdigest()}"',
+        "size": str(path.stat().st_size),
+        "calibration": (
+            f'"verdict: more than {100 * found.min_share:.3g} % of pixels at {found.threshold:g} '
+            f'or above, for {100 * found.rate:g} % of {found.photos} held-out photographs"'
+        ),
+    }
+    for key, value in values.items():
+        entry = re.sub(rf"^{key} = .*$", f"{key} = {value}", entry, count=1, flags=re.MULTILINE)
+    registry.write_text(before + head + entry, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The machine, weights and folders that `imlctl doctor` looks at; no check raises."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imlctl.cli.check import Check, State
+from imlctl.cli.console import printable
+from imlctl.errors import ImlctlError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from imlctl.weights.registry import Entry
+
+_LITTLE_SPACE = 2**30  # bytes; below this a scan of any size may fill the disk
+
+
+def machine() -> Iterator[Check]:
+    """The system, its processor and memory, and the device that ``auto`` picks."""
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    yield Check("machine", "system", State.WELL, system, "", {"system": system})
+    memory = _memory()
+    if memory:
+        says = " of ".join(_gigabytes(size) for size in reversed(memory))
+        facts = dict(zip(("bytes", "available_bytes"), memory, strict=False))
+        yield Check("machine", "memory", State.WELL, f"{says} free", "", facts)
+    yield _guarded("machine", "device", _device)
+
+
+def _device() -> Check:
+    import torch
+
+    from imlctl.bench.environment import observe
+    from imlctl.device import available, describe, resolve
+
+    device = resolve()
+    seen = observe(device)
+    facts = {
+        "device": str(device),
+        "available": list(available()),
+        "cpu": seen.cpu,
+        "cores": seen.cores,
+        "threads": seen.threads,
+    }
+    # Numbers that float16 and TF32 hold exactly, so that any device must get the same.
+    values = torch.arange(16.0).view(4, 4)
+    if not torch.equal((values.to(device) @ values.to(device)).cpu(), values @ values):
+        remedy = "Use --device cpu, and look at the driver of the device."
+        return Check("machine", "device", State.BROKEN, f"{device} computes wrongly", remedy, facts)
+    says = f"{describe(device)}; {seen.cpu}, cores: {seen.cores}, threads: {seen.threads}"
+    return Check("machine", "device", State.WELL, says, "", facts)
+
+
+def _memory() -> tuple[int, ...]:
+    """Bytes of memory, and how many of them are free, as far as the system says."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return ()
+    try:
+        listing = Path("/proc/meminfo").read_text("ascii")
+    except OSError:  # macOS
+        return (total,)
+    free = re.search(r"MemAvailable:\s*(\d+) kB", listing)
+    return (total, int(free[1]) * 1024) if free else (total,)
+
+
+def weights() -> Iterator[Check]:
+    """Hash and self-test of the bundled weights, and whether the user's registry can be read."""
+    from imlctl.weights.registry import load_registry
+
+    try:
+        entries = load_registry().entries
+    except ImlctlError as error:
+        yield Check("weights", "registry", State.BROKEN, printable(error), "Install imlctl again.")
+        return
+    yield _guarded("weights", "registry", _registry)
+    for entry in entries.values():
+        if entry.source == "bundled":
+            yield _guarded("weights", entry.name, partial(_tested, entry))
+
+
+def _registry() -> Check:
+    from imlctl.weights.inventory import State as Whereabouts
+    from imlctl.weights.inventory import inventory
+
+    items = inventory()
+    here = sum(item.state is Whereabouts.HERE for item in items)
+    says = f"{len(items)} weights known, {here} of them here"
+    return Check("weights", "registry", State.WELL, says, "", {"known": len(items), "here": here})
+
+
+def _tested(entry: Entry) -> Check:
+    from imlctl.weights.load import load
+    from imlctl.weights.selftest import check_on_first_use
+
+    loaded = load(entry.path, name=entry.name, expected_sha256=entry.sha256)
+    with tempfile.TemporaryDirectory() as nothing_passed_here:
+        tested = check_on_first_use(loaded, Path(nothing_passed_here))
+    says = f"sha256 {entry.sha256[:12]} is right, self-test {'passed' if tested else 'absent'}"
+    return Check("weights", entry.name, State.WELL, says, "", {"sha256": entry.sha256})
+
+
+def storage() -> Iterator[Check]:
+    """Our folders and the Hub's, how much is in them, room on their disks, and the network."""
+    from imlctl.weights.files import user_folder
+
+    for kind, folder in (("config", user_folder("config")), ("cache", user_folder("cache"))):
+        yield _folder(kind, folder)
+    yield _guarded("storage", "hub cache", _hub_cache)
+    for name, place in (("disk", Path.cwd()), ("temporary", Path(tempfile.gettempdir()))):
+        yield _guarded("storage", name, partial(_room, name, place))
+    yield _guarded("storage", "network", _network)
+
+
+def _folder(kind: str, folder: Path) -> Check:
+    size = _size(folder)
+    standing = next(p for p in (folder, *folder.parents) if p.exists())
+    facts = {"path": str(folder), "bytes": size}
+    says = f"{printable(folder)}, {_megabytes(size)}"
+    if not os.access(standing, os.W_OK):
+        remedy = f"Set XDG_{kind.upper()}_HOME to a folder that you may write to."
+        return Check("storage", kind, State.NOTE, f"{says}, cannot be written", remedy, facts)
+    return Check("storage", kind, State.WELL, says, "", facts)
+
+
+def _hub_cache() -> Check:
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE)
+    size = _size(folder)
+    says = f"{printable(folder)}, {_megabytes(size)}"
+    return Check("storage", "hub cache", State.WELL, says, "", {"path": str(folder), "bytes": size})
+
+
+def _room(name: str, place: Path) -> Check:
+    free = shutil.disk_usage(place).free
+    facts = {"path": str(place), "free_bytes": free}
+    says = f"{_gigabytes(free)} free in {printable(place)}"
+    if free < _LITTLE_SPACE:
+        return Check("storage", name, State.NOTE, says, "Free some space on that disk.", facts)
+    return Check("storage", name, State.WELL, says, "", facts)
+
+
+def _network() -> Check:
+    from huggingface_hub import constants
+
+    offline = bool(constants.HF_HUB_OFFLINE)
+    says = (
+        "HF_HUB_OFFLINE is set: the Hub is never asked"
+        if offline
+        else "used by weights pull and push, and by teachers named on the Hub; not now"
+    )
+    return Check("storage", "network", State.WELL, says, "", {"offline": offline})
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below a folder; links, which the Hub's cache is full of, count nothing."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            try:
+                total += 0 if path.is_symlink() else path.stat().st_size
+            except OSError:  # gone in the meantime
+                continue
+    return total
+
+
+def _guarded(group: str, name: str, check: Callable[[], Check]) -> Check:
+    """Run a check; what it raises is what it found."""
+    try:
+        return check()
+    except ImlctlError as error:
+        return Check(group, name, State.BROKEN, printable(error), error.remedy)
+    except Exception as error:  # of a library that is broken
+        says = printable(f"failed ({type(error).__name__}: {error})")
+        return Check(group, name, State.BROKEN, says, "Install imlctl again.")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

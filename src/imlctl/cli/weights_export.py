@@ -1,0 +1,46 @@
+"""`imlctl weights export`: a model for runtimes without Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imlctl.cli.options import Force
+
+
+def export(
+    weights: Annotated[str, typer.Argument(help="A name, or a safetensors file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write.")],
+    height: Annotated[int, typer.Option(help="Of the pictures it will take, in pixels.")] = 512,
+    width: Annotated[int, typer.Option(help="Likewise.")] = 512,
+    force: Force = False,
+) -> None:
+    """Write an EfficientIML as ONNX: a picture in, probabilities and a score out; one size.
+
+    Needs pip install "imlctl[onnx]", and takes minutes.
+    """
+    from typing import cast
+
+    from imlctl.core.efficient_iml import EfficientIML
+    from imlctl.weights.export import export_onnx
+    from imlctl.weights.use import open_weights
+
+    loaded = open_weights(weights)
+    card = loaded.card
+    export_onnx(
+        cast("EfficientIML", loaded.model.eval()),
+        out,
+        height=height,
+        width=width,
+        about={
+            "weights": loaded.name,
+            "weights_sha256": loaded.sha256,
+            "threshold": f"{card.threshold:g}",
+            "verdict_threshold": f"{card.verdict_threshold:g}",
+            "min_share": f"{card.min_share:g}",
+        },
+        overwrite=force,
+    )
+    typer.echo(out)

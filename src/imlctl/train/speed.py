@@ -1,0 +1,177 @@
+"""How fast samples are made, by stage and by number of workers, against what a model takes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import torch
+
+from imlctl.data.masks import read_mask
+from imlctl.image.decode import read
+from imlctl.train import augment, forge, masks
+from imlctl.train.distributed import Place
+from imlctl.train.objective import make_objective
+from imlctl.train.paper_augment import paper_augment
+from imlctl.train.samples import batches
+from imlctl.train.step import Learner, fresh_state, take_step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import CodeType, FrameType
+
+    from imlctl.train.config import TrainConfig
+    from imlctl.train.reals import Maker
+
+STAGES = ("decode", "cut", "history", "forgery", "finish")
+
+_BATCH = 8  # a worker makes whole batches; how large they are changes nothing
+
+
+@dataclass(frozen=True, slots=True)
+class SampleCost:
+    """What one process spends on a sample, in seconds.
+
+    Attributes:
+        whole: All of it.
+        stages: By stage of `STAGES`: reading files; cutting, scaling and drawing numbers; what each
+            source went through before; the forgery; what the whole picture went through after.
+        kinds: All of it, by kind of sample.
+    """
+
+    whole: float
+    stages: dict[str, float]
+    kinds: dict[str, float]
+
+
+def sample_cost(make: Maker, count: int) -> SampleCost:
+    """Make samples 0 to `count` in this process, and say where the time went.
+
+    Each is made twice: once by the clock, once under a profiler, which knows the stages' shares.
+    """
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        make(0)  # what is imported and allocated once
+        took: dict[str, list[float]] = {}
+        for index in range(count):
+            begun = time.perf_counter()
+            kind = make(index).kind
+            took.setdefault(kind, []).append(time.perf_counter() - begun)
+        watch = _Watch(_entrances())
+        with watch:
+            for index in range(count):
+                make(index)
+    finally:
+        cv2.setNumThreads(threads)
+    whole = sum(map(sum, took.values())) / count
+    watched = sum(watch.spent.values())
+    stages = {name: watch.spent[name] / watched * whole for name in STAGES}
+    return SampleCost(whole, stages, {k: sum(v) / len(v) for k, v in sorted(took.items())})
+
+
+def _entrances() -> dict[CodeType, str]:
+    """Functions that begin a stage; what they call belongs to it, unless it begins another."""
+    stages: dict[str, Sequence[Callable[..., Any]]] = {
+        "decode": (read, read_mask),
+        "history": (augment.random_history,),
+        "forgery": (paper_augment, *_own(forge), *_own(masks)),
+        "finish": (augment.random_finish,),
+    }
+    return {f.__code__: stage for stage, functions in stages.items() for f in functions}
+
+
+def _own(module: Any) -> list[Callable[..., Any]]:
+    """Public functions that a module defines."""
+    return [
+        value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
+        if hasattr(value, "__code__")
+    ]
+
+
+class _Watch:
+    """Attributes this thread's time to the innermost stage, while it is entered."""
+
+    def __init__(self, entrances: Mapping[CodeType, str]) -> None:
+        self.entrances, self.spent = entrances, dict.fromkeys(STAGES, 0.0)
+        self.open: list[tuple[FrameType | None, str]] = [(None, "cut")]
+
+    def __enter__(self) -> None:
+        self.since = time.perf_counter()
+        sys.setprofile(self._notice)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+        self._book()
+
+    def _notice(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code in self.entrances:
+            self._book()
+            self.open.append((frame, self.entrances[frame.f_code]))
+        elif event == "return" and frame is self.open[-1][0]:
+            self._book()
+            self.open.pop()
+
+    def _book(self) -> None:
+        now = time.perf_counter()
+        self.spent[self.open[-1][1]] += now - self.since
+        self.since = now
+
+
+def loader_rate(make: Maker, workers: int, count: int) -> float:
+    """Samples a second that come out of a loader whose workers make `count` each.
+
+    Args:
+        make: Makes a sample by its number.
+        workers: Processes; at least 1.
+        count: Rounded up to whole batches.
+    """
+    total = -(-count // _BATCH) * _BATCH * workers
+    begun = time.perf_counter()
+    for _ in batches(make, start=0, stop=total, batch=_BATCH, workers=workers):
+        pass
+    return total / (time.perf_counter() - begun)
+
+
+def usual_workers() -> tuple[int, ...]:
+    """Numbers of workers worth a try: doubling, up to the cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    return tuple(sorted({*(2**n for n in range(cores.bit_length())), cores}))
+
+
+def model_rate(config: TrainConfig, maker: Maker, device: torch.device, steps: int) -> float:
+    """Samples a second that training takes when it never waits for them.
+
+    Args:
+        config: The preset; every step is of its whole batch.
+        maker: Makes the samples of the one batch that all steps see.
+        device: Where to compute.
+        steps: Timed steps, after one that is not.
+    """
+    optim = config.optim
+    objective = make_objective(config)
+    state = fresh_state(objective, config, device)
+    learner = Learner(state, objective)
+    objective.train_mode(state.model)
+    micro = optim.batch // optim.accumulate
+    once = {"start": 0, "stop": optim.batch, "batch": optim.batch, "micro": micro}
+    parts = list(batches(maker, **once, workers=0, device=device))
+    for step in range(steps + 1):
+        if step == 1:
+            _finish(device)
+            begun = time.perf_counter()
+        take_step(state, learner, optim, parts, maker, Place())
+    _finish(device)
+    return steps * optim.batch / (time.perf_counter() - begun)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,186 @@
+"""One step of training: what the loop repeats, and what `imlctl data speed` times."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from imlctl.errors import ConfigError, ImlctlError
+from imlctl.train.checkpoint import State
+from imlctl.train.distributed import Place, part_of_batch, share_batch_norm
+from imlctl.train.ema import EMA
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from imlctl.train.config import OptimConfig, TrainConfig
+    from imlctl.train.objective import Objective
+    from imlctl.train.reals import Maker
+
+_LEAST_SCALE = 2.0**-10  # of a float16 loss: below, no scale can help
+
+
+def fresh_state(objective: Objective, config: TrainConfig, device: torch.device) -> State:
+    """Make the model, what moves it, and its average, as before the first step."""
+    torch.manual_seed(config.optim.seed)
+    model = objective.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    share_batch_norm(model)
+    optimizer = make_optimizer(model, config.optim, objective.rates)
+    scaler = None
+    if config.optim.precision == "float16":
+        scaler = torch.amp.GradScaler(device.type)
+    state = State(model, optimizer, EMA(model, config.optim.ema), scaler=scaler)
+    if config.optim.compile:
+        for part in objective.hot(model):
+            part.compile()  # in place: parameters, names and the average stay as they are
+    return state
+
+
+def check_compiler(device: torch.device) -> None:
+    """Make sure that `torch.compile` works here, by a function that is soon compiled.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    try:
+        torch.compile(torch.square)(torch.zeros(8, device=device))
+    except Exception as error:  # compilers and their absence have no error in common
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ConfigError(
+            f"this machine cannot compile ({reason})",
+            source="optim.compile",
+            remedy="Install a C++ compiler, for a GPU triton too, or leave the key out.",
+        ) from error
+
+
+def make_optimizer(
+    model: nn.Module, optim: OptimConfig, rates: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices and filters, not on norms, biases and the WKV's decays.
+
+    Args:
+        model: Parameters that need no gradient are left out.
+        optim: Rates and decay.
+        rates: Factors on the learning rate of parameters whose names start so; others have 1.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decay = optim.weight_decay if parameter.ndim >= 2 and name.endswith(".weight") else 0.0
+        factor = next((f for start, f in (rates or {}).items() if name.startswith(start)), 1.0)
+        groups.setdefault((decay, factor), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": decay, "factor": factor}
+            for (decay, factor), parameters in sorted(groups.items(), reverse=True)
+        ],
+        lr=optim.rate,
+        betas=(0.9, 0.99),
+    )
+
+
+def rate_at(step: int, optim: OptimConfig) -> float:
+    """Learning rate of a step: linear warm-up, then a cosine to zero."""
+    if step < optim.warmup:
+        return optim.rate * (step + 1) / optim.warmup
+    done = (step - optim.warmup) / max(1, optim.steps - optim.warmup)
+    return optim.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class Learner(nn.Module):
+    """The loss as a module: what DistributedDataParallel wraps, whatever parts the loss calls."""
+
+    def __init__(self, state: State, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = state.model, objective
+
+    def forward(self, image: Tensor, mask: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Objective.loss`."""
+        return self.objective.loss(self.model, image, mask, step)
+
+
+def take_step(
+    state: State,
+    learner: nn.Module,
+    optim: OptimConfig,
+    parts: list[tuple[Tensor, Tensor]],
+    maker: Maker,
+    place: Place,
+) -> dict[str, float]:
+    """Move the weights once.
+
+    Args:
+        state: What moves.
+        learner: A `Learner`, or that in a DistributedDataParallel.
+        optim: How far.
+        parts: This process's pictures and masks of the batch, as `samples.batches` yields them.
+        maker: Of the samples, to name the pictures that were in them.
+        place: Which process this is.
+
+    Returns:
+        The loss, its terms, and the norm of the gradient before it was clipped.
+
+    Raises:
+        ImlctlError: The loss or the gradient is not finite; nothing has moved.
+    """
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate_at(state.step, optim) * group["factor"]
+    state.optimizer.zero_grad(set_to_none=True)
+    sums: dict[str, Tensor] = {}
+    first = place.rank * optim.batch // place.world
+    for number, (image, mask) in enumerate(parts):
+        image = image.contiguous(memory_format=torch.channels_last)
+        last = number == len(parts) - 1
+        gradients_stay = isinstance(learner, DistributedDataParallel) and not last
+        with (
+            part_of_batch(first, optim.batch),
+            learner.no_sync() if gradients_stay else nullcontext(),  # type: ignore[operator]
+        ):
+            loss, terms = learner(image, mask, state.step)
+            if not torch.isfinite(loss):
+                raise _not_finite("loss", state, optim, maker)
+            scaled = loss / len(parts)
+            (state.scaler.scale(scaled) if state.scaler else scaled).backward()
+        first += len(image)
+        for name, value in {"loss": loss.detach(), **terms}.items():
+            sums[name] = sums.get(name, 0) + value / len(parts)
+    norm = _update(state, optim, maker)
+    state.step += 1
+    state.ema.update(state.model)
+    return {k: round(v.item(), 5) for k, v in {**sums, "norm": norm}.items()}
+
+
+def _update(state: State, optim: OptimConfig, maker: Maker) -> Tensor:
+    """Clip the gradient and step; float16 skips a step whose scale was too high, and lowers it."""
+    scaler = state.scaler
+    if scaler:
+        scaler.unscale_(state.optimizer)
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), optim.clip)
+    if not scaler:
+        if not torch.isfinite(norm):
+            raise _not_finite("gradient", state, optim, maker)
+        state.optimizer.step()
+        return norm
+    scaler.step(state.optimizer)
+    scaler.update()
+    if scaler.get_scale() < _LEAST_SCALE:
+        raise _not_finite("gradient", state, optim, maker)
+    return torch.nan_to_num(norm, posinf=0.0)
+
+
+def _not_finite(what: str, state: State, optim: OptimConfig, maker: Maker) -> ImlctlError:
+    """Name the pictures of the batch: making its samples again tells which they were."""
+    first = state.step * optim.batch
+    made = [maker(index) for index in range(first, first + optim.batch)]
+    names = dict.fromkeys(name for sample in made for name in sample.sources)
+    return ImlctlError(
+        f"the {what} is not finite at step {state.step}"
+        f" (samples {first} to {first + optim.batch - 1}, made of {', '.join(names)})",
+        remedy="Lower optim.rate; the last checkpoint is from before this step.",
+    )

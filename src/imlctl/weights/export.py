@@ -1,0 +1,112 @@
+"""A model as an ONNX file, for runtimes without Python and torch; needs the extra `onnx`."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from imlctl import atomic
+from imlctl.core import mixers, wkv_op
+from imlctl.core.efficient_iml import EfficientIML, Prediction
+from imlctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+_LEAST = 64  # pixels a side
+
+
+class _Plain(nn.Module):
+    """The model as a function of tensors alone."""
+
+    def __init__(self, model: EfficientIML) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(1, 3, H, W) in [0, 1] to probabilities (1, 1, H, W) and the picture's score (1,)."""
+        prediction = cast("Prediction", self.model(image))
+        return torch.sigmoid(prediction.logits), torch.sigmoid(prediction.score_logits)
+
+
+def export_onnx(
+    model: EfficientIML,
+    path: Path,
+    *,
+    height: int,
+    width: int,
+    about: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a model as ONNX, self-similarity included.
+
+    The file has one input, ``image`` (1, 3, height, width) float32 in [0, 1], and two outputs,
+    ``probability`` (1, 1, height, width) and ``score`` (1,). Its size is fixed, since the decay of
+    the WKV depends on the number of tokens.
+
+    Args:
+        model: Fused, on the CPU. It is not changed.
+        path: The file to write.
+        height: Multiple of the model's `multiple`, at least 64.
+        width: Likewise.
+        about: What the file's metadata say: weights, thresholds.
+        overwrite: Whether a file that is there is replaced.
+
+    Raises:
+        UsageError: The size or the model does not suit, or the extra is not installed.
+        OutputError: The file cannot be written.
+    """
+    if not isinstance(model, EfficientIML):
+        raise UsageError(
+            "only an EfficientIML can be written as ONNX; a DiffIML draws noise for each picture",
+            source=str(path),
+        )
+    multiple = model.config.multiple
+    if height % multiple or width % multiple or min(height, width) < _LEAST:
+        raise UsageError(
+            f"the model takes multiples of {multiple} from {_LEAST}, not {height} x {width}",
+            source=str(path),
+        )
+    try:
+        import onnxscript  # noqa: F401 - torch asks for it much later, and less clearly
+    except ImportError as error:
+        raise UsageError(
+            "needs onnxscript", source=str(path), remedy='pip install "imlctl[onnx]"'
+        ) from error
+    with _traceable():
+        program = torch.onnx.export(
+            _Plain(model).eval(),
+            (torch.zeros(1, 3, height, width),),
+            input_names=["image"],
+            output_names=["probability", "score"],
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101 - it is None only where a path was given
+    proto = program.model_proto
+    for key, value in (about or {}).items():
+        proto.metadata_props.add(key=key, value=value)
+    atomic.write(path, proto.SerializeToString(), overwrite=overwrite)
+
+
+@contextmanager
+def _traceable() -> Iterator[None]:
+    """Let the exporter see through our operator, and keep to itself what it thinks of others."""
+    logger = logging.getLogger("torch.onnx")
+    calls: Any = mixers  # the module that calls the operator
+    level, operator = logger.level, calls.bi_wkv
+    logger.setLevel(logging.ERROR)
+    calls.bi_wkv = wkv_op._bi_wkv
+    try:
+        # Without gradients, since the operator's kernel writes into its result.
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+            yield
+    finally:
+        logger.setLevel(level)
+        calls.bi_wkv = operator

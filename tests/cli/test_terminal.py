@@ -1,0 +1,128 @@
+"""The command line on terminals that are narrow, on none at all, and on the Tab key."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer
+
+from imlctl.cli import app
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Run = Callable[..., Any]
+
+COMPLETE = """
+import sys
+from imlctl.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = {"torch", "cv2", "numpy", "PIL", "rich", "safetensors", "huggingface_hub"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+
+
+def completions(line: str) -> list[str]:
+    words = line.split(" ")
+    asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    ran = subprocess.run(
+        [sys.executable, "-c", COMPLETE],
+        env=os.environ | asked | {"_IMLCTL_COMPLETE": "complete_bash"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("imlctl loc", {"localize"}),
+        ("imlctl weights p", {"pull", "push"}),
+        ("imlctl localize --over", {"--overlay"}),
+        ("imlctl localize --model ", {"efficientiml", "diffiml"}),
+        ("imlctl train --device c", {"cpu", "cuda"}),
+    ],
+)
+def test_the_tab_key_completes_and_imports_nothing_heavy(line: str, expected: set[str]) -> None:
+    """As light as help, whose time `tests/test_packaging.py` measures."""
+    assert set(completions(line)) == expected
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_every_shell_gets_a_script(shell: str, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    monkeypatch.setenv("_IMLCTL_COMPLETE", f"source_{shell}")
+    ran = run()
+    assert (ran.code, ran.err) == (0, "")
+    assert f"complete_{shell}" in ran.out
+
+
+def every_command() -> Iterator[tuple[str, ...]]:
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), typer.main.get_command(app))]
+    while waiting:
+        words, command = waiting.pop()
+        yield words
+        waiting += [((*words, n), c) for n, c in vars(command).get("commands", {}).items()]
+
+
+@pytest.mark.parametrize("words", sorted(every_command()), ids=lambda words: " ".join(words))
+def test_help_fits_a_narrow_terminal(
+    words: tuple[str, ...], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    ran = run(*words, "--help")
+    assert (ran.code, ran.err) == (0, "")
+    assert max(map(len, ran.out.splitlines())) <= 40
+    if words and words[-1] == "localize":
+        assert " Repeatable." in ran.out  # no word is broken that fits a line
+    assert "\x1b" not in ran.out
+    assert not re.search("[\u2500-\u257f]", ran.out)  # no boxes
+
+
+def test_help_is_not_wider_than_can_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert 80 < max(map(len, run("localize", "--help").out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_tables_fit_and_lose_nothing(
+    columns: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    ran = run("weights", "list")
+    assert ran.code == 0
+    assert max(map(len, ran.out.splitlines())) <= int(columns)
+    for name in ("efficientiml ", "(default)", "sd-vae-ft-mse", "Apache-2.0", "not known"):
+        assert name in ran.out
+
+
+def test_a_pipe_gets_no_colours_and_no_live_line(run: Run, photos: Any, weights: Any) -> None:
+    ran = run("localize", photos, "-r", "--weights", weights)
+    assert ran.code == 0
+    assert len(ran.out.splitlines()) == 2  # a line for each picture, and nothing else
+    assert "\x1b" not in ran.out + ran.err
+    assert "\r" not in ran.out + ran.err
+
+
+def test_an_error_is_one_line_that_names_the_remedy(run: Run) -> None:
+    ran = run("localize", "absent.jpg")
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err.startswith("imlctl: error: absent.jpg: ")
+    assert ran.err.count("\n") == 1
+
+
+def test_wrong_usage_points_at_the_help(run: Run) -> None:
+    ran = run("localize", "a.jpg", "--no-such-option")
+    assert ran.code == 2
+    assert "Usage: imlctl localize" in ran.err
+    assert "No such option: --no-such-option" in ran.err

@@ -1,0 +1,292 @@
+"""What the documentation says can be typed: all of it parses, and what can be run here is run."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer
+from PIL import Image
+
+from imlctl.cli import app, main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+MANUAL = ROOT / "scripts" / "man.toml"
+UsageError: Any = typer.BadParameter.__base__
+
+BLOCK = re.compile(r"(?ms)^```(sh|bash|console|shell)\n(.*?)^```$")
+INLINE = re.compile(r"(?<!`)`(imlctl [^`]+)`(?!`)")
+VARIABLE = re.compile(r"\$(?:\w+|\{[^}]*\}|\([^)]*\))")
+ENDS_A_COMMAND = {"|", "||", "&", "&&", ";", "(", ")", "<", ">", ">>", "2>"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One use of imlctl in a shell: where, the whole line, and the words after ``imlctl``."""
+
+    page: str
+    text: str
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page}: {self.text}"
+
+
+def shell_lines(text: str) -> Iterator[str]:
+    for line in text.replace("\\\n", " ").splitlines():
+        yield line.strip().removeprefix("$ ")
+
+
+def uses(page: str, line: str) -> Iterator[Line]:
+    """Every time a line calls imlctl, behind wrappers and in pipes too."""
+    if "imlctl" not in line:
+        return
+    lexer = shlex.shlex(VARIABLE.sub("1", line), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    command: list[str] = []
+    for word in [*lexer, ";"]:
+        if word not in ENDS_A_COMMAND:
+            command.append(word)
+            continue
+        if "imlctl" in command and not {"install", "build", "clone"} & set(command):
+            yield Line(page, line, tuple(command[command.index("imlctl") + 1 :]))
+        command = []
+
+
+def documented() -> Iterator[Line]:
+    for path in PAGES:
+        if path.name.startswith("add-a"):  # `tests/test_contributing.py` does what these say
+            continue
+        name = path.relative_to(ROOT).as_posix()
+        for _, block in BLOCK.findall(path.read_text("utf-8")):
+            for line in shell_lines(block):
+                yield from uses(name, line)
+    for page, table in tomllib.loads(MANUAL.read_text("utf-8"))["page"].items():
+        for _, commands in table["examples"]:
+            for line in shell_lines(commands):
+                yield from uses(f"{page}(1)", line)
+    for path in sorted((ROOT / "configs").rglob("*.toml")):
+        comments = re.findall(r"(?m)^#(.*)$", path.read_text("utf-8"))
+        for line in shell_lines("\n".join(comments)):
+            if line.startswith("imlctl "):
+                yield from uses(path.name, line)
+
+
+LINES = list(documented())
+
+
+@cache
+def root() -> Any:
+    return typer.main.get_command(app)
+
+
+def descend(words: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    """The command that the words name, and the words left over for it."""
+    command = root()
+    while words and words[0] in getattr(command, "commands", {}):
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
+def parse(words: tuple[str, ...]) -> None:
+    """Parse as the command line does, and run nothing.
+
+    Raises:
+        UsageError: The command line would refuse it.
+    """
+    command, rest = descend(words)
+    if hasattr(command, "commands"):
+        known = {name for param in command.params for name in param.opts} | {"-h", "--help"}
+        if not rest or rest[0] not in known:
+            raise UsageError(f"no command {' '.join(rest)!r}")
+        return
+    above = root().make_context("imlctl", [], resilient_parsing=True)
+    try:
+        command.make_context(command.name, list(rest), parent=above)
+    except typer.Exit:  # of an option such as --layouts, which needs nothing else
+        return
+
+
+@pytest.mark.parametrize("line", LINES, ids=str)
+def test_every_command_line_parses(line: Line) -> None:
+    parse(line.words)
+    for word in line.words:  # what comes with the sources must be there
+        if word.startswith(("configs/", "examples/", "docs/")):
+            assert (ROOT / word).exists()
+
+
+def test_every_page_is_read() -> None:
+    found = {line.page for line in LINES}
+    assert {"README.md", "docs/tutorial.md", "distill.toml", "imlctl-localize(1)"} <= found
+    assert len(LINES) > 60
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "localise photo.jpg",
+        "localize photo.jpg --no-such-option",
+        "localize photo.jpg --steps many",
+        "localize photo.jpg --steps 0",
+        "data index",
+        "data index folder",
+        "weights",
+        "weights fetch mit-b0",
+        "--no-such-option",
+        "verify",
+    ],
+)
+def test_the_parser_refuses_what_the_command_line_does(words: str) -> None:
+    with pytest.raises(UsageError):
+        parse(tuple(words.split()))
+
+
+def test_uses_are_found_in_whole_lines() -> None:
+    def words(line: str) -> list[tuple[str, ...]]:
+        return [use.words for use in uses("page", line)]
+
+    assert words("cat a | imlctl localize - -o - > 'b c.png'") == [("localize", "-", "-o", "-")]
+    assert words("torchrun --no-python imlctl train a.toml -o b  # why") == [
+        ("train", "a.toml", "-o", "b")
+    ]
+    assert words('imlctl verify a && X=1 imlctl verify "b c"') == [
+        ("verify", "a"),
+        ("verify", "b c"),
+    ]
+    assert words('srun imlctl localize a --shard "$I/8"') == [("localize", "a", "--shard", "1/8")]
+    assert words('pip install imlctl; pip install "imlctl[report]"') == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_and_options_that_prose_speaks_of_exist(path: Path) -> None:
+    for text in INLINE.findall(re.sub(r"(?ms)^```.*?^```$", "", path.read_text("utf-8"))):
+        for use in uses(path.name, " ".join(text.split())):
+            command, rest = descend(use.words)
+            options = {name for p in command.params for name in (*p.opts, *p.secondary_opts)}
+            given = {word.partition("=")[0] for word in rest if re.match("--?[a-z0-9]", word)}
+            assert given <= options | {"-h", "--help"}, text
+            assert not (hasattr(command, "commands") and set(rest) - given), text
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_link_within_the_sources_leads_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text("utf-8")):
+        if not re.match("[a-z]+:", link):
+            assert (path.parent / link.partition("#")[0]).exists(), link
+
+
+def test_the_reference_is_not_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    made = importlib.import_module("make_reference").page()
+    there = (ROOT / "docs" / "reference.md").read_text("utf-8")
+    assert made == there, "run: python scripts/make_reference.py"
+
+
+@pytest.fixture
+def type_in(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    def call(line: Line, folder: Path) -> str:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["imlctl", *line.words])
+        capfd.readouterr()
+        code = None
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        ran = capfd.readouterr()
+        assert not code, f"{line}\n{ran.err}"
+        return ran.out
+
+    return call
+
+
+def test_the_tutorial_can_be_followed(tmp_path: Path, type_in: Any) -> None:
+    pytest.importorskip("jinja2")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    lines = [line for line in LINES if line.page == "docs/tutorial.md"]
+    said = [type_in(line, tmp_path) for line in lines]
+    assert said[0].endswith("All is well.\n")
+    for name in ("mask.png", "mask.overlay.png", "mask.heatmap.png", "other.png"):
+        assert (tmp_path / "first" / name).is_file()
+    made = {path.name for path in (tmp_path / "case").iterdir()}
+    promised = set(re.findall(r"`case/([\w.-]+)`", (ROOT / "docs/tutorial.md").read_text("utf-8")))
+    assert {"report.html", "SHA256SUMS", "launchpad.jpg.mask.png"} <= promised <= made
+    assert said[-2].endswith("case/SHA256SUMS\n")
+
+
+def readme_blocks() -> list[list[Line]]:
+    """Lines of README that need neither network nor training, by block."""
+    blocks = BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
+    mine = {"localize", "report", "verify", "doctor", "weights"}
+    found = []
+    for _, block in blocks:
+        lines = [use for line in shell_lines(block) for use in uses("README.md", line)]
+        found.append(
+            [
+                line
+                for line in lines
+                if line.words[0] in mine
+                and not {"pull", "push"} & set(line.words)
+                and not any(word.startswith(("hf://", "runs/")) for word in line.words)
+            ]
+        )
+    return [block for block in found if block]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """A folder with the photographs that README speaks of; small parts of the example."""
+    folder = tmp_path / "desk"
+    with Image.open(ROOT / "examples" / "launchpad.jpg") as picture:
+        for number, name in enumerate(("photo.jpg", "folder/in/a.jpg", "photos/b.jpg")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            picture.crop((300, 40 * number, 556, 40 * number + 192)).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("block", readme_blocks(), ids=lambda block: block[0].text)
+def test_the_readme_works(
+    block: list[Line], desk: Path, tmp_path: Path, type_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line is one of several things to do after the first, so each starts where it ended."""
+    pytest.importorskip("jinja2")
+    type_in(block[0], desk)
+    for number, line in enumerate(block[1:]):
+        copy = shutil.copytree(desk, tmp_path / f"copy {number}")
+        if "|" not in line.text:
+            type_in(line, copy)
+        elif sys.platform != "win32":
+            in_a_shell(line.text, copy)
+
+
+def in_a_shell(line: str, folder: Path) -> None:
+    called = shlex.join([sys.executable, "-c", "from imlctl.cli import main; main()"])
+    script = f'imlctl() {{ {called} "$@"; }}\n{line}'
+    subprocess.run(["bash", "-ec", script], cwd=folder, check=True, capture_output=True)
+    with Image.open(io.BytesIO((folder / "mask.png").read_bytes())) as mask:
+        assert mask.mode == "L"
+
+
+def test_the_python_of_the_readme_works(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk)
+    (code,) = re.findall(r"(?ms)^```python\n(.*?)^```$", (ROOT / "README.md").read_text("utf-8"))
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102
+    result = names["result"]
+    assert result.probability.shape == result.decision.mask.shape == (192, 256)
+    assert 0 <= result.score <= 1

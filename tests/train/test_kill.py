@@ -1,0 +1,105 @@
+"""A run that is killed in the middle of an epoch, and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from imlctl.data.manifest import Entry, write_manifest
+from imlctl.train.config import load_config
+from imlctl.train.splits import load_material
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+# Two processes make samples ahead of the training, half of them of six real forgeries.
+PRESET = """
+[data]
+photos = ["{photos}"]
+validation_share = 0.5
+workers = 2
+[data.real]
+share = 0.5
+[[data.real.sources]]
+manifest = "{manifest}"
+[model]
+width = 16
+[model.backbone]
+dims = [16, 16, 32]
+depths = [1, 1, 1]
+local = "depthwise"
+[optim]
+steps = 12
+batch = 2
+size = 64
+warmup = 1
+precision = "float32"
+[validation]
+every = 4
+synthetic = 2
+"""
+
+
+@pytest.fixture
+def preset(tmp_path: Path, save_photos: Callable[..., Path]) -> Path:
+    photos = save_photos(8)
+    mask = np.zeros((144, 144), np.uint8)
+    mask[30:90, 40:100] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    manifest = tmp_path / "real.csv"
+    pictures = sorted(photos.iterdir())[:6]
+    write_manifest(manifest, [Entry(p, tmp_path / "mask.png", "set", "train") for p in pictures])
+    path = tmp_path / "preset.toml"
+    path.write_text(PRESET.format(photos=photos, manifest=manifest))
+    return path
+
+
+def begin(preset: Path, out: Path) -> subprocess.Popen[bytes]:
+    program = "from imlctl.cli import main; main()"
+    command = [sys.executable, "-c", program, "train", str(preset), "-o", str(out), "-q"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+
+
+def finish(preset: Path, out: Path) -> dict[str, torch.Tensor]:
+    process = begin(preset, out)
+    error = process.communicate()[1].decode()
+    assert process.returncode == 0, error
+    return load_file(out / "last.safetensors")
+
+
+@pytest.mark.timeout(1800)
+def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_an_undisturbed_one(
+    preset: Path, tmp_path: Path
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    expected = finish(preset, whole)
+    process = begin(preset, broken)
+    while not (broken / "last.safetensors").exists():
+        assert process.poll() is None, process.communicate()[1].decode()
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    found = finish(preset, broken)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    log = [json.loads(line) for line in (broken / "log.jsonl").read_text().splitlines()]
+    (resumed,) = (e["step"] for e in log if e["event"] == "resumed")
+    assert resumed in (4, 8)
+    maker = load_material(load_config(preset), lambda _: None).training
+    epoch = maker.real.epoch_length  # type: ignore[attr-defined]
+    assert epoch == 6
+    assert resumed % epoch != 0  # one real sample in each step
