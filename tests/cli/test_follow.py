@@ -13,8 +13,10 @@ from imlctl.scan.naming import Job
 from imlctl.scan.run import Outcome
 
 
-def outcome(name, verdict="nothing found", **options):
-    record = {"verdict": verdict, "share": 0.25, "score": 0.5, "warnings": ["odd\x1b"]}
+def outcome(name, verdict="nothing found", more=(), **options):
+    """Of a record, `more` tells some more or otherwise."""
+    record = {"verdict": verdict, "share": 0.25, "score": 0.5, "min_share": 0.3}
+    record |= {"warnings": ["odd\x1b"]} | dict(more)
     return Outcome(Job(Picture(Path(name), PurePath("x")), {}), record, **options)
 
 
@@ -38,6 +40,15 @@ def test_lines_tell_what_is_new(capsys):
     assert [line.split(":")[0] for line in out.splitlines()] == ["a.jpg", "b.jpg"]
     assert err == "imlctl: error: c.jpg: it is truncated\n"
     assert (follower.seen, follower.resumed) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [(0.004, "nothing found (0.40 %"), (0.2, "nothing found with confidence (20 %")],
+)
+def test_a_cautious_verdict_does_not_hide_what_is_marked(capsys, share, told):
+    Follower(1).follow([outcome("a.jpg", more={"share": share, "min_share": 0.005})])
+    assert capsys.readouterr().out == f"a.jpg: {told} of pixels marked, score 0.50)\n"
 
 
 def test_more_is_told_if_asked(capsys):

@@ -115,5 +115,8 @@ def _line(outcome: Outcome, record: Mapping[str, Any]) -> str:
     name = printable(outcome.job.picture)
     written = ", ".join(printable(p) for p in outcome.job.outputs.values() if p is not None)
     share = percent(record["share"])
-    verdict = f"{record['verdict']} ({share} of pixels, score {record['score']:.2f})"
+    verdict = record["verdict"]
+    if verdict == CLEAN and record["share"] > record["min_share"]:
+        verdict += " with confidence"  # the mask marks more than the verdict answers for
+    verdict += f" ({share} of pixels marked, score {record['score']:.2f})"
     return f"{name}: {verdict}" + (f" -> {written}" if written else "")

@@ -89,7 +89,12 @@ Report = Annotated[
         help="Also write report.html, one page with everything, and keep small pictures for it.",
     ),
 ]
-Jsonl = Annotated[bool, typer.Option("--jsonl", help="Also write all records to records.jsonl.")]
+Jsonl = Annotated[
+    bool,
+    typer.Option(
+        "--jsonl", help="Also write all records to records.jsonl, each as it is finished."
+    ),
+]
 Csv = Annotated[bool, typer.Option("--csv", help="Also write the main facts to records.csv.")]
 MaxPixels = Annotated[
     int, typer.Option("--max-pixels", min=1, help="Larger pictures are refused, not shrunk.")
