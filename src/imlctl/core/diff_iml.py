@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from imlctl.core.condition import ENCODERS, ConditionEncoder
 from imlctl.core.denoiser import DENOISERS, Denoiser, DenoiserConfig
 from imlctl.core.efficient_iml import Prediction
-from imlctl.core.layers import fuse_all
+from imlctl.core.layers import check_size, fuse_all
 from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
 from imlctl.core.light_vae import SIZES as VAE_SIZES
 from imlctl.core.plain import Plain
@@ -118,13 +118,7 @@ class DiffIML(nn.Module):
         Raises:
             ValueError: The size does not fit.
         """
-        height, width = image.shape[-2:]
-        multiple = self.config.multiple
-        if height % multiple or width % multiple or min(height, width) < 64:
-            raise ValueError(
-                f"height and width must be multiples of {multiple} and at least 64, "
-                f"not {height}x{width}"
-            )
+        check_size(image, self.config.multiple)
         return self.denoiser.prepare(self.encoder(image, similarity))
 
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imlctl.core.efficient_rwkv import EfficientRWKV, EfficientRWKVConfig
-from imlctl.core.layers import ConvNorm, fuse_all
+from imlctl.core.layers import ConvNorm, check_size, fuse_all
 from imlctl.core.plain import Plain
 
 
@@ -126,17 +126,11 @@ class EfficientIML(TopDown):
         Raises:
             ValueError: The size does not fit.
         """
-        height, width = image.shape[-2:]
-        multiple = self.config.multiple
-        if height % multiple or width % multiple or min(height, width) < 64:
-            raise ValueError(
-                f"height and width must be multiples of {multiple} and at least 64, "
-                f"not {height}x{width}"
-            )
+        check_size(image, self.config.multiple)
         finest, between, coarse = super().forward(image, similarity)
         fine = self.head(finest)  # (B, 1, H / s, W / s)
         levels = (self.level_heads[0](between), self.level_heads[1](coarse))
-        size = (height, width)
+        size = image.shape[-2:]
         logits = F.interpolate(fine.float(), size=size, mode="bilinear", align_corners=False)
         return Prediction(logits, levels, self._score(coarse, fine))
 

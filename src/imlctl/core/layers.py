@@ -12,6 +12,23 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 
+LEAST_SIDE = 64  # pixels; smaller pictures are padded
+
+
+def check_size(image: Tensor, multiple: int) -> None:
+    """Refuse images (B, 3, H, W) that a network cannot take.
+
+    Raises:
+        ValueError: Height or width is no multiple of `multiple`, or below 64.
+    """
+    height, width = image.shape[-2:]
+    if height % multiple or width % multiple or min(height, width) < LEAST_SIDE:
+        raise ValueError(
+            f"height and width must be multiples of {multiple} and at least {LEAST_SIDE}, "
+            f"not {height}x{width}"
+        )
+
+
 class ConvNorm(nn.Module):
     """Convolution without bias, then batch norm; one convolution once fused.
 

@@ -35,6 +35,7 @@ class DataConfig:
         validation_share: Share of the photographs never trained on.
         workers: Processes that make samples, for each process that trains.
         real: Real forgeries to train on as well, or instead.
+        histories: Give each source of a forgery a random history of its own.
     """
 
     photos: tuple[Path, ...]
@@ -45,6 +46,7 @@ class DataConfig:
     validation_share: float = 0.1
     workers: int = 2
     real: RealConfig | None = None
+    histories: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""

@@ -74,7 +74,13 @@ def load_material(config: TrainConfig, report: Report) -> Material:
     if data.photos and not (data.real and data.real.share == 1):
         pool = load_split(config, validation=False, report=report)
         names += [f"{n} {p.shape}" for n, p in zip(pool.names, pool.photos, strict=True)]
-        makers["synthetic"] = Synthesizer(pool, size=optim.size, mix=config.mix, seed=optim.seed)
+        makers["synthetic"] = Synthesizer(
+            pool,
+            size=optim.size,
+            mix=config.mix,
+            seed=optim.seed,
+            histories=config.data.histories,
+        )
         if holds_out:
             held = load_split(config, validation=True, report=report)
             judge = Synthesizer(held, size=optim.size, mix=config.mix, seed=_VALIDATION_SEED)

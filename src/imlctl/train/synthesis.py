@@ -74,12 +74,21 @@ class Synthesizer:
         mix: Shares of the kinds; `regenerated` needs regenerated photographs in the pool and
             becomes more splices without them.
         seed: Seed of everything.
+        histories: Whether each source gets a history of its own; without, only what the photographs
+            themselves went through tells them apart.
     """
 
     def __init__(
-        self, pool: PhotoPool, *, size: int = 256, mix: Mix | None = None, seed: int = 0
+        self,
+        pool: PhotoPool,
+        *,
+        size: int = 256,
+        mix: Mix | None = None,
+        seed: int = 0,
+        histories: bool = True,
     ) -> None:
         self.pool, self.size, self.seed = pool, size, seed
+        self.untouched = 0.35 if histories else 1.0
         shares = (mix or Mix()).shares()
         if not pool.regenerated:
             shares["splice"] += shares.pop("regenerated")
@@ -129,7 +138,8 @@ class Synthesizer:
             masks = self.pool.objects[index]
             donor, mask = self._object(index, masks[rng.integers(len(masks))], side, rng)
             if mask.sum() >= 64:
-                return forge.composite(host, augment.random_history(donor, rng), mask, rng)
+                donor = augment.random_history(donor, rng, self.untouched)
+                return forge.composite(host, donor, mask, rng)
         donor = self._source(int(rng.integers(len(self.pool))), side, rng)
         return forge.composite(host, donor, self._shape(side, rng), rng)
 
@@ -143,7 +153,8 @@ class Synthesizer:
     def _source(self, index: int, side: int, rng: Rng) -> Pixels:
         """A square of one photograph with a random history, (side, side, 3)."""
         self._used.append(self.pool.names[index])
-        return augment.random_history(self._crop([self.pool.photos[index]], side, rng)[0], rng)
+        crop = self._crop([self.pool.photos[index]], side, rng)[0]
+        return augment.random_history(crop, rng, self.untouched)
 
     def _crop(self, versions: Sequence[Pixels], side: int, rng: Rng) -> list[Pixels]:
         """Cut the same square from each version of a photograph.
