@@ -80,6 +80,14 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(2, 3, 64, 64, generator=rng), mask
 
 
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("fold", [False, True])
+def test_the_model_is_as_the_table_says(config: TrainConfig, spacing: str, fold: bool) -> None:
+    model = objective(config, spacing=spacing, fold=fold).build()
+    assert model.config.spacing == spacing
+    assert max(model.encoder.folds) == (2 if fold else 1)  # an eighth becomes a sixteenth
+
+
 def test_the_table_decides(config: TrainConfig) -> None:
     assert isinstance(make_objective(config), Latents)
     assert isinstance(make_objective(replace(config, diffusion=None)), Masks)
@@ -283,6 +291,7 @@ class TestConfig:
             ({"encoder": "vgg"}, f"unknown encoder 'vgg'; known: {ENCODERS[0]}"),
             ({"denoiser": "huge"}, "unknown denoiser"),
             ({"edges": "sobel"}, "unknown edges"),
+            ({"spacing": "even"}, "unknown spacing"),
             ({"prior": -0.1}, "must not be negative"),
             ({"mask_weight": 1.5}, "mask_weight must lie"),
             ({"encoder_rate": -1.0}, "must not be negative"),

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from imlctl.core.condition import ENCODERS
 from imlctl.core.denoiser import DENOISERS
 from imlctl.core.efficient_iml import EfficientIMLConfig
+from imlctl.core.schedule import Spacing
 from imlctl.errors import ConfigError
 from imlctl.train.losses import LossWeights
 from imlctl.train.reals import RealConfig  # noqa: TC001  # `load_preset` reads the annotation
@@ -177,6 +178,8 @@ class DiffusionConfig:
             ``none`` trains without edge supervision.
         draws: Noise levels that each picture is tried at in one step. The encoder, which is most
             of the work, runs once for all of them.
+        spacing: Which steps a short sampling will visit; see `schedule.respaced`. Training does not
+            depend on it.
         encoder_rate: Learning rate of the backbone against the rest's; 0 leaves it as it is.
     """
 
@@ -190,6 +193,7 @@ class DiffusionConfig:
     mask_weight: float = 0.2
     edges: str = "canny"
     draws: int = 4
+    spacing: Spacing = "leading"
     encoder_rate: float = 1.0
 
     def __post_init__(self) -> None:
@@ -198,6 +202,7 @@ class DiffusionConfig:
             ("encoder", ENCODERS),
             ("denoiser", tuple(DENOISERS)),
             ("edges", ("canny", "band", "none")),
+            ("spacing", get_args(Spacing)),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(

@@ -129,6 +129,7 @@ class Latents:
             self.diffusion.encoder,
             DENOISERS[self.diffusion.denoiser],
             vae.config,
+            spacing=self.diffusion.spacing,
             fold=self.diffusion.fold,
         )
         model = DiffIML(config)
