@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -54,7 +56,7 @@ def main() -> None:
     path = ROOT / "src" / "imlctl" / "weights" / "bundled" / f"{given.name}.safetensors"
     save(path, loaded.model, card)
     selftest.attach(path)
-    enter(given.name, path, found)
+    enter(given.name, path, found, card.config)
 
 
 def averaged(run: Path) -> Loaded:
@@ -70,21 +72,31 @@ def averaged(run: Path) -> Loaded:
     )
 
 
-def enter(name: str, path: Path, found: Calibration) -> None:
-    """Write hash, size and calibration into the registry; its other lines stay."""
+def enter(name: str, path: Path, found: Calibration, config: dict[str, Any]) -> None:
+    """Write hash, size, calibration and configuration into the registry; all else stays."""
     registry = ROOT / "weights.toml"
     before, head, entry = registry.read_text("utf-8").partition(f"[weights.{name}]\n")
     values = {
-        "sha256": f'"{hashlib.sha256(path.read_bytes()).hexdigest()}"',
-        "size": str(path.stat().st_size),
-        "calibration": (
-            f'"verdict: more than {100 * found.min_share:.3g} % of pixels at {found.threshold:g} '
-            f'or above, for {100 * found.rate:g} % of {found.photos} held-out photographs"'
+        "sha256": toml(hashlib.sha256(path.read_bytes()).hexdigest()),
+        "size": toml(path.stat().st_size),
+        "calibration": toml(
+            f"verdict: more than {100 * found.min_share:.3g} % of pixels at {found.threshold:g} "
+            f"or above, for {100 * found.rate:g} % of {found.photos} held-out photographs"
         ),
     }
     for key, value in values.items():
         entry = re.sub(rf"^{key} = .*$", f"{key} = {value}", entry, count=1, flags=re.MULTILINE)
+    lines = "".join(f"{k} = {toml(v)}\n" for k, v in sorted(config.items()) if v is not None)
+    table = re.escape(f"[weights.{name}.config]\n")
+    entry = re.sub(rf"(?<={table})(.+\n)*", lines.replace("\\", r"\\"), entry, count=1)
     registry.write_text(before + head + entry, "utf-8")
+
+
+def toml(value: Any) -> str:
+    """Write a value as TOML, tables inline."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{k} = {toml(v)}" for k, v in sorted(value.items())) + " }"
+    return json.dumps(value)  # of strings, numbers, truths and lists TOML says the same
 
 
 if __name__ == "__main__":

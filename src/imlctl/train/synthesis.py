@@ -9,7 +9,7 @@ so processing alone is not the cue.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 Rng = np.random.Generator
-Kind = Literal["authentic", "splice", "copy_move", "removal", "regenerated", "retouch"]
 
 _GRID = 8  # of a JPEG
 
