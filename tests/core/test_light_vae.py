@@ -45,10 +45,10 @@ def test_the_papers_size_and_cost() -> None:
     assert gmac(model.decode, torch.ones(1, 4, 64, 64)) == pytest.approx(1.29, rel=0.02)
 
 
-def test_the_light_size_costs_a_third() -> None:
+def test_the_light_size_costs_little_over_half() -> None:
     model = LightVAE(SIZES["light"]).eval()
-    assert sum(p.numel() for p in model.parameters()) < 0.13e6
-    assert gmac(model.decode, torch.ones(1, 4, 64, 64)) < 1.29 / 3
+    assert sum(p.numel() for p in model.parameters()) < 0.27e6
+    assert gmac(model.decode, torch.ones(1, 4, 64, 64)) < 1.29 * 0.57
 
 
 @each

@@ -179,6 +179,11 @@ def test_latents_follow_the_teacher(tmp_path: Path) -> None:
     assert terms[-1] < terms[0] / 4
 
 
+def test_the_preset_for_a_quick_look_loads() -> None:
+    path = Path(__file__).parents[2] / "configs" / "ablation" / "distill-quick.toml"
+    assert load_preset(path, DistillConfig).model == LightVAEConfig()
+
+
 def test_the_preset_that_ships_loads() -> None:
     config = load_preset(Path(__file__).parents[2] / "configs" / "distill.toml", DistillConfig)
     assert config.model == SIZES["light"]

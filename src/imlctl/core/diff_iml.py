@@ -73,7 +73,7 @@ class DiffIMLConfig(Plain):
 
 
 SIZES = {
-    "diffiml": DiffIMLConfig(fold=True),
+    "diffiml": DiffIMLConfig(vae=VAE_SIZES["light"], spacing="trailing", fold=True),
     "diffiml-mit-b3": DiffIMLConfig("mit-b3", DENOISERS["paper"], VAE_SIZES["paper"]),
     "diffiml-resnet50": DiffIMLConfig("resnet50", DENOISERS["paper"], VAE_SIZES["paper"]),
     "diffiml-resnet101": DiffIMLConfig("resnet101", DENOISERS["paper"], VAE_SIZES["paper"]),

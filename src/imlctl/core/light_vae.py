@@ -64,7 +64,7 @@ class LightVAEConfig(Plain):
 
 
 SIZES = {
-    "light": LightVAEConfig(),
+    "light": LightVAEConfig(blocks=4, encoder_blocks=2),
     "paper": LightVAEConfig(widths=(32, 64, 128), decoder="transposed"),
 }
 
