@@ -14,14 +14,14 @@ import argparse
 import hashlib
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
-from imlctl.train.calibrate import Calibration, calibrate
+from imlctl.train.calibrate import Calibration, calibrate, with_verdict
+from imlctl.train.checkpoint import load_average
 from imlctl.train.photos import load_pool
 from imlctl.weights import selftest
 from imlctl.weights.load import Loaded, load, save
@@ -47,12 +47,7 @@ def main() -> None:
     found = calibrate(
         loaded.model.eval(), held, min_share=MIN_SHARE, device=torch.device("cpu"), rate=given.rate
     )
-    card = replace(
-        loaded.card,
-        verdict_threshold=found.threshold,
-        min_share=found.min_share,
-        training=loaded.card.training | {"calibration": asdict(found)},
-    )
+    card = with_verdict(loaded.card, found)
     path = ROOT / "src" / "imlctl" / "weights" / "bundled" / f"{given.name}.safetensors"
     save(path, loaded.model, card)
     selftest.attach(path)
@@ -62,10 +57,7 @@ def main() -> None:
 def averaged(run: Path) -> Loaded:
     """Load a run's weights as they were averaged at its last step."""
     loaded = load(run / "best.safetensors")
-    prefix = "ema."
-    state = load_file(run / "last.safetensors")
-    kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    loaded.model.load_state_dict(kept)
+    loaded.model.load_state_dict(load_average(run / "last.safetensors"))
     steps = loaded.card.training["preset"]["optim"]["steps"]
     return replace(
         loaded, card=replace(loaded.card, training=loaded.card.training | {"steps": steps})

@@ -8,9 +8,7 @@ the resident size in a fresh process.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +16,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from imlctl.bench.timing import waits_for
+from imlctl.silence import silent_stderr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 _EVENT = "[memory]"
 _CPU = 0  # torch's number of the device type
@@ -63,7 +62,8 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def _on_cpu(call: Callable[[], object]) -> int:
-    with _silent_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+    # The profiler writes there at every start and stop; no setting prevents it (torch 2.13).
+    with silent_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
         call()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
@@ -75,20 +75,3 @@ def _on_cpu(call: Callable[[], object]) -> int:
             held += event["args"]["Bytes"]
             peak = max(peak, held)
     return peak
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Hold back what torch's profiler writes to standard error on every start and stop.
-
-    It writes past Python, and no setting stops it (torch 2.13).
-    """
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import secrets
-import sys
 import tempfile
 import warnings
 from collections import Counter
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imlctl.errors import ImlctlError, UsageError
+from imlctl.silence import silent_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,7 +110,7 @@ def _start(ray: Any, address: str, folder: str) -> None:
     }
     # Ray puts the current folder first among those that workers import from, and it may hold
     # anything that is called like a library: pictures come with company.
-    with contextlib.chdir(folder), _hushed(), warnings.catch_warnings():
+    with contextlib.chdir(folder), silent_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ray.init(
             address=address or "local",
@@ -118,21 +118,6 @@ def _start(ray: Any, address: str, folder: str) -> None:
             logging_level=logging.CRITICAL,
             **(own if address in ("", "local") else {}),
         )
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Drop what is written to the standard error, past Python too; what goes wrong is raised."""
-    sys.stderr.flush()
-    before = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
-        os.close(nowhere)
 
 
 @dataclass(frozen=True, slots=True)

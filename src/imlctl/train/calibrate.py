@@ -9,7 +9,7 @@ asked of it instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from imlctl.inference import Model
     from imlctl.train.photos import PhotoPool
+    from imlctl.weights.load import Card
 
 RATE = 0.05
 _SEED = 5
@@ -82,6 +83,16 @@ def calibrate(
         min_share = max(min_share, sorted(shares, reverse=True)[int(rate * len(shares))])
     limited = round(float(np.clip(threshold, _LOWEST, _HIGHEST)), 4)
     return Calibration(limited, min_share, rate, len(pool), thresholds)
+
+
+def with_verdict(card: Card, found: Calibration) -> Card:
+    """Say in a model's card how its verdict was calibrated."""
+    return replace(
+        card,
+        verdict_threshold=found.threshold,
+        min_share=found.min_share,
+        training=card.training | {"calibration": asdict(found)},
+    )
 
 
 def _map(model: Model, pixels: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:

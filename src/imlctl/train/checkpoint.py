@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from imlctl.train.ema import EMA
 
 
+_AVERAGE = "ema."  # start of the averaged weights' names in a checkpoint
+
+
 @dataclass(slots=True)
 class State:
     """The moving parts of a run; `scaler` only where losses are scaled, for float16."""
@@ -37,7 +40,7 @@ class State:
 def save_state(path: Path, state: State, config: dict[str, Any]) -> None:
     """Write a checkpoint; an interrupted write leaves the one before it."""
     tensors: dict[str, Tensor] = {}
-    for prefix, part in (("model.", state.model), ("ema.", state.ema.model)):
+    for prefix, part in (("model.", state.model), (_AVERAGE, state.ema.model)):
         tensors |= {prefix + k: v.detach().contiguous() for k, v in part.state_dict().items()}
     for index, slots in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optim.{index}.{k}": torch.as_tensor(v).contiguous() for k, v in slots.items()}
@@ -52,6 +55,12 @@ def save_state(path: Path, state: State, config: dict[str, Any]) -> None:
         save_file(tensors, temporary, metadata={"state": json.dumps(numbers)})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+
+
+def load_average(path: Path) -> dict[str, Tensor]:
+    """Read the averaged weights of a checkpoint, by the names that they have in the model."""
+    tensors = load_file(path)
+    return {k.removeprefix(_AVERAGE): v for k, v in tensors.items() if k.startswith(_AVERAGE)}
 
 
 def load_state(path: Path, state: State, config: dict[str, Any]) -> None:
@@ -78,7 +87,7 @@ def load_state(path: Path, state: State, config: dict[str, Any]) -> None:
             source=str(path),
             remedy="Use another --out folder, or the configuration it was started with.",
         )
-    for prefix, part in (("model.", state.model), ("ema.", state.ema.model)):
+    for prefix, part in (("model.", state.model), (_AVERAGE, state.ema.model)):
         part.load_state_dict(
             {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         )

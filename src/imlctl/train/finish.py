@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from imlctl import atomic
 from imlctl.bench.accuracy import evaluate, find_cases, summarize
-from imlctl.train.calibrate import calibrate
+from imlctl.train.calibrate import calibrate, with_verdict
 from imlctl.train.curves import draw_curves
 from imlctl.train.validate import answers
 from imlctl.weights.load import load, save
@@ -60,14 +60,7 @@ def _calibrate(path: Path, held: PhotoPool, device: torch.device, log: Log) -> N
     model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     found = calibrate(model, held, min_share=loaded.card.min_share, device=device)
     log({"event": "calibration", **asdict(found)})
-    training = loaded.card.training | {"calibration": asdict(found)}
-    card = replace(
-        loaded.card,
-        verdict_threshold=found.threshold,
-        min_share=found.min_share,
-        training=training,
-    )
-    save(path, model, card)
+    save(path, model, with_verdict(loaded.card, found))
 
 
 def _evaluate(

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from imlctl import atomic
 from imlctl.core import mixers, wkv_op
 from imlctl.core.efficient_iml import EfficientIML, Prediction
+from imlctl.core.layers import LEAST_SIDE
 from imlctl.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-_LEAST = 64  # pixels a side
 
 
 class _Plain(nn.Module):
@@ -68,9 +67,9 @@ def export_onnx(
             source=str(path),
         )
     multiple = model.config.multiple
-    if height % multiple or width % multiple or min(height, width) < _LEAST:
+    if height % multiple or width % multiple or min(height, width) < LEAST_SIDE:
         raise UsageError(
-            f"the model takes multiples of {multiple} from {_LEAST}, not {height} x {width}",
+            f"the model takes multiples of {multiple} from {LEAST_SIDE}, not {height} x {width}",
             source=str(path),
         )
     try:
