@@ -33,6 +33,22 @@ for _name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
     os.environ[_name] = str(Path(_HOME.name, _name))
 
 
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model as small as they come, untrained."""
+    import torch
+
+    from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
+    from imlctl.core.efficient_rwkv import SIZES
+    from imlctl.weights.load import Card, save
+
+    torch.manual_seed(0)
+    model = EfficientIML(EfficientIMLConfig(backbone=SIZES["tiny"], width=16))
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save(path, model, Card("efficient-iml", model.config.to_dict()))
+    return path
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> Iterator[None]:
     """A shell that runs the tests in the background ignores Ctrl-C, and so would its children."""

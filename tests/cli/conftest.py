@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from imlctl.cli import main
-from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
-from imlctl.core.efficient_rwkv import SIZES
-from imlctl.weights.load import Card, save
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,15 +42,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[byte
         return Ran(code, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"), out)
 
     return call
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = EfficientIML(EfficientIMLConfig(backbone=SIZES["tiny"], width=16))
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save(path, model, Card("efficient-iml", model.config.to_dict()))
-    return path
 
 
 @pytest.fixture

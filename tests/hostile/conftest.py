@@ -37,22 +37,6 @@ def corpus() -> Any:
     return _module("corpus")
 
 
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model as small as they come, untrained."""
-    import torch
-
-    from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
-    from imlctl.core.efficient_rwkv import SIZES
-    from imlctl.weights.load import Card, save
-
-    torch.manual_seed(0)
-    model = EfficientIML(EfficientIMLConfig(backbone=SIZES["tiny"], width=16))
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save(path, model, Card("efficient-iml", model.config.to_dict()))
-    return path
-
-
 @pytest.fixture
 def lay_out(tmp_path: Path) -> Callable[[str, dict[str, bytes]], Path]:
     """Write files into a folder of this name."""
