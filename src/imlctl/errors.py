@@ -74,3 +74,9 @@ class TooLargeError(InputError):
 
 class NumericalError(InputError):
     """The model returned NaN or infinity, which must never become a mask."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a foreign error says, in one line; its kind, if it says nothing."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)

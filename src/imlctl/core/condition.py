@@ -31,7 +31,7 @@ ENCODERS = (
 
 # What ImageNet weights expect; the EfficientRWKV learns from [0, 1] as it is.
 _SEGFORMER = "segformer.encoder."
-_MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ImageNetInput(nn.Module):
@@ -43,7 +43,7 @@ class ImageNetInput(nn.Module):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
-        for name, values in (("mean", _MEAN), ("spread", _SPREAD)):
+        for name, values in (("mean", IMAGENET_MEAN), ("spread", IMAGENET_SPREAD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, image: Tensor, similarity: Tensor | None = None) -> tuple[Tensor, ...]:

@@ -50,11 +50,14 @@ class Prediction:
         logits: Of each pixel being manipulated, (B, 1, H, W).
         levels: Logits of the coarser levels, finest first, each (B, 1, H / s, W / s).
         score_logits: Of the picture holding any manipulation, (B,).
+        features: What the logits were read from, finest first, each (B, width, H / s, W / s), not
+            negative; for losses that look at them.
     """
 
     logits: Tensor
     levels: tuple[Tensor, ...]
     score_logits: Tensor
+    features: tuple[Tensor, ...] = ()
 
 
 class Merge(nn.Module):
@@ -127,12 +130,13 @@ class EfficientIML(TopDown):
             ValueError: The size does not fit.
         """
         check_size(image, self.config.multiple)
-        finest, between, coarse = super().forward(image, similarity)
+        features = super().forward(image, similarity)
+        finest, between, coarse = features
         fine = self.head(finest)  # (B, 1, H / s, W / s)
         levels = (self.level_heads[0](between), self.level_heads[1](coarse))
         size = image.shape[-2:]
         logits = F.interpolate(fine.float(), size=size, mode="bilinear", align_corners=False)
-        return Prediction(logits, levels, self._score(coarse, fine))
+        return Prediction(logits, levels, self._score(coarse, fine), features)
 
     def _score(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """Image-level logit from pooled features and from the map itself, (B,)."""

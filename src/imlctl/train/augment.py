@@ -203,9 +203,9 @@ def random_finish(pixels: Pixels, rng: Rng) -> Pixels:
     if rng.random() < 0.12:
         pixels = make_finish(rng)(pixels)
     fate = rng.random()
-    if fate < 0.35:
+    if fate < 0.3:
         return pixels
-    return _random_jpeg(rng, 60 if fate < 0.8 else 85)(pixels)
+    return _random_jpeg(rng, 50 if fate < 0.7 else 80)(pixels)
 
 
 def make_finish(rng: Rng) -> Step:

@@ -16,6 +16,7 @@ from imlctl.core.schedule import Spacing
 from imlctl.errors import ConfigError
 from imlctl.train.losses import LossWeights
 from imlctl.train.reals import RealConfig  # noqa: TC001  # `load_preset` reads the annotation
+from imlctl.train.relations import FeaturesConfig  # noqa: TC001
 from imlctl.train.synthesis import Mix
 
 C = TypeVar("C")
@@ -220,9 +221,9 @@ class DiffusionConfig:
 class TrainConfig:
     """A whole preset.
 
-    With a table `diffusion` it trains DiffIML, and `model` and `loss` are not used. `init` names
-    weights to start from: of the same architecture, or, for DiffIML, an EfficientIML that becomes
-    its condition encoder, with or without the path back up.
+    With a table `diffusion` it trains DiffIML, and `model`, `loss` and `features` are not used.
+    `init` names weights to start from: of the same architecture, or, for DiffIML, an EfficientIML
+    that becomes its condition encoder, with or without the path back up.
     """
 
     data: DataConfig
@@ -234,6 +235,7 @@ class TrainConfig:
     init: Path | None = None
     diffusion: DiffusionConfig | None = None
     evaluation: EvaluationConfig | None = None
+    features: FeaturesConfig | None = None
 
 
 def load_config(path: Path) -> TrainConfig:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from imlctl.train.distributed import fair
+from imlctl.train.relations import history_loss
 
 if TYPE_CHECKING:
     from imlctl.core.efficient_iml import Prediction
@@ -25,6 +26,7 @@ class LossWeights:
         edge: Of the cross-entropy near the borders of the mask (IML-ViT, Ma et al. 2023).
         consistency: Of the distance between each coarser level and the full map.
         score: Of the image-level cross-entropy.
+        histories: Of `relations.history_loss`, on the features of the middle level.
     """
 
     levels: tuple[float, ...] = (1.0, 0.5, 0.25)
@@ -32,10 +34,12 @@ class LossWeights:
     edge: float = 0.3
     consistency: float = 0.5
     score: float = 0.2
+    histories: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse negative weights."""
-        if min(*self.levels, self.dice, self.edge, self.consistency, self.score) < 0:
+        others = (self.dice, self.edge, self.consistency, self.score, self.histories)
+        if min(*self.levels, *others) < 0:
             raise ValueError("loss weights must not be negative")
 
 
@@ -45,7 +49,7 @@ def localization_loss(
     """Sum of all terms, and each term by name.
 
     L = sum_s w_s [ BCE(p_s, m_s) + l_d Dice(p_s, m_s) + l_c MSE(p_s, stopgrad(down(p))) ]
-        + l_e BCE_edge(p, m) + l_i BCE(score)
+        + l_e BCE_edge(p, m) + l_i BCE(score) + l_h L_histories(f)
 
     Args:
         prediction: Of the model, for (B, 3, H, W).
@@ -73,6 +77,8 @@ def localization_loss(
     forged = (mask.flatten(1).amax(1) > 0).float()
     verdict = F.binary_cross_entropy_with_logits(prediction.score_logits.float(), forged)
     terms["score"] = w.score * verdict
+    if w.histories:
+        terms["histories"] = w.histories * history_loss(prediction.features[1], mask)
     return torch.stack(tuple(terms.values())).sum(), {k: v.detach() for k, v in terms.items()}
 
 

@@ -23,6 +23,7 @@ from imlctl.errors import ConfigError
 from imlctl.train.distributed import within_batch
 from imlctl.train.edges import EdgeKind, edge_map
 from imlctl.train.losses import localization_loss
+from imlctl.train.relations import feature_loss, load_network
 from imlctl.weights.load import load
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Masks:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.rates: Mapping[str, float] = {}
+        self.network = config.features and load_network(config.features.network)
 
     def build(self) -> EfficientIML:
         """Make the model; from `init`, if the preset names one."""
@@ -92,11 +94,16 @@ class Masks:
     def loss(
         self, model: Model, image: Tensor, mask: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch; see `losses.localization_loss`."""
+        """Loss of a batch; see `losses.localization_loss` and `relations.feature_loss`."""
         del step
         with _mixed(self.config, image):
             prediction = model(image)
-        return localization_loss(prediction, mask, self.config.loss)
+        total, terms = localization_loss(prediction, mask, self.config.loss)
+        if self.config.features and self.network:
+            apart = feature_loss(prediction.features[-1], self.network(image))
+            terms["features"] = self.config.features.weight * apart.detach()
+            total = total + self.config.features.weight * apart
+        return total, terms
 
 
 class Latents:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from imlctl.errors import ConfigError, ImlctlError
+from imlctl.errors import ConfigError, ImlctlError, first_line
 from imlctl.train.checkpoint import State
 from imlctl.train.distributed import Place, part_of_batch, share_batch_norm
 from imlctl.train.ema import EMA
@@ -50,7 +50,7 @@ def check_compiler(device: torch.device) -> None:
     try:
         torch.compile(torch.square)(torch.zeros(8, device=device))
     except Exception as error:  # compilers and their absence have no error in common
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise ConfigError(
             f"this machine cannot compile ({reason})",
             source="optim.compile",

@@ -29,6 +29,13 @@ Rng = np.random.Generator
 _GRID = 8  # of a JPEG
 
 
+def _finished_scale(rng: Rng) -> float:
+    """How much the finished picture is enlarged: forgeries circulate reduced, some at half size."""
+    if rng.random() < 0.62:
+        return 1.0
+    return float(np.exp(rng.uniform(np.log(0.45), np.log(1.2))))
+
+
 @dataclass(frozen=True, slots=True)
 class Mix:
     """Relative share of each kind of sample."""
@@ -102,7 +109,7 @@ class Synthesizer:
         self._used = []
         rng = np.random.default_rng((self.seed, index))
         kind = self.kinds[rng.choice(len(self.kinds), p=self.shares)]
-        scale = float(rng.uniform(0.6, 1.2)) if rng.random() < 0.25 else 1.0  # of the finish
+        scale = _finished_scale(rng)
         side = round(self.size / scale)
         canvas, mask = self._forge(kind, side, rng)
         if side != self.size:

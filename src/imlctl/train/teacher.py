@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from imlctl.core.light_vae import FACTOR
-from imlctl.errors import ConfigError, UsageError, WeightsError
+from imlctl.errors import ConfigError, UsageError, WeightsError, first_line
+from imlctl.train.onnx_network import open_network
 
 Coder = Callable[[Tensor], Tensor]
 
 _KINDS = ("AutoencoderKL", "AutoencoderTiny")
+_EXPECTS = "images (B, 3, H, W) in [-1, 1]"
+_LATENTS = "latents (B, C, h, w)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +102,16 @@ def load_teacher(config: TeacherConfig, *, latent: int, device: torch.device) ->
     return found
 
 
-def _missing(package: str, extra: str, source: str) -> UsageError:
-    return UsageError(
-        f"this teacher needs the package {package}, which is not installed",
-        source=source,
-        remedy=f"Install it with: pip install 'imlctl[{extra}]'.",
-    )
-
-
 def _from_hub(config: TeacherConfig, device: torch.device) -> Teacher:
     name = config.source
     try:
         import diffusers
     except ImportError as error:
-        raise _missing("diffusers", "teacher", name) from error
+        raise UsageError(
+            "this teacher needs the package diffusers, which is not installed",
+            source=name,
+            remedy="Install it with: pip install 'imlctl[teacher]'.",
+        ) from error
     where: dict[str, Any] = {"revision": config.revision, "local_files_only": config.offline}
     try:
         with warnings.catch_warnings():  # diffusers calls the Hub's client in ways of the past
@@ -128,7 +126,7 @@ def _from_hub(config: TeacherConfig, device: torch.device) -> Teacher:
             model: Any = getattr(diffusers, kind).from_pretrained(name, **where, **safe)
     except (OSError, ValueError, RuntimeError) as error:  # the Hub's own errors are OSErrors
         raise WeightsError(
-            f"cannot be loaded as a teacher ({_first_line(error)})",
+            f"cannot be loaded as a teacher ({first_line(error)})",
             source=name,
             remedy="Check its name and revision, the network, HF_ENDPOINT and HF_HUB_OFFLINE; or"
             " name a folder or an ONNX encoder, or no teacher.",
@@ -150,7 +148,7 @@ def _from_hub(config: TeacherConfig, device: torch.device) -> Teacher:
 
 
 def _from_onnx(config: TeacherConfig, latent: int) -> Teacher:
-    run = _session(config.source)
+    run = open_network(config.source, expects=_EXPECTS)
 
     def encode(maps: Tensor) -> Tensor:
         # Where mean and log-variance come together, the mean comes first.
@@ -158,46 +156,9 @@ def _from_onnx(config: TeacherConfig, latent: int) -> Teacher:
 
     if config.decoder is None:
         return Teacher(config.source, encode, None)
-    back = _session(str(config.decoder))
+    back = open_network(str(config.decoder), expects=_LATENTS)
     return Teacher(config.source, encode, lambda latents: back(latents / config.scale))
-
-
-def _session(path: str) -> Coder:
-    """Return an ONNX model as a function of its one input: to its largest output, if several."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise _missing("onnxruntime", "onnx", path) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        (source,) = session.get_inputs()
-    except Exception as error:  # onnxruntime's errors have no common class of their own
-        raise WeightsError(
-            f"cannot be read as an ONNX model with one input ({_first_line(error)})",
-            source=path,
-            remedy="Give an encoder that takes images (B, 3, H, W) in [-1, 1].",
-        ) from error
-
-    def run(x: Tensor) -> Tensor:
-        array = np.ascontiguousarray(x.detach().cpu().numpy(), np.float32)
-        try:
-            out = max(session.run(None, {source.name: array}), key=np.size)
-        except Exception as error:
-            raise WeightsError(
-                f"does not take an input of shape {tuple(array.shape)} ({_first_line(error)})",
-                source=path,
-                remedy="Give an encoder that takes images (B, 3, H, W) in [-1, 1], of any size.",
-            ) from error
-        return torch.from_numpy(np.asarray(out)).to(x.device)
-
-    return run
 
 
 def _three(maps: Tensor) -> Tensor:
     return maps.expand(-1, 3, -1, -1)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

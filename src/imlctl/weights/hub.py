@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from imlctl import __version__
-from imlctl.errors import WeightsError
+from imlctl.errors import WeightsError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,7 +105,7 @@ def explain(error: Exception, reference: HubReference) -> WeightsError:
                 return WeightsError(found[0], source=str(reference), remedy=found[1])
     *_, last = _chain(error)  # wrappers say less than what they wrap
     return WeightsError(
-        f"the exchange with the Hub failed ({type(last).__name__}: {_first_line(last)})",
+        f"the exchange with the Hub failed ({type(last).__name__}: {first_line(last)})",
         source=str(reference),
         remedy="Try again; if it stays so, report it with this message.",
     )
@@ -134,12 +134,12 @@ def _local(error: BaseException, reference: HubReference) -> _Finding:
     number = error.errno if isinstance(error, OSError) else None
     if number in _NO_ROOM or isinstance(error, UserWarning):
         return (
-            f"does not fit on the disk ({_first_line(error)})",
+            f"does not fit on the disk ({first_line(error)})",
             "Free some space, or set HF_HOME to a folder on another disk; nothing partial is left.",
         )
     if number in _NOT_WRITABLE:
         return (
-            f"cannot be written to the cache ({_first_line(error)})",
+            f"cannot be written to the cache ({first_line(error)})",
             "Make that folder writable, or set HF_HOME to one that is.",
         )
     return None
@@ -202,7 +202,7 @@ def _of_the_way(error: BaseException, reference: HubReference) -> _Finding:
 
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "ProxyError" in kinds:
-        return f"the proxy failed ({_first_line(error)})", "Check HTTPS_PROXY and NO_PROXY."
+        return f"the proxy failed ({first_line(error)})", "Check HTTPS_PROXY and NO_PROXY."
     if kinds & {"TimeoutException", "Timeout", "TimeoutError"}:
         return (
             f"{constants.ENDPOINT} did not answer in time",
@@ -210,13 +210,9 @@ def _of_the_way(error: BaseException, reference: HubReference) -> _Finding:
         )
     if kinds & {"NetworkError", "RemoteProtocolError", "ConnectionError"}:
         return (
-            f"the connection to {constants.ENDPOINT} failed ({_first_line(error)})",
+            f"the connection to {constants.ENDPOINT} failed ({first_line(error)})",
             "Check the connection; HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy.",
         )
     if "Consistency check failed" in str(error):
         return "arrived incomplete, so it was not kept", "Pull again."
     return None
-
-
-def _first_line(error: Any) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
