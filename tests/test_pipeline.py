@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +20,9 @@ import imlctl
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
 from imlctl.errors import DecodeError, InputError, NumericalError, UsageError, WeightsError
+from imlctl.mask.score import critical
 from imlctl.pipeline import Localizer, Settings
-from imlctl.weights.load import Card, save
+from imlctl.weights.load import Card, load, save
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,6 +135,20 @@ def test_threshold_comes_from_the_weights_unless_given(weights: Path, localizer:
     np.testing.assert_array_equal(result.decision.mask, result.probability >= 0.9)
     with pytest.raises(UsageError, match="threshold"):
         Settings(threshold=0.0)
+
+
+def test_the_score_is_read_from_the_map_where_the_weights_say_how(
+    weights: Path, localizer: Localizer, tmp_path: Path
+) -> None:
+    loaded = load(weights)
+    path = tmp_path / "scaled.safetensors"
+    save(path, loaded.model, replace(loaded.card, score_scale=(1.5, -0.25), min_share=0.02))
+    result = Localizer(Settings(weights=path)).localize(encoded(photo()))
+    level = critical(result.probability, 0.02)
+    odds = math.log(level / (1 - level))
+    assert result.score == pytest.approx(1 / (1 + math.exp(-(1.5 * odds - 0.25))))
+    assert result.record().to_dict()["score"] == result.score
+    assert result.score != localizer.localize(encoded(photo())).score  # the model's own number
 
 
 def test_record_and_pictures(localizer: Localizer) -> None:

@@ -23,6 +23,7 @@ from imlctl.inference import DEFAULT_TILE, OVERLAP, Sampling, predict
 from imlctl.mask import render
 from imlctl.mask.decide import Decision, check_threshold, decide
 from imlctl.mask.regions import Regions, find_regions
+from imlctl.mask.score import critical, picture_score
 from imlctl.report.record import Record, Verdict
 from imlctl.weights.use import open_weights
 
@@ -74,7 +75,8 @@ class Result:
         photo: The decoded photograph; its `source` is what the record calls it.
         probability: Of each pixel being manipulated, (H, W) float32 in [0, 1], upright.
         decision: Mask, share and verdict at the threshold.
-        score: The model's probability that the picture holds any manipulation, 0 to 1.
+        score: Probability that the picture holds any manipulation if one picture in two does, 0 to
+            1; of weights that were not calibrated, the model's own number.
         provenance: Model, weights, settings, seed and device, as the record wants them.
         seconds: Wall time from bytes to decision.
     """
@@ -188,6 +190,9 @@ class Localizer:
             min_share=self.card.min_share,
             verdict_threshold=self.card.verdict_threshold,
         )
+        if self.card.score_scale is not None:
+            level = critical(upright_map, self.card.min_share)
+            score = picture_score(level, self.card.score_scale)
         return Result(
             photo, upright_map, decision, score, self.provenance, time.perf_counter() - start
         )

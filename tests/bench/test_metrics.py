@@ -15,7 +15,6 @@ from imlctl.bench.metrics import (
     auc_of,
     best_f1_of,
     columns_mean,
-    critical,
     curve,
     pixel_auc,
     pixel_f1,
@@ -76,18 +75,6 @@ def test_what_cannot_be_measured_is_no_number() -> None:
     assert math.isnan(pixel_auc(flat, everything))
     assert math.isnan(pixel_recall(nothing, nothing))
     assert pixel_precision(nothing, everything) == 0
-
-
-@pytest.mark.parametrize(
-    ("min_share", "expected"),
-    [(0.0, 0.9), (0.2, 0.9), (0.25, 0.7), (0.5, 0.3), (0.7, 0.3), (0.75, 0.1)],
-)
-def test_critical_is_the_highest_threshold_that_flags(min_share: float, expected: float) -> None:
-    probability = np.float32([[0.9, 0.1], [0.7, 0.3]])
-    value = critical(probability, min_share)
-    assert value == np.float32(expected)
-    assert np.mean(probability >= value) > min_share
-    assert not np.mean(probability >= np.nextafter(np.float32(value), np.float32(2))) > min_share
 
 
 def test_means_leave_out_what_is_missing() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
+from imlctl.mask.score import picture_score
 from imlctl.train import calibrate as module
 from imlctl.train.calibrate import calibrate
 from imlctl.train.photos import PhotoPool
@@ -25,7 +26,8 @@ def test_of_a_model_that_is_certain_more_pixels_are_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each photograph has a share of ones of its own, 0 to 0.5, and zeros elsewhere."""
-    shares = iter((0.0, 0.1, 0.2, 0.3, 0.4, 0.5))
+    authentic = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    shares = iter((*authentic, *authentic, *[0.9] * 6))  # asked again for the share it needs
 
     def certain(*_: object) -> np.ndarray[Any, Any]:
         return np.arange(100, dtype=np.float32).reshape(10, 10) < 100 * next(shares)
@@ -35,6 +37,8 @@ def test_of_a_model_that_is_certain_more_pixels_are_asked_for(
     found = calibrate(cast("Any", None), noise_pool(), min_share=0.01, device=cpu, rate=0.34)
     assert found.threshold == 0.99
     assert found.min_share == pytest.approx(0.3)  # the two above it are a third of six
+    assert found.score_scale is not None
+    assert picture_score(1.0, found.score_scale) > 0.5 > picture_score(0.0, found.score_scale)
 
 
 def test_calibrated_weights_flag_as_promised() -> None:

@@ -104,7 +104,7 @@ class TestRun:
             *("best.safetensors", "last.safetensors", "log.jsonl", "curves.png")
         }
         lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-        assert [{k: v for k, v in x.items() if k != "time"} for x in lines] == told
+        assert [{k: v for k, v in x.items() if k != "time"} for x in lines] == json.loads(json.dumps(told))
         validations = [x for x in told if x["event"] == "validation"]
         assert [x["step"] for x in validations] == [2, 4]
         (last,) = (x for x in told if x["event"] == "step")

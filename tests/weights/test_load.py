@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 CONFIG = EfficientIMLConfig(EfficientRWKVConfig(dims=(16, 16, 32), depths=(1, 1, 1)), width=16)
 PLAIN = json.loads(json.dumps(CONFIG.to_dict()))
-CARD = Card("efficient-iml", PLAIN, 0.4, 0.01, {"steps": 3, "photos": ["a", "b"]})
+CARD = Card(
+    "efficient-iml", PLAIN, 0.4, 0.01, {"steps": 3, "photos": ["a", "b"]}, score_scale=(0.8, -1.5)
+)
 
 
 @pytest.fixture
@@ -132,6 +134,11 @@ class TestCard:
     def test_refuses_an_impossible_decision(self, change: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="threshold must lie in"):
             replace(CARD, **change)
+
+    @pytest.mark.parametrize("scale", [(0.0, 1.0), (-1.0, 0.0), (1.0, float("nan"))])
+    def test_refuses_a_score_that_does_not_rise(self, scale: tuple[float, float]) -> None:
+        with pytest.raises(ValueError, match="score_scale"):
+            replace(CARD, score_scale=scale)
 
 
 class TestRefusals:

@@ -19,7 +19,6 @@ from imlctl.bench.metrics import (
     ap_of,
     auc_of,
     best_f1_of,
-    critical,
     curve,
     pixel_auc,
     pixel_f1,
@@ -30,6 +29,7 @@ from imlctl.bench.metrics import (
 )
 from imlctl.bench.summary import PictureScore, SetScore, summarize
 from imlctl.errors import ConfigError, NumericalError
+from imlctl.mask.score import critical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -43,7 +43,6 @@ __all__ = [
     "SetScore",
     "auc_of",
     "best_f1_of",
-    "critical",
     "curve",
     "evaluate",
     "find_cases",

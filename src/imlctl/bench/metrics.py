@@ -84,16 +84,6 @@ def best_f1_of(true: Counts, false: Counts) -> float:
     return float(np.max(2 * true / (true + false + true[-1])))
 
 
-def critical(probability: Probability, min_share: float) -> float:
-    """Highest threshold at which a picture is still flagged.
-
-    A picture is flagged when more than a share `min_share` of its pixels reach the threshold, so
-    that is the value of the pixel at this place from the top.
-    """
-    place = int(min_share * probability.size)
-    return float(np.partition(probability, -1 - place, axis=None)[-1 - place])
-
-
 def threshold_at(critical: Sequence[float], rate: float) -> float:
     """Return the least threshold that flags at most a share `rate` of the pictures.
 

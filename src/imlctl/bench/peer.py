@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from imlctl.bench.accuracy import Answer
-from imlctl.bench.metrics import critical
 from imlctl.errors import InputError, UsageError
+from imlctl.mask.score import critical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

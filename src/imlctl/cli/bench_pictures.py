@@ -73,8 +73,8 @@ def accuracy(common: Common, place: Path) -> Measured:
 def calibrate(common: Common, place: Path) -> Measured:
     """Find thresholds on authentic pictures, and keep them for these weights."""
     from imlctl.bench.cases import authentic_pictures
-    from imlctl.bench.metrics import critical
     from imlctl.bench.thresholds import drawn_with, keep, thresholds_for
+    from imlctl.mask.score import critical
 
     localizer = common.localizer()
     card = localizer.card

@@ -86,7 +86,7 @@ class Record:
         sha256: Of the encoded bytes that were decoded; None if they could not be read.
         facts: What the file is and where it says it comes from, a dataclass or a mapping; None if
             it could not be decoded.
-        score: The model's score for the whole picture, 0 to 1, where it has one.
+        score: For the whole picture, 0 to 1, see `mask.score`; None where there is no map.
         share: Fraction of pixels at or over the threshold.
         threshold: Probability from which a pixel is marked.
         min_share: Largest share that still counts as nothing found.

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imlctl.bench.accuracy import critical, threshold_at
+from imlctl.bench.accuracy import threshold_at
 from imlctl.image.prepare import pad
 from imlctl.inference import predict
+from imlctl.mask.score import Scale, critical, fit_scale
 from imlctl.train.augment import random_finish
+from imlctl.train.synthesis import Mix, Synthesizer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
     from numpy.typing import NDArray
 
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 RATE = 0.05
 _SEED = 5
+_SIDE = 384  # of a forgery, in pixels
 # A threshold outside would mark nearly everything, or nothing a model could reach.
 _LOWEST, _HIGHEST = 0.5, 0.99
 
@@ -44,6 +49,8 @@ class Calibration:
         rate: Share of the photographs that it flags, at most.
         photos: How many photographs it was measured on, each as it is and once reprocessed.
         thresholds: For the rates 1, 5, 10 and 20 %, as measured.
+        score_scale: Of the picture's score: fitted to these maps and to those of as many forgeries
+            made of the same photographs; None where forgeries do not stand out.
     """
 
     threshold: float
@@ -51,6 +58,7 @@ class Calibration:
     rate: float
     photos: int
     thresholds: dict[str, float]
+    score_scale: Scale | None
 
 
 def calibrate(
@@ -70,19 +78,36 @@ def calibrate(
         device: Where to compute.
         rate: Share of the photographs that may be flagged.
     """
-    rng = np.random.default_rng(_SEED)
     values, shares = [], []
-    for photo in pool.photos:
-        for pixels in (photo, random_finish(photo, rng)):
-            found = _map(model, pixels, device)
-            values.append(critical(found, min_share))
-            shares.append(float((found >= _HIGHEST).mean()))
+    for pixels in _authentic(pool):
+        found = _map(model, pixels, device)
+        values.append(critical(found, min_share))
+        shares.append(float((found >= _HIGHEST).mean()))
     thresholds = {f"{each:g}": threshold_at(values, each) for each in (0.01, 0.05, 0.1, 0.2)}
     threshold = threshold_at(values, rate)
-    if threshold > _HIGHEST:
-        min_share = max(min_share, sorted(shares, reverse=True)[int(rate * len(shares))])
+    needed = sorted(shares, reverse=True)[int(rate * len(shares))]
+    if threshold > _HIGHEST and needed > min_share:
+        min_share = needed
+        values = [critical(_map(model, each, device), min_share) for each in _authentic(pool)]
+    forged = [critical(_map(model, each, device), min_share) for each in _forged(pool)]
     limited = round(float(np.clip(threshold, _LOWEST, _HIGHEST)), 4)
-    return Calibration(limited, min_share, rate, len(pool), thresholds)
+    scale = fit_scale(values, forged)
+    return Calibration(limited, min_share, rate, len(pool), thresholds, scale)
+
+
+def _authentic(pool: PhotoPool) -> Iterator[NDArray[np.uint8]]:
+    """Each photograph as it is, and once reprocessed; the same ones every time."""
+    rng = np.random.default_rng(_SEED)
+    for photo in pool.photos:
+        yield photo
+        yield random_finish(photo, rng)
+
+
+def _forged(pool: PhotoPool) -> Iterator[NDArray[np.uint8]]:
+    """As many forgeries of every kind."""
+    make = Synthesizer(pool, size=_SIDE, mix=Mix(authentic=0), seed=_SEED)
+    samples = map(make, range(2 * len(pool)))
+    return (sample.pixels for sample in samples if sample.mask.any())
 
 
 def with_verdict(card: Card, found: Calibration) -> Card:
@@ -91,6 +116,7 @@ def with_verdict(card: Card, found: Calibration) -> Card:
         card,
         verdict_threshold=found.threshold,
         min_share=found.min_share,
+        score_scale=found.score_scale,
         training=card.training | {"calibration": asdict(found)},
     )
 

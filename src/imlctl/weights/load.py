@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -53,6 +54,8 @@ class Card:
         training: How the weights were made: free-form, JSON-serialisable.
         format: Version of this document.
         self_test: What the model makes of a known picture, see `selftest`; empty for none.
+        score_scale: Slope and offset of the picture's score, see `mask.score`; None for the
+            model's own number, which is not calibrated.
     """
 
     architecture: str
@@ -63,9 +66,15 @@ class Card:
     format: int = FORMAT
     verdict_threshold: float = 0.0
     self_test: dict[str, Any] = field(default_factory=dict)
+    score_scale: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no file of ours holds."""
+        if self.score_scale is not None:  # JSON knows no tuples
+            slope, offset = map(float, self.score_scale)
+            if not 0 < slope < math.inf or not math.isfinite(offset):
+                raise ValueError("score_scale must be a rising curve")
+            object.__setattr__(self, "score_scale", (slope, offset))
         if not isinstance(self.architecture, str) or not isinstance(self.config, dict):
             raise TypeError("architecture must be a name, config a table")
         if not isinstance(self.self_test, dict):

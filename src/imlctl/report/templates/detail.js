@@ -221,7 +221,7 @@ function analysisFacts(details) {
     ["Least share", details.min_share === null ? null : `more than ${percent(details.min_share)} of pixels`],
     ["False positives", details.false_positive_rate === null || details.false_positive_rate === undefined ? null
       : `${percent(details.false_positive_rate)} of authentic photographs in calibration`],
-    ["Score", details.score === null ? null : `${fixed(details.score, 3)}, not calibrated`],
+    ["Score", details.score === null ? null : fixed(details.score, 3)],
     ["Settings", Object.entries(details.settings ?? {}).map(([key, value]) => `${key} ${JSON.stringify(value)}`).join(", ")],
     ["Seed", String(details.seed)],
     ["Device", details.device],
