@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from imlctl.train.reals import Maker
 
 _BATCH = 16
+_HELD_OUT = ("synthetic", "real")
+_BOTH = ("auc", "f1")
 _ONCE = Sampling(ensemble=1)  # an ensemble of one tells as well which weights are better, faster
 
 
@@ -46,8 +48,8 @@ def validate(
         ``synthetic_auc`` and ``synthetic_f1`` over all pixels of the held-out samples, ``real_auc``
         and ``real_f1`` likewise; for a validation folder ``<set>_auc``, ``<set>_f1``, ``mean_auc``,
         ``mean_f1``, ``flagged``; and ``objective``, by which the best weights are chosen: the mean
-        AUC on held-out samples where there are any, so that the folder stays unseen. A score that
-        nothing was found to measure on is left out; the objective is then 0.
+        of AUC and F1 on held-out samples where there are any, so that the folder stays unseen. A
+        score that nothing was found to measure on is left out; without any, the objective is 0.
     """
     model.eval()
     scores: dict[str, float] = {}
@@ -61,9 +63,10 @@ def validate(
     if config.folder is not None:
         scores |= _real(model, config.folder, device)
     scores = {name: score for name, score in scores.items() if math.isfinite(score)}
-    held_out = [scores[name] for name in ("synthetic_auc", "real_auc") if name in scores]
-    fallback = scores.get("mean_auc", 0.0)
-    return scores | {"objective": sum(held_out) / len(held_out) if held_out else fallback}
+    # AUC alone does not see whether a mask at 0.5 is right, F1 alone is coarse: both decide.
+    held_out = [scores[f"{k}_{n}"] for k in _HELD_OUT for n in _BOTH if f"{k}_{n}" in scores]
+    chosen = held_out or [scores[f"mean_{n}"] for n in _BOTH if f"mean_{n}" in scores]
+    return scores | {"objective": sum(chosen) / len(chosen) if chosen else 0.0}
 
 
 @torch.inference_mode()
