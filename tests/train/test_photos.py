@@ -7,13 +7,16 @@ import pytest
 from PIL import Image
 
 from imlctl.errors import ConfigError
-from imlctl.train.photos import held_out, list_photos, load_pool
+from imlctl.train.photos import PhotoPool, held_out, list_photos, load_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+
+_SIZES = ((100, 300), (300, 140), (160, 150))
 
 
 def save_mask(path: Path, mask: NDArray[np.bool_]) -> None:
@@ -120,6 +123,19 @@ class TestLoadPool:
         save_mask(tmp_path / "objects" / "a__b__3.png", np.ones((144, 144), bool))
         pool = load_pool([tmp_path], objects=tmp_path / "objects", validation_share=0)
         assert 0 in pool.objects
+
+    def test_at_least_keeps_what_belongs_to_the_photographs(self) -> None:
+        rng = np.random.default_rng(0)
+        photos = tuple(rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in _SIZES)
+        outline = (np.ones(_SIZES[2], bool),)
+        pool = PhotoPool(("a", "b", "c"), photos, {0: (), 2: outline}, {1: photos[1], 2: photos[2]})
+        large = pool.at_least(150)
+        assert large.names == ("c",)
+        assert large.photos[0] is photos[2]
+        assert large.objects == {0: outline}
+        assert list(large.regenerated) == [0]
+        assert large.regenerated[0] is photos[2]
+        assert pool.at_least(1000) is pool
 
     def test_missing_folder_of_objects(
         self, save_photos: Callable[..., Path], tmp_path: Path

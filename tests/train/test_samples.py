@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
 from imlctl.train import samples
-from imlctl.train.samples import batches
+from imlctl.train.samples import Turns, batches
 from imlctl.train.synthesis import Synthesizer
 
 if TYPE_CHECKING:
@@ -89,3 +90,12 @@ def test_a_gpu_fetches_bytes_made_ahead(
 
 def test_nothing_left_gives_nothing(pool: PhotoPool) -> None:
     assert collect(pool, start=10) == []
+
+
+def test_batches_of_two_sizes_take_turns(pool: PhotoPool) -> None:
+    made = Turns([Synthesizer(pool, size=size) for size in (64, 128)], 4)
+    settings: dict[str, Any] = {"start": 4, "stop": 20, "batch": 4, "workers": 0}
+    shapes = [tuple(pixels.shape) for pixels, _ in batches(made, **settings)]
+    assert shapes == [(4, 3, s, s) for s in (128, 64, 128, 64)]
+    alone = Synthesizer(pool, size=128)(5)
+    assert np.array_equal(made(5).pixels, alone.pixels)

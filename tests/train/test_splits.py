@@ -105,7 +105,8 @@ def test_real_and_synthetic_are_mixed(
     )
     mixed = replace(config, data=data, validation=replace(config.validation, synthetic=4))
     material = load_material(mixed, lambda _: None)
-    assert isinstance(material.training, Mixture)
+    (training,) = material.training.makers  # type: ignore[attr-defined]
+    assert isinstance(training, Mixture)
     assert isinstance(material.judge, Synthesizer)
     assert isinstance(material.real_judge, Reals)
     assert material.held is not None
@@ -114,6 +115,19 @@ def test_real_and_synthetic_are_mixed(
     held = {name for n in range(12) for name in material.real_judge(n).sources}
     assert len(held) == 3
     assert all("ours-val" in name for name in held)
+
+
+def test_two_sizes_take_turns_and_are_mixed_alike(
+    config: TrainConfig, save_photos: Callable[..., Path]
+) -> None:
+    assert config.data.real is not None
+    data = replace(config.data, photos=(save_photos(4),), real=replace(config.data.real, share=0.5))
+    both = replace(config, data=data, optim=replace(config.optim, size=64, large=128, batch=2))
+    make = load_material(both, lambda _: None).training
+    samples = [make(n) for n in range(8)]
+    assert [sample.pixels.shape[0] for sample in samples] == [64, 64, 128, 128] * 2
+    real = ["ours" in str(sample.sources) for sample in samples]
+    assert sum(real[:2]) == sum(real[2:4]) == 1
 
 
 def test_a_picture_that_is_also_evaluated_on_is_refused(

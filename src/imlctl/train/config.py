@@ -74,6 +74,8 @@ class OptimConfig:
         accumulate: Parts that a process's share of the batch goes through the model in; batch norm
             and the loss see one part at a time.
         size: Side of a sample, in pixels.
+        large: Side of the samples of every second batch, made of photographs of that size or more;
+            0 for batches that are all alike. Large pictures vary more within the frame.
         rate: Peak learning rate of AdamW.
         weight_decay: Of AdamW, on matrices and filters only.
         warmup: Steps of linear warm-up; a cosine to zero follows.
@@ -89,6 +91,7 @@ class OptimConfig:
     batch: int = 16
     accumulate: int = 1
     size: int = 256
+    large: int = 0
     rate: float = 2e-3
     weight_decay: float = 0.05
     warmup: int = 200
@@ -111,6 +114,8 @@ class OptimConfig:
             )
         if self.size % 64:
             raise ValueError("size must be a multiple of 64")
+        if self.large % 64 or self.large < 0:
+            raise ValueError("large must be a multiple of 64, or 0")
         if self.weight_decay < 0 or self.seed < 0 or not 0 <= self.ema < 1:
             raise ValueError("weight_decay and seed must not be negative, ema must lie in [0, 1)")
         if self.accumulate < 1 or self.batch % self.accumulate:

@@ -44,6 +44,19 @@ class PhotoPool:
     def __len__(self) -> int:
         return len(self.photos)
 
+    def at_least(self, side: int) -> PhotoPool:
+        """Photographs of which a square of `side` pixels can be cut; all, if there is none."""
+        chosen = [i for i, photo in enumerate(self.photos) if min(photo.shape[:2]) >= side]
+        if not chosen:
+            return self
+        place = {old: new for new, old in enumerate(chosen)}
+        return PhotoPool(
+            tuple(self.names[i] for i in chosen),
+            tuple(self.photos[i] for i in chosen),
+            {place[i]: masks for i, masks in self.objects.items() if i in place},
+            {place[i]: photo for i, photo in self.regenerated.items() if i in place},
+        )
+
 
 def held_out(name: str, share: float) -> bool:
     """Say whether a photograph is kept for validation: by its name alone, so it never moves."""

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from imlctl.train.reals import Maker
+    from imlctl.train.synthesis import Sample
 
 _CPU = torch.device("cpu")
 
@@ -30,6 +31,22 @@ class _Samples(Dataset[tuple[Tensor, Tensor]]):
         sample = self.make(index)
         pixels = torch.from_numpy(np.ascontiguousarray(sample.pixels.transpose(2, 0, 1)))
         return pixels, torch.from_numpy(sample.mask[None].astype(np.uint8))
+
+
+class Turns:
+    """Makers that take turns, one batch each: samples of one batch must have one size.
+
+    Args:
+        makers: Each is asked for its own samples by their numbers.
+        batch: Samples of a global batch.
+    """
+
+    def __init__(self, makers: Sequence[Maker], batch: int) -> None:
+        self.makers, self.batch = makers, batch
+
+    def __call__(self, index: int) -> Sample:
+        """Make sample `index`."""
+        return self.makers[index // self.batch % len(self.makers)](index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from imlctl.image.decode import read
 from imlctl.train.autoencoder import add_regenerated
 from imlctl.train.photos import PhotoPool, load_pool
 from imlctl.train.reals import Mixture, Reals, load_entries, refuse_leaks
+from imlctl.train.samples import Turns
 from imlctl.train.synthesis import Synthesizer
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def load_material(config: TrainConfig, report: Report) -> Material:
         ConfigError: A split has nothing usable, or a picture is both trained and evaluated on.
     """
     data, optim = config.data, config.optim
+    sizes = (optim.size, optim.large) if optim.large else (optim.size,)
     holds_out = data.validation_share > 0
     if data.photos and not holds_out and config.validation.synthetic:
         raise ConfigError(
@@ -68,19 +70,15 @@ def load_material(config: TrainConfig, report: Report) -> Material:
             source="data",
             remedy="Set validation_share, or validation.synthetic = 0 to train blindly.",
         )
-    makers: dict[str, Maker] = {}
+    makers: list[list[Maker]] = []  # for each kind of sample one of each size
     names: list[str] = []
     judge, held = None, None
     if data.photos and not (data.real and data.real.share == 1):
         pool = load_split(config, validation=False, report=report)
         names += [f"{n} {p.shape}" for n, p in zip(pool.names, pool.photos, strict=True)]
-        makers["synthetic"] = Synthesizer(
-            pool,
-            size=optim.size,
-            mix=config.mix,
-            seed=optim.seed,
-            histories=config.data.histories,
-        )
+        ours: Any = {"mix": config.mix, "seed": optim.seed, "histories": data.histories}
+        fitting = [pool if size == optim.size else pool.at_least(size) for size in sizes]
+        makers += [[Synthesizer(p, size=s, **ours) for p, s in zip(fitting, sizes, strict=True)]]
         if holds_out:
             held = load_split(config, validation=True, report=report)
             judge = Synthesizer(held, size=optim.size, mix=config.mix, seed=_VALIDATION_SEED)
@@ -90,15 +88,17 @@ def load_material(config: TrainConfig, report: Report) -> Material:
         validation = load_entries(data.real, "validation")
         _refuse_leaks(config, [e for _, each in (*entries, *validation) for e in each])
         names += [f"{e.set} {e.sha256 or e.image.name}" for _, each in entries for e in each]
-        ours: Any = {"size": optim.size, "augment": data.real.augment}
-        makers["real"] = Reals(entries, per_epoch=data.real.per_epoch, seed=optim.seed, **ours)
+        theirs: Any = {"per_epoch": data.real.per_epoch, "augment": data.real.augment}
+        makers += [[Reals(entries, size=size, seed=optim.seed, **theirs) for size in sizes]]
         if validation:
             real_judge = Reals(validation, seed=_VALIDATION_SEED, size=optim.size, augment="ours")
             held = held or _authentic(e for _, each in validation for e in each)
-    training = (
-        Mixture(makers["synthetic"], makers["real"], cast("Any", data.real).share)
-        if len(makers) == 2
-        else next(iter(makers.values()))
+    training = Turns(
+        [
+            Mixture(*both, cast("Any", data.real).share) if len(both) == 2 else both[0]
+            for both in zip(*makers, strict=True)
+        ],
+        optim.batch,
     )
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     return Material(training, judge, real_judge, held, digest)
