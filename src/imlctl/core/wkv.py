@@ -10,7 +10,8 @@ Two published forms, both exact, in plain torch:
 
 Both compute in float32 at least, whatever the input's dtype, since neither exponentials nor
 running sums survive bfloat16. `bi_wkv` is a registered operator with a closed-form backward and a
-FLOP formula, so `torch.utils.flop_counter.FlopCounterMode` sees it.
+FLOP formula, so `torch.utils.flop_counter.FlopCounterMode` sees it; on CUDA it runs as Triton
+kernels where they can be had, see `wkv_cuda`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import imlctl.core.wkv_op  # noqa: F401 - registers torch.ops.imlctl.bi_wkv
+import imlctl.core.wkv_cuda  # noqa: F401 - registers torch.ops.imlctl.bi_wkv, and what CUDA does
 from imlctl.core.layers import full_precision
 
 # exp(-30) is below float32 resolution: a state that decays faster is already forgotten.

@@ -33,7 +33,7 @@ _MACS_PER_VALUE = 2 * (2 * 2 + 1)
 
 # Values are divided by their largest magnitude, or by this where all are smaller: the backward
 # multiplies by it, and the gradient of a silent channel must not underflow.
-_LEAST_SCALE = 1e-20
+LEAST_SCALE = 1e-20
 
 
 class _Kernel:
@@ -79,7 +79,7 @@ def _blocks(
 
 def _scaled(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return e^{k - max k}, the values divided by their largest magnitude, and that magnitude."""
-    scale = value.abs().amax(-1, keepdim=True).clamp_min(_LEAST_SCALE)
+    scale = value.abs().amax(-1, keepdim=True).clamp_min(LEAST_SCALE)
     return (key - key.amax(-1, keepdim=True)).exp(), value / scale, scale
 
 
