@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from imlctl import inference
 from imlctl.core.denoiser import DenoiserConfig
 from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
@@ -75,6 +76,29 @@ def test_mirrored_pictures_have_mirrored_maps(model: Model) -> None:
     assert not torch.equal(straight, run(model, picture(), key=b"a"))
 
 
+def test_small_pictures_share_a_pass_with_their_mirror_image(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only EfficientIML; the map and the score stay what two passes give, also in tiles."""
+    passes: list[int] = []
+    hook = model.register_forward_pre_hook(lambda _, given: passes.append(len(given[0])))
+    options: dict[str, Any] = {"device": CPU, "key": b"a", "sampling": Sampling(2, 2, tta=True)}
+    for tile in (128, 64):  # in tiles, each view is given its part of the whole picture's echo
+        options |= {"tile": tile, "overlap": 0}
+        monkeypatch.setattr(inference, "_FLIPS_AT_ONCE", 0)
+        two, two_score = predict(model, picture(), **options)
+        one_by_one, passes[:] = passes[:], []
+        monkeypatch.setattr(inference, "_FLIPS_AT_ONCE", tile * 96)
+        one, one_score = predict(model, picture(), **options)
+        together, passes[:] = passes[:], []
+        assert set(one_by_one) == {1}
+        shared = one_by_one if isinstance(model, DiffIML) else [2] * (len(one_by_one) // 2)
+        assert together == shared
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+        assert one_score == pytest.approx(two_score, abs=1e-6)
+    hook.remove()
+
+
 def test_max_is_never_below_mean(model: Model) -> None:
     mean = run(model, picture(), sampling=Sampling(2, 2, tta=True))
     largest = run(model, picture(), sampling=Sampling(2, 2, tta=True, fusion="max"))
@@ -92,7 +116,7 @@ def test_tiles_see_the_similarity_of_the_whole_picture(
     forward = type(model).forward
 
     def listen(self: Any, view: Tensor, similarity: Tensor, *rest: Any) -> Any:
-        seen.append(similarity)
+        seen.extend(similarity.split(1))  # both views may come as one batch
         return forward(self, view, similarity, *rest)
 
     monkeypatch.setattr(type(model), "forward", listen)

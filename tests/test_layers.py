@@ -22,7 +22,7 @@ RANKS = {
     **dict.fromkeys(("errors", "device", "atomic", "memory", "silence"), 0),
     **dict.fromkeys(("image", "core", "mask", "weights"), 1),
     **dict.fromkeys(("inference", "data"), 2),
-    **dict.fromkeys(("scan", "report", "pipeline", "train", "bench"), 3),
+    **dict.fromkeys(("scan", "report", "pipeline", "together", "train", "bench"), 3),
     **dict.fromkeys(("cli", "__init__", "__main__"), 4),
 }
 # What else is allowed: (importing part, imported module and what lies below it).
@@ -30,6 +30,7 @@ BESIDES = (
     ("device", "imlctl.errors"),
     ("atomic", "imlctl.errors"),
     ("weights", "imlctl.core"),  # weights become models
+    ("pipeline", "imlctl.together"),
     ("pipeline", "imlctl.report.record"),  # a result knows its record
     ("scan", "imlctl.report.record"),
     ("scan", "imlctl.report.preview"),  # which the ledger keeps
@@ -40,6 +41,9 @@ BESIDES = (
     ("report", "imlctl.__version__"),
     ("scan", "imlctl.__version__"),
 )
+# Kernels are written in triton, which CUDA builds of torch bring along. This file alone imports it,
+# and is imported itself when a CUDA tensor arrives.
+KERNELS = "core/wkv_triton.py"
 # The import names of the dependencies in pyproject.toml, and of its extras.
 PACKAGES = {
     "opencv-python-headless": "cv2",
@@ -89,6 +93,10 @@ def _modules(node: ast.AST, package: str) -> list[str]:
     return []
 
 
+def _in_kernels(relative: Path, used: Import) -> bool:
+    return relative.as_posix() == KERNELS and used.module.split(".")[0] == "triton"
+
+
 def violations(source: Path) -> list[str]:
     """Return a sentence for each import under `source` that breaks the layers."""
     found = []
@@ -97,7 +105,7 @@ def violations(source: Path) -> list[str]:
         part = relative.parts[0].removesuffix(".py")
         package = ".".join(["imlctl", *relative.parts[:-1]])
         for used in imports_of(ast.parse(path.read_text("utf-8")), package):
-            reason = _objection(part, used)
+            reason = None if _in_kernels(relative, used) else _objection(part, used)
             found += [f"{relative}:{used.line}: {reason}"] if reason else []
     return found
 
@@ -126,10 +134,13 @@ def undeclared(source: Path, required: set[str], optional: set[str]) -> list[str
     """Return a sentence for each third-party import that pyproject.toml does not account for."""
     found = []
     for path in sorted(source.rglob("*.py")):
+        relative = path.relative_to(source)
         for used in imports_of(ast.parse(path.read_text("utf-8")), "imlctl"):
             name = used.module.split(".")[0]
-            where = f"{path.relative_to(source)}:{used.line}"
+            where = f"{relative}:{used.line}"
             if name == "imlctl" or name in sys.stdlib_module_names | required:
+                continue
+            if _in_kernels(relative, used):
                 continue
             if name not in optional:
                 found.append(f"{where}: {name} is no dependency")
@@ -153,6 +164,17 @@ def test_third_party_imports_are_declared_and_extras_deferred() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = [name for group in project["optional-dependencies"].values() for name in group]
     assert undeclared(SOURCE, import_names(project["dependencies"]), import_names(extras)) == []
+
+
+def test_the_kernels_are_imported_only_where_they_run() -> None:
+    module = f"imlctl.{KERNELS.removesuffix('.py').replace('/', '.')}"
+    importers = [
+        (path.name, used.deferred)
+        for path in sorted(SOURCE.rglob("*.py"))
+        for used in imports_of(ast.parse(path.read_text("utf-8")), "imlctl")
+        if used.module == module
+    ]
+    assert importers == [("wkv_cuda.py", True)]
 
 
 def write(tree: Path, files: dict[str, str]) -> Path:
@@ -182,6 +204,7 @@ def write(tree: Path, files: dict[str, str]) -> Path:
         ("core/wkv.py", "from imlctl.errors import UsageError"),
         ("core/wkv.py", "import numpy as np"),
         ("core/wkv.py", "def f():\n    import torchvision"),
+        ("core/wkv.py", "def f():\n    import triton"),
         ("core/wkv.py", "from numpy import zeros"),
         ("weights/load.py", "from imlctl.image.decode import read"),
         ("pipeline.py", "from imlctl.scan.run import scan"),

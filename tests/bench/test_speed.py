@@ -84,7 +84,9 @@ def test_memory_is_linear_in_pixels_and_bounded_by_tiles(localizer: Localizer) -
 def test_the_model_sees_pictures_as_when_localizing(localizer: Localizer) -> None:
     measure(localizer, Plan((64,), TILE, 1))
     timed = [seen for seen in localizer.seen if seen[0][-1] == 64]
-    assert set(timed) == {(torch.Size((1, 3, 64, 64)), torch.float32, True)}
+    # Alone, and as one batch with its mirror image.
+    sizes = [torch.Size((views, 3, 64, 64)) for views in (1, 2)]
+    assert set(timed) == {(size, torch.float32, True) for size in sizes}
 
 
 def test_mit_b3_takes_turns_with_the_model(

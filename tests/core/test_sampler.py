@@ -236,7 +236,7 @@ def test_noise_neither_reads_nor_moves_what_others_draw() -> None:
     assert torch.equal(drawn, expected)
 
 
-def uneven(image: Tensor, _: bool) -> Tensor:
+def uneven(image: Tensor, _: tuple[bool, ...]) -> Tensor:
     """Stand for a network whose prediction does not mirror with the picture."""
     columns = torch.linspace(0, 1, image.shape[-1])
     return torch.sigmoid(image[:, :1] + image[:, 1:2].roll(1, -1) * columns - image[:, 2:3])
@@ -248,7 +248,7 @@ def pictures(*shape: int) -> Tensor:
 
 def test_flips_fuse_by_mean_unless_told_and_by_max() -> None:
     image = pictures(2, 3, 6, 7)
-    straight, back = uneven(image, False), uneven(image.flip(3), True).flip(3)
+    straight, back = uneven(image, (False,)), uneven(image.flip(3), (True,)).flip(3)
     assert not torch.equal(straight, back)
     mean, largest = with_flips(uneven, image), with_flips(uneven, image, "max")
     assert mean.shape == (2, 1, 6, 7)
@@ -307,17 +307,37 @@ def test_an_empty_ensemble_is_refused() -> None:
         sample_mean(ToyDenoiser(), torch.zeros(0, 4, 4, 4), EIGHT, BARS)
 
 
+def test_ensembles_of_several_pictures_are_averaged_each_by_itself() -> None:
+    noise = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    both = sample_mean(lambda z, _t: z / 2, noise, (500, 0), BARS, pictures=2)
+    for picture, rows in zip(both, noise.split(3), strict=True):
+        alone = sample_mean(lambda z, _t: z / 2, rows, (500, 0), BARS)
+        torch.testing.assert_close(picture, alone[0], rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="6 members cannot be shared out among 4 pictures"):
+        sample_mean(lambda z, _t: z, noise, (500, 0), BARS, pictures=4)
+
+
 def test_unknown_fusions_are_refused() -> None:
     with pytest.raises(ValueError, match="known: mean, max"):
         with_flips(uneven, pictures(1, 3, 2, 2), "median")  # type: ignore[arg-type]
 
 
-def test_flips_say_which_view_is_mirrored() -> None:
-    told: list[bool] = []
+@pytest.mark.parametrize(
+    ("at_once", "expected"), [(False, [(2, (False,)), (2, (True,))]), (True, [(4, (False, True))])]
+)
+def test_flips_say_which_view_is_mirrored(at_once: bool, expected: list[Any]) -> None:
+    told: list[Any] = []
 
-    def listen(image: Tensor, mirrored: bool) -> Tensor:
-        told.append(mirrored)
+    def listen(image: Tensor, mirrored: tuple[bool, ...]) -> Tensor:
+        told.append((len(image), mirrored))
         return image[:, :1]
 
-    with_flips(listen, pictures(1, 3, 2, 4))
-    assert told == [False, True]
+    with_flips(listen, pictures(2, 3, 2, 4), at_once=at_once)
+    assert told == expected
+
+
+@pytest.mark.parametrize("fusion", ["mean", "max"])
+def test_both_views_as_one_batch_say_the_same(fusion: Fusion) -> None:
+    image = pictures(2, 3, 6, 7)
+    one_by_one = with_flips(uneven, image, fusion)
+    assert torch.equal(with_flips(uneven, image, fusion, at_once=True), one_by_one)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from imlctl.image.photo import FormatFacts, Photo, pixels_as_float
-from imlctl.image.prepare import Geometry, prepare, restore, stored, to_float, upright
+from imlctl.image.prepare import Geometry, padded_size, prepare, restore, stored, to_float, upright
 
 
 def photo(pixels: Any, orientation: int = 1) -> Photo:
@@ -39,6 +39,7 @@ def test_padding_is_a_reflection_around_an_untouched_picture(
     padded = image.numpy()
     assert padded.dtype == dtype
     assert padded.shape == (3, *geometry.padded_shape)
+    assert padded_size(height, width) == geometry.padded_shape
     for side, original in zip(padded.shape[1:], shape, strict=True):
         assert side % 32 == 0
         assert side == max(64, -(-original // 32) * 32)

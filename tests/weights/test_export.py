@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
+from torch import nn
 
 from imlctl.core import mixers
 from imlctl.core.denoiser import DenoiserConfig
@@ -28,7 +29,15 @@ BLIND = EfficientIMLConfig(
 @pytest.fixture
 def model() -> EfficientIML:
     torch.manual_seed(0)
-    return EfficientIML(BLIND).fuse()
+    made = EfficientIML(BLIND).eval()
+    for norm in norms(made):  # so that folding has something to do
+        for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+            torch.nn.init.uniform_(cast("torch.Tensor", value), 0.5, 1.5)
+    return made
+
+
+def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
 
 
 def test_onnx_runtime_says_what_torch_says(model: EfficientIML, tmp_path: Path) -> None:
@@ -49,6 +58,26 @@ def test_onnx_runtime_says_what_torch_says(model: EfficientIML, tmp_path: Path) 
         assert score == pytest.approx(torch.sigmoid(expected.score_logits).numpy(), abs=1e-5)
     with pytest.raises(OutputError):  # nothing is replaced unasked
         export_onnx(model, path, height=64, width=96)
+
+
+def test_what_is_written_is_fused_and_the_model_stays_as_it_is(
+    model: EfficientIML, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript")
+    written: list[nn.Module] = []
+
+    def look(module: nn.Module, *args: object, **kwargs: object) -> None:
+        written.append(module)
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.onnx, "export", look)
+    before = len(norms(model))
+    with pytest.raises(InterruptedError):
+        export_onnx(model, tmp_path / "m.onnx", height=64, width=64)
+    assert norms(written[0]) == []
+    assert all(part.fused for part in written[0].modules() if isinstance(part, mixers.OmniShift))
+    assert not any(part.training for part in written[0].modules())
+    assert len(norms(model)) == before > 0
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 64), (64, 100), (0, 64)])

@@ -129,13 +129,16 @@ class DiffIML(nn.Module):
         """Denoise an ensemble, average it, and decode the mask (Algorithm 2).
 
         Args:
-            prepared: From `condition`, of one picture.
-            noise: One row for each member, (N, C, h, w).
+            prepared: From `condition`, of B pictures.
+            noise: One row for each member, (B * N, C, h, w), one picture after another.
             steps: Denoising steps.
 
         Returns:
-            Logits of each pixel being manipulated, (1, 1, H, W).
+            Logits of each pixel being manipulated, (B, 1, H, W).
         """
+        pictures = len(prepared)
+        if pictures > 1:  # one alone broadcasts over its members
+            prepared = prepared.repeat_interleave(len(noise) // pictures, dim=0)
         timesteps = respaced(steps, self.config.schedule.steps, self.config.spacing)
         latents = sample_mean(
             lambda z, t: self.denoiser(z.to(prepared.dtype), t, prepared),
@@ -143,16 +146,17 @@ class DiffIML(nn.Module):
             timesteps,
             self.bars,
             clip=self.config.clip,
+            pictures=pictures,
         )
         return self.vae.decode(latents[:, : self.config.vae.latent].to(prepared.dtype)).float()
 
     def forward(
         self, image: Tensor, similarity: Tensor | None, noise: Tensor, steps: int = STEPS
     ) -> Prediction:
-        """Localize one picture.
+        """Localize.
 
         Args:
-            image: (1, 3, H, W) in [0, 1]; see `condition`.
+            image: (B, 3, H, W) in [0, 1]; see `condition`.
             similarity: See `EfficientRWKV.forward`.
             noise: See `sample`.
             steps: Denoising steps.

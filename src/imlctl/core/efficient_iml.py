@@ -149,7 +149,9 @@ class EfficientIML(TopDown):
             spots.mean(-1, keepdim=True),
         )
         features = torch.cat(pooled, dim=1).to(self.head.weight.dtype)  # (B, 2 * width + 2)
-        return cast("Tensor", self.score(features)).squeeze(1)
+        # A product of few rows may round each of them in its own way; a picture has no place.
+        rows = (features,) if self.training else torch.split(features, 1)
+        return torch.cat([self.score(row) for row in rows]).squeeze(1)
 
     def fuse(self) -> Self:
         """Fold every norm and shift into its convolution, for inference. Returns self."""

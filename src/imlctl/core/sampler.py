@@ -113,46 +113,57 @@ def sample_mean(
     bars: Tensor,
     *,
     clip: float | None = None,
+    pictures: int = 1,
 ) -> Tensor:
     """Run the members of an ensemble as one batch and average them, as latents.
 
     The average comes before the decoder (Algorithm 2), which therefore runs once whatever N is.
 
     Args:
-        denoise: As for `ddim`; it sees all N members of one picture at once, so that what it knows
-            of the picture broadcasts over them.
-        noise: One row for each member, (N, C, h, w), as `member_noise` returns them.
+        denoise: As for `ddim`; it sees all N members of all pictures at once. What it knows of a
+            single picture broadcasts over them.
+        noise: One row for each member, (N, C, h, w), as `member_noise` returns them; those of the
+            next picture follow.
         timesteps: As for `ddim`.
         bars: As for `ddim`.
         clip: As for `ddim`.
+        pictures: B, each with as many members.
 
     Returns:
-        (1, C, h, w) float32.
+        (B, C, h, w) float32.
 
     Raises:
-        ValueError: There is no member, or as `ddim` does.
+        ValueError: There is no member, pictures have not equally many, or as `ddim` does.
     """
     if not len(noise):
         raise ValueError("an ensemble needs at least one member")
-    return ddim(denoise, noise, timesteps, bars, clip=clip).mean(0, keepdim=True)
+    if len(noise) % pictures:
+        raise ValueError(f"{len(noise)} members cannot be shared out among {pictures} pictures")
+    latents = ddim(denoise, noise, timesteps, bars, clip=clip)
+    return torch.unflatten(latents, 0, (pictures, -1)).mean(1)
 
 
 def with_flips(
-    predict: Callable[[Tensor, bool], Tensor], image: Tensor, fusion: Fusion = "mean"
+    predict: Callable[[Tensor, tuple[bool, ...]], Tensor],
+    image: Tensor,
+    fusion: Fusion = "mean",
+    *,
+    at_once: bool = False,
 ) -> Tensor:
     """Predict a picture and its mirror image, turn the second back, and fuse the two.
 
     The result mirrors when the picture does, exactly, for any `predict` that ignores its second
-    argument.
+    argument, and the place of a picture in its batch.
 
     Args:
-        predict: Picture (B, 3, H, W), and whether it is the mirrored one, to probabilities
-            (B, 1, H, W); called twice.
+        predict: One view or two, (views * B, 3, H, W), and whether each of them is mirrored, to
+            probabilities (views * B, 1, H, W).
         image: (B, 3, H, W).
         fusion: ``mean``, the default, averages the two: what both agree on keeps its probability,
             and a calibrated one stays calibrated. ``max`` is what the authors' code does, though
             the paper does not say so: either one is enough to mark a pixel, so recall rises, and
             false alarms with it.
+        at_once: Whether `predict` gets both views as one batch, not one after the other.
 
     Returns:
         (B, 1, H, W), probabilities.
@@ -162,7 +173,11 @@ def with_flips(
     """
     if fusion not in get_args(Fusion):
         raise ValueError(f"unknown fusion {fusion!r}; known: {', '.join(get_args(Fusion))}")
-    straight, mirrored = predict(image, False), predict(image.flip(-1), True).flip(-1)
+    if at_once:
+        straight, mirrored = predict(torch.cat((image, image.flip(-1))), (False, True)).chunk(2)
+    else:
+        straight, mirrored = predict(image, (False,)), predict(image.flip(-1), (True,))
+    mirrored = mirrored.flip(-1)
     if fusion == "max":
         return torch.maximum(straight, mirrored)
     return (straight + mirrored) / 2

@@ -87,10 +87,20 @@ def pad(pixels: NDArray[Any], *, multiple: int = 32, min_side: int = 64) -> Tens
     """
     if multiple < 1 or min_side < 1:
         raise ValueError("multiple and min_side must be positive")
-    below, right = (-(-max(n, min_side) // multiple) * multiple - n for n in pixels.shape[:2])
+    height, width = pixels.shape[:2]
+    tall, wide = padded_size(height, width, multiple=multiple, min_side=min_side)
+    below, right = tall - height, wide - width
     planes = np.moveaxis(pixels, 2, 0)  # (3, H, W)
     # Numpy reflects as often as it takes, and repeats the edge where there is a single row.
     return torch.from_numpy(np.pad(planes, ((0, 0), (0, below), (0, right)), mode="reflect"))
+
+
+def padded_size(
+    height: int, width: int, *, multiple: int = 32, min_side: int = 64
+) -> tuple[int, int]:
+    """Height and width of the tensor that `prepare` makes of a picture of this size."""
+    tall, wide = (-(-max(side, min_side) // multiple) * multiple for side in (height, width))
+    return tall, wide
 
 
 def to_float(image: Tensor) -> Tensor:

@@ -169,10 +169,18 @@ def _checked(fn: Callable[[Tensor, Tile], Tensor], image: Tensor, tile: Tile) ->
     expected = (1, 1, *image.shape[1:])
     if tuple(answer.shape) != expected:
         raise ValueError(f"the model returned {tuple(answer.shape)}, expected {expected}")
-    result = answer[0, 0].detach().to("cpu", torch.float32)
-    if not bool(torch.isfinite(result).all()):
+    return finite(answer[0, 0].detach().to("cpu", torch.float32))
+
+
+def finite(values: Tensor) -> Tensor:
+    """Return a map as it is.
+
+    Raises:
+        NumericalError: It holds NaN or infinity (forensic rule 5).
+    """
+    if not bool(torch.isfinite(values).all()):
         raise NumericalError(
             "the model returned NaN or infinity, so there is no mask",
             remedy="Check the weights; if they are the bundled ones, report this picture.",
         )
-    return result
+    return values

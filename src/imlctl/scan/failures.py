@@ -48,7 +48,7 @@ def _explained(error: Exception, source: str) -> Failed:
     no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if no_memory or any(sign in text.lower() for sign in _NO_MEMORY):
         what = "there is not enough memory to analyse it"
-        remedy = "Analyse it in smaller tiles, such as --tile 512."
+        remedy = "Analyse it in smaller tiles, such as --tile 512, or in smaller batches."
         return Failed(InputError(what, source=source, remedy=remedy))
     if isinstance(error, OSError):
         what = f"it cannot be read ({error.strerror or text})"

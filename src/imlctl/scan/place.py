@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imlctl import atomic
 from imlctl.errors import UsageError
 from imlctl.scan import custody
 from imlctl.scan.ledger import Ledger, ledger_path
@@ -91,6 +92,8 @@ class Place:
             path = ledger_path(self.folder, self.shard)
             self.ledger = self.ledger or stack.enter_context(Ledger(path))
             self.ledger.begin(jobs)
+            if self.shard is None:  # reports that a killed scan was writing; nobody else writes any
+                atomic.sweep([self.folder], "")
         return self.ledger
 
     def write_reports(self, write: Callable[[Path, Rows], list[Path]]) -> list[Path]:

@@ -21,9 +21,10 @@ import numpy as np
 
 from imlctl.errors import ConfigError, ImlctlError, InputError
 from imlctl.scan.ahead import DecodeAhead, Limits
+from imlctl.scan.analyse import analyse
 from imlctl.scan.behind import AtOnce, Behind
 from imlctl.scan.failures import Failed
-from imlctl.scan.run import Finished, analyse, finish
+from imlctl.scan.run import Finished, finish
 from imlctl.scan.worker import Same
 from imlctl.scan.worker import answer as decode
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from imlctl.pipeline import Settings
     from imlctl.scan.ledger import Key
     from imlctl.scan.naming import Kind
-    from imlctl.scan.worker import Request
+    from imlctl.scan.worker import Decoded, Request
 
     Columns = Mapping[str, NDArray[Any]]
 
@@ -187,7 +188,9 @@ class Analyst:
                 f"this worker would not compute what the others do: {_difference(self, order)}",
                 remedy="Install the same imlctl and weights on machines of the same kind.",
             )
-        self._ahead = DecodeAhead(order.decoders, order.limits) if order.decoders else None
+        self._ahead = None
+        if order.decoders:
+            self._ahead = DecodeAhead(order.decoders, order.limits, batch=self.work.batch)
 
     def __call__(self, lot: Columns) -> Iterator[Columns]:
         """Yield one row for each picture of a lot: its number, and what to write of it.
@@ -216,20 +219,27 @@ class Analyst:
     def _analyse(
         self, lot: int, todo: Mapping[int, Request], *, careful: bool
     ) -> Iterator[Columns]:
+        # Several pictures are in hand at once, unless it must be known which of them is fatal.
+        batch = 1 if careful else self.work.batch
+        with (AtOnce if careful else Behind)(self._finish) as writer:
+            for number, result in analyse(self.work, self._allowed(lot, todo), batch):
+                yield from writer.put((number, todo[number].path, result))
+                del result  # or its pixels would stay until the next one is there
+            yield from writer.rest()
+
+    def _allowed(
+        self, lot: int, todo: Mapping[int, Request]
+    ) -> Iterator[tuple[int, str, Decoded | Same | Failed]]:
+        """Decode what the foreman does not object to."""
         import ray
 
-        # Two pictures are in hand at once, unless it must be known which of them is fatal.
-        with (AtOnce if careful else Behind)(self._finish) as writer:
-            for number, reply in self._decoded(todo):
-                word = ray.get(self._ask.next.remote(lot, number))
-                if word is None:
-                    break
-                name = todo[number].path
-                if word is Word.SKIP:
-                    reply = _fatal(name)
-                yield from writer.put((number, name, analyse(self.work, reply, name)))
-                del reply  # or its pixels would stay until the next picture is decoded
-            yield from writer.rest()
+        for number, reply in self._decoded(todo):
+            word = ray.get(self._ask.next.remote(lot, number))
+            if word is None:
+                return
+            name = todo[number].path
+            yield number, name, _fatal(name) if word is Word.SKIP else reply
+            del reply  # or its pixels would stay until the next picture is decoded
 
     def _decoded(self, todo: Mapping[int, Request]) -> Iterator[tuple[int, Any]]:
         if self._ahead:

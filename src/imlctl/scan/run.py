@@ -1,4 +1,4 @@
-"""Analyse pictures one after another; a bad one never stops the others."""
+"""Analyse all pictures of a scan; a bad one never stops the others."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Protocol, TypeVar
 
 from imlctl import atomic
+from imlctl.scan.analyse import analyse
 from imlctl.scan.behind import AtOnce, Behind
 from imlctl.scan.failures import Failed, failed
 from imlctl.scan.worker import Request, Same, answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import (
+        Callable,
+        Collection,
+        Hashable,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
     from pathlib import Path
 
     from imlctl.errors import InputError
@@ -29,7 +38,14 @@ class Work(Protocol[Result]):
     """What is done with each picture."""
 
     max_pixels: int
+    batch: int  # pictures that are analysed at once, at the most
     key: Key
+
+    def like(self, source: Decoded) -> Hashable | None:
+        """Return what pictures that are analysed at once share; None for one that goes alone."""
+
+    def localize_batch(self, sources: Sequence[Decoded]) -> list[Result]:
+        """Analyse pictures that are alike; raises if any of them cannot be."""
 
     def localize(self, source: Decoded | bytes) -> Result:
         """Analyse a decoded picture, or the bytes of the standard input."""
@@ -112,8 +128,9 @@ def scan(
 ) -> Iterator[Outcome]:
     """Analyse each picture, write its outputs, and say how it went.
 
-    The model runs in the calling thread. With `ahead`, pictures are decoded before it in other
-    processes, and rendered and written behind it in a thread; the outputs are the same.
+    The model runs in the calling thread, over as many pictures of like size at once as `work` says;
+    see `analyse`. With `ahead`, pictures are decoded before it in other processes, and rendered and
+    written behind it in a thread; the outputs are the same.
 
     Args:
         jobs: From `naming.plan`.
@@ -125,7 +142,7 @@ def scan(
         overwrite: Whether outputs that exist are replaced.
         stdin: Where the bytes of a picture without a path come from.
         stdout: Where an output without a path goes.
-        stopped: Asked before each picture is analysed; if true, those begun are finished, and
+        stopped: Asked before each picture is taken; if true, those begun are finished, and
             that is all.
 
     Yields:
@@ -139,11 +156,9 @@ def scan(
     requests = ((job, _request(job, work, ledger if resume else None)) for job in jobs)
     answers = ahead.run(requests) if ahead else _answers(requests)
     with AtOnce(finish) if ahead is None else Behind(finish) as writer:
-        for job, reply in answers:
-            if stopped():
-                break
-            yield from writer.put(_localize(job, reply, work, stdin))
-            del reply  # or its pixels would stay until the next picture is decoded
+        for job, result in analyse(work, _pictures(answers, stdin, stopped), work.batch):
+            yield from writer.put(_Analysed(job, result))
+            del result  # or its pixels would stay until the next one is there
         yield from writer.rest()
 
 
@@ -161,36 +176,22 @@ def _request(job: Job, work: Work[Any], ledger: Ledger | None) -> Request | None
     return Request(str(job.picture.path), work.max_pixels, done)
 
 
-def _localize(
-    job: Job, reply: Reply | Finished | None, work: Work[Result], stdin: BinaryIO | None
-) -> _Analysed[Result]:
-    if isinstance(reply, Finished):
-        return _Analysed(job, reply)
-    if reply is None and stdin is None:
-        raise ValueError("a job reads the standard input, which was not given")
-    source = stdin.read if reply is None and stdin else reply
-    return _Analysed(job, analyse(work, source, str(job.picture)))  # type: ignore[arg-type]
-
-
-def analyse(
-    work: Work[Result], source: Reply | Callable[[], bytes], name: str
-) -> Result | Failed | Same:
-    """Run the model over a picture that was decoded, or read and decode it first.
-
-    Args:
-        work: What is done with each picture.
-        source: What became of the picture so far, or what reads its bytes.
-        name: Of the picture, for errors that do not know it.
-
-    Raises:
-        ImlctlError: Of any kind but `InputError`: other pictures would fail as well.
-    """
-    if isinstance(source, (Failed, Same)):
-        return source
-    try:
-        return work.localize(source() if callable(source) else source)
-    except Exception as error:
-        return failed(error, name)
+def _pictures(
+    answers: Iterable[tuple[Job, Reply | Finished | None]],
+    stdin: BinaryIO | None,
+    stopped: Callable[[], bool],
+) -> Iterator[tuple[Job, str, Reply | Finished | Callable[[], bytes]]]:
+    """Name each picture and what became of it so far, or what reads it, until told to stop."""
+    for job, reply in answers:
+        if stopped():
+            return
+        if reply is not None:
+            yield job, str(job.picture), reply
+        elif stdin is not None:
+            yield job, str(job.picture), stdin.read
+        else:
+            raise ValueError("a job reads the standard input, which was not given")
+        del reply  # or its pixels would stay until the next picture is decoded
 
 
 def finish(
