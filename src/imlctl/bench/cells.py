@@ -87,21 +87,21 @@ class _Cell:
 
 
 class _Counted:
-    """A pass that counts how often it calls the model."""
+    """A pass that counts how many pictures and tiles it gives the model."""
 
     def __init__(self, model: torch.nn.Module, run: Callable[[], object]) -> None:
-        self.model, self.run, self.calls = model, run, 0
+        self.model, self.run, self.given = model, run, 0
 
     def __call__(self) -> None:
-        self.calls = 0
+        self.given = 0
         handle = self.model.register_forward_pre_hook(self._note)
         try:
             self.run()
         finally:
             handle.remove()
 
-    def _note(self, *_: object) -> None:
-        self.calls += 1
+    def _note(self, _: object, inputs: tuple[Tensor, ...]) -> None:
+        self.given += len(inputs[0])
 
 
 def title_of(size: int, way: Draw, batch: int = 1) -> str:
@@ -150,7 +150,7 @@ def time_cells(
             memory = peak_memory(cell.run, localizer.device)
         row = Row(
             size=cell.size,
-            tiles=cell.run.calls // (2 if cell.draw.tta else 1),
+            tiles=cell.run.given // cell.batch // (2 if cell.draw.tta else 1),
             timing=timing,
             growth=timing.over(timings[0]) / cell.batch,
             memory=memory,

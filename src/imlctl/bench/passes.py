@@ -10,6 +10,7 @@ import torch
 
 from imlctl.core.diff_iml import MEMBERS, STEPS, DiffIML
 from imlctl.core.sampler import member_noise, with_flips
+from imlctl.inference import flips_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,7 +73,7 @@ def one_pass(
     """
     image = noise_picture(size, device, batch)
 
-    def once(view: Tensor, _: bool) -> Tensor:
+    def once(view: Tensor, _: tuple[bool, ...]) -> Tensor:
         if not isinstance(model, DiffIML):
             return torch.sigmoid(model(view).logits)
         assert draw.members is not None  # noqa: S101 - `draws_of` saw to both
@@ -80,7 +81,10 @@ def one_pass(
         noise = member_noise(0, b"bench", draw.members, model.noise_shape(size, size))
         return torch.sigmoid(model(view, None, noise.to(device), draw.steps).logits)
 
-    return (lambda: with_flips(once, image)) if draw.tta else (lambda: once(image, False))
+    if not draw.tta:
+        return lambda: once(image, (False,))
+    at_once = flips_at_once(model, image)
+    return lambda: with_flips(once, image, at_once=at_once)
 
 
 def noise_picture(size: int, device: torch.device, batch: int = 1) -> Tensor:

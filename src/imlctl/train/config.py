@@ -74,8 +74,7 @@ class OptimConfig:
         accumulate: Parts that a process's share of the batch goes through the model in; batch norm
             and the loss see one part at a time.
         size: Side of a sample, in pixels.
-        large: Side of the samples of every second batch, made of photographs of that size or more;
-            0 for batches that are all alike. Large pictures vary more within the frame.
+        large: Side of the samples of every second batch, of photographs of that size; 0 for none.
         rate: Peak learning rate of AdamW.
         weight_decay: Of AdamW, on matrices and filters only.
         warmup: Steps of linear warm-up; a cosine to zero follows.
@@ -112,10 +111,9 @@ class OptimConfig:
             raise ValueError(
                 "steps, batch, size, rate and clip must be positive, warmup not negative"
             )
-        if self.size % 64:
-            raise ValueError("size must be a multiple of 64")
-        if self.large % 64 or self.large < 0:
-            raise ValueError("large must be a multiple of 64, or 0")
+        for name in ("size", "large"):
+            if getattr(self, name) % 64 or getattr(self, name) < 0:
+                raise ValueError(f"{name} must be a multiple of 64")
         if self.weight_decay < 0 or self.seed < 0 or not 0 <= self.ema < 1:
             raise ValueError("weight_decay and seed must not be negative, ema must lie in [0, 1)")
         if self.accumulate < 1 or self.batch % self.accumulate:

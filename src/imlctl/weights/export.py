@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from contextlib import contextmanager
@@ -43,14 +44,14 @@ def export_onnx(
     about: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a model as ONNX, self-similarity included.
+    """Write a model as ONNX, fused, self-similarity included.
 
     The file has one input, ``image`` (1, 3, height, width) float32 in [0, 1], and two outputs,
     ``probability`` (1, 1, height, width) and ``score`` (1,). Its size is fixed, since the decay of
     the WKV depends on the number of tokens.
 
     Args:
-        model: Fused, on the CPU. It is not changed.
+        model: On the CPU, fused or not. It is not changed.
         path: The file to write.
         height: Multiple of the model's `multiple`, at least 64.
         width: Likewise.
@@ -80,7 +81,7 @@ def export_onnx(
         ) from error
     with _traceable():
         program = torch.onnx.export(
-            _Plain(model).eval(),
+            _Plain(copy.deepcopy(model).fuse()).eval(),
             (torch.zeros(1, 3, height, width),),
             input_names=["image"],
             output_names=["probability", "score"],
