@@ -1,10 +1,12 @@
 """Make trained weights the bundled ones: averaged, calibrated, self-tested, in weights.toml.
 
-    python scripts/bundle.py NAME RUN [--rate 0.05]
+    python scripts/bundle.py NAME RUN... [--rate 0.05]
 
 NAME is `efficientiml` or `diffiml`, RUN the folder of a finished `imlctl train`. Taken are the
-averaged weights of its last step, when the learning rate has come to nothing. The verdict is
-calibrated on the photographs that the run's preset holds out. After it,
+averaged weights of its last step, when the learning rate has come to nothing; of several runs, of
+which each must have started from another or from one ancestor, their mean (model soups, Wortsman
+et al. 2022). Verdict and score are calibrated on the photographs that the first run's preset holds
+out. After it,
 `python scripts/make_tables.py` brings the model cards up to date.
 """
 
@@ -27,17 +29,17 @@ from imlctl.weights import selftest
 from imlctl.weights.load import Loaded, load, save
 
 ROOT = Path(__file__).resolve().parents[1]
-MIN_SHARE = 0.005  # of a picture's pixels
+MIN_SHARE = 0.025  # of pixels: what authentic photographs have at high probability is small
 
 
 def main() -> None:
     """Bundle."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=("efficientiml", "diffiml"))
-    parser.add_argument("run", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--rate", type=float, default=0.05)
     given = parser.parse_args()
-    loaded = averaged(given.run)
+    loaded = mean_of([averaged(run) for run in given.runs])
     data = loaded.card.training["preset"]["data"]
     held = load_pool(
         [Path(folder) for folder in data["photos"]],
@@ -62,6 +64,20 @@ def averaged(run: Path) -> Loaded:
     return replace(
         loaded, card=replace(loaded.card, training=loaded.card.training | {"steps": steps})
     )
+
+
+def mean_of(runs: list[Loaded]) -> Loaded:
+    """Average the weights of runs; the first one's card says how many they were."""
+    first = runs[0]
+    states = [run.model.state_dict() for run in runs]
+    first.model.load_state_dict(
+        {
+            key: torch.stack([state[key].double() for state in states]).mean(0).to(value.dtype)
+            for key, value in states[0].items()
+        }
+    )
+    training = first.card.training | {"runs": [run.card.training for run in runs]}
+    return first if len(runs) == 1 else replace(first, card=replace(first.card, training=training))
 
 
 def enter(name: str, path: Path, found: Calibration, config: dict[str, Any]) -> None:

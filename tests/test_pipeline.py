@@ -20,7 +20,7 @@ import imlctl
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
 from imlctl.errors import DecodeError, InputError, NumericalError, UsageError, WeightsError
-from imlctl.mask.score import critical
+from imlctl.mask.score import EVIDENCE, critical
 from imlctl.pipeline import Localizer, Settings
 from imlctl.weights.load import Card, load, save
 
@@ -142,9 +142,9 @@ def test_the_score_is_read_from_the_map_where_the_weights_say_how(
 ) -> None:
     loaded = load(weights)
     path = tmp_path / "scaled.safetensors"
-    save(path, loaded.model, replace(loaded.card, score_scale=(1.5, -0.25), min_share=0.02))
+    save(path, loaded.model, replace(loaded.card, score_scale=(1.5, -0.25)))
     result = Localizer(Settings(weights=path)).localize(encoded(photo()))
-    level = critical(result.probability, 0.02)
+    level = critical(result.probability, EVIDENCE)
     odds = math.log(level / (1 - level))
     assert result.score == pytest.approx(1 / (1 + math.exp(-(1.5 * odds - 0.25))))
     assert result.record().to_dict()["score"] == result.score

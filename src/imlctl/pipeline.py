@@ -24,7 +24,7 @@ from imlctl.inference import DEFAULT_TILE, OVERLAP, Sampling
 from imlctl.mask import render
 from imlctl.mask.decide import Decision, check_threshold, decide
 from imlctl.mask.regions import Regions, find_regions
-from imlctl.mask.score import critical, picture_score
+from imlctl.mask.score import EVIDENCE, critical, picture_score
 from imlctl.report.record import Record, Verdict
 from imlctl.together import Together
 from imlctl.weights.use import open_weights
@@ -244,7 +244,7 @@ class Localizer:
             verdict_threshold=self.card.verdict_threshold,
         )
         if self.card.score_scale is not None:
-            level = critical(upright_map, self.card.min_share)
+            level = critical(upright_map, EVIDENCE)
             score = picture_score(level, self.card.score_scale)
         return upright_map, decision, score
 

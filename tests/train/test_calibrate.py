@@ -27,7 +27,7 @@ def test_of_a_model_that_is_certain_more_pixels_are_asked_for(
 ) -> None:
     """Each photograph has a share of ones of its own, 0 to 0.5, and zeros elsewhere."""
     authentic = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-    shares = iter((*authentic, *authentic, *[0.9] * 6))  # asked again for the share it needs
+    shares = iter((*authentic, *[0.9] * 6))
 
     def certain(*_: object) -> np.ndarray[Any, Any]:
         return np.arange(100, dtype=np.float32).reshape(10, 10) < 100 * next(shares)

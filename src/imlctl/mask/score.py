@@ -1,7 +1,8 @@
 """One number for the whole picture: how probable it is that any of it is manipulated.
 
-It is read from the same place of the map as the verdict is, the critical threshold, so the two
-cannot contradict each other: of two pictures, the one with the higher score is flagged first.
+It is read from the map, as the verdict is, and at a fixed place of it: the probability that half a
+percent of the pixels reach. A verdict may ask for more pixels than that, a score must see small
+forgeries too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Scale = tuple[float, float]  # slope and offset, between log odds
+
+EVIDENCE = 0.005  # share of the pixels whose probability the score is read from
 
 _LEAST = 1e-6  # further from certainty than float32 maps can say
 _ROUNDS = 50  # of Newton's method, which needs about eight
@@ -36,7 +39,7 @@ def picture_score(level: float, scale: Scale) -> float:
     """Probability that a picture is manipulated, if one in two of such pictures is.
 
     Args:
-        level: Its critical threshold, 0 to 1.
+        level: Its critical threshold for the share `EVIDENCE`, 0 to 1.
         scale: As `fit_scale` returns it.
     """
     slope, offset = scale

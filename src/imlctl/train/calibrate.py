@@ -17,7 +17,7 @@ import numpy as np
 from imlctl.bench.accuracy import threshold_at
 from imlctl.image.prepare import pad
 from imlctl.inference import predict
-from imlctl.mask.score import Scale, critical, fit_scale
+from imlctl.mask.score import EVIDENCE, Scale, critical, fit_scale
 from imlctl.train.augment import random_finish
 from imlctl.train.synthesis import Mix, Synthesizer
 
@@ -78,20 +78,19 @@ def calibrate(
         device: Where to compute.
         rate: Share of the photographs that may be flagged.
     """
-    values, shares = [], []
+    values, levels, shares = [], [], []
     for pixels in _authentic(pool):
         found = _map(model, pixels, device)
         values.append(critical(found, min_share))
+        levels.append(critical(found, EVIDENCE))
         shares.append(float((found >= _HIGHEST).mean()))
     thresholds = {f"{each:g}": threshold_at(values, each) for each in (0.01, 0.05, 0.1, 0.2)}
     threshold = threshold_at(values, rate)
-    needed = sorted(shares, reverse=True)[int(rate * len(shares))]
-    if threshold > _HIGHEST and needed > min_share:
-        min_share = needed
-        values = [critical(_map(model, each, device), min_share) for each in _authentic(pool)]
-    forged = [critical(_map(model, each, device), min_share) for each in _forged(pool)]
+    if threshold > _HIGHEST:
+        min_share = max(min_share, sorted(shares, reverse=True)[int(rate * len(shares))])
     limited = round(float(np.clip(threshold, _LOWEST, _HIGHEST)), 4)
-    scale = fit_scale(values, forged)
+    forged = [critical(_map(model, each, device), EVIDENCE) for each in _forged(pool)]
+    scale = fit_scale(levels, forged)
     return Calibration(limited, min_share, rate, len(pool), thresholds, scale)
 
 
