@@ -133,6 +133,7 @@ def test_a_stop_lets_others_finish_and_then_ends_it(foreman, monkeypatch):
         foreman.open(7)
 
 
+@pytest.mark.usefixtures("one_thread")  # as the worker has: another number rounds otherwise
 def test_a_worker_does_all_but_the_writing(order, work, foreman, picture, tmp_path):
     Path("a.png").write_bytes(picture(1, (70, 66)))
     Path("bad.png").write_bytes(picture(2)[:-20])
