@@ -69,6 +69,8 @@ def averaged(run: Path) -> Loaded:
 def mean_of(runs: list[Loaded]) -> Loaded:
     """Average the weights of runs; the first one's card says how many they were."""
     first = runs[0]
+    if len(runs) == 1:
+        return first
     states = [run.model.state_dict() for run in runs]
     first.model.load_state_dict(
         {
@@ -77,7 +79,7 @@ def mean_of(runs: list[Loaded]) -> Loaded:
         }
     )
     training = first.card.training | {"runs": [run.card.training for run in runs]}
-    return first if len(runs) == 1 else replace(first, card=replace(first.card, training=training))
+    return replace(first, card=replace(first.card, training=training))
 
 
 def enter(name: str, path: Path, found: Calibration, config: dict[str, Any]) -> None:

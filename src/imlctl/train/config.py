@@ -111,8 +111,8 @@ class OptimConfig:
             raise ValueError(
                 "steps, batch, size, rate and clip must be positive, warmup not negative"
             )
-        for name in ("size", "large"):
-            if getattr(self, name) % 64 or getattr(self, name) < 0:
+        for name, side in (("size", self.size), ("large", self.large)):
+            if side % 64 or side < 0:
                 raise ValueError(f"{name} must be a multiple of 64")
         if self.weight_decay < 0 or self.seed < 0 or not 0 <= self.ema < 1:
             raise ValueError("weight_decay and seed must not be negative, ema must lie in [0, 1)")
