@@ -53,14 +53,12 @@ def _start(pointer, batch, channel, over_batch, over_channels):
     return (pointer + away)[:, None]
 
 
-@triton.jit(do_not_specialize=_ANY_SIZE)
-def _summarise(
-    decay, key, value, facts,
-    channels, length, chunks, table,
-    key_b, key_c, key_t, value_b, value_c, value_t,
-    LIMIT: tl.constexpr, LEAST: tl.constexpr, C: tl.constexpr, L: tl.constexpr,
-):  # fmt: skip
-    """Write the `_FACTS` of one chunk of C channels; `table` is the distance between two facts."""
+@triton.jit
+def _tile(decay, channels, length, LIMIT: tl.constexpr, C: tl.constexpr, L: tl.constexpr):
+    """Say which tile a program has: its chunk, picture and channels (C,), its tokens (1, L).
+
+    Then the last token there is, which channels (C,) and values (C, L) there are, and the decay.
+    """
     chunk, groups = tl.program_id(0), tl.cdiv(channels, C)
     batch = tl.program_id(1) // groups
     channel = tl.program_id(1) % groups * C + tl.arange(0, C)
@@ -69,6 +67,18 @@ def _summarise(
     real = channel < channels
     inside = real[:, None] & (at <= last)
     lam = _rate(decay, channel, channels, length, LIMIT)
+    return chunk, batch, channel, at, last, real, inside, lam
+
+
+@triton.jit(do_not_specialize=_ANY_SIZE)
+def _summarise(
+    decay, key, value, facts,
+    channels, length, chunks, table,
+    key_b, key_c, key_t, value_b, value_c, value_t,
+    LIMIT: tl.constexpr, LEAST: tl.constexpr, C: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """Write the `_FACTS` of one chunk of C channels; `table` is the distance between two facts."""
+    chunk, batch, channel, at, last, real, inside, lam = _tile(decay, channels, length, LIMIT, C, L)
 
     token = (chunk * L + at).to(tl.int64)
     k = _start(key, batch, channel, key_b, key_c) + token * key_t
@@ -139,14 +149,7 @@ def _mix(
     LIMIT: tl.constexpr, LEAST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Write y for one chunk of C channels, given the facts of all chunks."""
-    chunk, groups = tl.program_id(0), tl.cdiv(channels, C)
-    batch = tl.program_id(1) // groups
-    channel = tl.program_id(1) % groups * C + tl.arange(0, C)
-    at = tl.arange(0, L)[None, :]
-    last = tl.minimum(length - chunk * L, L) - 1
-    real = channel < channels
-    inside = real[:, None] & (at <= last)
-    lam = _rate(decay, channel, channels, length, LIMIT)
+    chunk, batch, channel, at, last, real, inside, lam = _tile(decay, channels, length, LIMIT, C, L)
     row = (batch * channels + channel).to(tl.int64)[:, None]
     top, scale, before_v, before, after_v, after = _elsewhere(
         facts + row * chunks, real, chunk, chunks, table, lam, LEAST, C, L, N
