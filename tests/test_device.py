@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from imlctl.device import available, describe, make_deterministic, resolve, reuse_memory
+from imlctl.device import (
+    autocast,
+    available,
+    bfloat16_pays,
+    describe,
+    make_deterministic,
+    resolve,
+)
 from imlctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,15 +105,14 @@ def test_description(monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe(torch.device("cuda", 1)) == "cuda:1 (Card 9000)"
 
 
-def test_reusing_memory_changes_no_result() -> None:
-    reuse_memory()
-    big = torch.full((40_000_000,), 1.5)  # beyond what glibc would map
-    assert float(big.sum()) == 60_000_000
-
-
-def test_reusing_memory_is_for_glibc_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.platform", "darwin")
-    reuse_memory()
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
-    reuse_memory()
+@pytest.mark.parametrize(("capability", "pays"), [("AVX2", False), ("AVX512", True)])
+def test_bfloat16_is_used_where_it_is_not_emulated(
+    monkeypatch: pytest.MonkeyPatch, capability: str, pays: bool
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    product = torch.ones(2, 2)
+    with autocast(torch.device("cpu"), "bfloat16"):
+        assert (product @ product).dtype == (torch.bfloat16 if pays else torch.float32)
+    with autocast(torch.device("cpu"), "float32"):
+        assert (product @ product).dtype == torch.float32
+    assert bfloat16_pays(torch.device("cuda"))

@@ -88,7 +88,6 @@ class Common:
         Raises:
             UsageError: Several were given where one is measured.
         """
-        from imlctl.device import reuse_memory
         from imlctl.pipeline import Localizer, Settings
 
         if named is None and len(self.named) > 1:
@@ -97,7 +96,6 @@ class Common:
                 source="bench",
                 remedy="Only --fps, --flops and --ablate take several.",
             )
-        reuse_memory()
         model, weights = named or self.named[0]
         sampling = self.sampling(**changed)
         return Localizer(

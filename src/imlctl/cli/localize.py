@@ -212,10 +212,8 @@ def _load(
     batch: int,
     device: str,
 ) -> Localizer:
-    from imlctl.device import reuse_memory
     from imlctl.pipeline import Localizer, Settings
 
-    reuse_memory()
     return Localizer(
         Settings(
             model=model,

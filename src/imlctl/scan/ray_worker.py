@@ -175,12 +175,12 @@ class Analyst:
     def _set_up(self, order: Order) -> None:
         import torch
 
-        from imlctl.device import reuse_memory
+        from imlctl.memory import keep_freed_blocks
         from imlctl.pipeline import Localizer
         from imlctl.scan.work import PhotoWork
 
         torch.set_num_threads(order.threads)
-        reuse_memory()
+        keep_freed_blocks()
         localizer = Localizer(order.settings)
         self.work = PhotoWork(localizer, soft=order.soft, previews=order.previews)
         if self.work.key != order.key:

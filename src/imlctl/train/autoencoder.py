@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imlctl import atomic
+from imlctl.device import autocast
 from imlctl.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def round_trip(model: TinyAutoencoder, pixels: Pixels) -> Pixels:
     height, width = pixels.shape[:2]
     padded = np.pad(pixels, ((0, -height % 8), (0, -width % 8), (0, 0)), mode="reflect")
     image = torch.from_numpy(padded).permute(2, 0, 1)[None].float().div_(255)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(image.device, "bfloat16"):
         out = model(image.contiguous(memory_format=torch.channels_last))[0].float()
     levels = out.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return np.ascontiguousarray(levels[:height, :width])

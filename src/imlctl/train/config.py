@@ -80,7 +80,8 @@ class OptimConfig:
         warmup: Steps of linear warm-up; a cosine to zero follows.
         clip: Largest norm of the gradient.
         ema: Decay of the averaged weights.
-        precision: ``float32``, ``bfloat16`` (autocast), or ``float16`` (with scaled losses).
+        precision: ``float32``, ``bfloat16`` (autocast; float32 on a processor that would only
+            emulate it), or ``float16`` (with scaled losses).
         compile: Let torch compile what a step spends its time in: faster once that is done, which
             takes minutes. The losses agree but for rounding, so it may change between two sittings.
         seed: Seed of the weights and of the samples.

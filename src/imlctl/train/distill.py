@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imlctl.core.light_vae import LightVAE, LightVAEConfig
+from imlctl.device import autocast
 from imlctl.errors import ImlctlError
 from imlctl.train.checkpoint import State, load_state, save_state
 from imlctl.train.config import OptimConfig
@@ -185,7 +186,7 @@ def _step(
     # By step, not by what was drawn before: a resumed run draws the same.
     chance = torch.Generator().manual_seed(optim.seed << 32 | state.step)
     maps = maps.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(maps.device.type, torch.bfloat16, enabled=optim.precision == "bfloat16"):
+    with autocast(maps.device, optim.precision):
         latents = model.encode(maps).float()
         moved, inside = disturb(latents, (maps + 1) / 2, config.loss, chance)
         logits = model.decode(moved)

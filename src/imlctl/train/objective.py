@@ -19,6 +19,7 @@ from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML, TopDown
 from imlctl.core.light_vae import LightVAE
 from imlctl.core.schedule import diffuse
+from imlctl.device import autocast
 from imlctl.errors import ConfigError
 from imlctl.train.distributed import within_batch
 from imlctl.train.edges import EdgeKind, edge_map
@@ -96,7 +97,7 @@ class Masks:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch; see `losses.localization_loss` and `relations.feature_loss`."""
         del step
-        with _mixed(self.config, image):
+        with autocast(image.device, self.config.optim.precision):
             prediction = model(image)
         total, terms = localization_loss(prediction, mask, self.config.loss)
         if self.config.features and self.network:
@@ -201,7 +202,7 @@ class Latents:
         model, draws = cast("DiffIML", model), self.diffusion.draws
         clean = self.targets(model, mask).repeat_interleave(draws, 0)  # (B * draws, 8, h, w)
         noisy, t = self.noisy(model, clean, step)
-        with _mixed(self.config, image):
+        with autocast(image.device, self.config.optim.precision):
             prepared = model.condition(image).repeat_interleave(draws, 0)
             guess = model.denoiser(noisy, t, prepared)
         apart = (guess.float() - clean).square()
@@ -241,10 +242,3 @@ def encoder_blocks(model: nn.Module) -> list[nn.Module]:
     """The encoder's repeated parts. One by one, since equal ones are compiled once."""
     kinds = (efficient_rwkv.Block, mit.Block, resnet.Bottleneck)
     return [part for part in model.modules() if isinstance(part, kinds)]
-
-
-def _mixed(config: TrainConfig, image: Tensor) -> torch.autocast:
-    """Autocast as the preset asks for."""
-    dtype = {"float16": torch.float16}.get(config.optim.precision, torch.bfloat16)
-    enabled = config.optim.precision != "float32"
-    return torch.autocast(image.device.type, dtype, enabled=enabled)
