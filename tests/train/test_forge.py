@@ -226,6 +226,37 @@ class TestCopyMove:
         assert len(shifts) == 1
 
 
+class TestClone:
+    def test_puts_a_second_copy_beside_the_first(
+        self, host: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        outline = np.zeros((96, 96), bool)
+        outline[30:46, 40:60] = True
+        down, right = 25, -12
+        shift = forge._Motion(np.array([[1.0, 0, right], [0, 1, down]]), (down, right))
+        monkeypatch.setattr(forge, "_motion", lambda mask, rng: shift)
+        no_history = 0.9
+        out, marked = forge.clone(host, outline, scripted(no_history, PLAIN, HARD))
+        copy = np.roll(outline, (down, right), (0, 1))
+        assert np.array_equal(out[copy], host[outline])
+        assert np.array_equal(out[~copy], host[~copy])
+        assert np.array_equal(marked, outline | copy)
+
+    @pytest.mark.parametrize("seed", range(10))
+    def test_whatever_the_motion_only_what_is_marked_changes(self, seed: int, host: Any) -> None:
+        outline = np.zeros((96, 96), bool)
+        outline[20:50, 30:55] = True
+        out, marked = forge.clone(host, outline, np.random.default_rng(seed))
+        outside = ~grown(marked, REACH)
+        assert np.array_equal(out[outside], host[outside])
+        assert marked.any()
+
+    def test_a_thing_too_large_to_go_elsewhere_is_copied_over_all_the_same(self, host: Any) -> None:
+        outline = np.ones((96, 96), bool)
+        _, marked = forge.clone(host, outline, np.random.default_rng(0))
+        assert marked.any()
+
+
 class TestRemove:
     @pytest.mark.parametrize("seed", range(20))
     def test_changes_only_the_hole_and_its_seam(self, seed: int, host: Any) -> None:

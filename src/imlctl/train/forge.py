@@ -6,6 +6,7 @@ transfer, Poisson blending) is shared by the kinds that paste.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -93,6 +94,32 @@ def copy_move(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
     nothing tells the two apart, so both are marked; otherwise only the copy, whose resampling or
     other history gives it away.
     """
+    return _duplicate(host, mask, _motion(mask, rng), rng)
+
+
+def clone(host: Pixels, outline: Mask, rng: Rng) -> tuple[Pixels, Mask]:
+    """Put a second copy of what the outline holds elsewhere in the picture; see `copy_move`."""
+    height, width = outline.shape
+    for _ in range(8):
+        motion = _motion(outline, rng)
+        copy = cv2.warpAffine(
+            outline.astype(np.uint8), motion.turn, (width, height), flags=cv2.INTER_NEAREST
+        )
+        if 2 * copy.sum() > outline.sum():  # most of it lies within the frame
+            return _duplicate(host, copy > 0, motion, rng)
+    return copy_move(host, outline, rng)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Motion:
+    """How a copy was moved: the affine map, and the whole-pixel shift where it is nothing else."""
+
+    turn: NDArray[np.float64]
+    shift: tuple[int, int] | None  # down, right
+
+
+def _motion(mask: Mask, rng: Rng) -> _Motion:
+    """Draw a motion for something of the mask's size, about its centre."""
     height, width = mask.shape
     ys, xs = np.nonzero(mask)
     cy, cx = (ys.min() + ys.max()) / 2, (xs.min() + xs.max()) / 2
@@ -108,23 +135,30 @@ def copy_move(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
     if plain:
         dy, dx = round(dy), round(dx)
     turn[:, 2] += (dx, dy)
+    return _Motion(turn.astype(np.float64), (dy, dx) if plain else None)
+
+
+def _duplicate(host: Pixels, mask: Mask, motion: _Motion, rng: Rng) -> tuple[Pixels, Mask]:
+    """Cover the mask with what the motion brings there."""
+    height, width = mask.shape
+    plain = motion.shift is not None
     method = (
         cv2.INTER_NEAREST
         if plain
         else int(rng.choice((cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)))
     )
     moved = cv2.warpAffine(
-        host, turn, (width, height), flags=method, borderMode=cv2.BORDER_REFLECT_101
+        host, motion.turn, (width, height), flags=method, borderMode=cv2.BORDER_REFLECT_101
     )
     altered = rng.random() < 0.25
     if altered:
         moved = augment.random_history(moved, rng, untouched=0.0)  # type: ignore[arg-type]
     forged, copy = composite(host, moved, mask, rng)  # type: ignore[arg-type]
-    if altered or not plain:
+    if altered or motion.shift is None:
         return forged, copy
     source = np.zeros_like(copy)
     ys, xs = np.nonzero(copy)
-    ys, xs = ys - round(dy), xs - round(dx)
+    ys, xs = ys - motion.shift[0], xs - motion.shift[1]
     inside = (ys >= 0) & (ys < height) & (xs >= 0) & (xs < width)
     source[ys[inside], xs[inside]] = True
     return forged, copy | source

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imlctl.train import augment, forge
-from imlctl.train.masks import Mask, fit_object, random_mask
+from imlctl.train.masks import MAX_AREA, MIN_AREA, Mask, fit_object, random_mask
+from imlctl.train.segments import segment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,9 @@ Pixels = NDArray[np.uint8]
 Rng = np.random.Generator
 
 _GRID = 8  # of a JPEG
+
+# Kinds that change a picture inside a shape.
+_IN_PLACE = {"copy_move": forge.copy_move, "removal": forge.remove, "retouch": forge.retouch}
 
 
 def _finished_scale(rng: Rng) -> float:
@@ -128,15 +132,19 @@ class Synthesizer:
         if kind == "regenerated":
             index = int(rng.choice(self.with_regenerated))
             return self._regenerated(index, side, rng)
-        host = self._source(int(rng.integers(len(self.pool))), side, rng)
+        if kind in _IN_PLACE and len(self.with_objects) and rng.random() < 0.3:
+            host, outline = self._with_outline(side, rng)
+        else:
+            host, outline = self._source(int(rng.integers(len(self.pool))), side, rng), None
         if kind == "authentic":
             return host, np.zeros((side, side), bool)
         if kind == "splice":
             return self._splice(host, side, rng)
-        edit = {"copy_move": forge.copy_move, "removal": forge.remove, "retouch": forge.retouch}[
-            kind
-        ]
-        return edit(host, self._shape(side, rng), rng)
+        if outline is None and rng.random() < 0.3:
+            outline = segment(host, rng)
+        if kind == "copy_move" and outline is not None:
+            return forge.clone(host, outline, rng)
+        return _IN_PLACE[kind](host, self._shape(side, rng) if outline is None else outline, rng)
 
     def _splice(self, host: Pixels, side: int, rng: Rng) -> tuple[Pixels, Mask]:
         if len(self.with_objects) and rng.random() < 0.25:
@@ -147,7 +155,8 @@ class Synthesizer:
                 donor = augment.random_history(donor, rng, self.untouched)
                 return forge.composite(host, donor, mask, rng)
         donor = self._source(int(rng.integers(len(self.pool))), side, rng)
-        return forge.composite(host, donor, self._shape(side, rng), rng)
+        cut = segment(donor, rng) if rng.random() < 0.35 else None
+        return forge.composite(host, donor, self._shape(side, rng) if cut is None else cut, rng)
 
     def _shape(self, side: int, rng: Rng) -> Mask:
         """An object's outline a fifth of the time, so that shapes are not objects by habit."""
@@ -155,6 +164,17 @@ class Synthesizer:
             masks = self.pool.objects[int(rng.choice(self.with_objects))]
             return fit_object(rng, masks[rng.integers(len(masks))], side, side)
         return random_mask(rng, side, side)
+
+    def _with_outline(self, side: int, rng: Rng) -> tuple[Pixels, Mask | None]:
+        """A square as of `_source`, and the outline of a thing in it, if there is one."""
+        index = int(rng.choice(self.with_objects))
+        self._used.append(self.pool.names[index])
+        objects = self.pool.objects[index]
+        drawn = objects[rng.integers(len(objects))].astype(np.uint8) * 255
+        crop, thing = self._crop((self.pool.photos[index], drawn), side, rng)
+        outline: Mask = thing > 127
+        whole = MIN_AREA <= outline.mean() <= MAX_AREA
+        return augment.random_history(crop, rng, self.untouched), outline if whole else None
 
     def _source(self, index: int, side: int, rng: Rng) -> Pixels:
         """A square of one photograph with a random history, (side, side, 3)."""
@@ -223,5 +243,7 @@ class Synthesizer:
             return generated, np.zeros((side, side), bool)
         if rng.random() < 0.35:  # generators have a resolution of their own; the rest is enlarged
             generated = augment.reduced(generated, float(rng.uniform(1.2, 3.0)), rng)
-        picture, mask = forge.regenerate(host, generated, self._shape(side, rng), rng)
+        cut = segment(host, rng) if rng.random() < 0.25 else None
+        shape = self._shape(side, rng) if cut is None else cut
+        picture, mask = forge.regenerate(host, generated, shape, rng)
         return augment.random_history(picture, rng, untouched=0.7), mask
