@@ -25,7 +25,7 @@ class TestConfig:
     def test_sizes_are_valid_and_ordered(self, size: str) -> None:
         config = SIZES[size]
         assert list(config.dims) == sorted(config.dims)
-        assert replace(config, stem_stride=4).strides == (4, 8, 16)
+        assert replace(config, stem_stride=4, semantics=False).strides == (4, 8, 16)
         assert replace(config, stem_stride=8).strides == (8, 16, 32)
 
     @pytest.mark.parametrize(
@@ -45,6 +45,7 @@ class TestConfig:
             ({"local": "dense"}, "unknown local 'dense'; known: window, depthwise"),
             ({"high_pass": "sobel"}, "unknown high_pass 'sobel'; known: srm, bayar, none"),
             ({"stem_stride": 2}, "unknown stem_stride 2; known: 4, 8"),
+            ({"semantics": True, "stem_stride": 4}, "stem_stride must be 8"),
         ],
     )
     def test_refuses_what_cannot_be_built(self, change: dict[str, Any], message: str) -> None:
@@ -101,3 +102,40 @@ class TestBackbone:
         out = stem(image, torch.zeros(1, 3, 16, 16))
         (reached,) = torch.autograd.grad(F.softplus(out).sum(), image)
         assert bool((reached.abs().sum(1) > 0).all())
+
+
+class TestSemantics:
+    @staticmethod
+    def pair() -> tuple[EfficientRWKV, EfficientRWKV]:
+        """A backbone, and the same with an ImageNet network of random weights."""
+        torch.manual_seed(0)
+        without = EfficientRWKV(SIZES["tiny"]).eval()
+        having = EfficientRWKV(replace(SIZES["tiny"], semantics=True)).eval()
+        having.load_state_dict(without.state_dict(), strict=False)
+        return without, having
+
+    def test_start_silent_so_that_trained_weights_may_be_given_them(self) -> None:
+        without, having = self.pair()
+        image = torch.rand(1, 3, 96, 64)
+        with torch.no_grad():
+            for got, wanted in zip(having(image), without(image), strict=True):
+                assert torch.equal(got, wanted)
+
+    def test_reach_every_stage_once_they_speak(self) -> None:
+        without, having = self.pair()
+        assert having.semantics is not None
+        for level in having.semantics.levels:
+            torch.nn.init.ones_(level.norm.weight)  # type: ignore[union-attr,arg-type]
+        image = torch.rand(1, 3, 96, 64)
+        with torch.no_grad():
+            features = zip(having(image), without(image), strict=True)
+            same = [torch.equal(got, wanted) for got, wanted in features]
+        assert same == [True, False, False, False]  # the stem sees residuals alone
+
+    def test_what_reads_them_learns_and_the_network_does_not(self) -> None:
+        having = self.pair()[1].train()
+        assert having.semantics is not None
+        sum(x.square().mean() for x in having(torch.rand(2, 3, 64, 64))).backward()  # type: ignore[union-attr]
+        for level in having.semantics.levels:
+            assert level.norm.weight.grad.abs().sum() > 0  # type: ignore[union-attr,operator]
+        assert all(p.grad is None for p in having.semantics.network.parameters())

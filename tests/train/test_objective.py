@@ -14,6 +14,7 @@ from imlctl.core.condition import ENCODERS, build_backbone
 from imlctl.core.diff_iml import DiffIML
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig, TopDown
 from imlctl.core.efficient_rwkv import SIZES
+from imlctl.core.efficientnet import EfficientNetLite
 from imlctl.core.light_vae import LightVAE, LightVAEConfig
 from imlctl.errors import ConfigError
 from imlctl.train.config import (
@@ -302,3 +303,83 @@ class TestConfig:
     def test_refuses(self, change: dict[str, Any], message: str, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             DiffusionConfig(tmp_path / "v", **change)
+
+
+class TestSemantics:
+    SHAPE = EfficientIMLConfig(backbone=replace(SIZES["tiny"], semantics=True), width=16)
+
+    @staticmethod
+    def public(tmp_path: Path) -> tuple[Path, EfficientNetLite]:
+        """EfficientNet-Lite0 in the layout of its package, from ours by the names of its parts."""
+        torch.manual_seed(5)
+        network = EfficientNetLite()
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                torch.nn.init.uniform_(buffer, 0.5, 1.5)
+        norms = {"widen": "_bn0", "around": "_bn1", "narrow": "_bn2"}
+        convs = {"widen": "_expand_conv", "around": "_depthwise_conv", "narrow": "_project_conv"}
+        tensors = {}
+        for name, value in network.state_dict().items():
+            *at, part, of, kind = name.split(".")
+            if not at:
+                theirs = "_conv_stem" if of == "conv" else "_bn0"
+            else:
+                theirs = f"_blocks.{at[1]}.{(convs if of == 'conv' else norms)[part]}"
+            tensors[f"{theirs}.{kind}"] = value
+        path = tmp_path / "lite0.safetensors"
+        save_file(tensors | {"_fc.bias": torch.zeros(1000)}, path)
+        return path, network
+
+    def test_are_added_to_weights_without(
+        self, config: TrainConfig, backbone: Path, tmp_path: Path
+    ) -> None:
+        path, network = self.public(tmp_path)
+        config = replace(config, model=self.SHAPE, diffusion=None, init=backbone, semantics=path)
+        model = cast("EfficientIML", make_objective(config).build()).eval()
+        assert model.backbone.semantics is not None
+        for name, value in model.backbone.semantics.network.state_dict().items():
+            assert torch.equal(value, network.state_dict()[name]), name
+        source = cast("EfficientIML", load(backbone).model).eval()
+        image = batch()[0]
+        with torch.no_grad():  # what reads them has to learn to speak first
+            torch.testing.assert_close(model(image).logits, source(image).logits)
+
+    def test_come_with_weights_that_have_them(self, config: TrainConfig, tmp_path: Path) -> None:
+        torch.manual_seed(6)
+        source = EfficientIML(self.SHAPE)
+        path = tmp_path / "whole.safetensors"
+        save(path, source, Card("efficient-iml", self.SHAPE.to_dict()), half=False)
+        config = replace(config, model=self.SHAPE, diffusion=None, init=path)
+        built = make_objective(config).build().state_dict()
+        assert all(torch.equal(v, built[k]) for k, v in source.state_dict().items())
+
+    def test_without_weights_are_refused(self, config: TrainConfig, backbone: Path) -> None:
+        config = replace(config, model=self.SHAPE, diffusion=None)
+        for init in (None, backbone):
+            with pytest.raises(ConfigError, match=r"ImageNet network has no weights.*convert"):
+                make_objective(replace(config, init=init)).build()
+
+    def test_of_another_network_are_refused(self, config: TrainConfig, tmp_path: Path) -> None:
+        path = tmp_path / "other.safetensors"
+        save_file({"fc.weight": torch.zeros(3)}, path)
+        config = replace(config, model=self.SHAPE, diffusion=None, semantics=path)
+        with pytest.raises(ConfigError, match=r"other.safetensors.*is not EfficientNet-Lite0"):
+            make_objective(config).build()
+
+    def test_stay_frozen_in_a_diff_iml_whose_encoder_learns(
+        self, config: TrainConfig, tmp_path: Path
+    ) -> None:
+        shape = EfficientIMLConfig(backbone=SIZES["semantic"])
+        path = tmp_path / "whole.safetensors"
+        save(path, EfficientIML(shape), Card("efficient-iml", shape.to_dict()), half=False)
+        this = objective(replace(config, init=path), encoder="efficient-iml-semantic")
+        model = this.build()
+        frozen = {n for n, p in model.encoder.named_parameters() if not p.requires_grad}
+        assert frozen
+        assert all(n.startswith("backbone.backbone.semantics.network.") for n in frozen)
+
+
+def test_weights_of_another_shape_are_refused_by_name(config: TrainConfig, backbone: Path) -> None:
+    config = replace(config, model=EfficientIMLConfig(SIZES["tiny"]), diffusion=None, init=backbone)
+    with pytest.raises(ConfigError, match=r"efficient.safetensors.*does not fit this preset"):
+        make_objective(config).build()

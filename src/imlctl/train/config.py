@@ -227,7 +227,9 @@ class TrainConfig:
 
     With a table `diffusion` it trains DiffIML, and `model`, `loss` and `features` are not used.
     `init` names weights to start from: of the same architecture, or, for DiffIML, an EfficientIML
-    that becomes its condition encoder, with or without the path back up.
+    that becomes its condition encoder, with or without the path back up. `semantics` names the
+    ImageNet network of a backbone that has one, EfficientNet-Lite0 as safetensors; weights named by
+    `init` may be without such a network, and then it is added.
     """
 
     data: DataConfig
@@ -237,6 +239,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     init: Path | None = None
+    semantics: Path | None = None
     diffusion: DiffusionConfig | None = None
     evaluation: EvaluationConfig | None = None
     features: FeaturesConfig | None = None

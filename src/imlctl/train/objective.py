@@ -20,7 +20,7 @@ from imlctl.core.efficient_iml import EfficientIML, TopDown
 from imlctl.core.light_vae import LightVAE
 from imlctl.core.schedule import diffuse
 from imlctl.device import autocast
-from imlctl.errors import ConfigError
+from imlctl.errors import ConfigError, first_line
 from imlctl.train.distributed import within_batch
 from imlctl.train.edges import EdgeKind, edge_map
 from imlctl.train.losses import localization_loss
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imlctl.core.condition import ImageNetInput
+    from imlctl.core.efficient_rwkv import Semantics
     from imlctl.inference import Model
     from imlctl.train.config import DiffusionConfig, TrainConfig
+
+_SEMANTICS = "backbone.semantics."
 
 
 class Objective(Protocol):
@@ -78,10 +81,27 @@ class Masks:
         self.network = config.features and load_network(config.features.network)
 
     def build(self) -> EfficientIML:
-        """Make the model; from `init`, if the preset names one."""
+        """Make the model; from `init`, if the preset names one.
+
+        Raises:
+            WeightsError: A file cannot be read.
+            ConfigError: A file does not fit, or there is none for a network that does not learn.
+        """
         model = EfficientIML(self.config.model)
-        if self.config.init is not None:
-            model.load_state_dict(load(self.config.init).model.state_dict())
+        semantics, init = model.backbone.semantics, self.config.init
+        state = load(init).model.state_dict() if init else model.state_dict()
+        if semantics is not None and (not init or not any(k.startswith(_SEMANTICS) for k in state)):
+            _load_semantics(semantics, self.config.semantics)
+            ours = model.state_dict()
+            state |= {k: v for k, v in ours.items() if k.startswith(_SEMANTICS)}
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"does not fit this preset's model ({first_line(error)})",
+                source=str(init),
+                remedy="Name weights of the same shape, or none.",
+            ) from error
         return model
 
     def train_mode(self, model: nn.Module) -> None:
@@ -147,7 +167,8 @@ class Latents:
             self._load_init(model, self.config.init)
         model.vae.load_state_dict(vae.state_dict())
         model.vae.requires_grad_(False)
-        model.encoder.backbone.requires_grad_(self.diffusion.encoder_rate > 0)
+        if not self.diffusion.encoder_rate:
+            model.encoder.backbone.requires_grad_(False)
         return model
 
     def _load_init(self, model: DiffIML, path: Path) -> None:
@@ -165,14 +186,9 @@ class Latents:
             raise self._misfit(path) from error
 
     def _load_public(self, model: DiffIML, path: Path) -> None:
+        tensors = _tensors(path)
         try:
-            cast("ImageNetInput", model.encoder.backbone).load_public(load_file(path))
-        except (OSError, SafetensorError) as error:
-            raise ConfigError(
-                f"cannot be read as safetensors ({error})",
-                source=str(path),
-                remedy="Pickles become safetensors with imlctl weights convert.",
-            ) from error
+            cast("ImageNetInput", model.encoder.backbone).load_public(tensors)
         except (RuntimeError, AttributeError) as error:  # the latter: our own backbone
             raise self._misfit(path) from error
 
@@ -236,6 +252,32 @@ class Latents:
         noise, prior = (torch.randn(whole, generator=rng)[mine].to(clean.device) for _ in range(2))
         z = diffuse(clean, noise, t, model.bars, prior=self.diffusion.prior, prior_noise=prior)
         return z, t.to(clean.device)
+
+
+def _load_semantics(part: Semantics, path: Path | None) -> None:
+    if path is None:
+        raise ConfigError(
+            "the backbone's ImageNet network has no weights, and it does not learn here",
+            source="semantics",
+            remedy="Name EfficientNet-Lite0 as safetensors; imlctl weights convert makes it.",
+        )
+    try:
+        part.network.load_public(_tensors(path))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"is not EfficientNet-Lite0 ({first_line(error)})", source=str(path)
+        ) from error
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"cannot be read as safetensors ({error})",
+            source=str(path),
+            remedy="Pickles become safetensors with imlctl weights convert.",
+        ) from error
 
 
 def encoder_blocks(model: nn.Module) -> list[nn.Module]:

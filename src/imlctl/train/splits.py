@@ -163,6 +163,6 @@ def decisive(config: TrainConfig, digest: str) -> dict[str, Any]:
                 settings[table].pop(key)
     for source in (settings["data"]["real"] or {}).get("sources", ()):
         source.pop("manifest")
-    for key in ("evaluation", "init"):
+    for key in ("evaluation", "init", "semantics"):
         settings.pop(key)
     return settings | {"pictures": digest}
