@@ -17,7 +17,8 @@ from imlctl.bench.flops import (
 from imlctl.core.denoiser import DenoiserConfig
 from imlctl.core.diff_iml import SIZES as DIFF_SIZES
 from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
-from imlctl.core.efficient_iml import EfficientIML
+from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
+from imlctl.core.efficient_rwkv import SIZES as RWKV_SIZES
 from imlctl.core.mit import SIZES, MixTransformer
 from imlctl.core.wkv import bi_wkv
 
@@ -61,8 +62,10 @@ def test_a_part_of_a_part_is_counted_once() -> None:
 
 
 def test_named_parts_hold_all_of_a_model() -> None:
+    seeing = EfficientIML(EfficientIMLConfig(RWKV_SIZES["semantic"])).fuse()
     for model, parts in (
         (EfficientIML().fuse(), EFFICIENT_IML),
+        (seeing, parts_of(seeing)),
         (MixTransformer(SIZES["b0"]), MIX_TRANSFORMER),
     ):
         cost = count(on_meta(model), 64, parts)

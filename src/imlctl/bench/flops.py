@@ -39,6 +39,7 @@ EFFICIENT_IML: Parts = {
     "decoder": ("merges", "refine", "head", "level_heads"),
     "picture score": ("score",),
 }
+SEMANTIC: Parts = {"backbone: semantics": ("backbone.semantics",)}
 MIX_TRANSFORMER: Parts = {
     f"stage {i + 1}": (f"patch_embeddings.{i}", f"block.{i}", f"layer_norm.{i}") for i in range(4)
 }
@@ -101,7 +102,7 @@ class Cost:
 def parts_of(model: Model) -> Parts:
     """Return the named parts of a model of ours."""
     if not isinstance(model, DiffIML):
-        return EFFICIENT_IML
+        return EFFICIENT_IML if model.backbone.semantics is None else SEMANTIC | EFFICIENT_IML
     inside = tuple(
         f"denoiser.{name}" for name, _ in model.denoiser.named_children() if name != "inject"
     )
@@ -125,7 +126,7 @@ def count_model(model: Model, size: int, *, steps: int, members: int) -> Cost:
     """
     empty = copy.deepcopy(model).to("meta")
     if not isinstance(empty, DiffIML):
-        return count(empty, size, EFFICIENT_IML)
+        return count(empty, size, parts_of(empty))
     noise = torch.empty(members, *empty.noise_shape(size, size), device="meta")
     run = functools.partial(_sample, empty, noise, steps)
     return count(empty, size, parts_of(empty), run)
