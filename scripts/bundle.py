@@ -1,13 +1,12 @@
 """Make trained weights the bundled ones: averaged, calibrated, self-tested, in weights.toml.
 
-    python scripts/bundle.py NAME RUN... [--rate 0.05] [--start PRESET --share 0.3]
+    python scripts/bundle.py NAME RUN... [--rate 0.05]
 
 NAME is `efficientiml` or `diffiml`, RUN the folder of a finished `imlctl train`. Taken are the
 averaged weights of its last step, when the learning rate has come to nothing; of several runs, of
 which each must have started from another or from one ancestor, their mean (model soups, Wortsman
-et al. 2022). `--start` mixes in what that preset starts from, with the weight `--share`: what a
-short run learns, without all that it forgets (Wortsman et al. 2022, robust fine-tuning). Verdict
-and score are calibrated on the photographs that the first run's preset holds out. After it,
+et al. 2022). Verdict and score are calibrated on the photographs that the first run's preset holds
+out. After it,
 `python scripts/make_tables.py` brings the model cards up to date.
 """
 
@@ -25,8 +24,6 @@ import torch
 
 from imlctl.train.calibrate import Calibration, calibrate, with_verdict
 from imlctl.train.checkpoint import load_average
-from imlctl.train.config import load_config
-from imlctl.train.objective import make_objective
 from imlctl.train.photos import load_pool
 from imlctl.weights import selftest
 from imlctl.weights.load import Loaded, load, save
@@ -41,12 +38,8 @@ def main() -> None:
     parser.add_argument("name", choices=("efficientiml", "diffiml"))
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--rate", type=float, default=0.05)
-    parser.add_argument("--start", type=Path, metavar="PRESET")
-    parser.add_argument("--share", type=float, default=0.3)
     given = parser.parse_args()
     loaded = mean_of([averaged(run) for run in given.runs])
-    if given.start is not None:
-        loaded = mixed_with_start(loaded, given.start, given.share)
     data = loaded.card.training["preset"]["data"]
     held = load_pool(
         [Path(folder) for folder in data["photos"]],
@@ -87,20 +80,6 @@ def mean_of(runs: list[Loaded]) -> Loaded:
     )
     training = first.card.training | {"runs": [run.card.training for run in runs]}
     return replace(first, card=replace(first.card, training=training))
-
-
-def mixed_with_start(loaded: Loaded, preset: Path, share: float) -> Loaded:
-    """Move trained weights towards those that a preset starts from, by a share of the way."""
-    start = make_objective(load_config(preset)).build().state_dict()
-    ours = loaded.model.state_dict()
-    loaded.model.load_state_dict(
-        {
-            key: (value.double().lerp(start[key].double(), share)).to(value.dtype)
-            for key, value in ours.items()
-        }
-    )
-    training = loaded.card.training | {"share_of_start": share}
-    return replace(loaded, card=replace(loaded.card, training=training))
 
 
 def enter(name: str, path: Path, found: Calibration, config: dict[str, Any]) -> None:
