@@ -71,8 +71,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        y = x if self.widen is None else F.relu6(self.widen(x))
-        y = self.narrow(F.relu6(self.around(y)))
+        y = x if self.widen is None else F.relu6(self.widen(x), inplace=True)
+        y = self.narrow(F.relu6(self.around(y), inplace=True))
         return x + y if self.adds else cast("Tensor", y)
 
 
@@ -102,7 +102,7 @@ class EfficientNetLite(nn.Module):
         Args:
             image: (B, 3, H, W) in [0, 1]; H and W multiples of 16.
         """
-        x = F.relu6(self.stem((image - _MEAN) / _SPREAD))
+        x = F.relu6(self.stem((image - _MEAN) / _SPREAD), inplace=True)
         levels = []
         for k, block in enumerate(self.blocks):
             x = block(x)
