@@ -86,7 +86,6 @@ class EfficientRWKVConfig:
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}; known: {', '.join(map(str, known))}"
                 )
-
         if self.semantics and self.stem_stride != 8:
             raise ValueError("semantics come at strides 8, 16 and 32, so stem_stride must be 8")
 

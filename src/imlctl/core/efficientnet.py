@@ -40,18 +40,20 @@ class _Conv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(outputs, _EPSILON)
         before = (kernel - stride) // 2
         after = kernel - stride - before
-        self.frame = (before, after, before, after)
-        self.pads = after > 0
-        if before == after:
-            self.conv.padding, self.pads = (before, before), False
+        even = before == after  # then the convolution pads by itself, without a copy
+        self.conv = nn.Conv2d(
+            inputs, outputs, kernel, stride, before if even else 0, groups=groups, bias=False
+        )
+        self.norm: nn.Module = nn.BatchNorm2d(outputs, _EPSILON)
+        self.frame = None if even else (before, after, before, after)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        return cast("Tensor", self.norm(self.conv(F.pad(x, self.frame) if self.pads else x)))
+        if self.frame is not None:
+            x = F.pad(x, self.frame)
+        return cast("Tensor", self.norm(self.conv(x)))
 
     def fuse(self) -> None:
         """Fold the norm into the convolution; does nothing when done."""

@@ -148,31 +148,38 @@ class Synthesizer:
 
     def _splice(self, host: Pixels, side: int, rng: Rng) -> tuple[Pixels, Mask]:
         if len(self.with_objects) and rng.random() < 0.25:
-            index = int(rng.choice(self.with_objects))
-            masks = self.pool.objects[index]
-            donor, mask = self._object(index, masks[rng.integers(len(masks))], side, rng)
+            index, thing = self._thing(rng)
+            donor, mask = self._object(index, thing, side, rng)
             if mask.sum() >= 64:
                 donor = augment.random_history(donor, rng, self.untouched)
                 return forge.composite(host, donor, mask, rng)
         donor = self._source(int(rng.integers(len(self.pool))), side, rng)
-        cut = segment(donor, rng) if rng.random() < 0.35 else None
-        return forge.composite(host, donor, self._shape(side, rng) if cut is None else cut, rng)
+        return forge.composite(host, donor, self._region(donor, 0.35, rng), rng)
+
+    def _thing(self, rng: Rng) -> tuple[int, Mask]:
+        """Draw an object: the number of its photograph, and its mask there."""
+        index = int(rng.choice(self.with_objects))
+        masks = self.pool.objects[index]
+        return index, masks[rng.integers(len(masks))]
+
+    def _region(self, pixels: Pixels, own: float, rng: Rng) -> Mask:
+        """A region that follows the picture, a share `own` of the time; otherwise a shape."""
+        cut = segment(pixels, rng) if rng.random() < own else None
+        return self._shape(len(pixels), rng) if cut is None else cut
 
     def _shape(self, side: int, rng: Rng) -> Mask:
         """An object's outline a fifth of the time, so that shapes are not objects by habit."""
         if len(self.with_objects) and rng.random() < 0.2:
-            masks = self.pool.objects[int(rng.choice(self.with_objects))]
-            return fit_object(rng, masks[rng.integers(len(masks))], side, side)
+            return fit_object(rng, self._thing(rng)[1], side, side)
         return random_mask(rng, side, side)
 
     def _with_outline(self, side: int, rng: Rng) -> tuple[Pixels, Mask | None]:
         """A square as of `_source`, and the outline of a thing in it, if there is one."""
-        index = int(rng.choice(self.with_objects))
+        index, thing = self._thing(rng)
         self._used.append(self.pool.names[index])
-        objects = self.pool.objects[index]
-        drawn = objects[rng.integers(len(objects))].astype(np.uint8) * 255
-        crop, thing = self._crop((self.pool.photos[index], drawn), side, rng)
-        outline: Mask = thing > 127
+        drawn = thing.astype(np.uint8) * 255
+        crop, cut = self._crop((self.pool.photos[index], drawn), side, rng)
+        outline: Mask = cut > 127
         whole = MIN_AREA <= outline.mean() <= MAX_AREA
         return augment.random_history(crop, rng, self.untouched), outline if whole else None
 
@@ -243,7 +250,5 @@ class Synthesizer:
             return generated, np.zeros((side, side), bool)
         if rng.random() < 0.35:  # generators have a resolution of their own; the rest is enlarged
             generated = augment.reduced(generated, float(rng.uniform(1.2, 3.0)), rng)
-        cut = segment(host, rng) if rng.random() < 0.25 else None
-        shape = self._shape(side, rng) if cut is None else cut
-        picture, mask = forge.regenerate(host, generated, shape, rng)
+        picture, mask = forge.regenerate(host, generated, self._region(host, 0.25, rng), rng)
         return augment.random_history(picture, rng, untouched=0.7), mask
