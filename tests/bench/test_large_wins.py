@@ -62,11 +62,11 @@ def test_fused_is_no_slower() -> None:
     assert times_longer(lambda: fused(image), lambda: model(image)) < 1.1  # 0.92
 
 
-def test_the_search_for_repetition_is_bounded() -> None:
-    """Beyond two megapixels a picture is reduced: four times the pixels are not four times."""
+def test_the_search_for_repetition_is_linear_in_pixels() -> None:
+    """Four times the pixels; comparing each place with each would be sixteen times the work."""
     small, large = picture(1024), picture(2048)
     ratio = times_longer(lambda: self_similarity(large), lambda: self_similarity(small), 2)
-    assert ratio < 3  # 1.6
+    assert ratio < 8  # 5.1, on an Intel Xeon
 
 
 def test_time_is_linear_in_pixels() -> None:

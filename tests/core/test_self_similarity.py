@@ -4,12 +4,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from imlctl.core import self_similarity as module
-from imlctl.core.self_similarity import MIN_SHIFT, STRIDE, find_shifts, self_similarity
+from imlctl.core.self_similarity import STRIDE, self_similarity
 
 
 def textured(height: int, width: int, seed: int = 0) -> Tensor:
@@ -27,42 +25,6 @@ def moved(image: Tensor, box: tuple[int, int, int], shift: tuple[int, int]) -> T
     piece = image[..., top : top + side, left : left + side]
     out[..., top + down : top + down + side, left + right : left + right + side] = piece
     return out
-
-
-class TestFindShifts:
-    def test_equals_the_obvious_float64_computation(self) -> None:
-        rng = np.random.default_rng(0)
-        signal = rng.standard_normal((48, 64))
-        signal[24:40, 30:50] = signal[2:18, 5:25]
-        shifts, peaks = find_shifts(torch.from_numpy(signal)[None], count=1)
-        power = np.abs(np.fft.rfft2(signal * np.outer(fade(48), fade(64)))) ** 2
-        around = mean_around(power, 9, 5)
-        white = (power - around) / (around + 1e-3 * power.mean()) ** 0.75
-        lags = np.fft.irfft2(white, s=signal.shape)
-        lags -= mean_around(lags, 5, 5)
-        down = np.where(np.arange(48) > 24, np.arange(48) - 48, np.arange(48))[:, None]
-        across = np.where(np.arange(64) > 32, np.arange(64) - 64, np.arange(64))[None]
-        allowed = (np.hypot(down, across) >= MIN_SHIFT) & (
-            (down > 0) | ((down == 0) & (across > 0))
-        )
-        spread = np.abs(lags[allowed]).mean() * np.sqrt(np.pi / 2)
-        best = np.unravel_index(np.where(allowed, lags, -np.inf).argmax(), lags.shape)
-        assert tuple(shifts[0, 0].tolist()) == best == (22, 25)
-        assert float(peaks[0, 0]) == pytest.approx(lags[best] / spread, rel=1e-9)
-
-    @settings(deadline=None, max_examples=25)
-    @given(st.integers(-60, 60), st.integers(40, 70), st.integers(0, 99))
-    def test_finds_any_translation(self, right: int, down: int, seed: int) -> None:
-        image = moved(textured(160, 192, seed), (10, 70, 48), (down, right))
-        grey = image.mean(1) * 255
-        shifts, peaks = find_shifts(module._flattened(grey))
-        assert tuple(shifts[0, 0].tolist()) == (down, right % 192)
-        assert peaks[0, 0] > 2 * peaks[0, 1:].max().clamp_max(3.5)
-
-    def test_nothing_stands_out_of_a_picture_without_repetition(self) -> None:
-        for seed in range(5):
-            _, peaks = find_shifts(module._flattened(textured(160, 192, seed).mean(1) * 255))
-            assert peaks.max() < 7
 
 
 class TestMaps:
@@ -117,22 +79,3 @@ class TestMaps:
         with torch.autocast("cpu", torch.bfloat16):
             inside = self_similarity(image)
         assert torch.equal(inside, self_similarity(image))
-
-
-def fade(side: int) -> np.ndarray:
-    """From 1/16 at the frame to 1 sixteen pixels inside."""
-    place = np.arange(side)
-    return np.minimum(np.minimum(place, place[::-1]) + 1, 16) / 16
-
-
-def mean_around(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Mean over a box, of what lies inside, one place at a time."""
-    out = np.empty_like(values)
-    for y in range(values.shape[0]):
-        for x in range(values.shape[1]):
-            box = values[
-                max(0, y - rows // 2) : y + rows // 2 + 1,
-                max(0, x - columns // 2) : x + columns // 2 + 1,
-            ]
-            out[y, x] = box.mean()
-    return out
