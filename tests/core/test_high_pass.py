@@ -32,9 +32,9 @@ def test_constant_picture_leaves_no_residual(kind: HighPass) -> None:
 
 def test_srm_filters_sum_to_zero() -> None:
     filters = ResidualInput("srm").filters
-    assert filters.shape == (9, 1, 5, 5)
+    assert filters.shape == (9, 3, 5, 5)
     torch.testing.assert_close(filters.sum((1, 2, 3)), torch.zeros(9), rtol=0, atol=1e-6)
-    assert (filters[:, 0, 2, 2] < 0).all()
+    assert (filters[range(9), [0, 0, 0, 1, 1, 1, 2, 2, 2], 2, 2] < 0).all()
 
 
 def test_srm_looks_at_each_colour_alone() -> None:

@@ -206,7 +206,9 @@ class Semantics(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to one of (B, dims[i], H / 8 / 2^i, W / 8 / 2^i) for each stage."""
-        seen = self.network(F.avg_pool2d(image, 2))
+        # At exactly half the size this is the mean of 2 x 2, in a third of the time of pooling.
+        half = F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=False)
+        seen = self.network(half)
         return [level(x) for level, x in zip(self.levels, seen, strict=True)]
 
 
