@@ -80,6 +80,15 @@ def test_recompression_does_not_hide_it(quality: int) -> None:
     assert scores[0, 0] > 8
 
 
+def test_a_copy_of_other_brightness_and_contrast() -> None:
+    grey = textured(192, 256)
+    copy = moved(0.7 * grey + 20, (16, 24, 64), (97, 121))
+    grey[..., 113:177, 145:209] = copy[..., 113:177, 145:209]
+    shifts, scores = find_shifts(grey, 6)
+    assert tuple(shifts[0, 0].tolist()) == (97, 121)
+    assert scores[0, 0] > 20
+
+
 def test_a_small_copy_in_a_large_picture() -> None:
     """A thousandth of the picture: a correlation of the whole would not see it."""
     grey = moved(textured(768, 1024), (235, 688, 28), (1, 44))
@@ -143,7 +152,7 @@ def slow_votes(grey: np.ndarray) -> Counter[tuple[int, int]]:
         coded.append((*bits, int(around[y, x]), y, x))
     coded.sort()
     votes: Counter[tuple[int, int]] = Counter()
-    for (*code, y, x), (*other, v, u) in pairwise(coded):
+    for (*code, _, y, x), (*other, _, v, u) in pairwise(coded):
         if code == other and (v - y) ** 2 + (u - x) ** 2 >= MIN_SHIFT**2:
             votes[max((v - y, u - x), (y - v, x - u))] += 1
     return votes

@@ -1,10 +1,11 @@
 """By how much parts of a photograph were copied: places alike vote for the shift between them.
 
-Block matching by sorting (Fridrich, Soukal and Lukas 2003), on codes that compression hardly
-changes: the place's brightness, and which of the points around it are brighter than which others
-(ordinal, as in BRIEF, Calonder et al. 2010). Sorted by code, places that look alike lie side by
-side, and each pair of neighbours votes for one shift. Chance spreads its votes over all shifts; a
-copy puts its own on one. Even the noise of an empty wall suffices, since no camera repeats it.
+Block matching by sorting (Fridrich, Soukal and Lukas 2003), on codes that neither compression nor
+a change of brightness alters much: which points of a ring around the place are brighter than which
+others (ordinal, as in BRIEF, Calonder et al. 2010). Sorted by code, and by brightness among equals,
+places that look alike lie side by side, and each pair of neighbours votes for one shift. Chance
+spreads its votes over all shifts; a copy puts its own on one. Even the noise of an empty wall
+suffices, since no camera repeats it.
 
 Sorting makes it n log n. Only translations are seen.
 """
@@ -103,12 +104,11 @@ def _sorted_places(detail: Tensor, around: Tensor) -> tuple[Tensor, Tensor]:
     powers = 2.0 ** torch.arange(len(brighter), device=detail.device, dtype=torch.float32)
     code = torch.tensordot(powers, brighter.float(), 1).long()  # below 2^24, so exact
     clear = points.amax(0) - points.amin(0) > _LEAST_CONTRAST
-    nothing = _LEVELS * 2 ** (_POINTS * len(_APART)) + places  # a code of its own
-    code = torch.where(clear, _LEVELS * code + level, nothing)
-    keys = code * MAX_PLACES + places
+    code = torch.where(clear, code, 2 ** len(brighter) + places)  # if not, one of its own
+    keys = (code * _LEVELS + level) * MAX_PLACES + places
     # One by one: sorting along a dimension takes twice as long.
     ordered = torch.stack([key.sort().values for key in keys])
-    return ordered % MAX_PLACES, ordered // MAX_PLACES
+    return ordered % MAX_PLACES, ordered // (MAX_PLACES * _LEVELS)
 
 
 def _extremes(soft: Tensor, cell: int) -> Tensor:
