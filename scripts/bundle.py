@@ -13,6 +13,7 @@ out. After it,
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import re
@@ -46,12 +47,11 @@ def main() -> None:
         validation=True,
         validation_share=data["validation_share"],
     )
-    found = calibrate(
-        loaded.model.eval(), held, min_share=MIN_SHARE, device=torch.device("cpu"), rate=given.rate
-    )
+    fused = copy.deepcopy(loaded.model).fuse().to(memory_format=torch.channels_last)  # for speed
+    found = calibrate(fused, held, min_share=MIN_SHARE, device=torch.device("cpu"), rate=given.rate)
     card = with_verdict(loaded.card, found)
     path = ROOT / "src" / "imlctl" / "weights" / "bundled" / f"{given.name}.safetensors"
-    save(path, loaded.model, card)
+    save(path, loaded.model.eval(), card)
     selftest.attach(path)
     enter(given.name, path, found, card.config)
 
