@@ -53,7 +53,8 @@ def self_similarity(image: Tensor) -> Tensor:
 
 def _self_similarity(image: Tensor) -> Tensor:
     height, width = image.shape[-2:]
-    grey = image.movedim(1, -1) @ (255 * image.new_tensor(_LUMA))  # (B, H, W)
+    red, green, blue = (255 * weight for weight in _LUMA)
+    grey = red * image[:, 0] + green * image[:, 1] + blue * image[:, 2]  # (B, H, W)
     factor = math.ceil(math.sqrt(height * width / MAX_AREA))
     if factor > 1:
         grey = F.avg_pool2d(grey[:, None], factor)[:, 0]
