@@ -23,7 +23,7 @@ from imlctl.core.windows import box_mean
 MIN_SHIFT = 16  # pixels; below, every smooth place resembles itself
 MAX_PLACES = 1 << 24  # pixels of a picture; a place is 24 bits of a key of 57
 
-# Pixels up to which a picture gets two places for each cell of this side: about as many in all.
+# Area and side: a picture of up to so many pixels gets two places for each cell of so many a side.
 _CELLS = ((384 * 384, 2), (2048 * 2048, 4), (MAX_PLACES, 8))
 _RADIUS = 6  # pixels, of the ring of points
 _POINTS = 12

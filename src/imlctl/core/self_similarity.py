@@ -101,17 +101,21 @@ def _cells(values: Tensor) -> Tensor:
 def _moved(values: Tensor, shift: Tensor) -> Tensor:
     """What lies at x + d, for each place x of (B, H, W); outside, what is nearest."""
     height, width = values.shape[-2:]
-    down = torch.arange(height, device=values.device) + shift[:, :1]  # (B, H)
-    across = torch.arange(width, device=values.device) + shift[:, 1:]  # (B, W)
-    down, across = down.clamp(0, height - 1), across.clamp(0, width - 1)
-    index = down[:, :, None] * width + across[:, None, :]
+    down, across = _targets(values, shift)
+    index = down.clamp(0, height - 1) * width + across.clamp(0, width - 1)
     return values.flatten(1).gather(1, index.flatten(1)).view_as(values)
 
 
 def _within(values: Tensor, shift: Tensor) -> Tensor:
     """Whether x + d lies in the picture, for each place x of (B, H, W)."""
     height, width = values.shape[-2:]
+    down, across = _targets(values, shift)
+    return (down >= 0) & (down < height) & (across >= 0) & (across < width)
+
+
+def _targets(values: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (B, H, 1) and columns (B, 1, W) of x + d, for each place x of (B, H, W)."""
+    height, width = values.shape[-2:]
     down = torch.arange(height, device=values.device) + shift[:, :1]
     across = torch.arange(width, device=values.device) + shift[:, 1:]
-    down, across = (down >= 0) & (down < height), (across >= 0) & (across < width)
-    return down[:, :, None] & across[:, None, :]
+    return down[:, :, None], across[:, None, :]
