@@ -23,14 +23,15 @@ from typing import Any
 
 import torch
 
-from imlctl.train.calibrate import Calibration, calibrate, with_verdict
+from imlctl.core.efficient_iml import EfficientIML
+from imlctl.mask.decide import DEFAULT_MIN_SHARE
+from imlctl.train.calibrate import Calibration, calibrate, excess, with_verdict
 from imlctl.train.checkpoint import load_average
 from imlctl.train.photos import load_pool
 from imlctl.weights import selftest
 from imlctl.weights.load import Loaded, load, save
 
 ROOT = Path(__file__).resolve().parents[1]
-MIN_SHARE = 0.025  # of pixels: what authentic photographs have at high probability is small
 
 
 def main() -> None:
@@ -47,8 +48,14 @@ def main() -> None:
         validation=True,
         validation_share=data["validation_share"],
     )
+    cpu = torch.device("cpu")
     fused = copy.deepcopy(loaded.model).fuse().to(memory_format=torch.channels_last)  # for speed
-    found = calibrate(fused, held, min_share=MIN_SHARE, device=torch.device("cpu"), rate=given.rate)
+    if isinstance(loaded.model, EfficientIML):
+        by = excess(fused, held, device=cpu)
+        loaded.model.lower(by)
+        fused.lower(by)
+        print(f"{by:.3f} taken from the log odds of a pixel")
+    found = calibrate(fused, held, min_share=DEFAULT_MIN_SHARE, device=cpu, rate=given.rate)
     card = with_verdict(loaded.card, found)
     path = ROOT / "src" / "imlctl" / "weights" / "bundled" / f"{given.name}.safetensors"
     save(path, loaded.model.eval(), card)

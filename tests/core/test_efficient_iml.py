@@ -155,6 +155,18 @@ def test_score_ignores_gradients_through_the_map() -> None:
     assert model.head.weight.grad is None
 
 
+def test_lowered_odds_leave_the_score() -> None:
+    model = tiny().eval()
+    picture = torch.rand(1, 3, 96, 96)
+    with torch.inference_mode():
+        before = model(picture)
+        after = model.lower(0.75)(picture)
+    torch.testing.assert_close(after.logits, before.logits - 0.75)
+    for new, old in zip(after.levels, before.levels, strict=True):
+        torch.testing.assert_close(new, old - 0.75)
+    torch.testing.assert_close(after.score_logits, before.score_logits)
+
+
 def test_meets_the_budget_at_512() -> None:
     """At most 5 M parameters and 8 G multiply-accumulates (two operations each)."""
     with torch.device("meta"):

@@ -12,7 +12,7 @@ from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
 from imlctl.mask.score import picture_score
 from imlctl.train import calibrate as module
-from imlctl.train.calibrate import calibrate
+from imlctl.train.calibrate import calibrate, excess
 from imlctl.train.photos import PhotoPool
 
 
@@ -35,20 +35,39 @@ def test_of_a_model_that_is_certain_more_pixels_are_asked_for(
     monkeypatch.setattr(module, "_map", certain)
     cpu = torch.device("cpu")
     found = calibrate(cast("Any", None), noise_pool(), min_share=0.01, device=cpu, rate=0.34)
-    assert found.threshold == 0.99
+    assert found.threshold == 0.999
+    assert found.marked == pytest.approx(0.25)
     assert found.min_share == pytest.approx(0.3)  # the two above it are a third of six
     assert found.score_scale is not None
     assert picture_score(1.0, found.score_scale) > 0.5 > picture_score(0.0, found.score_scale)
 
 
-def test_calibrated_weights_flag_as_promised() -> None:
+def chancy_model() -> EfficientIML:
+    """One whose probabilities lie on both sides of a half."""
     torch.manual_seed(0)
     model = EfficientIML(EfficientIMLConfig(backbone=SIZES["tiny"], width=16)).eval()
-    torch.nn.init.constant_(model.head.bias, 1.0)  # probabilities on both sides of a half
+    torch.nn.init.constant_(model.head.bias, 1.0)
     torch.nn.init.normal_(model.head.weight, std=2.0)
-    pool = noise_pool()
+    return model
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3])
+def test_lowered_weights_mark_as_little_as_promised(share: float) -> None:
+    model, pool, cpu = chancy_model(), noise_pool(), torch.device("cpu")
+
+    def marked() -> float:
+        seen = module._authentic(pool)
+        return float(np.mean([(module._map(model, each, cpu) >= 0.5).mean() for each in seen]))
+
+    before = marked()
+    model.lower(excess(model, pool, device=cpu, share=share))
+    assert before > share >= marked() > 0.9 * share  # no less than that is given up
+
+
+def test_calibrated_weights_flag_as_promised() -> None:
+    model, pool = chancy_model(), noise_pool()
     found = calibrate(model, pool, min_share=0.01, device=torch.device("cpu"))
-    assert 0.5 <= found.threshold <= 0.99
+    assert 0.5 <= found.threshold <= 0.999
     assert found.photos == 3
     assert found.min_share == 0.01
     values = list(found.thresholds.values())

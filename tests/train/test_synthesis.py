@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -138,6 +139,64 @@ def test_authentic_samples_go_through_the_same_processing(pool: PhotoPool) -> No
 
 def test_histories_can_be_left_out(pool: PhotoPool) -> None:
     assert untouched(pool, histories=False) > 1.5 * untouched(pool)
+
+
+def test_originals_keep_their_pixels_until_they_are_saved(pool: PhotoPool) -> None:
+    """A quarter is saved without loss; of the rest, coarse quality happens to leave some as is."""
+    count = untouched(pool, originals=1.0)
+    assert 30 < count < 75
+    assert count > 1.4 * untouched(pool)
+
+
+def test_an_original_lies_on_the_grid_of_its_jpeg(pool: PhotoPool) -> None:
+    """Each photograph holds the place of each pixel within its block of 8x8."""
+    places = tuple(
+        np.dstack([np.indices(p.shape[:2])[i] % 8 for i in (0, 1, 1)]).astype(np.uint8) * 20
+        for p in pool.photos
+    )
+    marked = PhotoPool(pool.names, places, {}, {})
+    make = Synthesizer(marked, size=64, mix=Mix(**{**NONE, "authentic": 1.0}), originals=1.0)
+    firsts = [tuple(map(int, make(i).pixels[8, 8])) for i in range(40)]
+    assert {(0, 0, 0), (0, 140, 140)} <= set(firsts)  # the second of a mirrored one
+    assert np.mean([down for down, _, _ in firsts]) < 30  # 70 without a grid, however it is saved
+
+
+def test_large_photographs_are_originals_more_often(photo: Callable[..., Any]) -> None:
+    photos = (photo(0, 128, 128), photo(1, 384, 384))
+    make = Synthesizer(
+        PhotoPool(("small", "large"), photos, {}, {}),
+        size=64,
+        mix=Mix(**{**NONE, "authentic": 1.0}),
+        originals=1.0,
+    )
+    drawn = [make(i).sources[0] for i in range(100)]
+    assert 80 <= drawn.count("large") < 100  # nine tenths of the pixels
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "authentic"])
+def test_an_original_is_touched_only_near_its_mask(kind: str, pool: PhotoPool) -> None:
+    """What was saved without loss is some photograph's but for the edit and its feathered rim."""
+    make = Synthesizer(pool, size=128, mix=Mix(**{**NONE, kind: 1.0}), originals=1.0)
+    intact = 0
+    for sample in map(make, range(60)):
+        photo = pool.photos[pool.names.index(sample.sources[0])]
+        away = cv2.dilate(sample.mask.astype(np.uint8), np.ones((41, 41), np.uint8)) == 0
+        if not away.any():
+            continue
+        height, width = (n - 128 + 1 for n in photo.shape[:2])
+        crops = (
+            turned[y : y + 128, x : x + 128]
+            for turned in (photo, photo[:, ::-1])
+            for y in range(0, height, 8)
+            for x in range(0, width, 8)
+        )
+        row, column = np.argwhere(away)[0]
+        pixel = sample.pixels[row, column]
+        intact += any(
+            (crop[row, column] == pixel).all() and (crop[away] == sample.pixels[away]).all()
+            for crop in crops
+        )
+    assert intact >= 3
 
 
 def test_fast_enough(photo: Callable[..., Any]) -> None:

@@ -153,6 +153,15 @@ class EfficientIML(TopDown):
         rows = (features,) if self.training else torch.split(features, 1)
         return torch.cat([self.score(row) for row in rows]).squeeze(1)
 
+    @torch.no_grad()
+    def lower(self, by: float) -> Self:
+        """Take `by` from every pixel's log odds and leave the image-level score. Returns self."""
+        for head in (self.head, *self.level_heads):
+            cast("Tensor", cast("nn.Conv2d", head).bias).sub_(by)
+        first = cast("nn.Linear", self.score[0])  # its last two inputs are read from the map
+        first.bias.add_(by * first.weight[:, -2:].sum(1))
+        return self
+
     def fuse(self) -> Self:
         """Fold every norm and shift into its convolution, for inference. Returns self."""
         fuse_all(self.eval())

@@ -208,6 +208,11 @@ def random_finish(pixels: Pixels, rng: Rng) -> Pixels:
     return _random_jpeg(rng, 50 if fate < 0.7 else 80)(pixels)
 
 
+def random_save(pixels: Pixels, rng: Rng) -> Pixels:
+    """Save an edited photograph as an editor does: as JPEG of good quality, or without loss."""
+    return pixels if rng.random() < 0.25 else _random_jpeg(rng, 75)(pixels)
+
+
 def make_finish(rng: Rng) -> Step:
     """One of the rarer whole-picture steps."""
     makers = (_random_blur, _random_sharpen, _random_noise, _random_tone)

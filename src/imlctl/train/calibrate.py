@@ -1,14 +1,19 @@
-"""The verdict threshold of weights: how often may an authentic photograph be flagged?
+"""What weights may claim: how much of an authentic photograph is marked, how often is it flagged?
 
-A picture is flagged when more than a share `min_share` of its pixels reach the threshold. So each
-authentic photograph has one critical threshold, the (1 - min_share) quantile of its own map: below
-it the picture is flagged, above it not. The threshold for a given false-positive rate is a quantile
-of those. A model that is certain where it is wrong has no such threshold below 1; more pixels are
-asked of it instead.
+Pixels first. Training shows far more forgery than the world holds, so the map's odds are too high
+(Saerens et al. 2002); `excess` says by how much, as seen on authentic photographs, and the model
+gives that up.
+
+Then the verdict. A picture is flagged when more than a share `min_share` of its pixels reach the
+threshold. So each authentic photograph has one critical threshold, the (1 - min_share) quantile of
+its own map: below it the picture is flagged, above it not. The threshold for a given false-positive
+rate is a quantile of those. A model that is certain where it is wrong has no such threshold below
+1; more pixels are asked of it instead.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +22,7 @@ import numpy as np
 from imlctl.bench.accuracy import threshold_at
 from imlctl.image.prepare import pad
 from imlctl.inference import predict
+from imlctl.mask.decide import DEFAULT_THRESHOLD
 from imlctl.mask.score import EVIDENCE, Scale, critical, fit_scale
 from imlctl.train.augment import random_finish
 from imlctl.train.synthesis import Mix, Synthesizer
@@ -32,10 +38,12 @@ if TYPE_CHECKING:
     from imlctl.weights.load import Card
 
 RATE = 0.05
+PIXELS = 0.02  # of an authentic photograph, on average, that may be marked
 _SEED = 5
 _SIDE = 384  # of a forgery, in pixels
 # A threshold outside would mark nearly everything, or nothing a model could reach.
-_LOWEST, _HIGHEST = 0.5, 0.99
+_LOWEST, _HIGHEST = 0.5, 0.999
+_MOST, _FINE = 12.0, 1e-3  # log odds; float32 tells probabilities from certainty about as far
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +51,12 @@ class Calibration:
     """Thresholds measured on authentic photographs.
 
     Attributes:
-        threshold: For the false-positive rate `rate`, within 0.5 to 0.99.
+        threshold: For the false-positive rate `rate`, within 0.5 to 0.999.
         min_share: Share of pixels beyond which a picture is flagged: as asked for, or larger where
-            0.99 is not enough for the rate.
+            0.999 is not enough for the rate.
         rate: Share of the photographs that it flags, at most.
         photos: How many photographs it was measured on, each as it is and once reprocessed.
+        marked: Share of their pixels that reach one half, on average over the photographs.
         thresholds: For the rates 1, 5, 10 and 20 %, as measured.
         score_scale: Of the picture's score: fitted to these maps and to those of as many forgeries
             made of the same photographs; None where forgeries do not stand out.
@@ -57,8 +66,35 @@ class Calibration:
     min_share: float
     rate: float
     photos: int
+    marked: float
     thresholds: dict[str, float]
     score_scale: Scale | None
+
+
+def excess(model: Model, pool: PhotoPool, *, device: torch.device, share: float = PIXELS) -> float:
+    """Say what to take from a model's log odds so that it marks little of authentic photographs.
+
+    Args:
+        model: In evaluation mode, on `device`.
+        pool: Authentic photographs that it was not trained on.
+        device: Where to compute.
+        share: Of a photograph's pixels, on average, that may reach one half.
+
+    Returns:
+        Log odds, 0 where the model keeps to that as it is; 12 at most.
+    """
+    maps = [_map(model, pixels, device) for pixels in _authentic(pool)]
+
+    def marked(by: float) -> float:
+        return float(np.mean([(each >= 1 / (1 + math.exp(-by))).mean() for each in maps]))
+
+    if marked(0.0) <= share:
+        return 0.0
+    low, high = 0.0, _MOST
+    while high - low > _FINE:
+        middle = (low + high) / 2
+        low, high = (low, middle) if marked(middle) <= share else (middle, high)
+    return high
 
 
 def calibrate(
@@ -78,12 +114,13 @@ def calibrate(
         device: Where to compute.
         rate: Share of the photographs that may be flagged.
     """
-    values, levels, shares = [], [], []
+    values, levels, shares, marked = [], [], [], []
     for pixels in _authentic(pool):
         found = _map(model, pixels, device)
         values.append(critical(found, min_share))
         levels.append(critical(found, EVIDENCE))
         shares.append(float((found >= _HIGHEST).mean()))
+        marked.append(float((found >= DEFAULT_THRESHOLD).mean()))
     thresholds = {f"{each:g}": threshold_at(values, each) for each in (0.01, 0.05, 0.1, 0.2)}
     threshold = threshold_at(values, rate)
     if threshold > _HIGHEST:
@@ -91,7 +128,8 @@ def calibrate(
     limited = round(float(np.clip(threshold, _LOWEST, _HIGHEST)), 4)
     forged = [critical(_map(model, each, device), EVIDENCE) for each in _forged(pool)]
     scale = fit_scale(levels, forged)
-    return Calibration(limited, min_share, rate, len(pool), thresholds, scale)
+    mean = round(float(np.mean(marked)), 5)
+    return Calibration(limited, min_share, rate, len(pool), mean, thresholds, scale)
 
 
 def _authentic(pool: PhotoPool) -> Iterator[NDArray[np.uint8]]:

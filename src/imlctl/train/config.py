@@ -33,6 +33,8 @@ class DataConfig:
         workers: Processes that make samples, for each process that trains.
         real: Real forgeries to train on as well, or instead.
         histories: Give each source of a forgery a random history of its own.
+        originals: Share of the samples whose host is left as it was saved, edited once and saved
+            once more; see `Synthesizer`.
     """
 
     photos: tuple[Path, ...]
@@ -44,18 +46,20 @@ class DataConfig:
     workers: int = 2
     real: RealConfig | None = None
     histories: bool = True
+    originals: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         if (
             not (self.photos or (self.real and self.real.share == 1))
             or not 0 <= self.validation_share < 1
+            or not 0 <= self.originals <= 1
             or self.workers < 0
             or self.regenerated < 0
         ):
             raise ValueError(
-                "needs at least one folder of photos, a validation share below 1, "
-                "and no negative counts"
+                "needs at least one folder of photos, a validation share below 1, a share of "
+                "originals in [0, 1], and no negative counts"
             )
 
 

@@ -34,6 +34,8 @@ def contact_sheet(config: TrainConfig, *, start: int, count: int) -> tuple[bytes
         size=config.optim.size,
         mix=config.mix,
         seed=config.optim.seed,
+        histories=config.data.histories,
+        originals=config.data.originals,
     )
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)

@@ -76,7 +76,8 @@ def load_material(config: TrainConfig, report: Report) -> Material:
     if data.photos and not (data.real and data.real.share == 1):
         pool = load_split(config, validation=False, report=report)
         names += [f"{n} {p.shape}" for n, p in zip(pool.names, pool.photos, strict=True)]
-        ours: Any = {"mix": config.mix, "seed": optim.seed, "histories": data.histories}
+        ours: Any = {"mix": config.mix, "seed": optim.seed}
+        ours |= {"histories": data.histories, "originals": data.originals}
         fitting = [pool if size == optim.size else pool.at_least(size) for size in sizes]
         makers += [[Synthesizer(p, size=s, **ours) for p, s in zip(fitting, sizes, strict=True)]]
         if holds_out:

@@ -3,7 +3,8 @@
 The order matters. Host and donor get *different* random histories, then the forgery is made, then
 the whole picture goes through one shared finish, so the only consistent cue is a mismatch inside
 the frame. A third of the samples are left authentic and go through the same histories and finish,
-so processing alone is not the cue.
+so processing alone is not the cue. `originals` makes some of them the everyday case instead: what a
+camera saved, edited once and saved again.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ class Synthesizer:
         seed: Seed of everything.
         histories: Whether each source gets a history of its own; without, only what the photographs
             themselves went through tells them apart.
+        originals: Share of the samples whose host is a photograph as it was saved: its own pixels
+            on its own JPEG grid, without a history, and after the edit saved once at good quality.
     """
 
     def __init__(
@@ -96,8 +99,9 @@ class Synthesizer:
         mix: Mix | None = None,
         seed: int = 0,
         histories: bool = True,
+        originals: float = 0.0,
     ) -> None:
-        self.pool, self.size, self.seed = pool, size, seed
+        self.pool, self.size, self.seed, self.originals = pool, size, seed, originals
         self.untouched = 0.35 if histories else 1.0
         shares = (mix or Mix()).shares()
         if not pool.regenerated:
@@ -106,6 +110,8 @@ class Synthesizer:
         self.shares = np.array(list(shares.values())) / sum(shares.values())
         self.with_objects = np.array(sorted(pool.objects))
         self.with_regenerated = np.array(sorted(pool.regenerated))
+        areas = [photo.shape[0] * photo.shape[1] for photo in pool.photos]
+        self.areas = np.array(areas, np.float64)  # a pixel of a large photograph is seen as often
         self._used: list[str] = []
 
     def __call__(self, index: int) -> Sample:
@@ -113,9 +119,10 @@ class Synthesizer:
         self._used = []
         rng = np.random.default_rng((self.seed, index))
         kind = self.kinds[rng.choice(len(self.kinds), p=self.shares)]
-        scale = _finished_scale(rng)
+        original = self.originals > 0 and rng.random() < self.originals
+        scale = 1.0 if original else _finished_scale(rng)
         side = round(self.size / scale)
-        canvas, mask = self._forge(kind, side, rng)
+        canvas, mask = self._forge(kind, side, rng, original=original)
         if side != self.size:
             method = int(rng.choice(augment.INTERPOLATIONS))
             canvas = augment.resize(canvas, self.size, self.size, method)
@@ -125,17 +132,20 @@ class Synthesizer:
             mask = small >= 0.5
         if kind != "authentic" and not mask.any():
             kind = "authentic"  # shrunk to nothing, and with it the forgery
-        finished = np.ascontiguousarray(augment.random_finish(canvas, rng))
+        finish = augment.random_save if original else augment.random_finish
+        finished = np.ascontiguousarray(finish(canvas, rng))
         return Sample(finished, mask, kind, tuple(dict.fromkeys(self._used)))
 
-    def _forge(self, kind: str, side: int, rng: Rng) -> tuple[Pixels, Mask]:
+    def _forge(self, kind: str, side: int, rng: Rng, *, original: bool) -> tuple[Pixels, Mask]:
+        outline = None
         if kind == "regenerated":
-            index = int(rng.choice(self.with_regenerated))
-            return self._regenerated(index, side, rng)
-        if kind in _IN_PLACE and len(self.with_objects) and rng.random() < 0.3:
+            return self._regenerated(side, rng, original=original)
+        if original:
+            host = self._original(range(len(self.pool)), side, rng)[0]
+        elif kind in _IN_PLACE and len(self.with_objects) and rng.random() < 0.3:
             host, outline = self._with_outline(side, rng)
         else:
-            host, outline = self._source(int(rng.integers(len(self.pool))), side, rng), None
+            host = self._source(int(rng.integers(len(self.pool))), side, rng)
         if kind == "authentic":
             return host, np.zeros((side, side), bool)
         if kind == "splice":
@@ -183,26 +193,47 @@ class Synthesizer:
         whole = MIN_AREA <= outline.mean() <= MAX_AREA
         return augment.random_history(crop, rng, self.untouched), outline if whole else None
 
+    def _original(
+        self, among: Sequence[int] | NDArray[np.intp], side: int, rng: Rng
+    ) -> list[Pixels]:
+        """A square of a photograph as it was saved, and of its regenerated version if it has one.
+
+        Args:
+            among: Numbers of the photographs to choose from, the larger the more often.
+            side: Of the square, in pixels.
+            rng: Chooses.
+        """
+        shares = self.areas[among]
+        index = int(rng.choice(among, p=shares / shares.sum()))
+        self._used.append(self.pool.names[index])
+        versions = [self.pool.photos[index]]
+        if index in self.pool.regenerated:
+            versions.append(self.pool.regenerated[index])
+        return self._crop(versions, side, rng, native=True)
+
     def _source(self, index: int, side: int, rng: Rng) -> Pixels:
         """A square of one photograph with a random history, (side, side, 3)."""
         self._used.append(self.pool.names[index])
         crop = self._crop([self.pool.photos[index]], side, rng)[0]
         return augment.random_history(crop, rng, self.untouched)
 
-    def _crop(self, versions: Sequence[Pixels], side: int, rng: Rng) -> list[Pixels]:
+    def _crop(
+        self, versions: Sequence[Pixels], side: int, rng: Rng, *, native: bool = False
+    ) -> list[Pixels]:
         """Cut the same square from each version of a photograph.
 
-        At native resolution where the photograph allows, on its 8x8 grid half the time.
+        At native resolution where the photograph allows, on its 8x8 grid half the time; always with
+        `native`, and mostly otherwise.
         """
         height, width = versions[0].shape[:2]
         short = min(height, width)
         cut = side
-        scale = rng.random()
+        scale = 1.0 if native else rng.random()
         if scale < 0.12:  # enlarged: soft, as the pixels of a large photograph are
             cut = round(min(short, side * float(rng.uniform(0.33, 0.7))))
         elif short < side or scale < 0.4:  # the scale at which copies circulate
             cut = round(min(short, side * float(np.exp(rng.uniform(-0.35, 0.9)))))
-        grid = _GRID if rng.random() < 0.5 else 1
+        grid = _GRID if native or rng.random() < 0.5 else 1
         y, x = (int(rng.integers((n - cut) // grid + 1)) * grid for n in (height, width))
         method = (
             cv2.INTER_AREA
@@ -240,15 +271,18 @@ class Synthesizer:
         mask = cv2.warpAffine(outline.astype(np.uint8), move, (side, side), flags=cv2.INTER_NEAREST)
         return donor, mask > 0  # type: ignore[return-value]
 
-    def _regenerated(self, index: int, side: int, rng: Rng) -> tuple[Pixels, Mask]:
+    def _regenerated(self, side: int, rng: Rng, *, original: bool) -> tuple[Pixels, Mask]:
         """Real and regenerated pixels of one crop share everything but the generator."""
-        self._used.append(self.pool.names[index])
-        host, generated = self._crop(
-            (self.pool.photos[index], self.pool.regenerated[index]), side, rng
-        )
+        if original:
+            host, generated = self._original(self.with_regenerated, side, rng)
+        else:
+            index = int(rng.choice(self.with_regenerated))
+            self._used.append(self.pool.names[index])
+            versions = (self.pool.photos[index], self.pool.regenerated[index])
+            host, generated = self._crop(versions, side, rng)
         if rng.random() < 0.25:  # the whole frame through the generator is authentic everywhere
             return generated, np.zeros((side, side), bool)
         if rng.random() < 0.35:  # generators have a resolution of their own; the rest is enlarged
             generated = augment.reduced(generated, float(rng.uniform(1.2, 3.0)), rng)
         picture, mask = forge.regenerate(host, generated, self._region(host, 0.25, rng), rng)
-        return augment.random_history(picture, rng, untouched=0.7), mask
+        return picture if original else augment.random_history(picture, rng, untouched=0.7), mask
