@@ -1,8 +1,8 @@
-"""Make the five examples of docs/explanation.md: forgeries of our own, and what the weights say.
+"""Make the examples of docs/explanation.md: forgeries of our own, and what the weights say.
 
 Photographs: astronaut (NASA, public domain), chelsea (Stefan van der Walt, CC0), coffee (Rachel
-Michetti, CC0) and rocket (SpaceX, public domain), all as scikit-image ships them. Run from
-anywhere: ``python scripts/make_figures.py``.
+Michetti, CC0), rocket (SpaceX, public domain) and grass (CC0 Textures, CC0), all as scikit-image
+ships them. Run from anywhere: ``python scripts/make_figures.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import skimage.data
 from PIL import Image, ImageDraw, ImageFont
@@ -46,7 +47,11 @@ def cases() -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.bool_]]]:
     mask = ellipse(astronaut.shape, 400, 120, 70, 90)
     donor = augment.jpeg(augment.resize(chelsea, 512, 770)[:, 200:712], 70)
     donor = np.roll(donor, (160, -120), (0, 1))
-    yield "splice", forge.composite(astronaut, donor, mask, np.random.default_rng(1))[0], mask
+    splice, _ = forge.composite(astronaut, donor, mask, np.random.default_rng(1))
+    yield "splice", splice, mask
+
+    halved = augment.jpeg(augment.resize(splice, 256, 256, cv2.INTER_AREA), 75)
+    yield "halved-splice", halved, np.ascontiguousarray(mask[::2, ::2])
 
     mask = ellipse(coffee.shape, 90, 470, 60, 70)
     yield "copy-move", *forge.copy_move(coffee, mask, np.random.default_rng(8))  # moved only
@@ -58,6 +63,9 @@ def cases() -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.bool_]]]:
     yield "removal", *forge.remove(coffee, mask, np.random.default_rng(2))
 
     yield "untouched", chelsea, np.zeros(chelsea.shape[:2], bool)
+    grey: NDArray[np.uint8] = skimage.data.grass()  # type: ignore[no-untyped-call]
+    grass = np.repeat(grey[..., None], 3, axis=2)
+    yield "untouched-grass", grass, np.zeros(grass.shape[:2], bool)
 
 
 def verdict(result: Result, mask: NDArray[np.bool_]) -> str:

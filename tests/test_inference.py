@@ -1,7 +1,8 @@
-"""Both models over whole pictures: tiles, self-similarity, noise, flips."""
+"""Both models over whole pictures: tiles, clues, noise, flips."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
 from imlctl.core.light_vae import LightVAEConfig
+from imlctl.core.residual_outliers import residual_outliers
 from imlctl.core.self_similarity import self_similarity
 from imlctl.errors import NumericalError, UsageError
 from imlctl.image.prepare import to_float
@@ -27,7 +29,8 @@ QUICK = Sampling(steps=2, ensemble=2)
 def model(request: pytest.FixtureRequest) -> Model:
     torch.manual_seed(0)
     if request.param == "efficient-iml":
-        return EfficientIML(EfficientIMLConfig(backbone=SIZES["tiny"], width=16)).eval()
+        seeing = replace(SIZES["tiny"], outliers=True)
+        return EfficientIML(EfficientIMLConfig(backbone=seeing, width=16)).eval()
     return sampled()
 
 
@@ -107,17 +110,19 @@ def test_max_is_never_below_mean(model: Model) -> None:
 
 
 @pytest.mark.parametrize("tta", [False, True])
-def test_tiles_see_the_similarity_of_the_whole_picture(
+def test_tiles_see_the_clues_of_the_whole_picture(
     model: Model, tta: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = picture(64, 192)
     whole = self_similarity(to_float(image)[None])
+    if isinstance(model, EfficientIML):
+        whole = torch.cat((whole, residual_outliers(to_float(image)[None])), dim=1)
     seen: list[Tensor] = []
     forward = type(model).forward
 
-    def listen(self: Any, view: Tensor, similarity: Tensor, *rest: Any) -> Any:
-        seen.extend(similarity.split(1))  # both views may come as one batch
-        return forward(self, view, similarity, *rest)
+    def listen(self: Any, view: Tensor, clues: Tensor, *rest: Any) -> Any:
+        seen.extend(clues.split(1))  # both views may come as one batch
+        return forward(self, view, clues, *rest)
 
     monkeypatch.setattr(type(model), "forward", listen)
     run(model, image, tile=64, overlap=0, sampling=Sampling(1, 1, tta=tta))

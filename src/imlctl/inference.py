@@ -15,9 +15,9 @@ from torch import Tensor
 
 from imlctl.core.diff_iml import MEMBERS, STEPS, DiffIML
 from imlctl.core.efficient_iml import EfficientIML
-from imlctl.core.efficient_rwkv import EfficientRWKV
+from imlctl.core.efficient_rwkv import Stem
 from imlctl.core.sampler import Fusion, member_noise, with_flips
-from imlctl.core.self_similarity import STRIDE, self_similarity
+from imlctl.core.self_similarity import STRIDE
 from imlctl.errors import NumericalError, UsageError
 from imlctl.image.prepare import to_float
 from imlctl.image.tiles import Tile, finite, run_tiled
@@ -101,12 +101,13 @@ def predict(
     """
     how = sampling or Sampling()
     scores: list[float] = []
-    similarity: Tensor | None = None  # of the whole picture: a copy may lie in another tile
-    if max(image.shape[1:]) > tile and _sees_similarity(model):
-        similarity = self_similarity(to_float(image)[None].to(device))
+    clues: Tensor | None = None  # of the whole picture: a copy may lie in another tile
+    stem = _stem(model)
+    if max(image.shape[1:]) > tile and stem is not None:
+        clues = stem.clues(to_float(image)[None].to(device))
 
     def forward(part: Tensor, where: Tile) -> Tensor:
-        near = None if similarity is None else where.of(similarity, STRIDE)
+        near = None if clues is None else where.of(clues, STRIDE)
         maps, found = _look(model, part.to(device), near, how, [_spot(key, where.top, where.left)])
         scores.extend(found[0])
         return maps
@@ -183,15 +184,15 @@ def _spot(key: bytes, top: int, left: int) -> bytes:
 
 
 def _look(
-    model: Model, images: Tensor, similarity: Tensor | None, how: Sampling, keys: Sequence[bytes]
+    model: Model, images: Tensor, clues: Tensor | None, how: Sampling, keys: Sequence[bytes]
 ) -> tuple[Tensor, list[list[float]]]:
     """Probabilities (B, 1, H, W), and for each picture the scores of it and of its mirror image."""
     scores: list[list[float]] = [[] for _ in keys]
 
     def once(views: Tensor, mirrored: tuple[bool, ...]) -> Tensor:
-        seen = similarity
-        if similarity is not None:
-            seen = torch.cat([similarity.flip(-1) if flip else similarity for flip in mirrored])
+        seen = clues
+        if clues is not None:
+            seen = torch.cat([clues.flip(-1) if flip else clues for flip in mirrored])
         # The same noise for both views, so that a mirrored picture has the mirrored map.
         prediction = _run(model, views, seen, how, [*keys] * len(mirrored))
         every = scores * len(mirrored)  # the same lists again
@@ -214,14 +215,14 @@ def flips_at_once(model: Model, images: Tensor) -> bool:
 
 
 def _run(
-    model: Model, images: Tensor, similarity: Tensor | None, how: Sampling, keys: Sequence[bytes]
+    model: Model, images: Tensor, clues: Tensor | None, how: Sampling, keys: Sequence[bytes]
 ) -> Prediction:
     if not isinstance(model, DiffIML):
-        return model(images, similarity)  # type: ignore[no-any-return]
+        return model(images, clues)  # type: ignore[no-any-return]
     shape = model.noise_shape(*images.shape[-2:])
     noise = [member_noise(how.seed, key, how.ensemble, shape) for key in keys]
     return model(  # type: ignore[no-any-return]
-        images, similarity, torch.cat(noise).to(images.device), how.steps
+        images, clues, torch.cat(noise).to(images.device), how.steps
     )
 
 
@@ -235,6 +236,6 @@ def _highest(scores: Sequence[float]) -> float:
     return max(scores)
 
 
-def _sees_similarity(model: Model) -> bool:
-    parts = (part for part in model.modules() if isinstance(part, EfficientRWKV))
-    return any(part.config.self_similarity for part in parts)
+def _stem(model: Model) -> Stem | None:
+    """The part that looks for clues, of models that have one."""
+    return next((part for part in model.modules() if isinstance(part, Stem)), None)

@@ -379,6 +379,29 @@ class TestSemantics:
         assert all(n.startswith("backbone.backbone.semantics.network.") for n in frozen)
 
 
+def test_an_eye_for_outliers_is_added_to_weights_without(
+    config: TrainConfig, backbone: Path, tmp_path: Path
+) -> None:
+    shape = EfficientIMLConfig(backbone=replace(SIZES["tiny"], outliers=True), width=16)
+    config = replace(config, model=shape, diffusion=None, init=backbone)
+    model = cast("EfficientIML", make_objective(config).build())
+    assert model.backbone.stem.unlike is not None
+    source = cast("EfficientIML", load(backbone).model)
+    image, mask = batch()
+    with torch.no_grad():  # it has to learn to speak first
+        torch.testing.assert_close(model.eval()(image).logits, source.eval()(image).logits)
+    make_objective(config).loss(model.train(), image, mask, 0)[0].backward()
+    assert any(
+        p.grad.abs().sum() > 0
+        for p in model.backbone.stem.unlike.parameters()
+        if p.grad is not None
+    )
+    path = tmp_path / "whole.safetensors"
+    save(path, model, Card("efficient-iml", shape.to_dict()), half=False)
+    built = make_objective(replace(config, init=path)).build().state_dict()
+    assert all(torch.equal(v, built[k]) for k, v in model.state_dict().items())
+
+
 def test_weights_of_another_shape_are_refused_by_name(config: TrainConfig, backbone: Path) -> None:
     config = replace(config, model=EfficientIMLConfig(SIZES["tiny"]), diffusion=None, init=backbone)
     with pytest.raises(ConfigError, match=r"efficient.safetensors.*does not fit this preset"):

@@ -46,9 +46,9 @@ class ImageNetInput(nn.Module):
         for name, values in (("mean", IMAGENET_MEAN), ("spread", IMAGENET_SPREAD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
-    def forward(self, image: Tensor, similarity: Tensor | None = None) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) in [0, 1] to the backbone's levels; sees no self-similarity."""
-        del similarity
+    def forward(self, image: Tensor, clues: Tensor | None = None) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) in [0, 1] to the backbone's levels; sees no clues."""
+        del clues
         return cast("tuple[Tensor, ...]", self.backbone((image - self.mean) / self.spread))
 
     def load_public(self, tensors: Mapping[str, Tensor]) -> None:
@@ -73,7 +73,7 @@ class ImageNetInput(nn.Module):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Backbone:
-    """A network that maps an image in [0, 1], and its self-similarity, to its levels.
+    """A network that maps an image in [0, 1], and the clues in it, to its levels.
 
     Attributes:
         module: The network.
@@ -139,17 +139,17 @@ class ConditionEncoder(nn.Module):
         self.levels = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in inputs)
         self.mix = ConvNorm(len(built.widths) * channels, channels, 3)
 
-    def forward(self, image: Tensor, similarity: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, clues: Tensor | None = None) -> Tensor:
         """Encode.
 
         Args:
             image: (B, 3, H, W) in [0, 1]; H and W multiples of `multiple`.
-            similarity: See `EfficientRWKV.forward`.
+            clues: See `EfficientRWKV.forward`.
 
         Returns:
             (B, channels, H / stride, W / stride).
         """
-        features: Sequence[Tensor] = self.backbone(image, similarity)
+        features: Sequence[Tensor] = self.backbone(image, clues)
         size = (image.shape[-2] // self.stride, image.shape[-1] // self.stride)
         gathered = [
             _resized(level(F.pixel_unshuffle(x, n)), size)

@@ -105,12 +105,12 @@ class DiffIML(nn.Module):
         self.vae = LightVAE(self.config.vae)
         self.bars = alpha_bars(self.config.schedule)  # float64, on the CPU wherever the model is
 
-    def condition(self, image: Tensor, similarity: Tensor | None = None) -> Tensor:
+    def condition(self, image: Tensor, clues: Tensor | None = None) -> Tensor:
         """Encode a picture, once.
 
         Args:
             image: (B, 3, H, W) in [0, 1]; H and W multiples of `config.multiple`.
-            similarity: See `EfficientRWKV.forward`.
+            clues: See `EfficientRWKV.forward`.
 
         Returns:
             What the denoiser adds at every step, (B, channels, h, w).
@@ -119,7 +119,7 @@ class DiffIML(nn.Module):
             ValueError: The size does not fit.
         """
         check_size(image, self.config.multiple)
-        return self.denoiser.prepare(self.encoder(image, similarity))
+        return self.denoiser.prepare(self.encoder(image, clues))
 
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape of one member's noise for a picture of this size, (C, h, w)."""
@@ -151,17 +151,17 @@ class DiffIML(nn.Module):
         return self.vae.decode(latents[:, : self.config.vae.latent].to(prepared.dtype)).float()
 
     def forward(
-        self, image: Tensor, similarity: Tensor | None, noise: Tensor, steps: int = STEPS
+        self, image: Tensor, clues: Tensor | None, noise: Tensor, steps: int = STEPS
     ) -> Prediction:
         """Localize.
 
         Args:
             image: (B, 3, H, W) in [0, 1]; see `condition`.
-            similarity: See `EfficientRWKV.forward`.
+            clues: See `EfficientRWKV.forward`.
             noise: See `sample`.
             steps: Denoising steps.
         """
-        logits = self.sample(self.condition(image, similarity), noise, steps)
+        logits = self.sample(self.condition(image, clues), noise, steps)
         return Prediction(logits, (), spot_score(logits))
 
     def fuse(self) -> Self:

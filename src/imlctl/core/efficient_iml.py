@@ -89,16 +89,14 @@ class TopDown(nn.Module):
         self.merges = nn.ModuleList(Merge(dim, width) for dim in dims)
         self.refine = Merge(dims[0], width)
 
-    def forward(
-        self, image: Tensor, similarity: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor, clues: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the features of each scale, finest first, (B, width, H / s, W / s).
 
         Args:
             image: (B, 3, H, W) in [0, 1]; H and W multiples of `config.multiple`.
-            similarity: See `EfficientRWKV.forward`.
+            clues: See `EfficientRWKV.forward`.
         """
-        stem, finest, middle, coarsest = self.backbone(image, similarity)
+        stem, finest, middle, coarsest = self.backbone(image, clues)
         coarse = self.merges[2](coarsest, None)
         between = self.merges[1](middle, coarse)
         fine = self.refine(stem, self.merges[0](finest, between))
@@ -118,19 +116,19 @@ class EfficientIML(TopDown):
             nn.init.constant_(cast("Tensor", cast("nn.Conv2d", head).bias), -2.0)
 
     def forward(  # type: ignore[override]  # features for others, a prediction for us
-        self, image: Tensor, similarity: Tensor | None = None
+        self, image: Tensor, clues: Tensor | None = None
     ) -> Prediction:
         """Localize.
 
         Args:
             image: (B, 3, H, W) in [0, 1]; H and W multiples of `config.multiple`, at least 64.
-            similarity: See `EfficientRWKV.forward`.
+            clues: See `EfficientRWKV.forward`.
 
         Raises:
             ValueError: The size does not fit.
         """
         check_size(image, self.config.multiple)
-        features = super().forward(image, similarity)
+        features = super().forward(image, clues)
         finest, between, coarse = features
         fine = self.head(finest)  # (B, 1, H / s, W / s)
         levels = (self.level_heads[0](between), self.level_heads[1](coarse))

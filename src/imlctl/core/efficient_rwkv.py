@@ -24,6 +24,7 @@ from imlctl.core.efficientnet import WIDTHS, EfficientNetLite
 from imlctl.core.high_pass import HighPass, ResidualInput
 from imlctl.core.layers import ConvNorm
 from imlctl.core.mixers import DepthwiseLocal, SpatialMixV4, SpatialMixV6, WindowAttention
+from imlctl.core.residual_outliers import residual_outliers
 from imlctl.core.self_similarity import CHANNELS, self_similarity
 
 Mixing = Literal["v4", "v6"]
@@ -45,6 +46,7 @@ class EfficientRWKVConfig:
         high_pass: The first layer's residuals.
         stem_stride: Stride of the first stage, 4 or 8.
         self_similarity: Whether the stem sees where the picture repeats itself (ours).
+        outliers: Whether it sees where the noise is unlike the rest of the picture (ours).
         semantics: Whether the stages see what an ImageNet network makes of the picture (ours);
             needs a stem stride of 8.
     """
@@ -59,6 +61,7 @@ class EfficientRWKVConfig:
     high_pass: HighPass = "srm"  # noqa: S105 - a filter, not a password
     stem_stride: Literal[4, 8] = 8
     self_similarity: bool = True
+    outliers: bool = False
     semantics: bool = False
 
     def __post_init__(self) -> None:
@@ -99,6 +102,7 @@ SIZES = {
     "tiny": EfficientRWKVConfig(dims=(32, 64, 128), depths=(1, 1, 2)),
     "small": EfficientRWKVConfig(),
     "semantic": EfficientRWKVConfig(semantics=True),
+    "full": EfficientRWKVConfig(semantics=True, outliers=True),
     "base": EfficientRWKVConfig(dims=(96, 192, 320), depths=(2, 3, 4)),
 }
 
@@ -172,21 +176,49 @@ class Stem(nn.Module):
         self.rest = nn.ModuleList(
             ConvNorm(a, b, 3, stride=2) for a, b in itertools.pairwise(widths)
         )
-        self.repeats: nn.Module | None = None
-        if config.self_similarity:
-            self.repeats = nn.Sequential(
-                ConvNorm(CHANNELS, 16, 3), nn.ReLU(inplace=True), ConvNorm(16, out, gain=0.0)
-            )
+        self.repeats = _telling(CHANNELS, out) if config.self_similarity else None
+        self.unlike = _telling(1, out) if config.outliers else None
 
-    def forward(self, image: Tensor, similarity: Tensor | None) -> Tensor:
-        """(B, 3, H, W) and (B, 3, H / 4, W / 4) to (B, dims[0], H / stem_stride, ...)."""
+    def forward(self, image: Tensor, clues: Tensor | None) -> Tensor:
+        """(B, 3, H, W) and what `clues` returns to (B, dims[0], H / stem_stride, ...)."""
+        told = self._told(self.clues(image) if clues is None else clues)
         x = F.relu(self.first(self.input(image)), inplace=True)  # (B, C, H / 2, W / 2)
         for k, conv in enumerate(self.rest):
             x = conv(x)
-            if k == 0 and self.repeats is not None:  # both at a quarter of the resolution
-                x = x + self.repeats(similarity)
+            if k == 0:  # both at a quarter of the resolution
+                x = sum(told, start=x)
             x = F.relu(x, inplace=True)
         return x
+
+    def clues(self, image: Tensor) -> Tensor | None:
+        """Find what only a whole picture shows, (B, C, H / 4, W / 4): copies, and outliers.
+
+        A tile is given its part of them, since what it is to be compared with may lie outside it.
+        """
+        maps = []
+        if self.repeats is not None:
+            maps.append(self_similarity(image))
+        if self.unlike is not None:
+            maps.append(residual_outliers(image))
+        return torch.cat(maps, dim=1) if maps else None
+
+    def _told(self, clues: Tensor | None) -> list[Tensor]:
+        """Return what each kind of clue adds, (B, C, H / 4, W / 4)."""
+        if clues is None:
+            return []
+        told = []
+        if self.repeats is not None:
+            told.append(self.repeats(clues[:, :CHANNELS]))
+        if self.unlike is not None:
+            told.append(self.unlike(clues[:, -1:]))
+        return told
+
+
+def _telling(channels: int, out: int) -> nn.Module:
+    """What a clue says to the stem; nothing at first."""
+    return nn.Sequential(
+        ConvNorm(channels, 16, 3), nn.ReLU(inplace=True), ConvNorm(16, out, gain=0.0)
+    )
 
 
 class Semantics(nn.Module):
@@ -230,7 +262,7 @@ class EfficientRWKV(nn.Module):
         self.semantics = Semantics(dims) if config.semantics else None
 
     def forward(
-        self, image: Tensor, similarity: Tensor | None = None
+        self, image: Tensor, clues: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the features of the stem and of the three stages.
 
@@ -238,13 +270,10 @@ class EfficientRWKV(nn.Module):
 
         Args:
             image: (B, 3, H, W) in [0, 1]; H and W multiples of the last stride.
-            similarity: What `self_similarity` says of the picture, (B, 3, H / 4, W / 4); computed
-                from `image` when None. A tile is given its part of the whole picture's, since its
-                copies may lie outside it.
+            clues: What `Stem.clues` says of the picture, (B, C, H / 4, W / 4), or of the whole
+                picture that it is a tile of; found in `image` when None.
         """
-        if similarity is None and self.config.self_similarity:
-            similarity = self_similarity(image)
-        stem = self.stem(image, similarity)
+        stem = self.stem(image, clues)
         seen = [None] * 3 if self.semantics is None else self.semantics(image)
         x, features = stem, []
         for down, stage, things in zip(self.down, self.stages, seen, strict=True):

@@ -116,3 +116,12 @@ def fuse_all(model: nn.Module) -> None:
         fuse = getattr(part, "fuse", None)
         if part is not model and callable(fuse):
             fuse()
+
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def grey_levels(image: Tensor) -> Tensor:
+    """Luma of colours in [0, 1], (B, 3, H, W), in grey levels of 0 to 255, (B, H, W)."""
+    red, green, blue = (255 * weight for weight in _LUMA)
+    return red * image[:, 0] + green * image[:, 1] + blue * image[:, 2]

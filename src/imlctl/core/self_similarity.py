@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from imlctl.core.block_matching import MAX_PLACES, find_shifts
-from imlctl.core.layers import full_precision
+from imlctl.core.layers import full_precision, grey_levels
 from imlctl.core.windows import block_mean, box_mean
 
 CHANNELS = 3
@@ -26,7 +26,6 @@ STRIDE = 4  # of the maps against the picture
 CANDIDATES = 5  # shifts looked at
 MAX_AREA = MAX_PLACES  # pixels searched; a larger picture is reduced
 
-_LUMA = (0.299, 0.587, 0.114)
 _AROUND = 17  # pixels; detail is what differs from the mean over so many a side
 _WINDOW = 5  # cells of STRIDE pixels over which two places are compared
 _FLOOR = 0.3  # grey levels squared; where the picture is flatter, agreement says nothing
@@ -53,8 +52,7 @@ def self_similarity(image: Tensor) -> Tensor:
 
 def _self_similarity(image: Tensor) -> Tensor:
     height, width = image.shape[-2:]
-    red, green, blue = (255 * weight for weight in _LUMA)
-    grey = red * image[:, 0] + green * image[:, 1] + blue * image[:, 2]  # (B, H, W)
+    grey = grey_levels(image)  # (B, H, W)
     factor = math.ceil(math.sqrt(height * width / MAX_AREA))
     if factor > 1:
         grey = F.avg_pool2d(grey[:, None], factor)[:, 0]

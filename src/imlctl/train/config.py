@@ -228,7 +228,7 @@ class TrainConfig:
     `init` names weights to start from: of the same architecture, or, for DiffIML, an EfficientIML
     that becomes its condition encoder, with or without the path back up. `semantics` names the
     ImageNet network of a backbone that has one, EfficientNet-Lite0 as safetensors; weights named by
-    `init` may be without such a network, and then it is added.
+    `init` may be without such a network, or without an eye for outliers, and then that is added.
     """
 
     data: DataConfig

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from imlctl.train.config import DiffusionConfig, TrainConfig
 
 _SEMANTICS = "backbone.semantics."
+_OUTLIERS = "backbone.stem.unlike."
 
 
 class Objective(Protocol):
@@ -92,8 +93,9 @@ class Masks:
         state = load(init).model.state_dict() if init else model.state_dict()
         if semantics is not None and (not init or not any(k.startswith(_SEMANTICS) for k in state)):
             _load_semantics(semantics, self.config.semantics)
-            ours = model.state_dict()
-            state |= {k: v for k, v in ours.items() if k.startswith(_SEMANTICS)}
+            state |= _part_of(model, _SEMANTICS)
+        if not any(k.startswith(_OUTLIERS) for k in state):
+            state |= _part_of(model, _OUTLIERS)  # changes nothing until it has learned
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
@@ -252,6 +254,10 @@ class Latents:
         noise, prior = (torch.randn(whole, generator=rng)[mine].to(clean.device) for _ in range(2))
         z = diffuse(clean, noise, t, model.bars, prior=self.diffusion.prior, prior_noise=prior)
         return z, t.to(clean.device)
+
+
+def _part_of(model: nn.Module, prefix: str) -> dict[str, Tensor]:
+    return {k: v for k, v in model.state_dict().items() if k.startswith(prefix)}
 
 
 def _load_semantics(part: Semantics, path: Path | None) -> None:

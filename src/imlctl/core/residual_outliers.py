@@ -1,0 +1,154 @@
+"""Where a photograph's noise is unlike the rest of it: evidence of foreign pixels, in closed form.
+
+After Splicebuster (Cozzolino, Poggi and Verdoliva 2015, "Splicebuster: a new blind image splicing
+detector"). A camera leaves the same fine statistics everywhere: how residuals of neighbouring
+pixels go together. Their joint histograms are taken over windows of 80 pixels, one Gaussian is
+fitted to all windows of the picture, and each window's distance from it is the clue. Nothing is
+learned, and nothing is known of the camera; what it takes is a picture large enough to show what is
+usual in it, at its native size.
+
+Two things differ. The fit is that of a heavy-tailed t distribution, in which a window counts the
+less the further off it lies, instead of a second class for what is foreign. And a ridge takes the
+place of principal components, so that nothing is decomposed and the whole runs in any runtime.
+
+It is evidence for the network to weigh, not a verdict: a dark corner, or glass, is unlike the rest
+as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from imlctl.core.layers import full_precision, grey_levels
+
+STRIDE = 4  # of the map against the picture
+_CELL = 16  # pixels; histograms are taken of such squares, then summed over windows
+_WINDOW = 5  # cells
+_STEP = 4.0  # grey levels between the three values that a residual is rounded to
+_LENGTH = 4  # neighbouring residuals in a row
+_RIDGE = 0.1  # of the mean variance of a histogram's bins, added to each
+_FREEDOM = 4.0  # degrees of, of the t distribution
+_ROUNDS = 5  # of fitting it
+_NEWTON = 16  # steps of inverting a matrix whose condition the ridge keeps under about 500
+_FAR = 3.0  # logarithm of a distance that is a clear outlier's
+
+
+def _classes() -> tuple[tuple[int, ...], int]:
+    """Class of each of the 81 rows of residuals: a row, its negative and both reversed are alike.
+
+    What is up or down, left or right, light or dark, says nothing of a camera.
+    """
+    numbers: dict[tuple[int, ...], int] = {}
+    of_row = []
+    for row in itertools.product(range(3), repeat=_LENGTH):
+        negative = tuple(2 - value for value in row)
+        alike = min(row, row[::-1], negative, negative[::-1])
+        of_row.append(numbers.setdefault(alike, len(numbers)))
+    return tuple(of_row), len(numbers)
+
+
+_CLASS, _COUNT = _classes()
+
+
+@torch.no_grad()
+def residual_outliers(image: Tensor) -> Tensor:
+    """Measure how far the noise around each place lies from what is usual in the picture.
+
+    No gradient flows through it.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1]; H and W multiples of `_CELL`, at least 64.
+
+    Returns:
+        (B, 1, H / 4, W / 4) float32: logarithm of one plus the squared Mahalanobis distance for
+        each dimension, a third of it; 0.23 at the mean distance, 1 and more for clear outliers.
+    """
+    with full_precision(image.device):
+        histograms = _histograms(grey_levels(image.float()))  # (B, h, w, 2 * classes)
+        distance = _distances(histograms)  # (B, h, w)
+        height, width = image.shape[-2:]
+        clue = torch.log1p(distance)[:, None] / _FAR
+        size = (height // STRIDE, width // STRIDE)
+        return F.interpolate(clue, size=size, mode="bilinear", align_corners=False)
+
+
+def _histograms(grey: Tensor) -> Tensor:
+    """Square roots of joint histograms of residuals around each cell, (B, h, w, 2 * classes).
+
+    Rows of residuals that lie along the derivative are counted apart from those across it; those of
+    both derivatives go together.
+    """
+    batch, height, width = grey.shape
+    rows, columns = height // _CELL, width // _CELL
+    bins = 3**_LENGTH
+    down = torch.arange(height, device=grey.device) // _CELL
+    across = torch.arange(width, device=grey.device) // _CELL
+    first = (down[:, None] * columns + across) * (2 * bins)  # each pixel's first bin
+    counts = torch.zeros(batch, rows * columns * 2 * bins, device=grey.device)
+    for axis in (1, 2):
+        levels = _levels(grey, axis)
+        for along in (1, 2):
+            index = _rows_of(levels, along) + (0 if along == axis else bins)
+            top, left = ((n - m) // 2 for n, m in zip(grey.shape[1:], index.shape[1:], strict=True))
+            index = index + first[top : top + index.shape[1], left : left + index.shape[2]]
+            flat = index.flatten(1)
+            counts.scatter_add_(1, flat, counts.new_ones(1, 1).expand_as(flat))
+    counts = counts.view(batch, rows * columns * 2, bins)
+    merge = F.one_hot(torch.tensor(_CLASS, device=grey.device), _COUNT).float()
+    cells = (counts @ merge).view(batch, rows, columns, 2 * _COUNT)
+    summed = F.avg_pool2d(
+        cells.permute(0, 3, 1, 2), _WINDOW, 1, _WINDOW // 2, count_include_pad=False
+    ).permute(0, 2, 3, 1)
+    return torch.sqrt(summed / summed.sum(-1, keepdim=True))
+
+
+def _levels(grey: Tensor, axis: int) -> Tensor:
+    """Third derivative along an axis, rounded to 0, 1 or 2; three fewer places along it."""
+    length = grey.shape[axis] - 3
+    a, b, c, d = (grey.narrow(axis, start, length) for start in range(4))
+    residual = (d - a) - 3 * (c - b)
+    return torch.round(residual / _STEP).clamp_(-1, 1).long() + 1
+
+
+def _rows_of(levels: Tensor, along: int) -> Tensor:
+    """Number of each row of four neighbours, 0 to 80; three fewer places along it."""
+    length = levels.shape[along] - _LENGTH + 1
+    number = levels.narrow(along, 0, length)
+    for start in range(1, _LENGTH):
+        number = 3 * number + levels.narrow(along, start, length)
+    return number
+
+
+def _distances(histograms: Tensor) -> Tensor:
+    """Squared distance of each window from the picture's own distribution, for each dimension.
+
+    A multivariate t distribution is fitted by expectation and maximization (Lange, Little and
+    Taylor 1989).
+    """
+    batch, rows, columns, size = histograms.shape
+    points = histograms.flatten(1, 2)  # (B, N, D)
+    eye = torch.eye(size, device=points.device)
+    weight = torch.ones_like(points[..., :1])
+    for _ in range(_ROUNDS):
+        mean = (weight * points).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        apart = points - mean
+        scatter = (weight * apart).transpose(1, 2) @ apart / points.shape[1]
+        spread = scatter.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]
+        inverse = _inverse(scatter + (_RIDGE * spread + 1e-9) * eye)
+        distance = ((apart @ inverse) * apart).sum(-1, keepdim=True)
+        weight = (_FREEDOM + size) / (_FREEDOM + distance)
+    return distance.view(batch, rows, columns).clamp_min(0) / size
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Inverse of symmetric positive matrices (B, D, D), by Newton's method (Schulz 1933)."""
+    eye = torch.eye(matrix.shape[-1], device=matrix.device)
+    largest = matrix.abs().sum(-1).amax(-1)  # no eigenvalue is larger
+    inverse = eye / largest[:, None, None]
+    for _ in range(_NEWTON):
+        inverse = inverse @ (2 * eye - matrix @ inverse)
+    return inverse
