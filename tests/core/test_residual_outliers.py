@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imlctl.core import residual_outliers as module
 from imlctl.core.layers import grey_levels
 from imlctl.core.residual_outliers import residual_outliers
 
@@ -130,6 +131,14 @@ def test_a_mirrored_picture_has_the_mirrored_clue() -> None:
     for flipped in ((-1,), (-2,)):
         there = residual_outliers(image.flip(flipped)).flip(flipped)
         torch.testing.assert_close(there, residual_outliers(image), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("area", [1, 96 * 40])
+def test_bands_change_nothing(area: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = noisy(9, 112, 96)
+    whole = residual_outliers(image)
+    monkeypatch.setattr(module, "_AREA", area)  # bands of 16 and of 32 pixels
+    assert torch.equal(residual_outliers(image), whole)
 
 
 def test_pictures_of_a_batch_do_not_meet() -> None:

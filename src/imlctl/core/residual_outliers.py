@@ -34,6 +34,8 @@ _RIDGE = 0.1  # of the mean variance of a histogram's bins, added to each
 _FREEDOM = 4.0  # degrees of, of the t distribution
 _ROUNDS = 5  # of fitting it
 _NEWTON = 16  # steps of inverting a matrix whose condition the ridge keeps under about 500
+_REACH = 6  # rows of pixels, at most, that a row of residuals reaches beyond its own
+_AREA = 2**22  # pixels that are looked at together
 _FAR = 3.0  # logarithm of a distance that is a clear outlier's
 
 
@@ -85,19 +87,27 @@ def _histograms(grey: Tensor) -> Tensor:
     batch, height, width = grey.shape
     rows, columns = height // _CELL, width // _CELL
     bins = 3**_LENGTH
-    down = torch.arange(height, device=grey.device) // _CELL
-    across = torch.arange(width, device=grey.device) // _CELL
-    cell = (down[:, None] * columns + across) * (2 * bins)
-    first = (cell, cell + bins)  # bin of each pixel, for rows along the derivative and across it
     counts = torch.zeros(batch, rows * columns * 2 * bins, device=grey.device)
-    for axis in (1, 2):
-        levels = _levels(grey, axis)
-        for along in (1, 2):
-            rows_of = _rows_of(levels, along)
-            high, wide = rows_of.shape[1:]
-            top, left = (height - high) // 2, (width - wide) // 2
-            into = first[int(along != axis)][top : top + high, left : left + wide]
-            flat = (rows_of.long() + into).flatten(1)
+    across = torch.arange(width, device=grey.device) // _CELL
+    step = max(1, _AREA // (_CELL * width)) * _CELL
+    for begin in range(0, height, step):  # in bands, for the sake of memory
+        end = min(begin + step, height)
+        above = max(0, begin - _REACH)
+        band = grey[:, above : end + _REACH]
+        down = torch.arange(begin, end, device=grey.device) // _CELL
+        cell = (down[:, None] * columns + across) * (2 * bins)
+        firsts = (cell, cell + bins)  # bin of each pixel, for rows along the derivative, and across
+        levels = {axis: _levels(band, axis) for axis in (1, 2)}
+        for axis, along in itertools.product((1, 2), repeat=2):
+            number = _rows_of(levels[axis], along)
+            # A row of residuals belongs to the pixel in its middle.
+            top = (band.shape[1] - number.shape[1]) // 2 + above
+            left = (band.shape[2] - number.shape[2]) // 2
+            number = number[:, max(0, begin - top) : end - top]
+            high, wide = number.shape[1:]
+            start = max(0, top - begin)
+            into = firsts[int(along != axis)][start : start + high, left : left + wide]
+            flat = (number.long() + into).flatten(1)
             counts.scatter_add_(1, flat, counts.new_ones(1, 1).expand_as(flat))
     counts = counts.view(batch, rows * columns * 2, bins)
     merge = F.one_hot(torch.tensor(_CLASS, device=grey.device), _COUNT).float()
