@@ -67,7 +67,7 @@ def residual_outliers(image: Tensor) -> Tensor:
 
     Returns:
         (B, 1, H / 4, W / 4) float32: logarithm of one plus the squared Mahalanobis distance for
-        each dimension, a third of it; 0.23 at the mean distance, 1 and more for clear outliers.
+        each dimension, a third of it: 0.2 and less for what is usual, 1 for a clear outlier.
     """
     with full_precision(image.device):
         histograms = _histograms(grey_levels(image.float()))  # (B, h, w, 2 * classes)
