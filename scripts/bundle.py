@@ -5,8 +5,9 @@
 NAME is `efficientiml` or `diffiml`, RUN the folder of a finished `imlctl train`. Taken are the
 averaged weights of its last step, when the learning rate has come to nothing; of several runs, of
 which each must have started from another or from one ancestor, their mean (model soups, Wortsman
-et al. 2022). Verdict and score are calibrated on the photographs that the first run's preset holds
-out. After it,
+et al. 2022). A run may be named twice to weigh double, and parts that only later runs have are
+theirs alone. The log odds of EfficientIML are lowered, verdict and score calibrated, on the
+photographs that the first run's preset holds out. After it,
 `python scripts/make_tables.py` brings the model cards up to date.
 """
 
@@ -24,7 +25,6 @@ from typing import Any
 import torch
 
 from imlctl.core.efficient_iml import EfficientIML
-from imlctl.mask.decide import DEFAULT_MIN_SHARE
 from imlctl.train.calibrate import Calibration, calibrate, excess, with_verdict
 from imlctl.train.checkpoint import load_average
 from imlctl.train.photos import load_pool
@@ -32,6 +32,7 @@ from imlctl.weights import selftest
 from imlctl.weights.load import Loaded, load, save
 
 ROOT = Path(__file__).resolve().parents[1]
+MIN_SHARE = 0.025  # of pixels: what authentic photographs have at high probability is small
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def main() -> None:
         loaded.model.lower(by)
         fused.lower(by)
         print(f"{by:.3f} taken from the log odds of a pixel")
-    found = calibrate(fused, held, min_share=DEFAULT_MIN_SHARE, device=cpu, rate=given.rate)
+    found = calibrate(fused, held, min_share=MIN_SHARE, device=cpu, rate=given.rate)
     card = with_verdict(loaded.card, found)
     path = ROOT / "src" / "imlctl" / "weights" / "bundled" / f"{given.name}.safetensors"
     save(path, loaded.model.eval(), card)
@@ -79,9 +80,11 @@ def mean_of(runs: list[Loaded]) -> Loaded:
     if len(runs) == 1:
         return first
     states = [run.model.state_dict() for run in runs]
+    if any(set(state) - set(states[0]) for state in states):
+        raise SystemExit("name first the run whose model has all parts")
     first.model.load_state_dict(
         {
-            key: torch.stack([state[key].double() for state in states]).mean(0).to(value.dtype)
+            key: torch.stack([s[key].double() for s in states if key in s]).mean(0).to(value.dtype)
             for key, value in states[0].items()
         }
     )
