@@ -1,8 +1,8 @@
 """Make the examples of docs/explanation.md: forgeries of our own, and what the weights say.
 
 Photographs: astronaut (NASA, public domain), chelsea (Stefan van der Walt, CC0), coffee (Rachel
-Michetti, CC0), rocket (SpaceX, public domain) and grass (CC0 Textures, CC0), all as scikit-image
-ships them. Run from anywhere: ``python scripts/make_figures.py``.
+Michetti, CC0) and rocket (SpaceX, public domain), all as scikit-image ships them. Run from
+anywhere: ``python scripts/make_figures.py``.
 """
 
 from __future__ import annotations
@@ -63,9 +63,6 @@ def cases() -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.bool_]]]:
     yield "removal", *forge.remove(coffee, mask, np.random.default_rng(2))
 
     yield "untouched", chelsea, np.zeros(chelsea.shape[:2], bool)
-    grey: NDArray[np.uint8] = skimage.data.grass()  # type: ignore[no-untyped-call]
-    grass = np.repeat(grey[..., None], 3, axis=2)
-    yield "untouched-grass", grass, np.zeros(grass.shape[:2], bool)
 
 
 def verdict(result: Result, mask: NDArray[np.bool_]) -> str:
