@@ -43,7 +43,8 @@ _SEED = 5
 _SIDE = 384  # of a forgery, in pixels
 # A threshold outside would mark nearly everything, or nothing a model could reach.
 _LOWEST, _HIGHEST = 0.5, 0.999
-_MOST, _FINE = 12.0, 1e-3  # log odds; float32 tells probabilities from certainty about as far
+_FINE = 2.0**-8  # log odds; float16 loses nothing of a bias that is lowered by such steps
+_MOST = 12 * 2**8  # steps; float32 tells probabilities from certainty about as far
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +91,11 @@ def excess(model: Model, pool: PhotoPool, *, device: torch.device, share: float 
 
     if marked(0.0) <= share:
         return 0.0
-    low, high = 0.0, _MOST
-    while high - low > _FINE:
-        middle = (low + high) / 2
-        low, high = (low, middle) if marked(middle) <= share else (middle, high)
-    return high
+    low, high = 0, _MOST
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if marked(middle * _FINE) <= share else (middle, high)
+    return high * _FINE
 
 
 def calibrate(
