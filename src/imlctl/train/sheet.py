@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from imlctl.train.splits import load_split
-from imlctl.train.synthesis import Sample, Synthesizer
+from imlctl.train.splits import load_split, synthesizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from imlctl.train.config import TrainConfig
+    from imlctl.train.synthesis import Sample
 
 _COLUMNS = 8
 _CAPTION = 18
@@ -29,18 +29,11 @@ def contact_sheet(config: TrainConfig, *, start: int, count: int) -> tuple[bytes
     Returns:
         The PNG, and samples made per second by this one process.
     """
-    synthesizer = Synthesizer(
-        load_split(config, validation=False),
-        size=config.optim.size,
-        mix=config.mix,
-        seed=config.optim.seed,
-        histories=config.data.histories,
-        originals=config.data.originals,
-    )
+    make = synthesizer(config, load_split(config, validation=False), config.optim.size)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     began = time.perf_counter()
-    samples = [synthesizer(index) for index in range(start, start + count)]
+    samples = [make(index) for index in range(start, start + count)]
     rate = count / (time.perf_counter() - began)
     cv2.setNumThreads(threads)
     tiles = [_tile(sample) for sample in samples]

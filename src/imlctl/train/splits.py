@@ -76,10 +76,8 @@ def load_material(config: TrainConfig, report: Report) -> Material:
     if data.photos and not (data.real and data.real.share == 1):
         pool = load_split(config, validation=False, report=report)
         names += [f"{n} {p.shape}" for n, p in zip(pool.names, pool.photos, strict=True)]
-        ours: Any = {"mix": config.mix, "seed": optim.seed}
-        ours |= {"histories": data.histories, "originals": data.originals}
         fitting = [pool if size == optim.size else pool.at_least(size) for size in sizes]
-        makers += [[Synthesizer(p, size=s, **ours) for p, s in zip(fitting, sizes, strict=True)]]
+        makers += [[synthesizer(config, p, s) for p, s in zip(fitting, sizes, strict=True)]]
         if holds_out:
             held = load_split(config, validation=True, report=report)
             judge = Synthesizer(held, size=optim.size, mix=config.mix, seed=_VALIDATION_SEED)
@@ -103,6 +101,19 @@ def load_material(config: TrainConfig, report: Report) -> Material:
     )
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     return Material(training, judge, real_judge, held, digest)
+
+
+def synthesizer(config: TrainConfig, pool: PhotoPool, size: int) -> Synthesizer:
+    """Make what the preset trains on, from photographs of a split."""
+    data = config.data
+    return Synthesizer(
+        pool,
+        size=size,
+        mix=config.mix,
+        seed=config.optim.seed,
+        histories=data.histories,
+        originals=data.originals,
+    )
 
 
 def _refuse_leaks(config: TrainConfig, training: list[Entry]) -> None:
