@@ -35,6 +35,7 @@ class DataConfig:
         histories: Give each source of a forgery a random history of its own.
         originals: Share of the samples whose host is left as it was saved, edited once and saved
             once more; see `Synthesizer`.
+        doubled: For the large samples, continue photographs of half their size by mirror images.
     """
 
     photos: tuple[Path, ...]
@@ -47,6 +48,7 @@ class DataConfig:
     real: RealConfig | None = None
     histories: bool = True
     originals: float = 0.0
+    doubled: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""

@@ -76,7 +76,10 @@ def load_material(config: TrainConfig, report: Report) -> Material:
     if data.photos and not (data.real and data.real.share == 1):
         pool = load_split(config, validation=False, report=report)
         names += [f"{n} {p.shape}" for n, p in zip(pool.names, pool.photos, strict=True)]
-        fitting = [pool if size == optim.size else pool.at_least(size) for size in sizes]
+        fitting = [
+            pool if size == optim.size else pool.at_least(size, doubled=data.doubled)
+            for size in sizes
+        ]
         makers += [[synthesizer(config, p, s) for p, s in zip(fitting, sizes, strict=True)]]
         if holds_out:
             held = load_split(config, validation=True, report=report)
