@@ -44,7 +44,7 @@ def main() -> None:
         image, _ = prepare(read(case.image), multiple=32)
         scores = []
         for clue in CLUES.values():
-            seen = clue(to_float(image)[None])[:, :1]  # of copies: how well places agree
+            seen = clue(to_float(image)[None])[:, :1]  # how far, or how well places agree
             whole = F.interpolate(seen, size=image.shape[1:], mode="bilinear", align_corners=False)
             scores.append(pixel_auc(whole[0, 0, : truth.shape[0], : truth.shape[1]].numpy(), truth))
         found[case.set].append(scores)

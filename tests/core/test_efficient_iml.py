@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
@@ -50,6 +51,32 @@ def test_shapes(size: tuple[int, int]) -> None:
     assert p.logits.shape == (2, 1, height, width)
     assert [x.shape for x in p.levels] == [(2, 1, height // s, width // s) for s in (8, 16)]
     assert p.score_logits.shape == (2,)
+
+
+@pytest.mark.parametrize("stride", [4, 8])
+def test_outliers_add_their_share_to_the_log_odds(stride: int) -> None:
+    model = tiny(outliers=True, stem_stride=stride).eval()
+    plain = EfficientIML(replace(model.config, outlier_gain=0.0)).eval()
+    plain.load_state_dict(model.state_dict())
+    image = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        found = model.backbone.stem.clues(image)
+        assert found is not None
+        clues = torch.randn(found.shape)
+        with_them, without = model(image, clues), plain(image, clues)
+        assert torch.equal(plain(image).logits, plain(image, found).logits)
+        assert torch.equal(model(image).logits, model(image, found).logits)
+    cells = clues[:, -1:].reshape(2, 1, 64 // stride, stride // 4, 96 // stride, stride // 4)
+    share = 2 * cells.mean((3, 5))
+    share = F.interpolate(share, size=(64, 96), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(with_them.logits - without.logits, share, atol=1e-5, rtol=0)
+    for a, b in zip(with_them.levels, without.levels, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_gain_of_outliers_is_not_negative() -> None:
+    with pytest.raises(ValueError, match="gain"):
+        EfficientIMLConfig(TINY, outlier_gain=-1.0)
 
 
 @pytest.mark.parametrize("size", [(64, 72), (100, 64), (48, 64), (64, 32), (1, 1)])

@@ -47,8 +47,8 @@ def slow_histograms(grey: Floats) -> Floats:
 
 
 def slow_outliers(image: Tensor) -> Floats:
-    """Squared distance of each window for each dimension, (h, w)."""
-    grey = grey_levels(image.double())[0].numpy()
+    """Logarithm of 1 + squared distance of each window, less its mean, (h, w)."""
+    grey = grey_levels(image)[0].double().numpy()  # ties of rounding are not the matter
     cells = slow_histograms(grey).reshape(grey.shape[0] // 16, grey.shape[1] // 16, -1)
     rows, columns, size = cells.shape
     windows = np.zeros_like(cells)
@@ -60,11 +60,12 @@ def slow_outliers(image: Tensor) -> Floats:
     for _ in range(5):
         mean = np.average(points, axis=0, weights=weight)
         apart = points - mean
-        scatter = np.einsum("n,ni,nj->ij", weight, apart, apart) / len(points)
-        scatter += (0.1 * np.trace(scatter) / size + 1e-9) * np.eye(size)
-        distance = np.einsum("ni,ij,nj->n", apart, np.linalg.inv(scatter), apart)
-        weight = (4 + size) / (4 + distance)
-    return distance.reshape(rows, columns) / size
+        scatter = np.einsum("n,ni,nj->ij", weight, apart, apart) / weight.sum()
+        precision = np.linalg.inv(scatter + 2e-4 * np.eye(size))
+        distance = np.einsum("ni,ij,nj->n", apart, precision, apart)
+        weight = (4 + size) / (4 + size * distance / max(distance.mean(), 1))
+    far = np.log1p(distance).reshape(rows, columns)
+    return far - far.mean()
 
 
 def noisy(seed: int, height: int, width: int, sigma: float = 1.0) -> Tensor:
@@ -81,11 +82,13 @@ def test_agrees_with_the_slow_form(size: tuple[int, int]) -> None:
     image = noisy(1, *size)
     image[..., :48, :32] = noisy(2, *size, 3.0)[..., :48, :32]
     got = residual_outliers(image)
-    assert got.shape == (1, 1, size[0] // 4, size[1] // 4)
-    wanted = torch.from_numpy(np.log1p(slow_outliers(image)) / 3)[None, None]
+    assert got.shape == (1, 2, size[0] // 4, size[1] // 4)
+    cells = size[0] * size[1] / 256
+    torch.testing.assert_close(got[:, 1:], got[:, :1] * cells / (cells + 8000))
+    wanted = torch.from_numpy(slow_outliers(image))[None, None]
     shape = (size[0] // 4, size[1] // 4)
     wanted = torch.nn.functional.interpolate(wanted, shape, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(got, wanted.float(), rtol=0, atol=5e-3)
+    torch.testing.assert_close(got[:, :1], wanted.float(), rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("what", ["noisier", "smoother", "enlarged", "recompressed"])
@@ -107,30 +110,33 @@ def test_foreign_pixels_stand_out(what: str) -> None:
     clue = residual_outliers(torch.from_numpy(forged.transpose(2, 0, 1)).float()[None] / 255)[0, 0]
     inside = torch.zeros_like(clue, dtype=torch.bool)
     inside[44:76, 64:96] = True  # but for the windows that look over its border
-    assert clue[inside].mean() > 2 * clue[~inside].mean()
+    assert clue[inside].mean() > clue[~inside].mean() + 1
     assert clue[inside].quantile(0.2) > clue[~inside].quantile(0.95)
 
 
 def test_an_even_picture_has_no_outliers() -> None:
-    clue = residual_outliers(noisy(4, 512, 512))
-    assert clue.mean() < 0.2
-    assert clue.max() < 0.6
+    clue = residual_outliers(noisy(4, 512, 512))[:, 0]
+    assert clue.mean().abs() < 0.02
+    assert clue.std() < 0.4
+    assert clue.max() < 1.6
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_flat_pictures_are_alike_everywhere(value: float) -> None:
     clue = residual_outliers(torch.full((1, 3, 64, 96), value))
     assert torch.isfinite(clue).all()
-    torch.testing.assert_close(clue, torch.zeros_like(clue), rtol=0, atol=0.01)
+    torch.testing.assert_close(clue, torch.zeros_like(clue), rtol=0, atol=0.1)
 
 
 def test_a_mirrored_picture_has_the_mirrored_clue() -> None:
-    """Up to the rounding of a window's middle to whole pixels."""
-    image = noisy(5, 256, 256)
-    image[..., 64:144, 64:144] = noisy(6, 256, 256, 3.0)[..., 64:144, 64:144]
+    """Up to the rounding of a window's middle to whole pixels; noise alone spreads by 0.3."""
+    image = noisy(5, 512, 512)
+    image[..., 64:144, 64:144] = noisy(6, 512, 512, 3.0)[..., 64:144, 64:144]
     for flipped in ((-1,), (-2,)):
         there = residual_outliers(image.flip(flipped)).flip(flipped)
-        torch.testing.assert_close(there, residual_outliers(image), rtol=0, atol=0.1)
+        apart = (there - residual_outliers(image)).abs()
+        assert apart.mean() < 0.05
+        assert apart.max() < 0.5
 
 
 @pytest.mark.parametrize("area", [1, 96 * 40])

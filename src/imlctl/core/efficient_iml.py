@@ -26,15 +26,22 @@ class EfficientIMLConfig(Plain):
     Attributes:
         backbone: Shape of the backbone.
         width: Channels of the decoder.
+        outlier_gain: What outliers, where the backbone looks for them, add to a pixel's log odds
+            beyond what the network makes of them, for each unit of their second channel. What is
+            foreign in a photograph of many megapixels shows beside the whole of it, which samples
+            for training are too small to teach.
     """
 
     backbone: EfficientRWKVConfig = field(default_factory=EfficientRWKVConfig)
     width: int = 64
+    outlier_gain: float = 2.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         if self.width < 1:
             raise ValueError("the decoder's width must be at least 1")
+        if self.outlier_gain < 0:
+            raise ValueError("the gain of outliers must not be negative")
 
     @property
     def multiple(self) -> int:
@@ -128,9 +135,13 @@ class EfficientIML(TopDown):
             ValueError: The size does not fit.
         """
         check_size(image, self.config.multiple)
+        if clues is None:
+            clues = self.backbone.stem.clues(image)
         features = super().forward(image, clues)
         finest, between, coarse = features
         fine = self.head(finest)  # (B, 1, H / s, W / s)
+        if clues is not None and self.config.backbone.outliers:
+            fine = fine + self.config.outlier_gain * _at(clues[:, -1:], fine)
         levels = (self.level_heads[0](between), self.level_heads[1](coarse))
         size = image.shape[-2:]
         logits = F.interpolate(fine.float(), size=size, mode="bilinear", align_corners=False)
@@ -164,3 +175,8 @@ class EfficientIML(TopDown):
         """Fold every norm and shift into its convolution, for inference. Returns self."""
         fuse_all(self.eval())
         return self
+
+
+def _at(clue: Tensor, like: Tensor) -> Tensor:
+    """Mean of a clue over each place of a coarser map."""
+    return F.avg_pool2d(clue, clue.shape[-1] // like.shape[-1])
