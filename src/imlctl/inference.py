@@ -15,7 +15,7 @@ from torch import Tensor
 
 from imlctl.core.diff_iml import MEMBERS, STEPS, DiffIML
 from imlctl.core.efficient_iml import EfficientIML
-from imlctl.core.efficient_rwkv import Stem
+from imlctl.core.efficient_rwkv import Clues
 from imlctl.core.sampler import Fusion, member_noise, with_flips
 from imlctl.core.self_similarity import STRIDE
 from imlctl.errors import NumericalError, UsageError
@@ -102,9 +102,9 @@ def predict(
     how = sampling or Sampling()
     scores: list[float] = []
     clues: Tensor | None = None  # of the whole picture: a copy may lie in another tile
-    stem = _stem(model)
-    if max(image.shape[1:]) > tile and stem is not None:
-        clues = stem.clues(to_float(image)[None].to(device))
+    look = _clues(model)
+    if max(image.shape[1:]) > tile and look is not None:
+        clues = look(to_float(image)[None].to(device))
 
     def forward(part: Tensor, where: Tile) -> Tensor:
         near = None if clues is None else where.of(clues, STRIDE)
@@ -236,6 +236,6 @@ def _highest(scores: Sequence[float]) -> float:
     return max(scores)
 
 
-def _stem(model: Model) -> Stem | None:
+def _clues(model: Model) -> Clues | None:
     """The part that looks for clues, of models that have one."""
-    return next((part for part in model.modules() if isinstance(part, Stem)), None)
+    return next((part for part in model.modules() if isinstance(part, Clues)), None)

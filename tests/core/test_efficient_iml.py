@@ -60,7 +60,7 @@ def test_outliers_add_their_share_to_the_log_odds(stride: int) -> None:
     plain.load_state_dict(model.state_dict())
     image = torch.rand(2, 3, 64, 96)
     with torch.inference_mode():
-        found = model.backbone.stem.clues(image)
+        found = model.backbone.clues(image)
         assert found is not None
         clues = torch.randn(found.shape)
         with_them, without = model(image, clues), plain(image, clues)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Parts = dict[str, tuple[str, ...]]
 
 EFFICIENT_IML: Parts = {
-    "backbone: stem": ("backbone.stem",),
+    "backbone: stem": ("backbone.stem", "backbone.clues"),
     "backbone: stage 1": ("backbone.down.0", "backbone.stages.0"),
     "backbone: stage 2": ("backbone.down.1", "backbone.stages.1"),
     "backbone: stage 3": ("backbone.down.2", "backbone.stages.2"),

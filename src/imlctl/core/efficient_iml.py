@@ -136,7 +136,7 @@ class EfficientIML(TopDown):
         """
         check_size(image, self.config.multiple)
         if clues is None:
-            clues = self.backbone.stem.clues(image)
+            clues = self.backbone.clues(image)
         features = super().forward(image, clues)
         finest, between, coarse = features
         fine = self.head(finest)  # (B, 1, H / s, W / s)

@@ -164,6 +164,26 @@ class Block(nn.Module):
         return cast("Tensor", x + self.channels(x))
 
 
+class Clues(nn.Module):
+    """What only a whole picture shows, and nothing learned: copies, and outliers.
+
+    A tile is given its part of them, since what it is to be compared with may lie outside it.
+    """
+
+    def __init__(self, config: EfficientRWKVConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, image: Tensor) -> Tensor | None:
+        """(B, 3, H, W) to (B, C, H / 4, W / 4), outliers last; None where none are looked for."""
+        maps = []
+        if self.config.self_similarity:
+            maps.append(copies.self_similarity(image))
+        if self.config.outliers:
+            maps.append(outliers.residual_outliers(image))
+        return torch.cat(maps, dim=1) if maps else None
+
+
 class Stem(nn.Module):
     """Residual input, then strided convolutions. The tap at half resolution keeps fine evidence."""
 
@@ -180,8 +200,8 @@ class Stem(nn.Module):
         self.unlike = _telling(1, out) if config.outliers else None
 
     def forward(self, image: Tensor, clues: Tensor | None) -> Tensor:
-        """(B, 3, H, W) and what `clues` returns to (B, dims[0], H / stem_stride, ...)."""
-        told = self._told(self.clues(image) if clues is None else clues)
+        """(B, 3, H, W) and what `Clues` returns to (B, dims[0], H / stem_stride, ...)."""
+        told = self._told(clues)
         x = F.relu(self.first(self.input(image)), inplace=True)  # (B, C, H / 2, W / 2)
         for k, conv in enumerate(self.rest):
             x = conv(x)
@@ -189,18 +209,6 @@ class Stem(nn.Module):
                 x = sum(told, start=x)
             x = F.relu(x, inplace=True)
         return x
-
-    def clues(self, image: Tensor) -> Tensor | None:
-        """Find what only a whole picture shows, (B, C, H / 4, W / 4): copies, and outliers.
-
-        A tile is given its part of them, since what it is to be compared with may lie outside it.
-        """
-        maps = []
-        if self.repeats is not None:
-            maps.append(copies.self_similarity(image))
-        if self.unlike is not None:
-            maps.append(outliers.residual_outliers(image))
-        return torch.cat(maps, dim=1) if maps else None
 
     def _told(self, clues: Tensor | None) -> list[Tensor]:
         """Return what each kind of clue adds, (B, C, H / 4, W / 4)."""
@@ -250,6 +258,7 @@ class EfficientRWKV(nn.Module):
     def __init__(self, config: EfficientRWKVConfig) -> None:
         super().__init__()
         self.config = config
+        self.clues = Clues(config)
         self.stem = Stem(config)
         dims = config.dims
         self.down = nn.ModuleList(
@@ -270,10 +279,10 @@ class EfficientRWKV(nn.Module):
 
         Args:
             image: (B, 3, H, W) in [0, 1]; H and W multiples of the last stride.
-            clues: What `Stem.clues` says of the picture, (B, C, H / 4, W / 4), or of the whole
+            clues: What `self.clues` says of the picture, (B, C, H / 4, W / 4), or of the whole
                 picture that it is a tile of; found in `image` when None.
         """
-        stem = self.stem(image, clues)
+        stem = self.stem(image, self.clues(image) if clues is None else clues)
         seen = [None] * 3 if self.semantics is None else self.semantics(image)
         x, features = stem, []
         for down, stage, things in zip(self.down, self.stages, seen, strict=True):
