@@ -21,6 +21,7 @@ from imlctl.cli.verify import verify
 from imlctl.cli.weights import weights
 from imlctl.errors import Exit, ImlctlError
 from imlctl.memory import keep_freed_blocks
+from imlctl.threads import wait_asleep
 
 app = typer.Typer(
     name="imlctl",
@@ -55,6 +56,7 @@ def _options(
 ) -> None:
     """Mark the manipulated pixels of a photograph."""
     keep_freed_blocks()
+    wait_asleep()
 
 
 def main() -> None:
