@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "imlctl"
 
 # A part may import parts of a lower rank, and itself.
 RANKS = {
-    **dict.fromkeys(("errors", "device", "atomic", "memory", "silence"), 0),
+    **dict.fromkeys(("errors", "device", "atomic", "memory", "silence", "threads"), 0),
     **dict.fromkeys(("image", "core", "mask", "weights"), 1),
     **dict.fromkeys(("inference", "data"), 2),
     **dict.fromkeys(("scan", "report", "pipeline", "together", "train", "bench"), 3),
