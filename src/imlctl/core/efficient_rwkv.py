@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imlctl.core import residual_outliers as outliers
-from imlctl.core import self_similarity as copies
 from imlctl.core.efficientnet import WIDTHS, EfficientNetLite
 from imlctl.core.high_pass import HighPass, ResidualInput
 from imlctl.core.layers import ConvNorm
 from imlctl.core.mixers import DepthwiseLocal, SpatialMixV4, SpatialMixV6, WindowAttention
+from imlctl.core.residual_outliers import residual_outliers
+from imlctl.core.self_similarity import CHANNELS, self_similarity
 
 Mixing = Literal["v4", "v6"]
 Local = Literal["window", "depthwise"]
@@ -178,9 +178,9 @@ class Clues(nn.Module):
         """(B, 3, H, W) to (B, C, H / 4, W / 4), outliers last; None where none are looked for."""
         maps = []
         if self.config.self_similarity:
-            maps.append(copies.self_similarity(image))
+            maps.append(self_similarity(image))
         if self.config.outliers:
-            maps.append(outliers.residual_outliers(image))
+            maps.append(residual_outliers(image))
         return torch.cat(maps, dim=1) if maps else None
 
 
@@ -196,7 +196,7 @@ class Stem(nn.Module):
         self.rest = nn.ModuleList(
             ConvNorm(a, b, 3, stride=2) for a, b in itertools.pairwise(widths)
         )
-        self.repeats = _telling(copies.CHANNELS, out) if config.self_similarity else None
+        self.repeats = _telling(CHANNELS, out) if config.self_similarity else None
         self.unlike = _telling(1, out) if config.outliers else None
 
     def forward(self, image: Tensor, clues: Tensor | None) -> Tensor:
@@ -216,7 +216,7 @@ class Stem(nn.Module):
             return []
         told = []
         if self.repeats is not None:
-            told.append(self.repeats(clues[:, : copies.CHANNELS]))
+            told.append(self.repeats(clues[:, :CHANNELS]))
         if self.unlike is not None:
             told.append(self.unlike(clues[:, -2:-1]))
         return told

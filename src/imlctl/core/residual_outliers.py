@@ -26,7 +26,6 @@ from torch.nn import functional as F
 
 from imlctl.core.layers import full_precision, grey_levels
 
-CHANNELS = 2
 STRIDE = 4  # of the maps against the picture
 _CELL = 16  # pixels; histograms are taken of such squares, then summed over windows
 _WINDOW = 5  # cells
