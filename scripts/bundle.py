@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from imlctl.core.efficient_iml import EfficientIML
-from imlctl.train.calibrate import Calibration, calibrate, excess, with_verdict
+from imlctl.train.calibrate import Calibration, calibrate, with_verdict
 from imlctl.train.checkpoint import load_average
 from imlctl.train.photos import load_pool
 from imlctl.weights import selftest
@@ -51,12 +51,10 @@ def main() -> None:
     )
     cpu = torch.device("cpu")
     fused = copy.deepcopy(loaded.model).fuse().to(memory_format=torch.channels_last)  # for speed
-    if isinstance(loaded.model, EfficientIML):
-        by = excess(fused, held, device=cpu)
-        loaded.model.lower(by)
-        fused.lower(by)
-        print(f"{by:.3f} taken from the log odds of a pixel")
     found = calibrate(fused, held, min_share=MIN_SHARE, device=cpu, rate=given.rate)
+    if isinstance(loaded.model, EfficientIML):
+        loaded.model.lower(found.lowered)  # as its copy was
+        print(f"{found.lowered:.3f} taken from the log odds of a pixel")
     card = with_verdict(loaded.card, found)
     path = ROOT / "src" / "imlctl" / "weights" / "bundled" / f"{given.name}.safetensors"
     save(path, loaded.model.eval(), card)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
 from imlctl.mask.score import picture_score
 from imlctl.train import calibrate as module
-from imlctl.train.calibrate import calibrate, excess
+from imlctl.train.calibrate import calibrate
 from imlctl.train.photos import PhotoPool
 
 
@@ -59,8 +60,10 @@ def test_lowered_weights_mark_as_little_as_promised(share: float) -> None:
         seen = module._authentic(pool)
         return float(np.mean([(module._map(model, each, cpu) >= 0.5).mean() for each in seen]))
 
-    before = marked()
-    model.lower(excess(model, pool, device=cpu, share=share))
+    before, was = marked(), model.head.bias.item()
+    found = calibrate(model, pool, min_share=0.01, device=cpu, share=share)
+    assert found.lowered == pytest.approx(was - model.head.bias.item())
+    assert found.marked == pytest.approx(marked(), abs=1e-5)
     assert before > share >= marked() > 0.9 * share  # no less than that is given up
 
 
@@ -72,4 +75,5 @@ def test_calibrated_weights_flag_as_promised() -> None:
     assert found.min_share == 0.01
     values = list(found.thresholds.values())
     assert values == sorted(values, reverse=True)  # a stricter rate needs a higher threshold
-    assert found == calibrate(model, pool, min_share=0.01, device=torch.device("cpu"))
+    again = calibrate(model, pool, min_share=0.01, device=torch.device("cpu"))
+    assert again == replace(found, lowered=0.0)  # what was taken the first time stays taken

@@ -162,8 +162,8 @@ class TestRun:
         before = best.read_bytes()
         told: list[dict[str, Any]] = []
         assert train(config, tmp_path / "run", device=CPU, report=told.append) == best
-        assert [event["event"] for event in told] == ["resumed", "lowered", "calibration"]
-        assert told[1]["log_odds"] == 0  # they were lowered when it ended
+        assert [event["event"] for event in told] == ["resumed", "calibration"]
+        assert told[1]["lowered"] == 0  # they were lowered when it ended
         assert best.read_bytes() == before
 
     def test_runs_repeat(self, config: TrainConfig, tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from imlctl.bench.accuracy import threshold_at
+from imlctl.core.efficient_iml import EfficientIML
 from imlctl.image.prepare import pad
 from imlctl.inference import predict
 from imlctl.mask.decide import DEFAULT_THRESHOLD
@@ -28,7 +29,7 @@ from imlctl.train.augment import random_finish
 from imlctl.train.synthesis import Mix, Synthesizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -57,6 +58,7 @@ class Calibration:
             0.999 is not enough for the rate.
         rate: Share of the photographs that it flags, at most.
         photos: How many photographs it was measured on, each as it is and once reprocessed.
+        lowered: What was taken from the model's log odds before, for the share of pixels.
         marked: Share of their pixels that reach one half, on average over the photographs.
         thresholds: For the rates 1, 5, 10 and 20 %, as measured.
         score_scale: Of the picture's score: fitted to these maps and to those of as many forgeries
@@ -67,35 +69,10 @@ class Calibration:
     min_share: float
     rate: float
     photos: int
+    lowered: float
     marked: float
     thresholds: dict[str, float]
     score_scale: Scale | None
-
-
-def excess(model: Model, pool: PhotoPool, *, device: torch.device, share: float = PIXELS) -> float:
-    """Say what to take from a model's log odds so that it marks little of authentic photographs.
-
-    Args:
-        model: In evaluation mode, on `device`.
-        pool: Authentic photographs that it was not trained on.
-        device: Where to compute.
-        share: Of a photograph's pixels, on average, that may reach one half.
-
-    Returns:
-        Log odds, 0 where the model keeps to that as it is; 12 at most.
-    """
-    maps = [_map(model, pixels, device) for pixels in _authentic(pool)]
-
-    def marked(by: float) -> float:
-        return float(np.mean([(each >= 1 / (1 + math.exp(-by))).mean() for each in maps]))
-
-    if marked(0.0) <= share:
-        return 0.0
-    low, high = 0, _MOST
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if marked(middle * _FINE) <= share else (middle, high)
-    return high * _FINE
 
 
 def calibrate(
@@ -105,32 +82,62 @@ def calibrate(
     min_share: float,
     device: torch.device,
     rate: float = RATE,
+    share: float = PIXELS,
 ) -> Calibration:
-    """Measure thresholds on photographs that the model was not trained on.
+    """Lower a model's log odds as far as it takes, then measure thresholds.
 
     Args:
-        model: In evaluation mode, on `device`.
-        pool: Authentic photographs.
+        model: In evaluation mode, on `device`; an EfficientIML is changed in place.
+        pool: Authentic photographs that it was not trained on.
         min_share: Share of pixels beyond which a picture is flagged.
         device: Where to compute.
         rate: Share of the photographs that may be flagged.
+        share: Of a photograph's pixels, on average, that may reach one half.
     """
-    values, levels, shares, marked = [], [], [], []
-    for pixels in _authentic(pool):
-        found = _map(model, pixels, device)
-        values.append(critical(found, min_share))
-        levels.append(critical(found, EVIDENCE))
-        shares.append(float((found >= _HIGHEST).mean()))
-        marked.append(float((found >= DEFAULT_THRESHOLD).mean()))
+    maps = [_map(model, pixels, device) for pixels in _authentic(pool)]
+    lowered = excess(maps, share) if isinstance(model, EfficientIML) else 0.0
+    if lowered:
+        cast("EfficientIML", model).lower(lowered)
+        maps = [_map(model, pixels, device) for pixels in _authentic(pool)]
+    values = [critical(each, min_share) for each in maps]
     thresholds = {f"{each:g}": threshold_at(values, each) for each in (0.01, 0.05, 0.1, 0.2)}
     threshold = threshold_at(values, rate)
     if threshold > _HIGHEST:
-        min_share = max(min_share, sorted(shares, reverse=True)[int(rate * len(shares))])
+        shares = sorted((float((each >= _HIGHEST).mean()) for each in maps), reverse=True)
+        min_share = max(min_share, shares[int(rate * len(shares))])
     limited = round(float(np.clip(threshold, _LOWEST, _HIGHEST)), 4)
+    levels = [critical(each, EVIDENCE) for each in maps]
     forged = [critical(_map(model, each, device), EVIDENCE) for each in _forged(pool)]
+    marked = round(_marked(maps, DEFAULT_THRESHOLD), 5)
     scale = fit_scale(levels, forged)
-    mean = round(float(np.mean(marked)), 5)
-    return Calibration(limited, min_share, rate, len(pool), mean, thresholds, scale)
+    return Calibration(limited, min_share, rate, len(pool), lowered, marked, thresholds, scale)
+
+
+def excess(maps: Sequence[NDArray[np.float32]], share: float) -> float:
+    """Say what to take from the log odds of maps so that little of them reaches one half.
+
+    Args:
+        maps: Probabilities, of authentic photographs.
+        share: Of a photograph's pixels, on average, that may reach one half.
+
+    Returns:
+        Log odds, 0 where the maps keep to that as they are; 12 at most.
+    """
+
+    def fits(steps: int) -> bool:
+        return _marked(maps, 1 / (1 + math.exp(-steps * _FINE))) <= share
+
+    low, high = 0, _MOST
+    if fits(low):
+        return 0.0
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high * _FINE
+
+
+def _marked(maps: Sequence[NDArray[np.float32]], threshold: float) -> float:
+    return float(np.mean([(each >= threshold).mean() for each in maps]))
 
 
 def _authentic(pool: PhotoPool) -> Iterator[NDArray[np.uint8]]:
@@ -149,13 +156,19 @@ def _forged(pool: PhotoPool) -> Iterator[NDArray[np.uint8]]:
 
 
 def with_verdict(card: Card, found: Calibration) -> Card:
-    """Say in a model's card how its verdict was calibrated."""
+    """Say in a model's card how its verdict was calibrated.
+
+    Not by how much the log odds were lowered: that is in the weights, and nothing is left to lower
+    when they are calibrated again.
+    """
+    kept = asdict(found)
+    del kept["lowered"]
     return replace(
         card,
         verdict_threshold=found.threshold,
         min_share=found.min_share,
         score_scale=found.score_scale,
-        training=card.training | {"calibration": asdict(found)},
+        training=card.training | {"calibration": kept},
     )
 
 

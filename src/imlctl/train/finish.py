@@ -11,8 +11,7 @@ import torch
 
 from imlctl import atomic
 from imlctl.bench.accuracy import evaluate, find_cases, summarize
-from imlctl.core.efficient_iml import EfficientIML
-from imlctl.train.calibrate import calibrate, excess, with_verdict
+from imlctl.train.calibrate import calibrate, with_verdict
 from imlctl.train.curves import draw_curves
 from imlctl.train.validate import answers
 from imlctl.weights.load import load, save
@@ -59,10 +58,6 @@ def _calibrate(path: Path, held: PhotoPool, device: torch.device, log: Log) -> N
     """Let finished weights mark little of authentic photographs, and seldom flag one."""
     loaded = load(path)
     model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if isinstance(model, EfficientIML):
-        by = excess(model, held, device=device)
-        model.lower(by)
-        log({"event": "lowered", "log_odds": round(by, 4)})
     found = calibrate(model, held, min_share=loaded.card.min_share, device=device)
     log({"event": "calibration", **asdict(found)})
     save(path, model, with_verdict(loaded.card, found))
