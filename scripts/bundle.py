@@ -32,7 +32,6 @@ from imlctl.weights import selftest
 from imlctl.weights.load import Loaded, load, save
 
 ROOT = Path(__file__).resolve().parents[1]
-MIN_SHARE = 0.025  # of pixels: what authentic photographs have at high probability is small
 
 
 def main() -> None:
@@ -51,7 +50,7 @@ def main() -> None:
     )
     cpu = torch.device("cpu")
     fused = copy.deepcopy(loaded.model).fuse().to(memory_format=torch.channels_last)  # for speed
-    found = calibrate(fused, held, min_share=MIN_SHARE, device=cpu, rate=given.rate)
+    found = calibrate(fused, held, min_share=loaded.card.min_share, device=cpu, rate=given.rate)
     if isinstance(loaded.model, EfficientIML):
         loaded.model.lower(found.lowered)  # as its copy was
         print(f"{found.lowered:.3f} taken from the log odds of a pixel")

@@ -240,3 +240,17 @@ def test_a_part_of_the_pictures_goes_unprocessed(
         np.array_equal(process(pixels, np.random.default_rng(seed)), pixels) for seed in range(300)
     ]
     assert low < np.mean(kept) < high
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=SEEDS)
+def test_a_copy_is_a_smaller_picture_of_the_same(seed: int) -> None:
+    y, x = np.mgrid[:120, :200]
+    pixels = np.stack([x, 2 * y, 255 - x], -1).astype(np.uint8)
+    first, second = (augment.random_copy(pixels, np.random.default_rng(seed)) for _ in range(2))
+    assert np.array_equal(first, second)
+    height, width = first.shape[:2]
+    assert 0.44 < height / 120 < 0.96
+    assert height / 120 == pytest.approx(width / 200, abs=0.01)
+    back = cv2.resize(first, (200, 120)).astype(float)
+    assert np.abs(back - pixels).mean() < 4

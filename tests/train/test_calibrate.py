@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from imlctl.bench.metrics import threshold_at
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
-from imlctl.mask.score import picture_score
+from imlctl.mask.score import log_odds, picture_score
 from imlctl.train import calibrate as module
-from imlctl.train.calibrate import calibrate
+from imlctl.train.calibrate import calibrate, threshold_for
 from imlctl.train.photos import PhotoPool
 
 
@@ -26,8 +27,8 @@ def noise_pool() -> PhotoPool:
 def test_of_a_model_that_is_certain_more_pixels_are_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each photograph has a share of ones of its own, 0 to 0.5, and zeros elsewhere."""
-    authentic = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    """Each version of each photograph has a share of ones of its own, and zeros elsewhere."""
+    authentic = [max(0, n - 4) / 20 for n in range(15)]
     shares = iter((*authentic, *[0.9] * 6))
 
     def certain(*_: object) -> np.ndarray[Any, Any]:
@@ -36,11 +37,29 @@ def test_of_a_model_that_is_certain_more_pixels_are_asked_for(
     monkeypatch.setattr(module, "_map", certain)
     cpu = torch.device("cpu")
     found = calibrate(cast("Any", None), noise_pool(), min_share=0.01, device=cpu, rate=0.34)
-    assert found.threshold == 0.999
-    assert found.marked == pytest.approx(0.25)
-    assert found.min_share == pytest.approx(0.3)  # the two above it are a third of six
+    assert found.threshold == 0.9999
+    assert found.marked == pytest.approx(55 / 20 / 15, abs=1e-3)
+    assert found.min_share == pytest.approx(0.25)  # the five above it are a third of fifteen
     assert found.score_scale is not None
     assert picture_score(1.0, found.score_scale) > 0.5 > picture_score(0.0, found.score_scale)
+
+
+def test_rare_thresholds_follow_the_tail() -> None:
+    """Log odds beyond 1 are exponential with mean 0.5: the closed form is known."""
+    rng = np.random.default_rng(0)
+    odds = np.concatenate([rng.uniform(-3, 1, 18_000), 1 + rng.exponential(0.5, 2_000)])
+    critical = (1 / (1 + np.exp(-odds))).tolist()
+    for rate in (0.05, 0.01, 0.001):
+        expected = 1 + 0.5 * np.log(0.1 / rate)
+        assert log_odds(threshold_for(critical, rate)) == pytest.approx(expected, abs=0.1)
+    assert threshold_for(critical, 0.2) == threshold_at(critical, 0.2)
+
+
+def test_a_rare_threshold_does_not_hang_on_one_photograph() -> None:
+    usual = np.linspace(0.1, 0.9, 100).tolist()
+    odd = [*usual[:-1], 0.999999]
+    assert threshold_at(odd, 0.005) > 0.99999
+    assert 0.9 < threshold_for(usual, 0.005) < threshold_for(odd, 0.005) < 0.999
 
 
 def chancy_model() -> EfficientIML:
@@ -70,7 +89,7 @@ def test_lowered_weights_mark_as_little_as_promised(share: float) -> None:
 def test_calibrated_weights_flag_as_promised() -> None:
     model, pool = chancy_model(), noise_pool()
     found = calibrate(model, pool, min_share=0.01, device=torch.device("cpu"))
-    assert 0.5 <= found.threshold <= 0.999
+    assert 0.5 <= found.threshold <= 0.9999
     assert found.photos == 3
     assert found.min_share == 0.01
     values = list(found.thresholds.values())

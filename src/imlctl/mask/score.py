@@ -43,7 +43,7 @@ def picture_score(level: float, scale: Scale) -> float:
         scale: As `fit_scale` returns it.
     """
     slope, offset = scale
-    x = slope * _log_odds(level) + offset
+    x = slope * log_odds(level) + offset
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
@@ -62,7 +62,7 @@ def fit_scale(authentic: Sequence[float], forged: Sequence[float]) -> Scale | No
     counts = np.array([len(authentic), len(forged)])
     if counts.min() == 0 or np.ptp(levels) == 0:
         return None
-    x = np.array([_log_odds(level) for level in levels])
+    x = np.array([log_odds(level) for level in levels])
     centre, spread = float(x.mean()), float(x.std())
     target = np.where(kinds == 1, (counts[1] + 1) / (counts[1] + 2), 1 / (counts[0] + 2))
     weight = (len(levels) / (2 * counts))[kinds]
@@ -82,6 +82,7 @@ def fit_scale(authentic: Sequence[float], forged: Sequence[float]) -> Scale | No
     return round(rise, 6), round(float(scale[1]) - rise * centre, 6)
 
 
-def _log_odds(level: float) -> float:
+def log_odds(level: float) -> float:
+    """Log odds of a probability, kept as far from certainty as float32 maps can say."""
     kept = min(max(level, _LEAST), 1 - _LEAST)
     return math.log(kept) - math.log1p(-kept)

@@ -208,6 +208,14 @@ def random_finish(pixels: Pixels, rng: Rng) -> Pixels:
     return _random_jpeg(rng, 50 if fate < 0.7 else 80)(pixels)
 
 
+def random_copy(pixels: Pixels, rng: Rng) -> Pixels:
+    """Reduce a picture to a half or more of its size and mostly save it again, as copies are."""
+    factor = float(rng.uniform(0.45, 0.95))
+    height, width = (max(8, round(side * factor)) for side in pixels.shape[:2])
+    pixels = resize(pixels, height, width, int(rng.choice(INTERPOLATIONS)))
+    return pixels if rng.random() < 0.15 else _random_jpeg(rng, 50, 95)(pixels)
+
+
 def random_save(pixels: Pixels, rng: Rng) -> Pixels:
     """Save an edited photograph as an editor does: as JPEG of good quality, or without loss."""
     return pixels if rng.random() < 0.25 else _random_jpeg(rng, 75)(pixels)
