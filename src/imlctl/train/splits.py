@@ -116,6 +116,7 @@ def synthesizer(config: TrainConfig, pool: PhotoPool, size: int) -> Synthesizer:
         seed=config.optim.seed,
         histories=data.histories,
         originals=data.originals,
+        scenes=data.scenes,
     )
 
 
