@@ -208,17 +208,3 @@ def test_fast_enough(photo: Callable[..., Any]) -> None:
     for index in range(1, 31):
         make(index)
     assert 30 / (time.process_time() - start) > 15
-
-
-def test_scenes_change_sources_and_no_mask_of_an_authentic_one(pool: PhotoPool) -> None:
-    mix = Mix(**{**NONE, "authentic": 1.0})
-    plain, scenes, again = (
-        Synthesizer(pool, size=64, mix=mix, scenes=share) for share in (0.0, 1.0, 1.0)
-    )
-    changed = 0
-    for i in range(20):
-        sample = scenes(i)
-        assert not sample.mask.any()
-        assert np.array_equal(sample.pixels, again(i).pixels)
-        changed += not np.array_equal(sample.pixels, plain(i).pixels)
-    assert changed > 15

@@ -114,8 +114,7 @@ def camera(pixels: Pixels, sigma: float, denoising: float, rng: Rng) -> Pixels:
     return cast("Pixels", taken)
 
 
-def random_camera(rng: Rng) -> Step:
-    """A camera with its own noise, denoising and sharpening."""
+def _random_camera(rng: Rng) -> Step:
     sigma = float(np.exp(rng.uniform(np.log(2.0), np.log(12.0))))
     denoising = sigma * float(rng.choice((0.0, rng.uniform(1.0, 4.0))))
     sharpening = float(rng.choice((0.0, rng.uniform(0.3, 1.2))))
@@ -177,7 +176,7 @@ def _bilateral(rng: Rng) -> Step:
 
 
 _HISTORY: tuple[tuple[Callable[[Rng], Step], float], ...] = (
-    (random_camera, 0.2),
+    (_random_camera, 0.2),
     (_random_resample, 0.3),
     (_random_tone, 0.3),
     (_random_blur, 0.1),

@@ -35,8 +35,6 @@ class DataConfig:
         histories: Give each source of a forgery a random history of its own.
         originals: Share of the samples whose host is left as it was saved, edited once and saved
             once more; see `Synthesizer`.
-        scenes: Share of the other sources that are photographed anew, with a depth of field and
-            uneven light; see `train/scene.py`.
         doubled: For the large samples, continue photographs of half their size by mirror images.
     """
 
@@ -50,7 +48,6 @@ class DataConfig:
     real: RealConfig | None = None
     histories: bool = True
     originals: float = 0.0
-    scenes: float = 0.0
     doubled: bool = False
 
     def __post_init__(self) -> None:
@@ -58,13 +55,13 @@ class DataConfig:
         if (
             not (self.photos or (self.real and self.real.share == 1))
             or not 0 <= self.validation_share < 1
-            or not (0 <= self.originals <= 1 and 0 <= self.scenes <= 1)
+            or not 0 <= self.originals <= 1
             or self.workers < 0
             or self.regenerated < 0
         ):
             raise ValueError(
-                "needs at least one folder of photos, a validation share below 1, shares of "
-                "originals and scenes in [0, 1], and no negative counts"
+                "needs at least one folder of photos, a validation share below 1, a share of "
+                "originals in [0, 1], and no negative counts"
             )
 
 

@@ -116,7 +116,6 @@ def synthesizer(config: TrainConfig, pool: PhotoPool, size: int) -> Synthesizer:
         seed=config.optim.seed,
         histories=data.histories,
         originals=data.originals,
-        scenes=data.scenes,
     )
 
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from imlctl.train import augment, forge
 from imlctl.train.masks import MAX_AREA, MIN_AREA, Mask, fit_object, random_mask
-from imlctl.train.scene import retake
 from imlctl.train.segments import segment
 
 if TYPE_CHECKING:
@@ -90,8 +89,6 @@ class Synthesizer:
             themselves went through tells them apart.
         originals: Share of the samples whose host is a photograph as it was saved: its own pixels
             on its own JPEG grid, without a history, and after the edit saved once at good quality.
-        scenes: Share of the other sources that are photographed anew, with a depth of field and
-            uneven light of their own, before their history.
     """
 
     def __init__(
@@ -103,10 +100,8 @@ class Synthesizer:
         seed: int = 0,
         histories: bool = True,
         originals: float = 0.0,
-        scenes: float = 0.0,
     ) -> None:
-        self.pool, self.size, self.seed = pool, size, seed
-        self.originals, self.scenes = originals, scenes
+        self.pool, self.size, self.seed, self.originals = pool, size, seed, originals
         self.untouched = 0.35 if histories else 1.0
         shares = (mix or Mix()).shares()
         if not pool.regenerated:
@@ -196,7 +191,7 @@ class Synthesizer:
         crop, cut = self._crop((self.pool.photos[index], drawn), side, rng)
         outline: Mask = cut > 127
         whole = MIN_AREA <= outline.mean() <= MAX_AREA
-        return self._lived(crop, rng), outline if whole else None
+        return augment.random_history(crop, rng, self.untouched), outline if whole else None
 
     def _original(
         self, among: Sequence[int] | NDArray[np.intp], side: int, rng: Rng
@@ -219,12 +214,7 @@ class Synthesizer:
     def _source(self, index: int, side: int, rng: Rng) -> Pixels:
         """A square of one photograph with a random history, (side, side, 3)."""
         self._used.append(self.pool.names[index])
-        return self._lived(self._crop([self.pool.photos[index]], side, rng)[0], rng)
-
-    def _lived(self, crop: Pixels, rng: Rng) -> Pixels:
-        """Give a source a past of its own."""
-        if self.scenes > 0 and rng.random() < self.scenes:
-            crop = retake(crop, rng)
+        crop = self._crop([self.pool.photos[index]], side, rng)[0]
         return augment.random_history(crop, rng, self.untouched)
 
     def _crop(
