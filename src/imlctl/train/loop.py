@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -134,7 +135,9 @@ def _steps(state: State, objective: Objective, config: TrainConfig, run: _Run) -
     )
     learner: nn.Module = Learner(state, objective)
     if joined():
-        learner = DistributedDataParallel(learner, broadcast_buffers=False)
+        with warnings.catch_warnings():  # torch 2.13 has another name for it, 2.4 has none
+            warnings.simplefilter("ignore", FutureWarning)
+            learner = DistributedDataParallel(learner, broadcast_buffers=False)
     objective.train_mode(state.model)
     clock, seen = time.monotonic(), 0
     while state.step < optim.steps:
