@@ -20,8 +20,9 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 demo: .venv/installed
 	$(BIN)/imlctl localize examples/launchpad.jpg -o out/mask.png --overlay --force
 	@echo
-	@echo 'Look at out/mask.overlay.png: the shuttle was pasted in, and what was found is coloured.'
-	@echo 'The mask itself is out/mask.png, and what it should be is examples/launchpad_mask.png.'
+	@echo 'Look at out/mask.overlay.png: the shuttle was pasted in. The verdict is cautious;'
+	@echo 'the mask says where to look. The mask itself is out/mask.png, what it should be is'
+	@echo 'examples/launchpad_mask.png.'
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest $(ARGS)
