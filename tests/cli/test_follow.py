@@ -44,7 +44,7 @@ def test_lines_tell_what_is_new(capsys):
 
 @pytest.mark.parametrize(
     ("share", "told"),
-    [(0.004, "nothing found (0.40 %"), (0.2, "nothing found with confidence (20 %")],
+    [(0.004, "nothing found (0.40 %"), (0.2, "nothing certain (20 %")],
 )
 def test_a_cautious_verdict_does_not_hide_what_is_marked(capsys, share, told):
     Follower(1).follow([outcome("a.jpg", more={"share": share, "min_share": 0.005})])

@@ -213,11 +213,13 @@ def test_the_caption_says_what_was_decided(written):
     speck = np.zeros((100, 100), np.float32)
     speck[5, 5] = 1
     overlay_png(pixels, decide(speck))
+    overlay_png(pixels, decide(np.full((100, 100), 0.6, np.float32), verdict_threshold=0.99))
     headlines = [line for line in written if " at p >= " in line]
     assert headlines == [
         "manipulated: 6.2 % of pixels at p >= 0.50",
         "nothing found at p >= 0.30",
         "nothing found: 0.01 % of pixels at p >= 0.50, limit 0.50 %",
+        "nothing certain: 100 % of pixels at p >= 0.50, limit 0.50 % at p >= 0.99",
     ]
 
 

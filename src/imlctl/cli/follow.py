@@ -117,6 +117,6 @@ def _line(outcome: Outcome, record: Mapping[str, Any]) -> str:
     share = percent(record["share"])
     verdict = record["verdict"]
     if verdict == CLEAN and record["share"] > record["min_share"]:
-        verdict += " with confidence"  # the mask marks more than the verdict answers for
+        verdict = "nothing certain"  # the mask marks more than the verdict answers for
     verdict += f" ({share} of pixels marked, score {record['score']:.2f})"
     return f"{name}: {verdict}" + (f" -> {written}" if written else "")

@@ -145,8 +145,8 @@ def _verdict_line(decision: Decision) -> str:
     limit = percent(decision.min_share)
     if decision.verdict_threshold > decision.threshold:
         limit += f" at p >= {legend.number(decision.verdict_threshold)}"
-    sure = " with confidence" if decision.share > decision.min_share else ""  # as the command says
-    return f"nothing found{sure}: {percent(decision.share)} of pixels {at}, limit {limit}"
+    found = "certain" if decision.share > decision.min_share else "found"  # as the command says
+    return f"nothing {found}: {percent(decision.share)} of pixels {at}, limit {limit}"
 
 
 def _checked(pixels: NDArray[np.unsignedinteger[Any]], shape: tuple[int, ...]) -> tuple[int, int]:
