@@ -24,7 +24,6 @@ from imlctl.bench.accuracy import threshold_at
 from imlctl.core.efficient_iml import EfficientIML
 from imlctl.image.prepare import pad
 from imlctl.inference import predict
-from imlctl.mask.decide import DEFAULT_THRESHOLD
 from imlctl.mask.score import EVIDENCE, Scale, critical, fit_scale, log_odds
 from imlctl.train.augment import random_copy, random_finish
 from imlctl.train.synthesis import Mix, Synthesizer
@@ -49,6 +48,7 @@ _VERSIONS = 2  # of each photograph and each sort of reprocessing
 _TAIL = 0.1  # of the photographs: the shape of what is rarer is fitted to these
 _FINE = 2.0**-8  # log odds; float16 loses nothing of a bias that is lowered by such steps
 _MOST = 12 * 2**8  # steps; float32 tells probabilities from certainty about as far
+_STEPS = (1 / (1 + np.exp(-_FINE * np.arange(_MOST + 1)))).astype(np.float32)  # from one half up
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,23 +98,49 @@ def calibrate(
         rate: Share of the photographs that may be flagged.
         share: Of a photograph's pixels, on average, that may reach one half.
     """
-    maps = [_map(model, pixels, device) for pixels in _authentic(pool)]
-    lowered = excess(maps, share) if isinstance(model, EfficientIML) else 0.0
+    seen = [_look(each, min_share) for each in _maps(model, pool, device)]
+    lowered = excess(seen, share) if isinstance(model, EfficientIML) else 0.0
     if lowered:
         cast("EfficientIML", model).lower(lowered)
-        maps = [_map(model, pixels, device) for pixels in _authentic(pool)]
-    values = [critical(each, min_share) for each in maps]
+        seen = [_look(each, min_share) for each in _maps(model, pool, device)]
+    values = [each.critical for each in seen]
     thresholds = {f"{each:g}": threshold_for(values, each) for each in (0.01, 0.05, 0.1, 0.2)}
     threshold = threshold_for(values, rate)
     if threshold > _HIGHEST:
-        shares = sorted((float((each >= _HIGHEST).mean()) for each in maps), reverse=True)
+        shares = sorted((each.certain for each in seen), reverse=True)
         min_share = max(min_share, shares[int(rate * len(shares))])
     limited = round(float(np.clip(threshold, _LOWEST, _HIGHEST)), 5)
-    levels = [critical(each, EVIDENCE) for each in maps]
     forged = [critical(_map(model, each, device), EVIDENCE) for each in _forged(pool)]
-    marked = round(_marked(maps, DEFAULT_THRESHOLD), 5)
-    scale = fit_scale(levels, forged)
+    marked = round(float(np.mean([each.marked[0] for each in seen])), 5)
+    scale = fit_scale([each.level for each in seen], forged)
     return Calibration(limited, min_share, rate, len(pool), lowered, marked, thresholds, scale)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """What is kept of a map, which may be one of many large ones.
+
+    Attributes:
+        critical: Its critical threshold.
+        level: The same for the share `EVIDENCE`.
+        certain: Share of its pixels that reach `_HIGHEST`.
+        marked: Share that reaches each of `_STEPS`, (steps,).
+    """
+
+    critical: float
+    level: float
+    certain: float
+    marked: NDArray[np.float64]
+
+
+def _look(found: NDArray[np.float32], min_share: float) -> _Seen:
+    below = np.searchsorted(np.sort(found, axis=None), _STEPS)
+    return _Seen(
+        critical(found, min_share),
+        critical(found, EVIDENCE),
+        float((found >= _HIGHEST).mean()),
+        (found.size - below) / found.size,
+    )
 
 
 def threshold_for(critical: Sequence[float], rate: float) -> float:
@@ -137,31 +163,22 @@ def threshold_for(critical: Sequence[float], rate: float) -> float:
     return max(start, 1 / (1 + math.exp(-rare)))  # beyond certainty there are no log odds
 
 
-def excess(maps: Sequence[NDArray[np.float32]], share: float) -> float:
+def excess(seen: Sequence[_Seen], share: float) -> float:
     """Say what to take from the log odds of maps so that little of them reaches one half.
 
     Args:
-        maps: Probabilities, of authentic photographs.
+        seen: Maps of authentic photographs.
         share: Of a photograph's pixels, on average, that may reach one half.
 
     Returns:
         Log odds, 0 where the maps keep to that as they are; 12 at most.
     """
-
-    def fits(steps: int) -> bool:
-        return _marked(maps, 1 / (1 + math.exp(-steps * _FINE))) <= share
-
-    low, high = 0, _MOST
-    if fits(low):
-        return 0.0
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return high * _FINE
+    marked = np.mean([each.marked for each in seen], axis=0)
+    return int(np.argmax([*(marked[:-1] <= share), True])) * _FINE
 
 
-def _marked(maps: Sequence[NDArray[np.float32]], threshold: float) -> float:
-    return float(np.mean([(each >= threshold).mean() for each in maps]))
+def _maps(model: Model, pool: PhotoPool, device: torch.device) -> Iterator[NDArray[np.float32]]:
+    return (_map(model, pixels, device) for pixels in _authentic(pool))
 
 
 def _authentic(pool: PhotoPool) -> Iterator[NDArray[np.uint8]]:
