@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from imlctl.bench.accuracy import pixel_auc, read_mask
-from imlctl.bench.cases import find_cases
+from imlctl.bench.accuracy import pixel_auc
 from imlctl.core.residual_outliers import residual_outliers
 from imlctl.core.self_similarity import self_similarity
+from imlctl.data.manifest import evaluation_pictures
+from imlctl.data.masks import read_mask
 from imlctl.image.decode import read
 from imlctl.image.prepare import prepare, to_float
 
@@ -37,7 +38,7 @@ CLUES: dict[str, Callable[[Tensor], Tensor]] = {
 def main() -> None:
     """Print a line for each set."""
     found: dict[str, list[list[float]]] = defaultdict(list)
-    for case in find_cases(Path(sys.argv[1])):
+    for case in evaluation_pictures(Path(sys.argv[1])):
         if case.mask is None:
             continue
         truth = read_mask(case.mask)

@@ -10,14 +10,14 @@ from PIL import Image
 
 from imlctl.bench.accuracy import (
     Answer,
-    Case,
     Rule,
     copy_move_masks,
     evaluate,
-    read_mask,
     score_picture,
 )
-from imlctl.errors import ConfigError, NumericalError
+from imlctl.data.manifest import Entry
+from imlctl.data.masks import read_mask
+from imlctl.errors import ConfigError, InputError, NumericalError
 from imlctl.mask.decide import decide
 
 
@@ -29,14 +29,14 @@ def save(path: Path, size: tuple[int, int] = (8, 6), level: int = 0) -> Path:
 
 class TestEvaluate:
     @pytest.fixture
-    def cases(self, tmp_path: Path) -> list[Case]:
+    def cases(self, tmp_path: Path) -> list[Entry]:
         truth = np.zeros((6, 8), np.uint8)
         truth[:3] = 255
         truth[0, 0] = 127  # masks are cut at the middle of their range
         (tmp_path / "mask.png").parent.mkdir(exist_ok=True)
         Image.fromarray(truth).save(tmp_path / "mask.png")
         image = save(tmp_path / "a.png")
-        return [Case("set", image, tmp_path / "mask.png"), Case("set", image, None)]
+        return [Entry(image, tmp_path / "mask.png", "set"), Entry(image, None, "set")]
 
     @staticmethod
     def answer(_: Path) -> Answer:
@@ -45,7 +45,7 @@ class TestEvaluate:
         probability[0, 0] = 0.9
         return Answer(probability, 0.7)
 
-    def test_scores(self, cases: list[Case]) -> None:
+    def test_scores(self, cases: list[Entry]) -> None:
         forged, clean = evaluate(cases, self.answer)
         assert (forged.set, forged.image, forged.tampered) == ("set", "a.png", True)
         assert forged.share == clean.share == 0.5
@@ -61,23 +61,30 @@ class TestEvaluate:
         assert forged.recall == pytest.approx(11 / 23)
         assert math.isnan(forged.f1_copy)  # no source is known
 
-    def test_threshold_is_included(self, cases: list[Case]) -> None:
+    def test_threshold_is_included(self, cases: list[Entry]) -> None:
         shares = [next(evaluate(cases, self.answer, threshold=t)).share for t in (0.5, 0.51, 0.05)]
         assert shares == [0.5, 1 / 48, 1.0]
 
-    def test_mask_of_another_size(self, cases: list[Case], tmp_path: Path) -> None:
+    def test_mask_of_another_size(self, cases: list[Entry], tmp_path: Path) -> None:
         wrong = replace(cases[0], mask=save(tmp_path / "wrong.png", (6, 8)))
         with pytest.raises(ConfigError, match=r"wrong.png: is \(8, 6\), its picture \(6, 8\)"):
             next(evaluate([wrong], self.answer))
 
-    def test_damaged_mask(self, cases: list[Case], tmp_path: Path) -> None:
+    def test_damaged_mask(self, cases: list[Entry], tmp_path: Path) -> None:
         (tmp_path / "torn.png").write_bytes((tmp_path / "mask.png").read_bytes()[:40])
         torn = replace(cases[0], mask=tmp_path / "torn.png")
-        with pytest.raises(ConfigError, match=r"torn.png: is not a readable mask"):
+        with pytest.raises(InputError, match=r"torn.png: is not a readable mask"):
             next(evaluate([torn], self.answer))
 
+    def test_a_forgery_whose_mask_marks_nothing_is_refused(
+        self, cases: list[Entry], tmp_path: Path
+    ) -> None:
+        empty = replace(cases[0], mask=save(tmp_path / "empty.png"))
+        with pytest.raises(ConfigError, match=r"empty.png: marks nothing"):
+            next(evaluate([empty], self.answer))
+
     @pytest.mark.parametrize("value", [math.nan, math.inf])
-    def test_a_map_that_is_not_finite_is_no_answer(self, value: float, cases: list[Case]) -> None:
+    def test_a_map_that_is_not_finite_is_no_answer(self, value: float, cases: list[Entry]) -> None:
         def broken(path: Path) -> Answer:
             answer = self.answer(path)
             answer.probability[2, 2] = value
@@ -97,7 +104,7 @@ def test_verdicts_are_those_of_the_product(verdict_threshold: float, min_share: 
         decision = decide(
             probability, threshold=0.5, min_share=min_share, verdict_threshold=verdict_threshold
         )
-        score = score_picture(Case("s", Path("a.png"), None), Answer(probability, 0.1), rule, None)
+        score = score_picture(Entry(Path("a.png"), None, "s"), Answer(probability, 0.1), rule, None)
         assert score.flagged is decision.flagged
         assert score.flagged == (score.critical >= np.float32(max(0.5, verdict_threshold)))
 
@@ -120,13 +127,14 @@ class TestCopyMove:
     def test_both_conventions_are_scored(self, tmp_path: Path) -> None:
         for name, mask in (("copy", self.COPY), ("source", self.SOURCE)):
             Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / f"{name}.png")
-        case = Case("s", tmp_path / "a.png", tmp_path / "copy.png", tmp_path / "source.png")
+        case = Entry(tmp_path / "a.png", tmp_path / "copy.png", "s", source=tmp_path / "source.png")
         (score,) = evaluate([case], lambda _: Answer(self.COPY.astype(np.float32), 1.0))
         assert (score.f1, score.f1_copy) == (1, 1)
         assert score.f1_both == pytest.approx(2 * 6 / (6 + 12))
 
     def test_a_source_of_another_size(self, tmp_path: Path) -> None:
-        case = Case("s", tmp_path / "a.png", tmp_path / "m.png", save(tmp_path / "s.png", (3, 3)))
+        source = save(tmp_path / "s.png", (3, 3))
+        case = Entry(tmp_path / "a.png", tmp_path / "m.png", "s", source=source)
         Image.fromarray(self.COPY.astype(np.uint8)).save(tmp_path / "m.png")
         assert case.source is not None
         assert read_mask(case.source).shape == (3, 3)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imlctl.data.folders import Found
 from imlctl.data.index import Splits, build_index, counts
-from imlctl.data.tree import Found
 from imlctl.errors import UsageError
 
 if TYPE_CHECKING:

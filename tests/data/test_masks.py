@@ -59,6 +59,32 @@ def test_modes(
     assert np.array_equal(read_mask(path), expected("x"))
 
 
+@pytest.mark.parametrize(
+    ("values", "colours"),
+    [
+        (np.uint8([0, 1]), None),
+        (np.uint8([0, 255]), None),
+        (np.uint16([0, 1]), None),
+        (np.uint16([0, 255]), None),
+        (np.uint16([0, 65535]), None),
+        (np.uint8([0, 1]), (0, 0, 0, 255, 255, 255)),
+        (np.uint8([0, 1]), (0, 0, 0, 128, 0, 0)),  # dark red, as label tools draw the first class
+        (np.uint8([1, 0]), (0, 90, 0, 0, 0, 0)),
+        (np.uint8([0, 1]), (40, 40, 40, 200, 200, 200)),
+    ],
+)
+def test_the_two_values_of_a_mask_tell_themselves(
+    values: Any, colours: tuple[int, ...] | None, tmp_path: Path, expected: Callable[..., Any]
+) -> None:
+    image = Image.fromarray(values[expected("x").astype(int)])
+    if colours:
+        image.putpalette(colours)
+    image.save(tmp_path / "m.png")
+    with Image.open(tmp_path / "m.png") as saved:
+        assert saved.mode == ("P" if colours else {1: "L", 2: "I;16"}[values.itemsize])
+    assert np.array_equal(read_mask(tmp_path / "m.png"), expected("x"))
+
+
 def test_compressed_masks_keep_their_area(
     mask: Callable[..., Path], expected: Callable[..., Any]
 ) -> None:

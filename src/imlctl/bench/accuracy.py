@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
-from imlctl.bench.cases import Case, find_cases
 from imlctl.bench.metrics import (
     Mask,
     Probability,
@@ -28,6 +26,7 @@ from imlctl.bench.metrics import (
     threshold_at,
 )
 from imlctl.bench.summary import PictureScore, SetScore, summarize
+from imlctl.data.masks import read_mask
 from imlctl.errors import ConfigError, NumericalError
 from imlctl.mask.score import critical
 
@@ -35,9 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from imlctl.data.manifest import Entry
+
 __all__ = [
     "Answer",
-    "Case",
     "PictureScore",
     "Rule",
     "SetScore",
@@ -45,11 +45,9 @@ __all__ = [
     "best_f1_of",
     "curve",
     "evaluate",
-    "find_cases",
     "pixel_auc",
     "pixel_f1",
     "pixel_iou",
-    "read_mask",
     "score_picture",
     "summarize",
     "threshold_at",
@@ -91,7 +89,7 @@ class Rule:
 
 
 def evaluate(
-    cases: Iterable[Case],
+    cases: Iterable[Entry],
     localize: Callable[[Path], Answer],
     *,
     threshold: float = 0.5,
@@ -106,7 +104,8 @@ def evaluate(
         rule: Threshold and verdict.
 
     Raises:
-        ConfigError: A mask cannot be read, or its size differs from its picture's.
+        InputError: A mask cannot be read.
+        ConfigError: The size of a mask differs from its picture's, or it marks nothing.
         NumericalError: A map holds NaN or infinity.
     """
     rule = rule or Rule(threshold)
@@ -116,7 +115,7 @@ def evaluate(
 
 
 def score_picture(
-    case: Case, answer: Answer, rule: Rule, truth: Mask | None, source: Mask | None = None
+    case: Entry, answer: Answer, rule: Rule, truth: Mask | None, source: Mask | None = None
 ) -> PictureScore:
     """Score what a detector said of one picture.
 
@@ -140,6 +139,12 @@ def score_picture(
         if mask is not None and mask.shape != predicted.shape:
             raise ConfigError(f"is {mask.shape}, its picture {predicted.shape}", source=str(path))
     if truth is not None:
+        if not truth.any():  # two empty masks agree: the picture would score 1 for being missed
+            raise ConfigError(
+                "marks nothing",
+                source=str(case.mask),
+                remedy="List the picture as authentic, or correct its mask.",
+            )
         values = _agreement(probability, predicted, truth)
         if source is not None:
             copy, both = copy_move_masks(truth, source)
@@ -177,17 +182,3 @@ def copy_move_masks(truth: Mask, source: Mask) -> tuple[Mask, Mask]:
     """
     marks_both = 2 * np.count_nonzero(truth & source) > np.count_nonzero(source)
     return (truth & ~source if marks_both else truth), truth | source
-
-
-def read_mask(path: Path) -> Mask:
-    """Read a mask; a pixel over the middle of the range is manipulated.
-
-    Raises:
-        ConfigError: It cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            mask: Mask = np.asarray(image.convert("L")) > 127
-    except (OSError, SyntaxError) as error:  # Pillow raises the latter for a broken PNG
-        raise ConfigError(f"is not a readable mask ({error})", source=str(path)) from error
-    return mask

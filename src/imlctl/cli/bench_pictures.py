@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from imlctl.bench.accuracy import Rule
-    from imlctl.bench.cases import Case
     from imlctl.bench.robustness import Degradation
     from imlctl.bench.summary import PictureScore, SetScore
     from imlctl.cli.bench_run import Common
+    from imlctl.data.manifest import Entry
     from imlctl.pipeline import Localizer
 
 
@@ -39,15 +39,16 @@ def published() -> Measured:
 
 def accuracy(common: Common, place: Path) -> Measured:
     """Accuracy on a tree or a manifest."""
-    from imlctl.bench.accuracy import evaluate, read_mask, summarize
-    from imlctl.bench.cases import find_cases
+    from imlctl.bench.accuracy import evaluate, summarize
     from imlctl.bench.page import known
     from imlctl.bench.sheet import Shown, contact_sheet
     from imlctl.bench.summary import pool
+    from imlctl.data.manifest import evaluation_pictures
+    from imlctl.data.masks import read_mask
 
     localizer = common.localizer()
     rule = rule_of(localizer)
-    cases = find_cases(place, split=common.split)
+    cases = evaluation_pictures(place, split=common.split)
     answers = evaluate(cases, lambda path: answer_of(localizer, path), rule=rule)
     pictures = list(watched(answers, len(cases)))
     sets = summarize(pictures, resamples=common.resamples, seed=common.seed)
@@ -72,8 +73,8 @@ def accuracy(common: Common, place: Path) -> Measured:
 
 def calibrate(common: Common, place: Path) -> Measured:
     """Find thresholds on authentic pictures, and keep them for these weights."""
-    from imlctl.bench.cases import authentic_pictures
     from imlctl.bench.thresholds import drawn_with, keep, thresholds_for
+    from imlctl.data.manifest import authentic_pictures
     from imlctl.mask.score import critical
 
     localizer = common.localizer()
@@ -99,13 +100,13 @@ def calibrate(common: Common, place: Path) -> Measured:
 
 def robustness(common: Common, place: Path) -> Measured:
     """Accuracy after each degradation of the grid."""
-    from imlctl.bench.cases import find_cases
     from imlctl.bench.page import known
     from imlctl.bench.plot import charts
     from imlctl.bench.robustness import NOTES, grid
+    from imlctl.data.manifest import evaluation_pictures
 
     localizer = common.localizer()
-    cases = find_cases(place, split=common.split)
+    cases = evaluation_pictures(place, split=common.split)
     degradations = grid()
     scores: dict[Degradation, list[PictureScore]] = {each: [] for each in degradations}
     for case in watched(cases, len(cases)):
@@ -138,10 +139,11 @@ def _overall(pictures: Sequence[PictureScore], common: Common) -> SetScore:
 
 
 def _degraded(
-    localizer: Localizer, case: Case, degradations: Sequence[Degradation], seed: int
+    localizer: Localizer, case: Entry, degradations: Sequence[Degradation], seed: int
 ) -> Iterator[tuple[Degradation, PictureScore]]:
-    from imlctl.bench.accuracy import Answer, read_mask, score_picture
+    from imlctl.bench.accuracy import Answer, score_picture
     from imlctl.bench.robustness import eight_bit, follow
+    from imlctl.data.masks import read_mask
 
     rule: Rule = rule_of(localizer)
     truth = None if case.mask is None else read_mask(case.mask)

@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imlctl.bench.accuracy import Rule
-    from imlctl.bench.cases import Case
     from imlctl.bench.peer import Command
     from imlctl.bench.summary import PictureScore
     from imlctl.cli.bench_run import Common
+    from imlctl.data.manifest import Entry
     from imlctl.pipeline import Localizer
 
 
 def ablation(common: Common, place: Path, what: str) -> Measured:
     """Accuracy with one thing varied."""
     from imlctl.bench.ablation import MEMBERS, SEEDS, STEPS, check
-    from imlctl.bench.cases import find_cases
     from imlctl.bench.page import known
     from imlctl.core.diff_iml import DiffIML
+    from imlctl.data.manifest import evaluation_pictures
 
     check(what, len(common.models) + len(common.weights))
-    cases = find_cases(place, split=common.split)
+    cases = evaluation_pictures(place, split=common.split)
     arms: list[tuple[str, tuple[str, str | None], dict[str, int]]]
     if what in ("steps", "ensemble"):
         values = getattr(common, what) or {"steps": STEPS, "ensemble": MEMBERS}[what]
@@ -69,7 +69,7 @@ def _arm(
     common: Common,
     named: tuple[str, str | None],
     changed: dict[str, int],
-    cases: Sequence[Case],
+    cases: Sequence[Entry],
     seeds: int,
 ) -> dict[str, Any]:
     """Score one arm with each seed; the row is that of the first, with the spread over all."""
@@ -107,15 +107,15 @@ def beside(common: Common, place: Path, command: str) -> Measured:
     import tempfile
     from pathlib import Path
 
-    from imlctl.bench.cases import find_cases
     from imlctl.bench.page import known
     from imlctl.bench.peer import Command, ratio_of
     from imlctl.bench.summary import summarize
+    from imlctl.data.manifest import evaluation_pictures
 
     theirs = Command.parse(command)
     localizer = common.localizer()
     rule = rule_of(localizer)
-    cases = find_cases(place, split=common.split)
+    cases = evaluation_pictures(place, split=common.split)
     sides = [_Side("imlctl", own_command(common)), _Side("peer", theirs)]
     failed: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory(prefix="imlctl-peer-") as folder:
@@ -152,9 +152,10 @@ def beside(common: Common, place: Path, command: str) -> Measured:
     return Measured(known(document))
 
 
-def _one(command: Command, case: Case, rule: Rule, folder: Path) -> tuple[float, PictureScore]:
-    from imlctl.bench.accuracy import read_mask, score_picture
+def _one(command: Command, case: Entry, rule: Rule, folder: Path) -> tuple[float, PictureScore]:
+    from imlctl.bench.accuracy import score_picture
     from imlctl.bench.peer import as_answer, read_map, timed
+    from imlctl.data.masks import read_mask
     from imlctl.image.decode import read
     from imlctl.image.prepare import upright
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imlctl import atomic
-from imlctl.data.layouts import KNOWN_MISALIGNED, LAYOUTS, Layout, detect
+from imlctl.data.folders import Found, Remark
+from imlctl.data.layouts import CORRECTED, LAYOUTS, Layout, detect
 from imlctl.data.manifest import Entry, share_of
 from imlctl.data.masks import is_plain, mask_png, read_mask
-from imlctl.data.tree import Found, Remark
 from imlctl.errors import InputError, UsageError
 from imlctl.image.decode import read
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Report = Callable[[int, int], None]
 
-_CORRECTED = "github.com/SunnyHaze/IML-Dataset-Corrections has a corrected one"
+_CORRECTIONS = "github.com/SunnyHaze/IML-Dataset-Corrections may have a corrected one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Index:
 
     @property
     def wrong(self) -> int:
-        """How many files were left out."""
+        """Number of files that were left out."""
         return sum(remark.wrong for remark in self.remarks)
 
 
@@ -177,14 +177,14 @@ def _check(found: Found, masks: Path) -> Entry | Remark:
         kept = masks / found.set / _own_name(found)
         if not kept.exists() or kept.read_bytes() != mask_png(mask):
             atomic.write(kept, mask_png(mask), overwrite=True)
-    return Entry(found.image, kept, found.set, "-", photo.sha256)
+    return Entry(found.image, kept, found.set, "-", photo.sha256, found.source)
 
 
 def _objection(found: Found, mask: Mask, shape: tuple[int, ...]) -> str | None:
     if mask.shape != shape:
         sizes = f"{mask.shape[1]}x{mask.shape[0]}, not {shape[1]}x{shape[0]}"
-        known = found.image.name in KNOWN_MISALIGNED.get(found.set, ())
-        return f"its mask {found.mask} is {sizes}" + (f" ({_CORRECTED})" if known else "")
+        hint = f" ({_CORRECTIONS})" if found.set in CORRECTED else ""
+        return f"its mask {found.mask} is {sizes}{hint}"
     if not mask.any():
         return f"its mask {found.mask} marks nothing"
     if bool(np.all(mask)):

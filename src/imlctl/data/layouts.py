@@ -7,39 +7,39 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from imlctl.data import casia
-from imlctl.data.plain import pair_folders, pairs, tree_sets, trees
-from imlctl.data.tree import (
+from imlctl.data.folders import (
     Found,
     Remark,
     authentic,
     below,
     by_stem,
-    folders,
     pictures,
+    subfolders,
     unpaired,
 )
 from imlctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     Find = Callable[[Path], Iterator[Found | Remark]]
 
 _NIST_INDEX = PurePosixPath("reference/manipulation/NC2016-manipulation-ref.csv")
-_COVERAGE_MISALIGNED = frozenset(f"{n}t.tif" for n in (41, 48, 55, 56, 57, 58, 59, 61, 95))
-# Sizes of their masks are known to be wrong; corrected ones exist.
-KNOWN_MISALIGNED = {
-    "casia2": casia.MISALIGNED,
-    "coverage": _COVERAGE_MISALIGNED,
-    "imd2020": frozenset({"00030_fake.jpg"}),
-}
+
+# Without ground truth in every distribution (github.com/SunnyHaze/IML-Dataset-Corrections, 2.1;
+# github.com/mjkwon2021/CAT-Net, Splicing/data/dataset_CASIA.py).
+_CASIA_MASKLESS = frozenset(
+    {"Sp_D_NRN_A_cha0011_sec0011_0542.jpg", "Tp_D_NRD_S_B_ani20002_nat20042_02437.tif"}
+)
+# Some of their masks are of the wrong size as distributed.
+CORRECTED = frozenset({"casia2", "coverage", "imd2020"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,129 @@ def detect(root: Path) -> Layout:
         source=str(root),
         remedy=f"Name one with --layout: {', '.join(LAYOUTS)}.",
     )
+
+
+def trees(root: Path) -> Iterator[Found | Remark]:
+    """``tampered``, ``masks``, ``authentic``, and ``masks_source`` of copy-moves, in each set."""
+    for folder in tree_sets(root):
+        name = folder.resolve().name
+        masks, sources = (by_stem(pictures(folder / k)) for k in ("masks", "masks_source"))
+        for image in pictures(folder / "tampered"):
+            mask = masks.get(image.stem) or masks.get(f"{image.stem}_mask")
+            source = sources.get(image.stem)
+            found = Found(image, mask, name, image.stem, source=source)
+            yield found if mask else unpaired(image)
+        yield from authentic(pictures(folder / "authentic"), name)
+
+
+def tree_sets(root: Path) -> list[Path]:
+    """Folders that hold ``tampered`` or ``authentic``: the root, or those in it."""
+    return [
+        f
+        for f in (root, *subfolders(root))
+        if (f / "tampered").is_dir() or (f / "authentic").is_dir()
+    ]
+
+
+_PAIRS = (("images", "masks"), ("image", "mask"), ("imgs", "masks"), ("Tp", "Gt"))
+
+
+def pair_folders(root: Path) -> tuple[Path, Path] | None:
+    """The folders of pictures and masks of a set like SIF."""
+    for images, masks in _PAIRS:
+        found = below(root, images), below(root, masks)
+        if found[0] and found[1]:
+            return found[0], found[1]
+    return None
+
+
+def pairs(root: Path) -> Iterator[Found | Remark]:
+    """Pictures and masks in two folders, paired by stem, with or without ``_mask`` or ``_gt``."""
+    homes = pair_folders(root)
+    if homes is None:
+        yield Remark(root, "has no two folders of images and masks")
+        return
+    masks = by_stem(pictures(homes[1], deep=True))
+    name = re.sub(r"\W+", "-", root.resolve().name.casefold()).strip("-") or "set"
+    for image in pictures(homes[0], deep=True):
+        stems = (image.stem, f"{image.stem}_mask", f"{image.stem}_gt")
+        mask = next((masks[stem] for stem in stems if stem in masks), None)
+        yield Found(image, mask, name, image.stem) if mask else unpaired(image)
+    for folder in ("authentic", "real", "Au", "original"):
+        yield from authentic(pictures(below(root, folder), deep=True), name)
+
+
+def _sees_casia(root: Path, prefix: str) -> bool:
+    """Tell CASIA by the prefix of its forgeries' names, ``Sp_`` in v1 or ``Tp_`` in v2."""
+    names = (p.name for p in pictures(_casia_tampered(root), deep=True))
+    return any(name.startswith(prefix) for name in names)
+
+
+def _casia(root: Path, name: str) -> Iterator[Found | Remark]:
+    """CASIA v1 and v2, whose pictures came without ground truth.
+
+    The masks in use (github.com/namtpham/casia1groundtruth and casia2groundtruth) are named after
+    corrected pictures: in v2, 39 pictures called copy-moves (``Tp_S_``) are splices, and 60 called
+    splices (``Tp_D_``) are copy-moves. Pictures as first distributed find their mask by the number
+    that ends both names.
+    """
+    images = [p for p in pictures(_casia_tampered(root), deep=True) if not _is_mask(p)]
+    yield from _casia_pairs(images, _casia_masks(root), name)
+    yield from authentic(pictures(below(root, "Au"), deep=True), name)
+
+
+def _casia_tampered(root: Path) -> Path | None:
+    """The corrected pictures where both distributions of v1 were unpacked."""
+    return below(root, "Modified Tp") or below(root, "Tp")
+
+
+def _casia_masks(root: Path) -> list[Path]:
+    """Masks from any folder called ground truth, or ``Gt``, at most two levels down."""
+    homes = [
+        f for f in _near(root) if "groundtruth" in _squeezed(f.name) or f.name.casefold() == "gt"
+    ]
+    return sorted({p for home in homes for p in pictures(home, deep=True)})
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).casefold()
+
+
+def _is_mask(path: Path) -> bool:
+    return re.search(r"_gt\d?$", path.stem) is not None
+
+
+def _casia_pairs(images: list[Path], masks: list[Path], name: str) -> Iterator[Found | Remark]:
+    free = {re.sub(r"_gt\d?$", "", mask.stem): mask for mask in masks}
+    pairs = {image: free.pop(image.stem) for image in images if image.stem in free}
+    rest = [image for image in images if image not in pairs]
+    numbers = _by_number(free)
+    taken = Counter(_number(image.stem) for image in rest)
+    for image in images:
+        group = image.stem
+        if image in pairs:
+            yield Found(image, pairs[image], name, group, "any")
+        elif image.name in _CASIA_MASKLESS:
+            yield Remark(image, "has no mask in any distribution", wrong=False)
+        elif _number(image.stem) in numbers and taken[_number(image.stem)] == 1:
+            mask = numbers[_number(image.stem)]
+            yield Remark(image, f"corrected name: its mask is {mask.name}", wrong=False)
+            yield Found(image, mask, name, group, "any")
+        else:
+            yield unpaired(image)
+
+
+def _by_number(masks: dict[str, Path]) -> dict[str, Path]:
+    """Masks that no picture has by name, where the number at the end tells them apart."""
+    count: Iterable[str] = (_number(stem) for stem in masks)
+    once = {number for number, times in Counter(count).items() if times == 1}
+    return {_number(stem): mask for stem, mask in masks.items() if _number(stem) in once}
+
+
+def _near(root: Path) -> list[Path]:
+    """The folder, those in it, and those in them."""
+    inside = subfolders(root)
+    return [root, *inside, *(f for g in inside for f in subfolders(g))]
 
 
 def _columbia(root: Path) -> Iterator[Found | Remark]:
@@ -121,7 +244,7 @@ def _nist16(root: Path) -> Iterator[Found | Remark]:
 
 def _imd2020(root: Path) -> Iterator[Found | Remark]:
     """A folder per original: ``x_orig.jpg``, and forgeries ``y.jpg`` with ``y_mask.png``."""
-    for folder in [root, *folders(root), *(f for g in folders(root) for f in folders(g))]:
+    for folder in _near(root):
         inside = by_stem(pictures(folder))
         for stem, image in inside.items():
             if stem.endswith("_mask"):
@@ -189,7 +312,11 @@ def _defacto(root: Path) -> Iterator[Found | Remark]:
         kind = re.sub(r"[_-]annotations$", "", folder.name)
         masks = by_stem(pictures(folder / "probe_mask"))
         home = next(
-            (p for p in folders(folder.parent) if re.fullmatch(f"{kind}[_-](img|images)", p.name)),
+            (
+                p
+                for p in subfolders(folder.parent)
+                if re.fullmatch(f"{kind}[_-](img|images)", p.name)
+            ),
             None,
         )
         if home is None:
@@ -203,9 +330,10 @@ def _defacto(root: Path) -> Iterator[Found | Remark]:
 
 
 def _defacto_annotations(root: Path) -> list[Path]:
-    near = [*folders(root), *(f for folder in folders(root) for f in folders(folder))]
     return [
-        f for f in near if re.search(r"[_-]annotations$", f.name) and (f / "probe_mask").is_dir()
+        f
+        for f in _near(root)
+        if re.search(r"[_-]annotations$", f.name) and (f / "probe_mask").is_dir()
     ]
 
 
@@ -222,11 +350,7 @@ def _sees_coverage(root: Path) -> bool:
 
 
 def _sees_imd2020(root: Path) -> bool:
-    return any(
-        p.stem.endswith("_orig")
-        for folder in (root, *folders(root), *(f for g in folders(root) for f in folders(g)))
-        for p in pictures(folder)
-    )
+    return any(p.stem.endswith("_orig") for folder in _near(root) for p in pictures(folder))
 
 
 def _sees_cocoglide(root: Path) -> bool:
@@ -234,20 +358,20 @@ def _sees_cocoglide(root: Path) -> bool:
 
 
 def _sees_compraise(root: Path) -> bool:
-    return "compraise" in root.resolve().name.casefold() and not folders(root)
+    return "compraise" in root.resolve().name.casefold() and not subfolders(root)
 
 
 _ALL = (
     Layout(
         "casia1",
-        partial(casia.sees, prefix="Sp_"),
-        partial(casia.find, name="casia1"),
+        partial(_sees_casia, prefix="Sp_"),
+        partial(_casia, name="casia1"),
         "Au, Tp/CM, Tp/Sp, and masks from casia1groundtruth",
     ),
     Layout(
         "casia2",
-        partial(casia.sees, prefix="Tp_"),
-        partial(casia.find, name="casia2"),
+        partial(_sees_casia, prefix="Tp_"),
+        partial(_casia, name="casia2"),
         "Au, Tp, and masks from casia2groundtruth",
     ),
     Layout("columbia", _has("4cam_splc"), _columbia, "4cam_auth, 4cam_splc with edgemask"),

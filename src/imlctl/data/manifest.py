@@ -1,8 +1,10 @@
-"""Manifests: one line per picture, with its mask, its set and its split. CSV or JSON lines.
+"""Which pictures a dataset has: a manifest of them, or a tree of folders.
 
-Columns: ``image``, ``mask`` (empty for an authentic picture), ``set``, ``split``, and, where known,
-``sha256`` of the picture's bytes. Relative paths are taken from the manifest's own folder, so that
-a dataset and its manifest can move together.
+A manifest is CSV with a header, JSON lines (``.jsonl``, ``.ndjson``), or ``.json`` with either one
+list of objects or such lines. Its columns: ``image``; ``mask``, empty for an authentic picture;
+``masks_source``, where a copy-move was copied from, if known; ``set``, by default the manifest's
+name; ``split``; ``sha256`` of the picture's bytes. Relative paths are taken from the manifest's own
+folder, so that a dataset and its manifest can move together.
 """
 
 from __future__ import annotations
@@ -17,56 +19,61 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imlctl import atomic
+from imlctl.data.folders import Remark, pictures
+from imlctl.data.layouts import tree_sets, trees
 from imlctl.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-COLUMNS = ("image", "mask", "set", "split", "sha256")
-_REQUIRED = COLUMNS[:4]
-_JSON = (".jsonl", ".ndjson")
+COLUMNS = ("image", "mask", "set", "split", "sha256", "masks_source")
+_LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One picture of a manifest.
+    """One picture of a dataset.
 
     Attributes:
         image: The picture.
-        mask: White where it is manipulated, of the upright picture's size; None if authentic.
+        mask: Its ground truth, of the upright picture's size; None if authentic.
         set: Dataset it belongs to.
-        split: What it is for, such as ``train``, ``val`` or ``test``.
+        split: What it is for, such as ``train``, ``val`` or ``test``; empty when not divided.
         sha256: Of the picture's bytes; empty when not known.
+        source: Mask of where a copy-move was copied from; None when not known.
     """
 
     image: Path
     mask: Path | None
     set: str
-    split: str
+    split: str = ""
     sha256: str = ""
+    source: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no manifest may hold."""
-        if not self.set or not self.split:
-            raise ValueError("set and split must not be empty")
+        """Refuse values that no manifest may hold."""
+        if not self.set:
+            raise ValueError("set must not be empty")
         if self.sha256 and len(self.sha256) != 64:
             raise ValueError(f"sha256 must have 64 hexadecimal digits, not {self.sha256!r}")
 
 
 def read_manifest(path: Path) -> list[Entry]:
-    """Read a manifest; its name says whether it is CSV or JSON lines (``.jsonl``).
-
-    The pictures themselves are not looked at.
+    """Read a manifest; its suffix names the format. The pictures themselves are not looked at.
 
     Raises:
-        ConfigError: It cannot be read, or a line of it is wrong; says which.
+        ConfigError: It cannot be read, or a line of it is wrong; names the line.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        text = path.read_text(encoding="utf-8", errors="surrogateescape").removeprefix("\ufeff")
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", source=str(path)) from error
-    rows = _json_rows(text, path) if path.suffix.lower() in _JSON else _csv_rows(text, path)
-    entries = [_entry(row, path, line) for line, row in rows]
+    suffix = path.suffix.lower()
+    if suffix == ".json" and text.lstrip().startswith("["):
+        rows = _json_list(text, path)
+    else:
+        rows = (_json_lines if suffix in (*_LINES, ".json") else _csv_rows)(text, path)
+    entries = [_entry(row, path, where) for where, row in rows]
     if not entries:
         raise ConfigError(
             "lists no pictures",
@@ -77,7 +84,7 @@ def read_manifest(path: Path) -> list[Entry]:
 
 
 def write_manifest(path: Path, entries: Iterable[Entry], *, overwrite: bool = False) -> None:
-    """Write a manifest, whole or not at all.
+    """Write a manifest, whole or not at all: CSV, or JSON if the suffix says so.
 
     Raises:
         OutputError: The name is taken, or the file cannot be written.
@@ -90,24 +97,106 @@ def write_manifest(path: Path, entries: Iterable[Entry], *, overwrite: bool = Fa
             "set": entry.set,
             "split": entry.split,
             "sha256": entry.sha256,
+            **({"masks_source": _relative(entry.source, base)} if entry.source else {}),
         }
         for entry in entries
     ]
-    if path.suffix.lower() in _JSON:
+    if path.suffix.lower() in (*_LINES, ".json"):
         text = "".join(json.dumps(row) + "\n" for row in rows)
     else:
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+        sources = any("masks_source" in row for row in rows)
+        columns = COLUMNS if sources else COLUMNS[:-1]
+        writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         text = buffer.getvalue()
     atomic.write(path, text.encode("utf-8", "surrogateescape"), overwrite=overwrite)
 
 
+def evaluation_pictures(place: Path, *, split: str = "") -> list[Entry]:
+    """List the pictures of a tree or of a manifest, each of whose files is there.
+
+    Args:
+        place: A folder with ``<set>/tampered``, ``masks`` and ``authentic``, or one such set; or a
+            manifest.
+        split: Take only the pictures of a manifest with this split; empty for all.
+
+    Raises:
+        ConfigError: There is no such layout, or masks or other files are missing; names them all.
+    """
+    entries = _of_tree(place, split) if place.is_dir() else read_manifest(place)
+    if split and not place.is_dir():
+        entries = [entry for entry in entries if entry.split == split]
+        if not entries:
+            raise ConfigError(f"lists no picture of the split {split!r}", source=str(place))
+    named = [p for e in entries for p in (e.image, e.mask, e.source) if p is not None]
+    missing = [str(path) for path in named if not path.is_file()]
+    if missing:
+        raise ConfigError(
+            f"names {_count(missing, 'file')} that cannot be found: {', '.join(missing)}",
+            source=str(place),
+            remedy="Relative paths are taken from the manifest's folder.",
+        )
+    return entries
+
+
+def authentic_pictures(place: Path, *, split: str = "") -> list[Entry]:
+    """List authentic pictures: those of a tree or manifest, or all that lie under a plain folder.
+
+    Raises:
+        ConfigError: There is none, or as `evaluation_pictures` does.
+    """
+    if place.is_dir() and not tree_sets(place) and not split:
+        found = pictures(place, deep=True)
+        entries = [Entry(path, None, place.resolve().name or "pictures") for path in found]
+    else:
+        found_all = evaluation_pictures(place, split=split)
+        entries = [entry for entry in found_all if entry.mask is None]
+    if not entries:
+        raise ConfigError(
+            "holds no authentic pictures",
+            source=str(place),
+            remedy="Give a folder of them, or a tree with <set>/authentic.",
+        )
+    return entries
+
+
 def share_of(name: str) -> float:
     """Place a name in [0, 1), evenly and for ever: by its hash alone."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:4], "big") / 2**32
+
+
+def _of_tree(root: Path, split: str) -> list[Entry]:
+    if split:
+        raise ConfigError(
+            "a folder has no splits", source=str(root), remedy="Use --split with a manifest."
+        )
+    found = list(trees(root))
+    alone = [str(each.path) for each in found if isinstance(each, Remark)]
+    if alone:
+        raise ConfigError(
+            f"{_count(alone, 'tampered picture')} without a mask of the same name:"
+            f" {', '.join(alone)}",
+            source=str(root),
+            remedy="Add the masks, or move these pictures away.",
+        )
+    if not found:
+        raise ConfigError(
+            "holds no evaluation pictures",
+            source=str(root),
+            remedy="Expected <set>/tampered, masks and authentic in it, or a manifest.",
+        )
+    return [
+        Entry(each.image, each.mask, each.set, source=each.source)
+        for each in found
+        if not isinstance(each, Remark)
+    ]
+
+
+def _count(items: list[str], what: str) -> str:
+    return f"{len(items)} {what}{'' if len(items) == 1 else 's'}"
 
 
 def _folder(path: Path) -> Path:
@@ -120,50 +209,65 @@ def _relative(path: Path, base: Path) -> str:
     return (whole.relative_to(base) if whole.is_relative_to(base) else whole).as_posix()
 
 
-def _csv_rows(text: str, path: Path) -> list[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
+def _csv_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        missing = [c for c in _REQUIRED if c not in (reader.fieldnames or ())]
+        # A misspelt mask column would turn every forgery into an authentic picture.
+        missing = [c for c in ("image", "mask") if c not in (reader.fieldnames or ())]
         if missing:
             raise ConfigError(
                 f"lacks the column {missing[0]!r}",
                 source=str(path),
-                remedy=f"The first line must name the columns: {', '.join(_REQUIRED)}.",
+                remedy=f"The first line names the columns, out of {', '.join(COLUMNS)}.",
             )
-        return [(reader.line_num, dict(row)) for row in reader]
+        return [(f"line {reader.line_num}", dict(row)) for row in reader]
     except csv.Error as error:
         raise ConfigError(
             f"line {reader.line_num} is not valid CSV: {error}", source=str(path)
         ) from error
 
 
-def _json_rows(text: str, path: Path) -> list[tuple[int, dict[str, Any]]]:
+def _json_lines(text: str, path: Path) -> list[tuple[str, Any]]:
     rows = []
     for line, content in enumerate(text.splitlines(), 1):
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
+            rows.append((f"line {line}", json.loads(content)))
         except json.JSONDecodeError as error:
             raise ConfigError(
                 f"line {line} is not valid JSON: {error}", source=str(path)
             ) from error
-        if not isinstance(row, dict):
-            raise ConfigError(f"line {line} is not a table", source=str(path))
-        rows.append((line, row))
     return rows
 
 
-def _entry(row: dict[str, Any], path: Path, line: int) -> Entry:
+def _json_list(text: str, path: Path) -> list[tuple[str, Any]]:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"is not valid JSON: {error}", source=str(path)) from error
+    return [(f"entry {number}", row) for number, row in enumerate(rows, 1)]
+
+
+def _entry(row: Any, path: Path, where: str) -> Entry:
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where} is not an object", source=str(path))
     values = {column: row.get(column) or "" for column in COLUMNS}
     for column, value in values.items():
         if not isinstance(value, str):
-            raise ConfigError(f"line {line}: {column} must be text", source=str(path))
+            raise ConfigError(f"{where}: {column} must be text", source=str(path))
     if not values["image"]:
-        raise ConfigError(f"line {line} names no image", source=str(path))
+        raise ConfigError(f"{where} names no image", source=str(path))
     base = _folder(path)
-    mask = base / values["mask"] if values["mask"] else None
+    mask, source = (base / values[key] if values[key] else None for key in ("mask", "masks_source"))
     try:
-        return Entry(base / values["image"], mask, values["set"], values["split"], values["sha256"])
+        return Entry(
+            base / values["image"],
+            mask,
+            values["set"] or path.stem,
+            values["split"],
+            values["sha256"],
+            source,
+        )
     except ValueError as error:
-        raise ConfigError(f"line {line}: {error}", source=str(path)) from error
+        raise ConfigError(f"{where}: {error}", source=str(path)) from error

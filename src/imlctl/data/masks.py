@@ -1,4 +1,4 @@
-"""Reading ground truth: datasets mark what is manipulated in white, in black, in green, in .npz."""
+"""Ground-truth masks, however a dataset marks: in white, black or green, by labels, in .npz."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def read_mask(path: Path, rule: Rule = "white") -> Mask:
     """Read a mask, (H, W), True where the picture is manipulated.
 
     Args:
-        path: A picture, or an ``.npz`` with one array whose values above 0 are manipulated.
-        rule: What is manipulated: ``white`` (brighter than the middle; in a mask of labels 0 and 1,
-            the ones), ``any`` that is not black, ``black`` (darker than the middle), or ``green``
-            (more green than red).
+        path: A picture of 1, 8 or 16 bits, in grey, in colours or with a palette; or an ``.npz``
+            with one array whose values above 0 are manipulated.
+        rule: What is manipulated: ``white`` (brighter than the middle; the ones in a mask of labels
+            0 and 1; whatever is not black in a coloured palette), ``any`` that is not black,
+            ``black`` (darker than the middle), or ``green`` (more green than red).
 
     Raises:
         InputError: It is not a readable mask.
@@ -40,13 +41,17 @@ def read_mask(path: Path, rule: Rule = "white") -> Mask:
         with Image.open(path) as image:
             # Sixteen bits would be clipped to white by a conversion.
             sixteen = image.mode.startswith("I")
-            levels = np.asarray(image if sixteen else image.convert(_mode(rule)))
+            labels = rule == "white" and _has_coloured_palette(image)
+            colours = "RGB" if rule == "green" or labels else "L"
+            levels = np.asarray(image if sixteen else image.convert(colours))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"is not a readable mask ({_line(error)})", source=str(path)) from error
     if sixteen and int(levels.max(initial=0)) > _LARGEST_LABEL:
         levels = levels >> 8
     if rule == "green":
         return np.asarray(levels[..., 1] > levels[..., 0])
+    if labels:
+        return np.asarray(levels.any(-1))
     if rule == "black":
         return np.asarray(levels <= _HALF)
     if rule == "any" or int(levels.max(initial=0)) <= 1:
@@ -55,7 +60,7 @@ def read_mask(path: Path, rule: Rule = "white") -> Mask:
 
 
 def is_plain(path: Path, mask: Mask) -> bool:
-    """Whether any reader sees this mask in the file: white above the middle, black elsewhere."""
+    """Tell whether any reader sees this mask in the file: white above the middle, else black."""
     try:
         with Image.open(path) as image:
             seen = np.asarray(image.convert("L")) > _HALF
@@ -73,8 +78,12 @@ def mask_png(mask: Mask) -> bytes:
     return buffer.getvalue()
 
 
-def _mode(rule: Rule) -> str:
-    return "RGB" if rule == "green" else "L"
+def _has_coloured_palette(image: Image.Image) -> bool:
+    """Tell a map of coloured labels, in which dark red marks as much as white does."""
+    if image.mode != "P":
+        return False
+    palette = np.array(image.getpalette("RGB"), int).reshape(-1, 3)
+    return bool(np.ptp(palette[np.unique(np.asarray(image))], axis=-1).any())
 
 
 def _read_npz(path: Path) -> Mask:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from imlctl import atomic
-from imlctl.bench.accuracy import evaluate, find_cases, summarize
+from imlctl.bench.accuracy import evaluate, summarize
+from imlctl.data.manifest import evaluation_pictures
 from imlctl.train.calibrate import calibrate, with_verdict
 from imlctl.train.curves import draw_curves
 from imlctl.train.validate import answers
@@ -68,7 +69,9 @@ def _evaluate(
 ) -> None:
     """Measure the weights that validation chose, on whole pictures, set by set."""
     model = load(path).model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    cases = [c for m in evaluation.manifests for c in find_cases(m, split=evaluation.split)]
+    cases = [
+        c for m in evaluation.manifests for c in evaluation_pictures(m, split=evaluation.split)
+    ]
     rows = summarize(list(evaluate(cases, answers(model, device))))
     numbers = ("tampered", "authentic", "f1", "iou", "auc", "flagged")
     table = {row.name: {n: _plain(getattr(row, n)) for n in numbers} for row in rows}

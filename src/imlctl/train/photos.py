@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from imlctl.data.folders import SUFFIXES
 from imlctl.data.manifest import share_of
-from imlctl.data.tree import SUFFIXES
 from imlctl.errors import ConfigError, InputError
 from imlctl.image.decode import read
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from imlctl.bench.accuracy import Answer, auc_of, curve, evaluate, find_cases, pixel_f1, summarize
+from imlctl.bench.accuracy import Answer, auc_of, curve, evaluate, pixel_f1, summarize
+from imlctl.data.manifest import evaluation_pictures
 from imlctl.image.decode import read
 from imlctl.image.prepare import prepare, restore
 from imlctl.inference import Sampling, predict, probabilities
@@ -98,7 +99,7 @@ def answers(
 
 
 def _real(model: Model, folder: Path, device: torch.device) -> dict[str, float]:
-    rows = summarize(list(evaluate(find_cases(folder), answers(model, device, _ONCE))))
+    rows = summarize(list(evaluate(evaluation_pictures(folder), answers(model, device, _ONCE))))
     scores: dict[str, float] = {}
     for row in rows[:-1]:
         if row.tampered:

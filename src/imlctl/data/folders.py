@@ -1,4 +1,4 @@
-"""Looking around in a dataset's folders: what lies where, whatever the case of its name."""
+"""Finding pictures and folders in a dataset, whatever the case of their names."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Found:
         set: Dataset it belongs to.
         group: Pictures of one scene share it, and must never be divided between splits.
         rule: How the mask marks.
+        source: Mask of where a copy-move was copied from, if known.
     """
 
     image: Path
@@ -33,6 +34,7 @@ class Found:
     set: str
     group: str
     rule: Rule = "white"
+    source: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,11 @@ def below(root: Path, *names: str) -> Path | None:
                 inner = _descend(folder, wanted[1:])
                 if inner is not None:
                     return inner
-        level = [child for folder in level for child in folders(folder)]
+        level = [child for folder in level for child in subfolders(folder)]
     return None
 
 
-def folders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
     """Folders in a folder, sorted; links are not followed."""
     with os.scandir(folder) as inside:  # asks the disk nothing more for each of its files
         return sorted(
@@ -96,7 +98,7 @@ def folders(folder: Path) -> list[Path]:
 
 def _descend(folder: Path, names: list[str]) -> Path | None:
     for name in names:
-        inner = next((p for p in folders(folder) if p.name.casefold() == name), None)
+        inner = next((p for p in subfolders(folder) if p.name.casefold() == name), None)
         if inner is None:
             return None
         folder = inner
