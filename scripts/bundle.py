@@ -25,9 +25,9 @@ from typing import Any
 import torch
 
 from imlctl.core.efficient_iml import EfficientIML
+from imlctl.forge.photos import load_pool
 from imlctl.train.calibrate import Calibration, calibrate, with_verdict
 from imlctl.train.checkpoint import load_average
-from imlctl.train.photos import load_pool
 from imlctl.weights import selftest
 from imlctl.weights.load import Loaded, load, save
 

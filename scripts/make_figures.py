@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import imlctl
 from imlctl.bench.accuracy import pixel_auc, pixel_f1
-from imlctl.train import augment, forge
+from imlctl.forge import edits, history
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,22 +45,22 @@ def cases() -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.bool_]]]:
     astronaut, chelsea, coffee, rocket = photos
 
     mask = ellipse(astronaut.shape, 400, 120, 70, 90)
-    donor = augment.jpeg(augment.resize(chelsea, 512, 770)[:, 200:712], 70)
+    donor = history.jpeg(history.resize(chelsea, 512, 770)[:, 200:712], 70)
     donor = np.roll(donor, (160, -120), (0, 1))
-    splice, _ = forge.composite(astronaut, donor, mask, np.random.default_rng(1))
+    splice, _ = edits.composite(astronaut, donor, mask, np.random.default_rng(1))
     yield "splice", splice, mask
 
-    halved = augment.jpeg(augment.resize(splice, 256, 256, cv2.INTER_AREA), 75)
+    halved = history.jpeg(history.resize(splice, 256, 256, cv2.INTER_AREA), 75)
     yield "halved-splice", halved, np.ascontiguousarray(mask[::2, ::2])
 
     mask = ellipse(coffee.shape, 90, 470, 60, 70)
-    yield "copy-move", *forge.copy_move(coffee, mask, np.random.default_rng(8))  # moved only
+    yield "copy-move", *edits.copy_move(coffee, mask, np.random.default_rng(8))  # moved only
 
     mask = ellipse(rocket.shape, 330, 120, 60, 45)
-    yield "turned-copy", *forge.copy_move(rocket, mask, np.random.default_rng(4))
+    yield "turned-copy", *edits.copy_move(rocket, mask, np.random.default_rng(4))
 
     mask = ellipse(coffee.shape, 300, 470, 70, 60)
-    yield "removal", *forge.remove(coffee, mask, np.random.default_rng(2))
+    yield "removal", *edits.remove(coffee, mask, np.random.default_rng(2))
 
     yield "untouched", chelsea, np.zeros(chelsea.shape[:2], bool)
 

@@ -19,9 +19,9 @@ from make_man import words
 from imlctl.core.condition import ENCODERS
 from imlctl.data.layouts import LAYOUTS
 from imlctl.errors import Exit
+from imlctl.forge.to_disk import KINDS
 from imlctl.train.config import TrainConfig
 from imlctl.train.distill import DistillConfig
-from imlctl.train.synthesize import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -15,7 +15,9 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from imlctl.forge.photos import PhotoPool
 
 # Before anything imports torch: tests compute on small tensors, where more threads only wait for
 # each other. Subprocesses inherit it.
@@ -151,3 +153,53 @@ def hub(hub_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     """A Hub, and this process's client sent to it; cache and registry lie in `tmp_path`."""
     with hub_server.serve() as hub, hub_server.client_of(hub, tmp_path, monkeypatch):
         yield hub
+
+
+def _photo(seed: int, height: int = 200, width: int = 260) -> Any:
+    import cv2
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(20, 236, (height // 16, width // 16, 3)).astype(np.uint8)
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    grain = rng.normal(0, 3, smooth.shape)
+    return np.clip(np.rint(smooth + grain), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[..., Any]:
+    """Make a photograph-like array, smooth with some grain: `photo(seed, height, width)`."""
+    return _photo
+
+
+@pytest.fixture(scope="session")
+def pool() -> PhotoPool:
+    """Four photographs, one object outlined in the second, the third regenerated; all read-only."""
+    import cv2
+    import numpy as np
+
+    from imlctl.forge.photos import PhotoPool
+
+    photos = tuple(_photo(seed, 180 + 20 * seed, 260) for seed in range(4))
+    outline = np.zeros(photos[1].shape[:2], np.uint8)
+    cv2.circle(outline, (120, 90), 45, 1, -1)
+    regenerated = cv2.GaussianBlur(photos[2], (0, 0), 1.2)
+    for array in (*photos, regenerated):
+        array.setflags(write=False)
+    names = tuple(f"{i}.png" for i in range(4))
+    return PhotoPool(names, photos, {1: (outline > 0,)}, {2: regenerated})
+
+
+@pytest.fixture
+def save_photos(tmp_path: Path) -> Callable[..., Path]:
+    """Write `count` photographs as PNG into a new folder and return it."""
+    from PIL import Image
+
+    def save(count: int, *, folder: str = "photos", side: int = 144) -> Path:
+        where = tmp_path / folder
+        where.mkdir()
+        for seed in range(count):
+            Image.fromarray(_photo(seed, side, side)).save(where / f"{seed}.png")
+        return where
+
+    return save

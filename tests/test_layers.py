@@ -22,8 +22,9 @@ RANKS = {
     **dict.fromkeys(("errors", "device", "atomic", "memory", "silence", "threads"), 0),
     **dict.fromkeys(("image", "core", "mask", "weights"), 1),
     **dict.fromkeys(("inference", "data"), 2),
-    **dict.fromkeys(("scan", "report", "pipeline", "together", "train", "bench"), 3),
-    **dict.fromkeys(("cli", "__init__", "__main__"), 4),
+    "forge": 3,
+    **dict.fromkeys(("scan", "report", "pipeline", "together", "train", "bench"), 4),
+    **dict.fromkeys(("cli", "__init__", "__main__"), 5),
 }
 # What else is allowed: (importing part, imported module and what lies below it).
 BESIDES = (

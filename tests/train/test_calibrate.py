@@ -12,10 +12,10 @@ import torch
 from imlctl.bench.metrics import threshold_at
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
+from imlctl.forge.photos import PhotoPool
 from imlctl.mask.score import log_odds, picture_score
 from imlctl.train import calibrate as module
 from imlctl.train.calibrate import calibrate, threshold_for
-from imlctl.train.photos import PhotoPool
 
 
 def noise_pool() -> PhotoPool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from imlctl.train.edges import edge_map
+from imlctl.forge.shapes import edge_map
 from imlctl.train.mask_maps import HELD_OUT, MaskMaps, as_maps, held_out
 
 

@@ -17,6 +17,7 @@ from imlctl.core.efficient_rwkv import SIZES
 from imlctl.core.efficientnet import EfficientNetLite
 from imlctl.core.light_vae import LightVAE, LightVAEConfig
 from imlctl.errors import ConfigError
+from imlctl.forge.shapes import edge_map
 from imlctl.train.config import (
     DataConfig,
     DiffusionConfig,
@@ -25,7 +26,6 @@ from imlctl.train.config import (
     ValidationConfig,
     load_config,
 )
-from imlctl.train.edges import edge_map
 from imlctl.train.loop import train
 from imlctl.train.objective import Latents, Masks, make_objective
 from imlctl.train.step import make_optimizer

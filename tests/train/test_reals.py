@@ -9,6 +9,7 @@ from PIL import Image
 
 from imlctl.data.manifest import Entry, write_manifest
 from imlctl.errors import ConfigError
+from imlctl.forge.synthesizer import Sample
 from imlctl.train.paper_augment import copy_paste, inpaint, paper_augment
 from imlctl.train.reals import (
     Mixture,
@@ -19,7 +20,6 @@ from imlctl.train.reals import (
     load_entries,
     refuse_leaks,
 )
-from imlctl.train.synthesis import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from imlctl.forge.synthesizer import Synthesizer
 from imlctl.train import samples
 from imlctl.train.samples import Turns, batches
-from imlctl.train.synthesis import Synthesizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from imlctl.train.photos import PhotoPool
+    from imlctl.forge.photos import PhotoPool
 
 
 def collect(pool: PhotoPool, **settings: Any) -> list[tuple[Tensor, Tensor]]:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imlctl.forge.synthesizer import Synthesizer
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig
 from imlctl.train.sheet import contact_sheet
 from imlctl.train.splits import load_split
-from imlctl.train.synthesis import Synthesizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

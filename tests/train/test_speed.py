@@ -13,14 +13,14 @@ from PIL import Image
 from imlctl.core.efficient_iml import EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.data.manifest import Entry
+from imlctl.forge.synthesizer import Sample, Synthesizer
 from imlctl.train import speed
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig
 from imlctl.train.reals import Reals
 from imlctl.train.speed import STAGES, loader_rate, model_rate, sample_cost, usual_workers
-from imlctl.train.synthesis import Sample, Synthesizer
 
 if TYPE_CHECKING:
-    from imlctl.train.photos import PhotoPool
+    from imlctl.forge.photos import PhotoPool
 
 PIXELS = np.zeros((64, 64, 3), np.uint8)
 MASK = np.zeros((64, 64), bool)

@@ -16,6 +16,7 @@ from imlctl.core.efficient_iml import EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.data.manifest import Entry, read_manifest, write_manifest
 from imlctl.errors import ConfigError
+from imlctl.forge.synthesizer import Synthesizer
 from imlctl.train.config import (
     DataConfig,
     EvaluationConfig,
@@ -26,7 +27,6 @@ from imlctl.train.config import (
 from imlctl.train.loop import train
 from imlctl.train.reals import Mixture, RealConfig, Reals, RealSource
 from imlctl.train.splits import decisive, load_material
-from imlctl.train.synthesis import Synthesizer
 from imlctl.weights.load import load
 
 if TYPE_CHECKING:

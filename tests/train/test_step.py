@@ -16,6 +16,7 @@ from imlctl.core.condition import ENCODERS, build_backbone
 from imlctl.core.efficient_iml import EfficientIMLConfig
 from imlctl.core.efficient_rwkv import Block, EfficientRWKVConfig
 from imlctl.errors import ConfigError, ImlctlError
+from imlctl.forge.synthesizer import Sample
 from imlctl.train import loop
 from imlctl.train.checkpoint import State
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig, ValidationConfig
@@ -24,7 +25,6 @@ from imlctl.train.ema import EMA
 from imlctl.train.loop import train
 from imlctl.train.objective import encoder_blocks, make_objective
 from imlctl.train.step import check_compiler, fresh_state, take_step
-from imlctl.train.synthesis import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable

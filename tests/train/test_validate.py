@@ -11,14 +11,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from imlctl.core.efficient_iml import Prediction
+from imlctl.forge.synthesizer import Mix, Synthesizer
 from imlctl.train.config import ValidationConfig
-from imlctl.train.synthesis import Mix, Synthesizer
 from imlctl.train.validate import validate
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imlctl.train.photos import PhotoPool
+    from imlctl.forge.photos import PhotoPool
 
 CPU = torch.device("cpu")
 

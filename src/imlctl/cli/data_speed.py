@@ -11,8 +11,8 @@ from imlctl.cli import options
 from imlctl.cli.console import note
 
 if TYPE_CHECKING:
+    from imlctl.forge.synthesizer import Maker
     from imlctl.train.config import TrainConfig
-    from imlctl.train.reals import Maker
 
 
 def speed(

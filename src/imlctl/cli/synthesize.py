@@ -11,10 +11,10 @@ import typer
 from imlctl.cli import options
 
 if TYPE_CHECKING:
+    from imlctl.forge.photos import PhotoPool
+    from imlctl.forge.synthesizer import Maker
+    from imlctl.forge.to_disk import Order
     from imlctl.train.config import TrainConfig
-    from imlctl.train.photos import PhotoPool
-    from imlctl.train.reals import Maker
-    from imlctl.train.synthesize import Order
 
 
 def synthesize(
@@ -57,10 +57,10 @@ def synthesize(
     """
     from tqdm import tqdm
 
+    from imlctl.forge.to_disk import Order, synthesize
     from imlctl.scan.shard import Shard
     from imlctl.train.config import load_config
     from imlctl.train.splits import load_split
-    from imlctl.train.synthesize import Order, synthesize
 
     part = Shard.parse(shard)
     order = Order(count, kind, split, part.index, part.count)
@@ -76,7 +76,7 @@ def synthesize(
 
 
 def _synthetic(preset: TrainConfig, pool: PhotoPool, order: Order, seed: int) -> Maker:
-    from imlctl.train.synthesize import make_maker
+    from imlctl.forge.to_disk import make_maker
 
     return make_maker(pool, order, size=preset.optim.size, mix=preset.mix, seed=seed)
 
@@ -90,7 +90,7 @@ def _diffusion(
     device: str,
 ) -> Maker:
     from imlctl.device import resolve
-    from imlctl.train.diffusion_edit import DiffusionEdits, load_pipeline, read_prompts
+    from imlctl.forge.diffusion import DiffusionEdits, load_pipeline, read_prompts
 
     loaded = load_pipeline(pipeline, revision=revision, device=resolve(device))
     return DiffusionEdits(pool, loaded, prompts=read_prompts(prompts), seed=seed)

@@ -22,11 +22,11 @@ import numpy as np
 
 from imlctl.bench.accuracy import threshold_at
 from imlctl.core.efficient_iml import EfficientIML
+from imlctl.forge.history import random_copy, random_finish
+from imlctl.forge.synthesizer import Mix, Synthesizer
 from imlctl.image.prepare import pad
 from imlctl.inference import predict
 from imlctl.mask.score import EVIDENCE, Scale, critical, fit_scale, log_odds
-from imlctl.train.augment import random_copy, random_finish
-from imlctl.train.synthesis import Mix, Synthesizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from imlctl.forge.photos import PhotoPool
     from imlctl.inference import Model
-    from imlctl.train.photos import PhotoPool
     from imlctl.weights.load import Card
 
 RATE = 0.05

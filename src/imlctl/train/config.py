@@ -10,11 +10,11 @@ from imlctl.core.condition import ENCODERS
 from imlctl.core.denoiser import DENOISERS
 from imlctl.core.efficient_iml import EfficientIMLConfig
 from imlctl.core.schedule import Spacing
+from imlctl.forge.synthesizer import Mix
 from imlctl.train.losses import LossWeights
 from imlctl.train.preset import load_preset
 from imlctl.train.reals import RealConfig  # noqa: TC001  # `load_preset` reads the annotation
 from imlctl.train.relations import FeaturesConfig  # noqa: TC001
-from imlctl.train.synthesis import Mix
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from imlctl.core.light_vae import LightVAE, LightVAEConfig
 from imlctl.device import autocast
 from imlctl.errors import ImlctlError
+from imlctl.forge.shapes import EdgeKind
 from imlctl.train.checkpoint import State, load_state, save_state
 from imlctl.train.config import OptimConfig
-from imlctl.train.edges import EdgeKind
 from imlctl.train.ema import EMA
 from imlctl.train.logs import Log, Report
 from imlctl.train.mask_maps import MaskMaps

@@ -20,9 +20,9 @@ from imlctl.weights.load import load, save
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imlctl.forge.photos import PhotoPool
     from imlctl.train.config import EvaluationConfig
     from imlctl.train.logs import Log
-    from imlctl.train.photos import PhotoPool
 
 
 def finish(

@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imlctl.train.edges import EdgeKind, edge_map
-from imlctl.train.masks import random_mask
+from imlctl.forge.shapes import EdgeKind, edge_map, random_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,8 +21,8 @@ from imlctl.core.light_vae import LightVAE
 from imlctl.core.schedule import diffuse
 from imlctl.device import autocast
 from imlctl.errors import ConfigError, first_line
+from imlctl.forge.shapes import EdgeKind, edge_map
 from imlctl.train.distributed import within_batch
-from imlctl.train.edges import EdgeKind, edge_map
 from imlctl.train.losses import localization_loss
 from imlctl.train.relations import feature_loss, load_network
 from imlctl.weights.load import load

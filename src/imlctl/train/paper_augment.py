@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, cast
 import cv2
 import numpy as np
 
-from imlctl.train import augment
+from imlctl.forge import history
 
 if TYPE_CHECKING:
-    from imlctl.train.augment import Pixels, Rng
-    from imlctl.train.masks import Mask
+    from imlctl.forge.history import Pixels, Rng
+    from imlctl.forge.shapes import Mask
 
 _CHANCE = {"copy": 0.1, "inpaint": 0.1, "tone": 0.2, "jpeg": 0.2, "blur": 0.2}
 
@@ -34,9 +34,9 @@ def paper_augment(pixels: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
         pixels, mask = inpaint(pixels, mask, rng)
     if chance["tone"]:
         contrast, brightness = float(rng.uniform(0.9, 1.1)), float(rng.uniform(-25, 25))
-        pixels = augment.tone(pixels, 1.0, contrast, brightness)
+        pixels = history.tone(pixels, 1.0, contrast, brightness)
     if chance["jpeg"]:
-        pixels = augment.jpeg(pixels, int(rng.integers(70, 101)))
+        pixels = history.jpeg(pixels, int(rng.integers(70, 101)))
     if chance["blur"]:
         side = int(rng.choice((3, 5, 7)))
         pixels = cast("Pixels", cv2.GaussianBlur(pixels, (side, side), 0))

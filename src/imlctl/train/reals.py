@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path  # noqa: TC003  # `load_preset` reads the annotation
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from imlctl.data.manifest import Entry, read_manifest
 from imlctl.data.masks import read_mask
 from imlctl.errors import ConfigError
+from imlctl.forge import history
+from imlctl.forge.synthesizer import Maker, Sample
 from imlctl.image.decode import read
 from imlctl.image.prepare import Geometry, stored
-from imlctl.train import augment
 from imlctl.train.paper_augment import paper_augment
-from imlctl.train.synthesis import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from imlctl.train.masks import Mask
-    from imlctl.train.synthesis import Pixels, Rng
+    from imlctl.forge.shapes import Mask
+    from imlctl.forge.synthesizer import Pixels, Rng
 
 _GRID = 8  # of a JPEG
 _NEAR = 0.7  # of the crops of a forgery hold some of it
@@ -79,13 +79,6 @@ class RealConfig:
             raise ValueError("needs a source, a share in (0, 1], and per_epoch not negative")
         if self.augment not in ("paper", "ours", "both"):
             raise ValueError(f"unknown augment {self.augment!r}; known: paper, ours, both")
-
-
-class Maker(Protocol):
-    """Makes sample number i, always the same one."""
-
-    def __call__(self, index: int) -> Sample:
-        """Make sample `index`."""
 
 
 def load_entries(
@@ -187,7 +180,7 @@ class Reals:
         if self.augment in ("paper", "both"):
             pixels, mask = paper_augment(pixels, mask, rng)
         if self.augment in ("ours", "both"):
-            pixels = augment.random_finish(pixels, rng)
+            pixels = history.random_finish(pixels, rng)
         kind = "real" if mask.any() else "authentic"
         return Sample(np.ascontiguousarray(pixels), mask, kind, (str(entry.image),))
 

@@ -12,7 +12,7 @@ from imlctl.train.mask_maps import HELD_OUT, as_maps, held_out
 
 if TYPE_CHECKING:
     from imlctl.core.light_vae import LightVAE
-    from imlctl.train.edges import EdgeKind
+    from imlctl.forge.shapes import EdgeKind
 
 _NOISE = 0.2  # standard deviation in scaled latents for the figure `f1_noisy`
 

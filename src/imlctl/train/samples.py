@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from imlctl.train.reals import Maker
-    from imlctl.train.synthesis import Sample
+    from imlctl.forge.synthesizer import Maker, Sample
 
 _CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ from imlctl.train.splits import load_split, synthesizer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from imlctl.forge.synthesizer import Sample
     from imlctl.train.config import TrainConfig
-    from imlctl.train.synthesis import Sample
 
 _COLUMNS = 8
 _CAPTION = 18

@@ -12,8 +12,8 @@ import cv2
 import torch
 
 from imlctl.data.masks import read_mask
+from imlctl.forge import edits, history, shapes
 from imlctl.image.decode import read
-from imlctl.train import augment, forge, masks
 from imlctl.train.distributed import Place
 from imlctl.train.objective import make_objective
 from imlctl.train.paper_augment import paper_augment
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import CodeType, FrameType
 
+    from imlctl.forge.synthesizer import Maker
     from imlctl.train.config import TrainConfig
-    from imlctl.train.reals import Maker
 
 STAGES = ("decode", "cut", "history", "forgery", "finish")
 
@@ -78,9 +78,9 @@ def _entrances() -> dict[CodeType, str]:
     """Functions that begin a stage; what they call belongs to it, unless it begins another."""
     stages: dict[str, Sequence[Callable[..., Any]]] = {
         "decode": (read, read_mask),
-        "history": (augment.random_history,),
-        "forgery": (paper_augment, *_own(forge), *_own(masks)),
-        "finish": (augment.random_finish,),
+        "history": (history.random_history,),
+        "forgery": (paper_augment, *_own(edits), *_own(shapes)),
+        "finish": (history.random_finish,),
     }
     return {f.__code__: stage for stage, functions in stages.items() for f in functions}
 

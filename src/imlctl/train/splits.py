@@ -11,19 +11,19 @@ import numpy as np
 
 from imlctl.data.manifest import Entry, read_manifest
 from imlctl.errors import ConfigError
+from imlctl.forge.photos import PhotoPool, load_pool
+from imlctl.forge.regenerate import add_regenerated
+from imlctl.forge.synthesizer import Synthesizer
 from imlctl.image.decode import read
-from imlctl.train.autoencoder import add_regenerated
-from imlctl.train.photos import PhotoPool, load_pool
 from imlctl.train.reals import Mixture, Reals, load_entries, refuse_leaks
 from imlctl.train.samples import Turns
-from imlctl.train.synthesis import Synthesizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from imlctl.forge.synthesizer import Maker
     from imlctl.train.config import TrainConfig
     from imlctl.train.logs import Report
-    from imlctl.train.reals import Maker
 
 _VALIDATION_SEED = 1_000_003  # never a training seed: those are small numbers people choose
 _CALIBRATED_ON = 200  # authentic pictures of a manifest

@@ -18,9 +18,9 @@ from imlctl.train.ema import EMA
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imlctl.forge.synthesizer import Maker
     from imlctl.train.config import OptimConfig, TrainConfig
     from imlctl.train.objective import Objective
-    from imlctl.train.reals import Maker
 
 _LEAST_SCALE = 2.0**-10  # of a float16 loss: below, no scale can help
 

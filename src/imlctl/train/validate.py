@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from imlctl.forge.synthesizer import Maker
     from imlctl.inference import Model
     from imlctl.train.config import ValidationConfig
-    from imlctl.train.reals import Maker
 
 _BATCH = 16
 _HELD_OUT = ("synthetic", "real")

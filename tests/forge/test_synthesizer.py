@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from imlctl.train.photos import PhotoPool
-from imlctl.train.synthesis import Mix, Sample, Synthesizer
+from imlctl.forge.photos import PhotoPool
+from imlctl.forge.synthesizer import Mix, Sample, Synthesizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from imlctl.errors import ConfigError, WeightsError
-from imlctl.train.diffusion_edit import (
+from imlctl.forge.diffusion import (
     PROMPTS,
     DiffusionEdits,
     Pipeline,
@@ -22,7 +22,7 @@ from imlctl.train.diffusion_edit import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imlctl.train.photos import PhotoPool
+    from imlctl.forge.photos import PhotoPool
 
 SIDE = 64
 

@@ -18,13 +18,13 @@ from imlctl import atomic
 from imlctl.data.manifest import Entry, write_manifest
 from imlctl.data.masks import mask_png
 from imlctl.errors import ConfigError
-from imlctl.train.synthesis import Mix, Synthesizer
+from imlctl.forge.synthesizer import Mix, Synthesizer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imlctl.train.photos import PhotoPool
-    from imlctl.train.reals import Maker
+    from imlctl.forge.photos import PhotoPool
+    from imlctl.forge.synthesizer import Maker
 
 Report = Callable[[int, int], None]
 

@@ -15,18 +15,18 @@ import torch
 from PIL import Image
 
 from imlctl.errors import ConfigError, UsageError, WeightsError
-from imlctl.train import augment
-from imlctl.train.forge import blend
-from imlctl.train.masks import feather, random_mask
-from imlctl.train.synthesis import Sample
+from imlctl.forge import history
+from imlctl.forge.edits import blend
+from imlctl.forge.shapes import feather, random_mask
+from imlctl.forge.synthesizer import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from imlctl.train.masks import Mask
-    from imlctl.train.photos import PhotoPool
-    from imlctl.train.synthesis import Pixels, Rng
+    from imlctl.forge.photos import PhotoPool
+    from imlctl.forge.shapes import Mask
+    from imlctl.forge.synthesizer import Pixels, Rng
 
 # (pixels (S, S, 3), mask (S, S), prompt, generator) -> pixels (S, S, 3)
 Inpaint = Callable[["Pixels", "Mask", str, torch.Generator], "Pixels"]
@@ -183,10 +183,10 @@ class DiffusionEdits:
         square, hole = photo[window], mask[window]
         height, width = hole.shape
         side = self.pipeline.side
-        small = augment.resize(square, side, side)
-        marked = augment.resize(hole.astype(np.uint8) * 255, side, side) > 0
+        small = history.resize(square, side, side)
+        marked = history.resize(hole.astype(np.uint8) * 255, side, side) > 0
         made = self.pipeline.inpaint(small, marked, prompt, chance)
-        made = augment.resize(np.ascontiguousarray(made), height, width)
+        made = history.resize(np.ascontiguousarray(made), height, width)
         # Softened inwards only: outside the mask not a pixel may differ.
         alpha = feather(hole, sigma) * hole
         edited = photo.copy()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from imlctl.train.photos import PhotoPool
+    from imlctl.forge.photos import PhotoPool
 
 Pixels = NDArray[np.uint8]
 

@@ -10,20 +10,19 @@ camera saved, edited once and saved again.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imlctl.train import augment, forge
-from imlctl.train.masks import MAX_AREA, MIN_AREA, Mask, fit_object, random_mask
-from imlctl.train.segments import segment
+from imlctl.forge import edits, history
+from imlctl.forge.shapes import MAX_AREA, MIN_AREA, Mask, fit_object, random_mask, segment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imlctl.train.photos import PhotoPool
+    from imlctl.forge.photos import PhotoPool
 
 Pixels = NDArray[np.uint8]
 Rng = np.random.Generator
@@ -31,7 +30,7 @@ Rng = np.random.Generator
 _GRID = 8  # of a JPEG
 
 # Kinds that change a picture inside a shape.
-_IN_PLACE = {"copy_move": forge.copy_move, "removal": forge.remove, "retouch": forge.retouch}
+_IN_PLACE = {"copy_move": edits.copy_move, "removal": edits.remove, "retouch": edits.retouch}
 
 
 def _finished_scale(rng: Rng) -> float:
@@ -74,6 +73,13 @@ class Sample:
     mask: Mask
     kind: str
     sources: tuple[str, ...] = ()
+
+
+class Maker(Protocol):
+    """Makes sample number i, always the same one."""
+
+    def __call__(self, index: int) -> Sample:
+        """Make sample `index`."""
 
 
 class Synthesizer:
@@ -124,15 +130,15 @@ class Synthesizer:
         side = round(self.size / scale)
         canvas, mask = self._forge(kind, side, rng, original=original)
         if side != self.size:
-            method = int(rng.choice(augment.INTERPOLATIONS))
-            canvas = augment.resize(canvas, self.size, self.size, method)
+            method = int(rng.choice(history.INTERPOLATIONS))
+            canvas = history.resize(canvas, self.size, self.size, method)
             small = cv2.resize(
                 mask.astype(np.float32), (self.size, self.size), interpolation=cv2.INTER_AREA
             )
             mask = small >= 0.5
         if kind != "authentic" and not mask.any():
             kind = "authentic"  # shrunk to nothing, and with it the forgery
-        finish = augment.random_save if original else augment.random_finish
+        finish = history.random_save if original else history.random_finish
         finished = np.ascontiguousarray(finish(canvas, rng))
         return Sample(finished, mask, kind, tuple(dict.fromkeys(self._used)))
 
@@ -153,7 +159,7 @@ class Synthesizer:
         if outline is None and rng.random() < 0.3:
             outline = segment(host, rng)
         if kind == "copy_move" and outline is not None:
-            return forge.clone(host, outline, rng)
+            return edits.clone(host, outline, rng)
         return _IN_PLACE[kind](host, self._shape(side, rng) if outline is None else outline, rng)
 
     def _splice(self, host: Pixels, side: int, rng: Rng) -> tuple[Pixels, Mask]:
@@ -161,10 +167,10 @@ class Synthesizer:
             index, thing = self._thing(rng)
             donor, mask = self._object(index, thing, side, rng)
             if mask.sum() >= 64:
-                donor = augment.random_history(donor, rng, self.untouched)
-                return forge.composite(host, donor, mask, rng)
+                donor = history.random_history(donor, rng, self.untouched)
+                return edits.composite(host, donor, mask, rng)
         donor = self._source(int(rng.integers(len(self.pool))), side, rng)
-        return forge.composite(host, donor, self._region(donor, 0.35, rng), rng)
+        return edits.composite(host, donor, self._region(donor, 0.35, rng), rng)
 
     def _thing(self, rng: Rng) -> tuple[int, Mask]:
         """Draw an object: the number of its photograph, and its mask there."""
@@ -191,7 +197,7 @@ class Synthesizer:
         crop, cut = self._crop((self.pool.photos[index], drawn), side, rng)
         outline: Mask = cut > 127
         whole = MIN_AREA <= outline.mean() <= MAX_AREA
-        return augment.random_history(crop, rng, self.untouched), outline if whole else None
+        return history.random_history(crop, rng, self.untouched), outline if whole else None
 
     def _original(
         self, among: Sequence[int] | NDArray[np.intp], side: int, rng: Rng
@@ -215,7 +221,7 @@ class Synthesizer:
         """A square of one photograph with a random history, (side, side, 3)."""
         self._used.append(self.pool.names[index])
         crop = self._crop([self.pool.photos[index]], side, rng)[0]
-        return augment.random_history(crop, rng, self.untouched)
+        return history.random_history(crop, rng, self.untouched)
 
     def _crop(
         self, versions: Sequence[Pixels], side: int, rng: Rng, *, native: bool = False
@@ -238,12 +244,12 @@ class Synthesizer:
         method = (
             cv2.INTER_AREA
             if cut > side and rng.random() < 0.5
-            else int(rng.choice(augment.INTERPOLATIONS))
+            else int(rng.choice(history.INTERPOLATIONS))
         )
         mirrored = rng.choice((-1, 1)) < 0
         pieces = [photo[y : y + cut, x : x + cut] for photo in versions]
         if cut != side:
-            pieces = [augment.resize(piece, side, side, method) for piece in pieces]
+            pieces = [history.resize(piece, side, side, method) for piece in pieces]
         if mirrored:
             return [cast("Pixels", cv2.flip(piece, 1)) for piece in pieces]
         return [np.ascontiguousarray(piece) for piece in pieces]
@@ -283,6 +289,6 @@ class Synthesizer:
         if rng.random() < 0.25:  # the whole frame through the generator is authentic everywhere
             return generated, np.zeros((side, side), bool)
         if rng.random() < 0.35:  # generators have a resolution of their own; the rest is enlarged
-            generated = augment.reduced(generated, float(rng.uniform(1.2, 3.0)), rng)
-        picture, mask = forge.regenerate(host, generated, self._region(host, 0.25, rng), rng)
-        return picture if original else augment.random_history(picture, rng, untouched=0.7), mask
+            generated = history.reduced(generated, float(rng.uniform(1.2, 3.0)), rng)
+        picture, mask = edits.regenerate(host, generated, self._region(host, 0.25, rng), rng)
+        return picture if original else history.random_history(picture, rng, untouched=0.7), mask

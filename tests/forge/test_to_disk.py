@@ -10,13 +10,13 @@ from PIL import Image
 from imlctl.data.manifest import read_manifest
 from imlctl.data.masks import read_mask
 from imlctl.errors import ConfigError
-from imlctl.train.synthesis import Mix, Synthesizer
-from imlctl.train.synthesize import KINDS, Order, make_maker, synthesize
+from imlctl.forge.synthesizer import Mix, Synthesizer
+from imlctl.forge.to_disk import KINDS, Order, make_maker, synthesize
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imlctl.train.photos import PhotoPool
+    from imlctl.forge.photos import PhotoPool
 
 
 def contents(folder: Path) -> dict[str, bytes]:

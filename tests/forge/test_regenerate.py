@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import save_file
 
 from imlctl.errors import ConfigError, WeightsError
-from imlctl.train import autoencoder
-from imlctl.train.autoencoder import (
+from imlctl.forge import regenerate
+from imlctl.forge.photos import PhotoPool
+from imlctl.forge.regenerate import (
     TinyAutoencoder,
     add_regenerated,
     load_autoencoder,
     round_trip,
 )
-from imlctl.train.photos import PhotoPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,7 +187,7 @@ class TestAddRegenerated:
         def never(*_: object) -> None:
             pytest.fail("computed again")
 
-        monkeypatch.setattr(autoencoder, "round_trip", never)
+        monkeypatch.setattr(regenerate, "round_trip", never)
         second = add_regenerated(small, weights, tmp_path / "cache", limit=3).regenerated
         assert first.keys() == second.keys()
         assert all(np.array_equal(first[i], second[i]) for i in first)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from imlctl.errors import ConfigError
-from imlctl.train.photos import PhotoPool, held_out, list_photos, load_pool
+from imlctl.forge.photos import PhotoPool, held_out, list_photos, load_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable

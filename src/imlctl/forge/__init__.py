@@ -1,0 +1,1 @@
+"""Forgeries made on the fly: photographs, edits, and the histories that betray them."""
