@@ -23,7 +23,7 @@ RANKS = {
     **dict.fromkeys(("image", "core", "mask", "weights"), 1),
     **dict.fromkeys(("inference", "data"), 2),
     "forge": 3,
-    **dict.fromkeys(("scan", "report", "pipeline", "together", "train", "bench"), 4),
+    **dict.fromkeys(("scan", "report", "pipeline", "train", "bench"), 4),
     **dict.fromkeys(("cli", "__init__", "__main__"), 5),
 }
 # What else is allowed: (importing part, imported module and what lies below it).
@@ -31,7 +31,6 @@ BESIDES = (
     ("device", "imlctl.errors"),
     ("atomic", "imlctl.errors"),
     ("weights", "imlctl.core"),  # weights become models
-    ("pipeline", "imlctl.together"),
     ("pipeline", "imlctl.report.record"),  # a result knows its record
     ("scan", "imlctl.report.record"),
     ("scan", "imlctl.report.preview"),  # which the ledger keeps

@@ -165,30 +165,6 @@ def test_record_and_pictures(localizer: Localizer) -> None:
         assert Image.open(io.BytesIO(png)).mode == "RGB"
 
 
-@pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("batch", [1, 3])
-def test_many_photographs_have_the_results_of_each(weights: Path, batch: int) -> None:
-    localizer = Localizer(Settings(weights=weights, tile=128, batch=batch))
-    sizes = [(90, 120), (70, 70), (96, 128), (300, 70), (91, 121)]
-    files = [encoded(photo(*size, seed=seed)) for seed, size in enumerate(sizes)]
-    for one, data in zip(localizer.localize_batch(files), files, strict=True):
-        alone = localizer.localize(data)
-        np.testing.assert_array_equal(one.probability, alone.probability)
-        assert one.photo.sha256 == hashlib.sha256(data).hexdigest()
-        assert one.record().to_dict() | {"seconds": 0} == alone.record().to_dict() | {"seconds": 0}
-    assert localizer.localize_batch([]) == []
-    with pytest.raises(DecodeError):
-        localizer.localize_batch([files[0], b"no picture"])
-
-
-def test_the_record_knows_of_batches(weights: Path) -> None:
-    settings = Localizer(Settings(weights=weights, batch=3)).provenance["settings"]
-    assert settings["batch"] == 3
-    assert "batch" not in Localizer(Settings(weights=weights)).provenance["settings"]
-    with pytest.raises(UsageError, match="batch of 0"):
-        Settings(batch=0)
-
-
 def test_bad_input_is_an_error_and_never_a_mask(localizer: Localizer, tmp_path: Path) -> None:
     data = encoded(photo(), "JPEG")
     with pytest.raises(DecodeError, match=r"cut\.jpg"):

@@ -20,7 +20,7 @@ from imlctl.core.sampler import Fusion, member_noise, with_flips
 from imlctl.core.self_similarity import STRIDE
 from imlctl.errors import NumericalError, UsageError
 from imlctl.image.prepare import to_float
-from imlctl.image.tiles import Tile, finite, run_tiled
+from imlctl.image.tiles import Tile, run_tiled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,43 +116,6 @@ def predict(
         forward, image, tile=tile, overlap=overlap, multiple=model.config.multiple
     )
     return probability, _highest(scores)
-
-
-@torch.inference_mode()
-def predict_alike(
-    model: Model,
-    images: Sequence[Tensor],
-    *,
-    size: int,
-    device: torch.device,
-    sampling: Sampling | None = None,
-    keys: Sequence[bytes],
-) -> list[tuple[Tensor, float]]:
-    """Run a model over prepared pictures of one size, none larger than a tile, in one pass.
-
-    Kernels are chosen by the shape of what they are given. So a pass has the same number of entries
-    whatever there is to fill them with, and the last picture stands in for those that are missing.
-
-    Args:
-        model: In evaluation mode, on `device`.
-        images: 1 to `size` pictures, each (3, H', W') integer, as `prepare` returns it.
-        size: Entries of the pass.
-        device: Where to compute.
-        sampling: Steps, members and flips.
-        keys: What the noise of each is drawn for: the picture's hash.
-
-    Returns:
-        For each picture what `predict` returns.
-
-    Raises:
-        NumericalError: The map or the score of any of them is NaN or infinite.
-    """
-    filled = [min(place, len(images) - 1) for place in range(size)]
-    batch = torch.stack([to_float(images[place]) for place in filled])  # (B, 3, H', W')
-    spots = [_spot(keys[place], 0, 0) for place in filled]
-    maps, scores = _look(model, batch.to(device), None, sampling or Sampling(), spots)
-    wanted = zip(maps[: len(images), 0], scores[: len(images)], strict=True)
-    return [(finite(each.to("cpu", torch.float32)), _highest(found)) for each, found in wanted]
 
 
 @torch.inference_mode()

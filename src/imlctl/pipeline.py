@@ -16,21 +16,18 @@ from torch import Tensor
 
 from imlctl.core.diff_iml import DiffIML
 from imlctl.device import describe, make_deterministic, resolve
-from imlctl.errors import UsageError
 from imlctl.image.decode import decode, read
 from imlctl.image.photo import DEFAULT_MAX_PIXELS, Photo
-from imlctl.image.prepare import padded_size, prepare, restore, upright
-from imlctl.inference import DEFAULT_TILE, OVERLAP, Sampling
+from imlctl.image.prepare import prepare, restore, upright
+from imlctl.inference import DEFAULT_TILE, OVERLAP, Sampling, predict
 from imlctl.mask import render
 from imlctl.mask.decide import Decision, check_threshold, decide
 from imlctl.mask.regions import Regions, find_regions
 from imlctl.mask.score import EVIDENCE, critical, picture_score
 from imlctl.report.record import Record, Verdict
-from imlctl.together import Together
 from imlctl.weights.use import open_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -56,8 +53,6 @@ class Settings:
         tile: Side of a tile in pixels, for pictures that are larger than one.
         sampling: Steps, members, flips and seed of what is drawn.
         max_pixels: Larger pictures are refused before any pixel is decoded.
-        batch: Pictures of like size, none larger than a tile, that the model sees at once. A pass
-            always has that many entries, so one picture costs as much as all; see `together`.
     """
 
     model: str = ""
@@ -67,15 +62,8 @@ class Settings:
     tile: int = DEFAULT_TILE
     sampling: Sampling = field(default_factory=Sampling)
     max_pixels: int = DEFAULT_MAX_PIXELS
-    batch: int = 1
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise UsageError(
-                f"a batch of {self.batch} holds no picture",
-                source="--batch",
-                remedy="Give 1, which is the default, or more.",
-            )
         if self.threshold is not None:
             check_threshold(self.threshold)
 
@@ -167,14 +155,6 @@ class Localizer:
         self.threshold = self.settings.threshold or loaded.card.threshold
         tile = self.settings.tile
         self.overlap = min(OVERLAP, tile // 2)
-        self.predict_batch = Together(
-            self.model,
-            self.settings.batch,
-            device=self.device,
-            tile=tile,
-            overlap=self.overlap,
-            sampling=self.settings.sampling,
-        )
         self.provenance: dict[str, object] = {
             "model": loaded.name,
             "weights_sha256": loaded.sha256,
@@ -183,7 +163,6 @@ class Localizer:
                 "overlap": self.overlap,
                 "threshold": self.threshold,
                 **self._drawn(),
-                **({"batch": self.settings.batch} if self.settings.batch > 1 else {}),
             },
             "seed": self.settings.sampling.seed,
             "device": describe(self.device),
@@ -201,37 +180,12 @@ class Localizer:
         Raises:
             InputError: The picture cannot be read, decoded or analysed; says why.
         """
-        return self._localize([source], name)[0]
-
-    def localize_batch(self, sources: Sequence[Source]) -> list[Result]:
-        """Localize several photographs, those of like size together if `Settings.batch` says so.
-
-        The results are those of `localize`, bit for bit, save for the seconds, which are shared out
-        equally. All photographs are in memory at once.
-
-        Args:
-            sources: Each as for `localize`.
-
-        Raises:
-            InputError: One of them cannot be read, decoded or analysed, so that none has a result.
-        """
-        return self._localize(sources)
-
-    def _localize(self, sources: Sequence[Source], name: str = "") -> list[Result]:
         start = time.perf_counter()
-        photos = [self._decode(source, name) for source in sources]
-        prepared = [prepare(photo, multiple=self.model.config.multiple) for photo in photos]
-        keys = [bytes.fromhex(photo.sha256) for photo in photos]
-        answers = self.predict_batch([image for image, _ in prepared], keys)
-        found = [
-            self._decide(probability, score, geometry)
-            for (probability, score), (_, geometry) in zip(answers, prepared, strict=True)
-        ]
-        seconds = (time.perf_counter() - start) / max(1, len(photos))
-        return [
-            Result(photo, *each, self.provenance, seconds)
-            for photo, each in zip(photos, found, strict=True)
-        ]
+        photo = self._decode(source, name)
+        image, geometry = prepare(photo, multiple=self.model.config.multiple)
+        probability, score = self.predict(image, bytes.fromhex(photo.sha256))
+        found = self._decide(probability, score, geometry)
+        return Result(photo, *found, self.provenance, time.perf_counter() - start)
 
     def _decide(
         self, probability: Tensor, score: float, geometry: Geometry
@@ -261,13 +215,15 @@ class Localizer:
 
     def predict(self, image: Tensor, key: bytes = b"") -> tuple[Tensor, float]:
         """Run the model over a prepared picture; see `inference.predict`."""
-        return self.predict_batch([image], [key])[0]
-
-    def like(self, photo: Photo) -> tuple[int, int] | None:
-        """What photographs that may be analysed in one pass share; None for one that goes alone."""
-        height, width = photo.pixels.shape[:2]
-        size = padded_size(height, width, multiple=self.model.config.multiple)
-        return size if self.predict_batch.may_share(*size) else None
+        return predict(
+            self.model,
+            image,
+            device=self.device,
+            tile=self.settings.tile,
+            overlap=self.overlap,
+            sampling=self.settings.sampling,
+            key=key,
+        )
 
     def _drawn(self) -> dict[str, object]:
         """What of the sampling bears on the result, for the record."""

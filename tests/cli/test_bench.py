@@ -411,16 +411,6 @@ def test_a_scan_is_timed_against_the_bare_model(
     assert narrow(text)
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_a_scan_is_timed_in_batches(weights: Path, pictures: Path) -> None:
-    options = ("--weights", weights, "--runs", 1, "--batch", 3, "--json")
-    document = json.loads(bench("--scan", pictures, *options))
-    assert document["settings"]["batch"] == 3
-    assert document["rounds"][0]["model"] > 0
-    with pytest.raises(UsageError, match="needs a scan"):
-        bench("--flops", "--batch", 2)
-
-
 def test_decoding_and_writing_hide_behind_the_model(tmp_path: Path) -> None:
     """At least nine tenths of the bare model's speed is promised; half holds on a busy machine."""
     (tmp_path / "photos").mkdir()

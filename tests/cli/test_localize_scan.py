@@ -81,32 +81,6 @@ def test_decoding_ahead_changes_nothing(localize, tmp_path):
     assert len(contents(tmp_path / "out")) == 8
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_batches_change_nothing_but_the_rounding_and_are_known_to_the_ledger(
-    localize, tmp_path, photos, monkeypatch
-):
-    sizes = []
-    real = Localizer.localize_batch
-    monkeypatch.setattr(
-        Localizer,
-        "localize_batch",
-        lambda self, sources: sizes.append(len(sources)) or real(self, sources),
-    )
-    assert localize("--batch", "4").code == Exit.SOME_FAILED
-    assert sizes == [4]
-    batched = contents(tmp_path / "out")
-    assert batched["b.png.json"]["settings"]["batch"] == 4
-    assert localize("--batch", "4", "--workers", "2", out="ahead").code == Exit.SOME_FAILED
-    assert contents(tmp_path / "ahead") == batched
-    # In other company: one of them alone, then the rest.
-    localize("--batch", "4", out="parts", source=photos / "deep")
-    assert contents(tmp_path / "parts")["d.tif.mask.png"] == batched["deep/d.tif.mask.png"]
-    ran = localize("--resume")  # not as if it had been done in batches
-    assert ran.code == Exit.SOME_FAILED
-    assert "done before" not in ran.err
-    assert "batch" not in contents(tmp_path / "out")["b.png.json"]["settings"]
-
-
 def test_going_on_skips_what_is_done(localize, tmp_path, monkeypatch):
     localize()
     before = contents(tmp_path / "out")

@@ -1,8 +1,8 @@
 """A whole scan with a stand-in for the model, which kills itself at a chosen line.
 
-    python scanner.py IN OUT WORKERS LINE BATCH
+    python scanner.py IN OUT WORKERS LINE
 
-BATCH is how many pictures are analysed at once. LINE counts the lines that are run, in all threads,
+LINE counts the lines that are run, in all threads,
 of `imlctl.scan`, `imlctl.atomic` and what writes records.jsonl; 0 lets the scan end, and prints
 their number. It always resumes.
 """
@@ -33,16 +33,6 @@ class Work:
 
     max_pixels = 10_000
     key = Key("weights", "settings")
-
-    def __init__(self, batch):
-        self.batch = batch
-
-    def like(self, source):
-        return source.photo.pixels.shape
-
-    def localize_batch(self, sources):
-        assert 1 < len(sources) <= self.batch
-        return [self.localize(source) for source in sources]
 
     def localize(self, source):
         return source.photo.sha256
@@ -81,16 +71,16 @@ def watch(last):
     return total
 
 
-def main(source, out, workers, last, batch):
+def main(source, out, workers, last):
     """Scan everything in a folder."""
     found = discover([source], recursive=True)
     total = watch(last)
     with ExitStack() as stack:
         place = Place(out, many=True, resume=True)
         jobs = place.plan(found, (Kind.JSON,), stack)
-        decoders = stack.enter_context(DecodeAhead(workers, batch=batch)) if workers else None
+        decoders = stack.enter_context(DecodeAhead(workers)) if workers else None
         rows = place.begin(jobs, stack)
-        outcomes = run.scan(jobs, Work(batch), ahead=decoders, ledger=rows, resume=True)
+        outcomes = run.scan(jobs, Work(), ahead=decoders, ledger=rows, resume=True)
         resumed = sum(outcome.resumed for outcome in followed(outcomes, place))
         place.write_reports(partial(write_reports, page=False, jsonl=True, csv=False))
     sys.settrace(None)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,11 @@ from imlctl.scan.ledger import rows
 SCANNER = Path(__file__).with_name("scanner.py")
 
 
-def scan(source, out, *, workers=0, line=0, batch=1):
+def scan(source, out, *, workers=0, line=0):
     """Run the scanner; return what it says, or None if it was killed."""
     environment = {**os.environ, "PYTHONPATH": str(Path(imlctl.__file__).parents[1])}
     ran = subprocess.run(
-        [sys.executable, SCANNER, source, out, *map(str, (workers, line, batch))],
+        [sys.executable, SCANNER, source, out, *map(str, (workers, line))],
         capture_output=True,
         text=True,
         env=environment,
@@ -105,18 +104,6 @@ def test_killed_with_decoders_and_writer_at_work(source, undisturbed, tmp_path, 
     assert contents(tmp_path / "out") == (files, done)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_while_pictures_wait_for_each_other(source, undisturbed, tmp_path, workers):
-    """Analysed four at a time, in other groups after the kill; what comes out is the same."""
-    files, done, lines = undisturbed
-    together = partial(scan, source, tmp_path / "out", workers=workers, batch=4)
-    for part in (0.4, 0.7):
-        assert together(line=int(part * lines)) is None
-        check_records(tmp_path / "out", done)
-    together()
-    assert contents(tmp_path / "out") == (files, done)
-
-
 def test_what_was_done_before_the_kill_is_not_done_again(source, undisturbed, tmp_path):
     files, done, lines = undisturbed
     assert scan(source, tmp_path / "out", line=lines - 5) is None
@@ -132,10 +119,8 @@ def test_a_report_that_was_being_written_leaves_nothing(source, undisturbed, tmp
     assert contents(tmp_path / "out") == (files, done)
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-def test_records_can_be_followed_while_a_scan_runs(makers, weights, tmp_path, monkeypatch, batch):
+def test_records_can_be_followed_while_a_scan_runs(makers, weights, tmp_path, monkeypatch):
     """As `tail -f` shows them; then the real command is killed, its last line torn, and goes on."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or a CPU would analyse one after the other
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     for number in range(15):
@@ -145,7 +130,7 @@ def test_records_can_be_followed_while_a_scan_runs(makers, weights, tmp_path, mo
     (folder / "z.png").write_bytes(makers.encode(makers.texture(700, 700), "PNG"))
     code = "from imlctl.cli import main; main()"
     options = ["--jsonl", "--json", "--soft", "--weights", weights, "--workers", 0, "--resume"]
-    options += ["--batch", batch, "-o"]
+    options += ["-o"]
     command = [sys.executable, "-c", code, "localize", folder, *map(str, options), out]
     path = out / "records.jsonl"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

@@ -21,19 +21,10 @@ class FakeWork:
     """The result of a picture is its sha256."""
 
     max_pixels = 10_000
-    batch = 1
 
     def __init__(self, key=None):
         self.key = key or Key("weights", "settings")
         self.seen = []
-        self.batches = []
-
-    def like(self, source):
-        return source.photo.pixels.shape
-
-    def localize_batch(self, sources):
-        self.batches.append([Path(source.photo.source).name for source in sources])
-        return [self.localize(source) for source in sources]
 
     def localize(self, source):
         if isinstance(source, Decoded):

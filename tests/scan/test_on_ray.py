@@ -149,33 +149,6 @@ def test_a_worker_does_all_but_the_writing(order, work, foreman, picture, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "bad.png"]
 
 
-@pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("careful", [False, True])
-def test_a_worker_puts_pictures_of_like_size_together(
-    order, foreman, picture, monkeypatch, careful
-):
-    work = PhotoWork(Localizer(Settings(device="cpu", batch=2)))
-    order = dataclasses.replace(order, settings=work.localizer.settings, key=work.key)
-    names = ("a.png", "b.png", "c.png")
-    for seed, name in enumerate(names):
-        Path(name).write_bytes(picture(seed, (70, 66)))
-    sizes = []
-    real = PhotoWork.localize_batch
-    monkeypatch.setattr(
-        PhotoWork,
-        "localize_batch",
-        lambda self, sources: sizes.append(len(sources)) or real(self, sources),
-    )
-    if careful:  # as after the death of a worker that had this lot
-        foreman.open(10)
-    found = answers(Analyst(order, Handle(foreman)), lot_of(*names))
-    assert sizes == ([] if careful else [2])
-    for number, name in enumerate(names, 10):
-        alone = work.localize(ray_worker.decode(Request(name, 2**20)))
-        assert found[number].outputs[Kind.MASK] == work.render(alone, Kind.MASK)
-        assert found[number].record["score"] == work.record(alone)["score"]
-
-
 def test_a_worker_skips_what_is_proven_done(order, foreman, picture, tmp_path):
     file = tmp_path / "a.png"
     file.write_bytes(picture(1))

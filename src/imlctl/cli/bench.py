@@ -39,7 +39,6 @@ def bench(
     tta_fusion: options.TtaFusion = "mean",
     seed: options.Seed = 0,
     tile: its.Tile = 1024,
-    batch: its.Batch = 1,
     full: its.Full = False,
     runs: its.Runs = 5,
     budget: its.Budget = 20.0,
@@ -92,7 +91,7 @@ def bench(
     if robustness is not None:
         ways["--robustness"] = lambda: bench_pictures.robustness(common, robustness)
     if scan is not None:
-        ways["--scan"] = lambda: bench_scan.throughput(common, scan, batch)
+        ways["--scan"] = lambda: bench_scan.throughput(common, scan)
     if bars:
         ways["--bars"] = lambda: bench_bars.bars(common)
     if calibrate is not None:
@@ -103,16 +102,14 @@ def bench(
         ways["--f1"] = lambda: bench_pictures.on_pictures(common, f1, ablate=ablate, peer=peer)
     if compare and not ways:
         ways["--compare"] = bench_pictures.published
-    _check(list(ways), both=json and markdown, beside=bool(ablate or peer), batches=batch > 1)
+    _check(list(ways), both=json and markdown, beside=bool(ablate or peer))
     (way,) = ways.values()
     output = bench_show.Output(json, markdown, out, force)
     output.check()  # before anything takes long
     output.show(way(), compare=compare)
 
 
-def _check(ways: list[str], *, both: bool, beside: bool, batches: bool) -> None:
-    if batches and "--scan" not in ways:
-        raise UsageError("needs a scan", source="--batch", remedy="Add --scan FOLDER.")
+def _check(ways: list[str], *, both: bool, beside: bool) -> None:
     if beside and "--f1" not in ways:
         raise UsageError("needs pictures", source="--ablate or --peer", remedy="Add --f1 PATH.")
     if len(ways) != 1:

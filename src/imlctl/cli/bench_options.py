@@ -36,10 +36,6 @@ Scan = Annotated[
         show_default=False,
     ),
 ]
-Batch = Annotated[
-    int,
-    typer.Option(min=1, help="With --scan: pictures of like size that the model sees at once."),
-]
 Calibrate = Annotated[
     Path | None,
     typer.Option(

@@ -75,14 +75,11 @@ class Common:
         }
         return Sampling(**(drawn | changed))
 
-    def localizer(
-        self, named: tuple[str, str | None] | None = None, *, batch: int = 1, **changed: Any
-    ) -> Localizer:
+    def localizer(self, named: tuple[str, str | None] | None = None, **changed: Any) -> Localizer:
         """Load one model.
 
         Args:
             named: Which; None for the only one.
-            batch: Pictures that it sees at once.
             changed: What of the sampling differs from the command line.
 
         Raises:
@@ -106,7 +103,6 @@ class Common:
                 threshold=chosen_threshold(self.threshold, model, weights, sampling),
                 tile=self.tile,
                 sampling=sampling,
-                batch=batch,
             )
         )
 

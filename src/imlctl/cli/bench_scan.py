@@ -57,18 +57,17 @@ def share_of(rounds: Sequence[Round]) -> float:
     return median(each.model / each.scan for each in rounds)
 
 
-def throughput(common: Common, folder: Path, batch: int = 1) -> Measured:
+def throughput(common: Common, folder: Path) -> Measured:
     """Time the bare model and a scan over the same pictures, in turns.
 
     Args:
         common: What to run.
         folder: Of pictures; see `rounds_of`.
-        batch: Pictures that the model sees at once, alone and in the scan.
     """
     from imlctl.bench.bars import LEAST_SCAN_SHARE
     from imlctl.bench.environment import observe
 
-    localizer = common.localizer(batch=batch)
+    localizer = common.localizer()
     environment = observe(localizer.device)
     compared = rounds_of(localizer, folder, common.runs)
     share = share_of(compared.rounds)
@@ -127,7 +126,7 @@ def _round(localizer: Localizer, found: Discovery, workers: int, timed: Timer) -
         place = Place(out, many=True)
         jobs = place.plan(found, [], stack)
         # As in `localize`, decoders start first; the bare model gives them the time to.
-        ahead = stack.enter_context(DecodeAhead(workers, batch=work.batch)) if workers else None
+        ahead = stack.enter_context(DecodeAhead(workers)) if workers else None
         decode, model = _bare(localizer, found, timed)
         ledger = place.begin(jobs, stack)
         outcomes = scan(jobs, work, ahead=ahead, ledger=ledger)
@@ -147,19 +146,14 @@ def _bare(localizer: Localizer, found: Discovery, timed: Timer) -> tuple[float, 
     from imlctl.image.decode import read
     from imlctl.image.prepare import prepare
 
-    ready: list[tuple[Tensor, bytes]] = []
-    most = 1 if localizer.settings.batch == 1 else _MOST  # pictures in memory
-
-    def load(path: Path) -> None:
+    def load(path: Path) -> tuple[Tensor, bytes]:
         photo = read(path)
         image, _ = prepare(photo, multiple=localizer.model.config.multiple)
-        ready.append((image, bytes.fromhex(photo.sha256)))
+        return image, bytes.fromhex(photo.sha256)
 
     decode = model = 0.0
-    for number, picture in enumerate(found.pictures, 1):
-        decode += timed(partial(load, Path(str(picture))))
-        if len(ready) == most or number == len(found.pictures):
-            images, keys = zip(*ready, strict=True)
-            ready.clear()
-            model += timed(partial(localizer.predict_batch, images, keys))
+    for picture in found.pictures:
+        ready: list[tuple[Tensor, bytes]] = []
+        decode += timed(lambda path=Path(str(picture)), ready=ready: ready.append(load(path)))  # type: ignore[misc]
+        model += timed(partial(localizer.predict, *ready[0]))
     return decode, model

@@ -77,7 +77,6 @@ def localize(
     ray: scan_options.Ray = False,
     check: scan_options.Check = False,
     workers: scan_options.Workers = None,
-    batch: scan_options.Batch = 1,
     timeout: scan_options.Timeout = 120.0,
     force: options.Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
@@ -111,11 +110,10 @@ def localize(
         jobs = place.plan(found, [kind for kind, yes in wanted.items() if yes], stack)
         _tell_what_was_found(found, verbose=verbose)
         sampling = _sampling(steps, ensemble, tta, tta_fusion, seed)
-        load = partial(_load, model, weights, threshold, tile, sampling, max_pixels, batch)
+        load = partial(_load, model, weights, threshold, tile, sampling, max_pixels)
         make = partial(_work, soft=soft, previews=report)
         interrupts = Interrupts()
-        here = partial(_start_here, batch=batch)
-        start = partial(start_ray, stopped=interrupts) if ray else here
+        start = partial(start_ray, stopped=interrupts) if ray else _start_here
         limits = Limits(timeout, max_pixels)
         ahead, work = start(jobs, load, make, limits, stack, device=device, decoders=workers)
         ledger = place.begin(jobs, stack)
@@ -191,14 +189,13 @@ def _start_here(
     *,
     device: str,
     decoders: int | None,
-    batch: int,
 ) -> tuple[Ahead | None, PhotoWork]:
     """Do for this machine what `start_ray` does for a cluster."""
     from imlctl.scan.ahead import DecodeAhead, suitable_workers
 
     count = suitable_workers(len(jobs)) if decoders is None else decoders
     # Started before the model is loaded, so that both happen at the same time.
-    ahead = stack.enter_context(DecodeAhead(count, limits, batch=batch)) if count else None
+    ahead = stack.enter_context(DecodeAhead(count, limits)) if count else None
     return ahead, make(load(device))
 
 
@@ -209,7 +206,6 @@ def _load(
     tile: int,
     sampling: Sampling,
     max_pixels: int,
-    batch: int,
     device: str,
 ) -> Localizer:
     from imlctl.pipeline import Localizer, Settings
@@ -223,7 +219,6 @@ def _load(
             tile=tile,
             sampling=sampling,
             max_pixels=max_pixels,
-            batch=batch,
         )
     )
 

@@ -108,14 +108,6 @@ Workers = Annotated[
         show_default="as many as cores help; with --ray, 1",
     ),
 ]
-Batch = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        help="Pictures of like size that the model sees at once. Pays on a graphics card, where"
-        " many pictures are small; a lone one then costs as much as a full batch.",
-    ),
-]
 Timeout = Annotated[
     float,
     typer.Option(min=0.1, help="Seconds after which a picture that is still decoded has failed."),

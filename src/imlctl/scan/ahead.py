@@ -172,17 +172,16 @@ class DecodeAhead:
     Args:
         workers: Number of processes, all started at once.
         limits: Of each picture.
-        batch: Pictures that are asked for at once.
     """
 
-    def __init__(self, workers: int, limits: Limits | None = None, *, batch: int = 1) -> None:
+    def __init__(self, workers: int, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self._decoders = [Decoder(self.limits) for _ in range(workers)]
         self._idle: SimpleQueue[Decoder] = SimpleQueue()
         for decoder in self._decoders:
             self._idle.put(decoder)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        self._depth = max(workers, batch) + 1  # pictures in memory that nobody asked for yet
+        self._depth = workers + 1  # pictures in memory that nobody asked for yet
 
     def __enter__(self) -> Self:
         return self

@@ -190,7 +190,7 @@ class Analyst:
             )
         self._ahead = None
         if order.decoders:
-            self._ahead = DecodeAhead(order.decoders, order.limits, batch=self.work.batch)
+            self._ahead = DecodeAhead(order.decoders, order.limits)
 
     def __call__(self, lot: Columns) -> Iterator[Columns]:
         """Yield one row for each picture of a lot: its number, and what to write of it.
@@ -220,9 +220,8 @@ class Analyst:
         self, lot: int, todo: Mapping[int, Request], *, careful: bool
     ) -> Iterator[Columns]:
         # Several pictures are in hand at once, unless it must be known which of them is fatal.
-        batch = 1 if careful else self.work.batch
         with (AtOnce if careful else Behind)(self._finish) as writer:
-            for number, result in analyse(self.work, self._allowed(lot, todo), batch):
+            for number, result in analyse(self.work, self._allowed(lot, todo)):
                 yield from writer.put((number, todo[number].path, result))
                 del result  # or its pixels would stay until the next one is there
             yield from writer.rest()

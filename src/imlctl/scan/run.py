@@ -14,15 +14,7 @@ from imlctl.scan.failures import Failed, failed
 from imlctl.scan.worker import Request, Same, answer
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        Callable,
-        Collection,
-        Hashable,
-        Iterable,
-        Iterator,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from imlctl.errors import InputError
@@ -38,14 +30,7 @@ class Work(Protocol[Result]):
     """What is done with each picture."""
 
     max_pixels: int
-    batch: int  # pictures that are analysed at once, at the most
     key: Key
-
-    def like(self, source: Decoded) -> Hashable | None:
-        """Return what pictures that are analysed at once share; None for one that goes alone."""
-
-    def localize_batch(self, sources: Sequence[Decoded]) -> list[Result]:
-        """Analyse pictures that are alike; raises if any of them cannot be."""
 
     def localize(self, source: Decoded | bytes) -> Result:
         """Analyse a decoded picture, or the bytes of the standard input."""
@@ -128,9 +113,8 @@ def scan(
 ) -> Iterator[Outcome]:
     """Analyse each picture, write its outputs, and say how it went.
 
-    The model runs in the calling thread, over as many pictures of like size at once as `work` says;
-    see `analyse`. With `ahead`, pictures are decoded before it in other processes, and rendered and
-    written behind it in a thread; the outputs are the same.
+    The model runs in the calling thread; see `analyse`. With `ahead`, pictures are decoded before
+    it in other processes, and rendered and written behind it in a thread; the outputs are the same.
 
     Args:
         jobs: From `naming.plan`.
@@ -156,7 +140,7 @@ def scan(
     requests = ((job, _request(job, work, ledger if resume else None)) for job in jobs)
     answers = ahead.run(requests) if ahead else _answers(requests)
     with AtOnce(finish) if ahead is None else Behind(finish) as writer:
-        for job, result in analyse(work, _pictures(answers, stdin, stopped), work.batch):
+        for job, result in analyse(work, _pictures(answers, stdin, stopped)):
             yield from writer.put(_Analysed(job, result))
             del result  # or its pixels would stay until the next one is there
         yield from writer.rest()

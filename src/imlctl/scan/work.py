@@ -13,8 +13,6 @@ from imlctl.scan.ledger import Key
 from imlctl.scan.naming import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from imlctl.errors import InputError
     from imlctl.pipeline import Localizer, Result
     from imlctl.scan.naming import Job
@@ -35,24 +33,11 @@ class PhotoWork:
         self.soft = soft
         self.previews = previews
         self.max_pixels = localizer.settings.max_pixels
-        self.batch = localizer.settings.batch
         rest = {k: v for k, v in localizer.provenance.items() if k != "weights_sha256"}
         settings = {**rest, "soft": soft, "imlctl": __version__}
         self.key = Key(
             str(localizer.provenance["weights_sha256"]), json.dumps(settings, sort_keys=True)
         )
-
-    def like(self, source: Decoded) -> tuple[int, int] | None:
-        """Return what pictures that are analysed at once share; None for one that goes alone."""
-        return self.localizer.like(source.photo)
-
-    def localize_batch(self, sources: Sequence[Decoded]) -> list[Result]:
-        """Analyse decoded pictures that are alike."""
-        results = self.localizer.localize_batch([source.photo for source in sources])
-        return [
-            dataclasses.replace(result, seconds=result.seconds + source.seconds)
-            for result, source in zip(results, sources, strict=True)
-        ]
 
     def localize(self, source: Decoded | bytes) -> Result:
         """Analyse a decoded picture, or the bytes of the standard input."""
