@@ -22,7 +22,7 @@ RANKS = {
     **dict.fromkeys(("errors", "device", "atomic", "memory", "silence", "threads"), 0),
     **dict.fromkeys(("image", "core", "mask", "weights"), 1),
     **dict.fromkeys(("inference", "data"), 2),
-    "forge": 3,
+    **dict.fromkeys(("forge", "evaluate"), 3),
     **dict.fromkeys(("scan", "report", "pipeline", "train", "bench"), 4),
     **dict.fromkeys(("cli", "__init__", "__main__"), 5),
 }

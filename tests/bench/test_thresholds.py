@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from imlctl.bench.metrics import threshold_at
 from imlctl.bench.thresholds import (
     drawn_with,
     keep,
@@ -17,6 +16,7 @@ from imlctl.bench.thresholds import (
     upper_limit,
 )
 from imlctl.errors import ConfigError, UsageError
+from imlctl.evaluate.metrics import threshold_at
 from imlctl.inference import Sampling
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from imlctl.bench.metrics import threshold_at
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
+from imlctl.evaluate.metrics import threshold_at
 from imlctl.forge.photos import PhotoPool
 from imlctl.mask.score import log_odds, picture_score
 from imlctl.train import calibrate as module

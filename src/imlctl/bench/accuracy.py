@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imlctl.bench.metrics import (
+from imlctl.bench.summary import PictureScore, SetScore, summarize
+from imlctl.data.masks import read_mask
+from imlctl.errors import ConfigError, NumericalError
+from imlctl.evaluate.metrics import (
     Mask,
     Probability,
     ap_of,
@@ -25,9 +28,6 @@ from imlctl.bench.metrics import (
     pixel_recall,
     threshold_at,
 )
-from imlctl.bench.summary import PictureScore, SetScore, summarize
-from imlctl.data.masks import read_mask
-from imlctl.errors import ConfigError, NumericalError
 from imlctl.mask.score import critical
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from imlctl.bench.metrics import Probability
+    from imlctl.evaluate.metrics import Probability
 
 _LAST_WORDS = 300  # characters of a peer's complaint
 

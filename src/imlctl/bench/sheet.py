@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from imlctl.bench.metrics import Mask, Probability
     from imlctl.bench.summary import PictureScore
+    from imlctl.evaluate.metrics import Mask, Probability
 
 _SIDE, _GAP, _CAPTION, _HEADING = 200, 8, 20, 34
 _GROUND, _INK, _SOFT_INK = (250, 250, 250), (20, 22, 26), (90, 96, 104)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imlctl.bench.metrics import auc_of, columns_mean, curve
+from imlctl.evaluate.metrics import auc_of, columns_mean, curve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imlctl import atomic
-from imlctl.bench.metrics import threshold_at
 from imlctl.bench.summary import CONFIDENCE
 from imlctl.errors import ConfigError, UsageError
+from imlctl.evaluate.metrics import threshold_at
 from imlctl.weights.files import user_folder
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from imlctl.bench.accuracy import Rule
-    from imlctl.bench.robustness import Degradation
     from imlctl.bench.summary import PictureScore, SetScore
     from imlctl.cli.bench_run import Common
     from imlctl.data.manifest import Entry
+    from imlctl.evaluate.robustness import Degradation
     from imlctl.pipeline import Localizer
 
 
@@ -102,8 +102,8 @@ def robustness(common: Common, place: Path) -> Measured:
     """Accuracy after each degradation of the grid."""
     from imlctl.bench.page import known
     from imlctl.bench.plot import charts
-    from imlctl.bench.robustness import NOTES, grid
     from imlctl.data.manifest import evaluation_pictures
+    from imlctl.evaluate.robustness import NOTES, grid
 
     localizer = common.localizer()
     cases = evaluation_pictures(place, split=common.split)
@@ -142,8 +142,8 @@ def _degraded(
     localizer: Localizer, case: Entry, degradations: Sequence[Degradation], seed: int
 ) -> Iterator[tuple[Degradation, PictureScore]]:
     from imlctl.bench.accuracy import Answer, score_picture
-    from imlctl.bench.robustness import eight_bit, follow
     from imlctl.data.masks import read_mask
+    from imlctl.evaluate.robustness import eight_bit, follow
 
     rule: Rule = rule_of(localizer)
     truth = None if case.mask is None else read_mask(case.mask)

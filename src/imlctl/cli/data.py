@@ -1,38 +1,175 @@
-"""`imlctl data`: datasets, and what a model is trained on."""
+"""`imlctl data`: index datasets, make forgeries, look at training samples and their speed."""
 
 from __future__ import annotations
 
+import json as json_module
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from imlctl.cli import options
 from imlctl.cli.console import complain, note
-from imlctl.cli.data_speed import speed
-from imlctl.cli.synthesize import synthesize
 
 if TYPE_CHECKING:
     from imlctl.data.index import Index
 
 data = typer.Typer(help="Index datasets, make forgeries, look at samples.", no_args_is_help=True)
-data.command()(synthesize)
-data.command()(speed)
 
-Workers = Annotated[int, typer.Option(min=1, max=256, help="Pictures read at the same time.")]
+
+@data.callback()
+def _data() -> None:
+    """Index datasets, make forgeries, look at samples."""
+
+
+@data.command()
+def synthesize(
+    config: options.Preset,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder of the set; pictures already there are kept."),
+    ],
+    count: Annotated[int, typer.Option(min=1, help="Number of pictures, over all shards.")] = 1000,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="mixed (the preset's mix), splice, copy_move, removal, regenerated, retouch, "
+            "authentic, or diffusion."
+        ),
+    ] = "mixed",
+    shard: Annotated[
+        str, typer.Option(help="Make one shard of the set, such as 2/8.", show_default="all of it")
+    ] = "1/1",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Use the photographs held out from training.")
+    ] = False,
+    name: Annotated[str, typer.Option("--set", help="Name of the set.")] = "synthetic",
+    split: Annotated[str, typer.Option(help="Split to write into the manifest.")] = "train",
+    pipeline: Annotated[
+        str,
+        typer.Option(help="For diffusion: an inpainting pipeline on the Hub, or a folder."),
+    ] = "stabilityai/stable-diffusion-2-inpainting",
+    revision: Annotated[
+        str | None, typer.Option(help="Commit of the pipeline on the Hub; pin it to reproduce.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="For diffusion: a text file with one prompt per line.")
+    ] = None,
+    device: options.Device = "auto",
+) -> None:
+    """Write forgeries with their masks and a manifest; run it again to resume.
+
+    The same preset, photographs and seed give the same pictures, whatever the number of shards.
+    """
+    from tqdm import tqdm
+
+    from imlctl.forge import to_disk
+    from imlctl.scan.shard import Shard
+    from imlctl.train.config import load_config
+    from imlctl.train.splits import load_split
+
+    part = Shard.parse(shard)
+    order = to_disk.Order(count, kind, split, part.index, part.count)
+    preset = load_config(config)
+    pool = load_split(preset, validation=held_out)
+    if kind == "diffusion":
+        from imlctl.device import resolve
+        from imlctl.forge.diffusion import DiffusionEdits, load_pipeline, read_prompts
+
+        loaded = load_pipeline(pipeline, revision=revision, device=resolve(device))
+        make: Any = DiffusionEdits(pool, loaded, prompts=read_prompts(prompts), seed=seed)
+    else:
+        make = to_disk.make_maker(pool, order, size=preset.optim.size, mix=preset.mix, seed=seed)
+    with tqdm(total=len(order.numbers), unit="picture", disable=not sys.stderr.isatty()) as bar:
+        made = to_disk.synthesize(
+            make, order, out, name=name, report=lambda *_: bar.update() and None
+        )
+    typer.echo(made)
+
+
+@data.command()
+def speed(
+    config: options.Preset,
+    workers: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, help="Number of workers to try; repeatable.", show_default="1, 2, 4, ... cores"
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Samples per worker, and to time by stage.")
+    ] = 64,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Training steps to time; 0 skips the model.")
+    ] = 3,
+    device: options.Device = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure how fast training samples are made, compared with what the model takes.
+
+    By stage and kind in one process, then by number of workers. Nothing is written.
+    """
+    from imlctl.device import describe, resolve
+    from imlctl.train.config import load_config
+    from imlctl.train.speed import loader_rate, model_rate, sample_cost, usual_workers
+    from imlctl.train.splits import load_material
+
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "skipped":
+            note(event["what"])
+
+    preset = load_config(config)
+    where = resolve(device)
+    maker = load_material(preset, report).training
+    cost = sample_cost(maker, samples)
+    found = {
+        "size": preset.optim.size,
+        "seconds": cost.whole,
+        "stages": cost.stages,
+        "kinds": cost.kinds,
+        "workers": {n: loader_rate(maker, n, samples) for n in workers or usual_workers()},
+        "device": describe(where),
+        "model": model_rate(preset, maker, where, steps) if steps else None,
+    }
+    typer.echo(json_module.dumps(found) if json else "\n".join(_speed_lines(found)))
+
+
+def _speed_lines(found: dict[str, Any]) -> list[str]:
+    def listed(seconds: dict[str, float]) -> str:
+        return ", ".join(f"{name.replace('_', '-')} {_ms(s)}" for name, s in seconds.items())
+
+    size = found["size"]
+    lines = [f"one sample of {size}x{size} in one process: {_ms(found['seconds'])}"]
+    lines += [f"  {listed(found[part])}" for part in ("stages", "kinds")]
+    lines += [f"{n:4} workers: {rate:8.1f} samples/s" for n, rate in found["workers"].items()]
+    takes = found["model"]
+    if takes is None:
+        return lines
+    enough = [n for n, rate in found["workers"].items() if rate >= takes]
+    best = max(found["workers"].values()) / takes
+    verdict = (
+        f"{min(enough)} workers are enough"
+        if enough
+        else f"none of these is enough; the model would wait {1 - best:.0%} of the time"
+    )
+    return [*lines, f"the model takes {takes:8.1f} samples/s on {found['device']}: {verdict}"]
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"
 
 
 @data.command()
 def sheet(
     config: options.Preset,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Picture to write (PNG).", show_default=False)
-    ],
-    count: Annotated[int, typer.Option(min=1, max=400, help="Samples to show.")] = 48,
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.", show_default=False)],
+    count: Annotated[int, typer.Option(min=1, max=400, help="Number of samples.")] = 48,
     start: Annotated[int, typer.Option(min=0, help="Number of the first sample.")] = 0,
     force: options.Force = False,
 ) -> None:
-    """Draw training samples with their masks outlined, and say how fast they are made."""
+    """Draw training samples with their masks outlined, and report how fast they are made."""
     from imlctl import atomic
     from imlctl.train.config import load_config
     from imlctl.train.sheet import contact_sheet
@@ -47,28 +184,35 @@ def index(
     root: Annotated[Path, typer.Argument(help="Folder of the dataset.", show_default=False)],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Manifest to write: .csv, or .jsonl.", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Manifest to write: .csv, .json, .jsonl or .ndjson.",
+            show_default=False,
+        ),
     ],
     layout: Annotated[
-        str, typer.Option(help="How it lies in its folders: auto, or a name; see --layouts.")
+        str, typer.Option(help="Layout of the folders: auto, or a name from --layouts.")
     ] = "auto",
     name: Annotated[
         str | None,
         typer.Option("--set", help="Name of the set.", show_default="the layout's own"),
     ] = None,
-    split: Annotated[str, typer.Option(help="What the pictures are for.")] = "train",
+    split: Annotated[str, typer.Option(help="Split of the pictures.")] = "train",
     hold_out: Annotated[
         float,
-        typer.Option(min=0, max=0.99, help="Share of the scenes that goes to the split val."),
+        typer.Option(min=0, max=0.99, help="Share of the scenes to put into the split val."),
     ] = 0.0,
     against: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Manifest whose pictures must not turn up in another split; repeatable.",
+            help="Manifest whose pictures must not appear in another split; repeatable.",
             show_default=False,
         ),
     ] = None,
-    workers: Workers = 4,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Pictures read at the same time.")
+    ] = 4,
     layouts: Annotated[
         bool,
         typer.Option(
@@ -77,10 +221,10 @@ def index(
     ] = False,
     force: options.Force = False,
 ) -> None:
-    """Write a dataset's manifest; each picture is opened and checked with its mask.
+    """Write a dataset's manifest; each picture is opened and checked against its mask.
 
-    What is wrong is named on standard error and left out. Masks that do not mark in white are
-    written anew beside the manifest. The exit code is 3 when anything was left out.
+    Faulty pictures are named on standard error and left out. Masks that do not mark in white are
+    rewritten beside the manifest. The exit code is 3 if anything was left out.
     """
     from imlctl.data.index import Splits, build_index
     from imlctl.data.manifest import read_manifest, write_manifest
@@ -93,10 +237,14 @@ def index(
             remedy="Choose another name, or add --force to replace it.",
         )
     known = [entry for path in against or () for entry in read_manifest(path)]
-    splits = Splits(split, hold_out)
-    masks = out.with_name(f"{out.stem}-masks")
     found = build_index(
-        root, masks, layout=layout, name=name, splits=splits, against=known, workers=workers
+        root,
+        out.with_name(f"{out.stem}-masks"),
+        layout=layout,
+        name=name,
+        splits=Splits(split, hold_out),
+        against=known,
+        workers=workers,
     )
     for remark in found.remarks:
         (complain if remark.wrong else note)(str(remark))
@@ -124,8 +272,3 @@ def _layouts(wanted: bool) -> None:
     for layout in LAYOUTS.values():
         typer.echo(f"{layout.name:17} {layout.about}")
     raise typer.Exit
-
-
-@data.callback()
-def _data() -> None:
-    """Index datasets, make forgeries, look at samples."""

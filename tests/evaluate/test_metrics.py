@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import stats
 from sklearn import metrics as oracle
 
-from imlctl.bench.metrics import (
+from imlctl.evaluate.metrics import (
     ap_of,
+    auc_interval,
     auc_of,
     best_f1_of,
     columns_mean,
@@ -21,6 +23,8 @@ from imlctl.bench.metrics import (
     pixel_iou,
     pixel_precision,
     pixel_recall,
+    proportion_interval,
+    upper_limit,
 )
 
 if TYPE_CHECKING:
@@ -162,3 +166,40 @@ class TestCurve:
         probability = rng.random((400, 400)).astype(np.float32)
         assert auc_of(*curve(probability, truth)) == pytest.approx(0.5, abs=0.02)
         assert pixel_auc(probability + truth, truth) == 1.0
+
+
+class TestIntervals:
+    @pytest.mark.parametrize(
+        ("hits", "trials"), [(0, 1), (1, 1), (0, 18), (18, 18), (7, 20), (1, 54), (300, 1000)]
+    )
+    def test_proportions_are_scipys(self, hits: int, trials: int) -> None:
+        exact = stats.binomtest(hits, trials).proportion_ci(0.95, "exact")
+        assert proportion_interval(hits, trials) == pytest.approx((exact.low, exact.high))
+
+    @pytest.mark.parametrize(("hits", "trials"), [(0, 54), (1, 54), (5, 100), (99, 100), (7, 7)])
+    def test_one_sided_limit_is_clopper_and_pearsons(self, hits: int, trials: int) -> None:
+        exact = stats.beta.ppf(0.95, hits + 1, trials - hits) if hits < trials else 1.0
+        assert upper_limit(hits, trials) == pytest.approx(exact)
+
+    def test_nothing_has_no_interval(self) -> None:
+        assert proportion_interval(0, 0) is None
+        assert auc_interval(1.0, 1, 40) is None
+        assert auc_interval(1.0, 40, 1) is None
+        assert auc_interval(math.nan, 0, 40) is None
+
+    def test_a_perfect_ranking_of_few_pictures_is_not_certain(self) -> None:
+        low, high = auc_interval(1.0, 10, 10) or (0, 0)
+        assert 0.7 < low < 0.9
+        assert high == 1
+        assert auc_interval(0.0, 10, 10) == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+    @pytest.mark.parametrize("counts", [(12, 12), (40, 15)])
+    def test_intervals_of_an_area_hold_the_true_one(self, counts: tuple[int, int]) -> None:
+        """Normal scores a unit apart, whose area is known: 95 % of the intervals hold it."""
+        rng, true, held = np.random.default_rng(0), stats.norm.cdf(1 / math.sqrt(2)), 0
+        for _ in range(400):
+            scores = np.concatenate([rng.normal(1, 1, counts[0]), rng.normal(0, 1, counts[1])])
+            auc = auc_of(*curve(scores, np.arange(sum(counts)) < counts[0]))
+            low, high = auc_interval(auc, *counts) or (1, 0)
+            held += low <= true <= high
+        assert 0.92 <= held / 400 <= 0.99

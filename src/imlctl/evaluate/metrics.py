@@ -1,24 +1,28 @@
-"""Agreement of a map or a mask with the truth: plain functions over arrays.
+"""Agreement of a map or a mask with the truth, and how sure a rate is: plain functions over arrays.
 
-They equal scikit-learn's. There is no permuted or inverted F1: a map that marks the opposite of the
-truth is wrong.
+They equal scikit-learn's and SciPy's. There is no permuted or inverted F1: a map that marks the
+opposite of the truth is wrong.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Probability = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Counts = NDArray[np.int64]
 
+CONFIDENCE = 0.95
+
 _NAN = float("nan")
+_Z = 1.959963984540054  # of the normal law, for `CONFIDENCE`
 _LOWEST = 1e-6  # float32 maps hold exact zeros, which a threshold must not reach
 
 
@@ -85,10 +89,10 @@ def best_f1_of(true: Counts, false: Counts) -> float:
 
 
 def threshold_at(critical: Sequence[float], rate: float) -> float:
-    """Return the least threshold that flags at most a share `rate` of the pictures.
+    """Return the least threshold that at most a share `rate` of some values reach.
 
     Args:
-        critical: Critical threshold of each picture, as float32 maps hold it.
+        critical: The values, such as scores of authentic pictures, as float32 holds them.
         rate: In [0, 1).
     """
     ordered = np.sort(np.asarray(critical, np.float32))[::-1]
@@ -111,3 +115,78 @@ def columns_mean(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     count = known.sum(-2)
     total = np.where(known, rows, 0.0).sum(-2)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def proportion_interval(
+    hits: int, trials: int, confidence: float = CONFIDENCE
+) -> tuple[float, float] | None:
+    """Exact interval of a proportion (Clopper and Pearson 1934); None without trials.
+
+    Its limits are the proportions under which so few hits or fewer, or so many or more, would be
+    seen with a chance of half of what `confidence` leaves. 0 of 18 gives [0, 0.185].
+    """
+    if not trials:
+        return None
+    tail = (1 - confidence) / 2
+    return 1 - upper_limit(trials - hits, trials, 1 - tail), upper_limit(hits, trials, 1 - tail)
+
+
+def upper_limit(hits: int, trials: int, confidence: float = CONFIDENCE) -> float:
+    """Upper one-sided limit of a proportion (Clopper and Pearson 1934)."""
+    if hits >= trials:
+        return 1.0
+    return _root(lambda p: _at_most(hits, trials, p) - (1 - confidence), hits / trials, 1.0)
+
+
+def _at_most(hits: int, trials: int, p: float) -> float:
+    """Chance of at most so many hits."""
+    if p in (0.0, 1.0):
+        return float(p == 0.0)
+    return sum(
+        math.exp(
+            math.lgamma(trials + 1)
+            - math.lgamma(k + 1)
+            - math.lgamma(trials - k + 1)
+            + k * math.log(p)
+            + (trials - k) * math.log1p(-p)
+        )
+        for k in range(hits + 1)
+    )
+
+
+def auc_interval(auc: float, positives: int, negatives: int) -> tuple[float, float] | None:
+    """Interval of an area under a ROC curve, 95 % (Newcombe 2006, part 2, method 5).
+
+    It inverts the score test with the variance of Hanley and McNeil (1982), so that it stays inside
+    0 to 1 and has a width where the area is 1, unlike a bootstrap.
+
+    Args:
+        auc: The area, 0 to 1.
+        positives: Number of positive values.
+        negatives: Number of negative ones.
+
+    Returns:
+        Both limits; None for fewer than two values of either kind, of which no spread is known.
+    """
+    if min(positives, negatives) < 2 or math.isnan(auc):
+        return None
+
+    def distance(area: float) -> float:
+        more = (positives + negatives) / 2 - 1
+        spread = 1 + more * (1 - area) / (2 - area) + more * area / (1 + area)
+        return abs(auc - area) - _Z * math.sqrt(area * (1 - area) * spread / positives / negatives)
+
+    low = _root(lambda area: -distance(area), 0.0, auc) if auc > 0 else 0.0
+    return low, _root(lambda area: -distance(area), 1.0, auc) if auc < 1 else 1.0
+
+
+def _root(value: Callable[[float], float], start: float, end: float) -> float:
+    """Find by bisection where `value` changes its sign."""
+    sign = value(start) > 0
+    for _ in range(60):
+        middle = (start + end) / 2
+        if (value(middle) > 0) == sign:
+            start = middle
+        else:
+            end = middle
+    return (start + end) / 2

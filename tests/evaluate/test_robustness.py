@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imlctl.bench.robustness import CLEAN, NOTES, Degradation, eight_bit, follow, grid
+from imlctl.evaluate.robustness import CLEAN, NOTES, Degradation, eight_bit, follow, grid
 
 KEY = b"picture"
 

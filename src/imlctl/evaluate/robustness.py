@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
-    from imlctl.bench.metrics import Mask
+    from imlctl.evaluate.metrics import Mask
 
 Pixels = NDArray[np.uint8]
 Rng = np.random.Generator
