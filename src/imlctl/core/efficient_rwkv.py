@@ -22,6 +22,8 @@ from torch.nn import functional as F
 
 from imlctl.core.efficientnet import WIDTHS, EfficientNetLite
 from imlctl.core.high_pass import HighPass, ResidualInput
+from imlctl.core.jpeg_history import CHANNELS as HISTORY_CHANNELS
+from imlctl.core.jpeg_history import jpeg_history
 from imlctl.core.layers import ConvNorm
 from imlctl.core.mixers import DepthwiseLocal, SpatialMixV4, SpatialMixV6, WindowAttention
 from imlctl.core.residual_outliers import residual_outliers
@@ -46,6 +48,7 @@ class EfficientRWKVConfig:
         high_pass: The first layer's residuals.
         stem_stride: Stride of the first stage, 4 or 8.
         self_similarity: Whether the stem sees where the picture repeats itself (ours).
+        history: Whether it sees where a JPEG's history is unlike the rest of the picture (ours).
         outliers: Whether it sees where the noise is unlike the rest of the picture (ours).
         semantics: Whether the stages see what an ImageNet network makes of the picture (ours);
             needs a stem stride of 8.
@@ -61,6 +64,7 @@ class EfficientRWKVConfig:
     high_pass: HighPass = "srm"  # noqa: S105 - a filter, not a password
     stem_stride: Literal[4, 8] = 8
     self_similarity: bool = True
+    history: bool = False
     outliers: bool = False
     semantics: bool = False
 
@@ -103,6 +107,7 @@ SIZES = {
     "small": EfficientRWKVConfig(),
     "semantic": EfficientRWKVConfig(semantics=True),
     "full": EfficientRWKVConfig(semantics=True, outliers=True),
+    "forensic": EfficientRWKVConfig(semantics=True, history=True, outliers=True),
     "base": EfficientRWKVConfig(dims=(96, 192, 320), depths=(2, 3, 4)),
 }
 
@@ -165,7 +170,7 @@ class Block(nn.Module):
 
 
 class Clues(nn.Module):
-    """What only a whole picture shows, and nothing learned: copies, and outliers.
+    """What only a whole picture shows, and nothing learned: copies, JPEG history, outliers.
 
     A tile is given its part of them, since what it is to be compared with may lie outside it.
     """
@@ -179,6 +184,8 @@ class Clues(nn.Module):
         maps = []
         if self.config.self_similarity:
             maps.append(self_similarity(image))
+        if self.config.history:
+            maps.append(jpeg_history(image))
         if self.config.outliers:
             maps.append(residual_outliers(image))
         return torch.cat(maps, dim=1) if maps else None
@@ -197,6 +204,7 @@ class Stem(nn.Module):
             ConvNorm(a, b, 3, stride=2) for a, b in itertools.pairwise(widths)
         )
         self.repeats = _telling(CHANNELS, out) if config.self_similarity else None
+        self.history = _telling(HISTORY_CHANNELS, out) if config.history else None
         self.unlike = _telling(1, out) if config.outliers else None
 
     def forward(self, image: Tensor, clues: Tensor | None) -> Tensor:
@@ -217,6 +225,9 @@ class Stem(nn.Module):
         told = []
         if self.repeats is not None:
             told.append(self.repeats(clues[:, :CHANNELS]))
+        if self.history is not None:
+            end = clues.shape[1] - (2 if self.unlike is not None else 0)
+            told.append(self.history(clues[:, end - HISTORY_CHANNELS : end]))
         if self.unlike is not None:
             told.append(self.unlike(clues[:, -2:-1]))
         return told
