@@ -33,7 +33,7 @@ LEAST_SIDE = 40  # pixels; smaller pictures hold too few blocks to tell a grid
 
 _BLOCK = 8
 _ZERO = 0.5  # a coefficient below rounds to zero
-_VOTING_AREA = 3 * 2**14  # pixels that vote for the grid, at the least; a sixteenth of large pictures
+_VOTING_AREA = 3 * 2**14  # pixels that vote, at the least; a sixteenth of large pictures
 _BAND = 32  # rows of pixels that vote together
 _LEAST_Z = 8.0  # of the winning grid's votes, in standard deviations of chance
 
