@@ -20,16 +20,18 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from imlctl.core.efficient_iml import EfficientIML
 from imlctl.forge.photos import load_pool
 from imlctl.train.calibrate import Calibration, calibrate, with_verdict
 from imlctl.train.checkpoint import load_average
 from imlctl.weights import selftest
 from imlctl.weights.load import Loaded, load, save
+
+if TYPE_CHECKING:
+    from imlctl.core.efficient_iml import EfficientIML
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,8 +53,8 @@ def main() -> None:
     cpu = torch.device("cpu")
     fused = copy.deepcopy(loaded.model).fuse().to(memory_format=torch.channels_last)  # for speed
     found = calibrate(fused, held, min_share=loaded.card.min_share, device=cpu, rate=given.rate)
-    if isinstance(loaded.model, EfficientIML):
-        loaded.model.lower(found.lowered)  # as its copy was
+    if found.lowered:
+        cast("EfficientIML", loaded.model).lower(found.lowered)  # as its copy was
         print(f"{found.lowered:.3f} taken from the log odds of a pixel")
     card = with_verdict(loaded.card, found)
     path = ROOT / "src" / "imlctl" / "weights" / "bundled" / f"{given.name}.safetensors"

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from imlctl.core.diff_iml import DiffIML
 from imlctl.core.light_vae import FACTOR, LightVAE
 from imlctl.train.mask_maps import as_maps
 from imlctl.train.round_trip import JudgeConfig, f1, round_trip
@@ -31,7 +30,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     model = (load(given.weights) if given.weights else open_weights("diffiml")).model
-    vae = model.vae if isinstance(model, DiffIML) else model
+    vae = getattr(model, "vae", model)
     if not isinstance(vae, LightVAE):
         parser.error(f"{given.weights} holds no LightVAE")
     found = round_trip(vae.float(), JudgeConfig(masks=given.masks), "canny", torch.device("cpu"))

@@ -1,6 +1,6 @@
 """A model over a whole picture: in tiles where it is large, mirrored and in ensembles if asked for.
 
-Both models are run from here, so that tiling, self-similarity, noise, flips and the check for NaN
+Any model is run from here, so that clues, padding, tiling, noise, flips and the check for NaN
 are in one place for whoever localizes: the product, validation, or the benchmark.
 """
 
@@ -8,26 +8,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 import torch
 from torch import Tensor
 
-from imlctl.core.diff_iml import MEMBERS, STEPS, DiffIML
-from imlctl.core.efficient_iml import EfficientIML
-from imlctl.core.efficient_rwkv import Clues
+from imlctl.core.diff_iml import MEMBERS
+from imlctl.core.model import CLUE_STRIDE, STEPS, Model, Prediction, pad_clues
 from imlctl.core.sampler import Fusion, member_noise, with_flips
-from imlctl.core.self_similarity import STRIDE
 from imlctl.errors import NumericalError, UsageError
-from imlctl.image.prepare import to_float
+from imlctl.image.prepare import pad, to_float
 from imlctl.image.tiles import Tile, run_tiled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from imlctl.core.efficient_iml import Prediction
-
-Model = EfficientIML | DiffIML
 
 # A tile of this side needs about half a gigabyte at its peak; the model sees that much context.
 DEFAULT_TILE = 1024
@@ -82,11 +76,14 @@ def predict(
     sampling: Sampling | None = None,
     key: bytes = b"",
 ) -> tuple[Tensor, float]:
-    """Run a model over a prepared picture, in tiles where it is larger than one.
+    """Run a model over a picture, in tiles where it is larger than one.
+
+    Clues are taken from the picture's own pixels, all of them and once: a copy may lie in another
+    tile, and the mirrored edge that fills up its sides to multiples would count as one.
 
     Args:
         model: In evaluation mode, on `device`.
-        image: (3, H', W') integer, as `prepare` returns it.
+        image: (3, H, W) integer, of any size, as `prepare` returns it.
         device: Where to compute.
         tile: Largest side of a tile, in pixels.
         overlap: Of neighbouring tiles, in pixels.
@@ -94,28 +91,25 @@ def predict(
         key: What the noise is drawn for: the picture's hash.
 
     Returns:
-        Probabilities (H', W') float32 on the CPU, and the highest score of any tile.
+        Probabilities (H, W) float32 on the CPU, and the highest score of any tile.
 
     Raises:
         NumericalError: The map or the score is NaN or infinite.
     """
     how = sampling or Sampling()
-    scores: list[float] = []
-    clues: Tensor | None = None  # of the whole picture: a copy may lie in another tile
-    look = _clues(model)
-    if max(image.shape[1:]) > tile and look is not None:
-        clues = look(to_float(image)[None].to(device))
+    scores: list[float] = []  # of each tile, and of its mirror image
+    height, width = image.shape[1:]
+    padded = pad(image, multiple=model.multiple)  # (3, H', W')
+    clues = _clues(model, image, (padded.shape[1], padded.shape[2]), device)
 
     def forward(part: Tensor, where: Tile) -> Tensor:
-        near = None if clues is None else where.of(clues, STRIDE)
+        near = None if clues is None else where.of(clues, CLUE_STRIDE)
         maps, found = _look(model, part.to(device), near, how, [_spot(key, where.top, where.left)])
         scores.extend(found[0])
         return maps
 
-    probability = run_tiled(
-        forward, image, tile=tile, overlap=overlap, multiple=model.config.multiple
-    )
-    return probability, _highest(scores)
+    probability = run_tiled(forward, padded, tile=tile, overlap=overlap, multiple=model.multiple)
+    return probability[:height, :width], _highest(scores)
 
 
 @torch.inference_mode()
@@ -132,13 +126,16 @@ def probabilities(model: Model, images: Tensor, sampling: Sampling | None = None
     """
     how = sampling or Sampling()
     images = images.contiguous(memory_format=torch.channels_last)
-    if not isinstance(model, DiffIML):
-        return torch.sigmoid(model(images).logits)
-    each = [
-        _run(model, image, None, how, [b"%d" % place]).logits
-        for place, image in enumerate(images[:, None])
-    ]
-    return torch.sigmoid(torch.cat(each))
+    keys = [b"%d" % place for place in range(len(images))]
+    return torch.sigmoid(_run(model, images, None, how, keys).logits)
+
+
+def _clues(
+    model: Model, image: Tensor, size: tuple[int, int], device: torch.device
+) -> Tensor | None:
+    """Look for clues in a picture (3, H, W); as they lie over it once padded to `size`."""
+    clues = model.clues(to_float(image)[None].to(device))
+    return None if clues is None else pad_clues(clues, *size)  # (1, C, H' / 4, W' / 4)
 
 
 def _spot(key: bytes, top: int, left: int) -> bytes:
@@ -174,19 +171,18 @@ def _look(
 def flips_at_once(model: Model, images: Tensor) -> bool:
     """Whether pictures (B, 3, H, W) and their mirror images are analysed as one batch."""
     alone = len(images) == 1  # several are a batch already
-    return alone and not isinstance(model, DiffIML) and images[0, 0].numel() <= _FLIPS_AT_ONCE
+    return alone and not model.samples and images[0, 0].numel() <= _FLIPS_AT_ONCE
 
 
 def _run(
     model: Model, images: Tensor, clues: Tensor | None, how: Sampling, keys: Sequence[bytes]
 ) -> Prediction:
-    if not isinstance(model, DiffIML):
-        return model(images, clues)  # type: ignore[no-any-return]
+    noise = None
     shape = model.noise_shape(*images.shape[-2:])
-    noise = [member_noise(how.seed, key, how.ensemble, shape) for key in keys]
-    return model(  # type: ignore[no-any-return]
-        images, clues, torch.cat(noise).to(images.device), how.steps
-    )
+    if shape is not None:
+        each = [member_noise(how.seed, key, how.ensemble, shape) for key in keys]
+        noise = torch.cat(each).to(images.device)
+    return cast("Prediction", model(images, clues, noise, how.steps))
 
 
 def _highest(scores: Sequence[float]) -> float:
@@ -197,8 +193,3 @@ def _highest(scores: Sequence[float]) -> float:
             remedy="Check the weights; if they are the bundled ones, report this picture.",
         )
     return max(scores)
-
-
-def _clues(model: Model) -> Clues | None:
-    """The part that looks for clues, of models that have one."""
-    return next((part for part in model.modules() if isinstance(part, Clues)), None)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from imlctl.core.diff_iml import DiffIML
 from imlctl.device import describe, make_deterministic, resolve
 from imlctl.image.decode import decode, read
 from imlctl.image.photo import DEFAULT_MAX_PIXELS, Photo
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from imlctl.core.model import Model
     from imlctl.image.prepare import Geometry
-    from imlctl.inference import Model
 
 
 Source = Photo | str | os.PathLike[str] | bytes | BinaryIO
@@ -151,7 +150,7 @@ class Localizer:
         loaded = open_weights(self.settings.weights or self.settings.model)
         self.card = loaded.card
         model = cast("Model", loaded.model)  # `open_weights` refuses what does not localize
-        self.model = model.fuse().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: Model = model.fuse().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.threshold = self.settings.threshold or loaded.card.threshold
         tile = self.settings.tile
         self.overlap = min(OVERLAP, tile // 2)
@@ -182,7 +181,7 @@ class Localizer:
         """
         start = time.perf_counter()
         photo = self._decode(source, name)
-        image, geometry = prepare(photo, multiple=self.model.config.multiple)
+        image, geometry = prepare(photo)
         probability, score = self.predict(image, bytes.fromhex(photo.sha256))
         found = self._decide(probability, score, geometry)
         return Result(photo, *found, self.provenance, time.perf_counter() - start)
@@ -229,6 +228,6 @@ class Localizer:
         """What of the sampling bears on the result, for the record."""
         how = self.settings.sampling
         drawn: dict[str, object] = {"tta": how.fusion if how.tta else "none"}
-        if isinstance(self.model, DiffIML):
+        if self.model.samples:
             drawn |= {"steps": how.steps, "ensemble": how.ensemble}
         return drawn

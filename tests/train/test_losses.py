@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from imlctl.core.efficient_iml import Prediction
+from imlctl.core.model import Prediction
 from imlctl.train.losses import LossWeights, dice_loss, edge_band, localization_loss
 
 NOTHING = LossWeights(levels=(0, 0, 0), dice=0, edge=0, consistency=0, score=0)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from imlctl.core.efficient_iml import Prediction
+from imlctl.core.model import Prediction
 from imlctl.forge.synthesizer import Mix, Synthesizer
 from imlctl.train.config import ValidationConfig
 from imlctl.train.validate import validate

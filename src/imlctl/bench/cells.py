@@ -12,7 +12,8 @@ from imlctl.bench.page import megabytes
 from imlctl.bench.passes import noise_picture, one_pass
 from imlctl.bench.speed_report import Row
 from imlctl.bench.timing import Subject, take_turns, timer_for
-from imlctl.core.diff_iml import MEMBERS, STEPS, DiffIML
+from imlctl.core.diff_iml import MEMBERS
+from imlctl.core.model import STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from imlctl.bench.passes import Draw
-    from imlctl.inference import Model
+    from imlctl.core.model import Model
 
 BUDGET = 20.0  # seconds
 _MOST_PASSES = 4  # of one turn
@@ -202,7 +203,7 @@ def _cells(
         if size > plan.tile
     ]
     cells += [cell(size, way) for size in (whole if plan.full else sizes[:1]) for way in draws[1:]]
-    if not isinstance(model, DiffIML):
+    if not model.samples:
         cells += [cell(sizes[0], main, batch) for batch in plan.batches]
     return cells
 

@@ -10,7 +10,6 @@ all are counted, and the paper's way is given beside it.
 from __future__ import annotations
 
 import copy
-import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,27 +18,15 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from imlctl.core.diff_iml import DiffIML
+from imlctl.core.model import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
-    from imlctl.inference import Model
+    from imlctl.core.model import Model, Parts
 
-# Which modules make up a named part, by their qualified names.
-Parts = dict[str, tuple[str, ...]]
-
-EFFICIENT_IML: Parts = {
-    "backbone: stem": ("backbone.stem", "backbone.clues"),
-    "backbone: stage 1": ("backbone.down.0", "backbone.stages.0"),
-    "backbone: stage 2": ("backbone.down.1", "backbone.stages.1"),
-    "backbone: stage 3": ("backbone.down.2", "backbone.stages.2"),
-    "decoder": ("merges", "refine", "head", "level_heads"),
-    "picture score": ("score",),
-}
-SEMANTIC: Parts = {"backbone: semantics": ("backbone.semantics",)}
 MIX_TRANSFORMER: Parts = {
     f"stage {i + 1}": (f"patch_embeddings.{i}", f"block.{i}", f"layer_norm.{i}") for i in range(4)
 }
@@ -99,22 +86,6 @@ class Cost:
         }
 
 
-def parts_of(model: Model) -> Parts:
-    """Return the named parts of a model of ours."""
-    if not isinstance(model, DiffIML):
-        return EFFICIENT_IML if model.backbone.semantics is None else SEMANTIC | EFFICIENT_IML
-    inside = tuple(
-        f"denoiser.{name}" for name, _ in model.denoiser.named_children() if name != "inject"
-    )
-    return {
-        "encoder: backbone": ("encoder.backbone",),
-        "encoder: head": ("encoder.levels", "encoder.mix", "denoiser.inject"),
-        "denoiser": inside,
-        "LightVAE decoder": ("vae.decoder",),
-        "LightVAE encoder (training)": ("vae.encoder",),
-    }
-
-
 def count_model(model: Model, size: int, *, steps: int, members: int) -> Cost:
     """Count one prediction of a model of ours, without computing it.
 
@@ -125,15 +96,9 @@ def count_model(model: Model, size: int, *, steps: int, members: int) -> Cost:
         members: Of the ensemble, for DiffIML.
     """
     empty = copy.deepcopy(model).to("meta")
-    if not isinstance(empty, DiffIML):
-        return count(empty, size, parts_of(empty))
-    noise = torch.empty(members, *empty.noise_shape(size, size), device="meta")
-    run = functools.partial(_sample, empty, noise, steps)
-    return count(empty, size, parts_of(empty), run)
-
-
-def _sample(model: DiffIML, noise: Tensor, steps: int, image: Tensor) -> object:
-    return model(image, None, noise, steps)
+    shape = empty.noise_shape(size, size)
+    noise = None if shape is None else torch.empty(members, *shape, device="meta")
+    return count(empty, size, empty.parts(), lambda image: empty(image, None, noise, steps))
 
 
 def count(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from imlctl.core.diff_iml import MEMBERS, STEPS, DiffIML
+from imlctl.core.diff_iml import MEMBERS
+from imlctl.core.model import STEPS
 from imlctl.core.sampler import member_noise, with_flips
 from imlctl.inference import flips_at_once
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from imlctl.inference import Model
+    from imlctl.core.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def draws_of(
 
     The main one is what `localize` does if nothing else is said, as far as it was asked for.
     """
-    if not isinstance(model, DiffIML):
+    if not model.samples:
         ways = [Draw(None, None, tta) for tta in flips]
     else:
         ways = [Draw(s, n, tta) for tta, n, s in product(flips, members, steps)]
@@ -72,14 +73,13 @@ def one_pass(
         batch: Pictures at once; more than one only for models that do not sample.
     """
     image = noise_picture(size, device, batch)
+    shape = model.noise_shape(size, size)
 
     def once(view: Tensor, _: tuple[bool, ...]) -> Tensor:
-        if not isinstance(model, DiffIML):
-            return torch.sigmoid(model(view).logits)
-        assert draw.members is not None  # noqa: S101 - `draws_of` saw to both
-        assert draw.steps is not None  # noqa: S101
-        noise = member_noise(0, b"bench", draw.members, model.noise_shape(size, size))
-        return torch.sigmoid(model(view, None, noise.to(device), draw.steps).logits)
+        noise = None
+        if shape is not None:
+            noise = member_noise(0, b"bench", draw.members or 1, shape).to(device)
+        return torch.sigmoid(model(view, None, noise, draw.steps or STEPS).logits)
 
     if not draw.tta:
         return lambda: once(image, (False,))

@@ -12,7 +12,6 @@ from imlctl.bench.cells import time_cells, title_of
 from imlctl.bench.passes import Draw, draws_of, noise_picture, one_pass
 from imlctl.bench.speed_report import Rival, SpeedReport, exponents
 from imlctl.bench.timing import Subject, take_turns, timer_for
-from imlctl.core.diff_iml import DiffIML
 from imlctl.core.mit import MixTransformer
 from imlctl.errors import UsageError
 
@@ -39,7 +38,7 @@ def measure(
         UsageError: A size does not suit the model.
     """
     model, device = localizer.model, localizer.device
-    sizes = checked_sizes(plan.sizes, model.config.multiple)
+    sizes = checked_sizes(plan.sizes, model.multiple)
     draws = draws_of(model, plan.steps, plan.members, plan.flips)
     main = draws[0]
     progress("counting operations")
@@ -49,7 +48,7 @@ def measure(
     if plan.against_mit_b3:
         size = BAR_SIZE if BAR_SIZE in sizes else sizes[0]
         rival = _mit_b3(localizer, size, draws, plan, progress)
-    if isinstance(model, DiffIML):
+    if model.samples:
         bars = judge_sampling(rows, rival, device)
     else:
         bars = judge(cost, rows, rival, device)

@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import cv2
 import numpy as np
@@ -16,11 +16,10 @@ from PIL import Image
 
 from imlctl import atomic
 from imlctl.bench.timing import waits_for
-from imlctl.core.diff_iml import DiffIML
 from imlctl.core.sampler import member_noise, sample_mean
 from imlctl.core.schedule import respaced
 from imlctl.image.decode import decode
-from imlctl.image.prepare import prepare, restore, to_float
+from imlctl.image.prepare import pad, prepare, restore, to_float
 from imlctl.mask.decide import decide
 from imlctl.mask.render import binary_png
 
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from imlctl.bench.passes import Draw
-    from imlctl.inference import Model
+    from imlctl.core.diff_iml import DiffIML
+    from imlctl.core.model import Model
 
 _QUALITY = 92
 
@@ -123,14 +123,16 @@ def _through(
     watch = Watch(waits_for(device))
     photo = decode(data, source="bench")
     watch.lap("decode")
-    image, geometry = prepare(photo, multiple=model.config.multiple)
+    image, geometry = prepare(photo)
+    image = pad(image, multiple=model.multiple)
     view = to_float(image)[None].to(device, memory_format=torch.channels_last)
     watch.lap("prepare")
-    if isinstance(model, DiffIML):
-        logits = _sampled(model, draw, view, bytes.fromhex(photo.sha256), watch)
+    if model.samples:
+        logits = _sampled(cast("DiffIML", model), draw, view, bytes.fromhex(photo.sha256), watch)
     else:
         logits = _straight(model, view, watch)
-    probability = restore(torch.sigmoid(logits)[0, 0].float().cpu(), geometry)
+    maps = torch.sigmoid(logits)[0, 0].float().cpu()
+    probability = restore(maps[: geometry.height, : geometry.width], geometry)
     decision = decide(probability)
     watch.lap("decide")
     mask = binary_png(decision.mask)

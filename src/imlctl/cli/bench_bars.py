@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from imlctl.bench.bars import Bar
     from imlctl.cli.bench_run import Common
-    from imlctl.core.diff_iml import DiffIML
     from imlctl.core.light_vae import LightVAE
     from imlctl.pipeline import Localizer
 
@@ -57,15 +56,13 @@ def bars(common: Common) -> Measured:
 
 def _all(common: Common, tell: Tell) -> Iterator[Bar | str]:
     """Yield each bar, or a sentence on why there is none."""
-    from imlctl.core.diff_iml import DiffIML
-
     tell("commands")
     yield from _commands(common)
     given = bool(common.models or common.weights)
     for named in common.named if given else [("efficientiml", None), ("diffiml", None)]:
         localizer = common.localizer(named)
         yield from _of_model(localizer, common, tell)
-        if isinstance(localizer.model, DiffIML):
+        if localizer.model.samples:
             yield from _of_light_vae(localizer, common, tell)
         else:
             tell("scan")
@@ -112,10 +109,9 @@ def _of_model(localizer: Localizer, common: Common, tell: Tell) -> Iterator[Bar]
     from imlctl.bench.bars import BAR_LARGE_SIZE, BAR_SIZE, BAR_STEPS, MOST_OF_MIT_B3_BY_MEMBERS
     from imlctl.bench.cells import Plan
     from imlctl.bench.speed import measure
-    from imlctl.core.diff_iml import DiffIML
 
     plan = Plan(
-        (BAR_SIZE,) if isinstance(localizer.model, DiffIML) else (BAR_SIZE, BAR_LARGE_SIZE),
+        (BAR_SIZE,) if localizer.model.samples else (BAR_SIZE, BAR_LARGE_SIZE),
         localizer.settings.tile,
         common.runs,
         steps=(BAR_STEPS,),
@@ -143,6 +139,7 @@ def _of_scan(localizer: Localizer, runs: int) -> Bar:
 
 def _of_light_vae(localizer: Localizer, common: Common, tell: Tell) -> Iterator[Bar | str]:
     from imlctl.bench.bars import LEAST_ROUND_TRIP_F1, Bar
+    from imlctl.core.diff_iml import DiffIML
     from imlctl.train.round_trip import JudgeConfig, round_trip
 
     vae = cast("DiffIML", localizer.model).vae

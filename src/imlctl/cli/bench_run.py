@@ -56,7 +56,8 @@ class Common:
         Raises:
             UsageError: Several were given.
         """
-        from imlctl.core.diff_iml import MEMBERS, STEPS
+        from imlctl.core.diff_iml import MEMBERS
+        from imlctl.core.model import STEPS
         from imlctl.inference import Sampling
 
         for option, values in (("--steps", self.steps), ("--ensemble", self.ensemble)):

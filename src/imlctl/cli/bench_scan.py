@@ -148,7 +148,7 @@ def _bare(localizer: Localizer, found: Discovery, timed: Timer) -> tuple[float, 
 
     def load(path: Path) -> tuple[Tensor, bytes]:
         photo = read(path)
-        image, _ = prepare(photo, multiple=localizer.model.config.multiple)
+        image, _ = prepare(photo)
         return image, bytes.fromhex(photo.sha256)
 
     decode = model = 0.0

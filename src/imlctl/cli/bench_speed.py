@@ -38,7 +38,8 @@ def speed(
     from imlctl.bench.environment import observe, resident_peak
     from imlctl.bench.roofline import measure_ceilings
     from imlctl.bench.speed import measure
-    from imlctl.core.diff_iml import MEMBERS, STEPS
+    from imlctl.core.diff_iml import MEMBERS
+    from imlctl.core.model import STEPS
 
     steps, members = tuple(common.steps) or (1, STEPS), tuple(common.ensemble) or (1, MEMBERS)
     usual = {"steps": STEPS if STEPS in steps else steps[0]}
@@ -175,15 +176,16 @@ def flops(common: Common, sizes: Sequence[int]) -> Measured:
     """Parameters and multiply-accumulates of each model, by part, at the first size."""
     from imlctl.bench.flops import count_model
     from imlctl.bench.speed import checked_sizes
-    from imlctl.core.diff_iml import MEMBERS, STEPS, DiffIML
+    from imlctl.core.diff_iml import MEMBERS
+    from imlctl.core.model import STEPS
 
     steps, members = tuple(common.steps) or (STEPS,), tuple(common.ensemble) or (1, MEMBERS)
     models = []
     for named in common.named:
         localizer = common.localizer(named, steps=steps[-1], ensemble=members[-1])
         model = localizer.model
-        size = checked_sizes(list(sizes) or _SIZES, model.config.multiple)[0]
-        samples = isinstance(model, DiffIML)
+        size = checked_sizes(list(sizes) or _SIZES, model.multiple)[0]
+        samples = model.samples
         counts = [
             {
                 "members": n,

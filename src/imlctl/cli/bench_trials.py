@@ -28,7 +28,6 @@ def ablation(common: Common, place: Path, what: str) -> Measured:
     """Accuracy with one thing varied."""
     from imlctl.bench.ablation import MEMBERS, SEEDS, STEPS, check
     from imlctl.bench.page import known
-    from imlctl.core.diff_iml import DiffIML
     from imlctl.data.manifest import evaluation_pictures
 
     check(what, len(common.models) + len(common.weights))
@@ -44,7 +43,7 @@ def ablation(common: Common, place: Path, what: str) -> Measured:
     rows, shown = [], []
     for arm, named, changed in arms:
         localizer = common.localizer(named, **changed)
-        if what in ("steps", "ensemble") and not isinstance(localizer.model, DiffIML):
+        if what in ("steps", "ensemble") and not localizer.model.samples:
             raise UsageError(
                 f"{localizer.provenance['model']} does not sample, so it has no {what}",
                 source="--ablate",

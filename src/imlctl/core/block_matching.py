@@ -74,7 +74,7 @@ def find_shifts(detail: Tensor, around: Tensor, count: int) -> tuple[Tensor, Ten
     ranked = (score * _FINENESS).long() * (height * 2 * width) + shift
     best = ranked.new_zeros(len(detail), blocks)
     best = best.scatter_reduce(1, block, torch.where(alike, ranked, 0), "amax")
-    best = best.topk(count, dim=1).values
+    best = F.pad(best, (0, max(0, count - blocks))).topk(count, dim=1).values
     shift = best % (height * 2 * width)
     shifts = torch.stack((shift // (2 * width), shift % (2 * width) - width), dim=-1)
     scores = (best // (height * 2 * width)).to(detail.dtype) / _FINENESS

@@ -22,6 +22,8 @@ from imlctl.core.layers import ConvNorm
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from imlctl.core.efficient_rwkv import EfficientRWKV
+
 ENCODERS = (
     *(f"efficient-iml-{size}" for size in efficient_rwkv.SIZES),
     *(f"efficient-rwkv-{size}" for size in efficient_rwkv.SIZES),
@@ -45,6 +47,11 @@ class ImageNetInput(nn.Module):
         self.backbone = backbone
         for name, values in (("mean", IMAGENET_MEAN), ("spread", IMAGENET_SPREAD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def clues(self, image: Tensor) -> Tensor | None:
+        """Look for none."""
+        del image
+        return None
 
     def forward(self, image: Tensor, clues: Tensor | None = None) -> tuple[Tensor, ...]:
         """(B, 3, H, W) in [0, 1] to the backbone's levels; sees no clues."""
@@ -138,6 +145,10 @@ class ConditionEncoder(nn.Module):
         inputs = (w * n**2 for w, n in zip(built.widths, self.folds, strict=True))
         self.levels = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in inputs)
         self.mix = ConvNorm(len(built.widths) * channels, channels, 3)
+
+    def clues(self, image: Tensor) -> Tensor | None:
+        """Look for what the backbone sees besides the image; see `Model.clues`."""
+        return cast("Tensor | None", cast("EfficientRWKV", self.backbone).clues(image))
 
     def forward(self, image: Tensor, clues: Tensor | None = None) -> Tensor:
         """Encode.

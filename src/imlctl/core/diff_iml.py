@@ -12,21 +12,20 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from imlctl.core.condition import ENCODERS, ConditionEncoder
 from imlctl.core.denoiser import DENOISERS, Denoiser, DenoiserConfig
-from imlctl.core.efficient_iml import Prediction
 from imlctl.core.layers import check_size, fuse_all
 from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
 from imlctl.core.light_vae import SIZES as VAE_SIZES
+from imlctl.core.model import STEPS, Model, Parts, Prediction
 from imlctl.core.plain import Plain
 from imlctl.core.sampler import sample_mean
 from imlctl.core.schedule import ScheduleConfig, Spacing, alpha_bars, respaced
 
-STEPS = 8  # the paper's choice: more change little (its Table 6e)
-MEMBERS = 5  # likewise (its Table 7)
+MEMBERS = 5  # runs that are averaged, the paper's choice: more change little (its Table 7)
 
 _SPOT = 32  # pixels; the image-level score is the strongest spot of this side
 
@@ -80,7 +79,7 @@ SIZES = {
 }
 
 
-class DiffIML(nn.Module):
+class DiffIML(Model):
     """Localization by denoising, at any size.
 
     Attributes:
@@ -89,6 +88,8 @@ class DiffIML(nn.Module):
         vae: Mask and edge maps to latents and back.
     """
 
+    config: DiffIMLConfig
+    samples = True
     bars: Tensor
 
     def __init__(self, config: DiffIMLConfig | None = None) -> None:
@@ -104,6 +105,15 @@ class DiffIML(nn.Module):
         self.denoiser = Denoiser(shape)
         self.vae = LightVAE(self.config.vae)
         self.bars = alpha_bars(self.config.schedule)  # float64, on the CPU wherever the model is
+
+    @property
+    def multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return self.config.multiple
+
+    def clues(self, image: Tensor) -> Tensor | None:
+        """See `Model.clues`; they are the backbone's."""
+        return self.encoder.clues(image)
 
     def condition(self, image: Tensor, clues: Tensor | None = None) -> Tensor:
         """Encode a picture, once.
@@ -151,18 +161,28 @@ class DiffIML(nn.Module):
         return self.vae.decode(latents[:, : self.config.vae.latent].to(prepared.dtype)).float()
 
     def forward(
-        self, image: Tensor, clues: Tensor | None, noise: Tensor, steps: int = STEPS
+        self,
+        image: Tensor,
+        clues: Tensor | None = None,
+        noise: Tensor | None = None,
+        steps: int = STEPS,
     ) -> Prediction:
-        """Localize.
-
-        Args:
-            image: (B, 3, H, W) in [0, 1]; see `condition`.
-            clues: See `EfficientRWKV.forward`.
-            noise: See `sample`.
-            steps: Denoising steps.
-        """
+        """Localize; see `Model.forward`."""
+        if noise is None:
+            raise ValueError("DiffIML starts from noise; give some of `noise_shape`")
         logits = self.sample(self.condition(image, clues), noise, steps)
         return Prediction(logits, (), spot_score(logits))
+
+    def parts(self) -> Parts:
+        """Name the condition encoder, the denoiser and LightVAE."""
+        steps = (name for name, _ in self.denoiser.named_children() if name != "inject")
+        return {
+            "encoder: backbone": ("encoder.backbone",),
+            "encoder: head": ("encoder.levels", "encoder.mix", "denoiser.inject"),
+            "denoiser": tuple(f"denoiser.{name}" for name in steps),
+            "LightVAE decoder": ("vae.decoder",),
+            "LightVAE encoder (training)": ("vae.encoder",),
+        }
 
     def fuse(self) -> Self:
         """Fold every norm and shift into its convolution, for inference. Returns self."""

@@ -16,7 +16,10 @@ from torch.nn import functional as F
 
 from imlctl.core.efficient_rwkv import EfficientRWKV, EfficientRWKVConfig
 from imlctl.core.layers import ConvNorm, check_size, fuse_all
+from imlctl.core.model import STEPS, Model, Parts, Prediction
 from imlctl.core.plain import Plain
+
+_SEMANTICS: Parts = {"backbone: semantics": ("backbone.semantics",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +52,6 @@ class EfficientIMLConfig(Plain):
         return self.backbone.strides[-1]
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the model says of a batch.
-
-    Attributes:
-        logits: Of each pixel being manipulated, (B, 1, H, W).
-        levels: Logits of the coarser levels, finest first, each (B, 1, H / s, W / s).
-        score_logits: Of the picture holding any manipulation, (B,).
-        features: What the logits were read from, finest first, each (B, width, H / s, W / s), not
-            negative; for losses that look at them.
-    """
-
-    logits: Tensor
-    levels: tuple[Tensor, ...]
-    score_logits: Tensor
-    features: tuple[Tensor, ...] = ()
-
-
 class Merge(nn.Module):
     """One decoder level: project the backbone's features, add the coarser level, smooth."""
 
@@ -96,6 +81,10 @@ class TopDown(nn.Module):
         self.merges = nn.ModuleList(Merge(dim, width) for dim in dims)
         self.refine = Merge(dims[0], width)
 
+    def clues(self, image: Tensor) -> Tensor | None:
+        """See `Model.clues`."""
+        return cast("Tensor | None", self.backbone.clues(image))
+
     def forward(self, image: Tensor, clues: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the features of each scale, finest first, (B, width, H / s, W / s).
 
@@ -110,7 +99,7 @@ class TopDown(nn.Module):
         return fine, between, coarse
 
 
-class EfficientIML(TopDown):
+class EfficientIML(TopDown, Model):
     """Localization in one forward pass, at any size."""
 
     def __init__(self, config: EfficientIMLConfig | None = None) -> None:
@@ -122,21 +111,23 @@ class EfficientIML(TopDown):
         for head in (self.head, *self.level_heads):  # most pixels are untouched
             nn.init.constant_(cast("Tensor", cast("nn.Conv2d", head).bias), -2.0)
 
+    @property
+    def multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return self.config.multiple
+
     def forward(  # type: ignore[override]  # features for others, a prediction for us
-        self, image: Tensor, clues: Tensor | None = None
+        self,
+        image: Tensor,
+        clues: Tensor | None = None,
+        noise: Tensor | None = None,
+        steps: int = STEPS,
     ) -> Prediction:
-        """Localize.
-
-        Args:
-            image: (B, 3, H, W) in [0, 1]; H and W multiples of `config.multiple`, at least 64.
-            clues: See `EfficientRWKV.forward`.
-
-        Raises:
-            ValueError: The size does not fit.
-        """
-        check_size(image, self.config.multiple)
+        """Localize; see `Model.forward`. Nothing is drawn."""
+        del noise, steps
+        check_size(image, self.multiple)
         if clues is None:
-            clues = self.backbone.clues(image)
+            clues = self.clues(image)
         features = super().forward(image, clues)
         finest, between, coarse = features
         fine = self.head(finest)  # (B, 1, H / s, W / s)
@@ -161,6 +152,18 @@ class EfficientIML(TopDown):
         # A product of few rows may round each of them in its own way; a picture has no place.
         rows = (features,) if self.training else torch.split(features, 1)
         return torch.cat([self.score(row) for row in rows]).squeeze(1)
+
+    def parts(self) -> Parts:
+        """Name the backbone's stages, the decoder and the score."""
+        semantics = {} if self.backbone.semantics is None else _SEMANTICS
+        return semantics | {
+            "backbone: stem": ("backbone.stem", "backbone.clues"),
+            "backbone: stage 1": ("backbone.down.0", "backbone.stages.0"),
+            "backbone: stage 2": ("backbone.down.1", "backbone.stages.1"),
+            "backbone: stage 3": ("backbone.down.2", "backbone.stages.2"),
+            "decoder": ("merges", "refine", "head", "level_heads"),
+            "picture score": ("score",),
+        }
 
     @torch.no_grad()
     def lower(self, by: float) -> Self:

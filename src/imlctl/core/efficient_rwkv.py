@@ -180,7 +180,7 @@ class Clues(nn.Module):
         self.config = config
 
     def forward(self, image: Tensor) -> Tensor | None:
-        """(B, 3, H, W) to (B, C, H / 4, W / 4), outliers last; None where none are looked for."""
+        """(B, 3, H, W) to (B, C, ceil(H / 4), ...), outliers last; None where there are none."""
         maps = []
         if self.config.self_similarity:
             maps.append(self_similarity(image))

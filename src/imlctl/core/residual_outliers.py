@@ -66,24 +66,32 @@ def residual_outliers(image: Tensor) -> Tensor:
     No gradient flows through it.
 
     Args:
-        image: (B, 3, H, W) in [0, 1]; H and W multiples of `_CELL`, at least 64.
+        image: (B, 3, H, W) in [0, 1], of any size; in one with a side under 7 pixels nothing is
+            unusual.
 
     Returns:
-        (B, 2, H / 4, W / 4) float32. First the natural logarithm of one plus the squared
-        Mahalanobis distance, less its mean over the picture: within 0.7 of 0 for most of a
+        (B, 2, ceil(H / 4), ceil(W / 4)) float32. First the natural logarithm of one plus the
+        squared Mahalanobis distance, less its mean over the picture: within 0.7 of 0 for most of a
         photograph, 1.5 for an outlier. Then the same as far as it is to be believed: little in
         small pictures, which hold few windows to tell what is usual from; all in the largest.
     """
+    height, width = image.shape[-2:]
+    rows, columns = -(-height // STRIDE), -(-width // STRIDE)
+    if min(height, width) <= _REACH:
+        return image.new_zeros(len(image), 2, rows, columns, dtype=torch.float32)
     with full_precision(image.device):
         histograms = _histograms(grey_levels(image.float()))  # (B, h, w, 2 * classes)
         distance = _distances(histograms)  # (B, h, w)
-        height, width = image.shape[-2:]
         far = torch.log1p(distance)[:, None]  # next to 1, which those of photographs exceed
         clue = far - far.mean(dim=(2, 3), keepdim=True)
         cells = clue.shape[2] * clue.shape[3]
         both = torch.cat((clue, clue * (cells / (cells + _HALF_KNOWN))), dim=1)
-        size = (height // STRIDE, width // STRIDE)
-        return F.interpolate(both, size=size, mode="bilinear", align_corners=False)
+        fine = F.interpolate(
+            both, scale_factor=_CELL // STRIDE, mode="bilinear", align_corners=False
+        )
+        # The last cell of a row or column has up to 15 pixels more than its share.
+        below, right = max(0, rows - fine.shape[2]), max(0, columns - fine.shape[3])
+        return F.pad(fine, (0, right, 0, below), mode="replicate")[..., :rows, :columns]
 
 
 def _histograms(grey: Tensor) -> Tensor:
@@ -93,16 +101,16 @@ def _histograms(grey: Tensor) -> Tensor:
     both derivatives go together.
     """
     batch, height, width = grey.shape
-    rows, columns = height // _CELL, width // _CELL
+    rows, columns = max(1, height // _CELL), max(1, width // _CELL)
     bins = 3**_LENGTH
     counts = torch.zeros(batch, rows * columns * 2 * bins, device=grey.device)
-    across = torch.arange(width, device=grey.device) // _CELL
+    across = (torch.arange(width, device=grey.device) // _CELL).clamp_max(columns - 1)
     step = max(1, _AREA // (_CELL * width)) * _CELL
     for begin in range(0, height, step):  # in bands, for the sake of memory
         end = min(begin + step, height)
         above = max(0, begin - _REACH)
         band = grey[:, above : end + _REACH]
-        down = torch.arange(begin, end, device=grey.device) // _CELL
+        down = (torch.arange(begin, end, device=grey.device) // _CELL).clamp_max(rows - 1)
         cell = (down[:, None] * columns + across) * (2 * bins)
         firsts = (cell, cell + bins)  # bin of each pixel, for rows along the derivative, and across
         levels = {axis: _levels(band, axis) for axis in (1, 2)}

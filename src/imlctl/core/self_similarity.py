@@ -39,31 +39,32 @@ def self_similarity(image: Tensor) -> Tensor:
     No gradient flows through it.
 
     Args:
-        image: (B, 3, H, W) in [0, 1]; H and W multiples of `STRIDE`, at least 32.
+        image: (B, 3, H, W) in [0, 1], of any size.
 
     Returns:
-        (B, 3, H / 4, W / 4) float32: how well a place agrees with another (0 to 1), how far the
-        shift between them stands out from chance, as far as they agree (0 to about 2), and how much
-        texture there is to compare (0 to about 1).
+        (B, 3, ceil(H / 4), ceil(W / 4)) float32: how well a place agrees with another (0 to 1), how
+        far the shift between them stands out from chance, as far as they agree (0 to about 2), and
+        how much texture there is to compare (0 to about 1).
     """
     with full_precision(image.device):
         return _self_similarity(image.float())
 
 
 def _self_similarity(image: Tensor) -> Tensor:
-    height, width = image.shape[-2:]
+    rows, columns = (-(-side // STRIDE) for side in image.shape[-2:])
     grey = grey_levels(image)  # (B, H, W)
-    factor = math.ceil(math.sqrt(height * width / MAX_AREA))
+    factor = math.ceil(math.sqrt(grey[0].numel() / MAX_AREA))
     if factor > 1:
         grey = F.avg_pool2d(grey[:, None], factor)[:, 0]
-    grey = grey[:, : grey.shape[1] // STRIDE * STRIDE, : grey.shape[2] // STRIDE * STRIDE]
+    below, right = (-side % STRIDE for side in grey.shape[1:])
+    if below or right:  # the edge, repeated to whole cells
+        grey = F.pad(grey[:, None], (0, right, 0, below), mode="replicate")[:, 0]
     around = box_mean(grey, _AROUND, _AROUND)
     detail = grey - around
     shifts, scores = find_shifts(detail, around, CANDIDATES)
     maps = _compare(detail, shifts, scores)  # (B, 3, h / 4, w / 4)
-    size = (height // STRIDE, width // STRIDE)
-    if maps.shape[-2:] != size:
-        maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    if factor > 1:
+        maps = F.interpolate(maps, size=(rows, columns), mode="bilinear", align_corners=False)
     return maps
 
 

@@ -1,4 +1,4 @@
-"""A photograph as a padded tensor, and the exact way back from the map computed on it."""
+"""A photograph as a tensor, and the exact way back from the map computed on it."""
 
 from __future__ import annotations
 
@@ -22,27 +22,18 @@ class Geometry:
     Attributes:
         height: Of the stored picture, in pixels.
         width: Of the stored picture, in pixels.
-        pad_bottom: Rows added below. None are added above, so that the JPEG grid stays in phase.
-        pad_right: Columns added on the right.
         orientation: EXIF orientation of the stored picture, 1 to 8.
     """
 
     height: int
     width: int
-    pad_bottom: int = 0
-    pad_right: int = 0
     orientation: int = 1
 
     def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1 or self.pad_bottom < 0 or self.pad_right < 0:
+        if self.height < 1 or self.width < 1:
             raise ValueError(f"impossible geometry: {self}")
         if not 1 <= self.orientation <= 8:
             raise ValueError(f"orientation must be 1 to 8, not {self.orientation}")
-
-    @property
-    def padded_shape(self) -> tuple[int, int]:
-        """Height and width of the tensor."""
-        return self.height + self.pad_bottom, self.width + self.pad_right
 
     @property
     def upright_shape(self) -> tuple[int, int]:
@@ -51,54 +42,47 @@ class Geometry:
         return (self.width, self.height) if turned else (self.height, self.width)
 
 
-def prepare(photo: Photo, *, multiple: int = 32, min_side: int = 64) -> tuple[Tensor, Geometry]:
-    """Pad a photo by reflection and lay it out for a model.
+def prepare(photo: Photo) -> tuple[Tensor, Geometry]:
+    """Lay a photo out for a model, as stored: not turned, not padded.
 
     The samples stay integers, a quarter of the memory that floats need; `to_float` converts what
     a model is about to see.
 
+    Returns:
+        The tensor (3, H, W), uint8 or uint16, and what turns a map of it upright.
+    """
+    height, width, _ = photo.pixels.shape
+    image = torch.from_numpy(np.array(np.moveaxis(photo.pixels, 2, 0), order="C", copy=True))
+    return image, Geometry(height, width, photo.facts.orientation)
+
+
+def pad(image: Tensor, *, multiple: int = 32, min_side: int = 64) -> Tensor:
+    """Reflect a picture below and on the right, never above, where the JPEG grid begins.
+
     Args:
-        photo: The photo.
+        image: (3, H, W), whose type stays.
         multiple: Height and width become multiples of this.
         min_side: Height and width become at least this.
 
     Returns:
-        The tensor (3, H', W'), uint8 or uint16, and the geometry that undoes the padding.
-    """
-    height, width, _ = photo.pixels.shape
-    image = pad(photo.pixels, multiple=multiple, min_side=min_side)
-    geometry = Geometry(
-        height=height,
-        width=width,
-        pad_bottom=image.shape[1] - height,
-        pad_right=image.shape[2] - width,
-        orientation=photo.facts.orientation,
-    )
-    return image, geometry
-
-
-def pad(pixels: NDArray[Any], *, multiple: int = 32, min_side: int = 64) -> Tensor:
-    """Reflect pixels (H, W, 3) below and on the right, and lay them out as (3, H', W').
-
-    Args:
-        pixels: uint8 or uint16, whose type the tensor keeps.
-        multiple: See `prepare`.
-        min_side: See `prepare`.
+        (3, H', W'), of the size that `padded_size` says.
     """
     if multiple < 1 or min_side < 1:
         raise ValueError("multiple and min_side must be positive")
-    height, width = pixels.shape[:2]
+    height, width = image.shape[1:]
     tall, wide = padded_size(height, width, multiple=multiple, min_side=min_side)
     below, right = tall - height, wide - width
-    planes = np.moveaxis(pixels, 2, 0)  # (3, H, W)
+    if not below and not right:
+        return image
     # Numpy reflects as often as it takes, and repeats the edge where there is a single row.
-    return torch.from_numpy(np.pad(planes, ((0, 0), (0, below), (0, right)), mode="reflect"))
+    frame = ((0, 0), (0, below), (0, right))
+    return torch.from_numpy(np.pad(image.numpy(), frame, mode="reflect"))
 
 
 def padded_size(
     height: int, width: int, *, multiple: int = 32, min_side: int = 64
 ) -> tuple[int, int]:
-    """Height and width of the tensor that `prepare` makes of a picture of this size."""
+    """Height and width of a picture of this size once it is padded."""
     tall, wide = (-(-max(side, min_side) // multiple) * multiple for side in (height, width))
     return tall, wide
 
@@ -111,10 +95,10 @@ def to_float(image: Tensor) -> Tensor:
 
 
 def restore(probability: Tensor | NDArray[Any], geometry: Geometry) -> NDArray[np.float32]:
-    """Cut the padding off a map and turn it upright.
+    """Turn a map upright.
 
     Args:
-        probability: (H', W') as the tensor that `prepare` returned.
+        probability: (H, W), of the tensor that `prepare` returned.
         geometry: From the same call.
 
     Returns:
@@ -125,10 +109,10 @@ def restore(probability: Tensor | NDArray[Any], geometry: Geometry) -> NDArray[n
     """
     if isinstance(probability, Tensor):
         probability = probability.detach().to("cpu", torch.float32).numpy()
-    if probability.shape != geometry.padded_shape:
-        raise ValueError(f"map of shape {probability.shape}, expected {geometry.padded_shape}")
-    whole = probability[: geometry.height, : geometry.width].astype(np.float32, copy=False)
-    return upright(whole, geometry.orientation)
+    shape = (geometry.height, geometry.width)
+    if probability.shape != shape:
+        raise ValueError(f"map of shape {probability.shape}, expected {shape}")
+    return upright(probability.astype(np.float32, copy=False), geometry.orientation)
 
 
 def stored(upright_map: NDArray[Any], geometry: Geometry) -> NDArray[Any]:

@@ -19,23 +19,22 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import torch
 
 from imlctl.bench.accuracy import threshold_at
-from imlctl.core.efficient_iml import EfficientIML
 from imlctl.forge.history import random_copy, random_finish
 from imlctl.forge.synthesizer import Mix, Synthesizer
-from imlctl.image.prepare import pad
 from imlctl.inference import predict
 from imlctl.mask.score import EVIDENCE, Scale, critical, fit_scale, log_odds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import torch
     from numpy.typing import NDArray
 
+    from imlctl.core.efficient_iml import EfficientIML
+    from imlctl.core.model import Model
     from imlctl.forge.photos import PhotoPool
-    from imlctl.inference import Model
     from imlctl.weights.load import Card
 
 RATE = 0.05
@@ -99,7 +98,7 @@ def calibrate(
         share: Of a photograph's pixels, on average, that may reach one half.
     """
     seen = [_look(each, min_share) for each in _maps(model, pool, device)]
-    lowered = excess(seen, share) if isinstance(model, EfficientIML) else 0.0
+    lowered = 0.0 if model.samples else excess(seen, share)
     if lowered:
         cast("EfficientIML", model).lower(lowered)
         seen = [_look(each, min_share) for each in _maps(model, pool, device)]
@@ -216,7 +215,6 @@ def with_verdict(card: Card, found: Calibration) -> Card:
 
 
 def _map(model: Model, pixels: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
-    height, width = pixels.shape[:2]
-    image = pad(pixels, multiple=model.config.multiple)
+    image = torch.from_numpy(np.moveaxis(pixels, 2, 0).copy())  # (3, H, W)
     probability, _ = predict(model, image, device=device)
-    return np.asarray(probability[:height, :width].numpy())
+    return np.asarray(probability.numpy())

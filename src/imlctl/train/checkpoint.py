@@ -18,7 +18,7 @@ from imlctl.errors import WeightsError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imlctl.inference import Model
+    from imlctl.core.model import Model
     from imlctl.train.ema import EMA
 
 

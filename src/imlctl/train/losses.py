@@ -13,7 +13,7 @@ from imlctl.train.distributed import fair
 from imlctl.train.relations import history_loss
 
 if TYPE_CHECKING:
-    from imlctl.core.efficient_iml import Prediction
+    from imlctl.core.model import Prediction
 
 
 @dataclass(frozen=True, slots=True)

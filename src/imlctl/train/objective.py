@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from imlctl.core.condition import ImageNetInput
     from imlctl.core.efficient_rwkv import Semantics
-    from imlctl.inference import Model
+    from imlctl.core.model import Model
     from imlctl.train.config import DiffusionConfig, TrainConfig
 
 _SEMANTICS = "backbone.semantics."

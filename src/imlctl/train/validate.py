@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from imlctl.core.model import Model
     from imlctl.forge.synthesizer import Maker
-    from imlctl.inference import Model
     from imlctl.train.config import ValidationConfig
 
 _BATCH = 16
@@ -91,7 +91,7 @@ def answers(
     """Return a model as a function of a picture's path, for `bench.accuracy.evaluate`."""
 
     def localize(path: Path) -> Answer:
-        image, geometry = prepare(read(path), multiple=model.config.multiple)
+        image, geometry = prepare(read(path))
         probability, score = predict(model, image, device=device, sampling=sampling)
         return Answer(restore(probability, geometry), score)
 

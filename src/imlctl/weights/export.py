@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from imlctl import atomic
 from imlctl.core import mixers, wkv_op
-from imlctl.core.efficient_iml import EfficientIML, Prediction
 from imlctl.core.layers import LEAST_SIDE
 from imlctl.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from imlctl.core.efficient_iml import EfficientIML
+    from imlctl.core.model import Prediction
 
 
 class _Plain(nn.Module):
@@ -62,12 +64,12 @@ def export_onnx(
         UsageError: The size or the model does not suit, or the extra is not installed.
         OutputError: The file cannot be written.
     """
-    if not isinstance(model, EfficientIML):
+    if model.samples:
         raise UsageError(
             "only an EfficientIML can be written as ONNX; a DiffIML draws noise for each picture",
             source=str(path),
         )
-    multiple = model.config.multiple
+    multiple = model.multiple
     if height % multiple or width % multiple or min(height, width) < LEAST_SIDE:
         raise UsageError(
             f"the model takes multiples of {multiple} from {LEAST_SIDE}, not {height} x {width}",

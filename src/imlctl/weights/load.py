@@ -29,10 +29,11 @@ from imlctl.weights.header import read_header
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imlctl.core.model import Model
+
 FORMAT = 1
 KEY = "imlctl"  # of our document in the metadata
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
-Model = EfficientIML | DiffIML | LightVAE
 _MODELS: dict[str, tuple[Any, Any]] = {
     "efficient-iml": (EfficientIML, EfficientIMLConfig),
     "diff-iml": (DiffIML, DiffIMLConfig),
@@ -96,13 +97,13 @@ class Loaded:
         name: As the user named the weights.
     """
 
-    model: Model
+    model: Model | LightVAE
     card: Card
     sha256: str
     name: str
 
 
-def save(path: Path, model: Model, card: Card, *, half: bool = True) -> None:
+def save(path: Path, model: Model | LightVAE, card: Card, *, half: bool = True) -> None:
     """Write weights; filters and matrices in float16 if `half`, norms and statistics in float32.
 
     A running variance may lie below float16's range, so vectors are kept as they are.
@@ -174,7 +175,7 @@ def _damaged(error: Exception, name: str) -> WeightsError:
     return WeightsError(what, source=name, remedy="Get the file again.")
 
 
-def _build(card: Card, name: str) -> Model:
+def _build(card: Card, name: str) -> Model | LightVAE:
     if card.format != FORMAT or card.architecture not in _MODELS:
         raise WeightsError(
             f"is for architecture {card.architecture!r}, format {card.format}",
@@ -183,14 +184,14 @@ def _build(card: Card, name: str) -> Model:
         )
     model, config = _MODELS[card.architecture]
     try:
-        return cast("Model", model(config.from_dict(card.config)))
+        return cast("Model | LightVAE", model(config.from_dict(card.config)))
     except (ValueError, TypeError, RuntimeError) as error:  # torch raises the last
         raise WeightsError(
             f"has a configuration that cannot be built ({error})", source=name
         ) from error
 
 
-def _fill(model: Model, data: bytes, name: str) -> None:
+def _fill(model: Model | LightVAE, data: bytes, name: str) -> None:
     try:
         tensors = load_tensors(data)
     except SafetensorError as error:

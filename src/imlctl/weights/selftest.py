@@ -14,7 +14,7 @@ import math
 import platform
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imlctl import __version__, atomic
-from imlctl.core.diff_iml import DiffIML
 from imlctl.core.light_vae import LightVAE
 from imlctl.errors import OutputError, WeightsError
 from imlctl.weights.load import KEY, Loaded, load
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from imlctl.core.model import Model
 
 SIDE = 64  # pixels; the smallest picture that every model takes
 _BLOCK = 8  # the answer is averaged over blocks of 8 x 8 pixels
@@ -77,12 +78,11 @@ def answer(model: nn.Module, image: Tensor) -> Tensor:
     if isinstance(model, LightVAE):
         mask = (image[:, :1] > 0.5).float() * 2 - 1
         return _blocks(model.decode(model.encode(mask)))
-    if isinstance(model, DiffIML):
-        shape = (1, *model.noise_shape(*image.shape[-2:]))
+    noise, shape = None, cast("Model", model).noise_shape(*image.shape[-2:])
+    if shape is not None:
         noise = _mixed(math.prod(shape), 0) / 2**32 - 0.5  # uniform, of variance 1/12
-        prediction = model(image, None, (noise * math.sqrt(12)).view(shape), _STEPS)
-    else:
-        prediction = model(image)
+        noise = (noise * math.sqrt(12)).view(1, *shape)
+    prediction = model(image, None, noise, _STEPS)
     return torch.cat([_blocks(prediction.logits), prediction.score_logits.float().flatten()])
 
 

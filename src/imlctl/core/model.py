@@ -1,0 +1,113 @@
+"""The questions that inference asks of a network, the same for both; neither is asked its name."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CLUE_STRIDE = 4  # of the maps that `Model.clues` returns, against the picture
+STEPS = 8  # denoising steps, the paper's choice: more change little (DiffIML, Table 6e)
+
+# Named parts of a model, and the qualified names of the modules in each.
+Parts = dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A model's answer for a batch.
+
+    Attributes:
+        logits: Of each pixel being manipulated, (B, 1, H, W).
+        levels: Logits of the coarser levels, finest first, each (B, 1, H / s, W / s).
+        score_logits: Of the picture holding any manipulation, (B,).
+        features: What the logits were read from, finest first, each (B, width, H / s, W / s), not
+            negative; for losses that look at them.
+    """
+
+    logits: Tensor
+    levels: tuple[Tensor, ...]
+    score_logits: Tensor
+    features: tuple[Tensor, ...] = ()
+
+
+class Model(nn.Module):
+    """A network that localizes.
+
+    Attributes:
+        config: Its shape, a frozen dataclass with `to_dict`.
+        samples: Whether it starts from noise, which `forward` must then be given.
+    """
+
+    config: Any
+    samples: bool = False
+
+    @property
+    @abstractmethod
+    def multiple(self) -> int:
+        """Height and width that `forward` takes are multiples of this."""
+
+    @abstractmethod
+    def clues(self, image: Tensor) -> Tensor | None:
+        """Look for evidence that only a whole picture shows; nothing of it is learned.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1], of any size: a picture's own pixels, never padding, whose
+                mirrored edge would count as a copy.
+
+        Returns:
+            (B, C, ceil(H / 4), ceil(W / 4)) float32; None for a model that looks for none.
+        """
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, int, int] | None:
+        """Shape (C, h, w) of one member's noise for this size; None for a model without."""
+        del height, width
+        return None
+
+    @abstractmethod
+    def forward(
+        self,
+        image: Tensor,
+        clues: Tensor | None = None,
+        noise: Tensor | None = None,
+        steps: int = STEPS,
+    ) -> Prediction:
+        """Localize.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1]; H and W multiples of `multiple`, at least 64.
+            clues: Of the picture, or of the whole picture that it is a tile of, (B, C, H / 4,
+                W / 4); found in `image` when None.
+            noise: One row for each member of the ensemble, (B * N, C, h, w), those of the next
+                picture following; for a model that samples.
+            steps: Denoising steps; likewise.
+
+        Raises:
+            ValueError: The size does not fit, or noise is missing.
+        """
+
+    @abstractmethod
+    def parts(self) -> Parts:
+        """Name the parts whose cost is worth knowing, in the order in which they run."""
+
+    @abstractmethod
+    def fuse(self) -> Self:
+        """Fold every norm and shift into its convolution, for inference. Returns self."""
+
+
+def pad_clues(clues: Tensor, height: int, width: int) -> Tensor:
+    """Repeat the last row and column of clues until they cover a padded picture.
+
+    Args:
+        clues: (B, C, h, w) of the picture's own pixels.
+        height: Of the padded picture, a multiple of `CLUE_STRIDE`.
+        width: Likewise.
+
+    Returns:
+        (B, C, height / 4, width / 4).
+    """
+    below, right = height // CLUE_STRIDE - clues.shape[2], width // CLUE_STRIDE - clues.shape[3]
+    return F.pad(clues, (0, right, 0, below), mode="replicate") if below or right else clues
