@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -19,7 +19,10 @@ from imlctl.core.residual_outliers import residual_outliers
 from imlctl.core.self_similarity import self_similarity
 from imlctl.errors import NumericalError, UsageError
 from imlctl.image.prepare import to_float
-from imlctl.inference import Model, Sampling, predict, probabilities
+from imlctl.inference import Sampling, predict, probabilities
+
+if TYPE_CHECKING:
+    from imlctl.core.model import Model
 
 CPU = torch.device("cpu")
 QUICK = Sampling(steps=2, ensemble=2)
@@ -66,7 +69,7 @@ def test_only_what_samples_depends_on_seed_and_picture(model: Model) -> None:
     first = run(model, picture(), key=b"a")
     by_key = run(model, picture(), key=b"b")
     by_seed = run(model, picture(), key=b"a", sampling=Sampling(2, 2, seed=1))
-    deterministic = not isinstance(model, DiffIML)
+    deterministic = not model.samples
     assert torch.equal(first, by_key) is deterministic
     assert torch.equal(first, by_seed) is deterministic
 
@@ -82,23 +85,22 @@ def test_mirrored_pictures_have_mirrored_maps(model: Model) -> None:
 def test_small_pictures_share_a_pass_with_their_mirror_image(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only EfficientIML; the map and the score stay what two passes give, also in tiles."""
+    """Only of a model that does not sample; map and score stay what two passes give."""
     passes: list[int] = []
     hook = model.register_forward_pre_hook(lambda _, given: passes.append(len(given[0])))
     options: dict[str, Any] = {"device": CPU, "key": b"a", "sampling": Sampling(2, 2, tta=True)}
-    for tile in (128, 64):  # in tiles, each view is given its part of the whole picture's echo
-        options |= {"tile": tile, "overlap": 0}
-        monkeypatch.setattr(inference, "_FLIPS_AT_ONCE", 0)
-        two, two_score = predict(model, picture(), **options)
-        one_by_one, passes[:] = passes[:], []
-        monkeypatch.setattr(inference, "_FLIPS_AT_ONCE", tile * 96)
-        one, one_score = predict(model, picture(), **options)
-        together, passes[:] = passes[:], []
-        assert set(one_by_one) == {1}
-        shared = one_by_one if isinstance(model, DiffIML) else [2] * (len(one_by_one) // 2)
-        assert together == shared
-        torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
-        assert one_score == pytest.approx(two_score, abs=1e-6)
+    monkeypatch.setattr(inference, "_FLIPS_AT_ONCE", 0)
+    two, two_score = predict(model, picture(), **options)
+    assert passes == [1, 1]
+    passes.clear()
+    monkeypatch.setattr(inference, "_FLIPS_AT_ONCE", 128 * 96)
+    one, one_score = predict(model, picture(), **options)
+    assert passes == ([1, 1] if model.samples else [2])
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+    assert one_score == pytest.approx(two_score, abs=1e-6)
+    passes.clear()
+    predict(model, picture(), tile=64, overlap=0, **options)
+    assert set(passes) == {1}  # tiles go one by one
     hook.remove()
 
 
@@ -107,6 +109,28 @@ def test_max_is_never_below_mean(model: Model) -> None:
     largest = run(model, picture(), sampling=Sampling(2, 2, tta=True, fusion="max"))
     assert (largest >= mean - 1e-6).all()
     assert not torch.equal(largest, mean)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (70, 41), (97, 190)])
+def test_any_size_has_a_map_of_its_own_size(model: Model, size: tuple[int, int]) -> None:
+    assert run(model, picture(*size)).shape == size
+    assert run(model, picture(*size), tile=64, overlap=0).shape == size
+
+
+def test_clues_are_taken_from_the_pictures_own_pixels(model: Model) -> None:
+    seen: list[Tensor] = []
+
+    def listen(_: Any, given: tuple[Tensor, Tensor]) -> None:
+        seen.append(given[1])
+
+    handle = model.register_forward_pre_hook(listen)
+    run(model, picture(70, 130))
+    handle.remove()
+    own = model.clues(to_float(picture(70, 130))[None])
+    assert own is not None
+    assert own.shape[2:] == (18, 33)
+    assert torch.equal(seen[0][..., :18, :33], own)
+    assert torch.equal(seen[0][..., 18:, :33], own[..., -1:, :].expand_as(seen[0][..., 18:, :33]))
 
 
 @pytest.mark.parametrize("tta", [False, True])
@@ -127,8 +151,10 @@ def test_tiles_see_the_clues_of_the_whole_picture(
     monkeypatch.setattr(type(model), "forward", listen)
     run(model, image, tile=64, overlap=0, sampling=Sampling(1, 1, tta=tta))
     expected = [whole[..., left : left + 16] for left in (0, 16, 32)]
-    if tta:
-        expected = [view for part in expected for view in (part, part.flip(-1))]
+    if tta:  # the mirrored picture is analysed as a picture of its own
+        clues = model.clues(to_float(image.flip(-1))[None])
+        assert clues is not None
+        expected += [clues[..., left : left + 16] for left in (0, 16, 32)]
     assert len(seen) == len(expected)
     for got, wanted in zip(seen, expected, strict=True):
         assert torch.equal(got, wanted)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast, get_args
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
 
 from imlctl.core.diff_iml import MEMBERS
 from imlctl.core.model import CLUE_STRIDE, STEPS, Model, Prediction, pad_clues
-from imlctl.core.sampler import Fusion, member_noise, with_flips
+from imlctl.core.sampler import Fusion, fused, member_noise
 from imlctl.errors import NumericalError, UsageError
 from imlctl.image.prepare import pad, to_float
 from imlctl.image.tiles import Tile, run_tiled
@@ -41,7 +42,7 @@ class Sampling:
         steps: Denoising steps of DiffIML, 1 to 1000.
         ensemble: Runs of it that are averaged, at least 1.
         tta: Whether the mirrored picture is analysed too.
-        fusion: How the two are brought together, ``mean`` or ``max``; see `sampler.with_flips`.
+        fusion: How the two are brought together, ``mean`` or ``max``; see `sampler.fused`.
         seed: Of the noise, which depends on it and on the picture alone.
     """
 
@@ -78,9 +79,6 @@ def predict(
 ) -> tuple[Tensor, float]:
     """Run a model over a picture, in tiles where it is larger than one.
 
-    Clues are taken from the picture's own pixels, all of them and once: a copy may lie in another
-    tile, and the mirrored edge that fills up its sides to multiples would count as one.
-
     Args:
         model: In evaluation mode, on `device`.
         image: (3, H, W) integer, of any size, as `prepare` returns it.
@@ -88,7 +86,7 @@ def predict(
         tile: Largest side of a tile, in pixels.
         overlap: Of neighbouring tiles, in pixels.
         sampling: Steps, members and flips.
-        key: What the noise is drawn for: the picture's hash.
+        key: Name of the noise: the picture's hash.
 
     Returns:
         Probabilities (H, W) float32 on the CPU, and the highest score of any tile.
@@ -97,19 +95,63 @@ def predict(
         NumericalError: The map or the score is NaN or infinite.
     """
     how = sampling or Sampling()
-    scores: list[float] = []  # of each tile, and of its mirror image
-    height, width = image.shape[1:]
-    padded = pad(image, multiple=model.multiple)  # (3, H', W')
-    clues = _clues(model, image, (padded.shape[1], padded.shape[2]), device)
+    views = [image, image.flip(-1)] if how.tta else [image]
+    # The same noise for both views, so that a mirrored picture has the mirrored map.
+    analyse = partial(_analyse, model, device=device, tile=tile, overlap=overlap, how=how, key=key)
+    if flips_at_once(model, image, tile):
+        answers = analyse(views)
+    else:
+        answers = [answer for view in views for answer in analyse([view])]
+    probability = answers[0].probability
+    if how.tta:
+        probability = fused(probability, answers[1].probability.flip(-1), how.fusion)
+    return probability, _highest([score for answer in answers for score in answer.scores])
+
+
+class _Answer(NamedTuple):
+    """Map (H, W) of a view, and the score of each of its tiles."""
+
+    probability: Tensor
+    scores: list[float]
+
+
+def _analyse(
+    model: Model,
+    views: Sequence[Tensor],
+    *,
+    device: torch.device,
+    tile: int,
+    overlap: int,
+    how: Sampling,
+    key: bytes,
+) -> list[_Answer]:
+    """Run a model over views (3, H, W) of one size; several of them must fit a tile.
+
+    Clues are taken from a view's own pixels, all of them and once: a copy may lie in another tile,
+    and the mirrored edge that fills up its sides to multiples would count as one.
+    """
+    height, width = views[0].shape[1:]
+    padded = torch.stack([pad(view, multiple=model.multiple) for view in views])  # (V, 3, H', W')
+    found = [model.clues(to_float(view)[None].to(device)) for view in views]
+    each = [pad_clues(clues, *padded.shape[2:]) for clues in found if clues is not None]
+    clues = torch.cat(each) if each else None  # (V, C, H' / 4, W' / 4)
+    scores: list[list[float]] = [[] for _ in views]
 
     def forward(part: Tensor, where: Tile) -> Tensor:
         near = None if clues is None else where.of(clues, CLUE_STRIDE)
-        maps, found = _look(model, part.to(device), near, how, [_spot(key, where.top, where.left)])
-        scores.extend(found[0])
-        return maps
+        keys = [b"%b/%d/%d" % (key, where.top, where.left)] * len(views)
+        part = part.to(device).contiguous(memory_format=torch.channels_last)
+        prediction = _run(model, part, near, how, keys)
+        for of_view, score in zip(scores, prediction.score_logits.float(), strict=True):
+            of_view.append(float(torch.sigmoid(score)))
+        # One by one: a CPU computes the last few of all values in another way than the rest.
+        return torch.stack([torch.sigmoid(logits) for logits in prediction.logits])
 
-    probability = run_tiled(forward, padded, tile=tile, overlap=overlap, multiple=model.multiple)
-    return probability[:height, :width], _highest(scores)
+    maps = run_tiled(forward, padded, tile=tile, overlap=overlap, multiple=model.multiple)
+    return [
+        _Answer(probability[:height, :width], of_view)
+        for probability, of_view in zip(maps, scores, strict=True)
+    ]
 
 
 @torch.inference_mode()
@@ -130,48 +172,11 @@ def probabilities(model: Model, images: Tensor, sampling: Sampling | None = None
     return torch.sigmoid(_run(model, images, None, how, keys).logits)
 
 
-def _clues(
-    model: Model, image: Tensor, size: tuple[int, int], device: torch.device
-) -> Tensor | None:
-    """Look for clues in a picture (3, H, W); as they lie over it once padded to `size`."""
-    clues = model.clues(to_float(image)[None].to(device))
-    return None if clues is None else pad_clues(clues, *size)  # (1, C, H' / 4, W' / 4)
-
-
-def _spot(key: bytes, top: int, left: int) -> bytes:
-    """What the noise of one tile of a picture is drawn for."""
-    return b"%b/%d/%d" % (key, top, left)
-
-
-def _look(
-    model: Model, images: Tensor, clues: Tensor | None, how: Sampling, keys: Sequence[bytes]
-) -> tuple[Tensor, list[list[float]]]:
-    """Probabilities (B, 1, H, W), and for each picture the scores of it and of its mirror image."""
-    scores: list[list[float]] = [[] for _ in keys]
-
-    def once(views: Tensor, mirrored: tuple[bool, ...]) -> Tensor:
-        seen = clues
-        if clues is not None:
-            seen = torch.cat([clues.flip(-1) if flip else clues for flip in mirrored])
-        # The same noise for both views, so that a mirrored picture has the mirrored map.
-        prediction = _run(model, views, seen, how, [*keys] * len(mirrored))
-        every = scores * len(mirrored)  # the same lists again
-        for found, score in zip(every, prediction.score_logits.float(), strict=True):
-            found.append(float(torch.sigmoid(score)))
-        # One by one: a CPU computes the last few of all values in another way than the rest.
-        return torch.stack([torch.sigmoid(each) for each in prediction.logits])
-
-    images = images.contiguous(memory_format=torch.channels_last)
-    if not how.tta:
-        return once(images, (False,)), scores
-    at_once = flips_at_once(model, images)
-    return with_flips(once, images, how.fusion, at_once=at_once), scores
-
-
-def flips_at_once(model: Model, images: Tensor) -> bool:
-    """Whether pictures (B, 3, H, W) and their mirror images are analysed as one batch."""
-    alone = len(images) == 1  # several are a batch already
-    return alone and not model.samples and images[0, 0].numel() <= _FLIPS_AT_ONCE
+def flips_at_once(model: Model, image: Tensor, tile: int = DEFAULT_TILE) -> bool:
+    """Whether a picture (..., H, W) and its mirror image are analysed as one batch."""
+    height, width = image.shape[-2:]
+    fits = max(height, width) <= tile and height * width <= _FLIPS_AT_ONCE
+    return fits and not model.samples
 
 
 def _run(

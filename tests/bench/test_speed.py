@@ -38,7 +38,7 @@ class Localizer:
         self.model.register_forward_pre_hook(self.note)
 
     def note(self, _: object, inputs: tuple[Tensor]) -> None:
-        (image,) = inputs
+        image, *_ = inputs
         channels_last = image.is_contiguous(memory_format=torch.channels_last)
         self.seen.append((image.shape, image.dtype, channels_last))
 
@@ -46,7 +46,7 @@ class Localizer:
         def forward(tile: Tensor, _: Tile) -> Tensor:
             return torch.sigmoid(self.model(tile).logits)
 
-        return run_tiled(forward, image, tile=TILE, overlap=64, multiple=16)
+        return run_tiled(forward, image[None], tile=TILE, overlap=64, multiple=16)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from imlctl.core.sampler import Fusion, ddim, member_noise, sample_mean, with_flips
+from imlctl.core.sampler import Fusion, ddim, fused, member_noise, sample_mean
 from imlctl.core.schedule import Spacing, alpha_bars, respaced
 
 if TYPE_CHECKING:
@@ -236,43 +236,21 @@ def test_noise_neither_reads_nor_moves_what_others_draw() -> None:
     assert torch.equal(drawn, expected)
 
 
-def uneven(image: Tensor, _: tuple[bool, ...]) -> Tensor:
-    """Stand for a network whose prediction does not mirror with the picture."""
-    columns = torch.linspace(0, 1, image.shape[-1])
-    return torch.sigmoid(image[:, :1] + image[:, 1:2].roll(1, -1) * columns - image[:, 2:3])
-
-
-def pictures(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(5))
-
-
-def test_flips_fuse_by_mean_unless_told_and_by_max() -> None:
-    image = pictures(2, 3, 6, 7)
-    straight, back = uneven(image, (False,)), uneven(image.flip(3), (True,)).flip(3)
-    assert not torch.equal(straight, back)
-    mean, largest = with_flips(uneven, image), with_flips(uneven, image, "max")
-    assert mean.shape == (2, 1, 6, 7)
-    torch.testing.assert_close(mean, torch.stack((straight, back)).mean(0))
-    assert torch.equal(largest, torch.stack((straight, back)).amax(0))
-    assert bool((largest >= mean).all())
-    assert torch.equal(mean, with_flips(uneven, image, "mean"))
-
-
 @pytest.mark.parametrize("fusion", ["mean", "max"])
-@given(height=st.integers(1, 9), width=st.integers(1, 9))
-def test_flipped_pictures_give_flipped_maps_bit_for_bit(
-    fusion: Fusion, height: int, width: int
-) -> None:
-    image = pictures(1, 3, height, width)
-    fused = with_flips(uneven, image, fusion)
-    assert torch.equal(with_flips(uneven, image.flip(3), fusion), fused.flip(3))
+def test_maps_of_both_views_are_combined(fusion: Fusion) -> None:
+    rng = torch.Generator().manual_seed(5)
+    straight, mirrored = torch.rand(2, 1, 6, 7, generator=rng)
+    both = torch.stack((straight, mirrored))
+    expected = both.mean(0) if fusion == "mean" else both.amax(0)
+    torch.testing.assert_close(fused(straight, mirrored, fusion), expected)
+    swapped = fused(mirrored, straight, fusion)
+    assert torch.equal(fused(straight, mirrored, fusion), swapped)  # so that maps mirror exactly
+    straight[0, 2, 3] = float("nan")
+    assert bool(fused(straight, mirrored, fusion)[0, 2, 3].isnan())
 
 
-@pytest.mark.parametrize("fusion", ["mean", "max"])
-def test_flips_hide_no_nan(fusion: Fusion) -> None:
-    image = pictures(1, 3, 2, 4)
-    image[0, 0, 1, 0] = float("nan")
-    assert bool(with_flips(uneven, image, fusion)[0, 0, 1, 0].isnan())
+def test_the_mean_is_the_default() -> None:
+    assert float(fused(torch.zeros(1), torch.ones(1))) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -319,25 +297,4 @@ def test_ensembles_of_several_pictures_are_averaged_each_by_itself() -> None:
 
 def test_unknown_fusions_are_refused() -> None:
     with pytest.raises(ValueError, match="known: mean, max"):
-        with_flips(uneven, pictures(1, 3, 2, 2), "median")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("at_once", "expected"), [(False, [(2, (False,)), (2, (True,))]), (True, [(4, (False, True))])]
-)
-def test_flips_say_which_view_is_mirrored(at_once: bool, expected: list[Any]) -> None:
-    told: list[Any] = []
-
-    def listen(image: Tensor, mirrored: tuple[bool, ...]) -> Tensor:
-        told.append((len(image), mirrored))
-        return image[:, :1]
-
-    with_flips(listen, pictures(2, 3, 2, 4), at_once=at_once)
-    assert told == expected
-
-
-@pytest.mark.parametrize("fusion", ["mean", "max"])
-def test_both_views_as_one_batch_say_the_same(fusion: Fusion) -> None:
-    image = pictures(2, 3, 6, 7)
-    one_by_one = with_flips(uneven, image, fusion)
-    assert torch.equal(with_flips(uneven, image, fusion, at_once=True), one_by_one)
+        fused(torch.zeros(1), torch.zeros(1), "median")  # type: ignore[arg-type]

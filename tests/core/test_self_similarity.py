@@ -53,10 +53,10 @@ class TestMaps:
         assert torch.equal(maps[:, 0], torch.zeros(1, 16, 24))
         assert torch.isfinite(maps).all()
 
-    @pytest.mark.parametrize("size", [(64, 64), (96, 160), (224, 32)])
+    @pytest.mark.parametrize("size", [(64, 64), (96, 160), (224, 32), (1, 1), (3, 90), (71, 130)])
     def test_shape_and_range(self, size: tuple[int, int]) -> None:
         maps = self_similarity(torch.rand(2, 3, *size))
-        assert maps.shape == (2, 3, size[0] // STRIDE, size[1] // STRIDE)
+        assert maps.shape == (2, 3, -(-size[0] // STRIDE), -(-size[1] // STRIDE))
         assert maps.dtype == torch.float32
         assert maps.min() >= 0
         assert maps.max() < 2

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from imlctl.errors import NumericalError, UsageError
 from imlctl.image.photo import FormatFacts, Photo, pixels_as_float
-from imlctl.image.prepare import prepare, restore, to_float, upright
+from imlctl.image.prepare import pad, prepare, restore, to_float, upright
 from imlctl.image.tiles import Tile, plan, run_tiled
 
 
@@ -68,9 +68,9 @@ def test_plan_covers_the_picture_with_equal_tiles_inside_it(layout: dict[str, in
 @given(layouts())
 def test_merge_of_the_identity_is_the_identity(layout: dict[str, int]) -> None:
     image = random_image(layout.pop("height"), layout.pop("width"))
-    merged = run_tiled(first_channel, image, **layout)
+    merged = run_tiled(first_channel, image[None], **layout)
     assert merged.dtype == torch.float32
-    torch.testing.assert_close(merged, to_float(image)[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(merged[0], to_float(image)[0], rtol=0, atol=1e-6)
     assert merged.min() >= 0
     assert merged.max() <= 1
 
@@ -81,8 +81,8 @@ def test_one_tile_is_the_model_itself_bit_for_bit() -> None:
     def model(batch: Tensor, _: Tile) -> Tensor:
         return torch.sin(batch.mean(dim=1, keepdim=True) * 7)
 
-    merged = run_tiled(model, image, tile=128, overlap=32)
-    assert torch.equal(merged, model(to_float(image)[None], Tile(0, 0, 64, 96))[0, 0])
+    merged = run_tiled(model, image[None], tile=128, overlap=32)
+    assert torch.equal(merged, model(to_float(image)[None], Tile(0, 0, 64, 96))[0])
 
 
 def test_model_sees_the_right_part_in_floats_one_at_a_time() -> None:
@@ -93,7 +93,7 @@ def test_model_sees_the_right_part_in_floats_one_at_a_time() -> None:
         seen.append((batch, tile))
         return batch[:, :1]
 
-    run_tiled(model, image, tile=64, overlap=32)
+    run_tiled(model, image[None], tile=64, overlap=32)
     assert len(seen) == len(plan(96, 160, tile=64, overlap=32)) == 2 * 4
     for (batch, told), tile in zip(seen, plan(96, 160, tile=64, overlap=32), strict=True):
         assert told == tile
@@ -109,7 +109,7 @@ def test_seams_are_ramps_and_stay_between_what_they_join() -> None:
     def constant(batch: Tensor, _: Tile) -> Tensor:
         return torch.full_like(batch[:, :1], next(values))
 
-    row = run_tiled(constant, random_image(64, 96), tile=64, overlap=32)[0]
+    row = run_tiled(constant, random_image(64, 96)[None], tile=64, overlap=32)[0, 0]
     assert torch.equal(row[:32], torch.full((32,), 0.2))
     assert torch.equal(row[64:], torch.full((32,), 0.8))
     steps = row.diff()[31:64]
@@ -121,10 +121,10 @@ def test_seams_are_ramps_and_stay_between_what_they_join() -> None:
 
 def test_16_bit_and_float_pictures() -> None:
     wide = torch.arange(3 * 64 * 96).reshape(3, 64, 96).to(torch.uint16)
-    merged = run_tiled(first_channel, wide, tile=64, overlap=16)
-    torch.testing.assert_close(merged, to_float(wide)[0], rtol=0, atol=1e-6)
-    merged = run_tiled(first_channel, to_float(wide), tile=64, overlap=16)
-    torch.testing.assert_close(merged, to_float(wide)[0], rtol=0, atol=1e-6)
+    merged = run_tiled(first_channel, wide[None], tile=64, overlap=16)
+    torch.testing.assert_close(merged[0], to_float(wide)[0], rtol=0, atol=1e-6)
+    merged = run_tiled(first_channel, to_float(wide)[None], tile=64, overlap=16)
+    torch.testing.assert_close(merged[0], to_float(wide)[0], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -136,12 +136,12 @@ def test_nan_and_infinity_never_become_a_map(bad: float, width: int) -> None:
         return answer
 
     with pytest.raises(NumericalError, match="NaN or infinity"):
-        run_tiled(model, random_image(64, width), tile=64, overlap=0)
+        run_tiled(model, random_image(64, width)[None], tile=64, overlap=0)
 
 
 def test_a_model_of_another_shape_is_a_mistake() -> None:
     with pytest.raises(ValueError, match=r"expected \(1, 1, 64, 64\)"):
-        run_tiled(lambda batch, _: batch, random_image(64, 64), tile=64, overlap=0)
+        run_tiled(lambda batch, _: batch, random_image(64, 64)[None], tile=64, overlap=0)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_24_megapixels_take_one_map_and_one_tile() -> None:
         peak = max(peak, resident())
         return batch[:, :1]
 
-    merged = run_tiled(model, image, tile=1024, overlap=128)
+    merged = run_tiled(model, image[None], tile=1024, overlap=128)
     peak = max(peak, resident())
     one_map = merged.numel() * 4
     assert peak - before < one_map + 6 * 1024 * 1024 * 4 * 3  # the floats alone would be three maps
@@ -207,6 +207,7 @@ def test_any_picture_comes_back_through_padding_and_tiles_as_it_was(
     pixels = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (height, width, 3), kind)
     facts = FormatFacts("PNG", width, height, "RGB", 16 if wide else 8, orientation)
     image, geometry = prepare(Photo(pixels, facts, "0" * 64, "a"))
-    merged = run_tiled(first_channel, image, tile=32 * tile, overlap=overlap)
+    merged = run_tiled(first_channel, pad(image)[None], tile=32 * tile, overlap=overlap)
+    merged = merged[0, :height, :width]
     expected = upright(pixels_as_float(pixels)[..., 0], orientation)
     np.testing.assert_allclose(restore(merged, geometry), expected, rtol=0, atol=1e-6)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from imlctl.core.diff_iml import DiffIML
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
 from imlctl.evaluate.metrics import threshold_at
@@ -36,7 +37,7 @@ def test_of_a_model_that_is_certain_more_pixels_are_asked_for(
 
     monkeypatch.setattr(module, "_map", certain)
     cpu = torch.device("cpu")
-    found = calibrate(cast("Any", None), noise_pool(), min_share=0.01, device=cpu, rate=0.34)
+    found = calibrate(DiffIML(), noise_pool(), min_share=0.01, device=cpu, rate=0.34)
     assert found.threshold == 0.9999
     assert found.marked == pytest.approx(55 / 20 / 15, abs=1e-3)
     assert found.min_share == pytest.approx(0.25)  # the five above it are a third of fifteen

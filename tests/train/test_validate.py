@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from imlctl.core.model import Prediction
+from imlctl.core.model import Model, Prediction
 from imlctl.forge.synthesizer import Mix, Synthesizer
 from imlctl.train.config import ValidationConfig
 from imlctl.train.validate import validate
@@ -23,20 +22,21 @@ if TYPE_CHECKING:
 CPU = torch.device("cpu")
 
 
-class Redness(nn.Module):
+class Redness(Model):
     """Calls a pixel forged when it is redder than it is green."""
 
-    config = SimpleNamespace(multiple=32)
+    multiple = 32
 
-    def forward(self, image: Tensor, _: Tensor | None = None) -> Prediction:
+    def clues(self, image: Tensor) -> None:
+        del image
+
+    def forward(self, image: Tensor, *_: object) -> Prediction:
         logits = 30 * (image[:, :1] - image[:, 1:2]) - 3
         return Prediction(logits, (), logits.flatten(1).amax(1))
 
 
-class Constant(nn.Module):
-    config = SimpleNamespace(multiple=32)
-
-    def forward(self, image: Tensor, _: Tensor | None = None) -> Prediction:
+class Constant(Redness):
+    def forward(self, image: Tensor, *_: object) -> Prediction:
         return Prediction(torch.full_like(image[:, :1], -3), (), torch.zeros(len(image)))
 
 
@@ -98,10 +98,10 @@ def test_the_model_is_judged_in_evaluation_mode(judge: Synthesizer) -> None:
 def test_scores_are_those_of_each_forged_sample(judge: Synthesizer) -> None:
     """The mean over pictures, not over all pixels; authentic samples have no pixel score."""
 
-    class Oracle(nn.Module):
+    class Oracle(Redness):
         index = 0
 
-        def forward(self, image: Tensor, _: Tensor | None = None) -> Prediction:
+        def forward(self, image: Tensor, *_: object) -> Prediction:
             masks = [torch.from_numpy(judge(self.index + i).mask) for i in range(len(image))]
             self.index += len(image)
             return Prediction(

@@ -10,7 +10,7 @@ import torch
 
 from imlctl.core.diff_iml import MEMBERS
 from imlctl.core.model import STEPS
-from imlctl.core.sampler import member_noise, with_flips
+from imlctl.core.sampler import fused, member_noise
 from imlctl.inference import flips_at_once
 
 if TYPE_CHECKING:
@@ -75,16 +75,18 @@ def one_pass(
     image = noise_picture(size, device, batch)
     shape = model.noise_shape(size, size)
 
-    def once(view: Tensor, _: tuple[bool, ...]) -> Tensor:
+    def once(view: Tensor) -> Tensor:
         noise = None
         if shape is not None:
             noise = member_noise(0, b"bench", draw.members or 1, shape).to(device)
         return torch.sigmoid(model(view, None, noise, draw.steps or STEPS).logits)
 
     if not draw.tta:
-        return lambda: once(image, (False,))
-    at_once = flips_at_once(model, image)
-    return lambda: with_flips(once, image, at_once=at_once)
+        return lambda: once(image)
+    if batch == 1 and flips_at_once(model, image):
+        both = torch.cat((image, image.flip(-1)))
+        return lambda: fused(*(maps[None] for maps in once(both)))
+    return lambda: fused(once(image), once(image.flip(-1)))
 
 
 def noise_picture(size: int, device: torch.device, batch: int = 1) -> Tensor:

@@ -143,41 +143,22 @@ def sample_mean(
     return torch.unflatten(latents, 0, (pictures, -1)).mean(1)
 
 
-def with_flips(
-    predict: Callable[[Tensor, tuple[bool, ...]], Tensor],
-    image: Tensor,
-    fusion: Fusion = "mean",
-    *,
-    at_once: bool = False,
-) -> Tensor:
-    """Predict a picture and its mirror image, turn the second back, and fuse the two.
-
-    The result mirrors when the picture does, exactly, for any `predict` that ignores its second
-    argument, and the place of a picture in its batch.
+def fused(straight: Tensor, mirrored: Tensor, fusion: Fusion = "mean") -> Tensor:
+    """Combine the maps of a picture and of its mirror image, the second turned back already.
 
     Args:
-        predict: One view or two, (views * B, 3, H, W), and whether each of them is mirrored, to
-            probabilities (views * B, 1, H, W).
-        image: (B, 3, H, W).
+        straight: Probabilities of any shape.
+        mirrored: Of the same shape.
         fusion: ``mean``, the default, averages the two: what both agree on keeps its probability,
             and a calibrated one stays calibrated. ``max`` is what the authors' code does, though
             the paper does not say so: either one is enough to mark a pixel, so recall rises, and
             false alarms with it.
-        at_once: Whether `predict` gets both views as one batch, not one after the other.
-
-    Returns:
-        (B, 1, H, W), probabilities.
 
     Raises:
         ValueError: The fusion is unknown.
     """
     if fusion not in get_args(Fusion):
         raise ValueError(f"unknown fusion {fusion!r}; known: {', '.join(get_args(Fusion))}")
-    if at_once:
-        straight, mirrored = predict(torch.cat((image, image.flip(-1))), (False, True)).chunk(2)
-    else:
-        straight, mirrored = predict(image, (False,)), predict(image.flip(-1), (True,))
-    mirrored = mirrored.flip(-1)
     if fusion == "max":
         return torch.maximum(straight, mirrored)
     return (straight + mirrored) / 2

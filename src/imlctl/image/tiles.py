@@ -90,7 +90,7 @@ def run_tiled(
     overlap: int,
     multiple: int = 32,
 ) -> Tensor:
-    """Apply a model tile by tile and blend what it returns.
+    """Apply a model tile by tile and blend its answers.
 
     In an overlap each tile's weight falls off linearly towards its edge; the weights of all tiles
     over a pixel are positive and sum to one, so that a blend never leaves the range of what was
@@ -99,27 +99,27 @@ def run_tiled(
     Besides one tile, memory holds the integer picture and one float32 map.
 
     Args:
-        fn: From (1, 3, h, w) float32 in [0, 1], and where that lies in the picture, to
-            (1, 1, h, w), probabilities or logits.
-        image: (3, H', W') uint8, uint16 or float, as from `prepare`.
+        fn: From (V, 3, h, w) float32 in [0, 1], and where that lies in the picture, to
+            (V, 1, h, w), probabilities or logits.
+        image: (V, 3, H', W') uint8, uint16 or float: views of one picture.
         tile: See `plan`.
         overlap: See `plan`.
         multiple: See `plan`.
 
     Returns:
-        (H', W') float32, on the CPU.
+        (V, H', W') float32, on the CPU.
 
     Raises:
         NumericalError: `fn` returned NaN or infinity.
         UsageError: See `plan`.
     """
-    _, height, width = image.shape
+    height, width = image.shape[2:]
     tiles = plan(height, width, tile=tile, overlap=overlap, multiple=multiple)
     if len(tiles) == 1:
         return _checked(fn, image, tiles[0])
     rows = _weights(height, tiles[0].height, sorted({each.top for each in tiles}))
     columns = _weights(width, tiles[0].width, sorted({each.left for each in tiles}))
-    merged = torch.zeros(height, width)
+    merged = torch.zeros(len(image), height, width)
     low, high = float("inf"), float("-inf")
     for each in tiles:
         result = _checked(fn, each.of(image), each)
@@ -164,12 +164,12 @@ def _weights(length: int, tile: int, starts: list[int]) -> dict[int, Tensor]:
 
 
 def _checked(fn: Callable[[Tensor, Tile], Tensor], image: Tensor, tile: Tile) -> Tensor:
-    """Call `fn` on a part of the picture; return its answer (h, w) float32 on the CPU if finite."""
-    answer = fn(to_float(image)[None], tile)
-    expected = (1, 1, *image.shape[1:])
+    """Call `fn` on a part of the picture; return its answer (V, h, w) float32 on the CPU."""
+    answer = fn(to_float(image), tile)
+    expected = (len(image), 1, *image.shape[2:])
     if tuple(answer.shape) != expected:
         raise ValueError(f"the model returned {tuple(answer.shape)}, expected {expected}")
-    return finite(answer[0, 0].detach().to("cpu", torch.float32))
+    return finite(answer[:, 0].detach().to("cpu", torch.float32))
 
 
 def finite(values: Tensor) -> Tensor:
