@@ -41,7 +41,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=("efficientiml", "diffiml"))
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--rate", type=float, default=0.05)
     given = parser.parse_args()
     loaded = mean_of([averaged(run) for run in given.runs])
     data = loaded.card.training["preset"]["data"]
@@ -52,7 +51,7 @@ def main() -> None:
     )
     cpu = torch.device("cpu")
     fused = copy.deepcopy(loaded.model).fuse().to(memory_format=torch.channels_last)  # for speed
-    found = calibrate(fused, held, min_share=loaded.card.min_share, device=cpu, rate=given.rate)
+    found = calibrate(fused, held, device=cpu)
     if found.lowered:
         cast("EfficientIML", loaded.model).lower(found.lowered)  # as its copy was
         print(f"{found.lowered:.3f} taken from the log odds of a pixel")
@@ -99,8 +98,8 @@ def enter(name: str, path: Path, found: Calibration, config: dict[str, Any]) -> 
         "sha256": toml(hashlib.sha256(path.read_bytes()).hexdigest()),
         "size": toml(path.stat().st_size),
         "calibration": toml(
-            f"verdict: more than {100 * found.min_share:.3g} % of pixels at {found.threshold:g} "
-            f"or above, for {100 * found.rate:g} % of {found.photos} held-out photographs"
+            f"manipulated from score {found.rule.manipulated:g}, inconclusive from "
+            f"{found.rule.inconclusive:g}, on {found.photos} held-out photographs"
         ),
     }
     for key, value in values.items():

@@ -67,7 +67,7 @@ def cases() -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.bool_]]]:
 
 def verdict(result: Result, mask: NDArray[np.bool_]) -> str:
     """Say in a line what was found, and how well it agrees."""
-    said = "manipulated" if result.decision.flagged else "nothing found"
+    said = result.verdict
     if not mask.any():
         return f"{said}, score {result.score:.2f}"
     f1, auc = pixel_f1(result.decision.mask, mask), pixel_auc(result.probability, mask)

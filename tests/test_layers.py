@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "imlctl"
 
 # A part may import parts of a lower rank, and itself.
 RANKS = {
-    **dict.fromkeys(("errors", "device", "atomic", "memory", "silence", "threads"), 0),
+    **dict.fromkeys(("errors", "device", "atomic", "record", "memory", "silence", "threads"), 0),
     **dict.fromkeys(("image", "core", "mask", "weights"), 1),
     **dict.fromkeys(("inference", "data"), 2),
     **dict.fromkeys(("forge", "evaluate"), 3),
@@ -30,9 +30,10 @@ RANKS = {
 BESIDES = (
     ("device", "imlctl.errors"),
     ("atomic", "imlctl.errors"),
+    ("record", "imlctl.errors"),
+    ("record", "imlctl.__version__"),
+    ("weights", "imlctl.mask"),  # whose card holds the rule and its rates
     ("weights", "imlctl.core"),  # weights become models
-    ("pipeline", "imlctl.report.record"),  # a result knows its record
-    ("scan", "imlctl.report.record"),
     ("scan", "imlctl.report.preview"),  # which the ledger keeps
     ("scan", "imlctl.pipeline"),
     ("train", "imlctl.bench.accuracy"),  # validation scores as the benchmark does
@@ -211,8 +212,8 @@ def write(tree: Path, files: dict[str, str]) -> Path:
         ("pipeline.py", "from imlctl.report.html import write"),
         ("train/loop.py", "from imlctl.bench import speed"),
         ("train/loop.py", "from imlctl.scan import naming"),
-        ("report/record.py", "from imlctl.pipeline import Result"),
-        ("scan/run.py", "from imlctl.report.recorder import x"),
+        ("report/jsonl.py", "from imlctl.pipeline import Result"),
+        ("scan/run.py", "from imlctl.report.html import x"),
         ("bench/speed.py", "from imlctl.cli import app"),
         ("extra/new.py", "from imlctl.errors import UsageError"),
     ],
@@ -231,8 +232,8 @@ def test_the_checker_allows_what_the_layers_allow(tmp_path: Path) -> None:
         "image/decode.py": "import numpy\nfrom imlctl import errors\nfrom .photo import Photo",
         "core/wkv.py": "import math, torch.nn\nfrom torch import Tensor\nfrom imlctl.core import a",
         "weights/load.py": "import safetensors\nfrom imlctl.core.efficient_iml import EfficientIML",
-        "pipeline.py": "from imlctl.image.decode import read\nfrom imlctl.report.record import R",
-        "scan/run.py": "from imlctl.pipeline import Localizer\nfrom imlctl.report import record",
+        "pipeline.py": "from imlctl.image.decode import read\nfrom imlctl.record import R",
+        "scan/run.py": "from imlctl.pipeline import Localizer\nfrom imlctl.report import preview",
         "train/loop.py": "from imlctl.bench.accuracy import evaluate\nimport imlctl.weights.load",
         "train/validate.py": "from imlctl.inference import predict",
         "cli/__init__.py": "from imlctl import __version__\nfrom imlctl.scan.run import scan",

@@ -2,7 +2,7 @@
 
     import imlctl
     result = imlctl.load().localize("photo.jpg")
-    result.decision.flagged, result.probability, result.mask_png()
+    result.verdict, result.probability, result.mask_png()
 
 Nothing heavy is imported before it is used: `import imlctl` costs no torch.
 """

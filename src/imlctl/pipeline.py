@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from imlctl.device import describe, make_deterministic, resolve
+from imlctl.image.cautions import cautions
 from imlctl.image.decode import decode, read
 from imlctl.image.photo import DEFAULT_MAX_PIXELS, Photo
 from imlctl.image.prepare import prepare, restore, upright
 from imlctl.inference import DEFAULT_TILE, OVERLAP, Sampling, predict
 from imlctl.mask import render
-from imlctl.mask.decide import Decision, check_threshold, decide
+from imlctl.mask.decide import Decision, Verdict, check_probability, check_threshold, decide
 from imlctl.mask.regions import Regions, find_regions
 from imlctl.mask.score import EVIDENCE, critical, picture_score
-from imlctl.report.record import Record, Verdict
+from imlctl.record import Record
 from imlctl.weights.use import open_weights
 
 if TYPE_CHECKING:
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
 
     from imlctl.core.model import Model
     from imlctl.image.prepare import Geometry
+    from imlctl.mask.rates import Rates
 
 
+RELIABLE = 0.5  # a map is believed where its reliability is at least that
 Source = Photo | str | os.PathLike[str] | bytes | BinaryIO
 
 
@@ -48,7 +51,8 @@ class Settings:
         weights: What to use instead: a name, ``hf://owner/repo[@revision]/file`` (both must have
             been pulled), or a safetensors file; a `Path` is always a file.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps`` or ``xpu``.
-        threshold: Probability from which a pixel counts; None for the one the weights carry.
+        threshold: Probability from which a pixel is marked; None for the one that goes with the
+            verdict, see `mask.decide.Rule`.
         tile: Side of a tile in pixels, for pictures that are larger than one.
         sampling: Steps, members, flips and seed of what is drawn.
         max_pixels: Larger pictures are refused before any pixel is decoded.
@@ -74,19 +78,46 @@ class Result:
     Attributes:
         photo: The decoded photograph; its `source` is what the record calls it.
         probability: Of each pixel being manipulated, (H, W) float32 in [0, 1], upright.
-        decision: Mask, share and verdict at the threshold.
-        score: Probability that the picture holds any manipulation if one picture in two does, 0 to
-            1; of weights that were not calibrated, the model's own number.
+        decision: Verdict, score, mask and its threshold.
         provenance: Model, weights, settings, seed and device, as the record wants them.
         seconds: Wall time from bytes to decision.
+        rates: How often each verdict is right, as measured for these weights; None if it was not.
+        reliability: Of the map at each pixel, (H, W) float32 in [0, 1], upright; None where the
+            model does not say.
     """
 
     photo: Photo
     probability: NDArray[np.float32]
     decision: Decision
-    score: float
     provenance: dict[str, object]
     seconds: float
+    rates: Rates | None = None
+    reliability: NDArray[np.float32] | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Answer for the whole picture."""
+        return self.decision.verdict
+
+    @property
+    def score(self) -> float:
+        """Probability that the picture holds any manipulation if one picture in two does, 0 to 1.
+
+        Of weights that were not calibrated, the model's own number.
+        """
+        return self.decision.score
+
+    @cached_property
+    def unreliable_share(self) -> float | None:
+        """Fraction of the picture whose reliability is under one half; None if it is not known."""
+        if self.reliability is None:
+            return None
+        return float((self.reliability < RELIABLE).mean())
+
+    @cached_property
+    def cautions(self) -> tuple[str, ...]:
+        """Reasons why this picture is unlike those that the model can judge, as phrases."""
+        return cautions(self.photo)
 
     @cached_property
     def regions(self) -> Regions:
@@ -117,23 +148,33 @@ class Result:
     def record(self) -> Record:
         """Everything worth keeping, as one versioned record."""
         regions = self.regions
+        provenance = self.photo.facts.provenance
         return Record(
             path=self.photo.source,
-            verdict=Verdict.MANIPULATED if self.decision.flagged else Verdict.NOTHING_FOUND,
+            verdict=self.verdict,
             seconds=round(self.seconds, 4),
             sha256=self.photo.sha256,
+            bytes=None if provenance is None else provenance.bytes,
             facts=self.photo.facts,
             score=self.score,
             share=self.decision.share,
             threshold=self.decision.threshold,
-            min_share=self.decision.min_share,
-            verdict_threshold=self.decision.verdict_threshold,
+            rule=self.decision.rule,
+            rates=self._measured_rates(),
+            unreliable_share=self.unreliable_share,
+            cautions=self.cautions,
             regions=regions.listed,
             regions_rest_count=regions.rest_count,
             regions_rest_area=regions.rest_area,
             warnings=self.photo.facts.notes,
             **self.provenance,  # type: ignore[arg-type]
         )
+
+    def _measured_rates(self) -> dict[str, object] | None:
+        """How often pictures get this verdict, with the pictures that were counted."""
+        if self.rates is None:
+            return None
+        return {"pictures": self.rates.pictures, **self.rates.verdicts[self.verdict].to_dict()}
 
 
 class Localizer:
@@ -151,7 +192,6 @@ class Localizer:
         self.card = loaded.card
         model = cast("Model", loaded.model)  # `open_weights` refuses what does not localize
         self.model: Model = model.fuse().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.threshold = self.settings.threshold or loaded.card.threshold
         tile = self.settings.tile
         self.overlap = min(OVERLAP, tile // 2)
         self.provenance: dict[str, object] = {
@@ -160,12 +200,11 @@ class Localizer:
             "settings": {
                 "tile": tile,
                 "overlap": self.overlap,
-                "threshold": self.threshold,
+                "threshold": self.settings.threshold,
                 **self._drawn(),
             },
             "seed": self.settings.sampling.seed,
             "device": describe(self.device),
-            "false_positive_rate": loaded.card.training.get("calibration", {}).get("rate"),
         }
 
     def localize(self, source: Source, *, name: str = "") -> Result:
@@ -184,22 +223,19 @@ class Localizer:
         image, geometry = prepare(photo)
         probability, score = self.predict(image, bytes.fromhex(photo.sha256))
         found = self._decide(probability, score, geometry)
-        return Result(photo, *found, self.provenance, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Result(photo, *found, self.provenance, seconds, self.card.rates)
 
     def _decide(
         self, probability: Tensor, score: float, geometry: Geometry
-    ) -> tuple[NDArray[np.float32], Decision, float]:
+    ) -> tuple[NDArray[np.float32], Decision]:
         upright_map = restore(probability, geometry)
-        decision = decide(
-            upright_map,
-            threshold=self.threshold,
-            min_share=self.card.min_share,
-            verdict_threshold=self.card.verdict_threshold,
-        )
+        check_probability(upright_map)
         if self.card.score_scale is not None:
             level = critical(upright_map, EVIDENCE)
             score = picture_score(level, self.card.score_scale)
-        return upright_map, decision, score
+        threshold = self.settings.threshold
+        return upright_map, decide(upright_map, score, self.card.rule, threshold=threshold)
 
     def _decode(self, source: Source, name: str) -> Photo:
         if isinstance(source, Photo):

@@ -94,19 +94,17 @@ class TestEvaluate:
             next(evaluate(cases, broken))
 
 
-@pytest.mark.parametrize("verdict_threshold", [0.0, 0.6, 0.85])
-@pytest.mark.parametrize("min_share", [0.0, 0.005, 0.25, 0.5])
-def test_verdicts_are_those_of_the_product(verdict_threshold: float, min_share: float) -> None:
-    rng = np.random.default_rng(1)
+@pytest.mark.parametrize("threshold", [None, 0.3])
+@pytest.mark.parametrize("score", [0.1, 0.5, 0.95])
+def test_masks_and_verdicts_are_those_of_the_product(score: float, threshold: float | None) -> None:
+    rng, rule = np.random.default_rng(1), Rule(0.9, 0.4)
     for _ in range(20):
         probability = rng.choice(np.float32([0.1, 0.5, 0.6, 0.7, 0.85, 0.9]), (8, 8))
-        rule = Rule(0.5, min_share, verdict_threshold)
-        decision = decide(
-            probability, threshold=0.5, min_share=min_share, verdict_threshold=verdict_threshold
-        )
-        score = score_picture(Entry(Path("a.png"), None, "s"), Answer(probability, 0.1), rule, None)
-        assert score.flagged is decision.flagged
-        assert score.flagged == (score.critical >= np.float32(max(0.5, verdict_threshold)))
+        decision = decide(probability, score, rule, threshold=threshold)
+        case, answer = Entry(Path("a.png"), None, "s"), Answer(probability, score)
+        found = score_picture(case, answer, rule, None, threshold=threshold)
+        assert found.verdict is decision.verdict
+        assert (found.share, found.threshold) == (decision.share, decision.threshold)
 
 
 class TestCopyMove:

@@ -12,10 +12,12 @@ from PIL import Image
 from imlctl.bench.plot import Panel, charts, round_top
 from imlctl.bench.sheet import Shown, contact_sheet, extremes
 from imlctl.bench.summary import PictureScore
+from imlctl.mask.decide import Verdict
 
 
 def score(f1: float | None, name: str = "x.png") -> PictureScore:
-    common: dict[str, Any] = {"share": 0.0, "flagged": False, "critical": 0.0, "score": 0.0}
+    common: dict[str, Any] = dict.fromkeys(("share", "critical", "score"), 0.0)
+    common |= {"threshold": 0.5, "verdict": Verdict.NOTHING_FOUND}
     if f1 is None:
         return PictureScore(set="s", image=name, tampered=False, **common)
     return PictureScore(set="s", image=name, tampered=True, f1=f1, **common)

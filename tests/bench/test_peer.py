@@ -69,7 +69,7 @@ class TestReadMap:
 
 def test_a_map_gives_its_own_score() -> None:
     probability = np.float32([[0.9, 0.7, 0.3, 0.1]])
-    assert as_answer(probability, 0.25).score == pytest.approx(0.7)
+    assert as_answer(probability).score == pytest.approx(0.9)
 
 
 def test_ratios_are_made_pair_by_pair() -> None:

@@ -8,33 +8,36 @@ import pytest
 from sklearn import metrics as oracle
 
 from imlctl.bench.summary import PIXEL_METRICS, PictureScore, pool, summarize
+from imlctl.mask.decide import Verdict
 
 NAN = float("nan")
+MANIPULATED = Verdict.MANIPULATED
 
 
 class TestSummarize:
     @staticmethod
     def score(name: str, tampered: bool, **values: Any) -> PictureScore:
         zero = dict.fromkeys(PIXEL_METRICS, 0.0 if tampered else NAN)
-        rest: dict[str, Any] = {"share": 0.0, "flagged": False, "critical": 0.0, "score": 0.0}
+        rest: dict[str, Any] = dict.fromkeys(("share", "critical", "score"), 0.0)
+        rest |= {"threshold": 0.5, "verdict": Verdict.NOTHING_FOUND}
         return PictureScore(set=name, image="x.png", tampered=tampered, **(zero | rest | values))
 
     def test_means_within_sets_then_over_sets(self) -> None:
         rows = summarize(
             [
-                self.score("b", True, f1=0.2, iou=0.1, auc=0.6, best_f1=0.3, flagged=True),
+                self.score("b", True, f1=0.2, iou=0.1, auc=0.6, best_f1=0.3, verdict=MANIPULATED),
                 self.score("b", True, f1=0.4, iou=0.3, auc=0.8, best_f1=0.5),
-                self.score("b", False, flagged=True),
-                self.score("a", True, f1=0.9, iou=0.8, auc=1.0, best_f1=1.0, flagged=True),
+                self.score("b", False, verdict=MANIPULATED),
+                self.score("a", True, f1=0.9, iou=0.8, auc=1.0, best_f1=1.0, verdict=MANIPULATED),
             ]
         )
         assert [row.name for row in rows] == ["b", "a", "mean over sets"]
         b, a, mean = rows
         assert (b.tampered, b.authentic) == (2, 1)
         assert (b.f1, b.iou, b.auc, b.best_f1) == pytest.approx((0.3, 0.2, 0.7, 0.4))
-        assert (b.found, b.flagged) == (0.5, 1.0)
+        assert (b.found, b.false_alarms) == (0.5, 1.0)
         assert (a.tampered, a.authentic, a.found) == (1, 0, 1.0)
-        assert math.isnan(a.flagged)
+        assert math.isnan(a.false_alarms)
         assert (mean.tampered, mean.authentic) == (3, 1)
         assert (mean.f1, mean.auc) == pytest.approx((0.6, 0.85))  # not the mean over pictures
         assert mean.found == pytest.approx(0.75)
@@ -43,12 +46,12 @@ class TestSummarize:
         rows = summarize(
             [
                 self.score("forged", True, f1=0.5, auc=0.8),
-                self.score("clean", False, flagged=True),
+                self.score("authentic", False, verdict=MANIPULATED),
                 self.score("calm", False),
             ]
         )
         mean = rows[-1]
-        assert (mean.f1, mean.auc, mean.flagged) == (0.5, 0.8, 0.5)
+        assert (mean.f1, mean.auc, mean.false_alarms) == (0.5, 0.8, 0.5)
 
     def test_pictures_without_a_value_do_not_count(self) -> None:
         """A mask that covers the whole picture has no AUC."""
@@ -61,16 +64,17 @@ class TestSummarize:
 
     def test_pictures_are_ranked_and_judged(self) -> None:
         scores = [
-            self.score("s", True, score=0.9, flagged=True),
-            self.score("s", True, score=0.4),
-            self.score("s", False, score=0.5, flagged=True),
+            self.score("s", True, score=0.9, verdict=MANIPULATED),
+            self.score("s", True, score=0.4, verdict=Verdict.INCONCLUSIVE),
+            self.score("s", False, score=0.5, verdict=MANIPULATED),
             self.score("s", False, score=0.1),
         ]
         (row,) = summarize(scores)
-        truth, flagged = [1, 1, 0, 0], [1, 0, 1, 0]
+        truth, called = [1, 1, 0, 0], [1, 0, 1, 0]
         assert row.image_auc == pytest.approx(oracle.roc_auc_score(truth, [0.9, 0.4, 0.5, 0.1]))
-        assert row.image_f1 == pytest.approx(oracle.f1_score(truth, flagged))
-        assert (row.found, row.flagged) == (0.5, 0.5)
+        assert row.image_f1 == pytest.approx(oracle.f1_score(truth, called))
+        assert (row.found, row.false_alarms) == (0.5, 0.5)
+        assert (row.suspected, row.false_suspicions) == (1.0, 0.5)
         (forged,) = summarize(scores[:2])
         assert math.isnan(forged.image_auc)
         assert math.isnan(forged.image_f1)
@@ -119,5 +123,5 @@ class TestIntervals:
     def test_what_has_no_value_has_no_interval(self) -> None:
         (row,) = summarize([TestSummarize.score("s", True, f1=0.5)], resamples=20)
         assert row.intervals["f1"] == (0.5, 0.5)
-        assert "flagged" not in row.intervals
+        assert "false_alarms" not in row.intervals
         assert summarize([TestSummarize.score("s", True)])[0].intervals == {}

@@ -58,10 +58,10 @@ class TestThresholdsFor:
     def test_rows(self) -> None:
         rows = thresholds_for(spread(), resamples=300, seed=0, rates=(0.001, 0.05, 0.2))
         assert [row.resolved for row in rows] == [False, True, True]
-        assert [row.flagged for row in rows] == [0.0, 0.05, 0.2]
+        assert [row.marked for row in rows] == [0.0, 0.05, 0.2]
         for row in rows:
             assert row.interval[0] <= row.threshold <= row.interval[1] + 1e-6
-            assert row.upper > row.flagged
+            assert row.upper > row.marked
         assert 0.9 < rows[1].threshold < 0.99  # uniform values: 1 - rate
         assert rows == thresholds_for(spread(), resamples=300, seed=0, rates=(0.001, 0.05, 0.2))
 

@@ -23,7 +23,7 @@ def accuracy(model: str, f1: float, sha256: str = "a", **settings: Any) -> dict[
             "f1": value,
             "auc": 0.8,
             "found": 0.5,
-            "flagged": None,
+            "false_alarms": None,
             "intervals": {"f1": [0.25, 0.75]},
         }
         for name, value in (("one", 0.1), ("two", 0.9), ("mean over sets", f1))

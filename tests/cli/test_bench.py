@@ -20,6 +20,7 @@ from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.core.mit import SIZES, MixTransformer
 from imlctl.errors import ConfigError, ImlctlError, OutputError, UsageError, WeightsError
+from imlctl.mask.decide import Rule
 from imlctl.weights.load import Card, save
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ SAMPLING = DiffIMLConfig("efficient-rwkv-tiny", DenoiserConfig(channels=32, cond
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     torch.manual_seed(0)
-    save(path, EfficientIML(TINY), Card("efficient-iml", TINY.to_dict(), threshold=0.1))
+    save(path, EfficientIML(TINY), Card("efficient-iml", TINY.to_dict(), Rule(threshold=0.1)))
     return path
 
 
@@ -41,7 +42,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sampler(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "sampler.safetensors"
     torch.manual_seed(0)
-    save(path, DiffIML(SAMPLING), Card("diff-iml", SAMPLING.to_dict(), threshold=0.3))
+    save(path, DiffIML(SAMPLING), Card("diff-iml", SAMPLING.to_dict(), Rule(threshold=0.3)))
     return path
 
 
@@ -216,7 +217,8 @@ class TestAccuracy:
         arguments = ("--f1", pictures / "one", "--weights", weights, "--json", "--resamples", 0)
         low, high = (json.loads(bench(*arguments, "--threshold", t)) for t in (0.001, 0.999))
         assert (low["threshold"], high["threshold"]) == (0.001, 0.999)
-        assert [low["sets"][0]["flagged"], high["sets"][0]["flagged"]] == [1.0, 0.0]
+        shares = [[picture["share"] for picture in each["pictures"]] for each in (low, high)]
+        assert min(shares[0]) > max(shares[1])
 
 
 class TestCalibration:
@@ -226,9 +228,10 @@ class TestCalibration:
         assert "Too few pictures" in text
         assert kept_in().is_file()
         arguments = ("--f1", pictures, "--weights", weights, "--json", "--resamples", 0)
-        for rate, flagged in ((0.0, 0.0), (0.25, 0.25), (0.5, 0.5)):
+        for rate, marked in ((0.0, 0), (0.25, 1), (0.5, 2)):
             document = json.loads(bench(*arguments, "--threshold", f"fpr={rate}"))
-            assert document["sets"][-1]["flagged"] == flagged
+            alarms = [p["share"] > 0.005 for p in document["pictures"] if not p["tampered"]]
+            assert sum(alarms) == marked
         photo = pictures / "one" / "authentic" / "a.png"
         bench(photo, "--weights", weights, "--threshold", "fpr=0.25", command="localize")
 

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 import pytest
 
 from imlctl.cli.follow import Follower
+from imlctl.cli.scan_options import CheckFor
 from imlctl.errors import DecodeError
 from imlctl.scan.discover import Picture
 from imlctl.scan.naming import Job
@@ -15,8 +16,8 @@ from imlctl.scan.run import Outcome
 
 def outcome(name, verdict="nothing found", more=(), **options):
     """Of a record, `more` tells some more or otherwise."""
-    record = {"verdict": verdict, "share": 0.25, "score": 0.5, "min_share": 0.3}
-    record |= {"warnings": ["odd\x1b"]} | dict(more)
+    record = {"verdict": verdict, "share": 0.25, "score": 0.5, "rates": None, "cautions": []}
+    record |= {"unreliable_share": None, "warnings": ["odd\x1b"]} | dict(more)
     return Outcome(Job(Picture(Path(name), PurePath("x")), {}), record, **options)
 
 
@@ -42,13 +43,41 @@ def test_lines_tell_what_is_new(capsys):
     assert (follower.seen, follower.resumed) == (4, 1)
 
 
+RATES = {"authentic": {"count": 1, "of": 100}, "forgeries": {"count": 45, "of": 100}}
+
+
 @pytest.mark.parametrize(
-    ("share", "told"),
-    [(0.004, "nothing found (0.40 %"), (0.2, "nothing certain (20 %")],
+    ("verdict", "more", "told"),
+    [
+        ("nothing found", {"share": 0.004}, "(score 0.50; 0.40 % of pixels marked)"),
+        ("manipulated", {"score": 0.9999}, "(score 0.99; 25 % of pixels marked)"),
+        (
+            "manipulated",
+            {"rates": RATES},
+            "(score 0.50; 1 in 100 authentic pictures scores this high, 45 in 100 forgeries do;"
+            " 25 % of pixels marked)",
+        ),
+        (
+            "nothing found",
+            {"unreliable_share": 0.61, "cautions": ["too small to judge: 1 x 1 pixels"]},
+            "(score 0.50; 25 % of pixels marked); cannot speak here: 61 % of this picture;"
+            " caution: too small to judge: 1 x 1 pixels",
+        ),
+        ("inconclusive", {"unreliable_share": 0.05}, "(score 0.50; 25 % of pixels marked)"),
+    ],
 )
-def test_a_cautious_verdict_does_not_hide_what_is_marked(capsys, share, told):
-    Follower(1).follow([outcome("a.jpg", more={"share": share, "min_share": 0.005})])
-    assert capsys.readouterr().out == f"a.jpg: {told} of pixels marked, score 0.50)\n"
+def test_a_line_says_verdict_rates_and_cautions(capsys, verdict, more, told):
+    Follower(1).follow([outcome("a.jpg", verdict, more=more)])
+    assert capsys.readouterr().out == f"a.jpg: {verdict} {told}\n"
+
+
+def test_check_looks_for_what_it_is_told_to():
+    follower = Follower(1, silent=True)
+    follower.follow([outcome("a.jpg"), outcome("b.jpg", "inconclusive")])
+    assert not follower.found(CheckFor.MANIPULATED)
+    assert follower.found(CheckFor.ANY)
+    follower.follow([outcome("c.jpg", "manipulated")])
+    assert follower.found(CheckFor.MANIPULATED)
 
 
 def test_more_is_told_if_asked(capsys):
@@ -71,7 +100,7 @@ def test_a_terminal_shows_a_live_line(monkeypatch):
     Follower(4, silent=True).follow(slowly())
     shown = terminal.getvalue()
     assert "3/4 [" in shown
-    assert "1 found, 2 clean, 0 failed" in shown
+    assert "1 manipulated, 0 inconclusive, 2 nothing found, 0 failed" in shown
     assert "c.jpg: it is truncated" in shown
 
 
@@ -93,6 +122,7 @@ def test_the_table(capsys):
     assert lines[0].startswith("imlctl: 4 pictures in 1:06:40, 0.0 a second")
     assert lines[1:] == [
         "imlctl:   1 manipulated",
+        "imlctl:   0 inconclusive",
         "imlctl:   2 nothing found",
         "imlctl:   1 failed",
         "imlctl:   1 of these done before",

@@ -24,7 +24,6 @@ from imlctl.evaluate.metrics import (
     pixel_precision,
     pixel_recall,
     proportion_interval,
-    upper_limit,
 )
 
 if TYPE_CHECKING:
@@ -175,11 +174,6 @@ class TestIntervals:
     def test_proportions_are_scipys(self, hits: int, trials: int) -> None:
         exact = stats.binomtest(hits, trials).proportion_ci(0.95, "exact")
         assert proportion_interval(hits, trials) == pytest.approx((exact.low, exact.high))
-
-    @pytest.mark.parametrize(("hits", "trials"), [(0, 54), (1, 54), (5, 100), (99, 100), (7, 7)])
-    def test_one_sided_limit_is_clopper_and_pearsons(self, hits: int, trials: int) -> None:
-        exact = stats.beta.ppf(0.95, hits + 1, trials - hits) if hits < trials else 1.0
-        assert upper_limit(hits, trials) == pytest.approx(exact)
 
     def test_nothing_has_no_interval(self) -> None:
         assert proportion_interval(0, 0) is None

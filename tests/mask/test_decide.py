@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,18 +7,23 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from imlctl.errors import NumericalError, UsageError
-from imlctl.mask.decide import Decision, decide
+from imlctl.mask.decide import Decision, Rule, Verdict, decide
+
+RULE = Rule(manipulated=0.8, inconclusive=0.4)
+
+
+def of(probability, score=0.0, **options):
+    return decide(np.asarray(probability, np.float32), score, RULE, **options)
 
 
 def test_a_pixel_at_the_threshold_is_marked():
-    probability = np.array([[0.49, 0.5, 0.51]], np.float32)
-    decision = decide(probability, threshold=0.5)
+    decision = of([[0.49, 0.5, 0.51]], threshold=0.5)
     assert decision.mask.tolist() == [[False, True, True]]
     assert decision.share == pytest.approx(2 / 3)
 
 
 def test_a_threshold_that_float32_cannot_hold_marks_its_nearest_float32():
-    assert decide(np.full((1, 1), 0.1, np.float32), threshold=0.1).mask.all()
+    assert of(np.full((1, 1), 0.1), threshold=0.1).mask.all()
 
 
 @given(
@@ -26,27 +33,63 @@ def test_a_threshold_that_float32_cannot_hold_marks_its_nearest_float32():
 )
 def test_a_higher_threshold_never_marks_more(probability, one, other):
     low, high = sorted((one, other))
-    strict, lenient = decide(probability, threshold=high), decide(probability, threshold=low)
+    strict, lenient = of(probability, threshold=high), of(probability, threshold=low)
     assert not (strict.mask & ~lenient.mask).any()
     assert strict.share <= lenient.share
 
 
-def test_flagged_means_more_than_the_least_share():
-    probability = np.zeros((10, 20), np.float32)
-    probability[0, 0] = 1
-    assert not decide(probability, min_share=0.005).flagged  # 1 of 200 is exactly half a percent
-    probability[0, 1] = 1
-    assert decide(probability, min_share=0.005).flagged
+@pytest.mark.parametrize(
+    ("score", "verdict"),
+    [
+        (1.0, Verdict.MANIPULATED),
+        (0.8, Verdict.MANIPULATED),
+        (np.nextafter(0.8, 0), Verdict.INCONCLUSIVE),
+        (0.4, Verdict.INCONCLUSIVE),
+        (np.nextafter(0.4, 0), Verdict.NOTHING_FOUND),
+        (0.0, Verdict.NOTHING_FOUND),
+    ],
+)
+def test_the_verdict_follows_from_the_score_alone(score, verdict):
+    for probability in (np.zeros((4, 4)), np.ones((4, 4))):
+        for threshold in (None, 0.1, 0.9):
+            assert of(probability, score, threshold=threshold).verdict is verdict
+
+
+def test_no_verdict_claims_that_a_picture_is_authentic():
+    assert [str(verdict) for verdict in Verdict] == ["manipulated", "inconclusive", "nothing found"]
+
+
+@pytest.mark.parametrize(
+    ("peak", "expected"), [(1.0, 0.4), (0.5, 0.2), (0.3333, 0.133), (0.05, 0.05), (0.0, 0.05)]
+)
+def test_where_something_is_found_the_threshold_follows_the_map(peak, expected):
+    probability = np.zeros((20, 50), np.float32)
+    probability.ravel()[:6] = peak  # more than half a percent of a thousand pixels
+    for score in (0.5, 0.9):
+        assert of(probability, score).threshold == expected
+    assert of(probability, 0.1).threshold == 0.5
+    assert of(probability, 0.9, threshold=0.7).threshold == 0.7
+
+
+def test_half_a_percent_of_stray_pixels_does_not_move_the_threshold():
+    probability = np.full((20, 50), 0.25, np.float32)
+    probability.ravel()[:5] = 1.0
+    assert of(probability, 0.9).threshold == 0.1
+
+
+def test_the_threshold_is_never_higher_than_where_nothing_is_found():
+    rule = Rule(0.8, 0.4, threshold=0.3)
+    assert decide(np.ones((9, 9), np.float32), 0.9, rule).threshold == 0.3
 
 
 def test_a_faint_map_stays_faint():
     faint = np.linspace(0, 0.2, 100, dtype=np.float32).reshape(10, 10)
-    assert not decide(faint).mask.any()
+    assert not of(faint).mask.any()
 
 
 def test_a_constant_map_is_decided():
-    assert decide(np.full((3, 3), 0.2, np.float32)).share == 0
-    assert decide(np.full((3, 3), 0.9, np.float32)).share == 1
+    assert of(np.full((3, 3), 0.2)).share == 0
+    assert of(np.full((3, 3), 0.9)).share == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.5, -0.1])
@@ -54,19 +97,36 @@ def test_one_bad_value_is_an_error_and_never_a_mask(value):
     probability = np.zeros((8, 8), np.float32)
     probability[3, 4] = value
     with pytest.raises(NumericalError, match=r"No mask is made"):
-        decide(probability)
+        of(probability)
+    with pytest.raises(NumericalError, match=r"No verdict is made"):
+        of(np.zeros((8, 8)), value)
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.5, 2, float("nan")])
 def test_a_threshold_outside_the_open_interval_is_refused(threshold):
     with pytest.raises(UsageError, match="between 0 and 1"):
-        decide(np.zeros((2, 2), np.float32), threshold=threshold)
+        of(np.zeros((2, 2)), threshold=threshold)
 
 
-@pytest.mark.parametrize("share", [-0.1, 1, float("nan")])
-def test_a_least_share_out_of_range_is_refused(share):
-    with pytest.raises(UsageError, match="share"):
-        decide(np.zeros((2, 2), np.float32), min_share=share)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"manipulated": 0.3},
+        {"manipulated": 1.1},
+        {"inconclusive": -0.1},
+        {"inconclusive": float("nan")},
+        {"threshold": 0.0},
+        {"threshold": 1.0},
+        {"threshold": float("nan")},
+        {"peak_share": 0.0},
+        {"lowest": 0.0},
+        {"lowest": 0.6},
+    ],
+    ids=str,
+)
+def test_an_impossible_rule_is_refused(change):
+    with pytest.raises(ValueError, match="a rule needs"):
+        Rule(**asdict(RULE) | change)
 
 
 @pytest.mark.parametrize(
@@ -74,26 +134,15 @@ def test_a_least_share_out_of_range_is_refused(share):
 )
 def test_what_is_no_map_is_refused(array):
     with pytest.raises(ValueError, match="probability map"):
-        decide(array)
+        decide(array, 0.0, RULE)
 
 
 def test_the_mask_cannot_be_changed_afterwards():
-    decision = decide(np.zeros((2, 2), np.float32))
+    decision = of(np.zeros((2, 2)))
     with pytest.raises(ValueError, match="read-only"):
         decision.mask[0, 0] = True
 
 
 def test_a_decision_needs_a_mask_of_bool():
     with pytest.raises(ValueError, match="bool"):
-        Decision(np.zeros((2, 2), np.uint8), 0.0, False, 0.5, 0.005, 0.5)
-
-
-def test_a_verdict_may_ask_for_more_than_the_mask() -> None:
-    probability = np.full((10, 10), 0.1, np.float32)
-    probability[0] = 0.6
-    doubtful = decide(probability, verdict_threshold=0.9)
-    assert (doubtful.share, doubtful.flagged, doubtful.verdict_threshold) == (0.1, False, 0.9)
-    probability[0, 0] = 0.95
-    assert decide(probability, verdict_threshold=0.9).flagged
-    # A mask that is stricter than the verdict is the rule for both.
-    assert decide(probability, threshold=0.94, verdict_threshold=0.9).verdict_threshold == 0.94
+        Decision(np.zeros((2, 2), np.uint8), 0.0, 0.5, 0.0, Verdict.NOTHING_FOUND, RULE)

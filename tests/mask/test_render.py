@@ -10,8 +10,13 @@ from PIL import Image
 
 from imlctl.errors import NumericalError, UsageError
 from imlctl.mask import render
-from imlctl.mask.decide import decide
+from imlctl.mask.decide import Rule, decide
 from imlctl.mask.render import binary_png, heatmap_png, overlay_png, percent, soft_png
+
+
+def decided(probability):
+    """Nothing was found, so what reaches 0.5 is marked."""
+    return decide(probability, 0.0, Rule())
 
 
 def opened(data):
@@ -82,14 +87,14 @@ def test_no_picture_is_made_of_a_bad_number(value):
 
 def test_the_legend_stands_under_the_evidence_and_not_over_it():
     pixels = photo(600, 800)
-    picture = np.asarray(opened(overlay_png(pixels, decide(np.zeros((600, 800), np.float32)))))
+    picture = np.asarray(opened(overlay_png(pixels, decided(np.zeros((600, 800), np.float32)))))
     assert picture.shape[0] > 600
     assert (picture[:600] == pixels).all()
 
 
 def test_an_overlay_tints_outlines_and_leaves_the_rest():
     pixels = np.full((600, 800, 3), 128, np.uint8)
-    picture = np.asarray(opened(overlay_png(pixels, decide(blob(600, 800)))))[:600]
+    picture = np.asarray(opened(overlay_png(pixels, decided(blob(600, 800)))))[:600]
     assert (picture[200, 300] != 128).any()
     assert np.abs(picture[200, 300].astype(int) - 128).max() < 40  # lightly
     assert picture[150, 300].tolist() == [255, 230, 0]
@@ -100,7 +105,7 @@ def test_an_overlay_tints_outlines_and_leaves_the_rest():
 @pytest.mark.parametrize("ground", [0, 128, 255])
 def test_an_outline_shows_on_any_ground(ground):
     pixels = np.full((500, 500, 3), ground, np.uint8)
-    picture = np.asarray(opened(overlay_png(pixels, decide(blob(500, 500)))))[:500]
+    picture = np.asarray(opened(overlay_png(pixels, decided(blob(500, 500)))))[:500]
     luminance = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(int)
     across = luminance[110:140, 180]  # over the upper edge, at row 125
     assert across.max() - across.min() > 120
@@ -108,7 +113,7 @@ def test_an_outline_shows_on_any_ground(ground):
 
 def test_the_outline_closes_along_the_edge_of_the_picture():
     picture = np.asarray(
-        opened(overlay_png(photo(500, 600), decide(np.ones((500, 600), np.float32))))
+        opened(overlay_png(photo(500, 600), decided(np.ones((500, 600), np.float32))))
     )
     for edge in (picture[0, :600], picture[499, :600], picture[:500, 0], picture[:500, 599]):
         assert (edge == (255, 230, 0)).all()
@@ -117,7 +122,7 @@ def test_the_outline_closes_along_the_edge_of_the_picture():
 def test_small_pictures_are_enlarged_by_a_whole_factor(written):
     pixels = photo(48, 64)
     probability = np.zeros((48, 64), np.float32)
-    picture = np.asarray(opened(overlay_png(pixels, decide(probability))))
+    picture = np.asarray(opened(overlay_png(pixels, decided(probability))))
     assert (picture[: 48 * 8, : 64 * 8] == pixels.repeat(8, 0).repeat(8, 1)).all()
     assert "shown enlarged 8 times" in written
 
@@ -126,7 +131,7 @@ def test_large_pictures_are_reduced_and_say_so(monkeypatch, written):
     monkeypatch.setattr(render, "_MAX_PIXELS", 500_000)
     probability = np.zeros((1000, 2000), np.float32)
     probability[501, 1003] = 1  # a single pixel must not vanish
-    picture = np.asarray(opened(overlay_png(photo(1000, 2000), decide(probability))))
+    picture = np.asarray(opened(overlay_png(photo(1000, 2000), decided(probability))))
     assert picture.shape[1] == 1000
     assert (picture[:500] == (255, 230, 0)).all(2).any()
     assert "shown at 50 % of its size" in written
@@ -136,7 +141,10 @@ def test_large_pictures_are_reduced_and_say_so(monkeypatch, written):
 def test_extreme_shapes_are_drawn(height, width):
     probability = np.full((height, width), 0.7, np.float32)
     pixels = photo(height, width)
-    for data in (overlay_png(pixels, decide(probability)), heatmap_png(pixels, probability)):
+    for data in (
+        overlay_png(pixels, decided(probability)),
+        heatmap_png(pixels, probability),
+    ):
         image = opened(data)
         assert image.mode == "RGB"
         assert image.width >= 400
@@ -145,7 +153,7 @@ def test_extreme_shapes_are_drawn(height, width):
 def test_16_bit_pixels_are_shown_by_their_upper_byte():
     eight = photo(480, 480)
     sixteen = eight.astype(np.uint16) * 257
-    decision = decide(blob(480, 480))
+    decision = decided(blob(480, 480))
     assert overlay_png(sixteen, decision) == overlay_png(eight, decision)
 
 
@@ -154,7 +162,7 @@ def test_turned_and_read_only_pixels_are_drawn_and_left_alone():
     before = pixels.copy()
     pixels.flags.writeable = False
     probability = np.rot90(blob(500, 600))
-    decision = decide(probability)
+    decision = decided(probability)
     assert overlay_png(pixels, decision) == overlay_png(before.copy(), decision)
     assert heatmap_png(pixels, probability) == heatmap_png(before.copy(), probability.copy())
     assert (pixels == before).all()
@@ -208,18 +216,19 @@ def test_a_peak_is_never_rounded_up_to_the_threshold(written):
 
 def test_the_caption_says_what_was_decided(written):
     pixels = photo(100, 100)
-    overlay_png(pixels, decide(blob(100, 100)))
-    overlay_png(pixels, decide(np.zeros((100, 100), np.float32), threshold=0.3))
+    rule = Rule(0.8, 0.4)
+    overlay_png(pixels, decide(blob(100, 100), 0.9, rule, threshold=0.5))
+    overlay_png(pixels, decide(np.zeros((100, 100), np.float32), 0.1, rule, threshold=0.3))
     speck = np.zeros((100, 100), np.float32)
     speck[5, 5] = 1
-    overlay_png(pixels, decide(speck))
-    overlay_png(pixels, decide(np.full((100, 100), 0.6, np.float32), verdict_threshold=0.99))
+    overlay_png(pixels, decide(speck, 0.1, rule))
+    overlay_png(pixels, decide(np.full((100, 100), 0.6, np.float32), 0.5, rule))
     headlines = [line for line in written if " at p >= " in line]
     assert headlines == [
-        "manipulated: 6.2 % of pixels at p >= 0.50",
-        "nothing found at p >= 0.30",
-        "nothing found: 0.01 % of pixels at p >= 0.50, limit 0.50 %",
-        "nothing certain: 100 % of pixels at p >= 0.50, limit 0.50 % at p >= 0.99",
+        "manipulated: 6.2 % of pixels marked, at p >= 0.50",
+        "nothing found: no pixel marked, at p >= 0.30",
+        "nothing found: 0.01 % of pixels marked, at p >= 0.50",
+        "inconclusive: 100 % of pixels marked, at p >= 0.24",
     ]
 
 
@@ -242,7 +251,7 @@ def test_percentages_are_never_rounded_to_none_or_to_all(share, said):
 def test_the_same_input_gives_the_same_bytes():
     pixels, probability = photo(300, 200), blob(300, 200)
     assert heatmap_png(pixels, probability) == heatmap_png(pixels, probability)
-    assert overlay_png(pixels, decide(probability)) == overlay_png(pixels, decide(probability))
+    assert overlay_png(pixels, decided(probability)) == overlay_png(pixels, decided(probability))
 
 
 @pytest.mark.parametrize(
@@ -255,4 +264,4 @@ def test_the_same_input_gives_the_same_bytes():
 )
 def test_pixels_that_do_not_match_are_refused(pixels):
     with pytest.raises(ValueError, match="pixels are"):
-        overlay_png(pixels, decide(np.zeros((4, 4), np.float32)))
+        overlay_png(pixels, decided(np.zeros((4, 4), np.float32)))

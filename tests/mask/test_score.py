@@ -16,15 +16,17 @@ def log_odds(levels: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("min_share", "expected"),
+    ("share", "expected"),
     [(0.0, 0.9), (0.2, 0.9), (0.25, 0.7), (0.5, 0.3), (0.7, 0.3), (0.75, 0.1)],
 )
-def test_critical_is_the_highest_threshold_that_flags(min_share: float, expected: float) -> None:
+def test_critical_is_the_highest_threshold_that_more_than_the_share_reach(
+    share: float, expected: float
+) -> None:
     probability = np.float32([[0.9, 0.1], [0.7, 0.3]])
-    value = critical(probability, min_share)
+    value = critical(probability, share)
     assert value == np.float32(expected)
-    assert np.mean(probability >= value) > min_share
-    assert not np.mean(probability >= np.nextafter(np.float32(value), np.float32(2))) > min_share
+    assert np.mean(probability >= value) > share
+    assert not np.mean(probability >= np.nextafter(np.float32(value), np.float32(2))) > share
 
 
 class TestPictureScore:

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from imlctl.image.photo import FormatFacts
-from imlctl.mask.decide import decide
+from imlctl.mask.decide import Rule, Verdict, decide
+from imlctl.mask.rates import Rates
 from imlctl.mask.regions import find_regions
+from imlctl.record import FAILED, Failure, Record
 from imlctl.report.html import ReportEntry
 from imlctl.report.preview import make_preview
-from imlctl.report.record import Failure, Record, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,13 @@ LAUNCH = (
 )
 
 
+RATES = Rates.measured(
+    "of a test",
+    [(Verdict.MANIPULATED, 0.2)] * 9 + [(Verdict.NOTHING_FOUND, 0.001)] * 11,
+    [Verdict.NOTHING_FOUND] * 48 + [Verdict.MANIPULATED, Verdict.INCONCLUSIVE],
+)
+
+
 def blob(height: int = 120, width: int = 160, peak: float = 0.98) -> NDArray[np.float32]:
     """A map with one round hill left of the middle, highest at its centre."""
     rows, columns = np.mgrid[0:height, 0:width]
@@ -56,12 +64,12 @@ def picture(height: int = 120, width: int = 160, seed: int = 0) -> NDArray[np.ui
 
 def record_of(path: str, probability: NDArray[np.float32], **changes: Any) -> Record:
     """The record that the pipeline would write of a map."""
-    decision = decide(probability, threshold=0.5, min_share=0.005, verdict_threshold=0.9)
+    decision = decide(probability, float(probability.max()), Rule(0.9, 0.5), threshold=0.5)
     regions = find_regions(decision.mask, probability)
     height, width = probability.shape
     values: dict[str, Any] = {
         "path": path,
-        "verdict": Verdict.MANIPULATED if decision.flagged else Verdict.NOTHING_FOUND,
+        "verdict": decision.verdict,
         "model": "efficientiml",
         "weights_sha256": "ab" * 32,
         "settings": {"tile": 1024},
@@ -70,12 +78,12 @@ def record_of(path: str, probability: NDArray[np.float32], **changes: Any) -> Re
         "seconds": 0.5,
         "sha256": hashlib.sha256(os.fsencode(path)).hexdigest(),
         "facts": FormatFacts("PNG", width, height, "RGB", 8),
-        "score": float(probability.max()),
+        "bytes": 12_345,
+        "score": decision.score,
         "share": decision.share,
-        "threshold": 0.5,
-        "min_share": 0.005,
-        "verdict_threshold": 0.9,
-        "false_positive_rate": 0.05,
+        "threshold": decision.threshold,
+        "rule": decision.rule,
+        "rates": {"pictures": "of a test", **RATES.verdicts[decision.verdict].to_dict()},
         "regions": regions.listed,
         "regions_rest_count": regions.rest_count,
         "regions_rest_area": regions.rest_area,
@@ -86,7 +94,7 @@ def record_of(path: str, probability: NDArray[np.float32], **changes: Any) -> Re
 def failed(path: str) -> Record:
     return Record(
         path=path,
-        verdict=Verdict.FAILED,
+        verdict=FAILED,
         model="efficientiml",
         weights_sha256="ab" * 32,
         settings={},

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from imlctl.record import Record
     from imlctl.report.html import ReportEntry
-    from imlctl.report.record import Record
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -43,11 +43,12 @@ def test_a_row_for_each_picture_with_what_a_spreadsheet_can_use(
     assert (first["verdict"], first["regions"]) == ("manipulated", "1")
     assert int(first["largest_region_area"]) > 100
     assert float(first["share"]) == pytest.approx(found.to_dict()["share"])  # type: ignore[union-attr]
-    assert (first["format"], first["file_bytes"], first["jpeg_quality"]) == ("JPEG", "1234", "92")
+    assert (first["format"], first["bytes"], first["jpeg_quality"]) == ("JPEG", "12345", "92")
     assert (first["jpeg_tables_standard"], first["exif_make"]) == ("yes", "Canon")
     assert (first["exif_gps"], first["c2pa"], first["alpha"]) == ("yes", "yes", "no")
     assert first["warnings"] == "one; two"
     assert (second["verdict"], second["error"]) == ("failed", "the file is truncated")
+    assert float(first["forgeries_with_this_verdict"]) == 0.45
     assert second["share"] == second["format"] == second["jpeg_quality"] == ""
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from imlctl.report.record import Record
+    from imlctl.record import Record
 
 WHEN = datetime(2026, 11, 21, 15, 30, tzinfo=UTC)
 EVIL = "</script><script>alert(1)</script><!--'\"&.jpg"
@@ -61,7 +61,7 @@ def written(
 ) -> Reader:
     path = tmp_path / "report.html"
     entries = [
-        entry("in/clean.png", peak=0.2),
+        entry("in/plain.png", peak=0.2),
         entry(EVIL, warnings=("<b>", EVIL)),
         ReportEntry(failed_record("in/broken.jpg").to_dict()),
     ]
@@ -111,7 +111,7 @@ def test_the_policy_names_exactly_our_script_and_style(written: Reader) -> None:
 def test_the_page_holds_pictures_maps_and_records(
     written: Reader, entry: Callable[..., ReportEntry]
 ) -> None:
-    preview = entry("in/clean.png", peak=0.2).preview
+    preview = entry("in/plain.png", peak=0.2).preview
     assert preview is not None
     assert base64.b64decode(written.content["p0"]) == preview.photo
     assert base64.b64decode(written.content["m0"]) == preview.soft
@@ -122,11 +122,15 @@ def test_the_page_holds_pictures_maps_and_records(
     summary = written.json("summary")
     assert [row[1] for row in summary["rows"]] == ["nothing found", "manipulated", "failed"]
     assert summary["models"] == ["efficientiml (abababababab)"]
-    assert summary["rules"] == [[0.5, 0.9, 0.005]]
-    assert summary["rate"] == 0.05
+    assert summary["rules"] == [[0.9, 0.5]]
+    assert summary["rates"] == {
+        "manipulated": "2 in 100 authentic pictures score this high, 45 in 100 forgeries do"
+        " (of a test)",
+        "nothing found": "55 in 100 forgeries get this verdict too (of a test)",
+    }
 
 
-def test_flagged_pictures_come_before_the_others(written: Reader) -> None:
+def test_pictures_with_a_finding_come_before_the_others(written: Reader) -> None:
     ids = [a["id"] for tag, a in written.elements if tag == "script" and "id" in a]
     assert ids == ["summary", "p1", "m1", "r1", "p0", "m0", "r0", "r2"]
 
@@ -183,25 +187,25 @@ def test_thousands_of_entries_are_not_held_in_memory(
     assert peak < 20_000_000
 
 
-def test_many_pictures_have_smaller_previews_and_flagged_ones_larger() -> None:
+def test_many_pictures_have_smaller_previews_and_those_with_a_finding_larger() -> None:
     sides: list[int] = []
 
     class Measured(html.Preview):
         pass
 
-    def measure(count: int, *, flagged: bool) -> int:
+    def measure(count: int, *, finding: bool) -> int:
         budget = html._Budget(count)
         seen: list[int] = []
         original, html.shrunk = html.shrunk, lambda preview, side: seen.append(side) or preview
         try:
-            budget.fit(Measured(b"", b"", (0.0,) * 101), flagged=flagged)
+            budget.fit(Measured(b"", b"", (0.0,) * 101), finding=finding)
         finally:
             html.shrunk = original
         return seen[0]
 
-    sides = [measure(count, flagged=False) for count in (10, 2_000, 5_000, 10_000, 100_000)]
+    sides = [measure(count, finding=False) for count in (10, 2_000, 5_000, 10_000, 100_000)]
     assert sides == [640, 640, 320, 240, 160]
-    assert measure(10_000, flagged=True) == 480
+    assert measure(10_000, finding=True) == 480
 
 
 def test_an_older_report_stays_unless_asked(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from imlctl.report.record import Record
+    from imlctl.record import Record
 
 
 @pytest.fixture

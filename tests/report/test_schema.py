@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 import imlctl
 from imlctl.image.decode import decode
-from imlctl.report.record import SCHEMA_VERSION, Record
+from imlctl.record import SCHEMA_VERSION, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -37,11 +37,10 @@ def test_of_a_model_that_is_certain_more_pixels_are_asked_for(
 
     monkeypatch.setattr(module, "_map", certain)
     cpu = torch.device("cpu")
-    found = calibrate(DiffIML(), noise_pool(), min_share=0.01, device=cpu, rate=0.34)
-    assert found.threshold == 0.9999
+    found = calibrate(DiffIML(), noise_pool(), device=cpu)
     assert found.marked == pytest.approx(55 / 20 / 15, abs=1e-3)
-    assert found.min_share == pytest.approx(0.25)  # the five above it are a third of fifteen
     assert found.score_scale is not None
+    assert found.rule.manipulated == pytest.approx(picture_score(1.0, found.score_scale), abs=1e-4)
     assert picture_score(1.0, found.score_scale) > 0.5 > picture_score(0.0, found.score_scale)
 
 
@@ -81,19 +80,17 @@ def test_lowered_weights_mark_as_little_as_promised(share: float) -> None:
         return float(np.mean([(module._map(model, each, cpu) >= 0.5).mean() for each in seen]))
 
     before, was = marked(), model.head.bias.item()
-    found = calibrate(model, pool, min_share=0.01, device=cpu, share=share)
+    found = calibrate(model, pool, device=cpu, share=share)
     assert found.lowered == pytest.approx(was - model.head.bias.item())
     assert found.marked == pytest.approx(marked(), abs=1e-5)
     assert before > share >= marked() > 0.9 * share  # no less than that is given up
 
 
-def test_calibrated_weights_flag_as_promised() -> None:
+def test_a_rarer_verdict_needs_a_higher_score() -> None:
     model, pool = chancy_model(), noise_pool()
-    found = calibrate(model, pool, min_share=0.01, device=torch.device("cpu"))
-    assert 0.5 <= found.threshold <= 0.9999
+    found = calibrate(model, pool, device=torch.device("cpu"))
     assert found.photos == 3
-    assert found.min_share == 0.01
-    values = list(found.thresholds.values())
-    assert values == sorted(values, reverse=True)  # a stricter rate needs a higher threshold
-    again = calibrate(model, pool, min_share=0.01, device=torch.device("cpu"))
+    assert found.levels[0] >= found.levels[1]  # a rarer score is a higher one
+    assert found.rule.manipulated >= found.rule.inconclusive
+    again = calibrate(model, pool, device=torch.device("cpu"))
     assert again == replace(found, lowered=0.0)  # what was taken the first time stays taken

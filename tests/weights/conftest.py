@@ -9,6 +9,7 @@ import torch
 
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
+from imlctl.mask.decide import Rule
 from imlctl.weights.load import Card, save
 
 if TYPE_CHECKING:
@@ -36,5 +37,7 @@ def small_model() -> EfficientIML:
 @pytest.fixture
 def model_file(small_model: EfficientIML, tmp_path: Path) -> Path:
     path = tmp_path / "small.safetensors"
-    save(path, small_model, Card("efficient-iml", small_model.config.to_dict(), threshold=0.4))
+    save(
+        path, small_model, Card("efficient-iml", small_model.config.to_dict(), Rule(threshold=0.4))
+    )
     return path

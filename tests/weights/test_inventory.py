@@ -76,7 +76,7 @@ def test_a_file_that_another_program_cached_has_no_known_hash(hub: Any) -> None:
 
 def test_what_a_file_says_of_itself(own: Path) -> None:
     card = card_of(one("own"))
-    assert (card["architecture"], card["threshold"]) == ("efficient-iml", 0.4)
+    assert (card["architecture"], card["rule"]["threshold"]) == ("efficient-iml", 0.4)
     own.write_bytes(b"short")
     with pytest.raises(WeightsError, match="own: is damaged"):
         card_of(one("own"))

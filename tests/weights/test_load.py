@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.errors import WeightsError
+from imlctl.mask.decide import Rule, Verdict
+from imlctl.mask.rates import Rates
 from imlctl.weights.load import Card, load, save
 
 if TYPE_CHECKING:
@@ -21,7 +23,11 @@ if TYPE_CHECKING:
 CONFIG = EfficientIMLConfig(EfficientRWKVConfig(dims=(16, 16, 32), depths=(1, 1, 1)), width=16)
 PLAIN = json.loads(json.dumps(CONFIG.to_dict()))
 CARD = Card(
-    "efficient-iml", PLAIN, 0.4, 0.01, {"steps": 3, "photos": ["a", "b"]}, score_scale=(0.8, -1.5)
+    "efficient-iml",
+    PLAIN,
+    Rule(0.9, 0.4),
+    {"steps": 3, "photos": ["a", "b"]},
+    score_scale=(0.8, -1.5),
 )
 
 
@@ -49,7 +55,7 @@ def rewrite(path: Path, change: dict[str, Any], *, drop: str = "", card: Any = N
     """Write the file again with some tensors changed, one dropped, or another metadata document."""
     tensors = load_file(path) | change
     tensors.pop(drop, None)
-    text = json.dumps(asdict(CARD) if card is None else card)
+    text = json.dumps(CARD.to_dict() if card is None else card)
     save_file(tensors, path, metadata={"imlctl": text})
     return path
 
@@ -114,8 +120,8 @@ class TestRoundTrip:
         assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
     def test_replaces_and_leaves_no_other_file(self, model: EfficientIML, path: Path) -> None:
-        save(path, model, replace(CARD, threshold=0.6))
-        assert load(path).card.threshold == 0.6
+        save(path, model, replace(CARD, rule=Rule(0.7, 0.6)))
+        assert load(path).card.rule == Rule(0.7, 0.6)
         assert list(path.parent.iterdir()) == [path]
 
 
@@ -125,15 +131,24 @@ class TestCard:
 
     def test_defaults(self) -> None:
         card = Card("efficient-iml", {})
-        assert (card.threshold, card.min_share, card.training) == (0.5, 0.005, {})
+        assert (card.rule, card.rates, card.training) == (Rule(), None, {})
 
-    @pytest.mark.parametrize(
-        "change",
-        [{"threshold": 0.0}, {"threshold": 1.5}, {"threshold": float("nan")}, {"min_share": -1.0}],
-    )
-    def test_refuses_an_impossible_decision(self, change: dict[str, Any]) -> None:
-        with pytest.raises(ValueError, match="threshold must lie in"):
-            replace(CARD, **change)
+    def test_holds_measured_rates(self, model: EfficientIML, path: Path) -> None:
+        rates = Rates.measured("of a test", [(Verdict.MANIPULATED, 0.2)], [Verdict.NOTHING_FOUND])
+        save(path, model, replace(CARD, rates=rates))
+        assert load(path).card.rates == rates
+
+    def test_of_the_first_format_is_given_a_rule(self) -> None:
+        """What the weights of imlctl 0.1 said of the map, the same as scores."""
+        old = {"architecture": "efficient-iml", "config": {}, "format": 1, "threshold": 0.4}
+        old |= {"min_share": 0.005, "verdict_threshold": 0.99, "score_scale": [1.0, 0.0]}
+        old |= {"training": {"calibration": {"thresholds": {"0.01": 0.95, "0.1": 0.75}}}}
+        card = Card.from_dict(old)
+        assert card.rule == Rule(0.95, 0.75, threshold=0.4)
+        assert card.score_scale == (1.0, 0.0)
+        assert Card.from_dict(card.to_dict()) == card
+        del old["training"]
+        assert Card.from_dict(old).rule == Rule(threshold=0.4)  # never calibrated
 
     @pytest.mark.parametrize("scale", [(0.0, 1.0), (-1.0, 0.0), (1.0, float("nan"))])
     def test_refuses_a_score_that_does_not_rise(self, scale: tuple[float, float]) -> None:
@@ -236,9 +251,9 @@ class TestRefusals:
         with pytest.raises(WeightsError, match=r"w.safetensors: has metadata that this version"):
             load(path)
 
-    @pytest.mark.parametrize("change", [{"architecture": "other-iml"}, {"format": 2}])
+    @pytest.mark.parametrize("change", [{"architecture": "other-iml"}, {"format": 9}])
     def test_another_architecture_or_format(self, change: dict[str, Any], path: Path) -> None:
-        rewrite(path, {}, card=asdict(CARD) | change)
+        rewrite(path, {}, card=CARD.to_dict() | change)
         with pytest.raises(
             WeightsError, match=r"is for architecture '.*', format \d\. This version"
         ):

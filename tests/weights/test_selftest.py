@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -166,7 +166,7 @@ def test_a_self_test_of_another_kind(
 ) -> None:
     attach(model_file)
     card = load(model_file).card
-    text = json.dumps(asdict(replace(card, self_test=card.self_test | change)))
+    text = json.dumps(replace(card, self_test=card.self_test | change).to_dict())
     save_file(load_file(model_file), model_file, metadata={"imlctl": text})
     with pytest.raises(WeightsError, match=words):
         check_on_first_use(load(model_file), tmp_path / "memory")

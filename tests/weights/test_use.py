@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from imlctl.errors import WeightsError
+from imlctl.mask.decide import Rule
 from imlctl.pipeline import Localizer, Settings
 from imlctl.weights.load import Card, load, save
 from imlctl.weights.registry import Entry, load_registry
@@ -59,7 +60,7 @@ def test_the_pipeline_takes_all_of_them(hub: Any, model_file: Path) -> None:
         localizer = Localizer(Settings(weights=wanted, device="cpu"))
         assert localizer.provenance["model"] == str(wanted)
         assert localizer.provenance["weights_sha256"] == sha256(model_file)
-    assert Localizer(Settings(model="own", device="cpu")).threshold == 0.4
+    assert Localizer(Settings(model="own", device="cpu")).card.rule.threshold == 0.4
     assert hub.log == []
 
 
@@ -134,7 +135,7 @@ def test_bytes_that_changed_on_this_machine_are_refused(
     before = sha256(model_file)
     card = load(model_file).card
     victim, wanted = (model_file, "own") if where == "own" else (cached.resolve(), text)
-    save(victim, small_model, replace(card, threshold=0.9))  # valid, and not what it was
+    save(victim, small_model, replace(card, rule=Rule(threshold=0.9)))  # valid, and not what it was
     with pytest.raises(WeightsError) as caught:
         open_weights(wanted)
     assert f"has sha256 {sha256(victim)}, expected {before}" in caught.value.what

@@ -28,7 +28,8 @@ from imlctl.evaluate.metrics import (
     pixel_recall,
     threshold_at,
 )
-from imlctl.mask.score import critical
+from imlctl.mask.decide import Rule, decide
+from imlctl.mask.score import EVIDENCE, critical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -67,64 +68,50 @@ class Answer:
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """How a map becomes a mask, and the mask a verdict.
-
-    Attributes:
-        threshold: A pixel counts as manipulated at this probability or above.
-        min_share: A picture is flagged when more than this share of its pixels reach
-            `verdict_threshold`, or `threshold` where that is more.
-        verdict_threshold: As the weights carry it.
-    """
-
-    threshold: float = 0.5
-    min_share: float = 0.005
-    verdict_threshold: float = 0.0
-
-    def flags(self, probability: Probability) -> bool:
-        """Whether a picture with this map is flagged."""
-        strict = max(self.threshold, self.verdict_threshold)
-        return float(np.mean(probability >= strict)) > self.min_share
-
-
 def evaluate(
     cases: Iterable[Entry],
     localize: Callable[[Path], Answer],
     *,
-    threshold: float = 0.5,
     rule: Rule | None = None,
+    threshold: float | None = None,
 ) -> Iterator[PictureScore]:
     """Score a detector on each case, in order.
 
     Args:
         cases: Pictures.
         localize: The detector; its map has the upright picture's size.
-        threshold: Of the rule, where no other is given.
-        rule: Threshold and verdict.
+        rule: How its scores become verdicts; the default one if None.
+        threshold: Of its masks; the one that goes with the verdict if None.
 
     Raises:
         InputError: A mask cannot be read.
         ConfigError: The size of a mask differs from its picture's, or it marks nothing.
         NumericalError: A map holds NaN or infinity.
     """
-    rule = rule or Rule(threshold)
+    rule = rule or Rule()
     for case in cases:
         masks = [None if m is None else read_mask(m) for m in (case.mask, case.source)]
-        yield score_picture(case, localize(case.image), rule, *masks)
+        yield score_picture(case, localize(case.image), rule, *masks, threshold=threshold)
 
 
 def score_picture(
-    case: Entry, answer: Answer, rule: Rule, truth: Mask | None, source: Mask | None = None
+    case: Entry,
+    answer: Answer,
+    rule: Rule,
+    truth: Mask | None,
+    source: Mask | None = None,
+    *,
+    threshold: float | None = None,
 ) -> PictureScore:
     """Score what a detector said of one picture.
 
     Args:
         case: Which picture.
         answer: Its map has the masks' size.
-        rule: Threshold and verdict.
+        rule: How its score becomes a verdict.
         truth: (H, W), what is manipulated; None for an authentic picture.
         source: (H, W), what a copy-move copied; None where that is not known.
+        threshold: Of the mask; the one that goes with the verdict if None.
 
     Raises:
         ConfigError: The sizes differ.
@@ -133,7 +120,8 @@ def score_picture(
     probability = answer.probability
     if not np.isfinite(probability).all():
         raise NumericalError("its map holds NaN or infinity", source=str(case.image))
-    predicted = probability >= rule.threshold
+    decision = decide(probability, answer.score, rule, threshold=threshold)
+    predicted = decision.mask
     values: dict[str, float] = {}
     for mask, path in ((truth, case.mask), (source, case.source)):
         if mask is not None and mask.shape != predicted.shape:
@@ -153,9 +141,10 @@ def score_picture(
         set=case.set,
         image=case.image.name,
         tampered=truth is not None,
-        share=float(predicted.mean()),
-        flagged=rule.flags(probability),
-        critical=critical(probability, rule.min_share),
+        share=decision.share,
+        threshold=decision.threshold,
+        verdict=decision.verdict,
+        critical=critical(probability, EVIDENCE),
         score=answer.score,
         **values,
     )

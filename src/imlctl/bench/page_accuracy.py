@@ -38,14 +38,23 @@ def _pixel_table(sets: list[Document]) -> Table:
 def _picture_table(sets: list[Document]) -> Table:
     return Table(
         "Verdicts on pictures",
-        ("set", "pictures", "found", "flagged [95 %]", "F1", "AUC [95 %]"),
+        (
+            "set",
+            "pictures",
+            "found",
+            "suspected",
+            "false alarms [95 %]",
+            "false susp.",
+            "AUC [95 %]",
+        ),
         tuple(
             (
                 row["name"],
                 f"{row['tampered']} + {row['authentic']}",
                 percentage(row["found"]),
-                _flagged(row),
-                fraction(row["image_f1"]),
+                percentage(row["suspected"]),
+                _false_alarms(row),
+                percentage(row["false_suspicions"]),
                 interval(row, "image_auc"),
             )
             for row in sets
@@ -53,9 +62,9 @@ def _picture_table(sets: list[Document]) -> Table:
     )
 
 
-def _flagged(row: Document) -> str:
-    bounds = row.get("intervals", {}).get("flagged")
-    shown = percentage(row["flagged"])
+def _false_alarms(row: Document) -> str:
+    bounds = row.get("intervals", {}).get("false_alarms")
+    shown = percentage(row["false_alarms"])
     return shown if bounds is None else f"{shown} [{bounds[0]:.0%}, {bounds[1]:.0%}]"
 
 
@@ -68,13 +77,14 @@ def _copy_move_table(sets: list[Document]) -> Table:
 
 
 def _legend(document: Document) -> str:
-    strict = max(document["threshold"], document["verdict_threshold"])
+    rule, threshold = document["rule"], document["threshold"]
+    chosen = "that goes with each verdict" if threshold is None else f"{threshold:g}"
     return (
-        "Of pixels: mean over tampered pictures, at the threshold"
-        f" {document['threshold']:g}; nothing is permuted or inverted.\n"
-        "pictures: tampered + authentic. found, flagged: tampered and authentic pictures with more"
-        f" than {document['min_share']:.1%} of their pixels at {strict:g} or over; flagged is the"
-        " false-positive rate.\n"
+        f"Of pixels: mean over tampered pictures, at the threshold {chosen}; nothing is permuted or"
+        " inverted.\n"
+        "pictures: tampered + authentic. found, false alarms: tampered and authentic pictures that"
+        f" are called manipulated (score {rule['manipulated']:g} or more); suspected, false susp.:"
+        f" called manipulated or inconclusive (score {rule['inconclusive']:g} or more).\n"
         f"[95 %]: bootstrap over pictures, {document['resamples']} resamples, seed"
         f" {document['seed']}.\n"
         f"Drawn with {sampling_line(document['settings'])}.\n"
@@ -86,32 +96,28 @@ def calibration_page(document: Document) -> list[Block]:
     """Thresholds for false-positive rates."""
     table = Table(
         f"Thresholds on {document['pictures']} authentic pictures",
-        ("false-positive rate", "threshold [95 %]", "flagged here", "rate, at most (95 %)"),
+        ("share of pictures", "threshold [95 %]", "marked here", "share, at most (95 %)"),
         tuple(
             (
                 f"{row['rate']:g}",
                 f"{row['threshold']:.4f} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]",
-                percentage(row["flagged"]),
+                percentage(row["marked"]),
                 f"{row['upper']:.1%}",
             )
             for row in document["rates"]
         ),
     )
     lines = [
-        "threshold [95 %]: bootstrap over pictures. rate, at most: the true rate lies below, with"
-        " 95 % confidence, if the pictures are like yours.",
+        "At the threshold, that share of the pictures has more than half a percent of its pixels"
+        " marked. threshold [95 %]: bootstrap over pictures. share, at most: the true one lies"
+        " below, with 95 % confidence, if the pictures are like yours.",
         f"Drawn with {sampling_line(document['settings'])}.",
         "Kept for these weights: use --threshold fpr=RATE, with any rate.",
     ]
     few = [f"{row['rate']:g}" for row in document["rates"] if not row["resolved"]]
     if few:
         lines.append(f"Too few pictures to tell a rate of {', '.join(few)}: add more.")
-    own = document["verdict_threshold"]
-    if any(row["threshold"] < own for row in document["rates"]):
-        lines.append(
-            f"The weights' own verdict threshold is {own:g}: a lower one marks more pixels, and"
-            " the verdict stays as strict as the weights ask."
-        )
+    lines.append("A threshold changes what is marked, never the verdict.")
     return [table, "\n".join(lines)]
 
 
@@ -119,7 +125,7 @@ def robustness_page(document: Document) -> list[Block]:
     """F1 after each degradation."""
     table = Table(
         "Robustness",
-        ("degradation", "level", "F1 [95 %]", "of clean", "AUC", "flagged"),
+        ("degradation", "level", "F1 [95 %]", "of clean", "AUC", "found", "false alarms"),
         tuple(
             (
                 row["kind"],
@@ -127,7 +133,8 @@ def robustness_page(document: Document) -> list[Block]:
                 interval(row, "f1"),
                 "-" if row["kept"] is None else f"{row['kept']:.0%}",
                 fraction(row["auc"]),
-                percentage(row["flagged"]),
+                percentage(row["found"]),
+                percentage(row["false_alarms"]),
             )
             for row in document["rows"]
         ),
@@ -143,14 +150,14 @@ def ablation_page(document: Document) -> list[Block]:
     """One row for each arm."""
     table = Table(
         f"Ablation: {document['what']}",
-        (document["what"], "F1 [95 %]", "spread", "AUC", "flagged", "s / picture"),
+        (document["what"], "F1 [95 %]", "spread", "AUC", "false alarms", "s / picture"),
         tuple(
             (
                 row["arm"],
                 interval(row, "f1"),
                 "-" if row["spread"] is None else f"{row['spread']:.4f}",
                 fraction(row["auc"]),
-                percentage(row["flagged"]),
+                percentage(row["false_alarms"]),
                 _duration(row["seconds"]),
             )
             for row in document["rows"]
@@ -168,14 +175,14 @@ def peer_page(document: Document) -> list[Block]:
     rows = document["rows"]
     table = Table(
         "Beside a peer, on the same pictures in the same run",
-        ("detector", "pixel F1", "AUC", "found", "flagged", "s / picture"),
+        ("detector", "pixel F1", "AUC", "found", "false alarms", "s / picture"),
         tuple(
             (
                 row["name"],
                 interval(row, "f1"),
                 fraction(row["auc"]),
                 percentage(row["found"]),
-                percentage(row["flagged"]),
+                percentage(row["false_alarms"]),
                 _duration(row["seconds"]),
             )
             for row in rows

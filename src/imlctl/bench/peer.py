@@ -18,7 +18,8 @@ from PIL import Image
 
 from imlctl.bench.accuracy import Answer
 from imlctl.errors import InputError, UsageError
-from imlctl.mask.score import critical
+from imlctl.mask.decide import Rule
+from imlctl.mask.score import EVIDENCE, critical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,9 +125,15 @@ def read_map(path: Path, shape: tuple[int, ...]) -> Probability:
     return scaled
 
 
-def as_answer(probability: Probability, min_share: float) -> Answer:
-    """What a map says, of a detector that gives no score: the strongest share of its pixels."""
-    return Answer(probability, critical(probability, min_share))
+def as_answer(probability: Probability) -> Answer:
+    """What a map says, of a detector that gives no score: what its strongest half percent reach."""
+    return Answer(probability, critical(probability, EVIDENCE))
+
+
+def rule_of_maps(threshold: float | None) -> Rule:
+    """Call a picture manipulated when more than half a percent of its pixels are marked."""
+    chosen = threshold or Rule().threshold
+    return Rule(chosen, chosen, chosen, lowest=min(chosen, Rule().lowest))
 
 
 def timed(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:

@@ -20,8 +20,9 @@ from imlctl.core.sampler import member_noise, sample_mean
 from imlctl.core.schedule import respaced
 from imlctl.image.decode import decode
 from imlctl.image.prepare import pad, prepare, restore, to_float
-from imlctl.mask.decide import decide
+from imlctl.mask.decide import Rule, decide
 from imlctl.mask.render import binary_png
+from imlctl.mask.score import EVIDENCE, critical
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +134,7 @@ def _through(
         logits = _straight(model, view, watch)
     maps = torch.sigmoid(logits)[0, 0].float().cpu()
     probability = restore(maps[: geometry.height, : geometry.width], geometry)
-    decision = decide(probability)
+    decision = decide(probability, critical(probability, EVIDENCE), Rule())
     watch.lap("decide")
     mask = binary_png(decision.mask)
     watch.lap("render")

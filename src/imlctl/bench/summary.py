@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imlctl.evaluate.metrics import auc_of, columns_mean, curve
+from imlctl.mask.decide import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,8 @@ PIXEL_METRICS = (
     "f1_copy",
     "f1_both",
 )
-IMAGE_METRICS = ("found", "flagged", "image_auc", "image_f1")
+VERDICT_METRICS = ("found", "suspected", "false_alarms", "false_suspicions")
+IMAGE_METRICS = (*VERDICT_METRICS, "image_auc", "image_f1")
 METRICS = (*PIXEL_METRICS, *IMAGE_METRICS)
 
 _NAN = float("nan")
@@ -43,16 +45,17 @@ class PictureScore:
         image: Name of its file.
         tampered: Whether it has a mask.
         share: Share of all pixels at or over the threshold.
-        flagged: The verdict.
-        critical: Highest threshold at which it would still be flagged.
+        threshold: Of the mask.
+        verdict: On the picture.
+        critical: Highest threshold at which half a percent of its pixels are marked.
         score: The detector's own score of the whole picture.
-        f1: Pixel F1 at the threshold.
-        iou: Pixel intersection over union at the threshold.
+        f1: Pixel F1 of the mask.
+        iou: Pixel intersection over union of the mask.
         auc: Pixel area under the ROC curve.
         ap: Pixel average precision.
         best_f1: Pixel F1 at the picture's best threshold: optimistic.
-        precision: Of pixels, at the threshold.
-        recall: Of pixels, at the threshold.
+        precision: Of the mask's pixels.
+        recall: Of the mask's pixels.
         f1_copy: Of a copy-move with known source: F1 where only the copy counts as manipulated.
         f1_both: The same where copy and source count.
     """
@@ -61,7 +64,8 @@ class PictureScore:
     image: str
     tampered: bool
     share: float
-    flagged: bool
+    threshold: float
+    verdict: Verdict
     critical: float
     score: float
     f1: float = _NAN
@@ -84,10 +88,12 @@ class SetScore:
         tampered: Number of tampered pictures.
         authentic: Number of authentic pictures.
         f1: As the other pixel metrics, the mean over the tampered pictures; see `PictureScore`.
-        found: Share of the tampered pictures that are flagged.
-        flagged: Share of the authentic pictures that are: the false-positive rate.
+        found: Share of the tampered pictures that are called manipulated.
+        suspected: Share of them that are called manipulated or inconclusive.
+        false_alarms: Share of the authentic pictures that are called manipulated.
+        false_suspicions: Share of them that are called manipulated or inconclusive.
         image_auc: Area under the ROC curve of the picture scores.
-        image_f1: F1 of the verdicts.
+        image_f1: F1 of the verdict "manipulated".
         intervals: Of each metric that has a value, its confidence interval.
     """
 
@@ -104,7 +110,9 @@ class SetScore:
     f1_copy: float
     f1_both: float
     found: float
-    flagged: float
+    suspected: float
+    false_alarms: float
+    false_suspicions: float
     image_auc: float
     image_f1: float
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -154,14 +162,15 @@ class _Group:
     Attributes:
         name: Of the set.
         pixels: Pixel metrics of the tampered pictures, (N, K).
-        verdicts: Whether they are flagged, (N,) as numbers, and their scores.
-        clean: Whether the authentic ones are flagged, and their scores.
+        verdicts: Of the tampered ones whether they are called manipulated, whether at least
+            inconclusive, as numbers, and their scores, (N, 3).
+        authentic_verdicts: The same of the authentic ones.
     """
 
     name: str
     pixels: NDArray[np.float64]
     verdicts: NDArray[np.float64]
-    clean: NDArray[np.float64]
+    authentic_verdicts: NDArray[np.float64]
 
     @classmethod
     def of(cls, name: str, scores: Sequence[PictureScore], *, every: bool = False) -> _Group:
@@ -182,41 +191,51 @@ class _Group:
 
     @property
     def authentic(self) -> int:
-        return len(self.clean)
+        return len(self.authentic_verdicts)
 
     def values(self) -> NDArray[np.float64]:
         """All metrics, (K,)."""
-        return _values(self.pixels, self.verdicts, self.clean)
+        return _values(self.pixels, self.verdicts, self.authentic_verdicts)
 
     def resampled(self, count: int, seed: int) -> NDArray[np.float64]:
         """All metrics of `count` resamples, (count, K)."""
         rng = np.random.default_rng([seed % 2**63, *self.name.encode("utf-8", "surrogateescape")])
         rows = np.empty((count, len(METRICS)))
         for row in rows:
-            forged, clean = (
+            forged, authentic = (
                 rng.integers(size, size=size) if size else np.empty(0, np.int64)
                 for size in (self.tampered, self.authentic)
             )
-            row[:] = _values(self.pixels[forged], self.verdicts[forged], self.clean[clean])
+            row[:] = _values(
+                self.pixels[forged], self.verdicts[forged], self.authentic_verdicts[authentic]
+            )
         return rows
 
 
 def _verdicts(scores: Sequence[PictureScore]) -> NDArray[np.float64]:
-    return np.array([[s.flagged, s.score] for s in scores], float).reshape(-1, 2)
+    rows = [
+        [s.verdict == Verdict.MANIPULATED, s.verdict != Verdict.NOTHING_FOUND, s.score]
+        for s in scores
+    ]
+    return np.array(rows, float).reshape(-1, 3)
 
 
 def _values(
-    pixels: NDArray[np.float64], forged: NDArray[np.float64], clean: NDArray[np.float64]
+    pixels: NDArray[np.float64], forged: NDArray[np.float64], authentic: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    found, flagged = (float(g[:, 0].mean()) if len(g) else _NAN for g in (forged, clean))
+    shares = [
+        float(group[:, step].mean()) if len(group) else _NAN
+        for group in (forged, authentic)
+        for step in (0, 1)
+    ]
     image_auc = image_f1 = _NAN
-    if len(forged) and len(clean):
-        ranked = np.concatenate((forged[:, 1], clean[:, 1]))
+    if len(forged) and len(authentic):
+        ranked = np.concatenate((forged[:, 2], authentic[:, 2]))
         truth = np.arange(len(ranked)) < len(forged)
         image_auc = auc_of(*curve(ranked, truth))
-        hits, alarms = forged[:, 0].sum(), clean[:, 0].sum()
+        hits, alarms = forged[:, 0].sum(), authentic[:, 0].sum()
         image_f1 = float(2 * hits / (len(forged) + hits + alarms))
-    return np.array([*columns_mean(pixels), found, flagged, image_auc, image_f1])
+    return np.array([*columns_mean(pixels), *shares, image_auc, image_f1])
 
 
 def _row(

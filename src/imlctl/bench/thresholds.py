@@ -1,8 +1,9 @@
-"""Thresholds for false-positive rates: measured on authentic pictures, kept for later use.
+"""Thresholds of masks by how many authentic pictures they mark: measured, and kept for later use.
 
-Each authentic picture has one critical threshold: up to it the picture is flagged, above it not.
-The threshold for a rate is a quantile of those. They are kept whole, in the user's own
-``thresholds.json``, under the hash of the weights, so that any rate can be asked for later.
+Each authentic picture has one critical threshold: up to it more than half a percent of its pixels
+are marked, above it not. The threshold for a rate is a quantile of those. They are kept whole, in
+the user's own ``thresholds.json``, under the hash of the weights, so that any rate can be asked for
+later.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from imlctl import atomic
 from imlctl.bench.summary import CONFIDENCE
 from imlctl.errors import ConfigError, UsageError
 from imlctl.evaluate.metrics import threshold_at
+from imlctl.mask.rates import upper_limit
 from imlctl.weights.files import user_folder
 
 if TYPE_CHECKING:
@@ -35,9 +37,9 @@ class RateThreshold:
 
     Attributes:
         rate: Asked for.
-        threshold: Least one that flags at most that share of the pictures.
+        threshold: Least one that marks at most that share of the pictures.
         interval: Its confidence interval, by bootstrap over the pictures.
-        flagged: Share that it flags of the pictures it was measured on.
+        marked: Share that it marks of the pictures it was measured on.
         upper: The true rate lies below this with 95 % confidence (Clopper and Pearson).
         resolved: Whether there are enough pictures to see one false alarm at that rate.
     """
@@ -45,7 +47,7 @@ class RateThreshold:
     rate: float
     threshold: float
     interval: tuple[float, float]
-    flagged: float
+    marked: float
     upper: float
     resolved: bool
 
@@ -81,41 +83,6 @@ def thresholds_for(
             )
         )
     return found
-
-
-def upper_limit(hits: int, trials: int, confidence: float = CONFIDENCE) -> float:
-    """Upper one-sided limit of a share (Clopper and Pearson 1934).
-
-    The share at which so few hits, or fewer, would be seen with a chance of 1 - `confidence`.
-    """
-    if hits >= trials:
-        return 1.0
-    low, high = hits / trials, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _at_most(hits, trials, middle) > 1 - confidence:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _at_most(hits: int, trials: int, share: float) -> float:
-    """Chance of at most so many hits."""
-    from math import exp, lgamma, log, log1p
-
-    if share in (0.0, 1.0):
-        return float(share == 0.0)
-    return sum(
-        exp(
-            lgamma(trials + 1)
-            - lgamma(k + 1)
-            - lgamma(trials - k + 1)
-            + k * log(share)
-            + (trials - k) * log1p(-share)
-        )
-        for k in range(hits + 1)
-    )
 
 
 def drawn_with(settings: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +151,7 @@ def threshold_for(sha256: str, rate: float, sampling: Sampling) -> float:
 def _usable(threshold: float, rate: float) -> float:
     if threshold >= 1:
         raise UsageError(
-            f"no threshold below 1 flags at most {rate:.1%} of the pictures calibrated on",
+            f"no threshold below 1 marks at most {rate:.1%} of the pictures calibrated on",
             source=f"--threshold fpr={rate:g}",
             remedy="Ask for a higher rate.",
         )

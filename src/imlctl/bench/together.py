@@ -135,7 +135,7 @@ def _models(accuracies: Sequence[Document], costs: Sequence[Document]) -> Table:
                 interval(row, "f1"),
                 fraction(row["auc"]),
                 percentage(row["found"]),
-                percentage(row["flagged"]),
+                percentage(row["false_alarms"]),
             )
         )
     size = costs[0]["cost"]["size"]
@@ -149,7 +149,7 @@ def _models(accuracies: Sequence[Document], costs: Sequence[Document]) -> Table:
             "F1 [95 %]",
             "AUC",
             "found",
-            "flagged",
+            "false alarms",
         ),
         tuple(rows),
     )
@@ -166,9 +166,9 @@ def _share(cost: Document | None, settings: Document) -> str:
 
 
 def _sets(accuracies: Sequence[Document]) -> Table:
-    """F1, AUC, found and flagged of each model, set by set."""
-    keys = ("f1", "auc", "found", "flagged")
-    titles = ("F1", "AUC", "found", "flagged")
+    """F1, AUC, found and false alarms of each model, set by set."""
+    keys = ("f1", "auc", "found", "false_alarms")
+    titles = ("F1", "AUC", "found", "false alarms")
     shown = (fraction, fraction, percentage, percentage)
     by_model = [(d["model"], {row["name"]: row for row in d["sets"]}) for d in accuracies]
     names = dict.fromkeys(name for _, sets in by_model for name in sets)
@@ -187,11 +187,15 @@ def _sets(accuracies: Sequence[Document]) -> Table:
 
 def _meaning(accuracies: Sequence[Document], more: str) -> str:
     ways = dict.fromkeys(
-        f"{d['model']}: pixels at {d['threshold']:g}, {sampling_line(d['settings'])}"
-        for d in accuracies
+        f"{d['model']}: {_threshold(d)}, {sampling_line(d['settings'])}" for d in accuracies
     )
     return (
         f"{'; '.join(ways)}.\n"
-        "F1, AUC: of pixels, mean over tampered pictures, then over sets. found, flagged: tampered"
-        f" and authentic pictures called manipulated. {more}"
+        "F1, AUC: of pixels, mean over tampered pictures, then over sets. found, false alarms:"
+        f" tampered and authentic pictures called manipulated. {more}"
     )
+
+
+def _threshold(document: Document) -> str:
+    threshold = document["threshold"]
+    return "each verdict's threshold" if threshold is None else f"pixels at {threshold:g}"

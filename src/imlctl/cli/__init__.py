@@ -16,6 +16,7 @@ from imlctl.cli.doctor import doctor
 from imlctl.cli.help import command_line, width
 from imlctl.cli.localize import localize
 from imlctl.cli.report import report
+from imlctl.cli.scan_options import BareCheckCommand
 from imlctl.cli.train import train
 from imlctl.cli.verify import verify
 from imlctl.cli.weights import weights
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: in half the time, and it reads on narrow terminals
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(localize)
+app.command(cls=BareCheckCommand)(localize)
 app.command()(train)
 app.command()(distill)
 app.command()(bench)

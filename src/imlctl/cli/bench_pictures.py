@@ -49,7 +49,10 @@ def accuracy(common: Common, place: Path) -> Measured:
     localizer = common.localizer()
     rule = rule_of(localizer)
     cases = evaluation_pictures(place, split=common.split)
-    answers = evaluate(cases, lambda path: answer_of(localizer, path), rule=rule)
+    threshold = localizer.settings.threshold
+    answers = evaluate(
+        cases, lambda path: answer_of(localizer, path), rule=rule, threshold=threshold
+    )
     pictures = list(watched(answers, len(cases)))
     sets = summarize(pictures, resamples=common.resamples, seed=common.seed)
     if len(sets) > 1:
@@ -62,7 +65,8 @@ def accuracy(common: Common, place: Path) -> Measured:
 
     document = {
         **head("accuracy", localizer),
-        **asdict(rule),
+        "rule": asdict(rule),
+        "threshold": threshold,
         "resamples": common.resamples,
         "sets": [asdict(row) for row in sets],
         "pictures": [asdict(row) for row in pictures],
@@ -75,13 +79,12 @@ def calibrate(common: Common, place: Path) -> Measured:
     """Find thresholds on authentic pictures, and keep them for these weights."""
     from imlctl.bench.thresholds import drawn_with, keep, thresholds_for
     from imlctl.data.manifest import authentic_pictures
-    from imlctl.mask.score import critical
+    from imlctl.mask.score import EVIDENCE, critical
 
     localizer = common.localizer()
-    card = localizer.card
     cases = authentic_pictures(place, split=common.split)
     values = [
-        critical(answer_of(localizer, case.image).probability, card.min_share)
+        critical(answer_of(localizer, case.image).probability, EVIDENCE)
         for case in watched(cases, len(cases))
     ]
     rates = thresholds_for(values, resamples=common.resamples, seed=common.seed)
@@ -89,8 +92,6 @@ def calibrate(common: Common, place: Path) -> Measured:
     kept = keep(start["weights_sha256"], drawn_with(start["settings"]), values)
     document = {
         **start,
-        "min_share": card.min_share,
-        "verdict_threshold": card.verdict_threshold,
         "pictures": len(values),
         "rates": [asdict(row) for row in rates],
         "kept_in": str(kept),
@@ -121,7 +122,8 @@ def robustness(common: Common, place: Path) -> Measured:
         rows.append(about | asdict(overall))
     document = {
         **head("robustness", localizer),
-        **asdict(rule_of(localizer)),
+        "rule": asdict(rule_of(localizer)),
+        "threshold": localizer.settings.threshold,
         "resamples": common.resamples,
         "pictures": len(cases),
         "notes": list(NOTES),
@@ -157,7 +159,10 @@ def _degraded(
             answer = answer_of(localizer, data, name=str(case.image))
         shape = answer.probability.shape
         masks = [None if m is None else follow(m, shape) for m in (truth, source)]
-        yield each, score_picture(case, answer, rule, *masks)
+        yield (
+            each,
+            score_picture(case, answer, rule, *masks, threshold=localizer.settings.threshold),
+        )
 
 
 def robustness_panels(rows: Sequence[dict[str, Any]]) -> list[Any]:

@@ -118,10 +118,7 @@ def head(kind: str, localizer: Localizer) -> dict[str, Any]:
 
 def rule_of(localizer: Localizer) -> Rule:
     """How this model's maps become masks and verdicts."""
-    from imlctl.bench.accuracy import Rule
-
-    card = localizer.card
-    return Rule(localizer.threshold, card.min_share, card.verdict_threshold)
+    return localizer.card.rule
 
 
 def answer_of(localizer: Localizer, source: Path | bytes, name: str = "") -> Answer:

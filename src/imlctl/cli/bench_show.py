@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from imlctl.bench.page import Table
 
-VERSION = 3  # of the document
+VERSION = 4  # of the document
 _NAME = 12  # characters of a first cell that stay on one line
 
 

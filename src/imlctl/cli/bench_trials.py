@@ -107,13 +107,14 @@ def beside(common: Common, place: Path, command: str) -> Measured:
     from pathlib import Path
 
     from imlctl.bench.page import known
-    from imlctl.bench.peer import Command, ratio_of
+    from imlctl.bench.peer import Command, ratio_of, rule_of_maps
     from imlctl.bench.summary import summarize
     from imlctl.data.manifest import evaluation_pictures
 
     theirs = Command.parse(command)
     localizer = common.localizer()
-    rule = rule_of(localizer)
+    # One rule for both, since only maps are there to compare.
+    rule = rule_of_maps(localizer.settings.threshold)
     cases = evaluation_pictures(place, split=common.split)
     sides = [_Side("imlctl", own_command(common)), _Side("peer", theirs)]
     failed: list[dict[str, str]] = []
@@ -164,8 +165,8 @@ def _one(command: Command, case: Entry, rule: Rule, folder: Path) -> tuple[float
     photo = read(case.image)
     shape = upright(photo.pixels, photo.facts.orientation).shape[:2]
     masks = [None if m is None else read_mask(m) for m in (case.mask, case.source)]
-    answer = as_answer(read_map(out, shape), rule.min_share)
-    return seconds, score_picture(case, answer, rule, *masks)
+    answer = as_answer(read_map(out, shape))
+    return seconds, score_picture(case, answer, rule, *masks, threshold=rule.threshold)
 
 
 def own_command(common: Common) -> Command:

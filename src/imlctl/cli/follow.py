@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from imlctl.cli.console import complain, note, printable
+from imlctl.record import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from imlctl.cli.scan_options import CheckFor
     from imlctl.scan.run import Outcome
 
-FOUND, CLEAN, FAILED = "manipulated", "nothing found", "failed"
+_SPEAKS_LITTLE = 0.1  # of a picture: where the map cannot be believed there, the line says so
 
 
 @dataclass(slots=True)
@@ -65,8 +67,7 @@ class Follower:
                 bar.update()
 
     def _so_far(self) -> str:
-        found, clean, failed = (self.counts[v] for v in (FOUND, CLEAN, FAILED))
-        return f"{found} found, {clean} clean, {failed} failed"
+        return ", ".join(f"{self.counts[verdict]} {verdict}" for verdict in _verdicts())
 
     def _tell(self, outcome: Outcome) -> None:
         record = outcome.record
@@ -86,19 +87,33 @@ class Follower:
         for warning in record["warnings"] if self.verbose else ():
             note(f"{outcome.job.picture}: {warning}")
 
+    def found(self, wanted: CheckFor) -> bool:
+        """Tell whether any picture has a verdict that --check looks for."""
+        from imlctl.cli.scan_options import CheckFor
+        from imlctl.mask.decide import Verdict
+
+        alarming = [Verdict.MANIPULATED]
+        alarming += [Verdict.INCONCLUSIVE] if wanted is CheckFor.ANY else []
+        return any(self.counts[verdict] for verdict in alarming)
+
     def summarize(self) -> None:
         """Print how many pictures had which verdict, and how long it took."""
         seconds = time.monotonic() - self.began
         done = self.counts.total()
         fresh = done - self.resumed
         rate = f", {fresh / seconds:.1f} a second" if seconds > 0 and fresh else ""
-        rows = [(FOUND, self.counts[FOUND]), (CLEAN, self.counts[CLEAN])]
-        rows += [(FAILED, self.counts[FAILED])] if self.counts[FAILED] else []
+        rows = [(v, self.counts[v]) for v in _verdicts() if v != FAILED or self.counts[FAILED]]
         rows += [("of these done before", self.resumed)] if self.resumed else []
         width = len(f"{done}")
-        note(f"{done} pictures in {_duration(seconds)}{rate}")
+        note(f"{done} {'picture' if done == 1 else 'pictures'} in {_duration(seconds)}{rate}")
         for what, count in rows:
             note(f"  {count:{width}} {what}")
+
+
+def _verdicts() -> tuple[str, ...]:
+    from imlctl.mask.decide import Verdict
+
+    return (*Verdict, FAILED)
 
 
 def _duration(seconds: float) -> str:
@@ -110,13 +125,21 @@ def _duration(seconds: float) -> str:
 
 
 def _line(outcome: Outcome, record: Mapping[str, Any]) -> str:
-    from imlctl.mask.render import percent
-
     name = printable(outcome.job.picture)
     written = ", ".join(printable(p) for p in outcome.job.outputs.values() if p is not None)
-    share = percent(record["share"])
-    verdict = record["verdict"]
-    if verdict == CLEAN and record["share"] > record["min_share"]:
-        verdict = "nothing certain"  # the mask marks more than the verdict answers for
-    verdict += f" ({share} of pixels marked, score {record['score']:.2f})"
-    return f"{name}: {verdict}" + (f" -> {written}" if written else "")
+    return f"{name}: {finding(record)}" + (f" -> {written}" if written else "")
+
+
+def finding(record: Mapping[str, Any]) -> str:
+    """Say the verdict of a record that has one, how much it is worth, and what to beware of."""
+    from imlctl.mask.rates import in_words
+    from imlctl.mask.render import percent, rounded_down
+
+    verdict, rates, unreliable = record["verdict"], record["rates"], record["unreliable_share"]
+    facts = [f"score {rounded_down(record['score'])}"]
+    facts += [] if rates is None else [in_words(verdict, rates)]
+    facts += [f"{percent(record['share'])} of pixels marked"]
+    line = f"{verdict} ({'; '.join(facts)})"
+    if unreliable is not None and unreliable >= _SPEAKS_LITTLE:
+        line += f"; cannot speak here: {percent(unreliable)} of this picture"
+    return line + "".join(f"; caution: {caution}" for caution in record["cautions"])

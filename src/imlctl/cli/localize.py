@@ -11,11 +11,12 @@ import typer
 
 from imlctl.cli import options, scan_options
 from imlctl.cli.console import complain, note
-from imlctl.cli.follow import FAILED, FOUND, Follower
+from imlctl.cli.follow import Follower
 from imlctl.cli.interrupts import Interrupts
 from imlctl.cli.localize_ray import start_ray
 from imlctl.cli.report import check_reports, followed, write_reports
 from imlctl.errors import Exit, UsageError
+from imlctl.record import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,7 +76,7 @@ def localize(
     resume: scan_options.Resume = False,
     shard: scan_options.ShardOf = None,
     ray: scan_options.Ray = False,
-    check: scan_options.Check = False,
+    check: scan_options.Check = None,
     workers: scan_options.Workers = None,
     timeout: scan_options.Timeout = 120.0,
     force: options.Force = False,
@@ -89,7 +90,8 @@ def localize(
 ) -> None:
     """Mark the manipulated pixels of photographs.
 
-    Exit status: 0 when every picture was analysed, 1 with --check when any is manipulated, 2 for
+    Exit status: 0 when every picture was analysed, 1 with --check when any is manipulated
+    (with --check=any: or inconclusive), 2 for
     wrong usage or weights, 3 when some pictures failed (the others are done), 130 when
     interrupted, and --resume goes on.
     """
@@ -137,7 +139,7 @@ def localize(
         write = partial(write_reports, page=report, jsonl=jsonl, csv=csv, shard=part, quiet=quiet)
         reports = place.write_reports(write)
         changed = manifest and _write_manifest(place, reports)
-    if check and follower.counts[FOUND]:
+    if check and follower.found(check):
         raise typer.Exit(Exit.FOUND)
     if follower.counts[FAILED] or changed:
         raise typer.Exit(Exit.SOME_FAILED)

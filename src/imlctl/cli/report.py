@@ -10,7 +10,7 @@ import typer
 
 from imlctl.cli import scan_options
 from imlctl.cli.console import note, printable
-from imlctl.cli.follow import FAILED
+from imlctl.record import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

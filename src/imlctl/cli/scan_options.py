@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 Inputs = Annotated[
     list[str] | None,
@@ -72,8 +74,35 @@ Ray = Annotated[
         " started on this machine. Needs imlctl[ray].",
     ),
 ]
+
+
+class CheckFor(StrEnum):
+    """The verdicts that --check looks for."""
+
+    MANIPULATED = "manipulated"
+    ANY = "any"
+
+
+class BareCheckCommand(TyperCommand):
+    """Command whose `--check` may stand without a value, which must follow an equals sign."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give a bare `--check` its value; after `--` there are only names of files."""
+        end = args.index("--") if "--" in args else len(args)
+        options = [f"--check={CheckFor.MANIPULATED}" if a == "--check" else a for a in args[:end]]
+        parsed: list[str] = super().parse_args(ctx, options + args[end:])
+        return parsed
+
+
 Check = Annotated[
-    bool, typer.Option("--check", help="Exit with status 1 if any picture is manipulated.")
+    CheckFor | None,
+    typer.Option(
+        "--check",
+        metavar="[=any]",
+        help="Exit with status 1 if any picture is manipulated; with --check=any also if one is"
+        " inconclusive.",
+        show_default=False,
+    ),
 ]
 Manifest = Annotated[
     bool,

@@ -21,6 +21,7 @@ def export(
 
     Needs pip install "imlctl[onnx]", and takes minutes.
     """
+    from dataclasses import asdict
     from typing import cast
 
     from imlctl.core.efficient_iml import EfficientIML
@@ -37,9 +38,7 @@ def export(
         about={
             "weights": loaded.name,
             "weights_sha256": loaded.sha256,
-            "threshold": f"{card.threshold:g}",
-            "verdict_threshold": f"{card.verdict_threshold:g}",
-            "min_share": f"{card.min_share:g}",
+            **{key: f"{value:g}" for key, value in asdict(card.rule).items()},
         },
         overwrite=force,
     )

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from imlctl.mask.rates import exact_interval
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -125,33 +127,7 @@ def proportion_interval(
     Its limits are the proportions under which so few hits or fewer, or so many or more, would be
     seen with a chance of half of what `confidence` leaves. 0 of 18 gives [0, 0.185].
     """
-    if not trials:
-        return None
-    tail = (1 - confidence) / 2
-    return 1 - upper_limit(trials - hits, trials, 1 - tail), upper_limit(hits, trials, 1 - tail)
-
-
-def upper_limit(hits: int, trials: int, confidence: float = CONFIDENCE) -> float:
-    """Upper one-sided limit of a proportion (Clopper and Pearson 1934)."""
-    if hits >= trials:
-        return 1.0
-    return _root(lambda p: _at_most(hits, trials, p) - (1 - confidence), hits / trials, 1.0)
-
-
-def _at_most(hits: int, trials: int, p: float) -> float:
-    """Chance of at most so many hits."""
-    if p in (0.0, 1.0):
-        return float(p == 0.0)
-    return sum(
-        math.exp(
-            math.lgamma(trials + 1)
-            - math.lgamma(k + 1)
-            - math.lgamma(trials - k + 1)
-            + k * math.log(p)
-            + (trials - k) * math.log1p(-p)
-        )
-        for k in range(hits + 1)
-    )
+    return exact_interval(hits, trials, confidence) if trials else None
 
 
 def auc_interval(auc: float, positives: int, negatives: int) -> tuple[float, float] | None:

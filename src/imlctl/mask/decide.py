@@ -1,40 +1,106 @@
-"""Turn a probability map into a mask and one answer for the whole picture."""
+"""Decide a picture's verdict, and the mask that goes with it; nothing else computes either."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from imlctl.errors import NumericalError, UsageError
+from imlctl.mask.score import EVIDENCE, critical
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEFAULT_THRESHOLD = 0.5
-DEFAULT_MIN_SHARE = 0.005
+
+
+class Verdict(StrEnum):
+    """The three answers for a picture; none of them says that a picture is authentic."""
+
+    MANIPULATED = "manipulated"
+    INCONCLUSIVE = "inconclusive"
+    NOTHING_FOUND = "nothing found"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The scores that a verdict takes, and the threshold of the mask that goes with it.
+
+    It travels in the card of the weights. The defaults are for weights that were never calibrated.
+
+    Attributes:
+        manipulated: Least score of a picture that is called manipulated, 0 to 1.
+        inconclusive: Least score of one that is called inconclusive, at most `manipulated`.
+        threshold: Of the mask where nothing was found, and the highest of any mask, inside (0, 1).
+        peak_share: Elsewhere the threshold is this share of the map's 99.5th percentile ...
+        lowest: ... but never below this.
+
+    Raises:
+        ValueError: A number is out of its range, or the two scores are in the wrong order.
+    """
+
+    manipulated: float = 0.9
+    inconclusive: float = 0.5
+    threshold: float = DEFAULT_THRESHOLD
+    peak_share: float = 0.4
+    lowest: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.inconclusive <= self.manipulated <= 1:
+            raise ValueError("a rule needs 0 <= inconclusive <= manipulated <= 1")
+        if not 0 < self.lowest <= self.threshold < 1 or not 0 < self.peak_share <= 1:
+            raise ValueError("a rule needs 0 < lowest <= threshold < 1 and peak_share in (0, 1]")
+
+    def verdict(self, score: float) -> Verdict:
+        """Return what a picture with this score is called.
+
+        Raises:
+            NumericalError: The score is NaN, or outside 0 to 1.
+        """
+        if not 0 <= score <= 1:
+            raise NumericalError(
+                f"the model's score is {score}, not within 0 to 1",
+                remedy="No verdict is made of it; check the weights, or compute on the CPU.",
+            )
+        if score >= self.manipulated:
+            return Verdict.MANIPULATED
+        return Verdict.INCONCLUSIVE if score >= self.inconclusive else Verdict.NOTHING_FOUND
+
+    def threshold_for(self, probability: NDArray[np.floating[Any]], verdict: Verdict) -> float:
+        """Return the threshold of the mask: lower for a faint map that found something.
+
+        It has three decimals, so that what is printed is what was used.
+        """
+        if verdict is Verdict.NOTHING_FOUND:
+            return self.threshold
+        peak = critical(probability, EVIDENCE)
+        wanted = math.floor(1000 * self.peak_share * peak) / 1000
+        return min(max(wanted, self.lowest), self.threshold)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decision:
-    """What a probability map says at one threshold.
+    """The verdict on a picture and the pixels that are marked.
 
     Attributes:
         mask: (H, W) bool, read-only; true where the probability is at or over the threshold.
         share: Fraction of the pixels that are marked, 0 to 1.
-        flagged: Whether more than `min_share` of the pixels reach `verdict_threshold`.
-        threshold: The threshold, inside (0, 1).
-        min_share: Largest share that still counts as nothing found, in [0, 1).
-        verdict_threshold: The threshold that the verdict asks for, at least `threshold`.
+        threshold: Of the mask, inside (0, 1).
+        score: Of the whole picture, 0 to 1.
+        verdict: What the rule makes of the score.
+        rule: The rule.
     """
 
     mask: NDArray[np.bool_]
     share: float
-    flagged: bool
     threshold: float
-    min_share: float
-    verdict_threshold: float
+    score: float
+    verdict: Verdict
+    rule: Rule
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != np.bool_:
@@ -43,41 +109,35 @@ class Decision:
 
 def decide(
     probability: NDArray[np.floating[Any]],
+    score: float,
+    rule: Rule,
     *,
-    threshold: float = DEFAULT_THRESHOLD,
-    min_share: float = DEFAULT_MIN_SHARE,
-    verdict_threshold: float = 0.0,
+    threshold: float | None = None,
 ) -> Decision:
-    """Mark the pixels whose probability is at or over the threshold.
+    """Give a picture its verdict, and mark the pixels that it rests on.
 
-    The map is taken as it is, never stretched: a faint map stays faint (forensic rule 4).
-
-    A mask shows where to look, a verdict accuses: it may ask for more than the mask does.
+    The map is taken as it is, never stretched: a faint map stays faint.
 
     Args:
         probability: (H, W) floating point, each value in [0, 1].
-        threshold: Pixels with `p >= threshold` are marked; inside (0, 1).
-        min_share: The picture is flagged when more than this share of its pixels reach
-            `verdict_threshold`; in [0, 1).
-        verdict_threshold: As calibrated on authentic photographs; `threshold` where that is more.
+        score: Of the whole picture, 0 to 1.
+        rule: Of the weights that made both.
+        threshold: Pixels with `p >= threshold` are marked; the rule's own if None. The verdict
+            does not depend on it.
 
     Raises:
-        NumericalError: A value is NaN, infinite or outside [0, 1] (forensic rule 5).
-        UsageError: The threshold or the share is out of its range.
+        NumericalError: A probability or the score is NaN, infinite or outside [0, 1].
+        UsageError: The threshold is not inside (0, 1).
     """
-    check_threshold(threshold)
-    if not 0 <= min_share < 1:
-        raise UsageError(
-            f"the least share of marked pixels is {min_share}, outside 0 to 1",
-            remedy="Give a fraction such as 0.005, which is half a percent.",
-        )
+    if threshold is not None:
+        check_threshold(threshold)
     check_probability(probability)
-    mask = probability >= threshold
+    verdict = rule.verdict(score)
+    chosen = rule.threshold_for(probability, verdict) if threshold is None else threshold
+    mask = probability >= chosen
     mask.flags.writeable = False
     share = float(np.count_nonzero(mask)) / mask.size
-    strict = max(threshold, verdict_threshold)
-    certain = float(np.count_nonzero(probability >= strict)) / mask.size
-    return Decision(mask, share, certain > min_share, threshold, min_share, strict)
+    return Decision(mask, share, chosen, score, verdict, rule)
 
 
 def check_threshold(threshold: float) -> None:

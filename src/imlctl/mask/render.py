@@ -114,17 +114,19 @@ def heatmap_png(
     _outline(picture, mask, _line_width(picture, text / 14), _HEAT_LINE)
 
     share = np.count_nonzero(over) / over.size
-    highest = float(probability.max())
-    peak = round(highest, 2)
-    if not share and peak >= threshold:  # do not seem to reach what was not reached
-        peak = math.floor(highest * 100) / 100
+    peak = rounded_down(float(probability.max()))
     found = f"{percent(share)} of pixels" if share else "nothing"
-    lines = [f"{found} at p >= {legend.number(threshold)}, highest p {peak:.2f}"]
+    lines = [f"{found} at p >= {legend.number(threshold)}, highest p {peak}"]
     lines += ["p: estimated probability that a pixel was manipulated", *size.note()]
     grey = np.full((1, 256, 3), 128, np.uint8)
     scale = _heat(grey, np.arange(256, dtype=np.uint8)[None])[0]
     strip = legend.scale_strip(picture.shape[1], text, lines, scale, threshold)
     return _png(legend.stack(picture, strip), quick=True)
+
+
+def rounded_down(value: float) -> str:
+    """Say a number from 0 to 1 with two digits that do not seem to reach what was not reached."""
+    return f"{math.floor(value * 100 + 1e-9) / 100:.2f}"
 
 
 def percent(share: float) -> str:
@@ -137,16 +139,9 @@ def percent(share: float) -> str:
 
 
 def _verdict_line(decision: Decision) -> str:
-    at = f"at p >= {legend.number(decision.threshold)}"
-    if decision.flagged:
-        return f"manipulated: {percent(decision.share)} of pixels {at}"
-    if not decision.share:
-        return f"nothing found {at}"
-    limit = percent(decision.min_share)
-    if decision.verdict_threshold > decision.threshold:
-        limit += f" at p >= {legend.number(decision.verdict_threshold)}"
-    found = "certain" if decision.share > decision.min_share else "found"  # as the command says
-    return f"nothing {found}: {percent(decision.share)} of pixels {at}, limit {limit}"
+    marked = f"{percent(decision.share)} of pixels" if decision.share else "no pixel"
+    threshold = legend.number(decision.threshold)
+    return f"{decision.verdict}: {marked} marked, at p >= {threshold}"
 
 
 def _checked(pixels: NDArray[np.unsignedinteger[Any]], shape: tuple[int, ...]) -> tuple[int, int]:

@@ -1,8 +1,7 @@
 """One number for the whole picture: how probable it is that any of it is manipulated.
 
-It is read from the map, as the verdict is, and at a fixed place of it: the probability that half a
-percent of the pixels reach. A verdict may ask for more pixels than that, a score must see small
-forgeries too.
+It is read from a fixed place of the map, the probability that half a percent of the pixels reach: a
+small forgery is seen too, and a few stray pixels decide nothing.
 """
 
 from __future__ import annotations
@@ -25,13 +24,12 @@ _LEAST = 1e-6  # further from certainty than float32 maps can say
 _ROUNDS = 50  # of Newton's method, which needs about eight
 
 
-def critical(probability: NDArray[np.floating[Any]], min_share: float) -> float:
-    """Highest threshold at which a picture is still flagged.
+def critical(probability: NDArray[np.floating[Any]], share: float) -> float:
+    """Return the highest threshold that more than a share of the pixels reach, 0 <= share < 1.
 
-    A picture is flagged when more than a share `min_share` of its pixels reach the threshold, so
-    that is the value of the pixel at this place from the top.
+    That is the value of the pixel at this place from the top.
     """
-    place = int(min_share * probability.size)
+    place = int(share * probability.size)
     return float(np.partition(probability, -1 - place, axis=None)[-1 - place])
 
 

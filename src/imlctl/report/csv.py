@@ -7,21 +7,22 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from imlctl import atomic
-from imlctl.report.record import Record
+from imlctl.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+_KINDS = ("forgeries", "authentic")
 # Heading, and where in the record the value is.
 _COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    *((name, (name,)) for name in ("path", "path_bytes", "sha256", "verdict", "score", "share")),
-    *((n, (n,)) for n in ("threshold", "min_share", "verdict_threshold", "false_positive_rate")),
+    *((name, (name,)) for name in ("path", "path_bytes", "sha256", "bytes", "verdict", "score")),
+    *((n, (n,)) for n in ("share", "threshold", "unreliable_share", "cautions")),
+    *((f"{kind}_with_this_verdict", ("rates", kind, "share")) for kind in _KINDS),
     ("regions", ()),
     ("largest_region_area", ()),
     *((n, ("facts", n)) for n in ("format", "width", "height", "mode", "bit_depth")),
     *((n, ("facts", n)) for n in ("orientation", "frames", "icc_profile", "alpha")),
-    ("file_bytes", ("facts", "provenance", "bytes")),
     ("pixels_sha256", ("facts", "provenance", "pixels_sha256")),
     ("jpeg_quality", ("facts", "provenance", "jpeg", "quality")),
     ("jpeg_tables_standard", ("facts", "provenance", "jpeg", "standard")),

@@ -15,8 +15,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from imlctl import __version__, atomic
 from imlctl.errors import UsageError
+from imlctl.mask.decide import Verdict
+from imlctl.mask.rates import in_words
+from imlctl.record import FAILED, Record
 from imlctl.report.preview import Preview, shrunk
-from imlctl.report.record import Record, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,7 +32,8 @@ _SCRIPTS = ("data", "contour", "viewer", "detail", "table", "main")  # one after
 _MAX_REGIONS = 200  # listed for a picture; the record has them all
 _UNKNOWN_COUNT = 10_000
 _PICTURES = "<!-- pictures -->"  # cannot come from a title or a name, which are escaped
-_FLAGGED_WEIGHT = 4  # a flagged picture may take that many times the bytes of another
+_FOUND_WEIGHT = 4  # a picture with a finding may take that many times the bytes of another
+_FOUND = frozenset({Verdict.MANIPULATED, Verdict.INCONCLUSIVE})
 # Bytes on the page of a preview whose longer side is so many pixels, as measured on photographs.
 _COSTS = ((640, 85_000), (480, 58_000), (320, 31_000), (240, 19_000), (160, 10_000))
 
@@ -75,8 +78,8 @@ def write_report(
 ) -> int:
     """Write the page; one picture at a time is in memory, besides a line of the table for each.
 
-    The table comes first in the file and the pictures after it, flagged ones before others, so
-    that a browser shows the page at once and reads the rest behind it.
+    The table comes first in the file and the pictures after it, those with a finding before
+    others, so that a browser shows the page at once and reads the rest behind it.
 
     Args:
         path: Where to; it has that name only when it is whole.
@@ -112,16 +115,16 @@ def write_report(
     templates = _templates()
     with (
         atomic.opened(path, overwrite=overwrite) as file,
-        TemporaryFile(dir=path.parent) as flagged,
+        TemporaryFile(dir=path.parent) as found,
         TemporaryFile(dir=path.parent) as others,
     ):
         summary = _write_pictures(
-            entries, _Budget(count), templates.get_template("picture.html"), flagged, others
+            entries, _Budget(count), templates.get_template("picture.html"), found, others
         )
         page = templates.get_template("report.html").render(context, summary=summary.to_dict())
         head, _, foot = page.partition(_PICTURES)
         file.write(_encoded(head))
-        for spool in (flagged, others):
+        for spool in (found, others):
             spool.seek(0)
             shutil.copyfileobj(spool, file)
         file.write(_encoded(foot))
@@ -132,7 +135,7 @@ def _write_pictures(
     entries: Iterable[ReportEntry],
     budget: _Budget,
     template: Template,
-    flagged: IO[bytes],
+    found: IO[bytes],
     others: IO[bytes],
 ) -> _Summary:
     """Write what the page holds of each picture, and return what it holds of all."""
@@ -140,16 +143,16 @@ def _write_pictures(
     for entry in entries:
         record = entry.record
         values = record.to_dict() if isinstance(record, Record) else dict(record)
-        preview, found = entry.preview, values["verdict"] == Verdict.MANIPULATED
+        preview, finding = entry.preview, values["verdict"] in _FOUND
         if preview is not None:
-            preview = budget.fit(preview, flagged=found)
+            preview = budget.fit(preview, finding=finding)
         text = template.render(
             number=len(summary.rows),
             details=_details(values, preview.curve if preview else ()),
             photo=base64.b64encode(preview.photo).decode() if preview else "",
             soft=base64.b64encode(preview.soft).decode() if preview else "",
         )
-        (flagged if found else others).write(_encoded(text))
+        (found if finding else others).write(_encoded(text))
         summary.add(values)
     return summary
 
@@ -166,8 +169,8 @@ class _Budget:
     count: int
     left: float = PAGE_BYTES
 
-    def fit(self, preview: Preview, *, flagged: bool) -> Preview:
-        share = self.left / max(self.count, 1) * (_FLAGGED_WEIGHT if flagged else 1)
+    def fit(self, preview: Preview, *, finding: bool) -> Preview:
+        share = self.left / max(self.count, 1) * (_FOUND_WEIGHT if finding else 1)
         side = next((side for side, cost in _COSTS if cost <= share), _COSTS[-1][0])
         preview = shrunk(preview, side)
         self.left = max(0.0, self.left - (len(preview.photo) + len(preview.soft)) * 4 / 3)
@@ -181,8 +184,8 @@ class _Summary:
 
     rows: list[list[Any]] = field(default_factory=list)
     models: Counter[str] = field(default_factory=Counter)
-    rules: Counter[tuple[float, float, float]] = field(default_factory=Counter)
-    rates: set[float | None] = field(default_factory=set)
+    rules: Counter[tuple[float, float]] = field(default_factory=Counter)
+    rates: dict[str, str] = field(default_factory=dict)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Take a picture's line of the table from its record."""
@@ -202,10 +205,11 @@ class _Summary:
             ]
         )
         self.models[f"{record['model']} ({record['weights_sha256'][:12]})"] += 1
-        if record["verdict"] != Verdict.FAILED:
-            strict = record.get("verdict_threshold") or record["threshold"]
-            self.rules[(record["threshold"], strict, record["min_share"])] += 1
-            self.rates.add(record.get("false_positive_rate"))
+        if record["verdict"] != FAILED:
+            self.rules[(record["rule"]["manipulated"], record["rule"]["inconclusive"])] += 1
+            if record["rates"] is not None:
+                said = in_words(record["verdict"], record["rates"])
+                self.rates[record["verdict"]] = f"{said} ({record['rates']['pictures']})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the page's script begins with."""
@@ -213,7 +217,7 @@ class _Summary:
             "rows": self.rows,
             "models": list(self.models),
             "rules": [list(rule) for rule in self.rules],
-            "rate": next(iter(self.rates)) if len(self.rates) == 1 else None,
+            "rates": self.rates,
         }
 
 
@@ -226,7 +230,14 @@ def _details(record: dict[str, Any], curve: Iterable[float]) -> dict[str, Any]:
     ]
     short = [float(f"{share:.4g}") for share in curve]
     size = _upright_size(record)
-    return record | {"regions": listed, "regions_found": len(regions), "curve": short, "size": size}
+    rates = record.get("rates")
+    return record | {
+        "regions": listed,
+        "regions_found": len(regions),
+        "curve": short,
+        "size": size,
+        "rates_in_words": None if rates is None else in_words(record["verdict"], rates),
+    }
 
 
 def _upright_size(record: Mapping[str, Any]) -> tuple[int, int] | tuple[None, None]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from imlctl import atomic
 from imlctl.errors import OutputError
-from imlctl.report.record import Record
+from imlctl.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

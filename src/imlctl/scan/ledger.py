@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 STEM = "imlctl-ledger"
 _SUFFIX = ".sqlite"
-_FORMAT = 2
+_FORMAT = 3  # 3: records whose verdicts have three steps
 _SCHEMA = (
     "CREATE TABLE meta (tag TEXT NOT NULL)",
     "CREATE TABLE planned (output BLOB PRIMARY KEY) WITHOUT ROWID",
@@ -180,7 +180,7 @@ class Ledger:
             raise OutputError(
                 f"this ledger has format {version}, and this version of imlctl knows {_FORMAT}",
                 source=str(self.path),
-                remedy="Use the version that began the scan, or another folder.",
+                remedy="Read it with the version that wrote it, or scan again into another folder.",
             )
         (self.tag,) = execute("SELECT tag FROM meta").fetchone()
 

@@ -7,8 +7,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from imlctl import __version__
+from imlctl.record import FAILED, Failure, Record
 from imlctl.report.preview import Preview, make_preview
-from imlctl.report.record import Failure, Record, Verdict
 from imlctl.scan.ledger import Key
 from imlctl.scan.naming import Kind
 
@@ -68,7 +68,7 @@ class PhotoWork:
         """Return what is kept of a picture that has no result."""
         return Record(
             path=str(job.picture),
-            verdict=Verdict.FAILED,
+            verdict=FAILED,
             seconds=0.0,
             error=Failure.of(error),
             **self.localizer.provenance,  # type: ignore[arg-type]

@@ -1,15 +1,13 @@
-"""What weights may claim: how much of an authentic photograph is marked, how often is it flagged?
+"""Calibration of finished weights: how much of authentic photographs they mark, and their verdict.
 
 Pixels first. Training shows far more forgery than the world holds, so the map's odds are too high
 (Saerens et al. 2002); `excess` says by how much, as seen on authentic photographs, and the model
 gives that up.
 
-Then the verdict. A picture is flagged when more than a share `min_share` of its pixels reach the
-threshold. So each authentic photograph has one critical threshold, the (1 - min_share) quantile of
-its own map: below it the picture is flagged, above it not. The threshold for a given false-positive
-rate is a quantile of those. Few photographs decide a small rate, so it is read from the tail's
-shape, not from the one photograph that happens to lie there. A model that is certain where it is
-wrong has no such threshold below 1; more pixels are asked of it instead.
+Then the score: a logistic curve is fitted to what half a percent of the pixels reach in authentic
+photographs and in forgeries made of them. The rule's two scores are those that one authentic
+photograph in a hundred reaches, and one in eight. Few photographs decide a small rate, so it is
+read from the tail's shape, not from the one photograph that happens to lie there.
 """
 
 from __future__ import annotations
@@ -25,7 +23,8 @@ from imlctl.bench.accuracy import threshold_at
 from imlctl.forge.history import random_copy, random_finish
 from imlctl.forge.synthesizer import Mix, Synthesizer
 from imlctl.inference import predict
-from imlctl.mask.score import EVIDENCE, Scale, critical, fit_scale, log_odds
+from imlctl.mask.decide import Rule
+from imlctl.mask.score import EVIDENCE, Scale, critical, fit_scale, log_odds, picture_score
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,12 +36,10 @@ if TYPE_CHECKING:
     from imlctl.forge.photos import PhotoPool
     from imlctl.weights.load import Card
 
-RATE = 0.05
+MANIPULATED, INCONCLUSIVE = 0.01, 0.125  # of authentic photographs, that reach each score
 PIXELS = 0.02  # of an authentic photograph, on average, that may be marked
 _SEED = 5
 _SIDE = 384  # of a forgery, in pixels
-# A threshold outside would mark nearly everything, or nothing a model could reach.
-_LOWEST, _HIGHEST = 0.5, 0.9999
 _VERSIONS = 2  # of each photograph and each sort of reprocessing
 _TAIL = 0.1  # of the photographs: the shape of what is rarer is fitted to these
 _FINE = 2.0**-8  # log odds; float16 loses nothing of a bias that is lowered by such steps
@@ -52,29 +49,25 @@ _STEPS = (1 / (1 + np.exp(-_FINE * np.arange(_MOST + 1)))).astype(np.float32)  #
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Thresholds measured on authentic photographs.
+    """Rule and score measured on authentic photographs.
 
     Attributes:
-        threshold: For the false-positive rate `rate`, within 0.5 to 0.9999.
-        min_share: Share of pixels beyond which a picture is flagged: as asked for, or larger where
-            0.9999 is not enough for the rate.
-        rate: Share of such photographs that it flags.
+        rule: Scores of the verdict; the default ones where there is no scale.
         photos: How many photographs it was measured on, each in five versions: as it is, twice
             reprocessed, and twice as a reduced copy.
         lowered: What was taken from the model's log odds before, for the share of pixels.
         marked: Share of their pixels that reach one half, on average over the photographs.
-        thresholds: For the rates 1, 5, 10 and 20 %.
+        levels: What half a percent of the pixels reach in one photograph in a hundred, and in one
+            in eight; the rule's scores are made of them.
         score_scale: Of the picture's score: fitted to these maps and to those of as many forgeries
             made of the same photographs; None where forgeries do not stand out.
     """
 
-    threshold: float
-    min_share: float
-    rate: float
+    rule: Rule
     photos: int
     lowered: float
     marked: float
-    thresholds: dict[str, float]
+    levels: tuple[float, float]
     score_scale: Scale | None
 
 
@@ -82,37 +75,35 @@ def calibrate(
     model: Model,
     pool: PhotoPool,
     *,
-    min_share: float,
     device: torch.device,
-    rate: float = RATE,
     share: float = PIXELS,
 ) -> Calibration:
-    """Lower a model's log odds as far as it takes, then measure thresholds.
+    """Lower a model's log odds as far as it takes, then measure its rule.
 
     Args:
         model: In evaluation mode, on `device`; an EfficientIML is changed in place.
         pool: Authentic photographs that it was not trained on.
-        min_share: Share of pixels beyond which a picture is flagged.
         device: Where to compute.
-        rate: Share of the photographs that may be flagged.
         share: Of a photograph's pixels, on average, that may reach one half.
     """
-    seen = [_look(each, min_share) for each in _maps(model, pool, device)]
+    seen = [_look(each) for each in _maps(model, pool, device)]
     lowered = 0.0 if model.samples else excess(seen, share)
     if lowered:
         cast("EfficientIML", model).lower(lowered)
-        seen = [_look(each, min_share) for each in _maps(model, pool, device)]
-    values = [each.critical for each in seen]
-    thresholds = {f"{each:g}": threshold_for(values, each) for each in (0.01, 0.05, 0.1, 0.2)}
-    threshold = threshold_for(values, rate)
-    if threshold > _HIGHEST:
-        shares = sorted((each.certain for each in seen), reverse=True)
-        min_share = max(min_share, shares[int(rate * len(shares))])
-    limited = round(float(np.clip(threshold, _LOWEST, _HIGHEST)), 5)
+        seen = [_look(each) for each in _maps(model, pool, device)]
+    authentic = [each.level for each in seen]
     forged = [critical(_map(model, each, device), EVIDENCE) for each in _forged(pool)]
+    scale = fit_scale(authentic, forged)
+    levels = threshold_for(authentic, MANIPULATED), threshold_for(authentic, INCONCLUSIVE)
+    rule = Rule() if scale is None else rule_for(levels, scale)
     marked = round(float(np.mean([each.marked[0] for each in seen])), 5)
-    scale = fit_scale([each.level for each in seen], forged)
-    return Calibration(limited, min_share, rate, len(pool), lowered, marked, thresholds, scale)
+    return Calibration(rule, len(pool), lowered, marked, levels, scale)
+
+
+def rule_for(levels: tuple[float, float], scale: Scale) -> Rule:
+    """Return the rule whose two scores are those of the two levels."""
+    manipulated, inconclusive = (round(picture_score(level, scale), 4) for level in levels)
+    return Rule(manipulated, inconclusive)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,43 +111,34 @@ class _Seen:
     """What is kept of a map, which may be one of many large ones.
 
     Attributes:
-        critical: Its critical threshold.
-        level: The same for the share `EVIDENCE`.
-        certain: Share of its pixels that reach `_HIGHEST`.
+        level: Probability that the share `EVIDENCE` of its pixels reach.
         marked: Share that reaches each of `_STEPS`, (steps,).
     """
 
-    critical: float
     level: float
-    certain: float
     marked: NDArray[np.float64]
 
 
-def _look(found: NDArray[np.float32], min_share: float) -> _Seen:
+def _look(found: NDArray[np.float32]) -> _Seen:
     below = np.searchsorted(np.sort(found, axis=None), _STEPS)
-    return _Seen(
-        critical(found, min_share),
-        critical(found, EVIDENCE),
-        float((found >= _HIGHEST).mean()),
-        (found.size - below) / found.size,
-    )
+    return _Seen(critical(found, EVIDENCE), (found.size - below) / found.size)
 
 
-def threshold_for(critical: Sequence[float], rate: float) -> float:
-    """Return the threshold that flags a share `rate` of such pictures.
+def threshold_for(levels: Sequence[float], rate: float) -> float:
+    """Return the level that a share `rate` of such pictures reaches.
 
     Down to a tenth it is the quantile. What is rarer is read from an exponential fitted to the log
     odds beyond that tenth, the plainest of the tails that exceedances tend to (Pickands 1975).
 
     Args:
-        critical: Critical threshold of each picture.
+        levels: Of each picture.
         rate: Above 0.
     """
-    start = threshold_at(critical, max(rate, _TAIL))
+    start = threshold_at(levels, max(rate, _TAIL))
     if rate >= _TAIL:
         return start
     onset = log_odds(start)
-    beyond = [log_odds(each) - onset for each in critical if each >= start]
+    beyond = [log_odds(each) - onset for each in levels if each >= start]
     decay = float(np.mean(beyond)) if beyond else 0.0
     rare = onset + decay * math.log(_TAIL / rate)
     return max(start, 1 / (1 + math.exp(-rare)))  # beyond certainty there are no log odds
@@ -207,8 +189,8 @@ def with_verdict(card: Card, found: Calibration) -> Card:
     del kept["lowered"]
     return replace(
         card,
-        verdict_threshold=found.threshold,
-        min_share=found.min_share,
+        rule=found.rule,
+        rates=None,  # of another rule
         score_scale=found.score_scale,
         training=card.training | {"calibration": kept},
     )

@@ -34,7 +34,7 @@ def finish(
 ) -> None:
     """Calibrate the best weights, measure them, and draw the run's curves.
 
-    Writes the weights anew with their verdict threshold, ``evaluation.json``, and ``curves.png``.
+    Writes the weights anew with their rule, ``evaluation.json``, and ``curves.png``.
 
     Args:
         out: Folder of the run.
@@ -56,10 +56,10 @@ def finish(
 
 
 def _calibrate(path: Path, held: PhotoPool, device: torch.device, log: Log) -> None:
-    """Let finished weights mark little of authentic photographs, and seldom flag one."""
+    """Let finished weights mark little of authentic photographs, and seldom accuse one."""
     loaded = load(path)
     model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = calibrate(model, held, min_share=loaded.card.min_share, device=device)
+    found = calibrate(model, held, device=device)
     log({"event": "calibration", **asdict(found)})
     save(path, model, with_verdict(loaded.card, found))
 
@@ -68,12 +68,14 @@ def _evaluate(
     path: Path, evaluation: EvaluationConfig, out: Path, device: torch.device, log: Log
 ) -> None:
     """Measure the weights that validation chose, on whole pictures, set by set."""
-    model = load(path).model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loaded = load(path)
+    model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     cases = [
         c for m in evaluation.manifests for c in evaluation_pictures(m, split=evaluation.split)
     ]
-    rows = summarize(list(evaluate(cases, answers(model, device))))
-    numbers = ("tampered", "authentic", "f1", "iou", "auc", "flagged")
+    ask = answers(model, device, scale=loaded.card.score_scale)
+    rows = summarize(list(evaluate(cases, ask, rule=loaded.card.rule)))
+    numbers = ("tampered", "authentic", "f1", "iou", "auc", "found", "false_alarms")
     table = {row.name: {n: _plain(getattr(row, n)) for n in numbers} for row in rows}
     for name, scores in table.items():
         log({"event": "evaluation", "set": name, **scores})

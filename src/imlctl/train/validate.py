@@ -13,6 +13,7 @@ from imlctl.data.manifest import evaluation_pictures
 from imlctl.image.decode import read
 from imlctl.image.prepare import prepare, restore
 from imlctl.inference import Sampling, predict, probabilities
+from imlctl.mask.score import EVIDENCE, critical, picture_score
 from imlctl.train.samples import batches
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from imlctl.core.model import Model
     from imlctl.forge.synthesizer import Maker
+    from imlctl.mask.score import Scale
     from imlctl.train.config import ValidationConfig
 
 _BATCH = 16
@@ -48,9 +50,10 @@ def validate(
     Returns:
         ``synthetic_auc`` and ``synthetic_f1`` over all pixels of the held-out samples, ``real_auc``
         and ``real_f1`` likewise; for a validation folder ``<set>_auc``, ``<set>_f1``, ``mean_auc``,
-        ``mean_f1``, ``flagged``; and ``objective``, by which the best weights are chosen: the mean
-        of AUC and F1 on held-out samples where there are any, so that the folder stays unseen. A
-        score that nothing was found to measure on is left out; without any, the objective is 0.
+        ``mean_f1``, ``mean_image_auc``; and ``objective``, by which the best weights are chosen:
+        the mean of AUC and F1 on held-out samples where there are any, so that the folder stays
+        unseen. A score that nothing was found to measure on is left out; without any, the objective
+        is 0.
     """
     model.eval()
     scores: dict[str, float] = {}
@@ -86,22 +89,31 @@ def _samples(model: Model, judge: Maker, count: int, device: torch.device) -> di
 
 
 def answers(
-    model: Model, device: torch.device, sampling: Sampling | None = None
+    model: Model,
+    device: torch.device,
+    sampling: Sampling | None = None,
+    scale: Scale | None = None,
 ) -> Callable[[Path], Answer]:
     """Return a model as a function of a picture's path, for `bench.accuracy.evaluate`."""
 
     def localize(path: Path) -> Answer:
         image, geometry = prepare(read(path))
         probability, score = predict(model, image, device=device, sampling=sampling)
-        return Answer(restore(probability, geometry), score)
+        upright = restore(probability, geometry)
+        if scale is not None:
+            score = picture_score(critical(upright, EVIDENCE), scale)
+        return Answer(upright, score)
 
     return localize
 
 
 def _real(model: Model, folder: Path, device: torch.device) -> dict[str, float]:
-    rows = summarize(list(evaluate(evaluation_pictures(folder), answers(model, device, _ONCE))))
+    ask = answers(model, device, _ONCE)
+    cases = evaluation_pictures(folder)
+    rows = summarize(list(evaluate(cases, ask, threshold=0.5)))  # not yet calibrated
     scores: dict[str, float] = {}
     for row in rows[:-1]:
         if row.tampered:
             scores |= {f"{row.name}_auc": row.auc, f"{row.name}_f1": row.f1}
-    return scores | {"mean_auc": rows[-1].auc, "mean_f1": rows[-1].f1, "flagged": rows[-1].flagged}
+    mean = rows[-1]
+    return scores | {"mean_auc": mean.auc, "mean_f1": mean.f1, "mean_image_auc": mean.image_auc}

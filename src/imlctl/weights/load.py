@@ -23,6 +23,9 @@ from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.light_vae import LightVAE, LightVAEConfig
 from imlctl.errors import WeightsError
+from imlctl.mask.decide import Rule
+from imlctl.mask.rates import Rates
+from imlctl.mask.score import picture_score
 from imlctl.weights.files import mismatch, unreadable
 from imlctl.weights.header import read_header
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
     from imlctl.core.model import Model
 
-FORMAT = 1
+FORMAT = 2
 KEY = "imlctl"  # of our document in the metadata
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
 _MODELS: dict[str, tuple[Any, Any]] = {
@@ -48,26 +51,23 @@ class Card:
     Attributes:
         architecture: ``efficient-iml``.
         config: Configuration of the architecture, as plain values.
-        threshold: A pixel counts as manipulated at this probability or above.
-        min_share: A picture is flagged when more than this share of its pixels reach
-            `verdict_threshold`.
-        verdict_threshold: Calibrated on authentic photographs; 0 for the same as `threshold`.
+        rule: How scores become verdicts, and maps masks.
         training: How the weights were made: free-form, JSON-serialisable.
         format: Version of this document.
         self_test: What the model makes of a known picture, see `selftest`; empty for none.
         score_scale: Slope and offset of the picture's score, see `mask.score`; None for the
             model's own number, which is not calibrated.
+        rates: How often each verdict is given to real pictures; None where it was not measured.
     """
 
     architecture: str
     config: dict[str, Any]
-    threshold: float = 0.5
-    min_share: float = 0.005
+    rule: Rule = field(default_factory=Rule)
     training: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
-    verdict_threshold: float = 0.0
     self_test: dict[str, Any] = field(default_factory=dict)
     score_scale: tuple[float, float] | None = None
+    rates: Rates | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no file of ours holds."""
@@ -80,10 +80,46 @@ class Card:
             raise TypeError("architecture must be a name, config a table")
         if not isinstance(self.self_test, dict):
             raise TypeError("self_test must be a table")
-        if not 0 < self.threshold < 1 or not 0 <= self.min_share < 1:
-            raise ValueError("threshold must lie in (0, 1), min_share in [0, 1)")
-        if not 0 <= self.verdict_threshold < 1:
-            raise ValueError("verdict_threshold must lie in [0, 1)")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self) | {"rates": self.rates and self.rates.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Card:
+        """Read what `to_dict` returned, or what imlctl 0.1 wrote.
+
+        Raises:
+            ValueError, TypeError, KeyError: It is something else.
+        """
+        if values.get("format") == 1:
+            values = _of_format_1(values)
+        rates = values.get("rates")
+        return cls(
+            **values
+            | {
+                "rule": Rule(**values.get("rule", {})),
+                "rates": None if rates is None else Rates.from_dict(rates),
+            }
+        )
+
+
+def _of_format_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Give a card of imlctl 0.1 a rule: it had thresholds of the map where there are now scores.
+
+    A picture is manipulated from the score on that one authentic photograph in a hundred reached
+    when the weights were calibrated, inconclusive from that of one in ten. This function goes when
+    no weights of that format ship any more.
+    """
+    kept = {k: v for k, v in values.items() if k not in ("min_share", "verdict_threshold")}
+    threshold = kept.pop("threshold", 0.5)
+    levels = values.get("training", {}).get("calibration", {}).get("thresholds", {})
+    scale = values.get("score_scale")
+    rule = {"threshold": threshold}
+    if scale is not None and {"0.01", "0.1"} <= levels.keys():
+        rule["manipulated"] = round(picture_score(levels["0.01"], scale), 4)
+        rule["inconclusive"] = round(picture_score(levels["0.1"], scale), 4)
+    return kept | {"format": FORMAT, "rule": rule}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +145,7 @@ def save(path: Path, model: Model | LightVAE, card: Card, *, half: bool = True) 
     A running variance may lie below float16's range, so vectors are kept as they are.
     """
     tensors = {k: _stored(v, half) for k, v in model.state_dict().items()}
-    data = save_tensors(tensors, metadata={KEY: json.dumps(asdict(card), sort_keys=True)})
+    data = save_tensors(tensors, metadata={KEY: json.dumps(card.to_dict(), sort_keys=True)})
     atomic.write(path, data, overwrite=True)
 
 
@@ -163,8 +199,8 @@ def _read_card(data: bytes, name: str) -> Card:
             remedy="Use weights that imlctl wrote.",
         )
     try:
-        return Card(**json.loads(text))
-    except (ValueError, TypeError) as error:
+        return Card.from_dict(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(
             f"has metadata that this version cannot read ({error})", source=name
         ) from error

@@ -13,7 +13,7 @@ import json
 import math
 import platform
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -114,7 +114,7 @@ def attach(path: Path) -> None:
     loaded = load(path)
     card = replace(loaded.card, self_test=measure(loaded.model))
     tensors = load_tensors(path.read_bytes())
-    metadata = {KEY: json.dumps(asdict(card), sort_keys=True)}
+    metadata = {KEY: json.dumps(card.to_dict(), sort_keys=True)}
     atomic.write(path, save_tensors(tensors, metadata=metadata), overwrite=True)
 
 

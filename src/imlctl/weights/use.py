@@ -123,7 +123,7 @@ def _check_against(card: Card, entry: Entry) -> None:
     for what, said, holds in (
         ("architecture", entry.architecture, card.architecture),
         ("configuration", entry.config, _stated(card.config)),
-        ("threshold", entry.threshold, card.threshold),
+        ("threshold", entry.threshold, card.rule.threshold),
     ):
         if said and said != holds:
             raise WeightsError(

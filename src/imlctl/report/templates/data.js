@@ -48,6 +48,9 @@ function percent(share) {
   return `${(100 * share).toFixed(digits)}\u202f%`;
 }
 
+/** Two digits that do not seem to reach what was not reached. */
+const roundedDown = (number) => (Math.floor(number * 100 + 1e-9) / 100).toFixed(2);
+
 const fixed = (number, digits = 2) => number.toFixed(digits);
 
 /** Say from which p on. */
@@ -69,8 +72,8 @@ function split(path) {
   return cut < 0 ? ["", path] : [path.slice(0, cut + 1), path.slice(cut + 1)];
 }
 
-const VERDICT_WORDS = { "manipulated": "Manipulated", "nothing found": "Nothing found", "failed": "Failed" };
-const SIGNS = { "manipulated": "manipulated", "nothing found": "nothing", "failed": "failed" };
+const VERDICT_WORDS = { "manipulated": "Manipulated", "inconclusive": "Inconclusive", "nothing found": "Nothing found", "failed": "Failed" };
+const SIGNS = { "manipulated": "manipulated", "inconclusive": "inconclusive", "nothing found": "nothing", "failed": "failed" };
 
 function chip(verdict) {
   const sign = make("i", { className: `sign ${SIGNS[verdict] ?? "failed"}` });

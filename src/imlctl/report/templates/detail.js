@@ -29,12 +29,11 @@ async function showDetail(index) {
 
 function findingOf(details) {
   if (details.error) return "";
-  const marked = `${percent(details.share)} of pixels at ${fromP(details.threshold)}`;
-  const strict = details.verdict_threshold ?? details.threshold;
-  if (strict <= details.threshold || !details.curve.length) return `${marked}; the verdict needs more than ${percent(details.min_share)}`;
-  const certain = shareAt(details, strict);
-  const but = details.verdict === "manipulated" ? ";" : ", but";
-  return `${marked}${but} ${certain} at ${fromP(strict)}, where the verdict needs more than ${percent(details.min_share)}`;
+  const parts = [`score ${roundedDown(details.score)}`];
+  if (details.rates_in_words) parts.push(details.rates_in_words);
+  parts.push(`${percent(details.share)} of pixels marked, at ${fromP(details.threshold)}`);
+  if (details.unreliable_share >= 0.1) parts.push(`cannot speak here: ${percent(details.unreliable_share)} of this picture`);
+  return [...parts, ...details.cautions.map((caution) => `caution: ${caution}`)].join("; ");
 }
 
 /** Say how much of the full-size map is at or over p; the curve has steps of 0.01. */
@@ -46,7 +45,7 @@ function shareAt({ curve }, p) {
 
 // --- threshold ------------------------------------------------------------------------------------
 
-/** Draw how much is marked at each threshold, and what the verdict asks for. */
+/** Draw how much is marked at each threshold. */
 function setUpThreshold(details) {
   byId("threshold-box").hidden = !details.curve.length;
   byId("threshold").value = view.threshold;
@@ -55,13 +54,9 @@ function setUpThreshold(details) {
   const top = (share) => share <= 0 ? 40 : Math.min(40, Math.max(0, -10 * Math.log10(share)));  // 100 % to 0.01 %
   const points = details.curve.slice(1, 100).map((share, i) => `${left((i + 1) / 100)},${top(share)}`);
   byId("curve").setAttribute("d", `M0,40 L${points.join(" L")} L100,40 Z`);
-  const strict = details.verdict_threshold ?? details.threshold;
-  byId("limit").setAttribute("d", `M0,${top(details.min_share)} H100`);
-  byId("rules").setAttribute("d", `M${left(details.threshold)},0 V40 M${left(strict)},0 V40`);
+  byId("rules").setAttribute("d", `M${left(details.threshold)},0 V40`);
   byId("flag-mask").style.left = `${left(details.threshold)}%`;
-  byId("flag-verdict").style.left = `${left(strict)}%`;
-  byId("flag-verdict").hidden = strict === details.threshold;
-  byId("plot-hint").textContent = `How much of the picture is at or over p. Flagged where the curve is above the dashed line (${percent(details.min_share)}) at p\u00a0${probability(strict)}.`;
+  byId("plot-hint").textContent = "How much of the picture is at or over p. Moving the threshold redraws the mask; the verdict stays.";
   showThreshold();
 }
 
@@ -213,14 +208,12 @@ function exifFacts(facts, traces) {
 }
 
 function analysisFacts(details) {
-  const strict = details.verdict_threshold;
   return [
     ["Model", details.model],
     ["Weights SHA-256", details.weights_sha256, "hash"],
-    ["Threshold", details.threshold === null ? null : `mask ${fromP(details.threshold)}${strict ? `, verdict ${fromP(strict)}` : ""}`],
-    ["Least share", details.min_share === null ? null : `more than ${percent(details.min_share)} of pixels`],
-    ["False positives", details.false_positive_rate === null || details.false_positive_rate === undefined ? null
-      : `${percent(details.false_positive_rate)} of authentic photographs in calibration`],
+    ["Rule", details.rule && `manipulated from score ${details.rule.manipulated}, inconclusive from ${details.rule.inconclusive}`],
+    ["Threshold", details.threshold === null ? null : `mask at ${fromP(details.threshold)}`],
+    ["Measured on", details.rates?.pictures],
     ["Score", details.score === null ? null : fixed(details.score, 3)],
     ["Settings", Object.entries(details.settings ?? {}).map(([key, value]) => `${key} ${JSON.stringify(value)}`).join(", ")],
     ["Seed", String(details.seed)],

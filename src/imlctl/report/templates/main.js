@@ -109,12 +109,14 @@ function introduce() {
   }
   byId("total").textContent = plural(rows.length, "picture", "pictures");
   byId("made-with").textContent = summary.models.map((model) => `model ${model}`).join(", ");
-  const rules = summary.rules.map(([, strict, least]) => `more than ${percent(least)} of the pixels reach p\u00a0${probability(strict)}`);
-  byId("rule").textContent = rules.length ? `Here it means that ${rules.join(", or ")}.` : "";
-  const analysed = rows.length - (counts.failed ?? 0);
-  if (summary.rate !== null && analysed) {
-    byId("rate").textContent = `When the threshold was calibrated, this rule flagged ${percent(summary.rate)} of authentic photographs: of ${grouped(analysed)} such pictures it would flag about ${grouped(Math.round(summary.rate * analysed))}. Pictures unlike those may fare worse.`;
+  for (const [verdict, id] of [["manipulated", "rate-manipulated"], ["inconclusive", "rate-inconclusive"], ["nothing found", "rate-nothing"]]) {
+    const said = summary.rates[verdict];
+    byId(id).textContent = said ? `Measured: ${said}.` : "";
   }
+  const [first, ...others] = summary.rules;
+  if (!first) return;
+  byId("rule-manipulated").textContent = others.length ? "" : ` of at least ${first[0]}`;
+  byId("rule-inconclusive").textContent = others.length ? "" : ` of at least ${first[1]}`;
 }
 
 function connect() {

@@ -1,6 +1,6 @@
 // The table: every picture can be reached, and only the rows in sight exist.
 
-const ORDER = { "manipulated": 0, "failed": 1, "nothing found": 2 };
+const ORDER = { "manipulated": 0, "inconclusive": 1, "failed": 2, "nothing found": 3 };
 const OVERSCAN = 6;
 const PRINTED_ROWS = 400;
 const haystacks = rows.map((row) => `${row[NAME]} ${row[FORMAT] ?? ""} ${row[WORDS]}`.toLowerCase());
@@ -12,7 +12,7 @@ const byName = (a, b) => collator.compare(rows[a][NAME], rows[b][NAME]) || a - b
 const byNumber = (value) => (a, b) => (value(rows[b]) ?? -1) - (value(rows[a]) ?? -1) || byName(a, b);
 const SORTS = {
   name: byName,
-  verdict: (a, b) => ORDER[rows[a][VERDICT]] - ORDER[rows[b][VERDICT]] || SORTS.share(a, b),
+  verdict: (a, b) => ORDER[rows[a][VERDICT]] - ORDER[rows[b][VERDICT]] || SORTS.score(a, b),
   share: byNumber((row) => row[SHARE]),
   score: byNumber((row) => row[SCORE]),
   regions: byNumber((row) => row[REGIONS]),
@@ -115,7 +115,7 @@ function makeRow(index) {
     cell("name", make("bdi", { className: "file", text: visible(name) }), make("span", { className: "folder" }, make("bdi", { dir: "ltr", text: visible(folder) }))),
     cell("verdict", chip(row[VERDICT])),
     number(row[SHARE] === null ? null : percent(row[SHARE]), "share"),
-    number(row[SCORE] === null ? null : fixed(row[SCORE]), "score"),
+    number(row[SCORE] === null ? null : roundedDown(row[SCORE]), "score"),
     number(row[SHARE] === null ? null : grouped(row[REGIONS]), "count"),
     number(row[WIDTH] === null ? null : `${row[WIDTH]}\u202f\u00d7\u202f${row[HEIGHT]}`, "size"));
   element.title = visible(row[NAME]);

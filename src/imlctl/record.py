@@ -10,27 +10,17 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from importlib import metadata
 from typing import Any
 
 from imlctl import __version__
 from imlctl.errors import ImlctlError, NumericalError
 
-SCHEMA_VERSION = 2  # of docs/record.schema.json; 2 added provenance, timings, the error rate
+SCHEMA_VERSION = 3  # of docs/record.schema.json; 3 has a verdict of three steps, and its rates
+FAILED = "failed"  # stands where a picture has no verdict
+_PLAIN = ("rule", "rates", "settings", "facts", "regions", "seconds", "timings", "versions")
 _LIBRARIES = ("torch", "numpy", "pillow", "opencv-python-headless")
-_FRACTIONS = (
-    *("score", "share", "threshold", "min_share", "verdict_threshold"),
-    "false_positive_rate",
-)
-
-
-class Verdict(StrEnum):
-    """The answer for one picture; that a picture is authentic is never claimed."""
-
-    MANIPULATED = "manipulated"
-    NOTHING_FOUND = "nothing found"
-    FAILED = "failed"
+_FRACTIONS = ("score", "share", "threshold", "unreliable_share")
 
 
 @functools.cache
@@ -75,7 +65,7 @@ class Record:
     Attributes:
         path: The picture as the user or the scan named it; bytes that are not UTF-8 stand as
             surrogate escapes, as Python's own file functions give them.
-        verdict: The answer.
+        verdict: One of `mask.decide.Verdict`, or "failed".
         model: Name of the model.
         weights_sha256: Of the weights file, 64 hexadecimal digits.
         settings: Whatever else the mask depends on (tile, model options ...).
@@ -84,20 +74,23 @@ class Record:
         seconds: Wall time of the analysis.
         timings: Seconds by stage, such as decode and model, where they were taken.
         sha256: Of the encoded bytes that were decoded; None if they could not be read.
+        bytes: How many they are; None likewise.
         facts: What the file is and where it says it comes from, a dataclass or a mapping; None if
             it could not be decoded.
         score: For the whole picture, 0 to 1, see `mask.score`; None where there is no map.
         share: Fraction of pixels at or over the threshold.
         threshold: Probability from which a pixel is marked.
-        min_share: Largest share that still counts as nothing found.
-        verdict_threshold: Probability that more than `min_share` must reach for the verdict.
-        false_positive_rate: Share of authentic photographs that this rule flagged when it was
-            calibrated; None where that was not measured.
+        rule: The scores that a verdict takes, see `mask.decide.Rule`.
+        rates: How often forgeries and authentic pictures get this verdict, see
+            `mask.rates.VerdictRates`; None where that was not measured.
+        unreliable_share: Fraction of the picture of which the model says that its map cannot be
+            believed there; None where it does not say.
+        cautions: Reasons why this picture is unlike those the model can judge, as phrases.
         regions: Those that are listed, dataclasses or mappings, largest first.
         regions_rest_count: Regions too small to be listed.
         regions_rest_area: Their pixels together.
         warnings: Sentences.
-        error: Why there is no mask; present exactly if the verdict is "failed".
+        error: Why there is no verdict; present exactly if that is "failed".
         versions: Of imlctl, Python and the libraries that decode and compute.
 
     Raises:
@@ -106,7 +99,7 @@ class Record:
     """
 
     path: str
-    verdict: Verdict
+    verdict: str
     model: str
     weights_sha256: str
     settings: Any
@@ -114,13 +107,15 @@ class Record:
     device: str
     seconds: float
     sha256: str | None = None
+    bytes: int | None = None
     facts: Any = None
     score: float | None = None
     share: float | None = None
     threshold: float | None = None
-    min_share: float | None = None
-    verdict_threshold: float | None = None
-    false_positive_rate: float | None = None
+    rule: Any = None
+    rates: Any = None
+    unreliable_share: float | None = None
+    cautions: tuple[str, ...] = ()
     regions: Any = ()
     regions_rest_count: int = 0
     regions_rest_area: int = 0
@@ -130,16 +125,16 @@ class Record:
     versions: Any = field(default_factory=software_versions)
 
     def __post_init__(self) -> None:
-        failed = self.verdict is Verdict.FAILED
+        failed = self.verdict == FAILED
         if failed != (self.error is not None):
             raise ValueError(f"verdict {self.verdict!r} with error {self.error!r}")
-        if not failed and None in (self.sha256, self.share, self.threshold, self.min_share):
-            raise ValueError("a verdict needs sha256, share, threshold and min_share")
+        if not failed and None in (self.sha256, self.score, self.share, self.threshold, self.rule):
+            raise ValueError("a verdict needs sha256, score, share, threshold and rule")
         for name in _FRACTIONS:
             value = _plain(getattr(self, name), self.path)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}, outside 0 to 1")
-        for name in ("settings", "facts", "regions", "seconds", "timings", "versions"):
+        for name in _PLAIN:
             object.__setattr__(self, name, _plain(getattr(self, name), self.path))
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,13 +151,15 @@ class Record:
             "path": shown,
             "path_bytes": None if exact else raw.hex(),
             "sha256": self.sha256,
+            "bytes": self.bytes,
             "verdict": self.verdict,
             "score": self.score,
             "share": self.share,
             "threshold": self.threshold,
-            "min_share": self.min_share,
-            "verdict_threshold": self.verdict_threshold,
-            "false_positive_rate": self.false_positive_rate,
+            "rule": self.rule,
+            "rates": self.rates,
+            "unreliable_share": self.unreliable_share,
+            "cautions": self.cautions,
             "regions": self.regions,
             "regions_not_listed": {
                 "count": self.regions_rest_count,

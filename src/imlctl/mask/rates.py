@@ -1,0 +1,232 @@
+"""How often each verdict is given to forgeries and to authentic pictures, as it was measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from imlctl.mask.decide import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+SIZES = ("under 1 %", "1 to 10 %", "over 10 %")  # of the picture that was edited
+_BOUNDS = (0.01, 0.1)
+_CONFIDENCE = 0.95
+_HALVINGS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Proportion:
+    """`count` of `of` pictures.
+
+    Raises:
+        ValueError: `count` is not within 0 to `of`.
+    """
+
+    count: int
+    of: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.count <= self.of:
+            raise ValueError(f"a proportion of {self.count} in {self.of}")
+
+    @property
+    def share(self) -> float | None:
+        """Fraction, 0 to 1; None of no pictures."""
+        return self.count / self.of if self.of else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Exact 95 % interval."""
+        return exact_interval(self.count, self.of)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return count, total, share and interval."""
+        low, high = (round(bound, 5) for bound in self.interval)
+        share = self.share
+        return {
+            "count": self.count,
+            "of": self.of,
+            "share": None if share is None else round(share, 5),
+            "interval": [low, high],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRates:
+    """How often one verdict is given.
+
+    Attributes:
+        forgeries: Of all forgeries.
+        authentic: Of all authentic pictures.
+        by_size: Of the forgeries, by the share of the picture that was edited; see `SIZES`.
+    """
+
+    forgeries: Proportion
+    authentic: Proportion
+    by_size: tuple[Proportion, Proportion, Proportion]
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as often forgeries get it: the strength of the evidence.
+
+        None where no authentic picture got it, so that there is no number.
+        """
+        if not self.authentic.count or self.forgeries.share is None:
+            return None
+        return self.forgeries.share / (self.authentic.count / self.authentic.of)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts with their intervals, and the ratio."""
+        return {
+            "forgeries": self.forgeries.to_dict(),
+            "authentic": self.authentic.to_dict(),
+            "by_size": {n: p.to_dict() for n, p in zip(SIZES, self.by_size, strict=True)},
+            "ratio": None if self.ratio is None else round(self.ratio, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How often each verdict is given, on real pictures.
+
+    Attributes:
+        pictures: Which ones, in words.
+        verdicts: By verdict; what a picture gets exactly, not what it gets at least.
+    """
+
+    pictures: str
+    verdicts: Mapping[Verdict, VerdictRates]
+
+    @classmethod
+    def measured(
+        cls,
+        pictures: str,
+        forgeries: Sequence[tuple[Verdict, float]],
+        authentic: Sequence[Verdict],
+    ) -> Rates:
+        """Count verdicts.
+
+        Args:
+            pictures: Which ones, in words.
+            forgeries: Verdict on each, and the share of it that was edited, 0 to 1.
+            authentic: Verdict on each.
+        """
+        groups = [
+            [verdict for verdict, share in forgeries if _size_of(share) == index]
+            for index in range(len(SIZES))
+        ]
+
+        def given(verdict: Verdict) -> VerdictRates:
+            small, middle, large = (Proportion(g.count(verdict), len(g)) for g in groups)
+            every = [each for each, _ in forgeries]
+            return VerdictRates(
+                Proportion(every.count(verdict), len(every)),
+                Proportion(list(authentic).count(verdict), len(authentic)),
+                (small, middle, large),
+            )
+
+        return cls(pictures, {verdict: given(verdict) for verdict in Verdict})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as a card and a record keep them."""
+        return {
+            "pictures": self.pictures,
+            **{str(verdict): rates.to_dict() for verdict, rates in self.verdicts.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Rates:
+        """Read what `to_dict` returned; shares, intervals and ratios are computed anew.
+
+        Raises:
+            ValueError, TypeError, KeyError: It is something else.
+        """
+
+        def proportion(value: Mapping[str, Any]) -> Proportion:
+            return Proportion(int(value["count"]), int(value["of"]))
+
+        def given(value: Mapping[str, Any]) -> VerdictRates:
+            small, middle, large = (proportion(value["by_size"][name]) for name in SIZES)
+            return VerdictRates(
+                proportion(value["forgeries"]),
+                proportion(value["authentic"]),
+                (small, middle, large),
+            )
+
+        return cls(str(values["pictures"]), {v: given(values[str(v)]) for v in Verdict})
+
+
+def in_words(verdict: str, rates: Mapping[str, Any]) -> str:
+    """Say how often pictures get a verdict, as a clause that can stand in brackets behind it.
+
+    Args:
+        verdict: One of `Verdict`.
+        rates: As `VerdictRates.to_dict` returns them, and as a record keeps them.
+    """
+    forgeries = _of_pictures(rates["forgeries"])
+    if verdict == Verdict.NOTHING_FOUND:
+        return f"{forgeries} forgeries get this verdict too"
+    authentic = _of_pictures(rates["authentic"])
+    one = authentic.startswith(("1 ", "none"))
+    if verdict == Verdict.MANIPULATED:
+        verb = "scores this high" if one else "score this high"
+    else:
+        verb = "gets this verdict" if one else "get this verdict"
+    return f"{authentic} authentic pictures {verb}, {forgeries} forgeries do"
+
+
+def _of_pictures(proportion: Mapping[str, Any]) -> str:
+    """Say a proportion per hundred, or as one in so many where it is rarer; never as none."""
+    count, of = proportion["count"], proportion["of"]
+    if count == 0 or count == of:
+        return f"{'none' if count == 0 else 'all'} of {of}"
+    share = count / of
+    if share < 0.01:
+        return f"1 in {round(1 / share)}"
+    return f"{min(99, round(100 * share))} in 100"
+
+
+def _size_of(share: float) -> int:
+    """Return the place in `SIZES` of an edit of this share of its picture."""
+    return 0 if share < _BOUNDS[0] else 1 if share <= _BOUNDS[1] else 2
+
+
+def exact_interval(count: int, of: int, confidence: float = _CONFIDENCE) -> tuple[float, float]:
+    """Two-sided exact interval of a proportion (Clopper and Pearson 1934); 0 to 1 of nothing."""
+    tail = (1 - confidence) / 2
+    low = high = 0.0
+    if count:  # the share at which so many or more have a chance of `tail`
+        low = _root(lambda share: 1 - _at_most(count - 1, of, share) < tail)
+    high = upper_limit(count, of, 1 - tail)
+    return low, high
+
+
+def upper_limit(count: int, of: int, confidence: float = _CONFIDENCE) -> float:
+    """Upper one-sided limit: so few or fewer are seen with a chance of 1 - `confidence` there."""
+    if count >= of:
+        return 1.0
+    return _root(lambda share: _at_most(count, of, share) > 1 - confidence)
+
+
+def _root(below: Callable[[float], bool]) -> float:
+    """Return where `below` turns from true to false, between 0 and 1."""
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) else (low, middle)
+    return high
+
+
+def _at_most(count: int, of: int, share: float) -> float:
+    """Return the chance of at most `count` of `of`."""
+    if share in (0.0, 1.0):
+        return float(share == 0.0 or count >= of)
+    log_odds, start = math.log(share) - math.log1p(-share), of * math.log1p(-share)
+    total = 0.0
+    for k in range(count + 1):
+        ways = math.lgamma(of + 1) - math.lgamma(k + 1) - math.lgamma(of - k + 1)
+        total += math.exp(ways + k * log_odds + start)
+    return min(total, 1.0)

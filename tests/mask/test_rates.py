@@ -1,0 +1,81 @@
+"""Measured rates: counts against loops, exact intervals against scipy and printed tables."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from scipy import stats
+
+from imlctl.mask.decide import Verdict
+from imlctl.mask.rates import Proportion, Rates, exact_interval, in_words, upper_limit
+
+M, I, N = Verdict  # noqa: E741
+
+
+@pytest.mark.parametrize(("count", "of"), [(0, 18), (1, 18), (6, 186), (75, 245), (186, 186)])
+def test_intervals_are_those_of_clopper_and_pearson(count: int, of: int) -> None:
+    low, high = exact_interval(count, of)
+    theirs = stats.binomtest(count, of).proportion_ci(0.95, "exact")
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+    one_sided = stats.binomtest(count, of, alternative="less").proportion_ci(0.95, "exact")
+    assert upper_limit(count, of) == pytest.approx(one_sided.high, abs=1e-9)
+
+
+def test_an_interval_of_nothing_says_nothing() -> None:
+    assert exact_interval(0, 0) == (0.0, 1.0)
+    assert Proportion(0, 0).share is None
+
+
+@pytest.mark.parametrize(("count", "of"), [(-1, 3), (4, 3)])
+def test_an_impossible_proportion_is_refused(count: int, of: int) -> None:
+    with pytest.raises(ValueError, match="proportion"):
+        Proportion(count, of)
+
+
+@pytest.fixture
+def rates() -> Rates:
+    forgeries = [(M, 0.005), (N, 0.009), (M, 0.01), (I, 0.05), (M, 0.1), (M, 0.11), (I, 0.9)]
+    return Rates.measured("seven and five", forgeries, [N, N, I, N, M])
+
+
+def test_verdicts_are_counted_overall_and_by_the_size_of_the_edit(rates: Rates) -> None:
+    found = rates.verdicts[M]
+    assert found.forgeries == Proportion(4, 7)
+    assert found.authentic == Proportion(1, 5)
+    assert found.by_size == (Proportion(1, 2), Proportion(2, 3), Proportion(1, 2))
+    assert rates.verdicts[I].by_size == (Proportion(0, 2), Proportion(1, 3), Proportion(1, 2))
+    for kind, total in (("forgeries", 7), ("authentic", 5)):
+        assert sum(getattr(each, kind).count for each in rates.verdicts.values()) == total
+
+
+def test_the_ratio_is_how_many_times_as_often_forgeries_get_it(rates: Rates) -> None:
+    assert rates.verdicts[M].ratio == pytest.approx((4 / 7) / (1 / 5))
+    assert Rates.measured("", [(M, 0.5)], [N]).verdicts[M].ratio is None  # no number is infinite
+
+
+def test_they_travel_as_json(rates: Rates) -> None:
+    text = json.dumps(rates.to_dict(), allow_nan=False)
+    assert Rates.from_dict(json.loads(text)) == rates
+
+
+def rate(forgeries: tuple[int, int], authentic: tuple[int, int]) -> dict[str, dict[str, int]]:
+    both = {"forgeries": forgeries, "authentic": authentic}
+    return {kind: {"count": count, "of": of} for kind, (count, of) in both.items()}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "forgeries", "authentic", "said"),
+    [
+        (M, (45, 100), (1, 100), "1 in 100 authentic pictures scores this high, 45 in 100 forg"),
+        (M, (75, 245), (6, 186), "3 in 100 authentic pictures score this high, 31 in 100 forg"),
+        (M, (75, 245), (0, 186), "none of 186 authentic pictures scores this high, 31 in 100"),
+        (M, (245, 245), (1, 400), "1 in 400 authentic pictures scores this high, all of 245 for"),
+        (I, (3, 10), (1, 8), "12 in 100 authentic pictures get this verdict, 30 in 100 forgeries"),
+        (N, (999, 1000), (9, 10), "99 in 100 forgeries get this verdict too"),
+    ],
+)
+def test_they_are_said_in_words(
+    verdict: str, forgeries: tuple[int, int], authentic: tuple[int, int], said: str
+) -> None:
+    assert in_words(verdict, rate(forgeries, authentic)).startswith(said)
