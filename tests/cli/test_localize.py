@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from PIL import Image
 
 from imlctl import __version__
 from imlctl.errors import Exit
+from imlctl.mask.decide import Rule, Verdict
+from imlctl.weights.load import load, save
 
 MASKS = {"a.jpg.mask.png", "deep/b.png.mask.png"}
 
@@ -43,8 +46,35 @@ def test_without_output_only_the_verdict_is_printed(run, weights, photos):
     ran = run("localize", photos / "a.jpg", "--weights", weights)
     assert ran.code == Exit.OK
     assert ran.out.count("\n") == 1
-    assert "nothing found" in ran.out or "manipulated" in ran.out
+    assert any(f"a.jpg: {verdict} (score " in ran.out for verdict in Verdict)
+    assert ran.out.endswith("; caution: too small to judge: 90 x 70 pixels\n")
     assert tree(photos) == before
+
+
+@pytest.mark.parametrize(
+    ("rule", "codes"),
+    [
+        (Rule(0.0, 0.0), (Exit.OK, Exit.FOUND, Exit.FOUND, Exit.FOUND)),  # all are manipulated
+        (Rule(1.0, 0.0), (Exit.OK, Exit.OK, Exit.OK, Exit.FOUND)),  # inconclusive
+        (Rule(1.0, 1.0), (Exit.OK, Exit.OK, Exit.OK, Exit.OK)),
+    ],
+)
+def test_check_is_told_by_the_exit_status(run, weights, photos, tmp_path, rule, codes):
+    loaded = load(weights)
+    made = tmp_path / "made.safetensors"
+    save(made, loaded.model, replace(loaded.card, rule=rule))
+    picture = photos / "a.jpg"  # behind --check it is no value of it
+    for check, code in zip(
+        ([], ["--check"], ["--check=manipulated"], ["--check=any"]), codes, strict=True
+    ):
+        assert run("localize", "--weights", made, *check, picture).code == code
+
+
+def test_check_takes_no_other_value_and_a_file_may_have_its_name(run, weights, photos, monkeypatch):
+    assert run("localize", photos / "a.jpg", "--check=often").code == Exit.USAGE
+    (photos / "a.jpg").rename(photos / "--check")
+    monkeypatch.chdir(photos)
+    assert "--check: " in run("localize", "--weights", weights, "--", "--check").out
 
 
 def test_everything_beside_the_mask(run, weights, photos, tmp_path):
