@@ -55,7 +55,7 @@ def run(model: Model, image: Tensor, **options: Any) -> Tensor:
 
 
 def test_map_and_score(model: Model) -> None:
-    probability, score = predict(model, picture(), device=CPU, sampling=QUICK)
+    probability, score, _ = predict(model, picture(), device=CPU, sampling=QUICK)
     assert probability.shape == (96, 128)
     assert 0 <= probability.min() <= probability.max() <= 1
     assert 0 <= score <= 1
@@ -90,11 +90,11 @@ def test_small_pictures_share_a_pass_with_their_mirror_image(
     hook = model.register_forward_pre_hook(lambda _, given: passes.append(len(given[0])))
     options: dict[str, Any] = {"device": CPU, "key": b"a", "sampling": Sampling(2, 2, tta=True)}
     monkeypatch.setattr(inference, "_FLIPS_AT_ONCE", 0)
-    two, two_score = predict(model, picture(), **options)
+    two, two_score, _ = predict(model, picture(), **options)
     assert passes == [1, 1]
     passes.clear()
     monkeypatch.setattr(inference, "_FLIPS_AT_ONCE", 128 * 96)
-    one, one_score = predict(model, picture(), **options)
+    one, one_score, _ = predict(model, picture(), **options)
     assert passes == ([1, 1] if model.samples else [2])
     torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
     assert one_score == pytest.approx(two_score, abs=1e-6)

@@ -6,16 +6,16 @@ are in one place for whoever localizes: the product, validation, or the benchmar
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from imlctl.core.diff_iml import MEMBERS
-from imlctl.core.model import CLUE_STRIDE, STEPS, Model, Prediction, pad_clues
+from imlctl.core.model import CELL, CLUE_STRIDE, STEPS, Model, Prediction, continued
 from imlctl.core.sampler import Fusion, fused, member_noise
 from imlctl.errors import NumericalError, UsageError
 from imlctl.image.prepare import pad, to_float
@@ -76,7 +76,7 @@ def predict(
     overlap: int = OVERLAP,
     sampling: Sampling | None = None,
     key: bytes = b"",
-) -> tuple[Tensor, float]:
+) -> Answer:
     """Run a model over a picture, in tiles where it is larger than one.
 
     Args:
@@ -87,9 +87,6 @@ def predict(
         overlap: Of neighbouring tiles, in pixels.
         sampling: Steps, members and flips.
         key: Name of the noise: the picture's hash.
-
-    Returns:
-        Probabilities (H, W) float32 on the CPU, and the highest score of any tile.
 
     Raises:
         NumericalError: The map or the score is NaN or infinite.
@@ -105,14 +102,32 @@ def predict(
     probability = answers[0].probability
     if how.tta:
         probability = fused(probability, answers[1].probability.flip(-1), how.fusion)
-    return probability, _highest([score for answer in answers for score in answer.scores])
+    score = torch.stack([answer.score for answer in answers])
+    fuse = torch.amax if how.fusion == "max" else torch.mean
+    return Answer(probability, _finite_score(fuse(score, 0)), answers[0].reliability)
 
 
-class _Answer(NamedTuple):
-    """Map (H, W) of a view, and the score of each of its tiles."""
+class Answer(NamedTuple):
+    """Outcome of a model for one picture.
+
+    Attributes:
+        probability: Of each pixel being manipulated, (H, W) float32 on the CPU.
+        score: Of the whole picture, 0 to 1.
+        reliability: Of the map at each pixel, (H, W) float32 on the CPU in [0, 1]; None where the
+            model does not say.
+    """
 
     probability: Tensor
-    scores: list[float]
+    score: float
+    reliability: Tensor | None
+
+
+class _View(NamedTuple):
+    """Outcome for one view of a picture; its score as log odds, ()."""
+
+    probability: Tensor
+    score: Tensor
+    reliability: Tensor | None
 
 
 def _analyse(
@@ -124,7 +139,7 @@ def _analyse(
     overlap: int,
     how: Sampling,
     key: bytes,
-) -> list[_Answer]:
+) -> list[_View]:
     """Run a model over views (3, H, W) of one size; several of them must fit a tile.
 
     Clues are taken from a view's own pixels, all of them and once: a copy may lie in another tile,
@@ -132,26 +147,47 @@ def _analyse(
     """
     height, width = views[0].shape[1:]
     padded = torch.stack([pad(view, multiple=model.multiple) for view in views])  # (V, 3, H', W')
-    found = [model.clues(to_float(view)[None].to(device)) for view in views]
-    each = [pad_clues(clues, *padded.shape[2:]) for clues in found if clues is not None]
-    clues = torch.cat(each) if each else None  # (V, C, H' / 4, W' / 4)
-    scores: list[list[float]] = [[] for _ in views]
+    own = [to_float(view)[None].to(device) for view in views]
+    clues = _over_padded([model.clues(view) for view in own], padded, CLUE_STRIDE)
+    known = _over_padded([model.reliability(view) for view in own], padded, CELL)
+    inside = torch.zeros(padded.shape[2] // CELL, padded.shape[3] // CELL, device=device)
+    inside[: -(-height // CELL), : -(-width // CELL)] = 1
+    tiles: list[Any] = []
 
     def forward(part: Tensor, where: Tile) -> Tensor:
         near = None if clues is None else where.of(clues, CLUE_STRIDE)
         keys = [b"%b/%d/%d" % (key, where.top, where.left)] * len(views)
         part = part.to(device).contiguous(memory_format=torch.channels_last)
         prediction = _run(model, part, near, how, keys)
-        for of_view, score in zip(scores, prediction.score_logits.float(), strict=True):
-            of_view.append(float(torch.sigmoid(score)))
+        believed = None if known is None else where.of(known, CELL)[:, 0]
+        tiles.append(model.pool(prediction, believed, where.of(inside, CELL)))
         # One by one: a CPU computes the last few of all values in another way than the rest.
         return torch.stack([torch.sigmoid(logits) for logits in prediction.logits])
 
     maps = run_tiled(forward, padded, tile=tile, overlap=overlap, multiple=model.multiple)
+    scores = model.judge(tiles).float()
     return [
-        _Answer(probability[:height, :width], of_view)
-        for probability, of_view in zip(maps, scores, strict=True)
+        _View(
+            probability[:height, :width],
+            score,
+            None if known is None else _enlarged(known[place], height, width),
+        )
+        for place, (probability, score) in enumerate(zip(maps, scores, strict=True))
     ]
+
+
+def _over_padded(found: Sequence[Tensor | None], padded: Tensor, stride: int) -> Tensor | None:
+    """Maps of views' own pixels, (1, C, h, w) or (1, h, w), over (V, 3, H', W'), (V, C, h', w')."""
+    maps = [each if each.dim() == 4 else each[:, None] for each in found if each is not None]
+    size = (padded.shape[2] // stride, padded.shape[3] // stride)
+    return torch.cat([continued(each, *size) for each in maps]) if maps else None
+
+
+def _enlarged(cells: Tensor, height: int, width: int) -> Tensor:
+    """Cells (1, h, w) as a map (height, width) on the CPU."""
+    size = (cells.shape[1] * CELL, cells.shape[2] * CELL)
+    fine = F.interpolate(cells[None], size=size, mode="bilinear", align_corners=False)
+    return fine[0, 0, :height, :width].cpu()
 
 
 @torch.inference_mode()
@@ -190,11 +226,11 @@ def _run(
     return cast("Prediction", model(images, clues, noise, how.steps))
 
 
-def _highest(scores: Sequence[float]) -> float:
-    """The highest of some scores; NaN and infinity are refused."""
-    if not all(map(math.isfinite, scores)):
+def _finite_score(log_odds: Tensor) -> float:
+    """Score of 0 to 1; NaN and infinity are refused."""
+    if not torch.isfinite(log_odds):
         raise NumericalError(
             "the model's score is NaN or infinite, so there is no result",
             remedy="Check the weights; if they are the bundled ones, report this picture.",
         )
-    return max(scores)
+    return float(torch.sigmoid(log_odds))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from imlctl.core.model import Model
     from imlctl.image.prepare import Geometry
+    from imlctl.inference import Answer
     from imlctl.mask.rates import Rates
 
 
@@ -221,10 +222,11 @@ class Localizer:
         start = time.perf_counter()
         photo = self._decode(source, name)
         image, geometry = prepare(photo)
-        probability, score = self.predict(image, bytes.fromhex(photo.sha256))
-        found = self._decide(probability, score, geometry)
+        answer = self.predict(image, bytes.fromhex(photo.sha256))
+        found = self._decide(answer.probability, answer.score, geometry)
+        reliability = None if answer.reliability is None else restore(answer.reliability, geometry)
         seconds = time.perf_counter() - start
-        return Result(photo, *found, self.provenance, seconds, self.card.rates)
+        return Result(photo, *found, self.provenance, seconds, self.card.rates, reliability)
 
     def _decide(
         self, probability: Tensor, score: float, geometry: Geometry
@@ -248,7 +250,7 @@ class Localizer:
         name = name or str(getattr(source, "name", "<stream>"))
         return decode(source.read(), source=name, max_pixels=limit)
 
-    def predict(self, image: Tensor, key: bytes = b"") -> tuple[Tensor, float]:
+    def predict(self, image: Tensor, key: bytes = b"") -> Answer:
         """Run the model over a prepared picture; see `inference.predict`."""
         return predict(
             self.model,

@@ -8,7 +8,7 @@ consistent, at each level of the hierarchy.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,12 @@ from torch.nn import functional as F
 from imlctl.core.efficient_rwkv import EfficientRWKV, EfficientRWKVConfig
 from imlctl.core.layers import ConvNorm, check_size, fuse_all
 from imlctl.core.model import STEPS, Model, Parts, Prediction
+from imlctl.core.picture_score import PictureScore, Pooled, merge, pool
 from imlctl.core.plain import Plain
+from imlctl.core.reliability import Reliability
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _SEMANTICS: Parts = {"backbone: semantics": ("backbone.semantics",)}
 
@@ -33,11 +38,14 @@ class EfficientIMLConfig(Plain):
             beyond what the network makes of them, for each unit of their second channel. What is
             foreign in a photograph of many megapixels shows beside the whole of it, which samples
             for training are too small to teach.
+        scored: Whether it has a score and a reliability that were trained on whole pictures, with
+            all the rest done.
     """
 
     backbone: EfficientRWKVConfig = field(default_factory=EfficientRWKVConfig)
     width: int = 64
     outlier_gain: float = 2.0
+    scored: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -108,6 +116,8 @@ class EfficientIML(TopDown, Model):
         self.head = nn.Conv2d(width, 1, 1)
         self.level_heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in dims[1:])
         self.score = nn.Sequential(nn.Linear(2 * width + 2, width), nn.ReLU(), nn.Linear(width, 1))
+        self.whole = PictureScore(width) if self.config.scored else None
+        self.sight = Reliability() if self.config.scored else None
         for head in (self.head, *self.level_heads):  # most pixels are untouched
             nn.init.constant_(cast("Tensor", cast("nn.Conv2d", head).bias), -2.0)
 
@@ -136,7 +146,7 @@ class EfficientIML(TopDown, Model):
         levels = (self.level_heads[0](between), self.level_heads[1](coarse))
         size = image.shape[-2:]
         logits = F.interpolate(fine.float(), size=size, mode="bilinear", align_corners=False)
-        return Prediction(logits, levels, self._score(coarse, fine), features)
+        return Prediction(logits, levels, self._score(coarse, fine), features, fine)
 
     def _score(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """Image-level logit from pooled features and from the map itself, (B,)."""
@@ -153,6 +163,23 @@ class EfficientIML(TopDown, Model):
         rows = (features,) if self.training else torch.split(features, 1)
         return torch.cat([self.score(row) for row in rows]).squeeze(1)
 
+    def reliability(self, image: Tensor) -> Tensor | None:
+        """Say where the map can be believed; see `Model.reliability`."""
+        return None if self.sight is None else self.sight.map(image)
+
+    def pool(self, prediction: Prediction, reliability: Tensor | None, inside: Tensor) -> Any:
+        """Pool the decoder's features; see `Model.pool`."""
+        if self.whole is None or reliability is None:
+            return super().pool(prediction, reliability, inside)
+        finest, _, coarsest = prediction.features
+        return pool(cast("Tensor", prediction.cells), finest, coarsest, reliability, inside)
+
+    def judge(self, tiles: Sequence[Any]) -> Tensor:
+        """Score the whole picture; see `Model.judge`."""
+        if self.whole is None:
+            return super().judge(tiles)
+        return cast("Tensor", self.whole(merge(cast("Sequence[Pooled]", tiles))))
+
     def parts(self) -> Parts:
         """Name the backbone's stages, the decoder and the score."""
         semantics = {} if self.backbone.semantics is None else _SEMANTICS
@@ -162,7 +189,7 @@ class EfficientIML(TopDown, Model):
             "backbone: stage 2": ("backbone.down.1", "backbone.stages.1"),
             "backbone: stage 3": ("backbone.down.2", "backbone.stages.2"),
             "decoder": ("merges", "refine", "head", "level_heads"),
-            "picture score": ("score",),
+            "picture score": ("score", "whole", "sight"),
         }
 
     @torch.no_grad()

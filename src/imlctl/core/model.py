@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CELL = 8  # pixels a side of the cells that reliability and score are told by
 CLUE_STRIDE = 4  # of the maps that `Model.clues` returns, against the picture
 STEPS = 8  # denoising steps, the paper's choice: more change little (DiffIML, Table 6e)
 
@@ -26,12 +31,14 @@ class Prediction:
         score_logits: Of the picture holding any manipulation, (B,).
         features: What the logits were read from, finest first, each (B, width, H / s, W / s), not
             negative; for losses that look at them.
+        cells: Logits at the resolution of the finest features, before they were enlarged.
     """
 
     logits: Tensor
     levels: tuple[Tensor, ...]
     score_logits: Tensor
     features: tuple[Tensor, ...] = ()
+    cells: Tensor | None = None
 
 
 class Model(nn.Module):
@@ -89,6 +96,33 @@ class Model(nn.Module):
             ValueError: The size does not fit, or noise is missing.
         """
 
+    def reliability(self, image: Tensor) -> Tensor | None:
+        """Say where the map can be believed.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1], a picture's own pixels, of any size.
+
+        Returns:
+            (B, ceil(H / 8), ceil(W / 8)) in [0, 1]; None for a model that cannot say.
+        """
+        del image
+        return None
+
+    def pool(self, prediction: Prediction, reliability: Tensor | None, inside: Tensor) -> Any:
+        """Keep of a tile what the score of the whole picture is made of.
+
+        Args:
+            prediction: For the tile, (B, 3, H, W).
+            reliability: Its part of what `reliability` says, (B, H / 8, W / 8).
+            inside: 1 for its cells of 8x8 pixels in the picture, 0 for padding, (H / 8, W / 8).
+        """
+        del reliability, inside
+        return prediction.score_logits
+
+    def judge(self, tiles: Sequence[Any]) -> Tensor:
+        """Log odds that each picture holds a manipulation, (B,), from `pool` of all its tiles."""
+        return torch.stack(list(tiles)).amax(0)
+
     @abstractmethod
     def parts(self) -> Parts:
         """Name the parts whose cost is worth knowing, in the order in which they run."""
@@ -98,16 +132,16 @@ class Model(nn.Module):
         """Fold every norm and shift into its convolution, for inference. Returns self."""
 
 
-def pad_clues(clues: Tensor, height: int, width: int) -> Tensor:
-    """Repeat the last row and column of clues until they cover a padded picture.
+def continued(maps: Tensor, rows: int, columns: int) -> Tensor:
+    """Repeat the last row and column of a picture's maps until they cover the padded picture.
 
     Args:
-        clues: (B, C, h, w) of the picture's own pixels.
-        height: Of the padded picture, a multiple of `CLUE_STRIDE`.
-        width: Likewise.
+        maps: (B, C, h, w).
+        rows: At least h.
+        columns: At least w.
 
     Returns:
-        (B, C, height / 4, width / 4).
+        (B, C, rows, columns).
     """
-    below, right = height // CLUE_STRIDE - clues.shape[2], width // CLUE_STRIDE - clues.shape[3]
-    return F.pad(clues, (0, right, 0, below), mode="replicate") if below or right else clues
+    below, right = rows - maps.shape[2], columns - maps.shape[3]
+    return F.pad(maps, (0, right, 0, below), mode="replicate") if below or right else maps

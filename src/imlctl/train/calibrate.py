@@ -198,5 +198,5 @@ def with_verdict(card: Card, found: Calibration) -> Card:
 
 def _map(model: Model, pixels: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
     image = torch.from_numpy(np.moveaxis(pixels, 2, 0).copy())  # (3, H, W)
-    probability, _ = predict(model, image, device=device)
+    probability = predict(model, image, device=device).probability
     return np.asarray(probability.numpy())

@@ -98,7 +98,7 @@ def answers(
 
     def localize(path: Path) -> Answer:
         image, geometry = prepare(read(path))
-        probability, score = predict(model, image, device=device, sampling=sampling)
+        probability, score, _ = predict(model, image, device=device, sampling=sampling)
         upright = restore(probability, geometry)
         if scale is not None:
             score = picture_score(critical(upright, EVIDENCE), scale)

@@ -1,0 +1,143 @@
+"""The score of a whole picture, from what the network saw all over it.
+
+TruFor (Guillaro et al. 2023) pools its map and its confidence map, four numbers each, into two
+small layers. This one sees more: the decoder's own features, finest and coarsest, as means over the
+picture that count each place equally, by its odds, and by its probability, and as maxima. Sums and
+maxima of tiles make those of the whole, so a picture in tiles is scored as one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SPOT = 4  # cells a side; a lone one is not a finding
+_MOST = 15.0  # log odds; sums of odds stay finite
+_HIDDEN = 24
+_WEIGHTINGS = 3  # equal, by odds, by probability
+_STATISTICS = 9  # of the map and of its reliability
+
+
+class Pooled(NamedTuple):
+    """Sums and maxima over the cells of a picture, or of a tile of it.
+
+    Attributes:
+        sums: Of features, by level and weighting, (B, 2, 3, C).
+        weights: Of the weights, (B, 2, 3).
+        largest: Features, (B, 2, C).
+        map_sums: Of p, p^2, r, r^2, p r, and 1, for probability p and reliability r, (B, 6).
+        map_largest: Of p and of p r, means over spots of 4x4 cells, (B, 2).
+    """
+
+    sums: Tensor
+    weights: Tensor
+    largest: Tensor
+    map_sums: Tensor
+    map_largest: Tensor
+
+
+def pool(
+    fine: Tensor, finest: Tensor, coarsest: Tensor, reliability: Tensor, inside: Tensor
+) -> Pooled:
+    """Pool one tile.
+
+    Args:
+        fine: Logits of the cells, (B, 1, h, w).
+        finest: Features of the cells, (B, C, h, w).
+        coarsest: Features at a quarter of that resolution, (B, C, h / 4, w / 4).
+        reliability: Of the cells, (B, h, w) in [0, 1].
+        inside: 1 for cells of the picture, 0 for padding, (h, w); at least one is inside.
+    """
+    logits = fine.float()[:, 0].clamp(-_MOST, _MOST)  # (B, h, w)
+    p, r = torch.sigmoid(logits), reliability.float()
+    spots = F.avg_pool2d(torch.stack((logits, p, p * r), dim=1) * inside, _SPOT)
+    share = F.avg_pool2d(inside[None, None], _SPOT)[0]  # of each spot that is inside
+    spots = spots / share.clamp_min(1e-6)  # (B, 3, h / 4, w / 4)
+    levels = []
+    for features, odds, chance, kept in (
+        (finest, logits, p, inside),
+        (coarsest, spots[:, 0], spots[:, 1], share[0]),
+    ):
+        weights = torch.stack((torch.ones_like(chance), odds.exp(), chance), dim=1) * kept
+        weights = weights.flatten(2)  # (B, 3, h * w)
+        flat = features.float().flatten(2)  # (B, C, h * w), not negative
+        sums = weights @ flat.transpose(1, 2)  # (B, 3, C)
+        largest = (flat * (kept.flatten() > 0)).amax(2)
+        levels.append((sums, weights.sum(2), largest))
+    sums, weights, largest = (torch.stack(each, dim=1) for each in zip(*levels, strict=True))
+    measures = torch.stack((p, p * p, r, r * r, p * r, torch.ones_like(p)), dim=1)
+    whole = (spots[:, 1:] * (share >= 0.5)).flatten(2).amax(2)
+    return Pooled(sums, weights, largest, (measures * inside).sum((2, 3)), whole)
+
+
+def merge(parts: Sequence[Pooled]) -> Pooled:
+    """Pool the tiles of a picture into the whole; what overlaps counts twice."""
+    sums, weights, largest, map_sums, map_largest = zip(*parts, strict=True)
+    return Pooled(
+        torch.stack(sums).sum(0),
+        torch.stack(weights).sum(0),
+        torch.stack(largest).amax(0),
+        torch.stack(map_sums).sum(0),
+        torch.stack(map_largest).amax(0),
+    )
+
+
+class PictureScore(nn.Module):
+    """From what was pooled to the log odds that the picture holds a manipulation.
+
+    Args:
+        width: Channels C of the pooled features.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        inputs = 2 * (_WEIGHTINGS + 1) * width + _STATISTICS
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("spread", torch.ones(inputs))
+        self.hidden = nn.Linear(inputs, _HIDDEN)
+        self.out = nn.Linear(_HIDDEN, 1)
+
+    def forward(self, pooled: Pooled) -> Tensor:
+        """(B, ...) to (B,)."""
+        # A product of few rows may round each of them in its own way; a picture has no place.
+        rows = torch.split(describe(pooled), 1)
+        return torch.cat([self.judge(row) for row in rows])
+
+    def judge(self, described: Tensor) -> Tensor:
+        """What `describe` returns, (B, D), to (B,)."""
+        x = (described - self.mean) / self.spread
+        return cast("Tensor", self.out(F.relu(self.hidden(x))).squeeze(1))
+
+
+def describe(pooled: Pooled) -> Tensor:
+    """Bring pooled features and statistics into one row for each picture, (B, D)."""
+    means = pooled.sums / pooled.weights[..., None].clamp_min(1e-12)  # (B, 2, 3, C)
+    p, p2, r, r2, both, count = (pooled.map_sums / pooled.map_sums[:, -1:]).unbind(1)
+    del count
+    number = pooled.map_sums[:, -1]
+    peak, believed = pooled.map_largest.unbind(1)
+    # Log odds spread out what lies near certainty, where most pictures are.
+    statistics = (
+        *(_odds(each) for each in (p, p2, peak, believed)),
+        r,
+        r2,
+        _odds(both / r.clamp_min(1e-6)),
+        (p2 - p * p).clamp_min(0).sqrt(),
+        torch.log(number) / math.log(2**16),
+    )
+    features = (means.flatten(1), pooled.largest.flatten(1))
+    return torch.cat((*features, torch.stack(statistics, dim=1)), dim=1)
+
+
+def _odds(p: Tensor) -> Tensor:
+    return torch.logit(p, eps=1e-6)
