@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
+from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig, doubled
 from imlctl.core.efficient_rwkv import SIZES
 
 if TYPE_CHECKING:
@@ -41,15 +41,15 @@ def tiny(**changes: Any) -> EfficientIML:
     return EfficientIML(EfficientIMLConfig(replace(TINY, **changes), width=32))
 
 
-@pytest.mark.parametrize("size", [(64, 64), (96, 160), (80, 112)])
+@pytest.mark.parametrize("size", [(64, 64), (96, 160), (80, 112), (72, 104)])
 def test_shapes(size: tuple[int, int]) -> None:
     height, width = size
     model = tiny().eval()
-    assert model.config.multiple == 16
+    assert model.multiple == 4
     with torch.inference_mode():
         p = model(torch.rand(2, 3, height, width))
     assert p.logits.shape == (2, 1, height, width)
-    assert [x.shape for x in p.levels] == [(2, 1, height // s, width // s) for s in (8, 16)]
+    assert [x.shape for x in p.levels] == [(2, 1, -(-height // s), -(-width // s)) for s in (8, 16)]
     assert p.score_logits.shape == (2,)
 
 
@@ -79,16 +79,23 @@ def test_the_gain_of_outliers_is_not_negative() -> None:
         EfficientIMLConfig(TINY, outlier_gain=-1.0)
 
 
-@pytest.mark.parametrize("size", [(64, 72), (100, 64), (48, 64), (64, 32), (1, 1)])
+@pytest.mark.parametrize("size", [(64, 70), (101, 64), (48, 64), (64, 32), (1, 1)])
 def test_refuses_a_size_that_does_not_fit(size: tuple[int, int]) -> None:
-    match = f"multiples of 16 and at least 64, not {size[0]}x{size[1]}"
+    match = f"multiples of 4 and at least 64, not {size[0]}x{size[1]}"
     with pytest.raises(ValueError, match=match):
         tiny()(torch.rand(1, 3, *size))
 
 
 def test_refuses_half_a_stride_where_the_stem_is_coarser() -> None:
-    with pytest.raises(ValueError, match="multiples of 32"):
-        tiny(stem_stride=8)(torch.rand(1, 3, 80, 64))
+    with pytest.raises(ValueError, match="multiples of 8"):
+        tiny(stem_stride=8)(torch.rand(1, 3, 68, 64))
+
+
+def test_a_coarser_map_is_doubled_in_place_whatever_the_size() -> None:
+    ramp = torch.arange(6.0).expand(1, 1, 6, 6)
+    even, odd = (doubled(ramp, torch.zeros(1, 1, side, side)) for side in (12, 11))
+    assert torch.equal(odd, even[..., :11, :11])
+    assert torch.equal(doubled(ramp, even[..., :6, :6]), ramp)
 
 
 @pytest.mark.parametrize("config", VARIANTS)

@@ -117,10 +117,10 @@ def build_backbone(name: str) -> Backbone:
     config = efficient_rwkv.SIZES[name.rpartition("-")[2]]
     if name.startswith("efficient-iml-"):  # its path back up too: what it knows of forgeries
         whole = EfficientIMLConfig(config)
-        return Backbone(TopDown(whole), (whole.width,) * 3, config.strides, whole.multiple)
+        return Backbone(TopDown(whole), (whole.width,) * 3, config.strides, config.strides[0])
     strides = (config.strides[0], *config.strides)  # the stem shares the first
     widths = (config.dims[0], *config.dims)
-    return Backbone(efficient_rwkv.EfficientRWKV(config), widths, strides, config.strides[-1])
+    return Backbone(efficient_rwkv.EfficientRWKV(config), widths, strides, strides[0])
 
 
 class ConditionEncoder(nn.Module):
@@ -141,6 +141,7 @@ class ConditionEncoder(nn.Module):
         built = build_backbone(name)
         self.backbone, self.multiple = built.module, built.multiple
         self.stride = stride
+        self.scales = tuple(s / stride for s in built.strides)
         self.folds = tuple(max(1, stride // s) if fold else 1 for s in built.strides)
         inputs = (w * n**2 for w, n in zip(built.widths, self.folds, strict=True))
         self.levels = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in inputs)
@@ -163,13 +164,18 @@ class ConditionEncoder(nn.Module):
         features: Sequence[Tensor] = self.backbone(image, clues)
         size = (image.shape[-2] // self.stride, image.shape[-1] // self.stride)
         gathered = [
-            _resized(level(F.pixel_unshuffle(x, n)), size)
-            for level, x, n in zip(self.levels, features, self.folds, strict=True)
+            _resized(level(F.pixel_unshuffle(x, n)), scale, size)
+            for level, x, scale, n in zip(
+                self.levels, features, self.scales, self.folds, strict=True
+            )
         ]
         return F.relu(self.mix(torch.cat(gathered, dim=1)), inplace=True)
 
 
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+def _resized(x: Tensor, scale: float, size: tuple[int, int]) -> Tensor:
     if x.shape[-2:] == size:
         return x
+    if scale > 1:  # exactly, and cut: a side that is no multiple would shift all of it
+        larger = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+        return larger[..., : size[0], : size[1]]
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -8,6 +8,7 @@ eight channels of latents.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -65,11 +66,6 @@ class DiffIMLConfig(Plain):
         """Height and width must be multiples of this for the denoiser's sake."""
         return FACTOR * self.denoiser.patch
 
-    @property
-    def multiple(self) -> int:
-        """Height and width must be multiples of this; 32 suits every encoder and denoiser."""
-        return 32
-
 
 SIZES = {
     "diffiml": DiffIMLConfig(vae=VAE_SIZES["light"], spacing="trailing", fold=True),
@@ -109,7 +105,7 @@ class DiffIML(Model):
     @property
     def multiple(self) -> int:
         """Height and width must be multiples of this."""
-        return self.config.multiple
+        return math.lcm(self.encoder.multiple, self.config.latent_multiple)
 
     def clues(self, image: Tensor) -> Tensor | None:
         """See `Model.clues`; they are the backbone's."""
@@ -119,7 +115,7 @@ class DiffIML(Model):
         """Encode a picture, once.
 
         Args:
-            image: (B, 3, H, W) in [0, 1]; H and W multiples of `config.multiple`.
+            image: (B, 3, H, W) in [0, 1]; H and W multiples of `multiple`.
             clues: See `EfficientRWKV.forward`.
 
         Returns:
@@ -128,7 +124,7 @@ class DiffIML(Model):
         Raises:
             ValueError: The size does not fit.
         """
-        check_size(image, self.config.multiple)
+        check_size(image, self.multiple)
         return self.denoiser.prepare(self.encoder(image, clues))
 
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:

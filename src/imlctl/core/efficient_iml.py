@@ -54,11 +54,6 @@ class EfficientIMLConfig(Plain):
         if self.outlier_gain < 0:
             raise ValueError("the gain of outliers must not be negative")
 
-    @property
-    def multiple(self) -> int:
-        """Height and width must be multiples of this."""
-        return self.backbone.strides[-1]
-
 
 class Merge(nn.Module):
     """One decoder level: project the backbone's features, add the coarser level, smooth."""
@@ -70,12 +65,24 @@ class Merge(nn.Module):
         self.point = ConvNorm(width, width)
 
     def forward(self, features: Tensor, coarser: Tensor | None) -> Tensor:
-        """(B, inputs, H, W) and (B, width, H / 2, W / 2) to (B, width, H, W)."""
+        """(B, inputs, H, W) and (B, width, ceil(H / 2), ceil(W / 2)) to (B, width, H, W)."""
         x = self.project(features)
         if coarser is not None:
-            x = x + F.interpolate(coarser, size=x.shape[-2:], mode="bilinear", align_corners=False)
+            x = x + doubled(coarser, x)
         x = F.relu(x, inplace=True)
         return F.relu(x + self.point(F.relu(self.smooth(x), inplace=True)), inplace=True)
+
+
+def doubled(coarser: Tensor, finer: Tensor) -> Tensor:
+    """Bring a map (B, C, ceil(H / 2), ceil(W / 2)) to the size of another, (B, ..., H, W).
+
+    At exactly twice the resolution, and cut: a side that is not even would shift all of it.
+    """
+    height, width = finer.shape[2:]
+    if coarser.shape[2:] == (height, width):
+        return coarser
+    twice = F.interpolate(coarser, scale_factor=2.0, mode="bilinear", align_corners=False)
+    return twice[..., :height, :width]
 
 
 class TopDown(nn.Module):
@@ -97,7 +104,7 @@ class TopDown(nn.Module):
         """Return the features of each scale, finest first, (B, width, H / s, W / s).
 
         Args:
-            image: (B, 3, H, W) in [0, 1]; H and W multiples of `config.multiple`.
+            image: (B, 3, H, W) in [0, 1]; H and W multiples of the first stride.
             clues: See `EfficientRWKV.forward`.
         """
         stem, finest, middle, coarsest = self.backbone(image, clues)
@@ -124,7 +131,7 @@ class EfficientIML(TopDown, Model):
     @property
     def multiple(self) -> int:
         """Height and width must be multiples of this."""
-        return self.config.multiple
+        return self.config.backbone.strides[0]
 
     def forward(  # type: ignore[override]  # features for others, a prediction for us
         self,

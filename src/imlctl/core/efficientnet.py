@@ -40,20 +40,20 @@ class _Conv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> None:
         super().__init__()
-        before = (kernel - stride) // 2
-        after = kernel - stride - before
-        even = before == after  # then the convolution pads by itself, without a copy
-        self.conv = nn.Conv2d(
-            inputs, outputs, kernel, stride, before if even else 0, groups=groups, bias=False
-        )
+        padding = kernel // 2 if stride == 1 else 0  # else `forward` pads
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(outputs, _EPSILON)
-        self.frame = None if even else (before, after, before, after)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        if self.frame is not None:
-            x = F.pad(x, self.frame)
+        """(B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
+        if self.conv.stride[0] == 2:
+            (above, below), (left, right) = (self._frame(side) for side in x.shape[2:])
+            x = F.pad(x, (left, right, above, below))
         return cast("Tensor", self.norm(self.conv(x)))
+
+    def _frame(self, side: int) -> tuple[int, int]:
+        total = self.conv.kernel_size[0] - 2 + side % 2
+        return total // 2, total - total // 2
 
     def fuse(self) -> None:
         """Fold the norm into the convolution; does nothing when done."""
@@ -102,7 +102,7 @@ class EfficientNetLite(nn.Module):
         """Return features at strides 4, 8 and 16, of 24, 40 and 112 channels.
 
         Args:
-            image: (B, 3, H, W) in [0, 1]; H and W multiples of 16.
+            image: (B, 3, H, W) in [0, 1]; sides that are no multiple of 16 count as the next.
         """
         x = F.relu6(self.stem((image - _MEAN) / _SPREAD), inplace=True)
         levels = []

@@ -51,15 +51,16 @@ def pool(
     Args:
         fine: Logits of the cells, (B, 1, h, w).
         finest: Features of the cells, (B, C, h, w).
-        coarsest: Features at a quarter of that resolution, (B, C, h / 4, w / 4).
+        coarsest: Features at a quarter of that resolution, (B, C, ceil(h / 4), ceil(w / 4)).
         reliability: Of the cells, (B, h, w) in [0, 1].
         inside: 1 for cells of the picture, 0 for padding, (h, w); at least one is inside.
     """
     logits = fine.float()[:, 0].clamp(-_MOST, _MOST)  # (B, h, w)
     p, r = torch.sigmoid(logits), reliability.float()
-    spots = F.avg_pool2d(torch.stack((logits, p, p * r), dim=1) * inside, _SPOT)
-    share = F.avg_pool2d(inside[None, None], _SPOT)[0]  # of each spot that is inside
-    spots = spots / share.clamp_min(1e-6)  # (B, 3, h / 4, w / 4)
+    frame = (0, -inside.shape[1] % _SPOT, 0, -inside.shape[0] % _SPOT)
+    spots = F.avg_pool2d(F.pad(torch.stack((logits, p, p * r), dim=1) * inside, frame), _SPOT)
+    share = F.avg_pool2d(F.pad(inside, frame)[None, None], _SPOT)[0]  # of each spot inside
+    spots = spots / share.clamp_min(1e-6)  # (B, 3, ceil(h / 4), ceil(w / 4))
     levels = []
     for features, odds, chance, kept in (
         (finest, logits, p, inside),

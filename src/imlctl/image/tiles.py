@@ -44,37 +44,39 @@ class Tile:
 
 
 def plan(
-    height: int, width: int, *, tile: int, overlap: int, multiple: int = 32
+    height: int, width: int, *, tile: int, overlap: int, multiple: int = 32, grain: int = 0
 ) -> tuple[Tile, ...]:
     """Cover a picture with equal tiles, row by row.
 
     Args:
         height: Of the picture, a multiple of `multiple`.
         width: Likewise.
-        tile: Largest side of a tile, a multiple of `multiple`. Tiles are as small as their number
+        tile: Largest side of a tile, a multiple of `grain`. Tiles are as small as their number
             allows, each side on its own.
-        overlap: Pixels shared by neighbours at the least, rounded up to a multiple of `multiple`.
+        overlap: Pixels shared by neighbours at the least, rounded up to a multiple of `grain`.
             The last tile of a row or column is shifted back inside and shares more.
-        multiple: The model's stride.
+        multiple: What the model asks of a picture's sides.
+        grain: Sides of tiles are multiples of this, where there are several; `multiple` when 0.
 
     Raises:
-        UsageError: `tile` and `overlap` do not fit each other or `multiple`.
+        UsageError: `tile` and `overlap` do not fit each other or `grain`.
         ValueError: The picture's sides are not positive multiples of `multiple`.
     """
     if height < 1 or width < 1 or height % multiple or width % multiple:
         raise ValueError(f"{height} x {width} is not a positive multiple of {multiple}")
-    if tile < 1 or tile % multiple:
+    grain = grain or multiple
+    if tile < 1 or tile % grain:
         raise UsageError(
-            f"a tile of {tile} pixels is not a multiple of {multiple}",
-            remedy=f"Use {max(1, round(tile / multiple)) * multiple}, for instance.",
+            f"a tile of {tile} pixels is not a multiple of {grain}",
+            remedy=f"Use {max(1, round(tile / grain)) * grain}, for instance.",
         )
-    shared = -(-overlap // multiple) * multiple
-    if overlap < 0 or tile - shared < multiple:
+    shared = -(-overlap // grain) * grain
+    if overlap < 0 or tile - shared < grain:
         raise UsageError(
             f"an overlap of {overlap} pixels does not fit tiles of {tile}",
             remedy="Use larger tiles or a smaller overlap.",
         )
-    rows, columns = (_even(side, tile, shared, multiple) for side in (height, width))
+    rows, columns = (_even(side, tile, shared, grain) for side in (height, width))
     return tuple(
         Tile(top=top, left=left, height=rows, width=columns)
         for top in _starts(height, rows, rows - shared)
@@ -89,6 +91,7 @@ def run_tiled(
     tile: int,
     overlap: int,
     multiple: int = 32,
+    grain: int = 0,
 ) -> Tensor:
     """Apply a model tile by tile and blend its answers.
 
@@ -105,6 +108,7 @@ def run_tiled(
         tile: See `plan`.
         overlap: See `plan`.
         multiple: See `plan`.
+        grain: See `plan`.
 
     Returns:
         (V, H', W') float32, on the CPU.
@@ -114,7 +118,7 @@ def run_tiled(
         UsageError: See `plan`.
     """
     height, width = image.shape[2:]
-    tiles = plan(height, width, tile=tile, overlap=overlap, multiple=multiple)
+    tiles = plan(height, width, tile=tile, overlap=overlap, multiple=multiple, grain=grain)
     if len(tiles) == 1:
         return _checked(fn, image, tiles[0])
     rows = _weights(height, tiles[0].height, sorted({each.top for each in tiles}))
