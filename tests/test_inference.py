@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,8 +20,10 @@ from imlctl.core.light_vae import LightVAEConfig
 from imlctl.core.residual_outliers import residual_outliers
 from imlctl.core.self_similarity import self_similarity
 from imlctl.errors import NumericalError, UsageError
-from imlctl.image.prepare import to_float
+from imlctl.image.decode import decode
+from imlctl.image.prepare import prepare, to_float
 from imlctl.inference import Sampling, predict, probabilities
+from imlctl.weights.use import open_weights
 
 if TYPE_CHECKING:
     from imlctl.core.model import Model
@@ -131,6 +135,24 @@ def test_clues_are_taken_from_the_pictures_own_pixels(model: Model) -> None:
     assert own.shape[2:] == (18, 33)
     assert torch.equal(seen[0][..., :18, :33], own)
     assert torch.equal(seen[0][..., 18:, :33], own[..., -1:, :].expand_as(seen[0][..., 18:, :33]))
+
+
+def test_the_edge_of_authentic_pictures_is_marked_no_more_than_the_inside() -> None:
+    """Whatever has to be added to the right and below; by the bundled weights."""
+    model = cast("Model", open_weights("efficientiml").model).fuse()
+    edge, inside = [], []
+    for seed, (height, width) in enumerate([(262, 326), (258, 327), (200, 324), (257, 331)]):
+        rng = np.random.default_rng(seed)
+        coarse = rng.integers(0, 256, (height // 16, width // 16, 3)).astype(np.uint8)
+        smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        grain = cv2.GaussianBlur(rng.normal(0, 8, smooth.shape), (0, 0), 0.7)
+        drawn = np.clip(smooth + grain, 0, 255).astype(np.uint8)
+        _, data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        photo = decode(data.tobytes(), source="drawn")
+        probability = predict(model, prepare(photo)[0], device=CPU).probability
+        edge += [probability[:, -12:].mean(), probability[-12:].mean()]
+        inside.append(probability[:-32, :-32].mean())
+    assert torch.stack(edge).mean() < 2 * torch.stack(inside).mean()
 
 
 @pytest.mark.parametrize("tta", [False, True])
