@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "imlctl"
-LONGEST_FILE = 320  # lines
+LONGEST_FILE = 420  # one idea; several are several files
 LONGEST_FUNCTION = 60  # lines of its body, docstring included
 
 

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from imlctl.device import describe, make_deterministic, resolve
 from imlctl.image.cautions import cautions
-from imlctl.image.decode import decode, read
-from imlctl.image.photo import DEFAULT_MAX_PIXELS, Photo
+from imlctl.image.decode import DEFAULT_MAX_PIXELS, Photo, decode, read
 from imlctl.image.prepare import prepare, restore, upright
 from imlctl.inference import DEFAULT_TILE, OVERLAP, Sampling, predict
 from imlctl.mask import render

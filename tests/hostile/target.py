@@ -36,7 +36,7 @@ from imlctl.image.decode import decode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imlctl.image.photo import Photo
+    from imlctl.image.decode import Photo
 
 MAX_PIXELS = 1_000_000
 MEMORY = 1 << 30  # bytes that a process may take for pictures of `MAX_PIXELS`, libraries included

@@ -15,6 +15,17 @@ from imlctl.image.decode import DEFAULT_MAX_PIXELS, decode, read
 
 if TYPE_CHECKING:
     from pathlib import Path
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from io import BytesIO
+
+from PIL import Image, ImageFile, features
+
+from imlctl.image.decode import Photo, pixels_as_float
+from imlctl.image.facts import FormatFacts
+from imlctl.image.formats import check_size
 
 
 def test_every_kind_decodes_to_a_photo_of_the_same_scene(makers: Any) -> None:
@@ -53,7 +64,7 @@ def test_whatever_a_decoder_raises_becomes_a_decode_error(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(decode_module, "decode_with_pillow", fail)
+    monkeypatch.setattr(decode_module, "_decode_with_pillow", fail)
     with pytest.raises(DecodeError, match="cannot be decoded as JPEG") as caught:
         decode(makers.samples()["jpeg"], source="a.jpg")
     assert caught.value.__cause__ is error
@@ -63,7 +74,7 @@ def test_running_out_of_memory_is_said(makers: Any, monkeypatch: pytest.MonkeyPa
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(decode_module, "decode_with_pillow", fail)
+    monkeypatch.setattr(decode_module, "_decode_with_pillow", fail)
     with pytest.raises(DecodeError, match="not enough memory"):
         decode(makers.samples()["jpeg"])
 
@@ -72,7 +83,7 @@ def test_a_user_interrupt_is_not_swallowed(makers: Any, monkeypatch: pytest.Monk
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(decode_module, "decode_with_pillow", interrupt)
+    monkeypatch.setattr(decode_module, "_decode_with_pillow", interrupt)
     with pytest.raises(KeyboardInterrupt):
         decode(makers.samples()["jpeg"])
 
@@ -236,3 +247,277 @@ def test_all_black(makers: Any) -> None:
     black = np.zeros((40, 50, 3), np.uint8)
     for kind in ("PNG", "JPEG", "WEBP", "GIF"):
         assert not decode(makers.encode(black, kind)).pixels.any()
+
+
+FACTS = FormatFacts(format="PNG", width=3, height=2, mode="RGB", bit_depth=8)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"width": 0}, {"height": -1}, {"bit_depth": 0}, {"frames": 0}),
+        *({"orientation": 0}, {"orientation": 9}),
+    ],
+)
+def test_impossible_facts_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        replace(FACTS, **changes)
+
+
+def test_notes_are_neither_repeated_nor_endless() -> None:
+    facts = replace(FACTS, notes=("b", "a", "b", *map(str, range(100))))
+    assert facts.notes[:3] == ("b", "a", "0")
+    assert len(facts.notes) == 20
+
+
+def test_pixels_must_fit_the_facts_and_cannot_be_changed() -> None:
+    pixels = np.zeros((2, 3, 3), np.uint8)
+    photo = Photo(pixels=pixels, facts=FACTS, sha256="0" * 64, source="a")
+    with pytest.raises(ValueError, match="read-only"):
+        photo.pixels[0, 0, 0] = 1
+    for wrong in (np.zeros((3, 2, 3), np.uint8), np.zeros((2, 3, 3), np.float32)):
+        with pytest.raises(ValueError, match="pixels must be"):
+            Photo(pixels=wrong, facts=FACTS, sha256="0" * 64, source="a")
+    with pytest.raises(ValueError, match="sha256"):
+        Photo(pixels=pixels, facts=FACTS, sha256="0", source="a")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_float_scale_is_that_of_the_type(dtype: Any) -> None:
+    top = np.iinfo(dtype).max
+    scaled = pixels_as_float(np.array([0, 1, top], dtype))
+    assert scaled.dtype == np.float32
+    assert scaled.tolist() == [0.0, np.float32(1) / np.float32(top), 1.0]
+
+
+def test_size_limit_is_inclusive() -> None:
+    check_size(10, 10, 100)
+    with pytest.raises(TooLargeError, match="101 x 1"):
+        check_size(101, 1, 100)
+
+
+def test_a_strip_counts_as_what_it_is_widened_to() -> None:
+    check_size(60_000, 1, 60_000)
+    for width, height in ((70_000, 1), (1, 70_000), (70_000, 63)):
+        with pytest.raises(TooLargeError, match="once no side is under 64"):
+            check_size(width, height, 4_410_000)
+    check_size(70_000, 1, 64 * 70_000)
+    check_size(70_000, 63, 64 * 70_000)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
+)
+def test_orientation_is_recorded_and_not_applied(
+    makers: Any, kind: str, options: dict[str, Any], orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    colour = makers.texture()
+    photo = decode(makers.encode(colour, kind, exif=exif, **options))
+    assert photo.facts.orientation == orientation
+    assert (photo.facts.height, photo.facts.width) == photo.pixels.shape[:2] == colour.shape[:2]
+    if kind != "JPEG":
+        assert np.array_equal(photo.pixels, colour)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_invalid_orientation_is_noted_and_taken_for_upright(
+    makers: Any, kind: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = decode(makers.encode(makers.texture(), kind, exif=exif))
+    assert photo.facts.orientation == 1
+    assert any(f"'{orientation}' taken for 1" in note for note in photo.facts.notes)
+
+
+def test_avif_turned_by_its_container_is_recorded(makers: Any) -> None:
+    if not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = decode(makers.encode(makers.texture(), "AVIF", exif=exif))
+    assert photo.facts.orientation == 6
+    assert photo.pixels.shape[:2] == (makers.HEIGHT, makers.WIDTH)
+
+
+def test_without_avif_support_the_remedy_is_named(
+    makers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = makers.samples()["avif"]
+    monkeypatch.setattr(features, "check", lambda name: False)
+    with pytest.raises(DecodeError, match="pip install -U pillow"):
+        decode(data)
+
+
+def test_colour_profile_is_recorded_and_not_applied(makers: Any) -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    colour = makers.texture()
+    photo = decode(makers.encode(colour, "PNG", icc_profile=profile))
+    assert photo.facts.icc_profile
+    assert "colour profile not applied" in photo.facts.notes
+    assert np.array_equal(photo.pixels, colour)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mpo", "MPO"),
+        ("png-animated", "PNG"),
+        ("webp-animated", "WEBP"),
+        ("gif-animated", "GIF"),
+        ("tiff-pages", "TIFF"),
+    ],
+)
+def test_first_of_several_frames_is_analysed_and_recorded(
+    makers: Any, name: str, kind: str
+) -> None:
+    photo = decode(makers.samples()[name])
+    assert (photo.facts.format, photo.facts.frames) == (kind, 2)
+    assert "first of 2 frames analysed" in photo.facts.notes
+    first, second = (makers.texture(seed=seed).astype(float) for seed in (0, 1))
+    assert np.abs(photo.pixels - first).mean() < np.abs(photo.pixels - second).mean()
+
+
+def test_bytes_after_the_end_are_noted(makers: Any) -> None:
+    for name in ("jpeg", "png", "gif", "webp"):
+        photo = decode(makers.samples()[name] + b"hidden")
+        assert "6 bytes after the end of the picture not read" in photo.facts.notes
+
+
+def test_unreadable_exif_is_no_reason_to_refuse(makers: Any) -> None:
+    colour = makers.texture()
+    photo = decode(makers.encode(colour, "JPEG", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x05"))
+    assert photo.facts.orientation == 1
+    assert any("Corrupt EXIF" in note for note in photo.facts.notes)
+    text = makers.chunk(b"tEXt", b"Raw profile type exif\x00\nexif\n 4\nnot hexadecimal")
+    photo = decode(makers.png(colour, depth=8, extra=text))
+    assert photo.facts.orientation == 1
+    assert any("EXIF metadata cannot be read" in note for note in photo.facts.notes)
+
+
+def oversized_tag(makers: Any) -> bytes:
+    """A TIFF whose description lies outside the file, which Pillow warns about."""
+    data: bytes = makers.tiff(makers.grey_page(t270=5))
+    at = data.index((270).to_bytes(2, "little") + b"\x04\x00")
+    return data[: at + 2] + b"\x02\x00\xff\x00\x00\x00\x00\x10\x00\x00" + data[at + 12 :]
+
+
+def test_warnings_become_notes_in_every_thread(makers: Any) -> None:
+    data = oversized_tag(makers)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        photos = list(pool.map(decode, [data] * 24))
+    assert warnings.filters == before
+    for photo in photos:
+        assert [note for note in photo.facts.notes if note.startswith("Pillow warns: ")]
+
+
+def test_warnings_of_others_are_passed_on(makers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from imlctl.image import decode as module
+
+    opened = module._open
+
+    def open_while_another_thread_warns(kind: str, data: bytes) -> ImageFile.ImageFile:
+        warnings.warn("not Pillow's", UserWarning, stacklevel=1)
+        return opened(kind, data)
+
+    monkeypatch.setattr(module, "_open", open_while_another_thread_warns)
+    with pytest.warns(UserWarning, match="not Pillow's"):
+        photo = decode(makers.samples()["png"])
+    assert photo.facts.notes == ()
+
+
+def test_our_size_limit_counts_and_not_pillows(
+    makers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for name, data in makers.samples().items():
+        if name.startswith("webp"):  # there Pillow checks on its own account
+            with pytest.raises(TooLargeError, match="larger than Pillow reads"):
+                decode(data)
+        else:
+            assert not [note for note in decode(data).facts.notes if "Pillow" in note], name
+
+
+def test_pillow_is_never_told_to_accept_cut_files(makers: Any) -> None:
+    decode(makers.samples()["png"])
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+    assert Image.MAX_IMAGE_PIXELS == 89_478_485  # Pillow's own setting is left alone
+
+
+HEAD = b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heicmiaf"
+
+
+def heic(pixels: Any, mode: str = "RGB", **options: Any) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    height, width = pixels.shape[:2]
+    stream = BytesIO()
+    picture = pillow_heif.from_bytes(mode=mode, size=(width, height), data=pixels.tobytes())
+    picture.save(stream, quality=90, **options)
+    return stream.getvalue()
+
+
+def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(DecodeError, match=r'pip install "imlctl\[heif\]"') as caught:
+        decode(HEAD, source="IMG_1.HEIC")
+    assert caught.value.source == "IMG_1.HEIC"
+
+
+def test_the_extra_is_not_imported_for_other_formats(
+    makers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert decode(makers.samples()["jpeg"]).facts.format == "JPEG"
+
+
+def test_8_bit_colour(makers: Any) -> None:
+    colour = makers.texture(57, 71)  # odd sides: rows are padded inside
+    photo = decode(heic(colour))
+    assert (photo.facts.format, photo.facts.bit_depth, photo.facts.frames) == ("HEIF", 8, 1)
+    assert photo.pixels.shape == colour.shape
+    assert np.abs(photo.pixels.astype(int) - colour).mean() < 8
+
+
+def test_10_bits_are_kept(makers: Any) -> None:
+    ramp = np.linspace(0, 65535, 64 * 72 * 3).astype(np.uint16).reshape(64, 72, 3)
+    photo = decode(heic(ramp, "RGB;16"))
+    assert photo.pixels.dtype == np.uint16
+    assert photo.facts.bit_depth == 10
+    assert np.abs(photo.pixels.astype(int) - ramp).mean() < 1000
+    assert len(np.unique(photo.pixels)) > 256
+    assert "10-bit samples shifted up to 16 bits" in photo.facts.notes
+
+
+def test_alpha_and_grey(makers: Any) -> None:
+    rgba = np.dstack([makers.texture(64, 64), np.full((64, 64), 9, np.uint8)])
+    photo = decode(heic(rgba, "RGBA"))
+    assert photo.facts.alpha
+    assert "transparency ignored" in photo.facts.notes
+    grey = decode(heic(makers.texture(64, 64)[..., 0].copy(), "L"))
+    assert np.array_equal(grey.pixels[..., 0], grey.pixels[..., 2])
+
+
+def test_size_is_checked_before_decoding(makers: Any) -> None:
+    with pytest.raises(TooLargeError, match="64 x 64"):
+        decode(heic(makers.texture(64, 64)), max_pixels=4095)
+
+
+def test_cut_and_broken_files(makers: Any) -> None:
+    data = heic(makers.texture(64, 64))
+    for cut in makers.cuts(data):
+        with pytest.raises(DecodeError):
+            decode(cut)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from imlctl.image.photo import FormatFacts, Photo, pixels_as_float
+from imlctl.image.decode import Photo, pixels_as_float
+from imlctl.image.facts import FormatFacts
 from imlctl.image.prepare import (
     Geometry,
     pad,

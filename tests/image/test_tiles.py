@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from imlctl.errors import NumericalError, UsageError
-from imlctl.image.photo import FormatFacts, Photo, pixels_as_float
+from imlctl.image.decode import Photo, pixels_as_float
+from imlctl.image.facts import FormatFacts
 from imlctl.image.prepare import pad, prepare, restore, to_float, upright
 from imlctl.image.tiles import Tile, plan, run_tiled
 

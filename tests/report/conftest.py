@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from imlctl.image.photo import FormatFacts
+from imlctl.image.facts import FormatFacts
 from imlctl.mask.decide import Rule, Verdict, decide
 from imlctl.mask.rates import Rates
 from imlctl.mask.regions import find_regions

@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imlctl.image.exif import ExifSummary
-from imlctl.image.photo import FormatFacts
-from imlctl.image.provenance import Provenance
-from imlctl.image.quantisation import JpegFacts
+from imlctl.image.facts import ExifSummary, FormatFacts, Provenance
+from imlctl.image.jpeg_facts import JpegFacts
 from imlctl.report.csv import HEADINGS, row, write_csv
 
 if TYPE_CHECKING:

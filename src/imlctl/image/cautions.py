@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from imlctl.image.photo import Photo
+    from imlctl.image.decode import Photo
 
 _LEAST_SIDE = 96  # pixels; a smaller picture holds less than the network looks at for one decision
 _LEAST_QUALITY = 50  # of libjpeg; below it little but the compression is left

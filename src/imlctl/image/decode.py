@@ -1,23 +1,119 @@
-"""Bytes to pixels: nothing is repaired, clipped or turned, and whatever is done is recorded."""
+"""Bytes to pixels, strictly: nothing is repaired, clipped or turned, and every oddity is noted."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
-from dataclasses import replace
+import threading
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+import numpy as np
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    features,
+)
 
 from imlctl.errors import DecodeError, ImlctlError, InputError, TooLargeError, UsageError
-from imlctl.image.heif import decode_heif
-from imlctl.image.identify import HEAD_BYTES, identify
-from imlctl.image.layout import REMEDY_DAMAGED
-from imlctl.image.photo import DEFAULT_MAX_PIXELS, FormatFacts, Photo, pixels_as_float
-from imlctl.image.pillow import decode_with_pillow
-from imlctl.image.provenance import provenance
+from imlctl.image.boxes import walk_avif, walk_boxes
+from imlctl.image.containers import (
+    check_png,
+    walk_bmp,
+    walk_gif,
+    walk_png,
+    walk_webp,
+    without_metadata,
+)
+from imlctl.image.facts import FormatFacts, provenance
+from imlctl.image.formats import (
+    DEFAULT_MAX_PIXELS,
+    HEAD_BYTES,
+    REMEDY_DAMAGED,
+    check_size,
+    damaged,
+    identify,
+)
+from imlctl.image.jpeg import check_jpeg, walk_jpeg, walk_mpo
+from imlctl.image.samples import to_rgb
+from imlctl.image.tiff import walk_tiff
 
-__all__ = ["DEFAULT_MAX_PIXELS", "FormatFacts", "Photo", "decode", "pixels_as_float", "read"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from imlctl.image.formats import Layout
+
+__all__ = ["DEFAULT_MAX_PIXELS", "Photo", "decode", "pixels_as_float", "read"]
+
+_ORIENTATION = 0x0112  # EXIF tag
+_WARNINGS = threading.Lock()  # Python keeps one set of warning filters for all threads
+
+_WALKERS = {
+    "JPEG": walk_jpeg,
+    "PNG": walk_png,
+    "GIF": walk_gif,
+    "BMP": walk_bmp,
+    "WEBP": walk_webp,
+    "AVIF": walk_avif,
+    "TIFF": walk_tiff,
+}
+# `Image.open` is not used: it tries one format after another, and limits the size by a global of
+# Pillow's that a library must not change. Our own limit is checked instead.
+_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Photo:
+    """A decoded photograph.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 or uint16, red green blue, as stored (not turned), read-only.
+        facts: What the file says about itself.
+        sha256: Of exactly the encoded bytes that were decoded, 64 hexadecimal digits.
+        source: Name for messages.
+    """
+
+    pixels: NDArray[Any]
+    facts: FormatFacts
+    sha256: str
+    source: str
+
+    def __post_init__(self) -> None:
+        expected = (self.facts.height, self.facts.width, 3)
+        if self.pixels.shape != expected or self.pixels.dtype not in (np.uint8, np.uint16):
+            raise ValueError(
+                f"pixels must be {expected} uint8 or uint16, "
+                f"not {self.pixels.shape} {self.pixels.dtype}"
+            )
+        if len(self.sha256) != 64:
+            raise ValueError("sha256 must have 64 hexadecimal digits")
+        self.pixels.setflags(write=False)
+
+
+def pixels_as_float(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale uint8 or uint16 samples to float32 in [0, 1] by the maximum of their type."""
+    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
 
 
 def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
@@ -42,9 +138,9 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
     try:
         kind = identify(data, name=source)
         if kind == "HEIF":
-            pixels, facts = decode_heif(data, max_pixels)
+            pixels, facts = _decode_heif(data, max_pixels)
         else:
-            pixels, facts = decode_with_pillow(kind, data, max_pixels)
+            pixels, facts = _decode_with_pillow(kind, data, max_pixels)
         facts = replace(facts, provenance=provenance(data, kind, pixels))
     except ImlctlError as error:
         raise type(error)(error.what, source=source, remedy=error.remedy) from error
@@ -133,3 +229,191 @@ def _read_bytes(source: str, max_pixels: int) -> bytes:
             remedy="Wait until it is complete, then try again.",
         )
     return data
+
+
+def _decode_with_pillow(
+    kind: str, data: bytes, max_pixels: int
+) -> tuple[NDArray[Any], FormatFacts]:
+    """Decode a file of a kind that `identify` returned.
+
+    Returns:
+        Pixels (H, W, 3), uint8 or uint16, as stored, and what there is to record.
+
+    Raises:
+        DecodeError: The file is incomplete, or of an unsupported variety.
+        TooLargeError: More pixels than `max_pixels`.
+        Exception: Whatever Pillow raises for a damaged file.
+    """
+    layout = _WALKERS[kind](data)
+    check_size(*layout.tile, max_pixels)
+    if layout.size:
+        check_size(*layout.size, max_pixels)
+    notes = list(check_jpeg(data)) if kind == "JPEG" else []
+    with _noting(notes):
+        image = _open(kind, data)
+        check_size(*image.size, max_pixels)
+        if image.format == "MPO":
+            layout = walk_mpo(data, layout, image.n_frames)  # type: ignore[attr-defined]
+        orientation = _load_tiff(image, layout, notes) if kind == "TIFF" else None
+    image.load()  # outside the lock, so that threads decode at the same time
+    if orientation is None:
+        with _noting(notes):
+            orientation = _orientation(_exif(image, notes), notes)
+    if kind == "PNG":
+        check_png(image, data)
+    # Pillow swaps the size of a turned TIFF whether or not it turns the pixels; a copy has theirs.
+    whole = image if layout.size in {None, image.size} else image.copy()
+    pixels, conversions = to_rgb(whole, layout, data)
+    return pixels, _facts(image, layout, pixels, orientation, [*conversions, *notes])
+
+
+def _open(kind: str, data: bytes) -> ImageFile.ImageFile:
+    if kind == "JPEG":
+        return JpegImagePlugin.jpeg_factory(BytesIO(data))
+    if kind == "AVIF" and not features.check("avif"):
+        raise DecodeError("this Pillow cannot read AVIF", remedy="Run: pip install -U pillow")
+    return _PLUGINS[kind](BytesIO(without_metadata(data) if kind == "PNG" else data))
+
+
+def _load_tiff(image: ImageFile.ImageFile, layout: Layout, notes: list[str]) -> int:
+    """Load a TIFF without letting Pillow turn it upright, and return its orientation.
+
+    Pillow turns TIFF, and only TIFF, while loading; an orientation of 1 in its parsed metadata
+    stops that. It also applies its global size limit here, unless the memory is there already.
+    """
+    exif = image.getexif()
+    orientation = _orientation(exif, notes)
+    exif[_ORIENTATION] = 1
+    if layout.size:
+        image.im = Image.new(image.mode, layout.size).im
+    image.load()  # under the lock, because reading the last tags may warn
+    return orientation
+
+
+def _exif(image: ImageFile.ImageFile, notes: list[str]) -> Image.Exif:
+    """Return the EXIF metadata; a picture is no worse for metadata that cannot be read."""
+    try:
+        return image.getexif()
+    except Exception as error:
+        notes.append(f"EXIF metadata cannot be read ({type(error).__name__})")
+        return Image.Exif()
+
+
+def _orientation(exif: Image.Exif, notes: list[str]) -> int:
+    value = exif.get(_ORIENTATION, 1)
+    if isinstance(value, int) and 1 <= value <= 8:
+        return value
+    notes.append(f"invalid EXIF orientation {str(value)[:20]!r} taken for 1")
+    return 1
+
+
+def _facts(
+    image: ImageFile.ImageFile,
+    layout: Layout,
+    pixels: NDArray[Any],
+    orientation: int,
+    oddities: list[str],
+) -> FormatFacts:
+    frames: int = getattr(image, "n_frames", 1) if layout.frames is None else layout.frames
+    alpha = image.mode in {"RGBA", "LA", "La", "PA"} or "transparency" in image.info
+    icc_profile = layout.profile or bool(image.info.get("icc_profile"))
+    notes = [*layout.notes]
+    if frames > 1:
+        notes.append(f"first of {frames} frames analysed")
+    if alpha:
+        notes.append("transparency ignored")
+    if icc_profile:
+        notes.append("colour profile not applied")
+    if image.format == "AVIF" and layout.bits > 8:
+        notes.append(f"{layout.bits}-bit samples read as 8-bit")
+    if layout.trailing:
+        notes.append(f"{layout.trailing} bytes after the end of the picture not read")
+    return FormatFacts(
+        format=str(image.format),
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        mode=image.mode,
+        bit_depth=1 if image.mode == "1" else layout.bits,
+        orientation=orientation,
+        frames=frames,
+        icc_profile=icc_profile,
+        alpha=alpha,
+        notes=(*notes, *oddities),
+    )
+
+
+@contextmanager
+def _noting(notes: list[str]) -> Iterator[None]:
+    """Turn Pillow's warnings into notes, and pass on those that other threads caused."""
+    with _WARNINGS:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+        for warning in caught:
+            if Path(warning.filename).parent.name == "PIL":
+                text = " ".join(str(warning.message).split()).rstrip(".")
+                notes.append(f"Pillow warns: {text[:200]}")
+            else:
+                warnings.warn_explicit(
+                    warning.message, warning.category, warning.filename, warning.lineno
+                )
+
+
+def _decode_heif(data: bytes, max_pixels: int) -> tuple[NDArray[Any], FormatFacts]:
+    """Decode the primary picture of a HEIF container.
+
+    The container's own cropping and turning belong to the format and are applied by the decoder;
+    an EXIF orientation beside them is informative only, by the standard, and is not.
+
+    Returns:
+        Pixels (H, W, 3), uint8 or uint16 (10 and 12 bits are shifted up), and what there is to
+        record.
+
+    Raises:
+        DecodeError: The package is not installed, or the file is incomplete.
+        TooLargeError: More pixels than `max_pixels`.
+        Exception: Whatever pillow-heif raises for a damaged file.
+    """
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise DecodeError(
+            "reading HEIC needs the optional package pillow-heif",
+            remedy='Install it with: pip install "imlctl[heif]"',
+        ) from error
+    layout = walk_boxes(data)
+    container = pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=False)
+    picture = container[container.primary_index]
+    width, height = picture.size
+    check_size(width, height, max_pixels)
+    pixels = np.asarray(picture)[:, :width]  # rows may be padded
+    if pixels.shape[:2] != (height, width):
+        raise damaged(f"its header says {width} x {height}, its data do not")
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    info: dict[str, Any] = picture.info
+    bits = int(info.get("bit_depth", 8))
+    icc_profile = bool(info.get("icc_profile"))
+    alpha = bool(picture.has_alpha)
+    frames = len(container)
+    notes = []
+    if frames > 1:
+        notes.append(f"primary of {frames} pictures analysed")
+    if alpha:
+        notes.append("transparency ignored")
+    if icc_profile:
+        notes.append("colour profile not applied")
+    if pixels.dtype == np.uint16:
+        notes.append(f"{bits}-bit samples shifted up to 16 bits")
+    facts = FormatFacts(
+        format="HEIF",
+        width=width,
+        height=height,
+        mode=str(picture.mode),
+        bit_depth=bits,
+        frames=frames,
+        icc_profile=icc_profile,
+        alpha=alpha,
+        notes=(*layout.notes, *notes),
+    )
+    return np.ascontiguousarray(pixels[..., :3]), facts

@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from imlctl.image.photo import Photo
+    from imlctl.image.decode import Photo
 
 
 @dataclass(frozen=True, slots=True)

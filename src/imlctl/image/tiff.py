@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from imlctl.errors import DecodeError
-from imlctl.image.identify import raw_error
-from imlctl.image.layout import Layout, damaged, truncated, walk_jpeg
+from imlctl.image.formats import Layout, damaged, raw_error, truncated
+from imlctl.image.jpeg import walk_jpeg
 
 _DTYPES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}  # BYTE, SHORT, LONG, IFD, LONG8
 

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 from imlctl.errors import InputError, UsageError
-from imlctl.image.photo import DEFAULT_MAX_PIXELS
+from imlctl.image.decode import DEFAULT_MAX_PIXELS
 from imlctl.scan.failures import Failed
 from imlctl.scan.worker import HELLO, receive, send
 

@@ -17,8 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from imlctl.image.decode import read
-from imlctl.image.photo import Photo
+from imlctl.image.decode import Photo, read
 from imlctl.scan.failures import Failed, failed
 from imlctl.scan.hashing import all_match
 

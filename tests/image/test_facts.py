@@ -14,10 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imlctl.image.decode import decode, read
-from imlctl.image.embedded import find_embedded
-from imlctl.image.exif import ExifSummary, Tiff, summarise
-from imlctl.image.provenance import Provenance, pixels_sha256
-from imlctl.image.quantisation import jpeg_facts
+from imlctl.image.facts import (
+    ExifSummary,
+    Provenance,
+    Tiff,
+    find_embedded,
+    pixels_sha256,
+    summarise,
+)
+from imlctl.image.jpeg_facts import jpeg_facts
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "launchpad.jpg"
 KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "HEIF", "AVIF")

@@ -1,4 +1,4 @@
-"""What kind of file the first bytes announce, and a clear refusal of what is not a photograph.
+"""What kind of file the first bytes announce, and what its structure says before it is decoded.
 
 Only the kinds named here ever reach a decoder, so that none of the obscure parsers that Pillow
 carries (its EPS reader starts ghostscript) can be reached by renaming a file.
@@ -7,10 +7,18 @@ carries (its EPS reader starts ghostscript) can be reached by renaming a file.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
-from imlctl.errors import DecodeError
+from imlctl.errors import DecodeError, TooLargeError
 
 HEAD_BYTES = 4096  # enough to recognise every kind below
+REMEDY_DAMAGED = "Get the complete original again; a partly readable picture is not analysed."
+# 16384 x 16384: beyond any phone (200 MP) or medium-format camera (150 MP), and a fraction of what
+# a decompression bomb needs. Pillow itself stops at 179 MP for WebP.
+DEFAULT_MAX_PIXELS = 2**28
+
+_LEAST_SIDE = 64  # what a strip is widened to before it is analysed, see `prepare`
+_HARMLESS = 2**22  # that many pixels fit anywhere
 
 # Fujifilm, Olympus, Panasonic, Sigma, Minolta, Canon, Phase One: not TIFF, or TIFF with a mark.
 _RAW_MAGIC: tuple[tuple[int, bytes, str], ...] = (
@@ -148,3 +156,76 @@ def _describe(data: bytes) -> str:
                 return "this is no kind of picture known here"
         return "this is a text file"
     return "this is no kind of picture known here"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the structure of a file says beyond what the decoder reports.
+
+    Attributes:
+        end: Offset just past the (first) picture.
+        trailing: Number of bytes after everything that belongs to the file's format.
+        frames: Number of pictures, or None where the decoder is the one to ask.
+        size: Width and height in pixels as stored, or None where the decoder can be asked
+            before it allocates anything.
+        channels: Samples per pixel where the structure says so, else 0.
+        bits: Bits per sample as stored.
+        signed: Samples are signed integers.
+        white_is_zero: Samples count down from white.
+        tile: TIFF only: width and height of one internal tile, which a decoder allocates whole.
+        profile: PNG only: there is a colour profile.
+        notes: Sentences for the record.
+    """
+
+    end: int
+    trailing: int = 0
+    frames: int | None = None
+    size: tuple[int, int] | None = None
+    channels: int = 0
+    bits: int = 8
+    signed: bool = False
+    white_is_zero: bool = False
+    tile: tuple[int, int] = (1, 1)
+    profile: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def truncated(what: str) -> DecodeError:
+    """Build the error for a file that ends too early."""
+    return DecodeError(f"the file is truncated: {what}", remedy=REMEDY_DAMAGED)
+
+
+def damaged(what: str) -> DecodeError:
+    """Build the error for a file whose content contradicts itself."""
+    return DecodeError(f"the file is damaged: {what}", remedy=REMEDY_DAMAGED)
+
+
+def not_read(what: str, remedy: str) -> DecodeError:
+    """Build the error for a file that may be whole, of a kind that is not read."""
+    return DecodeError(f"this is {what}, a kind that is not read", remedy=remedy)
+
+
+def check_pieces(count: int, data: bytes) -> None:
+    """Refuse a file of very many tiny parts, on which decoders spend hours.
+
+    Raises:
+        DecodeError: It has more parts than any picture of its size.
+    """
+    if count > 50_000 + len(data) // 1024:
+        raise damaged(f"it consists of more than {count - 1} pieces")
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse a picture by the size in its header, before anything is decoded.
+
+    Raises:
+        TooLargeError: It has more pixels than `max_pixels`, or would have once it is as wide and
+            as high as a model needs: a strip one pixel high grows 64 times.
+    """
+    widened = max(width, _LEAST_SIDE) * max(height, _LEAST_SIDE)
+    if width * height > max_pixels or widened > max(max_pixels, _HARMLESS):
+        raise TooLargeError(
+            f"the picture is {width} x {height}, more than the limit of {max_pixels} pixels"
+            + ("" if width * height > max_pixels else f", once no side is under {_LEAST_SIDE}"),
+            remedy="Raise the limit on the number of pixels if that is its true size.",
+        )

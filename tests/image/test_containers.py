@@ -1,65 +1,18 @@
 from __future__ import annotations
 
+import struct
+import zlib
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from imlctl.errors import DecodeError
-from imlctl.image.layout import (
-    walk_bmp,
-    walk_boxes,
-    walk_gif,
-    walk_jpeg,
-    walk_mpo,
-    walk_png,
-    walk_webp,
-)
-
-
-def test_jpeg_end_is_not_that_of_an_embedded_thumbnail(makers: Any) -> None:
-    inner = makers.samples()["jpeg-grey"]
-    thumbnail = b"\xff\xe2" + (len(inner) + 2).to_bytes(2, "big") + inner
-    whole = makers.samples()["jpeg"]
-    data = whole[:2] + thumbnail + whole[2:]
-    layout = walk_jpeg(data + b"tail")
-    assert (layout.end, layout.trailing, layout.scans) == (len(data), 4, 1)
-    assert layout.size == (makers.WIDTH, makers.HEIGHT)
-    assert not layout.arithmetic
-
-
-def test_jpeg_scans_are_counted_and_fill_bytes_skipped(makers: Any) -> None:
-    data = makers.samples()["jpeg-progressive"]
-    assert walk_jpeg(data).scans > 1
-    filled = data[:-2] + b"\xff\xff\xff\xd9"
-    assert walk_jpeg(filled).end == len(filled)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"\xff\xd8\xff\xd9", "before its picture begins"),
-        (b"\xff\xd8\xff\xe0\x00\x01\xff\xd9", "no length"),
-        (b"\xff\xd8\xff\xe0\xff\xff\xff\xd9", "no end marker"),
-        (b"\xff\xd8\xff", "no end marker"),
-    ],
-)
-def test_broken_jpeg_structure(data: bytes, message: str) -> None:
-    with pytest.raises(DecodeError, match=message):
-        walk_jpeg(data)
-
-
-def test_mpo_reduced_to_its_first_picture_is_whole_and_noted(makers: Any) -> None:
-    data = makers.samples()["mpo"]
-    first = walk_jpeg(data)
-    both = walk_mpo(data, first, 2)
-    assert (both.frames, both.trailing, both.end) == (2, 0, first.end)
-    alone = walk_mpo(data[: first.end], walk_jpeg(data[: first.end]), 2)
-    assert alone.frames == 1
-    assert "first only" in alone.notes[0]
-    with pytest.raises(DecodeError, match="picture 2 of 2"):
-        walk_mpo(data[: first.end] + b"xy", first, 2)
-    with pytest.raises(DecodeError, match="no end marker"):
-        walk_mpo(data[:-1], first, 2)
+from imlctl.image.boxes import walk_boxes
+from imlctl.image.containers import walk_bmp, walk_gif, walk_png, walk_webp, without_metadata
+from imlctl.image.decode import decode
+from imlctl.image.jpeg import walk_jpeg
 
 
 def test_png_checksum_end_and_depth(makers: Any) -> None:
@@ -141,23 +94,6 @@ def test_av1_depth(flags: int, bits: int) -> None:
     assert walk_boxes(box).bits == bits
 
 
-def test_a_jpeg_of_very_many_scans_is_refused(makers: Any) -> None:
-    data = makers.samples()["jpeg-progressive"]
-    last = data[data.rindex(b"\xff\xda") : -2]
-    usual = walk_jpeg(data).scans
-    most = data[:-2] + last * (64 - usual) + b"\xff\xd9"
-    assert walk_jpeg(most).scans == 64
-    with pytest.raises(DecodeError, match="more than 64 scans"):
-        walk_jpeg(most[:-2] + last + b"\xff\xd9")
-
-
-def test_stray_bytes_before_a_jpeg_picture_are_bounded(makers: Any) -> None:
-    data = makers.samples()["jpeg"]
-    walk_jpeg(data[:2] + b"\xff" * 65_000 + data[2:])
-    with pytest.raises(DecodeError, match="stray bytes"):
-        walk_jpeg(data[:2] + b"\xff" * 66_000 + data[2:])
-
-
 @pytest.mark.parametrize("count", [40_000, 60_000])
 def test_files_of_very_many_pieces_are_refused(makers: Any, count: int) -> None:
     samples = makers.samples()
@@ -196,3 +132,99 @@ def test_what_follows_a_bmp_is_counted(makers: Any) -> None:
     runs = makers.samples()["bmp-runs"]
     assert "run-length" in walk_bmp(runs).notes[0]
     assert f"announces {len(runs)} bytes" in walk_bmp(runs[:-1]).notes[1]
+
+
+def rows_missing(makers: Any, colour: Any, rows: int) -> bytes:
+    """A PNG whose data are properly ended, a number of rows too soon."""
+    height, width, _ = colour.shape
+    raw = b"".join(b"\x00" + row.tobytes() for row in colour[: height - rows])
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = makers.chunk(b"IHDR", header) + makers.chunk(b"IDAT", zlib.compress(raw)[:7])
+    body += makers.chunk(b"IDAT", zlib.compress(raw)[7:]) + makers.chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + bytes(body)
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+def test_png_with_rows_missing(makers: Any, rows: int) -> None:
+    with pytest.raises(DecodeError, match="PNG data end before the picture"):
+        decode(rows_missing(makers, makers.texture(), rows))
+
+
+def test_png_that_is_really_black_below_is_fine(makers: Any) -> None:
+    colour = makers.texture()
+    colour[-9:] = 0
+    assert np.array_equal(decode(rows_missing(makers, colour, 0)).pixels, colour)
+    assert not decode(makers.black_png(60, 60)).pixels.any()
+    wide = np.zeros((5, 7, 4), np.uint16)
+    assert not decode(makers.png(wide, depth=16)).pixels.any()
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (9, 11), (1, 1), (3, 5), (2, 1)])
+def test_interlaced_png(makers: Any, shape: tuple[int, int]) -> None:
+    colour = makers.texture(*shape)
+    assert np.array_equal(decode(makers.interlaced_png(colour)).pixels, colour)
+
+
+@pytest.mark.parametrize("passes", [1, 5, 6])
+def test_interlaced_png_with_passes_missing(makers: Any, passes: int) -> None:
+    with pytest.raises(DecodeError, match="PNG data end before the picture"):
+        decode(makers.interlaced_png(makers.texture(17, 17), passes=passes))
+
+
+def test_a_png_is_decoded_without_its_profile_and_texts(makers: Any) -> None:
+    pixels = makers.texture()
+    profile = makers.chunk(b"iCCP", b"a\0\0" + zlib.compress(np.random.default_rng(0).bytes(9999)))
+    large = zlib.compress(bytes(3_000_000))
+    texts = (
+        makers.chunk(b"tEXt", b"Title\0iCCP"),
+        makers.chunk(b"zTXt", b"Comment\0\0" + large),
+        makers.chunk(b"zTXt", b"Raw profile type exif\0\0" + large),
+        makers.chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + large),
+        makers.chunk(b"zTXt", b"Raw profile type exif\0\0not compressed"),
+    )
+    plain = makers.png(pixels, depth=8)
+    assert without_metadata(plain) is plain
+    for extra in (profile, *texts, profile + texts[1], texts[1] + profile):
+        data = makers.png(pixels, depth=8, extra=extra)
+        assert without_metadata(data) == plain
+        assert without_metadata(data + b"tail") == plain + b"tail"
+        photo = decode(data)
+        assert np.array_equal(photo.pixels, pixels)
+        assert photo.facts.icc_profile == (profile in extra)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_exif_in_a_text_is_kept(makers: Any, packed: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = exif.tobytes()
+    text = f"\nexif\n{len(body):8}\n{body.hex()}\n".encode()
+    key = b"Raw profile type exif\0"
+    chunk = (b"zTXt", key + b"\0" + zlib.compress(text)) if packed else (b"tEXt", key + text)
+    data = makers.png(makers.texture(), depth=8, extra=makers.chunk(*chunk))
+    assert decode(data).facts.orientation == 6
+
+
+def test_kinds_that_are_not_read_are_not_called_damaged(makers: Any) -> None:
+    data = makers.samples()["png"]
+    iphone = data[:8] + makers.chunk(b"CgBI", b"\x50\0\x20\2") + data[8:]
+    files = {"iPhone": iphone}
+    for compression, kind in ((4, "JPEG"), (5, "PNG")):
+        bmp = bytearray(makers.samples()["bmp"])
+        bmp[30] = compression
+        files[kind] = bytes(bmp)
+    for word, file in files.items():
+        with pytest.raises(DecodeError, match=word) as caught:
+            decode(file)
+        assert "a kind that is not read" in caught.value.what
+        assert "original" not in caught.value.remedy
+
+
+def test_a_profile_beyond_a_megabyte_is_no_obstacle(makers: Any) -> None:
+    pixels = makers.texture()
+    profile = zlib.compress(np.random.default_rng(0).bytes(1_500_000))
+    data = makers.png(pixels, depth=8, extra=makers.chunk(b"iCCP", b"a\0\0" + profile))
+    photo = decode(data)
+    assert np.array_equal(photo.pixels, pixels)
+    assert photo.facts.icc_profile
+    assert not decode(makers.png(pixels, depth=8)).facts.icc_profile

@@ -8,8 +8,8 @@ from PIL import Image
 
 from imlctl.errors import DecodeError
 from imlctl.image.decode import decode
-from imlctl.image.layout import Layout
-from imlctl.image.modes import to_rgb
+from imlctl.image.formats import Layout
+from imlctl.image.samples import to_rgb
 
 NOTHING = Layout(end=0)
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from imlctl.errors import DecodeError, Exit
-from imlctl.image.identify import identify
+from imlctl.image.formats import identify
 
 KINDS = {"jpeg": "JPEG", "mpo": "JPEG", "png": "PNG", "webp": "WEBP", "tiff": "TIFF"}
 KINDS |= {"bmp": "BMP", "gif": "GIF", "avif": "AVIF"}

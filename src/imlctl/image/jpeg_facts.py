@@ -1,25 +1,40 @@
-"""The quantisation tables of a JPEG, and the quality setting that they come closest to."""
+"""How a JPEG was compressed the last time, and how its file is built: facts, no verdict."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from imlctl.image.jpeg import (
+    END,
+    FRAMES,
+    PROGRESSIVE,
+    QUANTISATION,
+    RESTART,
+    SCAN,
+    START,
+    readable_segments,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-_SEGMENT = re.compile(rb"\xff([\x01-\xfe])")
-_MAX_SEGMENTS = 20_000  # a manifest of a gigabyte has fewer
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_TABLES, _SCAN = 0xDB, 0xDA
-_NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-
+_NAMES = [f"{code:02X}" for code in range(256)]
+_NAMES[0xC0:0xD0] = (f"SOF{number}" for number in range(16))
+_NAMES[0xE0:0xF0] = (f"APP{number}" for number in range(16))
+for _code, _name in zip(
+    (0xC4, 0xC8, 0xCC, *range(0xD8, 0xE0), 0xFE),
+    ("DHT", "JPG", "DAC", "SOI", "EOI", "SOS", "DQT", "DNL", "DRI", "DHP", "EXP", "COM"),
+    strict=True,
+):
+    _NAMES[_code] = _name
+_MAX_NAMES = 100  # of segments, in the record
 # ITU-T T.81, tables K.1 and K.2, row by row.
 _LUMINANCE = """
     16 11 10 16  24  40  51  61   12 12 14 19  26  58  60  55   14 13 16 24  40  57  69  56
@@ -50,7 +65,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class JpegFacts:
-    """How a JPEG was compressed the last time.
+    """How a JPEG was compressed the last time, and how its file is built.
 
     Attributes:
         tables: The quantisation tables in force at the first scan, by slot.
@@ -59,6 +74,14 @@ class JpegFacts:
             Photoshop do not; otherwise `quality` is a comparison and no setting.
         subsampling: Of colour, such as ``4:2:0``; None for grey, and for what has no usual name.
         progressive: It comes in scans of growing detail.
+        order: Names of the segments in the order of the file, such as ``APP1`` or ``DQT``; one
+            that comes several times in a row stands once.
+        scans: Number of scans.
+        restart_interval: Blocks of pixels between restart markers; 0 without any.
+        starts: Start markers in the file that lie outside its metadata. More than one: another
+            JPEG within or behind the picture, such as the second one of a phone's motion photo.
+        ends: End markers, likewise.
+        trailing: Bytes after the first picture.
     """
 
     tables: tuple[Table, ...]
@@ -66,41 +89,49 @@ class JpegFacts:
     standard: bool
     subsampling: str | None
     progressive: bool
-
-
-def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield marker code and content of the segments before the picture data, those included."""
-    at = 2
-    for _ in range(_MAX_SEGMENTS):
-        found = _SEGMENT.search(data, at)
-        if not found:
-            return
-        code, at = found[1][0], found.end()
-        if code in _NO_LENGTH:
-            continue
-        length = int.from_bytes(data[at : at + 2], "big")
-        yield code, data[at + 2 : at + length]
-        if code == _SCAN or length < 2:
-            return
-        at += length
+    order: tuple[str, ...] = ()
+    scans: int = 0
+    restart_interval: int = 0
+    starts: int = 1
+    ends: int = 1
+    trailing: int = 0
 
 
 def jpeg_facts(data: bytes) -> JpegFacts:
-    """Describe the compression of the first picture of a JPEG."""
+    """Describe the compression of the first picture of a JPEG, which need not be whole."""
     tables: dict[int, Table] = {}
     components: list[tuple[int, int]] = []  # sampling factors in one byte, slot of the table
-    progressive = False
-    for code, content in segments(data):
-        if code == _TABLES:
+    progressive, interval = False, 0
+    found = readable_segments(data)
+    for segment in found:
+        content = data[segment.start : segment.end]
+        if segment.code == SCAN:
+            break
+        if segment.code == QUANTISATION:
             tables |= {table.slot: table for table in _read_tables(content)}
-        elif code in _FRAMES and not components:
-            progressive = code in {0xC2, 0xC6, 0xCA, 0xCE}
+        elif segment.code == RESTART:
+            interval = int.from_bytes(content[:2], "big")
+        elif segment.code in FRAMES and not components:
+            progressive = segment.code in PROGRESSIVE
             number = min(content[5] if len(content) > 5 else 0, 4)
             places = range(6, min(6 + 3 * number, len(content) - 2), 3)
             components = [(content[at + 1], content[at + 2]) for at in places]
     quality, standard = _quality(tables, [slot for _, slot in components])
-    ordered = tuple(tables[slot] for slot in sorted(tables))
-    return JpegFacts(ordered, quality, standard, _subsampling(components), progressive)
+    codes = [segment.code for segment in found]
+    end = found[-1].end if codes and codes[-1] == END else len(data)
+    return JpegFacts(
+        tables=tuple(tables[slot] for slot in sorted(tables)),
+        quality=quality,
+        standard=standard,
+        subsampling=_subsampling(components),
+        progressive=progressive,
+        order=tuple(_NAMES[code] for code, _ in groupby(codes))[:_MAX_NAMES],
+        scans=codes.count(SCAN),
+        restart_interval=interval,
+        starts=1 + codes.count(START) + data.count(b"\xff\xd8\xff", end),
+        ends=codes.count(END) + data.count(b"\xff\xd9", end),
+        trailing=len(data) - end,
+    )
 
 
 def _read_tables(content: bytes) -> Iterator[Table]:

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 from imlctl.errors import DecodeError
 
 if TYPE_CHECKING:
-    from imlctl.image.layout import Layout
+    from imlctl.image.formats import Layout
 
 Pixels = NDArray[Any]  # (H, W, 3) uint8 or uint16
 _OPENCV_LOG = threading.Lock()  # its level is a global

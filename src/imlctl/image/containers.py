@@ -1,0 +1,257 @@
+"""Walk a PNG, GIF, BMP or WebP, to find what its decoder passes over in silence.
+
+Measured with Pillow 13: it reads a PNG without its end, with a wrong checksum or with rows missing
+(which it leaves black), a GIF or APNG whose later pictures are cut off, and a WebP that ends in
+zeros as after a failed copy; and it says nothing of bytes that follow the picture.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from imlctl.image.formats import Layout, check_pieces, damaged, not_read, truncated
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_EXIF_TEXTS = (b"Raw profile type exif\0", b"Raw profile type APP1\0", b"XML:com.adobe.xmp\0")
+_MAX_TEXT = 2**20 - 1  # bytes, unpacked; Pillow refuses a file for more
+_ZERO_TAIL = bytes(1024)  # no arithmetic coder writes that many zeros; failed copies write more
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by PNG colour type
+# Adam7: first column, first row, column step, row step of each pass.
+_PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+_PIECE = 1 << 20  # bytes inflated at a time
+
+
+def walk_png(data: bytes) -> Layout:
+    """Check every chunk's checksum, up to the end chunk.
+
+    Raises:
+        DecodeError: A chunk is cut off or has a wrong checksum, or the end chunk is missing.
+    """
+    view, position, bits, pieces, profile = memoryview(data), 8, 8, 0, False
+    while True:
+        pieces += 1
+        check_pieces(pieces, data)
+        length = int.from_bytes(data[position : position + 4], "big")
+        kind = data[position + 4 : position + 8]
+        stop = position + 8 + length
+        if stop + 4 > len(data):
+            raise truncated("the PNG has no end chunk")
+        if zlib.crc32(view[position + 4 : stop]) != int.from_bytes(data[stop : stop + 4], "big"):
+            raise damaged(f"the checksum of PNG chunk {kind!r} at byte {position} is wrong")
+        if position == 8:
+            if kind == b"CgBI":
+                raise not_read(
+                    "a PNG rewritten for iPhones (CgBI)",
+                    "Undo that without loss (pngcrush -revert-iphone-optimizations), and give the "
+                    "PNG that comes out.",
+                )
+            if kind != b"IHDR" or length != 13:
+                raise damaged("the PNG does not begin with its header")
+            bits = data[24]
+        position = stop + 4
+        profile |= kind == b"iCCP"
+        if kind == b"IEND":
+            trailing = len(data) - position
+            return Layout(end=position, trailing=trailing, bits=bits, profile=profile)
+
+
+def without_metadata(data: bytes) -> bytes:
+    """Return a PNG, which `walk_png` found whole, without what no pixel depends on.
+
+    Pillow refuses a whole picture for a colour profile or a compressed text of over a megabyte, as
+    scanners and editors write them. Texts in which it looks for EXIF stay unless they are large.
+    """
+    parts, kept, position = [], 0, 8
+    while (kind := data[position + 4 : position + 8]) != b"IEND":
+        length = int.from_bytes(data[position : position + 4], "big")
+        body, stop = position + 8, position + 12 + length
+        if kind == b"iCCP" or (kind in _TEXTS and not _may_hold_exif(kind, data[body : stop - 4])):
+            parts.append(data[kept:position])
+            kept = stop
+        position = stop
+    return b"".join([*parts, data[kept:]]) if parts else data
+
+
+def _may_hold_exif(kind: bytes, text: bytes) -> bool:
+    """Tell whether a text chunk is one in which Pillow looks for EXIF, and not too large for it."""
+    if not text.startswith(_EXIF_TEXTS) or len(text) > _MAX_TEXT:
+        return False
+    body = text.partition(b"\0")[2]
+    packed = body[1:] if kind == b"zTXt" else body[2:].split(b"\0", 2)[-1]
+    if kind == b"tEXt" or (kind == b"iTXt" and body[:1] != b"\1"):
+        return True
+    try:
+        return len(zlib.decompressobj().decompress(packed, _MAX_TEXT + 1)) <= _MAX_TEXT
+    except zlib.error:
+        return False
+
+
+def walk_gif(data: bytes) -> Layout:
+    """Follow all blocks of a GIF to its trailer and count the pictures.
+
+    Raises:
+        DecodeError: A block is cut off or unknown, or the trailer is missing.
+    """
+    position, frames, pieces = _after_palette(data, 13), 0, 0
+    notes: list[str] = []
+    while position < len(data):
+        block = data[position]
+        position += 1
+        pieces += not frames  # an animation may well have a million blocks behind its first frame
+        check_pieces(pieces, data)
+        if block == 0x3B:
+            if not frames:
+                raise damaged("the GIF holds no picture")
+            trailing = len(data) - position
+            return Layout(end=position, trailing=trailing, frames=frames, notes=tuple(notes))
+        if block == 0x2C:
+            frames += 1
+            if frames == 1 and data[position + 4 : position + 8] != data[6:10]:
+                notes.append("the first frame has a size of its own, other than the canvas")
+            position = _after_sub_blocks(data, _after_palette(data, position + 9) + 1)
+        elif block == 0x21:
+            position = _after_sub_blocks(data, position + 1)
+        elif block != 0x00:  # some writers leave a zero byte between blocks
+            raise damaged(f"unknown GIF block at byte {position - 1}")
+    raise truncated("the GIF has no trailer")
+
+
+def _after_palette(data: bytes, end: int) -> int:
+    """Skip the colour table announced by the flags of the descriptor that ends at `end`."""
+    if end > len(data):
+        raise truncated("a GIF descriptor is cut off")
+    flags = data[10] if end == 13 else data[end - 1]
+    return end + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+
+
+def _after_sub_blocks(data: bytes, position: int) -> int:
+    while position < len(data):
+        length = data[position]
+        position += 1 + length
+        if not length:
+            return position
+    raise truncated("a GIF block is cut off")
+
+
+def walk_bmp(data: bytes) -> Layout:
+    """Find what follows a BMP, and whether its compression may leave pixels out.
+
+    Raises:
+        DecodeError: It only wraps a JPEG or PNG.
+    """
+    padded = data[:34].ljust(34, b"\0")
+    end, start, header = struct.unpack_from("<I4xII", padded, 2)
+    width, height, bits, compression = struct.unpack_from("<ii2xHI", padded, 18)
+    notes = []
+    if header >= 40:  # older ones have shorter fields, and no compression
+        if embedded := {4: "JPEG", 5: "PNG"}.get(compression):
+            raise not_read(
+                f"a BMP that is the wrapping of a {embedded}",
+                f"Cut out the {embedded}, which begins at byte {start}, and give that.",
+            )
+        if compression in (1, 2):
+            notes.append("pixels that its run-length compression leaves out are black")
+        else:  # some programs count too few bytes
+            end = max(end, start + abs(height) * (-(-abs(width) * bits // 32) * 4))
+    if end > len(data):  # the decoder refuses it if pixels are missing
+        notes.append(f"it announces {end} bytes and has {len(data)}")
+    end = end if 0 < end < len(data) else len(data)  # many programs write 0
+    return Layout(end=end, trailing=len(data) - end, notes=tuple(notes))
+
+
+def walk_webp(data: bytes) -> Layout:
+    """Read the canvas size, which Pillow would only tell after allocating the canvas.
+
+    Raises:
+        DecodeError: The file is shorter than it says, or has no picture header.
+    """
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if end > len(data) or len(data) < 30:
+        raise truncated(f"the WebP announces {end} bytes and has {len(data)}")
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width = 1 + int.from_bytes(data[24:27], "little")
+        height = 1 + int.from_bytes(data[27:30], "little")
+    elif kind == b"VP8 ":
+        width = int.from_bytes(data[26:28], "little") & 0x3FFF
+        height = int.from_bytes(data[28:30], "little") & 0x3FFF
+    elif kind == b"VP8L":
+        packed = int.from_bytes(data[21:25], "little")
+        width, height = 1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF)
+    else:
+        raise damaged("the WebP does not begin with a picture header")
+    end += end & 1  # chunks are padded to even length
+    position, pieces = 12, 0
+    while position + 8 <= end:
+        pieces += 1
+        check_pieces(pieces, data)
+        kind, length = (
+            data[position : position + 4],
+            int.from_bytes(data[position + 4 : position + 8], "little"),
+        )
+        position += 8 + length
+        if kind in {b"VP8 ", b"VP8L", b"ANMF"}:
+            refuse_zero_tail(data, position)
+        position += length & 1
+    return Layout(end=end, trailing=max(0, len(data) - end), size=(width, height))
+
+
+def refuse_zero_tail(data: bytes, end: int) -> None:
+    """Refuse picture data that end in zeros.
+
+    Raises:
+        DecodeError: They do.
+    """
+    if data.endswith(_ZERO_TAIL, 0, end):
+        raise damaged("its picture data ends in zeros, as after a copy that failed")
+
+
+def check_png(image: Image.Image, data: bytes) -> None:
+    """Check a loaded PNG whose last row is zero, or that is interlaced, by counting its bytes.
+
+    Raises:
+        DecodeError: The data end before the picture is complete.
+    """
+    interlaced = data[28] == 1
+    last_row = image.crop((0, image.height - 1, image.width, image.height))
+    if not interlaced and np.asarray(last_row).any():
+        return
+    bits = data[24] * _CHANNELS[data[25]]
+    expected = 0
+    for left, top, across, down in _PASSES if interlaced else ((0, 0, 1, 1),):
+        columns = -(-(image.width - left) // across)
+        rows = -(-(image.height - top) // down)
+        if columns > 0 and rows > 0:
+            expected += rows * (1 + -(-columns * bits // 8))
+    if _inflated_size(data) < expected:
+        raise truncated("the PNG data end before the picture is complete")
+
+
+def _inflated_size(data: bytes) -> int:
+    """Count what the data chunks of a PNG inflate to, a piece at a time."""
+    inflate, total, position = zlib.decompressobj(), 0, 8
+    view = memoryview(data)
+    while (kind := data[position + 4 : position + 8]) != b"IEND":
+        length = int.from_bytes(data[position : position + 4], "big")
+        if kind == b"IDAT":
+            rest: bytes | memoryview = view[position + 8 : position + 8 + length]
+            while rest and not inflate.eof:
+                total += len(inflate.decompress(rest, _PIECE))
+                rest = inflate.unconsumed_tail
+        position += 12 + length
+    return total

@@ -1,0 +1,275 @@
+"""A JPEG's segments, and whether its picture data are whole.
+
+libjpeg decodes damaged data as best it can and only warns, and Pillow drops the warnings: after a
+bad sector it returns a picture with grey, shifted or coloured parts. Here a second, quick decoding
+(an eighth of the size, brightness only) asks libjpeg for its warnings, and any of them refuses the
+file. Bits that happen to decode to as many coefficients as the right ones cannot be told apart.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import simplejpeg
+
+from imlctl.errors import DecodeError
+from imlctl.image.formats import Layout, check_pieces, damaged, not_read, truncated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither stuffing, restart nor fill
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL, PROGRESSIVE = frozenset({0xC0, 0xC1, 0xC9}), frozenset({0xC2, 0xCA})
+_HUFFMAN, START, END, SCAN, QUANTISATION, RESTART = 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD
+_BESIDES = frozenset({*range(0xE0, 0xF0), 0xFE})  # application data and comments
+_BETWEEN_SCANS = _BESIDES | {_HUFFMAN, 0xCC, END, SCAN, QUANTISATION, 0xDC, RESTART}
+_MAX_SCANS = 64  # each goes over the whole picture; usual are 10
+_MAX_FILL = 2**16  # bytes between the segments before a JPEG's picture
+_TO_TIFF = "Convert it without loss to a 16-bit TIFF or PNG, and give that."
+_BEYOND_CHECKER = ("subsampling", "olor", "not implemented", "emory")  # in TurboJPEG's messages
+
+# Coded pictures have no such run of plain text by chance; misdirected writes and logs do.
+_TEXT = bytes(84 if 32 <= byte < 127 or byte in b"\t\n\r" else 0 for byte in range(256))
+_TEXT_RUN, _MIN_LETTERS = b"T" * 96, 8
+_ZERO_RUN = bytes(64)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One marker and what belongs to it.
+
+    Attributes:
+        code: The marker's second byte.
+        at: Offset of its first.
+        start: Offset of its content, behind the length; of a scan, of the scan's header.
+        end: Offset just past the content.
+    """
+
+    code: int
+    at: int
+    start: int
+    end: int
+
+
+def segments(data: bytes, start: int = 0) -> Iterator[Segment]:
+    """Yield the segments of the JPEG at `start`, from the one behind its start to its end marker.
+
+    Raises:
+        DecodeError: There is no end marker, a segment runs past the end, a marker stands where it
+            cannot, or there are too many.
+    """
+    position, pieces, scans, stray = start + 2, 0, 0, 0
+    while found := _MARKER.search(data, position):
+        code, at = data[found.start() + 1], found.start()
+        pieces += 1
+        check_pieces(pieces, data)
+        stray += 0 if scans else at - position
+        if stray > _MAX_FILL:
+            raise damaged(f"there are {stray} stray bytes before the picture of the JPEG")
+        if scans and code not in _BETWEEN_SCANS:
+            raise damaged(f"marker {code:02X} stands in the picture data of the JPEG at byte {at}")
+        position = found.end()
+        if code in {0x01, START, END}:  # markers without a length
+            yield Segment(code, at, position, position)
+            if code == END:
+                return
+            continue
+        length = int.from_bytes(data[position : position + 2], "big")
+        if length < 2:
+            raise damaged(f"the JPEG segment at byte {at} has no length")
+        if position + length > len(data):
+            build = damaged if scans else truncated
+            raise build(f"the JPEG segment at byte {at} runs past the end of the file")
+        scans += code == SCAN
+        if scans > _MAX_SCANS:
+            raise damaged(f"the JPEG has more than {_MAX_SCANS} scans")
+        yield Segment(code, at, position + 2, position + length)
+        position += length
+    raise truncated("the JPEG has no end marker")
+
+
+def readable_segments(data: bytes) -> list[Segment]:
+    """Return all segments that can be read, those after the picture data included."""
+    found: list[Segment] = []
+    with suppress(DecodeError):
+        found.extend(segments(data))  # keeps what came before an error
+    return found
+
+
+def walk_jpeg(data: bytes, start: int = 0) -> Layout:
+    """Find the end of the JPEG at `start`, skipping the thumbnails inside its metadata.
+
+    Raises:
+        DecodeError: It is not whole (see `segments`), or of a kind that is not read.
+    """
+    size: tuple[int, int] | None = None
+    position, scans, stray, channels = start + 2, 0, 0, 0
+    for segment in segments(data, start):
+        if not scans:
+            stray += len(data[position : segment.at].strip(b"\xff"))
+        position = segment.end
+        scans += segment.code == SCAN
+        if segment.code in FRAMES and size is None:
+            frame = data[segment.start : segment.end].ljust(6, b"\0")
+            size = int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big")
+            channels = frame[5]
+            _refuse_unreadable(segment.code, frame[0], size[1])
+    if not scans:
+        raise damaged("the JPEG ends before its picture begins")
+    notes = (f"{stray} stray bytes between the segments of its header",) if stray else ()
+    trailing = len(data) - position
+    return Layout(end=position, trailing=trailing, size=size, channels=channels, notes=notes)
+
+
+def _refuse_unreadable(code: int, bits: int, height: int) -> None:
+    """Refuse the kinds of JPEG that no decoder at hand reads.
+
+    Raises:
+        DecodeError: See above.
+    """
+    if code in {0xC3, 0xCB}:
+        raise not_read("a lossless JPEG", _TO_TIFF)
+    if code not in _SEQUENTIAL | PROGRESSIVE:
+        raise not_read("a hierarchical JPEG", _TO_TIFF)
+    if bits != 8:
+        raise not_read(f"a JPEG of {bits}-bit samples", _TO_TIFF)
+    if not height:
+        raise not_read("a JPEG whose height stands behind its data (DNL)", _TO_TIFF)
+
+
+def walk_mpo(data: bytes, first: Layout, frames: int) -> Layout:
+    """Check that the further pictures of an MPO are all there.
+
+    A file that ends exactly after its first picture lost the others to a tool that keeps only
+    that one; it is complete, and noted.
+
+    Raises:
+        DecodeError: A further picture is missing or incomplete.
+    """
+    end = first.end
+    if end == len(data):
+        note = f"the file announces {frames} pictures and holds only the first"
+        return replace(first, frames=1, notes=(*first.notes, note))
+    for number in range(2, frames + 1):
+        start = data.find(b"\xff\xd8\xff", end)
+        if start < 0:
+            raise truncated(f"picture {number} of {frames} is missing")
+        end = walk_jpeg(data, start).end
+    return replace(first, trailing=len(data) - end, frames=frames)
+
+
+def check_jpeg(data: bytes) -> tuple[str, ...]:
+    """Decode the picture data of a JPEG for nothing but the decoder's warnings.
+
+    What stands beside the picture (application data, comments, stray bytes in the header) is left
+    out, so that an odd version number in it is no reason to refuse a picture.
+
+    Args:
+        data: A JPEG that `walk_jpeg` found whole; what follows its end marker is not looked at.
+
+    Returns:
+        Notes for the record.
+
+    Raises:
+        DecodeError: Its data are damaged; says where, if that is known.
+    """
+    found = list(segments(data))
+    first = next(index for index, each in enumerate(found) if each.code == SCAN)
+    header = [each for each in found[:first] if each.code not in _BESIDES]
+    scan = found[first]
+    frame = next((each for each in header if each.code in FRAMES), None)
+    if frame is None:
+        raise damaged("the JPEG has no frame header")
+    _refuse_foreign_blocks(data, found[first:], header, frame)
+    parts = [b"\xff\xd8", *(data[each.at : each.end] for each in header)]
+    body = memoryview(data)[scan.at : found[-1].end]
+    if frame.code in _SEQUENTIAL:  # some writers leave these three bytes zero
+        parts += [data[scan.at : scan.end - 3], b"\0\x3f\0"]
+        body = body[scan.end - scan.at :]
+    colours = "CMYK" if data[frame.start + 5] == 4 else "GRAY"
+    try:
+        simplejpeg.decode_jpeg(
+            b"".join([*parts, body]),
+            colours,
+            fastdct=True,
+            fastupsample=True,
+            min_height=1,
+            min_width=1,
+            min_factor=8,
+        )
+    except ValueError as error:
+        reason = str(error).removeprefix("Corrupt JPEG data: ")
+        if any(word in reason for word in _BEYOND_CHECKER):
+            return ("its picture data could not be checked for damage",)
+        place = _place_of_damage(data, found[first:])
+        near = "" if place is None else f" near byte {place}"
+        raise damaged(f"the JPEG decoder warns of its picture data{near}: {reason}") from error
+    return ()
+
+
+def _refuse_foreign_blocks(
+    data: bytes, found: list[Segment], header: list[Segment], frame: Segment
+) -> None:
+    """Refuse picture data overwritten by text or zeros, which may decode without a warning.
+
+    Raises:
+        DecodeError: There is a run of plain text, or one of zeros where the Huffman tables read
+            zeros as blocks in which every coefficient is the same.
+    """
+    # A scan of all channels has a block of each in any long run of zeros.
+    interleaved = data[found[0].start] == data[frame.start + 5]
+    zeros_are_foreign = (
+        frame.code in {0xC0, 0xC1}
+        and interleaved
+        and any(symbol & 15 for symbol in _shortest_symbols(data, header))
+    )
+    for scan, following in pairwise(found):
+        if scan.code != SCAN:
+            continue
+        body = data[scan.end : following.at]
+        kinds = body.translate(_TEXT)
+        at = kinds.find(_TEXT_RUN)
+        while at >= 0:
+            if len(set(body[at : at + len(_TEXT_RUN)])) >= _MIN_LETTERS:
+                raise damaged(f"plain text stands in the picture data at byte {scan.end + at}")
+            at = kinds.find(_TEXT_RUN, at + len(_TEXT_RUN))
+        at = body.find(_ZERO_RUN) if zeros_are_foreign else -1
+        if at >= 0:
+            raise damaged(f"zeros stand in the picture data from byte {scan.end + at} on")
+
+
+def _shortest_symbols(data: bytes, header: list[Segment]) -> Iterator[int]:
+    """Yield the symbol of each AC Huffman table whose code is all zeros: run, size, 4 bits each."""
+    for segment in header:
+        at = segment.start
+        while segment.code == _HUFFMAN and at + 17 < segment.end:
+            if data[at] >> 4:
+                yield data[at + 17]
+            at += 17 + sum(data[at + 1 : at + 17])
+
+
+def _place_of_damage(data: bytes, found: list[Segment]) -> int | None:
+    """Return the offset of the first marker that cannot stand where it does; None without one.
+
+    Args:
+        data: The JPEG.
+        found: Its segments from the first scan on.
+    """
+    for segment, following in pairwise(found):
+        if segment.code == SCAN:
+            body = np.frombuffer(data, np.uint8, following.at - segment.end, segment.end)
+            codes = body[1:]
+            places = np.flatnonzero((body[:-1] == 0xFF) & (codes >= 0xD0) & (codes <= 0xD7))
+            wrong = np.flatnonzero(codes[places] - 0xD0 != np.arange(len(places)) % 8)
+            if len(wrong):
+                return segment.end + int(places[wrong[0]])
+        elif data[segment.end] != 0xFF:
+            return segment.at
+    return None
