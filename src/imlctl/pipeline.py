@@ -233,7 +233,7 @@ class Localizer:
         upright_map = restore(probability, geometry)
         check_probability(upright_map)
         if self.card.score_scale is not None:
-            level = critical(upright_map, EVIDENCE)
+            level = score if self.model.scored else critical(upright_map, EVIDENCE)
             score = picture_score(level, self.card.score_scale)
         threshold = self.settings.threshold
         return upright_map, decide(upright_map, score, self.card.rule, threshold=threshold)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
 from imlctl.evaluate.metrics import threshold_at
 from imlctl.forge.photos import PhotoPool
+from imlctl.inference import Answer
 from imlctl.mask.score import log_odds, picture_score
 from imlctl.train import calibrate as module
 from imlctl.train.calibrate import calibrate, threshold_for
@@ -32,10 +32,10 @@ def test_of_a_model_that_is_certain_more_pixels_are_asked_for(
     authentic = [max(0, n - 4) / 20 for n in range(15)]
     shares = iter((*authentic, *[0.9] * 6))
 
-    def certain(*_: object) -> np.ndarray[Any, Any]:
-        return np.arange(100, dtype=np.float32).reshape(10, 10) < 100 * next(shares)
+    def certain(*_: object, **__: object) -> Answer:
+        return Answer((torch.arange(100).view(10, 10) < 100 * next(shares)).float(), 0.5, None)
 
-    monkeypatch.setattr(module, "_map", certain)
+    monkeypatch.setattr(module, "predict", certain)
     cpu = torch.device("cpu")
     found = calibrate(DiffIML(), noise_pool(), device=cpu)
     assert found.marked == pytest.approx(55 / 20 / 15, abs=1e-3)
@@ -62,6 +62,11 @@ def test_a_rare_threshold_does_not_hang_on_one_photograph() -> None:
     assert 0.9 < threshold_for(usual, 0.005) < threshold_for(odd, 0.005) < 0.999
 
 
+def test_shares_are_counted_by_the_folder_a_photograph_came_from() -> None:
+    found = module._by_source(["a/1", "b/2", "a/3"], [0.1, 0.9, 0.5, 0.6, 0.95, 0.2], (0.9, 0.5))
+    assert found == {"a": (4, 0.5, 0.5), "b": (2, 0.0, 1.0)}
+
+
 def chancy_model() -> EfficientIML:
     """One whose probabilities lie on both sides of a half."""
     torch.manual_seed(0)
@@ -77,7 +82,8 @@ def test_lowered_weights_mark_as_little_as_promised(share: float) -> None:
 
     def marked() -> float:
         seen = module._authentic(pool)
-        return float(np.mean([(module._map(model, each, cpu) >= 0.5).mean() for each in seen]))
+        levels = (module._look(model, each, cpu).marked[0] for each in seen)
+        return float(np.mean(list(levels)))
 
     before, was = marked(), model.head.bias.item()
     found = calibrate(model, pool, device=cpu, share=share)

@@ -133,6 +133,11 @@ class EfficientIML(TopDown, Model):
         """Height and width must be multiples of this."""
         return self.config.backbone.strides[0]
 
+    @property
+    def scored(self) -> bool:  # type: ignore[override]  # of each model its own
+        """Whether the score was trained on whole pictures."""
+        return self.config.scored
+
     def forward(  # type: ignore[override]  # features for others, a prediction for us
         self,
         image: Tensor,

@@ -47,10 +47,13 @@ class Model(nn.Module):
     Attributes:
         config: Its shape, a frozen dataclass with `to_dict`.
         samples: Whether it starts from noise, which `forward` must then be given.
+        scored: Whether `judge` was trained on whole pictures; otherwise the score is better read
+            from the map.
     """
 
     config: Any
     samples: bool = False
+    scored: bool = False
 
     @property
     @abstractmethod

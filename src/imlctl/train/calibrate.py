@@ -4,10 +4,11 @@ Pixels first. Training shows far more forgery than the world holds, so the map's
 (Saerens et al. 2002); `excess` says by how much, as seen on authentic photographs, and the model
 gives that up.
 
-Then the score: a logistic curve is fitted to what half a percent of the pixels reach in authentic
-photographs and in forgeries made of them. The rule's two scores are those that one authentic
-photograph in a hundred reaches, and one in eight. Few photographs decide a small rate, so it is
-read from the tail's shape, not from the one photograph that happens to lie there.
+Then the score: a logistic curve is fitted to the model's own number for authentic photographs and
+for forgeries made of them; where the model has none that was trained on whole pictures, to what
+half a percent of the pixels reach. The rule's two scores are those that one authentic photograph in
+a hundred reaches, and one in eight. Few photographs decide a small rate, so it is read from the
+tail's shape, not from the one photograph that happens to lie there.
 """
 
 from __future__ import annotations
@@ -57,10 +58,12 @@ class Calibration:
             reprocessed, and twice as a reduced copy.
         lowered: What was taken from the model's log odds before, for the share of pixels.
         marked: Share of their pixels that reach one half, on average over the photographs.
-        levels: What half a percent of the pixels reach in one photograph in a hundred, and in one
-            in eight; the rule's scores are made of them.
-        score_scale: Of the picture's score: fitted to these maps and to those of as many forgeries
-            made of the same photographs; None where forgeries do not stand out.
+        levels: The number that one photograph in a hundred reaches, and one in eight, before it is
+            scaled; the rule's scores are made of them.
+        score_scale: Of the picture's score: fitted to these photographs and to as many forgeries
+            made of them; None where forgeries do not stand out.
+        by_source: For each folder that the photographs come from, how many pictures it gave, and
+            the shares of them that reach the rule's two scores.
     """
 
     rule: Rule
@@ -69,6 +72,7 @@ class Calibration:
     marked: float
     levels: tuple[float, float]
     score_scale: Scale | None
+    by_source: dict[str, tuple[int, float, float]]
 
 
 def calibrate(
@@ -86,18 +90,35 @@ def calibrate(
         device: Where to compute.
         share: Of a photograph's pixels, on average, that may reach one half.
     """
-    seen = [_look(each) for each in _maps(model, pool, device)]
+    seen = [_look(model, each, device) for each in _authentic(pool)]
     lowered = 0.0 if model.samples else excess(seen, share)
     if lowered:
         cast("EfficientIML", model).lower(lowered)
-        seen = [_look(each) for each in _maps(model, pool, device)]
+        seen = [_look(model, each, device) for each in _authentic(pool)]
     authentic = [each.level for each in seen]
-    forged = [critical(_map(model, each, device), EVIDENCE) for each in _forged(pool)]
+    forged = [_look(model, each, device).level for each in _forged(pool)]
     scale = fit_scale(authentic, forged)
     levels = threshold_for(authentic, MANIPULATED), threshold_for(authentic, INCONCLUSIVE)
     rule = Rule() if scale is None else rule_for(levels, scale)
     marked = round(float(np.mean([each.marked[0] for each in seen])), 5)
-    return Calibration(rule, len(pool), lowered, marked, levels, scale)
+    by_source = _by_source(pool.names, authentic, levels)
+    return Calibration(rule, len(pool), lowered, marked, levels, scale, by_source)
+
+
+def _by_source(
+    names: Sequence[str], levels: Sequence[float], wanted: tuple[float, float]
+) -> dict[str, tuple[int, float, float]]:
+    """Count by the folder that a photograph lies in; each photograph has as many levels."""
+    versions = len(levels) // len(names)
+    sources: dict[str, list[float]] = {}
+    for number, name in enumerate(names):
+        source = name.rpartition("/")[0] or "."
+        sources.setdefault(source, []).extend(levels[number * versions : (number + 1) * versions])
+    found = {}
+    for source, reached in sorted(sources.items()):
+        high, low = (round(float(np.mean(np.array(reached) >= each)), 4) for each in wanted)
+        found[source] = (len(reached), high, low)
+    return found
 
 
 def rule_for(levels: tuple[float, float], scale: Scale) -> Rule:
@@ -111,7 +132,7 @@ class _Seen:
     """What is kept of a map, which may be one of many large ones.
 
     Attributes:
-        level: Probability that the share `EVIDENCE` of its pixels reach.
+        level: The picture's score before it is scaled, 0 to 1.
         marked: Share that reaches each of `_STEPS`, (steps,).
     """
 
@@ -119,9 +140,13 @@ class _Seen:
     marked: NDArray[np.float64]
 
 
-def _look(found: NDArray[np.float32]) -> _Seen:
+def _look(model: Model, pixels: NDArray[np.uint8], device: torch.device) -> _Seen:
+    image = torch.from_numpy(np.moveaxis(pixels, 2, 0).copy())  # (3, H, W)
+    answer = predict(model, image, device=device)
+    found = answer.probability.numpy()
+    level = answer.score if model.scored else critical(found, EVIDENCE)
     below = np.searchsorted(np.sort(found, axis=None), _STEPS)
-    return _Seen(critical(found, EVIDENCE), (found.size - below) / found.size)
+    return _Seen(level, (found.size - below) / found.size)
 
 
 def threshold_for(levels: Sequence[float], rate: float) -> float:
@@ -158,10 +183,6 @@ def excess(seen: Sequence[_Seen], share: float) -> float:
     return int(np.argmax([*(marked[:-1] <= share), True])) * _FINE
 
 
-def _maps(model: Model, pool: PhotoPool, device: torch.device) -> Iterator[NDArray[np.float32]]:
-    return (_map(model, pixels, device) for pixels in _authentic(pool))
-
-
 def _authentic(pool: PhotoPool) -> Iterator[NDArray[np.uint8]]:
     """Each photograph as it is, reprocessed, and as it circulates; the same ones every time."""
     rng = np.random.default_rng(_SEED)
@@ -194,9 +215,3 @@ def with_verdict(card: Card, found: Calibration) -> Card:
         score_scale=found.score_scale,
         training=card.training | {"calibration": kept},
     )
-
-
-def _map(model: Model, pixels: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
-    image = torch.from_numpy(np.moveaxis(pixels, 2, 0).copy())  # (3, H, W)
-    probability = predict(model, image, device=device).probability
-    return np.asarray(probability.numpy())

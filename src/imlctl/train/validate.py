@@ -101,7 +101,8 @@ def answers(
         probability, score, _ = predict(model, image, device=device, sampling=sampling)
         upright = restore(probability, geometry)
         if scale is not None:
-            score = picture_score(critical(upright, EVIDENCE), scale)
+            level = score if model.scored else critical(upright, EVIDENCE)
+            score = picture_score(level, scale)
         return Answer(upright, score)
 
     return localize

@@ -1,0 +1,225 @@
+"""Training of a finished network's score and reliability, on whole pictures, with all else frozen.
+
+Two small heads learn, in minutes. Reliability first: of cells that were forged, which did the map
+mark? Then the score, from what the decoder saw all over a picture, against authentic photographs:
+as they are, as they circulate, and processed at random.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imlctl.core.model import CELL
+from imlctl.core.picture_score import PictureScore, Pooled, describe
+from imlctl.core.reliability import Reliability, conditions
+from imlctl.forge.history import random_copy, random_finish
+from imlctl.forge.synthesizer import Mix, Synthesizer
+from imlctl.image.prepare import to_float
+from imlctl.inference import predict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from imlctl.core.efficient_iml import EfficientIML
+    from imlctl.forge.photos import PhotoPool
+
+_SIDES = (320, 448, 640, 896)  # of the squares that hold the pictures
+_CELLS = 96  # of each forgery, at most, that teach reliability
+_LEAST_EDITED = 0.99  # of a cell, for it to teach
+_LEAST_SPREAD = 1e-3  # of an input; a constant one is left as it is
+_ORIGINALS = 0.4  # of the pictures made are what a camera saved, edited once and saved again
+_SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    """How the two heads are trained.
+
+    Attributes:
+        pictures: Authentic pictures, and as many forgeries.
+        epochs: Passes over what was seen of them.
+        rate: Of AdamW.
+        weight_decay: Of AdamW.
+        dropout: Share of the score's inputs that are left out at random.
+    """
+
+    pictures: int = 1200
+    epochs: int = 300
+    rate: float = 2e-3
+    weight_decay: float = 0.3
+    dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if min(self.pictures, self.epochs) < 1 or self.rate <= 0:
+            raise ValueError("pictures, epochs and rate must be positive")
+        if self.weight_decay < 0 or not 0 <= self.dropout < 1:
+            raise ValueError("weight_decay must not be negative, dropout must lie in [0, 1)")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """A picture to learn from: (H, W, 3) uint8, and its mask (H, W), None of an authentic one."""
+
+    pixels: NDArray[np.uint8]
+    mask: NDArray[np.bool_] | None
+
+
+def fit_heads(
+    model: EfficientIML,
+    pool: PhotoPool,
+    *,
+    device: torch.device,
+    config: HeadConfig | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> None:
+    """Give a network a score and a reliability map, in place.
+
+    Args:
+        model: In evaluation mode, on `device`; nothing of it changes but the two heads.
+        pool: Photographs.
+        device: Where to compute.
+        config: How long, and how fast.
+        report: Told how many of how many pictures were seen.
+    """
+    how = config or HeadConfig()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        model.whole, model.sight = None, Reliability().to(device)
+        model.config = replace(model.config, scored=True)
+        examples = list(itertools.islice(forgeries(pool), how.pictures // 3))
+        described, seen, weight = _edited_cells(model, examples, device)
+        _fit_reliability(model.sight, described, seen, weight, how)
+        rows = _Rows()
+        model.whole = rows  # type: ignore[assignment]  # it takes a score's place to listen
+        truth = []
+        sources = zip(authentic(pool), forgeries(pool, start=how.pictures), strict=False)
+        for number, pair in enumerate(itertools.islice(sources, how.pictures)):
+            for example in pair:
+                predict(model, _tensor(example.pixels), device=device)
+                truth.append(example.mask is not None)
+            if report:
+                report(number + 1, how.pictures)
+        width = model.config.width
+        model.whole = PictureScore(width).to(device)
+        _fit_score(model.whole, torch.cat(rows.seen), torch.tensor(truth, device=device), how)
+        model.eval()
+
+
+def forgeries(pool: PhotoPool, *, start: int = 0) -> Iterator[Example]:
+    """Make forgeries of every kind, of each size in turn."""
+    makers = _makers(pool, Mix(authentic=0))
+    for index in itertools.count(start):
+        sample = makers[index % len(makers)](index)
+        if sample.mask.any():
+            yield Example(sample.pixels, sample.mask)
+
+
+def authentic(pool: PhotoPool) -> Iterator[Example]:
+    """Take photographs as they are, as copies, processed, and as `Synthesizer` shows them."""
+    rng = np.random.default_rng(_SEED)
+    makers = _makers(pool, Mix(1, 0, 0, 0, 0, 0))
+    order = itertools.cycle(rng.permutation(len(pool)).tolist())
+    for index, number in enumerate(order):
+        photo = pool.photos[number]
+        if index % 4 == 3:
+            yield Example(makers[index // 4 % len(makers)](index).pixels, None)
+        else:
+            change = (None, random_copy, random_finish)[index % 4]
+            yield Example(photo if change is None else change(photo, rng), None)
+
+
+def _makers(pool: PhotoPool, mix: Mix) -> list[Synthesizer]:
+    return [Synthesizer(pool, size=s, mix=mix, seed=_SEED, originals=_ORIGINALS) for s in _SIDES]
+
+
+class _Rows(nn.Module):
+    """Listens in the place of a score."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, pooled: Pooled) -> Tensor:
+        self.seen.append(describe(pooled))
+        return torch.zeros(len(pooled.map_sums))
+
+
+def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, 2, 0)))
+
+
+@torch.no_grad()
+def _edited_cells(
+    model: EfficientIML, examples: list[Example], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Conditions of edited cells (N, C), whether they were marked, and what each counts, (N,)."""
+    rng = np.random.default_rng(_SEED)
+    described, seen, weights = [], [], []
+    for example in examples:
+        image = _tensor(example.pixels)
+        probability = predict(model, image, device=device).probability
+        height, width = (n // CELL for n in probability.shape)
+        if min(height, width) < 1 or example.mask is None:
+            continue
+        size = (height * CELL, width * CELL)
+        both = torch.stack((probability, torch.from_numpy(example.mask).float()))
+        chance, edited = F.avg_pool2d(both[None, :, : size[0], : size[1]], CELL)[0]
+        places = np.flatnonzero((edited >= _LEAST_EDITED).numpy())
+        if not len(places):
+            continue
+        chosen = torch.from_numpy(rng.permutation(places)[:_CELLS])
+        around = conditions(to_float(image)[None].to(device))[0, :, :height, :width]
+        described.append(around.flatten(1).T[chosen.to(device)])
+        seen.append((chance.flatten()[chosen] >= 0.5).float().to(device))
+        weights.append(torch.full((len(chosen),), 1 / len(chosen), device=device))
+    if not described:
+        raise ValueError("no forgery is large enough to learn from")
+    return torch.cat(described), torch.cat(seen), torch.cat(weights)
+
+
+def _fit_reliability(
+    head: Reliability, described: Tensor, seen: Tensor, weight: Tensor, how: HeadConfig
+) -> None:
+    _standardize(head, described)
+    optimizer = torch.optim.AdamW(head.parameters(), how.rate * 2, weight_decay=0.01)
+    with torch.enable_grad():
+        for _ in range(how.epochs):
+            wrong = F.binary_cross_entropy_with_logits(head(described), seen, weight=weight)
+            optimizer.zero_grad()
+            (wrong * len(weight) / weight.sum()).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+
+def _fit_score(head: PictureScore, rows: Tensor, truth: Tensor, how: HeadConfig) -> None:
+    _standardize(head, rows)
+    optimizer = torch.optim.AdamW(head.parameters(), how.rate, weight_decay=how.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, how.epochs)
+    target = truth.float()
+    with torch.enable_grad():
+        for _ in range(how.epochs):
+            order = torch.randperm(len(rows), device=rows.device)
+            for batch in torch.split(order, 128):
+                # What is left out stands at its mean, so that the score leans on no one input.
+                kept = F.dropout((rows[batch] - head.mean) / head.spread, how.dropout)
+                wrong = F.binary_cross_entropy_with_logits(
+                    head.judge(kept * head.spread + head.mean), target[batch]
+                )
+                optimizer.zero_grad()
+                wrong.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            schedule.step()
+
+
+def _standardize(head: Reliability | PictureScore, rows: Tensor) -> None:
+    head.mean.copy_(rows.mean(0))
+    head.spread.copy_(rows.std(0).clamp_min(_LEAST_SPREAD))

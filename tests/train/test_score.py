@@ -1,0 +1,99 @@
+"""The two heads that learn on whole pictures: what they learn, and what they leave alone."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
+from imlctl.core.efficient_rwkv import SIZES
+from imlctl.core.picture_score import PictureScore
+from imlctl.core.reliability import CONDITIONS, Reliability
+from imlctl.forge.photos import PhotoPool
+from imlctl.inference import predict
+from imlctl.train import score as module
+from imlctl.train.score import HeadConfig, authentic, fit_heads, forgeries
+
+CPU = torch.device("cpu")
+QUICK = HeadConfig(pictures=6, epochs=20)
+
+
+def pool(count: int = 3, side: int = 160) -> PhotoPool:
+    rng = np.random.default_rng(0)
+    photos = tuple(rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(count))
+    return PhotoPool(tuple(f"some/{i}.png" for i in range(count)), photos, {}, {})
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> EfficientIML:
+    monkeypatch.setattr(module, "_SIDES", (96, 128))
+    torch.manual_seed(0)
+    return EfficientIML(EfficientIMLConfig(SIZES["tiny"], width=16)).eval()
+
+
+def test_heads_are_added_and_nothing_else_changes(model: EfficientIML) -> None:
+    before = copy.deepcopy(model.state_dict())
+    image = torch.randint(0, 256, (3, 100, 120), dtype=torch.uint8)
+    unscored = predict(model, image, device=CPU)
+    assert unscored.reliability is None
+    seen: list[int] = []
+    fit_heads(model, pool(), device=CPU, config=QUICK, report=lambda done, _: seen.append(done))
+    after = model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert {name.split(".")[0] for name in after.keys() - before.keys()} == {"whole", "sight"}
+    assert seen == list(range(1, 7))
+    answer = predict(model, image, device=CPU)
+    assert model.scored
+    assert torch.equal(answer.probability, unscored.probability)
+    assert answer.reliability is not None
+    assert answer.reliability.shape == (100, 120)
+    assert 0 < answer.score < 1
+    rebuilt = EfficientIML(EfficientIMLConfig.from_dict(model.config.to_dict())).eval()
+    rebuilt.load_state_dict(after)
+    assert predict(rebuilt, image, device=CPU).score == answer.score
+
+
+def test_the_same_photographs_give_the_same_heads(model: EfficientIML) -> None:
+    other = copy.deepcopy(model)
+    for each in (model, other):
+        fit_heads(each, pool(), device=CPU, config=QUICK)
+    states = model.state_dict(), other.state_dict()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_score_learns_what_tells_forgeries_apart() -> None:
+    some = torch.Generator().manual_seed(0)
+    head = PictureScore(4)
+    rows = torch.randn(400, len(head.mean), generator=some)
+    truth = torch.rand(400, generator=some) < 0.5
+    rows[:, 3] += 3.0 * truth
+    module._fit_score(head, rows[:300], truth[:300], HeadConfig(epochs=150))
+    with torch.no_grad():
+        said = head.judge(rows[300:])
+    assert roc_auc_score(truth[300:], said) > 0.85
+
+
+def test_reliability_learns_where_edits_are_seen() -> None:
+    some = torch.Generator().manual_seed(0)
+    head = Reliability()
+    described = torch.randn(2000, CONDITIONS, generator=some)
+    chance = torch.sigmoid(2 * described[:, 2])  # edits show in texture, say
+    seen = (torch.rand(2000, generator=some) < chance).float()
+    module._fit_reliability(head, described, seen, torch.ones(2000), HeadConfig(epochs=300))
+    with torch.no_grad():
+        believed = torch.sigmoid(head(described))
+    assert float((believed - chance).abs().mean()) < 0.1
+
+
+def test_examples_are_what_they_are_called() -> None:
+    for example in (next(forgeries(pool())), next(authentic(pool()))):
+        assert example.pixels.dtype == np.uint8
+        assert example.pixels.shape[2] == 3
+    assert next(authentic(pool())).mask is None
+    forged = next(forgeries(pool()))
+    assert forged.mask is not None
+    assert forged.mask.any()
