@@ -13,7 +13,7 @@ import pytest
 
 from imlctl import atomic
 from imlctl.scan import worker
-from imlctl.train import samples
+from imlctl.train import batches as samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

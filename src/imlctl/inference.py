@@ -194,13 +194,16 @@ def _enlarged(cells: Tensor, height: int, width: int) -> Tensor:
 
 
 @torch.inference_mode()
-def probabilities(model: Model, images: Tensor, sampling: Sampling | None = None) -> Tensor:
+def probabilities(
+    model: Model, images: Tensor, sampling: Sampling | None = None, clues: Tensor | None = None
+) -> Tensor:
     """Run a model over a batch of small pictures, as validation does.
 
     Args:
         model: In evaluation mode.
         images: (B, 3, H, W) in [0, 1], on the model's device; sides multiples of its `multiple`.
         sampling: Steps, members and seed; flips are not used.
+        clues: Of the pictures; found in `images` when None.
 
     Returns:
         (B, 1, H, W) float32.
@@ -208,7 +211,7 @@ def probabilities(model: Model, images: Tensor, sampling: Sampling | None = None
     how = sampling or Sampling()
     images = images.contiguous(memory_format=torch.channels_last)
     keys = [b"%d" % place for place in range(len(images))]
-    return torch.sigmoid(_run(model, images, None, how, keys).logits)
+    return torch.sigmoid(_run(model, images, clues, how, keys).logits)
 
 
 def flips_at_once(model: Model, image: Tensor, tile: int = DEFAULT_TILE) -> bool:

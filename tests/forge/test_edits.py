@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from imlctl.forge.shapes import Mask
 
 MATCH, PLAIN = 0.1, 0.9  # first draw of `composite`: colours matched or left
-POISSON, HARD, SOFT = 0.05, 0.3, 0.9  # its second draw
+POISSON, HARD, SOFT = 0.05, 0.3, 0.8  # its second draw
 REACH = 13  # a feather of 3 pixels ends here
 
 
@@ -99,6 +99,15 @@ class TestComposite:
         assert (marked & mask).sum() > 0.97 * (marked | mask).sum()
         low, high = np.minimum(host, donor), np.maximum(host, donor)
         assert ((out >= low) & (out <= high)).all()  # between the two, everywhere
+
+    def test_a_soft_matte_is_marked_where_half_of_it_is_foreign(self, host: Any) -> None:
+        mask = np.zeros((96, 96), bool)
+        mask[20:76, 20:76] = True
+        black, white = np.zeros_like(host), np.full_like(host, 255)
+        out, marked = edits.composite(black, white, mask, scripted(PLAIN, 0.95))
+        soft = (out[48, :, 0] > 20) & (out[48, :, 0] < 235)
+        assert soft.sum() >= 12  # both borders, each wider than a feather of one pixel
+        assert np.array_equal(marked, out[..., 0] >= 127)
 
     def test_matched_colours_are_those_of_the_host(self, host: Any) -> None:
         mask = box()
@@ -200,11 +209,14 @@ class TestCopyMove:
         )
 
     @pytest.mark.parametrize("seed", range(20))
-    def test_leaves_the_rest_of_the_picture_alone(self, seed: int, host: Any) -> None:
+    def test_leaves_the_rest_of_the_picture_alone(
+        self, seed: int, host: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(edits, "_MATTE", 3.0)
         rng = np.random.default_rng(seed)
         mask = random_mask(rng, 96, 96)
         out, marked = edits.copy_move(host, mask, rng)
-        outside = ~grown(mask, REACH)
+        outside = ~grown(mask, REACH + 3)  # a matte is a little wider
         assert np.array_equal(out[outside], host[outside])
         assert (marked & outside).sum() <= grown(mask, REACH).sum()  # the source, at the most
         assert out.dtype == np.uint8

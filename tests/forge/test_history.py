@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imlctl.forge import history
+from imlctl.forge.jpeg import Encoding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+SIDES = st.integers(40, 130)
 SEEDS = st.integers(0, 2**32 - 1)
 STEPS: dict[str, history.Step] = {
-    "jpeg": partial(history.jpeg, quality=70),
     "noise": partial(history.noise, sigma=3.0, rng=np.random.default_rng(0)),
     "grain": partial(history.noise, sigma=3.0, rng=np.random.default_rng(0), grain=0.7),
     "blur": partial(history.blur, sigma=1.0),
@@ -50,50 +51,6 @@ def test_resize_gives_the_size_asked_for(
     out = history.resize(photo(0, 64, 80), *size, method)
     assert out.shape == (*size, 3)
     assert out.dtype == np.uint8
-
-
-class TestJpeg:
-    def test_is_opencv_s_own_of_the_colours_in_its_order(self, photo: Callable[..., Any]) -> None:
-        """Bit for bit: samples are the recipe, and must not change when they are made faster."""
-        pixels = photo(3, 90, 70)[::-1]
-        settings = [cv2.IMWRITE_JPEG_QUALITY, 77, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x221111]
-        data = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), settings)[1]
-        expected = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]  # type: ignore[index]
-        found = history.jpeg(pixels, 77)
-        assert np.array_equal(found, expected)
-        assert found.flags.c_contiguous
-
-    def test_keeps_colours_in_their_channels(self) -> None:
-        red = np.zeros((32, 32, 3), np.uint8)
-        red[..., 0] = 200
-        out = history.jpeg(red, 95).astype(int)
-        assert np.abs(out - red).max() < 6
-
-    def test_lower_quality_costs_more(self, photo: Callable[..., Any]) -> None:
-        pixels = photo(0, 64, 64).astype(int)
-        errors = [
-            np.abs(history.jpeg(pixels.astype(np.uint8), q).astype(int) - pixels).mean()
-            for q in (98, 80, 40)
-        ]
-        assert 0 < errors[0] < errors[1] < errors[2]
-
-    def test_works_on_the_grid_of_the_picture(self, photo: Callable[..., Any]) -> None:
-        """Encoding again on the same grid changes little; on a shifted grid, more."""
-        once = history.jpeg(photo(0, 72, 72), 60)
-        same = np.abs(history.jpeg(once, 60).astype(int) - once).mean()
-        inner = np.ascontiguousarray(once[4:, 4:])
-        shifted = np.abs(history.jpeg(inner, 60).astype(int) - inner).mean()
-        assert same < 0.5 * shifted
-
-    def test_subsampling_costs_colour_detail(self) -> None:
-        pixels = np.zeros((32, 32, 3), np.uint8)
-        pixels[:, ::2] = (200, 60, 60)
-        pixels[:, 1::2] = (60, 60, 200)
-        full, half = (
-            np.abs(history.jpeg(pixels, 95, s).astype(int) - pixels).mean()
-            for s in (cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420)
-        )
-        assert half > 5 * full
 
 
 class TestNoise:
@@ -254,3 +211,93 @@ def test_a_copy_is_a_smaller_picture_of_the_same(seed: int) -> None:
     assert height / 120 == pytest.approx(width / 200, abs=0.01)
     back = cv2.resize(first, (200, 120)).astype(float)
     assert np.abs(back - pixels).mean() < 4
+
+
+def changes(plan: history.Circulation, kind: type) -> int:
+    return sum(isinstance(step, kind) for step in plan.steps)
+
+
+class TestCirculation:
+    @settings(max_examples=80, deadline=None)
+    @given(
+        seed=SEEDS, height=st.integers(40, 130), width=st.integers(40, 130), native=st.booleans()
+    )
+    def test_ends_at_the_shape_that_was_asked_for(
+        self, seed: int, height: int, width: int, native: bool
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        whole = (150, 200) if native else None
+        plan = history.circulate((height, width), rng, native=whole)
+        assert whole is None or plan.canvas == whole
+        canvas = rng.integers(0, 256, (*plan.canvas, 3), dtype=np.uint8)
+        mask = np.zeros(plan.canvas, bool)
+        mask[: plan.canvas[0] // 2] = True
+        before = canvas.copy()
+        pixels, marked = plan(canvas, mask, rng)
+        assert pixels.shape == (height, width, 3)
+        assert marked.shape == (height, width)
+        assert pixels.dtype == np.uint8
+        assert marked.dtype == bool
+        assert pixels.flags.c_contiguous
+        assert np.array_equal(canvas, before)
+
+    def test_the_mask_follows_what_it_marks(self) -> None:
+        """Of a white box on black and its mask, both end at the same place."""
+        for seed in range(60):
+            rng = np.random.default_rng(seed)
+            plan = history.circulate((96, 120), rng, careful=True)
+            canvas = np.zeros((*plan.canvas, 3), np.uint8)
+            mask = np.zeros(plan.canvas, bool)
+            height, width = plan.canvas
+            mask[height // 3 : 2 * height // 3, width // 4 : width // 2] = True
+            canvas[mask] = 255
+            pixels, marked = plan(canvas, mask, rng)
+            bright = pixels[..., 1] > 127
+            assert (bright & marked).sum() > 0.9 * (bright | marked).sum()
+
+    def test_a_third_is_resized_both_ways_and_mostly_compressed_after_that(self) -> None:
+        plans = [history.circulate((384, 384), np.random.default_rng(s)) for s in range(600)]
+        resized = [p for p in plans if changes(p, history._Resize)]
+        assert 0.35 < len(resized) / len(plans) < 0.55
+        factors = [
+            step.target[0] / step.source[0]
+            for plan in resized
+            for step in plan.steps
+            if isinstance(step, history._Resize)
+        ]
+        assert 0.49 < min(factors) < 0.6
+        assert 2 < max(factors) < 3.05
+        assert 0.35 < np.mean(np.array(factors) < 1) < 0.7
+        last = [isinstance(p.steps[-1], Encoding) for p in resized]
+        assert np.mean(last) > 0.6
+
+    def test_compressions_come_none_to_thrice_with_quality_up_and_down(self) -> None:
+        plans = [history.circulate((64, 64), np.random.default_rng(s)) for s in range(600)]
+        counts = np.bincount([changes(p, Encoding) for p in plans], minlength=4) / len(plans)
+        assert 0.1 < counts[0] < 0.25
+        assert counts[1] > 0.4
+        assert 0.15 < counts[2] < 0.4
+        assert 0.02 < counts[3] < 0.15
+        pairs = [[s.quality for s in p.steps if isinstance(s, Encoding)] for p in plans]
+        rises = [q[-1] > q[0] for q in pairs if len(q) > 1 and q[-1] != q[0]]
+        assert 0.3 < np.mean(rises) < 0.7
+
+    def test_the_grid_moves_between_compressions(self) -> None:
+        moved = whole = 0
+        for seed in range(400):
+            steps = history.circulate((64, 64), np.random.default_rng(seed)).steps
+            saves = [i for i, step in enumerate(steps) if isinstance(step, Encoding)]
+            if len(saves) < 2:
+                continue
+            between = [s for s in steps[saves[0] : saves[-1]] if isinstance(s, history._Cut)]
+            moved += any(s.margins[0] % 8 or s.margins[1] % 8 for s in between)
+            whole += not between
+        assert moved > 20
+        assert whole > 20
+
+    def test_a_careful_hand_saves_well_and_resizes_seldom(self) -> None:
+        seeds = map(np.random.default_rng, range(400))
+        plans = [history.circulate((96, 96), rng, careful=True) for rng in seeds]
+        saves = [s for p in plans for s in p.steps if isinstance(s, Encoding)]
+        assert min(s.quality for s in saves) >= 70
+        assert sum(changes(p, history._Resize) > 0 for p in plans) < 0.35 * len(plans)

@@ -31,6 +31,30 @@ def terms_of(weights: LossWeights) -> dict[str, float]:
 
 
 class TestLocalizationLoss:
+    def test_what_was_padded_teaches_nothing(self) -> None:
+        """Not the mask there, and no gradient but through the score, which sees all of it."""
+        prediction, mask = scene()
+        valid = torch.ones_like(mask)
+        valid[..., 48:], valid[..., 56:, :] = 0, 0
+        other = torch.where(valid > 0, mask, 1 - mask)
+        weights = LossWeights(levels=(1.0, 0.5, 0.25), dice=1.0, edge=0.0, consistency=0.7)
+        first, second = (
+            localization_loss(prediction, m, weights, valid=valid)[0] for m in (mask, other)
+        )
+        assert first.item() == pytest.approx(second.item(), abs=1e-6)
+        first.backward()
+        for logits in (prediction.logits, *prediction.levels):
+            here = F.adaptive_avg_pool2d(valid, logits.shape[-1])
+            assert logits.grad is not None
+            assert not logits.grad[here == 0].any()
+            assert logits.grad[here > 0].all()
+        cut = Prediction(prediction.logits[..., :56, :48], (), prediction.score_logits)
+        alone = LossWeights(levels=(1.0,), consistency=0)
+        found = localization_loss(cut, mask[..., :56, :48], alone)[1]
+        padded = localization_loss(prediction, mask, alone, valid=valid)[1]
+        for term in ("bce", "dice", "score"):
+            torch.testing.assert_close(found[term], padded[term])
+
     def test_closed_form_of_every_term(self) -> None:
         prediction, mask = scene()
         weights = LossWeights(

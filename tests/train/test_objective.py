@@ -18,6 +18,7 @@ from imlctl.core.efficientnet import EfficientNetLite
 from imlctl.core.light_vae import LightVAE, LightVAEConfig
 from imlctl.errors import ConfigError
 from imlctl.forge.shapes import edge_map
+from imlctl.train.batches import Batch
 from imlctl.train.config import (
     DataConfig,
     DiffusionConfig,
@@ -99,7 +100,7 @@ class TestLoss:
         this = objective(config, prior=0.3, mask_weight=0.2, edges="band")
         model = this.build().eval()
         image, mask = batch()
-        got, terms = this.loss(model, image, mask, step=5)
+        got, terms = this.loss(model, Batch(image, mask, torch.ones_like(mask)), step=5)
 
         edges = np.stack([edge_map(m > 0.5, "band") for m in mask[:, 0].numpy()])[:, None]
         bars = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
@@ -126,7 +127,9 @@ class TestLoss:
 
     def test_without_edges_only_the_mask_counts(self, config: TrainConfig) -> None:
         this = objective(config, edges="none")
-        loss, terms = this.loss(this.build().eval(), *batch(), step=0)
+        image, mask = batch()
+        whole = Batch(image, mask, torch.ones_like(mask))
+        loss, terms = this.loss(this.build().eval(), whole, step=0)
         assert loss.item() == pytest.approx(terms["mask"].item())
 
     def test_bias_draws_noisier_steps(self, config: TrainConfig) -> None:
@@ -391,7 +394,8 @@ def test_an_eye_for_outliers_is_added_to_weights_without(
     image, mask = batch()
     with torch.no_grad():  # it has to learn to speak first
         torch.testing.assert_close(model.eval()(image).logits, source.eval()(image).logits)
-    make_objective(config).loss(model.train(), image, mask, 0)[0].backward()
+    whole = Batch(image, mask, torch.ones_like(mask))
+    make_objective(config).loss(model.train(), whole, 0)[0].backward()
     assert any(
         p.grad.abs().sum() > 0
         for p in model.backbone.stem.unlike.parameters()

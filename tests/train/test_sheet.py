@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+TILE = 140  # small samples have room for their captions
+
+
 @pytest.fixture
 def config(save_photos: Callable[..., Path]) -> TrainConfig:
     data = DataConfig((save_photos(4),), validation_share=0.0)
@@ -29,7 +32,7 @@ def test_size(count: int, rows: int, config: TrainConfig) -> None:
     png, rate = contact_sheet(config, start=0, count=count)
     with Image.open(io.BytesIO(png)) as sheet:
         assert sheet.format == "PNG"
-        assert sheet.width == 8 * 64
+        assert sheet.width == 8 * TILE
         assert sheet.height % rows == 0
         assert 64 < sheet.height / rows < 64 + 40  # a caption below each sample
     assert rate > 0
@@ -41,15 +44,16 @@ def test_shows_the_samples_that_training_would_see(config: TrainConfig) -> None:
         sheet = np.asarray(image)
     make = Synthesizer(load_split(config, validation=False), size=64, seed=3)
     for place, sample in enumerate(make(index) for index in (5, 6, 7)):
-        tile = sheet[:64, 64 * place : 64 * place + 64]
+        tile = sheet[: sample.height, TILE * place : TILE * place + sample.width]
         framed = np.pad(sample.mask, 3).astype(np.uint8)  # an outline follows the frame too
         near, inside = (f(framed, np.ones((7, 7))) for f in (cv2.dilate, cv2.erode))
         outline = (near != inside)[3:-3, 3:-3]
         assert np.array_equal(tile[~outline], sample.pixels[~outline])
         if sample.kind != "authentic":
             assert not np.array_equal(tile, sample.pixels)  # the mask is outlined
-        caption = sheet[64:, 64 * place : 64 * place + 64]
+        caption = sheet[64:, TILE * place : TILE * place + TILE]
         assert caption.min() < 100 < caption.max()
+        assert (caption[:, -4:] == 255).all()  # it is there to its end
 
 
 def test_leaves_the_number_of_threads_as_it_was(config: TrainConfig) -> None:

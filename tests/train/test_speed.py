@@ -114,7 +114,7 @@ def test_the_model_s_rate_is_that_of_whole_steps(
     real, parts = speed.take_step, []
 
     def noted(*arguments: Any) -> Any:
-        parts.append([tuple(image.shape) for image, _ in arguments[3]])
+        parts.append([tuple(part.image.shape) for part in arguments[3]])
         waits(0.05)
         return real(*arguments)
 

@@ -125,7 +125,7 @@ def test_two_sizes_take_turns_and_are_mixed_alike(
     both = replace(config, data=data, optim=replace(config.optim, size=64, large=128, batch=2))
     make = load_material(both, lambda _: None).training
     samples = [make(n) for n in range(8)]
-    assert [sample.pixels.shape[0] for sample in samples] == [64, 64, 128, 128] * 2
+    assert [sample.side for sample in samples] == [64, 64, 128, 128] * 2
     real = ["ours" in str(sample.sources) for sample in samples]
     assert sum(real[:2]) == sum(real[2:4]) == 1
 

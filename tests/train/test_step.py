@@ -18,13 +18,14 @@ from imlctl.core.efficient_rwkv import Block, EfficientRWKVConfig
 from imlctl.errors import ConfigError, ImlctlError
 from imlctl.forge.synthesizer import Sample
 from imlctl.train import loop
+from imlctl.train.batches import Batch
 from imlctl.train.checkpoint import State
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig, ValidationConfig
 from imlctl.train.distributed import Place
 from imlctl.train.ema import EMA
 from imlctl.train.loop import train
 from imlctl.train.objective import encoder_blocks, make_objective
-from imlctl.train.step import check_compiler, fresh_state, take_step
+from imlctl.train.step import Stopwatch, check_compiler, fresh_state, take_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,8 +44,7 @@ class Weighing(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, image: Any, mask: Any, step: int) -> tuple[Any, dict[str, Any]]:
-        del mask, step
+    def forward(self, image: Any, *_: Any) -> tuple[Any, dict[str, Any]]:
         loss = (self.model.weight * image).sum()
         return loss, {"weighed": loss.detach()}
 
@@ -61,7 +61,7 @@ def maker(index: int) -> Sample:
     return Sample(empty, empty, "splice", (f"{index // 2}.jpg",))
 
 
-def step(state: State, value: float) -> dict[str, float]:
+def step(state: State, value: float, watch: Stopwatch | None = None) -> dict[str, float]:
     """Take a step of two samples whose gradient is `value`, although their loss is finite."""
 
     class Sneaky(torch.autograd.Function):
@@ -74,13 +74,23 @@ def step(state: State, value: float) -> dict[str, float]:
             return grads[0] * value
 
     class Learner(Weighing):
-        def forward(self, image: Any, mask: Any, step: int) -> tuple[Any, dict[str, Any]]:
-            loss, terms = super().forward(image, mask, step)
+        def forward(self, image: Any, *_: Any) -> tuple[Any, dict[str, Any]]:
+            loss, terms = super().forward(image)
             return Sneaky.apply(loss), terms
 
-    part = (torch.ones(2, 3, 1, 1), torch.zeros(2, 1, 1, 1))
+    part = Batch(torch.ones(2, 3, 1, 1), torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1))
     optim = OptimConfig(batch=2, clip=1.0)
-    return take_step(state, Learner(state.model), optim, [part], maker, Place())
+    return take_step(state, Learner(state.model), optim, [part], maker, Place(), watch)
+
+
+def test_the_time_of_a_step_is_booked_in_four_parts() -> None:
+    watch, ours = Stopwatch(), state()
+    for _ in range(4):
+        step(ours, 1.0, watch)
+    seconds = watch.read(4)
+    assert set(seconds) == {"waiting", "forward", "backward", "update"}
+    assert min(seconds.values()) >= 0
+    assert set(watch.read(1).values()) == {0.0}
 
 
 class TestFailures:

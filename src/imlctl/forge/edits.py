@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imlctl.forge import history
+from imlctl.forge.jpeg import jpeg, random_encoding
 from imlctl.forge.shapes import Mask, feather
 
 Pixels = NDArray[np.uint8]
 Rng = np.random.Generator
 
+_MATTE = 12.0  # pixels, the widest sigma of a soft matte
 _MOVES = 48  # places tried for each piece
 _PROBES = 48  # pixels of a piece, and of its surroundings, that judge a place
 _FITS = 0.9  # share of them that must lie in the picture and outside the hole
@@ -33,22 +35,37 @@ def composite(host: Pixels, source: Pixels, mask: Mask, rng: Rng) -> tuple[Pixel
     if rng.random() < 0.3:
         source = match_colour(source, host, mask, strength=float(rng.uniform(0.4, 1.0)))
     style = rng.random()
-    if style < 0.12:
+    if style < 0.1:
         blended = _poisson(host, source, mask)
         if blended is not None:
             return blended
-    sigma = 0.0 if style < 0.45 else float(rng.uniform(0.5, 3.0))
-    alpha = feather(mask, sigma)
+    alpha = feather(mask, _softness(style, mask, rng))
     return blend(host, source, alpha), _changed(alpha)
 
 
+def _softness(style: float, mask: Mask, rng: Rng) -> float:
+    """Sigma of the border in pixels: hard, feathered, or a matte as wide as a small brush."""
+    if style < 0.42:
+        return 0.0
+    if style < 0.88:
+        return float(rng.uniform(0.5, 3.0))
+    return float(rng.uniform(3.0, max(3.5, min(_MATTE, 0.12 * np.sqrt(mask.sum())))))
+
+
 def blend(host: Pixels, source: Pixels, alpha: NDArray[np.float32]) -> Pixels:
-    """Put `source` over `host` to the share `alpha`, (H, W) in [0, 1]; in one array, for speed."""
-    mixed = source.astype(np.float32)
-    mixed -= host
-    mixed *= alpha[..., None]
-    mixed += host
-    return np.rint(mixed, out=mixed).astype(np.uint8)
+    """Put `source` over `host` to the share `alpha`, (H, W) in [0, 1]."""
+    touched = alpha > 0
+    rows, columns = (np.flatnonzero(touched.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return host.copy()
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    mixed = source[window].astype(np.float32)  # in one array and where it is needed, for speed
+    mixed -= host[window]
+    mixed *= alpha[window][..., None]
+    mixed += host[window]
+    out = host.copy()
+    out[window] = np.rint(mixed, out=mixed).astype(np.uint8)
+    return out
 
 
 def _changed(alpha: NDArray[np.float32]) -> Mask:
@@ -66,9 +83,9 @@ def match_colour(source: Pixels, host: Pixels, mask: Mask, strength: float) -> P
     gain = 1 + strength * (spread - 1)
     shift = strength * (around.mean(0) - inside.mean(0))
     centre = inside.mean(0)
-    moved = (source - centre) * gain + centre + shift
-    levels: Pixels = np.clip(np.rint(moved), 0, 255).astype(np.uint8)
-    return levels
+    curves = (np.arange(256)[:, None] - centre) * gain + centre + shift
+    curves = np.clip(np.rint(curves), 0, 255).astype(np.uint8)
+    return cast("Pixels", cv2.LUT(source, curves[None]))
 
 
 def _poisson(host: Pixels, source: Pixels, mask: Mask) -> tuple[Pixels, Mask] | None:
@@ -88,7 +105,8 @@ def _poisson(host: Pixels, source: Pixels, mask: Mask) -> tuple[Pixels, Mask] | 
         )
     except cv2.error:
         return None
-    return cast("Pixels", cloned), inner
+    # OpenCV shades all of the mask's bounding box anew: what is not marked stays as it was.
+    return blend(host, cast("Pixels", cloned), inner.astype(np.float32)), inner
 
 
 def copy_move(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
@@ -197,7 +215,7 @@ def retouch(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
         partial(history.blur, sigma=float(rng.uniform(0.8, 3))),
         partial(history.sharpen, amount=float(rng.uniform(0.8, 2))),
         partial(history.noise, sigma=float(rng.uniform(2, 8)), rng=rng),
-        partial(history.jpeg, quality=int(rng.integers(35, 85))),
+        partial(jpeg, encoding=random_encoding(rng, 35, 85)),
         partial(
             history.tone,
             gamma=float(np.exp(rng.choice((-1, 1)) * rng.uniform(0.2, 0.5))),

@@ -1,33 +1,43 @@
 """What happens to a photograph between sensor and screen: real encoders, real resamplers.
 
-`random_history` makes the past of one source (different for donor and host, which is the evidence);
-`random_finish` makes what the whole picture went through after the forgery (the same everywhere,
-forged or not, so that it is no evidence at all).
+`random_history` makes the past of one source, different for donor and host, which is the evidence.
+`Circulation` is what the whole picture goes through after the edit, the same everywhere, forged or
+not, so that it is no evidence at all: it is resized, cut and saved again as pictures that circulate
+are.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from functools import partial
-from typing import cast
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from imlctl.forge.jpeg import Encoding, jpeg, random_encoding
 
 Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Shape = tuple[int, int]  # height, width
 Rng = np.random.Generator
 Step = Callable[[Pixels], Pixels]
 
 INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4)
-_ENLARGING = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
-_SUBSAMPLINGS = (
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+# Pillow's filters widen where they shrink, as editors' and web services' do; OpenCV's do not.
+_SMOOTH = (
+    Image.Resampling.BILINEAR,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.LANCZOS,
+    Image.Resampling.HAMMING,
+    Image.Resampling.BOX,
 )
-
+_ENLARGING = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 # OpenCV's codes by where red lies in a square of 2x2; it names the patterns by their second row.
 _BAYER = (
     (cv2.COLOR_BayerBG2RGB, cv2.COLOR_BayerGB2RGB),
@@ -35,19 +45,20 @@ _BAYER = (
 )
 
 
-def jpeg(
-    pixels: Pixels, quality: int, subsampling: int = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
-) -> Pixels:
-    """Encode as baseline JPEG and decode again."""
-    settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, subsampling]
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), settings)
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    return cast("Pixels", cv2.cvtColor(cast("Pixels", decoded), cv2.COLOR_BGR2RGB))
-
-
 def resize(pixels: Pixels, height: int, width: int, interpolation: int = cv2.INTER_CUBIC) -> Pixels:
     """Resample to (height, width)."""
     return cv2.resize(pixels, (width, height), interpolation=interpolation)  # type: ignore[return-value]
+
+
+def resample(pixels: Pixels, height: int, width: int, rng: Rng) -> Pixels:
+    """Resize with one of the resamplers that programs have; nearest neighbour now and then."""
+    draw = rng.random()
+    if draw < 0.5:
+        filtered = _SMOOTH[rng.integers(len(_SMOOTH))]
+        return np.asarray(Image.fromarray(pixels).resize((width, height), filtered))
+    if draw < 0.53:
+        return resize(pixels, height, width, cv2.INTER_NEAREST)
+    return resize(pixels, height, width, int(rng.choice(INTERPOLATIONS)))
 
 
 def reduced(pixels: Pixels, factor: float, rng: Rng) -> Pixels:
@@ -57,13 +68,31 @@ def reduced(pixels: Pixels, factor: float, rng: Rng) -> Pixels:
     return resize(small, height, width, int(rng.choice(_ENLARGING)))
 
 
+@cache
+def _grain() -> NDArray[np.float32]:
+    """Standard normal numbers to cut noise from: drawing them anew would be half of its cost."""
+    return np.random.default_rng(0).standard_normal(1 << 21, np.float32)
+
+
+def normal(shape: tuple[int, ...], rng: Rng) -> NDArray[np.float32]:
+    """Standard normal noise of a shape, a piece of a long row of it at a random place."""
+    count, grain = math.prod(shape), _grain()
+    if count > len(grain):
+        return rng.standard_normal(shape, np.float32)
+    start = int(rng.integers(len(grain) - count + 1))
+    return grain[start : start + count].reshape(shape) * np.float32(rng.choice((-1, 1)))
+
+
 def noise(pixels: Pixels, sigma: float, rng: Rng, grain: float = 0.0) -> Pixels:
     """Add Gaussian noise of `sigma` grey levels, correlated over `grain` pixels."""
-    field = rng.standard_normal(pixels.shape, np.float32)
+    field = normal(pixels.shape, rng)
     if grain > 0:
         field = cv2.GaussianBlur(field, (0, 0), grain)  # type: ignore[assignment]
         field /= max(float(field.std()), 1e-6)
-    return np.clip(np.rint(pixels + sigma * field), 0, 255).astype(np.uint8)
+    field *= sigma
+    field += pixels
+    np.rint(field, out=field)
+    return np.clip(field, 0, 255, out=field).astype(np.uint8)
 
 
 def blur(pixels: Pixels, sigma: float) -> Pixels:
@@ -105,7 +134,7 @@ def camera(pixels: Pixels, sigma: float, denoising: float, rng: Rng) -> Pixels:
     array = pixels[..., 1].astype(np.float32)
     array[down::2, across::2] = pixels[down::2, across::2, 0]
     array[1 - down :: 2, 1 - across :: 2] = pixels[1 - down :: 2, 1 - across :: 2, 2]
-    grain = rng.standard_normal(array.shape, np.float32)
+    grain = normal(array.shape, rng)
     array += sigma * np.sqrt((array + 12) / 255) * grain
     raw = np.clip(np.rint(array), 0, 255).astype(np.uint8)
     taken = cv2.cvtColor(raw, _BAYER[int(down)][int(across)])
@@ -127,10 +156,10 @@ def _random_camera(rng: Rng) -> Step:
     return step
 
 
-def _random_jpeg(rng: Rng, low: int, high: int = 100) -> Step:
-    return partial(
-        jpeg, quality=int(rng.integers(low, high + 1)), subsampling=int(rng.choice(_SUBSAMPLINGS))
-    )
+def _random_jpeg(rng: Rng) -> Step:
+    # Seven of eight times off the canvas's grid: whence the pixels come, blocks began elsewhere.
+    offset = (int(rng.integers(8)), int(rng.integers(8))) if rng.random() < 0.88 else (0, 0)
+    return partial(jpeg, encoding=random_encoding(rng, 45, 98), offset=offset)
 
 
 def _random_noise(rng: Rng) -> Step:
@@ -184,7 +213,7 @@ _HISTORY: tuple[tuple[Callable[[Rng], Step], float], ...] = (
     (_median, 0.04),
     (_random_sharpen, 0.15),
     (_random_noise, 0.25),
-    (lambda rng: _random_jpeg(rng, 45), 0.45),
+    (_random_jpeg, 0.45),
 )
 
 
@@ -198,30 +227,164 @@ def random_history(pixels: Pixels, rng: Rng, untouched: float = 0.35) -> Pixels:
     return pixels
 
 
+def make_finish(rng: Rng) -> Step:
+    """One of the rarer whole-picture steps."""
+    makers = (_random_blur, _random_sharpen, _random_noise, _random_tone)
+    return makers[rng.integers(len(makers))](rng)
+
+
 def random_finish(pixels: Pixels, rng: Rng) -> Pixels:
-    """Process the finished picture: often nothing or one JPEG, sometimes more. Keeps the size."""
+    """Process a finished picture: often nothing or one JPEG, sometimes more. Keeps the size."""
     if rng.random() < 0.12:
         pixels = make_finish(rng)(pixels)
     fate = rng.random()
     if fate < 0.3:
         return pixels
-    return _random_jpeg(rng, 50 if fate < 0.7 else 80)(pixels)
+    return jpeg(pixels, random_encoding(rng, 50 if fate < 0.7 else 80))
 
 
 def random_copy(pixels: Pixels, rng: Rng) -> Pixels:
     """Reduce a picture to a half or more of its size and mostly save it again, as copies are."""
     factor = float(rng.uniform(0.45, 0.95))
     height, width = (max(8, round(side * factor)) for side in pixels.shape[:2])
-    pixels = resize(pixels, height, width, int(rng.choice(INTERPOLATIONS)))
-    return pixels if rng.random() < 0.15 else _random_jpeg(rng, 50, 95)(pixels)
+    pixels = resample(pixels, height, width, rng)
+    return pixels if rng.random() < 0.15 else jpeg(pixels, random_encoding(rng, 50, 95))
 
 
-def random_save(pixels: Pixels, rng: Rng) -> Pixels:
-    """Save an edited photograph as an editor does: as JPEG of good quality, or without loss."""
-    return pixels if rng.random() < 0.25 else _random_jpeg(rng, 75)(pixels)
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Rows and columns that are cut off: above, on the left, below, on the right."""
+
+    margins: tuple[int, int, int, int]
+
+    def before(self, shape: Shape) -> Shape:
+        above, left, below, right = self.margins
+        return shape[0] + above + below, shape[1] + left + right
+
+    def __call__(self, pixels: Any) -> Any:
+        above, left, below, right = self.margins
+        return pixels[above : pixels.shape[0] - below, left : pixels.shape[1] - right]
 
 
-def make_finish(rng: Rng) -> Step:
-    """One of the rarer whole-picture steps."""
-    makers = (_random_blur, _random_sharpen, _random_noise, _random_tone)
-    return makers[rng.integers(len(makers))](rng)
+@dataclass(frozen=True, slots=True)
+class _Resize:
+    """From one shape to another."""
+
+    source: Shape
+    target: Shape
+
+
+_Change = _Cut | _Resize | Encoding | Step
+
+
+@dataclass(frozen=True, slots=True)
+class Circulation:
+    """What a whole picture goes through after the edit.
+
+    Attributes:
+        canvas: Height and width at which the picture is edited; the steps lead from there to the
+            shape that was asked for.
+        steps: In order.
+    """
+
+    canvas: Shape
+    steps: tuple[_Change, ...]
+
+    def __call__(self, pixels: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
+        """Let a picture and its mask go through it; what is less than half marked is not."""
+        for step in self.steps:
+            if isinstance(step, Encoding):
+                pixels = jpeg(np.ascontiguousarray(pixels), step)
+            elif isinstance(step, _Cut):
+                pixels, mask = step(pixels), step(mask)
+            elif isinstance(step, _Resize):
+                height, width = step.target
+                pixels = resample(np.ascontiguousarray(pixels), height, width, rng)
+                if mask.any():
+                    way = cv2.INTER_AREA if height < step.source[0] else cv2.INTER_LINEAR
+                    marked = np.ascontiguousarray(mask, np.float32)
+                    mask = cv2.resize(marked, (width, height), interpolation=way) >= 0.5
+                else:
+                    mask = np.zeros((height, width), bool)
+            else:
+                pixels = step(np.ascontiguousarray(pixels))
+        return np.ascontiguousarray(pixels), np.ascontiguousarray(mask)
+
+
+def circulate(
+    shape: Shape,
+    rng: Rng,
+    *,
+    native: Shape | None = None,
+    careful: bool = False,
+    largest: float = 2.0,
+) -> Circulation:
+    """Draw what happens to a picture until it has `shape`.
+
+    A third is resized by 0.5 to 3, mostly before the last compression; most are compressed once,
+    many twice, with a grid that may have moved and a quality that may rise or fall; a fifth are
+    not compressed again, as a PNG of a JPEG.
+
+    Args:
+        shape: Height and width of the result.
+        rng: Draws.
+        native: The picture is whole and has this shape; it is reduced to `shape`, or to as much of
+            it as `shape` holds.
+        careful: As an editor saves his work, at good quality, and less often resized.
+        largest: Most that the canvas may exceed the result by.
+    """
+    count = int(rng.choice(4, p=(0.22, 0.53, 0.25, 0.0) if careful else (0.17, 0.48, 0.28, 0.07)))
+    resized = native is not None and native != shape
+    factor = 1.0
+    if native is None and rng.random() < (0.25 if careful else 0.45):
+        resized = True
+        factor = _factor(rng, largest)
+    if resized and count == 0 and rng.random() < 0.75:
+        count = 1
+    where = -1  # the gap that it is resized in: 0 before the first compression
+    if resized:
+        last = max(0, count - 1)
+        where = last if rng.random() < 0.8 else int(rng.integers(count + 1))
+    saves = [random_encoding(rng, 70 if careful else 50) for _ in range(count)]
+    steps: list[_Change] = []  # from the last to the first, since the last shape is known
+    for gap in range(count, -1, -1):
+        if gap < count:
+            steps.append(saves[gap])
+        moved = rng.random() < (0.5 if 0 < gap < count else 0.06)
+        if moved and native is None:
+            cut = _Cut(tuple(int(n) for n in rng.integers(0, 16, 4)))  # type: ignore[arg-type]
+            steps.append(cut)
+            shape = cut.before(shape)
+        if gap == where:
+            target = shape if native is None else _whole(native, shape)
+            if target != shape:
+                spare = [b - a for a, b in zip(shape, target, strict=True)]
+                above, left = (int(rng.integers(n + 1)) for n in spare)
+                steps.append(_Cut((above, left, spare[0] - above, spare[1] - left)))
+            source = native or (
+                max(32, round(target[0] / factor)),
+                max(32, round(target[1] / factor)),
+            )
+            steps.append(_Resize(source, target))
+            shape = source
+    if not careful and rng.random() < 0.1:
+        steps.append(make_finish(rng))
+    return Circulation(shape, tuple(reversed(steps)))
+
+
+def _factor(rng: Rng, largest: float) -> float:
+    """Output over input: reduced half of the time, enlarged otherwise; often by a round figure."""
+    if rng.random() < 0.25:
+        factor = float(rng.choice((0.5, 2 / 3, 0.75, 1.25, 1.5, 2.0)))
+    elif rng.random() < 0.55:
+        factor = float(np.exp(rng.uniform(np.log(0.5), 0)))
+    else:
+        factor = float(np.exp(rng.uniform(0, np.log(3))))
+    return max(factor, 1 / largest)
+
+
+def _whole(native: Shape, shape: Shape) -> Shape:
+    """The shape of `native`'s aspect that covers `shape`, as closely as whole pixels allow."""
+    scale = max(s / n for s, n in zip(shape, native, strict=True))
+    height, width = (max(s, round(n * scale)) for s, n in zip(shape, native, strict=True))
+    return height, width

@@ -14,7 +14,6 @@ from imlctl.forge.synthesizer import Mix
 from imlctl.train.losses import LossWeights
 from imlctl.train.preset import load_preset
 from imlctl.train.reals import RealConfig  # noqa: TC001  # `load_preset` reads the annotation
-from imlctl.train.relations import FeaturesConfig  # noqa: TC001
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -32,7 +31,6 @@ class DataConfig:
         validation_share: Share of the photographs never trained on.
         workers: Processes that make samples, for each process that trains.
         real: Real forgeries to train on as well, or instead.
-        histories: Give each source of a forgery a random history of its own.
         originals: Share of the samples whose host is left as it was saved, edited once and saved
             once more; see `Synthesizer`.
         doubled: For the large samples, continue photographs of half their size by mirror images.
@@ -46,7 +44,6 @@ class DataConfig:
     validation_share: float = 0.1
     workers: int = 2
     real: RealConfig | None = None
-    histories: bool = True
     originals: float = 0.0
     doubled: bool = False
 
@@ -226,7 +223,7 @@ class DiffusionConfig:
 class TrainConfig:
     """A whole preset.
 
-    With a table `diffusion` it trains DiffIML, and `model`, `loss` and `features` are not used.
+    With a table `diffusion` it trains DiffIML, and `model` and `loss` are not used.
     `init` names weights to start from: of the same architecture, or, for DiffIML, an EfficientIML
     that becomes its condition encoder, with or without the path back up. `semantics` names the
     ImageNet network of a backbone that has one, EfficientNet-Lite0 as safetensors; weights named by
@@ -243,7 +240,6 @@ class TrainConfig:
     semantics: Path | None = None
     diffusion: DiffusionConfig | None = None
     evaluation: EvaluationConfig | None = None
-    features: FeaturesConfig | None = None
 
 
 def load_config(path: Path) -> TrainConfig:

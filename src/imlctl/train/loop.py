@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 import warnings
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn.parallel import DistributedDataParallel
 
+from imlctl.train.batches import batches
 from imlctl.train.checkpoint import State, load_state, save_state
 from imlctl.train.distributed import (
     Place,
@@ -21,10 +23,9 @@ from imlctl.train.distributed import (
 )
 from imlctl.train.finish import finish
 from imlctl.train.logs import Log, Report
-from imlctl.train.objective import make_objective
-from imlctl.train.samples import batches
+from imlctl.train.objective import clues_of, make_objective
 from imlctl.train.splits import decisive, load_material
-from imlctl.train.step import Learner, check_compiler, fresh_state, take_step
+from imlctl.train.step import Learner, Stopwatch, check_compiler, fresh_state, take_step
 from imlctl.train.validate import validate
 from imlctl.weights.load import Card, save
 
@@ -132,6 +133,7 @@ def _steps(state: State, objective: Objective, config: TrainConfig, run: _Run) -
         micro=micro_batch(optim, place),
         rank=place.rank,
         world=place.world,
+        clues=clues_of(state.model),
     )
     learner: nn.Module = Learner(state, objective)
     if joined():
@@ -140,17 +142,21 @@ def _steps(state: State, objective: Objective, config: TrainConfig, run: _Run) -
             learner = DistributedDataParallel(learner, broadcast_buffers=False)
     objective.train_mode(state.model)
     clock, seen = time.monotonic(), 0
+    watch, watched = Stopwatch(), state.step
     while state.step < optim.steps:
-        parts = [next(source) for _ in range(optim.accumulate)]
-        terms = take_step(state, learner, optim, parts, run.material.training, place)
+        parts = itertools.islice(source, optim.accumulate)
+        terms = take_step(state, learner, optim, parts, run.material.training, place, watch)
         seen += optim.batch
         if state.step % 20 == 0 or state.step == optim.steps:
             speed = seen / (time.monotonic() - clock)
             left = (optim.steps - state.step) * optim.batch / speed
             progress = {"per_second": round(speed, 2), "eta": round(left)}
             steps = {"step": state.step, "of": optim.steps}
-            run.log({"event": "step", **steps, **terms, **progress})
+            seconds = watch.read(state.step - watched)
+            run.log({"event": "step", **steps, **terms, **seconds, **progress})
+            watched = state.step
         if state.step % config.validation.every == 0 or state.step == optim.steps:
             yield state.step
             objective.train_mode(state.model)
             clock, seen = time.monotonic(), 0
+            watch, watched = Stopwatch(), state.step

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from imlctl.core import efficient_rwkv, mit, resnet
 from imlctl.core.denoiser import DENOISERS
@@ -23,8 +24,7 @@ from imlctl.device import autocast
 from imlctl.errors import ConfigError, first_line
 from imlctl.forge.shapes import EdgeKind, edge_map
 from imlctl.train.distributed import within_batch
-from imlctl.train.losses import localization_loss
-from imlctl.train.relations import feature_loss, load_network
+from imlctl.train.losses import localization_loss, weighted_mean
 from imlctl.weights.load import load
 
 if TYPE_CHECKING:
@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from imlctl.core.condition import ImageNetInput
     from imlctl.core.efficient_rwkv import Semantics
     from imlctl.core.model import Model
+    from imlctl.train.batches import Batch, Clues
     from imlctl.train.config import DiffusionConfig, TrainConfig
 
 _SEMANTICS = "backbone.semantics."
-_OUTLIERS = "backbone.stem.unlike."
+# What older weights may be without: what a clue says to the stem is nothing until it has learned.
+_SILENT = ("backbone.stem.repeats.", "backbone.stem.history.", "backbone.stem.unlike.")
 
 
 class Objective(Protocol):
@@ -60,10 +62,8 @@ class Objective(Protocol):
     def hot(self, model: Model) -> Iterable[nn.Module]:
         """Parts that a step spends its time in, each called as a module."""
 
-    def loss(
-        self, model: Model, image: Tensor, mask: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch, (B, 3, H, W) in [0, 1] and (B, 1, H, W), and its terms by name."""
+    def loss(self, model: Model, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch on the samples' own pixels, and its terms by name."""
 
 
 def make_objective(config: TrainConfig) -> Objective:
@@ -79,7 +79,6 @@ class Masks:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.rates: Mapping[str, float] = {}
-        self.network = config.features and load_network(config.features.network)
 
     def build(self) -> EfficientIML:
         """Make the model; from `init`, if the preset names one.
@@ -94,8 +93,9 @@ class Masks:
         if semantics is not None and (not init or not any(k.startswith(_SEMANTICS) for k in state)):
             _load_semantics(semantics, self.config.semantics)
             state |= _part_of(model, _SEMANTICS)
-        if not any(k.startswith(_OUTLIERS) for k in state):
-            state |= _part_of(model, _OUTLIERS)  # changes nothing until it has learned
+        for part in _SILENT:
+            if not any(k.startswith(part) for k in state):
+                state |= _part_of(model, part)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
@@ -114,19 +114,12 @@ class Masks:
         """Parts that a step spends its time in."""
         return encoder_blocks(model)
 
-    def loss(
-        self, model: Model, image: Tensor, mask: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch; see `losses.localization_loss` and `relations.feature_loss`."""
+    def loss(self, model: Model, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch; see `losses.localization_loss`."""
         del step
-        with autocast(image.device, self.config.optim.precision):
-            prediction = model(image)
-        total, terms = localization_loss(prediction, mask, self.config.loss)
-        if self.config.features and self.network:
-            apart = feature_loss(prediction.features[-1], self.network(image))
-            terms["features"] = self.config.features.weight * apart.detach()
-            total = total + self.config.features.weight * apart
-        return total, terms
+        with autocast(batch.image.device, self.config.optim.precision):
+            prediction = model(batch.image, batch.clues)
+        return localization_loss(prediction, batch.mask, self.config.loss, valid=batch.valid)
 
 
 class Latents:
@@ -213,19 +206,21 @@ class Latents:
         """Parts that a step spends its time in."""
         return (*encoder_blocks(model), cast("DiffIML", model).denoiser)
 
-    def loss(
-        self, model: Model, image: Tensor, mask: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Model, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch, at `draws` noise levels for each picture."""
         model, draws = cast("DiffIML", model), self.diffusion.draws
-        clean = self.targets(model, mask).repeat_interleave(draws, 0)  # (B * draws, 8, h, w)
+        clean = self.targets(model, batch.mask).repeat_interleave(draws, 0)  # (B * draws, 8, h, w)
         noisy, t = self.noisy(model, clean, step)
-        with autocast(image.device, self.config.optim.precision):
-            prepared = model.condition(image).repeat_interleave(draws, 0)
+        with autocast(batch.image.device, self.config.optim.precision):
+            prepared = model.condition(batch.image, batch.clues).repeat_interleave(draws, 0)
             guess = model.denoiser(noisy, t, prepared)
+        own = F.adaptive_avg_pool2d(batch.valid, clean.shape[-1]).repeat_interleave(draws, 0)
         apart = (guess.float() - clean).square()
         half = model.config.vae.latent
-        terms = {"mask": apart[:, :half].mean(), "edge": apart[:, half:].mean()}
+        terms = {
+            "mask": weighted_mean(apart[:, :half], own),
+            "edge": weighted_mean(apart[:, half:], own),
+        }
         weight = 1.0 if self.diffusion.edges == "none" else self.diffusion.mask_weight
         total = weight * terms["mask"] + (1 - weight) * terms["edge"]
         return total, {k: v.detach() for k, v in terms.items()}
@@ -290,3 +285,13 @@ def encoder_blocks(model: nn.Module) -> list[nn.Module]:
     """The encoder's repeated parts. One by one, since equal ones are compiled once."""
     kinds = (efficient_rwkv.Block, mit.Block, resnet.Bottleneck)
     return [part for part in model.modules() if isinstance(part, kinds)]
+
+
+def clues_of(model: Model) -> Clues | None:
+    """Return what looks for a model's clues, for whoever makes the samples to call; None without.
+
+    Nothing of it is learned, so it may run in other processes and before the step that needs it.
+    """
+    if model.clues(torch.zeros(1, 3, 64, 64)) is None:
+        return None
+    return cast("Clues", model.clues)

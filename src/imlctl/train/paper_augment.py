@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from imlctl.forge import history
+from imlctl.forge.jpeg import jpeg
 
 if TYPE_CHECKING:
     from imlctl.forge.history import Pixels, Rng
@@ -36,7 +37,7 @@ def paper_augment(pixels: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
         contrast, brightness = float(rng.uniform(0.9, 1.1)), float(rng.uniform(-25, 25))
         pixels = history.tone(pixels, 1.0, contrast, brightness)
     if chance["jpeg"]:
-        pixels = history.jpeg(pixels, int(rng.integers(70, 101)))
+        pixels = jpeg(pixels, int(rng.integers(70, 101)))
     if chance["blur"]:
         side = int(rng.choice((3, 5, 7)))
         pixels = cast("Pixels", cv2.GaussianBlur(pixels, (side, side), 0))

@@ -182,7 +182,7 @@ class Reals:
         if self.augment in ("ours", "both"):
             pixels = history.random_finish(pixels, rng)
         kind = "real" if mask.any() else "authentic"
-        return Sample(np.ascontiguousarray(pixels), mask, kind, (str(entry.image),))
+        return Sample(np.ascontiguousarray(pixels), mask, kind, (str(entry.image),), self.size)
 
 
 def _draw(rng: Rng, size: int, count: int) -> list[int]:
@@ -212,12 +212,8 @@ def _load(entry: Entry) -> tuple[Pixels, Mask]:
 
 
 def _crop(pixels: Pixels, mask: Mask, side: int, rng: Rng) -> tuple[Pixels, Mask]:
-    """Cut a square at native resolution, on the 8x8 grid half the time; reflect what is small."""
-    below, right = (max(0, side - n) for n in mask.shape)
-    if below or right:
-        pixels = np.pad(pixels, ((0, below), (0, right), (0, 0)), mode="reflect")
-        mask = np.pad(mask, ((0, below), (0, right)), mode="reflect")
-    room = [n - side for n in mask.shape]
+    """Cut a square at native resolution, on the 8x8 grid half the time; of what is small, all."""
+    room = [max(0, n - side) for n in mask.shape]
     corner = [int(rng.integers(n + 1)) for n in room]
     if mask.any() and rng.random() < _NEAR:
         ys, xs = np.nonzero(mask)

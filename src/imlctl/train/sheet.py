@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = 8
 _CAPTION = 18
+_LEAST_WIDTH = 140  # that the longest caption takes
 _OUTLINE = ((0, 0, 0), (255, 220, 0))  # dark under bright: visible on any ground
 
 
@@ -46,13 +47,16 @@ def contact_sheet(config: TrainConfig, *, start: int, count: int) -> tuple[bytes
 
 
 def _tile(sample: Sample) -> NDArray[np.uint8]:
-    """One sample with its mask outlined and its kind named below, (S + caption, S, 3)."""
+    """One sample with its mask outlined and its kind named below, (S + caption, S', 3)."""
     canvas = sample.pixels.copy()
     mask = sample.mask.astype(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     for colour, width in zip(_OUTLINE, (3, 1), strict=True):
         cv2.drawContours(canvas, contours, -1, colour, width)
-    strip = Image.new("RGB", (canvas.shape[1], _CAPTION), "white")
+    side = sample.side or max(mask.shape)
+    tile = Image.new("RGB", (max(side, _LEAST_WIDTH), side + _CAPTION), "white")
+    tile.paste(Image.fromarray(canvas), (0, 0))
     text = f"{sample.kind.replace('_', '-')}, {100 * sample.mask.mean():.1f} %"
-    ImageDraw.Draw(strip).text((4, 2), text, fill="black", font=ImageFont.load_default(12))
-    return np.concatenate((canvas, np.asarray(strip)))
+    font = ImageFont.load_default(12)
+    ImageDraw.Draw(tile).text((4, side + 2), text, fill="black", font=font)
+    return np.asarray(tile)

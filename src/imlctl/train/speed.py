@@ -14,10 +14,10 @@ import torch
 from imlctl.data.masks import read_mask
 from imlctl.forge import edits, history, shapes
 from imlctl.image.decode import read
+from imlctl.train.batches import batches
 from imlctl.train.distributed import Place
-from imlctl.train.objective import make_objective
+from imlctl.train.objective import clues_of, make_objective
 from imlctl.train.paper_augment import paper_augment
-from imlctl.train.samples import batches
 from imlctl.train.step import Learner, fresh_state, take_step
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _entrances() -> dict[CodeType, str]:
         "decode": (read, read_mask),
         "history": (history.random_history,),
         "forgery": (paper_augment, *_own(edits), *_own(shapes)),
-        "finish": (history.random_finish,),
+        "finish": (history.random_finish, history.Circulation.__call__),
     }
     return {f.__code__: stage for stage, functions in stages.items() for f in functions}
 
@@ -161,8 +161,18 @@ def model_rate(config: TrainConfig, maker: Maker, device: torch.device, steps: i
     learner = Learner(state, objective)
     objective.train_mode(state.model)
     micro = optim.batch // optim.accumulate
-    once = {"start": 0, "stop": optim.batch, "batch": optim.batch, "micro": micro}
-    parts = list(batches(maker, **once, workers=0, device=device))
+    clues = clues_of(state.model)
+    once = batches(
+        maker,
+        start=0,
+        stop=optim.batch,
+        batch=optim.batch,
+        micro=micro,
+        workers=0,
+        device=device,
+        clues=clues,
+    )
+    parts = list(once)
     for step in range(steps + 1):
         if step == 1:
             _finish(device)

@@ -15,8 +15,8 @@ from imlctl.forge.photos import PhotoPool, load_pool
 from imlctl.forge.regenerate import add_regenerated
 from imlctl.forge.synthesizer import Synthesizer
 from imlctl.image.decode import read
+from imlctl.train.batches import Turns
 from imlctl.train.reals import Mixture, Reals, load_entries, refuse_leaks
-from imlctl.train.samples import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,7 +83,7 @@ def load_material(config: TrainConfig, report: Report) -> Material:
         makers += [[synthesizer(config, p, s) for p, s in zip(fitting, sizes, strict=True)]]
         if holds_out:
             held = load_split(config, validation=True, report=report)
-            judge = Synthesizer(held, size=optim.size, mix=config.mix, seed=_VALIDATION_SEED)
+            judge = synthesizer(config, held, optim.size, _VALIDATION_SEED)
     real_judge = None
     if data.real is not None:
         entries = load_entries(data.real, "train")
@@ -106,15 +106,16 @@ def load_material(config: TrainConfig, report: Report) -> Material:
     return Material(training, judge, real_judge, held, digest)
 
 
-def synthesizer(config: TrainConfig, pool: PhotoPool, size: int) -> Synthesizer:
-    """Make what the preset trains on, from photographs of a split."""
+def synthesizer(
+    config: TrainConfig, pool: PhotoPool, size: int, seed: int | None = None
+) -> Synthesizer:
+    """Make what the preset trains on, from photographs of a split; the preset's seed by default."""
     data = config.data
     return Synthesizer(
         pool,
         size=size,
         mix=config.mix,
-        seed=config.optim.seed,
-        histories=data.histories,
+        seed=config.optim.seed if seed is None else seed,
         originals=data.originals,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from imlctl.errors import ConfigError, ImlctlError, first_line
+from imlctl.train.batches import Batch
 from imlctl.train.checkpoint import State
 from imlctl.train.distributed import Place, part_of_batch, share_batch_norm
 from imlctl.train.ema import EMA
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from imlctl.forge.synthesizer import Maker
     from imlctl.train.config import OptimConfig, TrainConfig
@@ -100,18 +102,45 @@ class Learner(nn.Module):
         super().__init__()
         self.model, self.objective = state.model, objective
 
-    def forward(self, image: Tensor, mask: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Objective.loss`."""
-        return self.objective.loss(self.model, image, mask, step)
+    def forward(
+        self, image: Tensor, mask: Tensor, valid: Tensor, clues: Tensor | None, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Objective.loss`; tensor by tensor, as DistributedDataParallel expects them."""
+        return self.objective.loss(self.model, Batch(image, mask, valid, clues), step)
+
+
+class Stopwatch:
+    """Seconds that went into each part of the steps since the last reading.
+
+    A GPU works behind the program's back: what it still owes shows where its result is first asked
+    for, backward's in ``update``.
+    """
+
+    def __init__(self) -> None:
+        self.spent = dict.fromkeys(("waiting", "forward", "backward", "update"), 0.0)
+        self.since = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """Book the time since the last lap on a part."""
+        now = time.perf_counter()
+        self.spent[part] += now - self.since
+        self.since = now
+
+    def read(self, steps: int) -> dict[str, float]:
+        """Return the seconds of each part in one of `steps` steps, and begin anew."""
+        seconds = {part: round(spent / steps, 4) for part, spent in self.spent.items()}
+        self.spent = dict.fromkeys(self.spent, 0.0)
+        return seconds
 
 
 def take_step(
     state: State,
     learner: nn.Module,
     optim: OptimConfig,
-    parts: list[tuple[Tensor, Tensor]],
+    parts: Iterable[Batch],
     maker: Maker,
     place: Place,
+    watch: Stopwatch | None = None,
 ) -> dict[str, float]:
     """Move the weights once.
 
@@ -119,9 +148,11 @@ def take_step(
         state: What moves.
         learner: A `Learner`, or that in a DistributedDataParallel.
         optim: How far.
-        parts: This process's pictures and masks of the batch, as `samples.batches` yields them.
+        parts: This process's part of the batch, in `optim.accumulate` parts again, as
+            `batches.batches` yields them.
         maker: Of the samples, to name the pictures that were in them.
         place: Which process this is.
+        watch: Told where the time goes.
 
     Returns:
         The loss, its terms, and the norm of the gradient before it was clipped.
@@ -134,26 +165,32 @@ def take_step(
     state.optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
     first = place.rank * optim.batch // place.world
-    for number, (image, mask) in enumerate(parts):
-        image = image.contiguous(memory_format=torch.channels_last)
-        last = number == len(parts) - 1
+    watch = watch or Stopwatch()
+    for number, part in enumerate(parts):
+        watch.lap("waiting")
+        image = part.image.contiguous(memory_format=torch.channels_last)
+        last = number == optim.accumulate - 1
         gradients_stay = isinstance(learner, DistributedDataParallel) and not last
         with (
             part_of_batch(first, optim.batch),
             learner.no_sync() if gradients_stay else nullcontext(),  # type: ignore[operator]
         ):
-            loss, terms = learner(image, mask, state.step)
+            loss, terms = learner(image, part.mask, part.valid, part.clues, state.step)
             if not torch.isfinite(loss):
                 raise _not_finite("loss", state, optim, maker)
-            scaled = loss / len(parts)
+            watch.lap("forward")
+            scaled = loss / optim.accumulate
             (state.scaler.scale(scaled) if state.scaler else scaled).backward()
-        first += len(image)
+            watch.lap("backward")
+        first += len(part)
         for name, value in {"loss": loss.detach(), **terms}.items():
-            sums[name] = sums.get(name, 0) + value / len(parts)
+            sums[name] = sums.get(name, 0) + value / optim.accumulate
     norm = _update(state, optim, maker)
     state.step += 1
     state.ema.update(state.model)
-    return {k: round(v.item(), 5) for k, v in {**sums, "norm": norm}.items()}
+    found = {k: round(v.item(), 5) for k, v in {**sums, "norm": norm}.items()}
+    watch.lap("update")
+    return found
 
 
 def _update(state: State, optim: OptimConfig, maker: Maker) -> Tensor:

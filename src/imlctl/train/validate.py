@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from imlctl.bench.accuracy import Answer, auc_of, curve, evaluate, pixel_f1, summarize
+from imlctl.bench.accuracy import Answer, evaluate, summarize
 from imlctl.data.manifest import evaluation_pictures
+from imlctl.evaluate.metrics import pixel_auc, pixel_f1
 from imlctl.image.decode import read
 from imlctl.image.prepare import prepare, restore
 from imlctl.inference import Sampling, predict, probabilities
 from imlctl.mask.score import EVIDENCE, critical, picture_score
-from imlctl.train.samples import batches
+from imlctl.train.batches import batches
+from imlctl.train.objective import clues_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,17 +77,19 @@ def validate(
 
 @torch.inference_mode()
 def _samples(model: Model, judge: Maker, count: int, device: torch.device) -> dict[str, float]:
-    maps, masks = [], []
-    for image, mask in batches(judge, start=0, stop=count, batch=_BATCH, workers=0, device=device):
-        maps.append(probabilities(model, image, _ONCE).cpu().numpy())
-        masks.append(mask.cpu().numpy() > 0.5)
-    probability, truth = np.concatenate(maps), np.concatenate(masks)
-    forged = truth.reshape(len(truth), -1).any(1)
-    if not forged.any():
-        return {}
-    f1 = [pixel_f1(p >= 0.5, t) for p, t in zip(probability[forged], truth[forged], strict=True)]
-    auc = [auc_of(*curve(p, t)) for p, t in zip(probability[forged], truth[forged], strict=True)]
-    return {"auc": float(np.nanmean(auc)), "f1": float(np.mean(f1))}
+    f1, auc = [], []
+    clues = clues_of(model)
+    for part in batches(
+        judge, start=0, stop=count, batch=_BATCH, workers=0, device=device, clues=clues
+    ):
+        maps = probabilities(model, part.image, _ONCE, part.clues)[:, 0].cpu().numpy()
+        masks, valid = ((x[:, 0] > 0.5).cpu().numpy() for x in (part.mask, part.valid))
+        for probability, mask, own in zip(maps, masks, valid, strict=True):
+            p, t = probability[own], mask[own]
+            if t.any():
+                f1.append(pixel_f1(p >= 0.5, t))
+                auc.append(pixel_auc(p, t))
+    return {"auc": float(np.nanmean(auc)), "f1": float(np.mean(f1))} if f1 else {}
 
 
 def answers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods
 from typing import TYPE_CHECKING
@@ -12,24 +13,60 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from imlctl.core.model import CLUE_STRIDE, continued
+from imlctl.image.prepare import pad, to_float
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from imlctl.forge.synthesizer import Maker, Sample
 
+# (1, 3, h, w) in [0, 1] to (1, C, h / 4, w / 4), rounded up; see `Model.clues`.
+Clues = Callable[[Tensor], Tensor]
+
 _CPU = torch.device("cpu")
 
 
-class _Samples(Dataset[tuple[Tensor, Tensor]]):
-    """Numbered samples, as (3, S, S) uint8 pictures and (1, S, S) uint8 masks."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step, or a part of one, learns from.
 
-    def __init__(self, make: Maker) -> None:
-        self.make = make
+    Attributes:
+        image: (B, 3, S, S) in [0, 1], float32, padded below and on the right as for inference.
+        mask: (B, 1, S, S), 0 or 1, float32, padded in the same way.
+        valid: (B, 1, S, S), 1 on a sample's own pixels and 0 on its padding, float32.
+        clues: (B, C, S / 4, S / 4) of each sample's own pixels, their edge repeated over the
+            padding; None where the workers were not asked for them.
+    """
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    image: Tensor
+    mask: Tensor
+    valid: Tensor
+    clues: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+class _Samples(Dataset[tuple[Tensor, ...]]):
+    """Numbered samples: (3, S, S) and (1, S, S) uint8, own height and width, and clues."""
+
+    def __init__(self, make: Maker, clues: Clues | None) -> None:
+        self.make, self.clues = make, clues
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         sample = self.make(index)
-        pixels = torch.from_numpy(np.ascontiguousarray(sample.pixels.transpose(2, 0, 1)))
-        return pixels, torch.from_numpy(sample.mask[None].astype(np.uint8))
+        side = sample.side or max(sample.height, sample.width)
+        own = torch.from_numpy(np.moveaxis(sample.pixels, 2, 0).copy())  # (3, h, w)
+        mask = torch.from_numpy(sample.mask[None].astype(np.uint8))
+        image, padded = (pad(part, multiple=1, min_side=side) for part in (own, mask))
+        parts = (image, padded, torch.tensor((sample.height, sample.width)))
+        if self.clues is None:
+            return parts
+        with torch.no_grad():
+            found = self.clues(to_float(own)[None])  # (1, C, ceil(h / 4), ceil(w / 4))
+        cells = side // CLUE_STRIDE
+        return (*parts, continued(found[..., :cells, :cells], cells, cells)[0])
 
 
 class Turns:
@@ -88,7 +125,8 @@ def batches(
     micro: int | None = None,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[tuple[Tensor, Tensor]]:
+    clues: Clues | None = None,
+) -> Iterator[Batch]:
     """Yield batches of samples `start` to `stop`: the same ones however many workers make them.
 
     Args:
@@ -96,18 +134,16 @@ def batches(
         start: First sample.
         stop: One past the last.
         batch: Samples of a global batch.
-        workers: Processes that make them.
+        workers: Processes that make them, on one thread each.
         device: Where they go: as bytes, a quarter of what they are as numbers, and for a GPU from
             memory that it reads by itself while the loop goes on.
         micro: Samples handed out at once; all of this part of a batch unless given.
         rank: See `Numbers`.
         world: See `Numbers`.
-
-    Yields:
-        Pictures (B, 3, S, S) in [0, 1] and masks (B, 1, S, S), float32, on `device`.
+        clues: Looks for clues in a sample's own pixels, in the worker that made it.
     """
     loader = DataLoader(
-        _Samples(make),
+        _Samples(make, clues),
         batch_sampler=Numbers(start, stop, batch, micro or batch // world, rank, world),
         num_workers=workers,
         worker_init_fn=_quiet_worker,
@@ -116,8 +152,16 @@ def batches(
         multiprocessing_context=_start_method() if workers else None,
     )
     for parts in loader:
-        pixels, masks = (part.to(device, non_blocking=True).float() for part in parts)
-        yield pixels.div_(255), masks
+        pixels, masks, sizes, *found = (part.to(device, non_blocking=True) for part in parts)
+        image, mask = pixels.float().div_(255), masks.float()
+        yield Batch(image, mask, _valid(sizes, mask.shape[-1]), found[0] if found else None)
+
+
+def _valid(sizes: Tensor, side: int) -> Tensor:
+    """1 within each height and width (B, 2), 0 beyond: (B, 1, side, side)."""
+    places = torch.arange(side, device=sizes.device)
+    down, across = (places < sizes[:, k, None] for k in (0, 1))  # (B, side)
+    return (down[:, None, :, None] & across[:, None, None, :]).float()
 
 
 def _start_method() -> str | None:

@@ -1,0 +1,143 @@
+"""JPEG as cameras, editors and web services write it: their tables and their colour sampling."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+Rng = np.random.Generator
+Divisors = tuple[int, ...]  # 64 of a quantisation table, row by row
+
+SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")  # by Pillow's number
+_SUBSAMPLING_SHARES = (0.3, 0.15, 0.55)
+# Programs with libjpeg's tables are half of what circulates, those with mozjpeg's a tenth.
+_LIBJPEG, _MOZJPEG = 0.5, 0.6
+_EDITORS = 0.3  # of the tables of the bank: those of editors, which are few
+_PROGRESSIVE = 0.04  # changes no pixel, and takes four times as long
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """Settings of a JPEG encoder.
+
+    Attributes:
+        quality: Of libjpeg, 1 to 100; with `tables`, the setting whose tables come closest.
+        tables: Quantisation tables of brightness and of colour instead of libjpeg's.
+        subsampling: One of `SUBSAMPLINGS`.
+        progressive: Write scans of growing detail.
+    """
+
+    quality: int
+    tables: tuple[Divisors, Divisors] | None = None
+    subsampling: str = "4:2:0"
+    progressive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Bank:
+    """Tables of cameras and editors, by the quality that they come closest to."""
+
+    quality: NDArray[np.int64]  # (N,)
+    editor: NDArray[np.bool_]  # (N,)
+    tables: tuple[tuple[Divisors, Divisors], ...]
+
+
+@cache
+def _bank() -> _Bank:
+    """Read the tables that ``scripts/make_jpeg_tables.py`` collects."""
+    rows = json.loads(files("imlctl.forge").joinpath("jpeg_tables.json").read_text("utf-8"))
+    return _Bank(
+        np.array([row["quality"] for row in rows]),
+        np.array([row["from"] == "editor" for row in rows]),
+        tuple((tuple(row["luma"]), tuple(row["chroma"])) for row in rows),
+    )
+
+
+# mozjpeg's default for brightness and colour alike, which N. Robidoux made for ImageMagick.
+_ROBIDOUX = """
+    16 16 16 18 25 37 56 85  16 17 20 27 34 40 53 75  16 20 24 31 43 62 91 135
+    18 27 31 40 53 74 106 156  25 34 43 53 69 94 131 189  37 40 62 74 94 124 169 238
+    56 53 91 106 131 169 226 311  85 75 135 156 189 238 311 418"""
+
+
+@cache
+def mozjpeg(quality: int) -> Divisors:
+    """Scale mozjpeg's table to a quality of 1 to 100, as libjpeg scales its own."""
+    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
+    values = (np.array(_ROBIDOUX.split(), np.int64) * scale + 50) // 100
+    return tuple(int(v) for v in values.clip(1, 255))
+
+
+def random_encoding(rng: Rng, low: int = 50, high: int = 98) -> Encoding:
+    """Draw an encoder whose quality lies between `low` and `high`."""
+    quality = int(rng.integers(low, high + 1))
+    subsampling = SUBSAMPLINGS[int(np.searchsorted(np.cumsum(_SUBSAMPLING_SHARES), rng.random()))]
+    progressive = bool(rng.random() < _PROGRESSIVE)
+    source = rng.random()
+    if source < _LIBJPEG:
+        return Encoding(quality, None, subsampling, progressive)
+    if source >= _MOZJPEG:
+        bank = _bank()
+        fits = (bank.quality >= low) & (bank.quality <= high)
+        fits &= bank.editor == (rng.random() < _EDITORS)
+        if fits.any():
+            chosen = int(rng.choice(np.flatnonzero(fits)))
+            tables = bank.tables[chosen]
+            return Encoding(int(bank.quality[chosen]), tables, subsampling, progressive)
+    return Encoding(quality, (mozjpeg(quality),) * 2, subsampling, progressive)
+
+
+def compress(pixels: Pixels, encoding: Encoding) -> bytes:
+    """Encode a picture (H, W, 3)."""
+    file = io.BytesIO()
+    how: dict[str, object] = (
+        {"quality": encoding.quality}
+        if encoding.tables is None
+        else {"qtables": [list(table) for table in encoding.tables]}
+    )
+    Image.fromarray(pixels).save(
+        file,
+        "JPEG",
+        subsampling=SUBSAMPLINGS.index(encoding.subsampling),
+        progressive=encoding.progressive,
+        **how,
+    )
+    return file.getvalue()
+
+
+def jpeg(
+    pixels: Pixels,
+    encoding: Encoding | int,
+    subsampling: str = "4:2:0",
+    *,
+    offset: tuple[int, int] = (0, 0),
+) -> Pixels:
+    """Encode as JPEG and decode again.
+
+    Args:
+        pixels: (H, W, 3).
+        encoding: Settings, or a quality of libjpeg.
+        subsampling: With a quality, how colour is sampled.
+        offset: Rows and columns by which the grid of blocks lies off the picture's corner, as when
+            the picture was part of a larger one.
+    """
+    if isinstance(encoding, int):
+        encoding = Encoding(encoding, None, subsampling)
+    above, left = offset
+    if above or left:
+        pixels = cast(
+            "Pixels", cv2.copyMakeBorder(pixels, above, 0, left, 0, cv2.BORDER_REFLECT_101)
+        )
+    data = np.frombuffer(compress(pixels, encoding), np.uint8)
+    decoded = cast("Pixels", cv2.imdecode(data, cv2.IMREAD_COLOR))
+    return cast("Pixels", cv2.cvtColor(decoded[above:, left:], cv2.COLOR_BGR2RGB))
