@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from imlctl.bench.accuracy import pixel_auc
 from imlctl.core.residual_outliers import residual_outliers
 from imlctl.core.self_similarity import self_similarity
 from imlctl.data.manifest import evaluation_pictures
 from imlctl.data.masks import read_mask
+from imlctl.evaluate.metrics import pixel_auc
 from imlctl.image.decode import read
 from imlctl.image.prepare import prepare, to_float
 

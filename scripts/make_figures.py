@@ -17,7 +17,7 @@ import skimage.data
 from PIL import Image, ImageDraw, ImageFont
 
 import imlctl
-from imlctl.bench.accuracy import pixel_auc, pixel_f1
+from imlctl.evaluate.metrics import pixel_auc, pixel_f1
 from imlctl.forge import edits, history
 
 if TYPE_CHECKING:

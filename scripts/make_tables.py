@@ -4,46 +4,60 @@
     python scripts/make_tables.py a.json
 
 Without arguments the tables are written anew from what is kept. A table lies in README.md or
-under docs/ between ``<!-- imlctl bench --markdown --read docs/measured/NAME.json -->``, which is
-the command that prints it, and ``<!-- end -->``. A test runs the commands and compares.
+under docs/ between ``<!-- table NAME... -->``, which names files of docs/measured, and
+``<!-- end -->``. Of several names the models are shown side by side: on every set, or with their
+cost if one of the names is ``speed``. A test compares.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from typer.testing import CliRunner
-
-from imlctl.cli import app
+from imlctl.bench.page import (
+    Table,
+    amount,
+    fraction,
+    interval,
+    percentage,
+    sampling_line,
+    to_markdown,
+)
+from imlctl.bench.pages import page_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from imlctl.bench.page import Block
+
+    Document = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = Path("docs", "measured")
-MARKED = re.compile(r"(<!-- imlctl (bench --markdown .+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-_PLACE = re.compile(rf"(?<= ){KEPT.as_posix()}/")
+MARKED = re.compile(r"(<!-- table ([\w -]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+MEANING = (
+    "F1, AUC: of pixels, mean over forgeries, then over sets, at 0.5. found, alarms: forgeries and"
+    " authentic pictures called manipulated."
+)
 
 
-def name_of(document: dict[str, Any]) -> str:
+def name_of(document: Document) -> str:
     """Return the name under which a report is kept."""
     kind = {"accuracy": "f1"}.get(document["kind"], document["kind"])
-    if "models" in document:  # of speed and cost, one report for all models
+    if kind in ("speed", "flops"):  # one report for all models
         return kind
-    about = (kind, document.get("what"), document.get("model") or document["arms"][0]["model"])
-    return "-".join(filter(None, about))
+    model = document["models"][0] if "models" in document else document
+    return f"{kind}-{model['model']}"
 
 
 def keep(report: Path) -> Path:
     """Keep a report without its single pictures; return where."""
     document = json.loads(report.read_text("utf-8"))
-    if document["kind"] == "accuracy":
-        document.pop("pictures")
+    for model in document.get("models", ()):
+        model.pop("pictures", None)
     path = ROOT / KEPT / f"{name_of(document)}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(_rounded(document), indent=1) + "\n", "utf-8")
@@ -67,15 +81,73 @@ def pages() -> Iterator[Path]:
 
 def filled(text: str) -> str:
     """Return a page with all its tables written anew."""
-    return MARKED.sub(lambda found: f"{found[1]}\n{_table(found[2])}\n{found[3]}", text)
+    return MARKED.sub(lambda found: f"{found[1]}\n{table(found[2].split())}\n{found[3]}", text)
 
 
-def _table(command: str) -> str:
-    words = shlex.split(_PLACE.sub(f"{ROOT / KEPT}/", command))
-    run = CliRunner().invoke(app, words)
-    if run.exception is not None:
-        raise run.exception
-    return run.stdout
+def table(names: Sequence[str]) -> str:
+    """Return the Markdown of one report, or of several side by side."""
+    documents = [json.loads((ROOT / KEPT / f"{n}.json").read_text("utf-8")) for n in names]
+    if len(documents) == 1:
+        return to_markdown(page_of(documents[0]))
+    models = [m for d in documents if d["kind"] == "accuracy" for m in d["models"]]
+    costs = [m for d in documents if d["kind"] == "speed" for m in d["models"]]
+    return to_markdown(_with_costs(models, costs) if costs else _on_every_set(models))
+
+
+def _with_costs(models: Sequence[Document], costs: Sequence[Document]) -> list[Block]:
+    """One row for each model."""
+    rows = []
+    for model in models:
+        cost = next(c for c in costs if c["model"] == model["model"])
+        drawn = (model["settings"].get("steps"), model["settings"].get("ensemble"))
+        times = {(s["steps"], s["members"]): s["share"] for s in cost["against"]["shares"]}
+        row = _mean(model["sets"])
+        rows.append(
+            (
+                model["model"],
+                amount(cost["cost"]["parameters"]),
+                amount(cost["cost"]["macs"]),
+                fraction(times[drawn]),
+                interval(row, "f1"),
+                fraction(row["auc"]),
+                *_verdicts(model["sets"][-1]),
+            )
+        )
+    size = costs[0]["cost"]["size"]
+    columns = ("model", "parameters", f"MACs at {size}", "time / MiT-B3", "F1 [95 %]", "AUC")
+    drawn = "; ".join(f"{m['model']}: {sampling_line(m['settings'])}" for m in models)
+    words = (
+        f"{MEANING} MACs: multiply-accumulates, every step of every member. time / MiT-B3: over"
+        f" SegFormer's MiT-B3 encoder in the same run. {drawn}."
+    )
+    return [Table("Accuracy and cost", (*columns, "found", "alarms"), tuple(rows)), words]
+
+
+def _on_every_set(models: Sequence[Document]) -> list[Block]:
+    """One row for each set."""
+    rows = []
+    for place, first in enumerate(models[0]["sets"]):
+        rows_here = [model["sets"][place] for model in models]
+        cells = [fraction(row["f1"]) for row in rows_here]
+        cells += [fraction(row["auc"]) for row in rows_here]
+        found = [_verdicts(row) for row in rows_here]
+        cells += [each[kind] for kind in (0, 1) for each in found]
+        rows.append((first["name"], f"{first['tampered']} + {first['authentic']}", *cells))
+    kinds = ("F1", "AUC", "found", "alarms")
+    columns = (f"{kind}, {model['model']}" for kind in kinds for model in models)
+    words = f"{MEANING} pictures: forgeries + authentic."
+    return [Table("Models side by side", ("set", "pictures", *columns), tuple(rows)), words]
+
+
+def _mean(sets: Sequence[Document]) -> Document:
+    return sets[-2] if len(sets) > 1 else sets[0]
+
+
+def _verdicts(row: Document) -> tuple[str, str]:
+    if row["rates"] is None:
+        return "-", "-"
+    rates = row["rates"]["manipulated"]
+    return percentage(rates["forgeries"]["share"]), percentage(rates["authentic"]["share"])
 
 
 def main() -> None:

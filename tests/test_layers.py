@@ -22,9 +22,10 @@ RANKS = {
     **dict.fromkeys(("errors", "device", "atomic", "record", "memory", "silence", "threads"), 0),
     **dict.fromkeys(("image", "core", "mask", "weights"), 1),
     **dict.fromkeys(("inference", "data"), 2),
-    **dict.fromkeys(("forge", "evaluate"), 3),
-    **dict.fromkeys(("scan", "report", "pipeline", "train", "bench"), 4),
-    **dict.fromkeys(("cli", "__init__", "__main__"), 5),
+    **dict.fromkeys(("forge", "evaluate", "pipeline"), 3),
+    **dict.fromkeys(("scan", "report", "train"), 4),
+    "bench": 5,
+    **dict.fromkeys(("cli", "__init__", "__main__"), 6),
 }
 # What else is allowed: (importing part, imported module and what lies below it).
 BESIDES = (
@@ -35,8 +36,6 @@ BESIDES = (
     ("weights", "imlctl.mask"),  # whose card holds the rule and its rates
     ("weights", "imlctl.core"),  # weights become models
     ("scan", "imlctl.report.preview"),  # which the ledger keeps
-    ("scan", "imlctl.pipeline"),
-    ("train", "imlctl.bench.accuracy"),  # validation scores as the benchmark does
     ("cli", "imlctl.__version__"),
     ("weights", "imlctl.__version__"),
     ("report", "imlctl.__version__"),
@@ -212,7 +211,6 @@ def write(tree: Path, files: dict[str, str]) -> Path:
         ("pipeline.py", "from imlctl.report.html import write"),
         ("train/loop.py", "from imlctl.bench import speed"),
         ("train/loop.py", "from imlctl.scan import naming"),
-        ("report/jsonl.py", "from imlctl.pipeline import Result"),
         ("scan/run.py", "from imlctl.report.html import x"),
         ("bench/speed.py", "from imlctl.cli import app"),
         ("extra/new.py", "from imlctl.errors import UsageError"),
@@ -234,7 +232,7 @@ def test_the_checker_allows_what_the_layers_allow(tmp_path: Path) -> None:
         "weights/load.py": "import safetensors\nfrom imlctl.core.efficient_iml import EfficientIML",
         "pipeline.py": "from imlctl.image.decode import read\nfrom imlctl.record import R",
         "scan/run.py": "from imlctl.pipeline import Localizer\nfrom imlctl.report import preview",
-        "train/loop.py": "from imlctl.bench.accuracy import evaluate\nimport imlctl.weights.load",
+        "train/loop.py": "from imlctl.evaluate.score import evaluate\nimport imlctl.weights.load",
         "train/validate.py": "from imlctl.inference import predict",
         "cli/__init__.py": "from imlctl import __version__\nfrom imlctl.scan.run import scan",
     }

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from imlctl.image.prepare import Geometry
     from imlctl.inference import Answer
     from imlctl.mask.rates import Rates
+    from imlctl.weights.load import Loaded
 
 
 RELIABLE = 0.5  # a map is believed where its reliability is at least that
@@ -180,18 +181,26 @@ class Result:
 class Localizer:
     """A model in memory, ready for one photograph after another.
 
+    Args:
+        settings: Model, device and how to localize.
+        loaded: A model to use as it is, such as one in training, which is neither fused nor moved;
+            it must be on the device of `settings`. None to open the weights that `settings` name.
+
     Raises:
         ImlctlError: The model, its weights or the device cannot be had.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, loaded: Loaded | None = None) -> None:
         self.settings = settings or Settings()
         self.device = resolve(self.settings.device)
-        make_deterministic()
-        loaded = open_weights(self.settings.weights or self.settings.model)
+        if loaded is None:
+            make_deterministic()
+            loaded = open_weights(self.settings.weights or self.settings.model)
+            model = cast("Model", loaded.model)  # `open_weights` refuses what does not localize
+            self.model: Model = model.fuse().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        else:
+            self.model = cast("Model", loaded.model)
         self.card = loaded.card
-        model = cast("Model", loaded.model)  # `open_weights` refuses what does not localize
-        self.model: Model = model.fuse().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         tile = self.settings.tile
         self.overlap = min(OVERLAP, tile // 2)
         self.provenance: dict[str, object] = {

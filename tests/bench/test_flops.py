@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from imlctl.bench.flops import (
     MIX_TRANSFORMER,
     Part,
+    compare_counts,
     count,
     count_model,
 )
@@ -144,3 +145,21 @@ def test_the_papers_count_is_met_in_the_papers_way() -> None:
     shared = 128 * 128 * 9 * 4096 / 1e9
     per_member = (five - one) / 4 - attention + shared
     assert per_member == pytest.approx((102.36 - 53.01) / 4, rel=0.03)
+
+
+def test_a_step_more_costs_the_denoiser_only() -> None:
+    """The condition is computed once, whatever the steps."""
+    model = DiffIML().fuse()
+    one, two, nine = (count_model(model, 64, steps=s, members=1).macs for s in (1, 2, 9))
+    assert nine - one == 8 * (two - one)
+    assert two - one < 0.3 * one  # 0.2
+
+
+def test_both_ways_of_counting_are_shown() -> None:
+    found = compare_counts(DiffIML(TINY).fuse(), 64, (8,), (1, 5))
+    assert found["way"] == "N=5, 8 steps"
+    one, five = found["counts"]
+    assert (five["members"], five["steps"], five["all"]) == (5, 8, found["cost"]["macs"])
+    assert one["paper"] < five["paper"] < five["all"]
+    plain = compare_counts(EfficientIML().eval(), 64, (8,), (1, 5))
+    assert (plain["way"], plain["counts"]) == ("one pass", [])

@@ -6,6 +6,7 @@ import pytest
 
 from imlctl.bench import page
 from imlctl.bench.page import Table, to_markdown
+from imlctl.mask.rates import Proportion
 
 
 def test_markdown() -> None:
@@ -37,6 +38,12 @@ def test_numbers() -> None:
     row = {"f1": 0.5, "auc": None, "intervals": {"f1": [0.25, 0.75]}}
     assert page.interval(row, "f1") == "0.500 [0.25, 0.75]"
     assert page.interval(row, "auc") == "-"
+
+
+def test_proportions_have_their_interval() -> None:
+    rates = Proportion(0, 18).to_dict()
+    assert page.proportion(rates) == "0% [0, 19]"
+    assert page.proportion(Proportion(0, 0).to_dict()) == "-"
 
 
 def test_how_it_was_drawn() -> None:

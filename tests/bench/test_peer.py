@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imlctl.bench.peer import Command, as_answer, ratio_of, read_map, timed
+from imlctl.bench.peer import Command, answer_of, read_map
 from imlctl.errors import InputError, UsageError
+from imlctl.mask.decide import Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,16 +68,10 @@ class TestReadMap:
             read_map(tmp_path / "m.png", (5, 4))
 
 
-def test_a_map_gives_its_own_score() -> None:
-    probability = np.float32([[0.9, 0.7, 0.3, 0.1]])
-    assert as_answer(probability).score == pytest.approx(0.9)
-
-
-def test_ratios_are_made_pair_by_pair() -> None:
-    ratio = ratio_of([1, 4, 9], [1, 2, 3])
-    assert (ratio.median, ratio.low, ratio.high, ratio.pairs) == (2, 1, 3, 3)
-
-
-def test_time_is_that_of_the_call() -> None:
-    ticks = iter([5.0, 7.5])
-    assert timed(lambda: None, lambda: next(ticks)) == 2.5
+def test_a_map_gives_its_own_score_and_verdict() -> None:
+    probability = np.full((20, 20), 0.1, np.float32)
+    probability.ravel()[:3] = (0.9, 0.8, 0.7)
+    answer = answer_of(probability)
+    assert answer.decision.score == pytest.approx(0.7)  # half a percent are two pixels
+    assert (answer.decision.verdict, answer.decision.threshold) == (Verdict.MANIPULATED, 0.5)
+    assert answer_of(probability / 2).decision.verdict is Verdict.NOTHING_FOUND

@@ -4,12 +4,10 @@ import pytest
 import torch
 
 from imlctl.bench.timing import (
-    EventTimer,
     Subject,
     Timing,
     WallTimer,
     take_turns,
-    timer_for,
     waits_for,
 )
 
@@ -102,59 +100,6 @@ def test_a_slow_subject_with_several_passes_has_one_round_at_least() -> None:
     bench = Bench(a=5.0)
     (a,) = take_turns([bench.subject("a", passes=2)], 5, budget=6.0, timed=bench.timer)
     assert a.rounds == ((5.0, 5.0),)
-
-
-class Gpu:
-    """What `torch.cuda` is to the timer: work is queued, and runs on a clock of its own."""
-
-    def __init__(self) -> None:
-        self.now = 100.0  # milliseconds, of the device
-        self.queued: list[float] = []
-        self.devices: list[torch.device] = []
-
-    def current_stream(self, device: torch.device) -> str:
-        self.devices.append(device)
-        return "stream"
-
-    def Event(self, *, enable_timing: bool) -> GpuEvent:  # noqa: N802 - torch's name
-        assert enable_timing
-        return GpuEvent(self)
-
-    def launch(self, milliseconds: float) -> None:
-        self.queued.append(milliseconds)
-
-
-class GpuEvent:
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu, self.at = gpu, -1.0
-        self.done = False
-
-    def record(self, stream: str) -> None:
-        assert stream == "stream"
-        self.gpu.now += sum(self.gpu.queued)  # it takes its place behind what was queued
-        self.gpu.queued.clear()
-        self.at = self.gpu.now
-
-    def synchronize(self) -> None:
-        self.done = True
-
-    def elapsed_time(self, end: GpuEvent) -> float:
-        assert end.done  # torch raises where the event has not happened
-        return end.at - self.at
-
-
-def test_a_gpu_times_itself() -> None:
-    gpu, device = Gpu(), torch.device("cuda:1")
-    timer = EventTimer(device, gpu)
-    assert timer(lambda: gpu.launch(250.0)) == 0.25
-    assert timer(lambda: (gpu.launch(1.0), gpu.launch(2.0))) == pytest.approx(0.003)
-    assert gpu.devices == [device, device]
-
-
-def test_each_device_has_its_timer() -> None:
-    assert isinstance(timer_for(torch.device("cuda")), EventTimer)
-    for name in ("cpu", "mps"):
-        assert isinstance(timer_for(torch.device(name)), WallTimer)
 
 
 def test_median_and_95th_percentile() -> None:

@@ -11,15 +11,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from imlctl.bench.stages import photograph
-from imlctl.bench.thresholds import kept_in
 from imlctl.cli import app
 from imlctl.core.denoiser import DenoiserConfig
 from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.core.mit import SIZES, MixTransformer
-from imlctl.errors import ConfigError, ImlctlError, OutputError, UsageError, WeightsError
+from imlctl.errors import ConfigError, OutputError, UsageError, WeightsError
+from imlctl.evaluate.thresholds import kept_in
 from imlctl.mask.decide import Rule
 from imlctl.weights.load import Card, save
 
@@ -34,7 +33,10 @@ SAMPLING = DiffIMLConfig("efficient-rwkv-tiny", DenoiserConfig(channels=32, cond
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     torch.manual_seed(0)
-    save(path, EfficientIML(TINY), Card("efficient-iml", TINY.to_dict(), Rule(threshold=0.1)))
+    model = EfficientIML(TINY)
+    torch.nn.init.normal_(model.head.weight, std=2.0)  # probabilities on both sides of a half
+    torch.nn.init.zeros_(model.head.bias)
+    save(path, model, Card("efficient-iml", TINY.to_dict()))
     return path
 
 
@@ -64,6 +66,8 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("imlctl.bench.speed.MixTransformer", lambda: MixTransformer(SIZES["b0"]))
+    monkeypatch.setattr("imlctl.bench.machine._LOOK", 0.01)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
@@ -98,74 +102,85 @@ class TestSpeed:
     def test_as_tables(self, weights: Path) -> None:
         sizes = ("--size", 128, "--size", 64)
         text = bench("--fps", "--weights", weights, *sizes, "--runs", 1, "--no-tta")
-        names = [row[0] for row in table(text, "Speed")]
-        assert names[:2] == ["64 x 64", "128 x 128"]
-        assert names[2:] == ["64 x 64, 4 at once", "64 x 64, 16 at once"]
+        assert [row[0] for row in table(text, "Speed")] == ["64 x 64", "128 x 128"]
         assert table(text, "Speed")[0][4] == "1.00 x"
+        assert [row[0] for row in table(text, "End to end")] == ["64 x 64", "128 x 128"]
         cost = [row[0] for row in table(text, "Cost at 512 x 512")]
-        assert cost[-3:] == ["picture score", "all", "of it the WKV operator"]
-        bars = [(row[1], row[3]) for row in table(text, "Bars")]
-        assert bars == [("at most 5 M", "met"), ("at most 8 G", "met")]
-        assert "Fitted over the sizes: time as pixels ^" in text
-        assert "Ceilings measured here" in text
+        assert cost[-4:] == ["picture score", "all", "of it the WKV operator", "MiT-B3 encoder"]
+        flat = " ".join(text.split())
+        assert "pair by pair" in flat
+        assert "at 64 x 64 at the least" in flat
+        assert "idle threads: " in flat
         assert narrow(text)
 
-    @pytest.mark.parametrize(("load", "busy"), [(0.0, False), (999.0, True)])
-    def test_a_busy_machine_is_told(
-        self, weights: Path, monkeypatch: pytest.MonkeyPatch, load: float, busy: bool
+    @pytest.mark.parametrize(("share", "busy"), [(0.02, False), (0.4, True), (None, False)])
+    def test_neighbours_are_told(
+        self, weights: Path, monkeypatch: pytest.MonkeyPatch, share: float | None, busy: bool
     ) -> None:
-        monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+        monkeypatch.setattr("imlctl.bench.machine.Neighbours.share", lambda _: share)
         text = bench("--fps", "--weights", weights, "--size", 64, "--runs", 1, "--no-tta")
-        assert f"load before: {load:.2f}" in " ".join(text.split())
-        assert ("was busy" in text) is busy
+        used = "-" if share is None else f"{share:.0%}"
+        assert f"other programs used {used} of the cores before" in " ".join(text.split())
+        assert ("Other programs were using this machine" in text) is busy
 
-    def test_both_models_as_json_from_bytes_to_disk(
-        self, weights: Path, sampler: Path, tmp_path: Path
-    ) -> None:
+    def test_both_models_as_json(self, weights: Path, sampler: Path, tmp_path: Path) -> None:
         text = bench(
             *("--fps", "--weights", weights, "--weights", sampler, "--size", 64, "--runs", 1),
-            *("--steps", 1, "--steps", 2, "--ensemble", 1, "--no-tta", "--end-to-end", "--json"),
+            *("--steps", 1, "--steps", 2, "--ensemble", 1, "--no-tta", "--json"),
             *("-o", tmp_path / "report"),
         )
         document: dict[str, Any] = json.loads(text)
-        assert (document["kind"], document["version"]) == ("speed", 3)
+        assert (document["kind"], document["version"]) == ("speed", 5)
         one, two = document["models"]
         assert (one["model"], two["model"]) == (str(weights), str(sampler))
-        ways = [(row["members"], row["steps"]) for row in two["speed"]]
-        assert ways == [(1, 1), (1, 2)]
-        assert set(two["end_to_end"][0]["stages"]) >= {"decode", "encoder", "denoiser", "LightVAE"}
+        assert [(row["members"], row["steps"]) for row in two["speed"]] == [(1, 1), (1, 2)]
         assert one["end_to_end"][0]["model_share"] > 0
-        assert one["roofline"]["times"] > 0
         assert document["resident"] > 10**7
         with Image.open(tmp_path / "report" / "speed.png") as plot:
             assert plot.width > plot.height  # a panel for each model
 
     def test_flops(self, weights: Path, sampler: Path) -> None:
-        text = bench("--flops", "--weights", weights, "--weights", sampler, "--compare")
+        text = bench("--flops", "--weights", weights, "--weights", sampler)
         counts = table(text, "Multiply-accumulates by way of counting")
         assert [row[0] for row in counts] == ["N=1, 8 steps", "N=5, 8 steps"]
         assert "one call of the denoiser for each member" in text.replace("\n", " ")
-        assert "PUBLISHED, not measured here: Table 4" in text
         assert narrow(text)
 
 
 class TestAccuracy:
-    def test_as_a_table(self, weights: Path, pictures: Path) -> None:
-        text = bench("--f1", pictures, "--weights", weights, "--resamples", 20)
-        pixels, verdicts = table(text, "Accuracy"), table(text, "Verdicts")
-        assert pixels[0][:3] == ["[red]two\\x1b", "-", "-"]
-        assert pixels[1][0] == "one"
-        assert re.fullmatch(r"\d\.\d{3} \[\d\.\d\d, \d\.\d\d\]", pixels[1][1])
-        assert [row[1] for row in verdicts] == ["0 + 2", "2 + 2", "2 + 4", "2 + 4"]
-        assert "threshold 0.1" in text.replace("\n", " ")
+    def test_as_tables(self, weights: Path, pictures: Path) -> None:
+        text = bench("--f1", pictures, "--weights", weights)
+        pixels = table(text, "Pixels of forgeries")
+        assert pixels[0][0] == "one"
+        assert re.fullmatch(r"\d\.\d{3} \[\d\.\d\d, \d\.\d\d\]", pixels[0][1])
+        forgeries, authentic = (
+            table(text, f"Verdicts on {kind}") for kind in ("forgeries", "authentic")
+        )
+        assert [row[:2] for row in forgeries] == [["one", "2"], ["all pictures", "2"]]
+        assert [row[0] for row in authentic] == ["[red]two\\x1b", "one", "all pictures"]
+        assert authentic[-1][1] == "4"
+        assert {"0% [0, 60]", "100% [40, 100]"} == set(authentic[-1][2:])  # of four
+        assert [row[:3] for row in table(text, "Forgeries ranked")][-1] == [
+            "all pictures",
+            "2",
+            "4",
+        ]
+        assert [row[:2] for row in table(text, "Forgeries by the share")] == [
+            ["under 1 %", "0"],
+            ["1 to 10 %", "0"],
+            ["over 10 %", "2"],
+        ]
+        assert table(text, "Reliability of the score")
         assert "optimistic" in text
         assert narrow(text)
 
     def test_as_json(self, weights: Path, pictures: Path) -> None:
-        arguments = ("--f1", pictures, "--weights", weights, "--json", "--resamples", 20)
-        text = bench(*arguments)
-        document = json.loads(text)
-        assert (document["kind"], document["threshold"]) == ("accuracy", 0.1)
+        def scored() -> dict[str, Any]:
+            (model,) = json.loads(bench("--f1", pictures, "--weights", weights, "--json"))["models"]
+            model.pop("seconds")
+            return dict(model)
+
+        document = scored()
         two, one, mean, every = document["sets"]
         assert two["f1"] is None
         assert 0 <= one["f1"] <= one["best_f1"] <= 1
@@ -174,66 +189,62 @@ class TestAccuracy:
             not picture["tampered"] for picture in document["pictures"][2:]
         ]
         assert len(document["pictures"]) == 6
-        assert bench(*arguments) == text  # all of it is reproducible
+        assert scored() == document  # all of it is reproducible
 
     def test_outputs_in_a_folder(self, weights: Path, pictures: Path, tmp_path: Path) -> None:
         out = tmp_path / "report"
-        arguments = ("--f1", pictures, "--weights", weights, "--resamples", 5, "-o", out)
-        printed = bench(*arguments, "--markdown")
+        arguments = ("--f1", pictures, "--weights", weights, "-o", out)
+        bench(*arguments)
         assert sorted(p.name for p in out.iterdir()) == [
             "accuracy.json",
             "accuracy.md",
             "cases.png",
+            "reliability.png",
         ]
-        assert (out / "accuracy.md").read_text("utf-8") == printed
-        assert "| one | " in printed
-        # What is kept as JSON gives the same Markdown again.
-        assert bench("--read", out / "accuracy.json", "--markdown") == printed
+        assert "| one | " in (out / "accuracy.md").read_text("utf-8")
         with pytest.raises(OutputError, match="not an empty folder"):
             bench(*arguments)
-        bench(*arguments, "--force")
 
     def test_a_manifest(self, weights: Path, pictures: Path) -> None:
         manifest = pictures / "list.csv"
         manifest.write_text("image,mask,split\none/tampered/a.png,one/masks/a.png,test\n")
-        arguments = ("--f1", manifest, "--weights", weights, "--json", "--resamples", 0)
-        document = json.loads(bench(*arguments, "--split", "test"))
-        assert [row["name"] for row in document["sets"]] == ["list"]
+        arguments = ("--f1", manifest, "--weights", weights, "--json")
+        (model,) = json.loads(bench(*arguments, "--split", "test"))["models"]
+        assert [row["name"] for row in model["sets"]] == ["list"]
         with pytest.raises(ConfigError, match="no picture of the split"):
             bench(*arguments, "--split", "train")
 
-    def test_how_it_is_drawn_can_be_chosen(self, sampler: Path, pictures: Path) -> None:
-        arguments = ("--f1", pictures / "one", "--weights", sampler, "--json", "--resamples", 0)
-        documents = [
-            json.loads(bench(*arguments, "--steps", 1, "--ensemble", *ensemble))
-            for ensemble in ((1,), (1, "--seed", 7), (2, "--tta", "--tta-fusion", "max"))
-        ]
-        assert documents[2]["settings"]["tta"] == "max"
-        assert [d["settings"]["ensemble"] for d in documents] == [1, 1, 2]
-        assert [d["seed"] for d in documents] == [0, 7, 0]
-        assert documents[0]["sets"] != documents[1]["sets"]
-
-    def test_the_threshold_can_be_chosen(self, weights: Path, pictures: Path) -> None:
-        arguments = ("--f1", pictures / "one", "--weights", weights, "--json", "--resamples", 0)
-        low, high = (json.loads(bench(*arguments, "--threshold", t)) for t in (0.001, 0.999))
-        assert (low["threshold"], high["threshold"]) == (0.001, 0.999)
-        shares = [[picture["share"] for picture in each["pictures"]] for each in (low, high)]
-        assert min(shares[0]) > max(shares[1])
+    def test_settings_and_weights_are_compared(
+        self, weights: Path, sampler: Path, pictures: Path, tmp_path: Path
+    ) -> None:
+        drawn = ("--steps", 1, "--ensemble", 1, "--ensemble", 2, "--tta")
+        text = bench("--f1", pictures / "one", "--weights", sampler, *drawn, "-o", tmp_path / "out")
+        assert len(table(text, "Side by side, all pictures")) >= 2
+        assert narrow(text)
+        models = json.loads((tmp_path / "out" / "accuracy.json").read_text())["models"]
+        assert [model["settings"]["ensemble"] for model in models] == [1, 2]
+        assert {model["settings"]["tta"] for model in models} == {"mean"}
+        assert models[0]["sets"] != models[1]["sets"]
+        both = ("--weights", weights, "--weights", sampler, "--steps", 1, "--json")
+        models = json.loads(bench("--f1", pictures / "one", *both))["models"]
+        assert [model["model"] for model in models] == [str(weights), str(sampler)]
+        with pytest.raises(UsageError, match="does not sample"):
+            bench("--f1", pictures, "--weights", weights, "--steps", 2)
 
 
 class TestCalibration:
     def test_a_rate_is_kept_and_used(self, weights: Path, pictures: Path) -> None:
-        text = bench("--calibrate", pictures, "--weights", weights, "--resamples", 20)
-        assert table(text, "Thresholds on 4")[0][0] == "0.01"
-        assert "Too few pictures" in text
+        text = bench("--calibrate", pictures, "--weights", weights)
+        assert [row[1] for row in table(text, "Verdicts on 4 authentic")] == ["0", "4", "0"]
+        assert table(text, "Thresholds of masks")[0][0] == "0.01"
+        assert "too few pictures" in " ".join(text.split())
+        assert narrow(text)
         assert kept_in().is_file()
-        arguments = ("--f1", pictures, "--weights", weights, "--json", "--resamples", 0)
-        for rate, marked in ((0.0, 0), (0.25, 1), (0.5, 2)):
-            document = json.loads(bench(*arguments, "--threshold", f"fpr={rate}"))
-            alarms = [p["share"] > 0.005 for p in document["pictures"] if not p["tampered"]]
-            assert sum(alarms) == marked
         photo = pictures / "one" / "authentic" / "a.png"
-        bench(photo, "--weights", weights, "--threshold", "fpr=0.25", command="localize")
+        arguments = (photo, "--weights", weights, "--json")
+        for rate in (0.0, 0.25):
+            record = json.loads(bench(*arguments, "--threshold", f"fpr={rate}", command="localize"))
+            assert 0 < record["threshold"] < 1
 
     def test_without_one_the_remedy_is_named(self, weights: Path, pictures: Path) -> None:
         photo = pictures / "one" / "authentic" / "a.png"
@@ -245,59 +256,17 @@ class TestCalibration:
 
 def test_robustness(weights: Path, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
-    text = bench(
-        *("--robustness", pictures / "one", "--weights", weights, "--resamples", 5),
-        *("--json", "-o", out),
-    )
-    document = json.loads(text)
+    text = bench("--robustness", pictures / "one", "--weights", weights, "-o", out)
+    document = json.loads((out / "robustness.json").read_text())
     kinds = [row["kind"] for row in document["rows"]]
     assert kinds[0] == "clean"
     assert kinds.count("noise, variance") == kinds.count("noise, std") == 6
     assert document["rows"][0]["kept"] == 1.0
-    plain = json.loads(bench("--f1", pictures / "one", "--weights", weights, "--json"))
+    (plain,) = json.loads(bench("--f1", pictures / "one", "--weights", weights, "--json"))["models"]
     assert document["rows"][0]["f1"] == plain["sets"][0]["f1"]
     assert sorted(p.suffix for p in out.iterdir()) == [".json", ".md", ".png"]
-    page = bench("--read", out / "robustness.json")
-    assert "VARIANCE" in page
-    assert narrow(page)
-
-
-class TestAblation:
-    def test_steps(self, sampler: Path, pictures: Path) -> None:
-        arguments = ("--f1", pictures / "one", "--weights", sampler, "--resamples", 5)
-        text = bench(*arguments, "--ablate", "steps", "--steps", 1, "--steps", 2, "--ensemble", 1)
-        assert [row[0] for row in table(text, "Ablation: steps")] == ["1", "2"]
-        assert narrow(text)
-
-    def test_ensemble_has_a_spread(self, sampler: Path, pictures: Path) -> None:
-        arguments = ("--f1", pictures / "one", "--weights", sampler, "--resamples", 0, "--json")
-        text = bench(*arguments, "--ablate", "ensemble", "--steps", 1, "--ensemble", 2)
-        (row,) = json.loads(text)["rows"]
-        assert (row["arm"], row["spread"] > 0) == ("2", True)
-
-    def test_weights_are_arms(self, weights: Path, sampler: Path, pictures: Path) -> None:
-        arms = ("--weights", weights, "--weights", sampler, "--ensemble", 1, "--steps", 1)
-        text = bench(
-            *("--f1", pictures / "one", "--ablate", "prior", *arms, "--json", "--resamples", 0)
-        )
-        assert [row["arm"] for row in json.loads(text)["rows"]] == [str(weights), str(sampler)]
-
-    @pytest.mark.parametrize(
-        ("what", "says"),
-        [
-            ("prior", r"imlctl train PRESET .*prior in \[diffusion\]: 0, 0.1, 0.3 and 0.5"),
-            ("edge", r"mask_weight"),
-            ("encoder", r"resnet50.*mit-b3"),
-            ("init", r"ImageNet"),
-            ("colour", r"no ablation of 'colour'.*steps, ensemble"),
-            ("steps", r"does not sample"),
-        ],
-    )
-    def test_what_to_train_is_said(
-        self, what: str, says: str, weights: Path, pictures: Path
-    ) -> None:
-        with pytest.raises(UsageError, match=says):
-            bench("--f1", pictures, "--ablate", what, "--weights", weights)
+    assert "VARIANCE" in text
+    assert narrow(text)
 
 
 def test_a_peer_takes_turns(weights: Path, pictures: Path, tmp_path: Path) -> None:
@@ -314,9 +283,12 @@ def test_a_peer_takes_turns(weights: Path, pictures: Path, tmp_path: Path) -> No
     rows = [f"one/tampered/{n}.png,one/masks/{n}.png" for n in "ab"]
     manifest.write_text("\n".join(["image,mask", *rows]))
     command = f"{sys.executable} {peer} {{image}} {{out}}"
-    document = json.loads(
-        bench("--f1", manifest, "--weights", weights, "--peer", command, "--json")
-    )
+    out = tmp_path / "report"
+    arguments = ("--f1", manifest, "--weights", weights, "--peer", command)
+    text = bench(*arguments, "-o", out)
+    assert "The peer failed on 1 picture," in " ".join(text.split())
+    assert narrow(text)
+    document = json.loads((out / "peer.json").read_text())
     ours, theirs = document["rows"]
     assert (ours["name"], theirs["name"], theirs["f1"]) == ("imlctl", "peer", 1.0)
     assert document["f1_gain"] == pytest.approx(ours["f1"] - 1)
@@ -326,28 +298,20 @@ def test_a_peer_takes_turns(weights: Path, pictures: Path, tmp_path: Path) -> No
     assert "only a" in failed["error"]
 
 
-def test_published_figures_alone() -> None:
-    text = bench("--compare")
-    for number in (2, 3, 4, 7):
-        assert f"PUBLISHED, not measured here: Table {number}" in text
-    assert "DiffIML" in text
-    assert "RTX 3090" in text
-    assert narrow(text)
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "nothing is chosen"),
-        (("--fps", "--f1", "folder"), "--fps and --f1 are two"),
-        (("--compare", "--json", "--markdown"), "cannot print both"),
-        (("--ablate", "steps"), "needs pictures"),
-        (("--f1", ".", "--ablate", "steps", "--peer", "x"), "one at a time"),
-        (("--f1", ".", "--steps", "1", "--steps", "2"), "given several times"),
-        (("--f1", ".", "--weights", "a", "--weights", "b"), "several models"),
+        ((), "nothing was chosen"),
+        (("--fps", "--f1", "folder"), "--fps and --f1 were given"),
+        (("--fps", "--peer", "x"), "needs pictures"),
+        (("--scan", ".", "--steps", "1", "--steps", "2"), "several were given"),
+        (("--robustness", ".", "--weights", "a", "--weights", "b"), "several were given"),
     ],
 )
-def test_one_thing_is_measured_at_a_time(arguments: tuple[str, ...], says: str) -> None:
+def test_one_thing_is_measured_at_a_time(
+    arguments: tuple[str, ...], says: str, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures)
     with pytest.raises(UsageError, match=says):
         bench(*arguments)
 
@@ -357,45 +321,6 @@ def test_mistakes_are_named(weights: Path, tmp_path: Path) -> None:
         bench("--fps", "--weights", weights, "--size", 100)
     with pytest.raises(WeightsError, match=r"absent\.safetensors"):
         bench("--fps", "--weights", tmp_path / "absent.safetensors")
-    other = tmp_path / "other.json"
-    for text in ("{", "[]", '{"kind": "speed", "version": 1}'):
-        other.write_text(text)
-        with pytest.raises(ImlctlError, match=r"other\.json"):
-            bench("--read", other)
-
-
-class TestReadingBack:
-    @pytest.fixture
-    def reports(self, weights: Path, pictures: Path, tmp_path: Path) -> list[Path]:
-        paths = [tmp_path / "f1.json", tmp_path / "flops.json"]
-        scored = bench("--f1", pictures, "--weights", weights, "--json", "--resamples", 5)
-        for path, text in zip(
-            paths, (scored, bench("--flops", "--weights", weights, "--json")), strict=True
-        ):
-            path.write_text(text)
-        return paths
-
-    def test_accuracy_and_cost_become_one_row_and_a_plot(
-        self, reports: list[Path], weights: Path, tmp_path: Path
-    ) -> None:
-        arguments = [word for path in reports for word in ("--read", path)]
-        out = tmp_path / "report"
-        text = bench(*arguments, "--compare", "-o", out, "--markdown")
-        assert f"| {weights} ".replace("_", "\\_") in text
-        assert "PUBLISHED, not measured here" in text
-        assert sorted(p.name for p in out.iterdir()) == [
-            "f1-cost.png",
-            "together.json",
-            "together.md",
-        ]
-        assert bench("--read", out / "together.json", "--markdown") == text
-        with Image.open(out / "f1-cost.png") as plot:
-            assert plot.width > plot.height
-
-    def test_what_does_not_belong_together_is_refused(self, reports: list[Path]) -> None:
-        _, cost = reports
-        with pytest.raises(ConfigError, match="hold no accuracy"):
-            bench("--read", cost, "--read", cost)
 
 
 def test_a_scan_is_timed_against_the_bare_model(
@@ -403,46 +328,11 @@ def test_a_scan_is_timed_against_the_bare_model(
 ) -> None:
     out = tmp_path / "report"
     text = bench("--scan", pictures, "--weights", weights, "--runs", 2, "-o", out)
-    rows = table(text, "Scan of 8 pictures (of 8")
-    assert len(rows) == 3
     document = json.loads((out / "scan.json").read_text())
+    assert len(table(text, "Scan of 8 pictures (of 8")) == 3 + (document["at_once"] > 1)
     assert len(document["rounds"]) == 2
     assert all(seconds > 0 for each in document["rounds"] for seconds in each.values())
-    ratios = [each["model"] / each["scan"] for each in document["rounds"]]
+    assert document["at_once"] == document["machine"]["cores"]
+    ratios = [each["model"] / document["at_once"] / each["scan"] for each in document["rounds"]]
     assert min(ratios) <= document["share"] <= max(ratios)
-    assert document["passed"] is (document["share"] >= 0.9)
     assert narrow(text)
-
-
-def test_decoding_and_writing_hide_behind_the_model(tmp_path: Path) -> None:
-    """At least nine tenths of the bare model's speed is promised; half holds on a busy machine."""
-    (tmp_path / "photos").mkdir()
-    for number in range(6):
-        (tmp_path / "photos" / f"{number}.jpg").write_bytes(photograph(512))
-    document = json.loads(bench("--scan", tmp_path / "photos", "--runs", 3, "--json"))
-    assert document["share"] > 0.5
-
-
-def test_every_bar_is_measured(
-    weights: Path, sampler: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """On small models, with a small encoder beside them and one process of each kind."""
-    monkeypatch.setattr("imlctl.bench.speed.MixTransformer", lambda: MixTransformer(SIZES["b0"]))
-    monkeypatch.setattr("imlctl.cli.bench_bars._LARGE", (640, 480))
-    monkeypatch.setattr("imlctl.cli.bench_bars._PHOTO_SIDE", 64)
-    monkeypatch.setattr("imlctl.cli.bench_bars._MASKS", 1)
-    monkeypatch.setattr("imlctl.bench.bars.BAR_SIZE", 64)
-    out = tmp_path / "report"
-    bench(
-        *("--bars", "--weights", weights, "--weights", sampler, "--runs", 1, "--budget", 0.1),
-        *("-o", out),
-    )
-    document = json.loads((out / "bars.json").read_text())
-    found = {bar["name"]: bar for bar in document["bars"]}
-    assert document["missing"] == []
-    for part in ("--help", "import torch", "24 megapixels", "parameters", "scan", "F1 of masks"):
-        assert [name for name in found if part in name], part
-    vae = next(bar for name, bar in found.items() if "Stable Diffusion" in name)
-    assert (vae["limit"], vae["passed"]) == (0.02, True)
-    memory = next(bar for name, bar in found.items() if "24 megapixels" in name)
-    assert 5e7 < memory["measured"] < 2.5e9

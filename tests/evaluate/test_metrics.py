@@ -23,7 +23,6 @@ from imlctl.evaluate.metrics import (
     pixel_iou,
     pixel_precision,
     pixel_recall,
-    proportion_interval,
 )
 
 if TYPE_CHECKING:
@@ -168,15 +167,7 @@ class TestCurve:
 
 
 class TestIntervals:
-    @pytest.mark.parametrize(
-        ("hits", "trials"), [(0, 1), (1, 1), (0, 18), (18, 18), (7, 20), (1, 54), (300, 1000)]
-    )
-    def test_proportions_are_scipys(self, hits: int, trials: int) -> None:
-        exact = stats.binomtest(hits, trials).proportion_ci(0.95, "exact")
-        assert proportion_interval(hits, trials) == pytest.approx((exact.low, exact.high))
-
     def test_nothing_has_no_interval(self) -> None:
-        assert proportion_interval(0, 0) is None
         assert auc_interval(1.0, 1, 40) is None
         assert auc_interval(1.0, 40, 1) is None
         assert auc_interval(math.nan, 0, 40) is None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imlctl.evaluate.robustness import CLEAN, NOTES, Degradation, eight_bit, follow, grid
+from imlctl.evaluate.robustness import CLEAN, NOTES, Degradation, eight_bit, grid, resized
 
 KEY = b"picture"
 
@@ -102,8 +102,8 @@ def test_social_networks_shrink_and_compress(width: int, size: tuple[int, int]) 
 def test_a_mask_follows_its_picture() -> None:
     mask = np.zeros((40, 60), bool)
     mask[10:30, 20:40] = True
-    assert follow(mask, (40, 60)) is mask
-    half = follow(mask, (20, 30))
+    assert resized(mask, (40, 60)) is mask
+    half = resized(mask, (20, 30))
     assert half.shape == (20, 30)
     assert half[5:15, 10:20].all()
     assert half.sum() == 100

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pytest
+from imlctl.image.quantisation import jpeg_facts
 from PIL import Image
 
 from imlctl.forge.jpeg import (
@@ -19,7 +20,6 @@ from imlctl.forge.jpeg import (
     mozjpeg,
     random_encoding,
 )
-from imlctl.image.quantisation import jpeg_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

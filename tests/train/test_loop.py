@@ -225,7 +225,7 @@ class TestRun:
         )
         (first, *_) = (x for x in told if x["event"] == "validation")
         assert 0 <= first["mean_auc"] <= 1
-        assert 0 <= first["false_alarms"] <= 1
+        assert 0 <= first["mean_image_auc"] <= 1
 
 
 class TestWays:

@@ -1,173 +1,177 @@
-"""How well masks agree with the truth: the metrics of the field, without its flattering variants.
-
-A pixel metric is computed per tampered picture and then averaged, first within each set, then over
-sets (as IMDL-BenCo averages over pictures). There is no permuted or inverted F1.
-"""
+"""`--f1`, `--robustness` and `--calibrate`: accuracy on pictures whose truth is known."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
-from imlctl.bench.summary import PictureScore, SetScore, summarize
+from imlctl.bench.draw import Panel, Shown, charts, contact_sheet
+from imlctl.bench.page import known
 from imlctl.data.masks import read_mask
-from imlctl.errors import ConfigError, NumericalError
-from imlctl.evaluate.metrics import (
-    Mask,
-    Probability,
-    ap_of,
-    auc_of,
-    best_f1_of,
-    curve,
-    pixel_auc,
-    pixel_f1,
-    pixel_iou,
-    pixel_precision,
-    pixel_recall,
-    threshold_at,
-)
-from imlctl.mask.decide import Rule, decide
+from imlctl.evaluate.robustness import CLEAN, NOTES, degraded, grid
+from imlctl.evaluate.score import evaluate
+from imlctl.evaluate.summary import RESAMPLES, by_size, reliability, summarize
+from imlctl.evaluate.thresholds import drawn_with, keep, thresholds_for
+from imlctl.mask.rates import Rates
 from imlctl.mask.score import EVIDENCE, critical
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from imlctl.data.manifest import Entry
+    from imlctl.evaluate.score import PictureScore
+    from imlctl.evaluate.summary import SetScore
+    from imlctl.pipeline import Localizer
 
-__all__ = [
-    "Answer",
-    "PictureScore",
-    "Rule",
-    "SetScore",
-    "auc_of",
-    "best_f1_of",
-    "curve",
-    "evaluate",
-    "pixel_auc",
-    "pixel_f1",
-    "pixel_iou",
-    "score_picture",
-    "summarize",
-    "threshold_at",
-]
+    Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a detector said of a picture.
-
-    Attributes:
-        probability: Of each pixel of the upright picture, (H, W) in [0, 1].
-        score: Of the whole picture, in [0, 1].
-    """
-
-    probability: Probability
-    score: float
-
-
-def evaluate(
-    cases: Iterable[Entry],
-    localize: Callable[[Path], Answer],
-    *,
-    rule: Rule | None = None,
-    threshold: float | None = None,
-) -> Iterator[PictureScore]:
-    """Score a detector on each case, in order.
+def accuracy(localizers: Iterable[Localizer], entries: Sequence[Entry], track: Track) -> list[Any]:
+    """Score each model, or each setting of one, on the same pictures.
 
     Args:
-        cases: Pictures.
-        localize: The detector; its map has the upright picture's size.
-        rule: How its scores become verdicts; the default one if None.
-        threshold: Of its masks; the one that goes with the verdict if None.
+        localizers: One after the other, so that one is in memory at a time.
+        entries: Pictures with their truth.
+        track: Passes items on and shows the progress.
 
-    Raises:
-        InputError: A mask cannot be read.
-        ConfigError: The size of a mask differs from its picture's, or it marks nothing.
-        NumericalError: A map holds NaN or infinity.
+    Returns:
+        For each its scores as plain values, and the scores of the single pictures.
     """
-    rule = rule or Rule()
-    for case in cases:
-        masks = [None if m is None else read_mask(m) for m in (case.mask, case.source)]
-        yield score_picture(case, localize(case.image), rule, *masks, threshold=threshold)
+    found = []
+    for localizer in localizers:
+        start = time.perf_counter()
+        pictures: list[PictureScore] = list(
+            track(evaluate(entries, localizer.localize), len(entries))
+        )
+        seconds = (time.perf_counter() - start) / len(entries)
+        found.append(
+            {
+                **about(localizer),
+                "seconds": seconds,
+                "rule": asdict(localizer.card.rule),
+                "sets": [row.to_json() for row in summarize(pictures, resamples=RESAMPLES)],
+                "sizes": by_size(pictures),
+                "reliability": reliability(pictures),
+                "pictures": [asdict(row) for row in pictures],
+            }
+        )
+    return found
 
 
-def score_picture(
-    case: Entry,
-    answer: Answer,
-    rule: Rule,
-    truth: Mask | None,
-    source: Mask | None = None,
-    *,
-    threshold: float | None = None,
-) -> PictureScore:
-    """Score what a detector said of one picture.
+def about(localizer: Localizer) -> dict[str, Any]:
+    """Name what was measured: the model, its weights, the device, and the settings."""
+    keys = ("model", "weights_sha256", "device", "settings", "seed")
+    return {key: localizer.provenance[key] for key in keys}
+
+
+def cases_png(
+    localizer: Localizer, entries: Sequence[Entry], pictures: Sequence[Any]
+) -> bytes | None:
+    """Draw the worst and the best cases; None where no picture is tampered.
 
     Args:
-        case: Which picture.
-        answer: Its map has the masks' size.
-        rule: How its score becomes a verdict.
-        truth: (H, W), what is manipulated; None for an authentic picture.
-        source: (H, W), what a copy-move copied; None where that is not known.
-        threshold: Of the mask; the one that goes with the verdict if None.
-
-    Raises:
-        ConfigError: The sizes differ.
-        NumericalError: The map holds NaN or infinity.
+        localizer: Made the scores.
+        entries: Pictures.
+        pictures: Their scores, as `accuracy` returned them.
     """
-    probability = answer.probability
-    if not np.isfinite(probability).all():
-        raise NumericalError("its map holds NaN or infinity", source=str(case.image))
-    decision = decide(probability, answer.score, rule, threshold=threshold)
-    predicted = decision.mask
-    values: dict[str, float] = {}
-    for mask, path in ((truth, case.mask), (source, case.source)):
-        if mask is not None and mask.shape != predicted.shape:
-            raise ConfigError(f"is {mask.shape}, its picture {predicted.shape}", source=str(path))
-    if truth is not None:
-        if not truth.any():  # two empty masks agree: the picture would score 1 for being missed
-            raise ConfigError(
-                "marks nothing",
-                source=str(case.mask),
-                remedy="List the picture as authentic, or correct its mask.",
-            )
-        values = _agreement(probability, predicted, truth)
-        if source is not None:
-            copy, both = copy_move_masks(truth, source)
-            values |= {"f1_copy": pixel_f1(predicted, copy), "f1_both": pixel_f1(predicted, both)}
-    return PictureScore(
-        set=case.set,
-        image=case.image.name,
-        tampered=truth is not None,
-        share=decision.share,
-        threshold=decision.threshold,
-        verdict=decision.verdict,
-        critical=critical(probability, EVIDENCE),
-        score=answer.score,
-        **values,
-    )
+
+    def show(index: int) -> Shown:
+        entry = entries[index]
+        result = localizer.localize(entry.image)
+        return Shown(result.pixels, read_mask(cast("Path", entry.mask)), result.probability)
+
+    return contact_sheet(pictures, show)
 
 
-def _agreement(probability: Probability, predicted: Mask, truth: Mask) -> dict[str, float]:
-    counts = curve(probability, truth)
+def reliability_png(models: Sequence[dict[str, Any]]) -> bytes | None:
+    """Draw how often pictures of each score are tampered, a panel for each model."""
+    panels = [
+        Panel(
+            f"Reliability of the score: {model['model']}"[-52:],
+            "score; up: share of pictures that are tampered",
+            [f"{row['score']:.2f}" for row in model["reliability"]],
+            [row["observed"] for row in model["reliability"]],
+            [None] * len(model["reliability"]),
+        )
+        for model in models
+        if model["reliability"]
+    ]
+    return charts(panels) if panels else None
+
+
+def robustness(localizer: Localizer, entries: Sequence[Entry], track: Track) -> dict[str, Any]:
+    """Score a model after each degradation of the grid."""
+    scores: dict[tuple[str, str], list[PictureScore]] = {(d.kind, d.level): [] for d in grid()}
+    for entry in track(entries, len(entries)):
+        for each, score in degraded(localizer, entry):
+            scores[each.kind, each.level].append(score)
+    rows: list[dict[str, Any]] = []
+    for (kind, level), pictures in scores.items():
+        overall = _over_sets(summarize(pictures, resamples=RESAMPLES))
+        clean = rows[0]["f1"] if rows else overall.f1
+        every = summarize(pictures)[-1]
+        rows.append(
+            {
+                "kind": kind,
+                "level": level,
+                "kept": overall.f1 / clean if clean else None,
+                **overall.to_json(),
+                "rates": every.rates and every.rates.to_dict(),
+            }
+        )
     return {
-        "f1": pixel_f1(predicted, truth),
-        "iou": pixel_iou(predicted, truth),
-        "auc": auc_of(*counts),
-        "ap": ap_of(*counts),
-        "best_f1": best_f1_of(*counts),
-        "precision": pixel_precision(predicted, truth),
-        "recall": pixel_recall(predicted, truth),
+        **about(localizer),
+        "rule": asdict(localizer.card.rule),
+        "pictures": len(entries),
+        "notes": list(NOTES),
+        "rows": rows,
     }
 
 
-def copy_move_masks(truth: Mask, source: Mask) -> tuple[Mask, Mask]:
-    """Return both conventions of a copy-move's mask: the copy alone, and copy and source.
+def _over_sets(rows: Sequence[SetScore]) -> SetScore:
+    """The mean over sets; of a single set its own scores."""
+    return rows[-2] if len(rows) > 1 else rows[0]
 
-    Some sets mark both in their masks, some the copy. If more than half of the source is marked,
-    the mask is taken to mark both.
-    """
-    marks_both = 2 * np.count_nonzero(truth & source) > np.count_nonzero(source)
-    return (truth & ~source if marks_both else truth), truth | source
+
+def robustness_png(rows: Sequence[dict[str, Any]]) -> bytes | None:
+    """Draw a panel for each kind of degradation; None where no picture is tampered."""
+    rows = known(rows)
+    clean = rows[0]["f1"]
+    if clean is None:
+        return None
+    panels = []
+    for kind in dict.fromkeys(row["kind"] for row in rows if row["kind"] != CLEAN):
+        mine = [row for row in rows if row["kind"] == kind]
+        panels.append(
+            Panel(
+                f"F1 after {kind}",
+                "level; dashed: the clean files",
+                [row["level"] for row in mine],
+                [row["f1"] for row in mine],
+                [row["intervals"].get("f1") for row in mine],
+                level=clean,
+            )
+        )
+    return charts(panels)
+
+
+def calibrate(localizer: Localizer, entries: Sequence[Entry], track: Track) -> dict[str, Any]:
+    """Find the thresholds that mark few authentic pictures, and keep them for these weights."""
+    levels, verdicts = [], []
+    for entry in track(entries, len(entries)):
+        result = localizer.localize(entry.image)
+        levels.append(critical(result.probability, EVIDENCE))
+        verdicts.append(result.decision.verdict)
+    start = about(localizer)
+    kept = keep(start["weights_sha256"], drawn_with(start["settings"]), levels)
+    rates = Rates.measured("these pictures", [], verdicts)
+    return {
+        **start,
+        "pictures": len(entries),
+        "rule": asdict(localizer.card.rule),
+        "verdicts": {str(v): r.authentic.to_dict() for v, r in rates.verdicts.items()},
+        "thresholds": [asdict(row) for row in thresholds_for(levels, resamples=RESAMPLES)],
+        "kept_in": str(kept),
+    }

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from imlctl.core.model import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -99,6 +99,37 @@ def count_model(model: Model, size: int, *, steps: int, members: int) -> Cost:
     shape = empty.noise_shape(size, size)
     noise = None if shape is None else torch.empty(members, *shape, device="meta")
     return count(empty, size, empty.parts(), lambda image: empty(image, None, noise, steps))
+
+
+def compare_counts(
+    model: Model, size: int, steps: Sequence[int], members: Sequence[int]
+) -> dict[str, Any]:
+    """Count a model with its last settings, and each setting in both ways of counting.
+
+    Args:
+        model: As for `count_model`.
+        size: Side of the picture in pixels.
+        steps: Denoising steps, at least one number.
+        members: Of the ensemble, likewise.
+
+    Returns:
+        Plain values: the settings in words, the cost, and the counts.
+    """
+    samples = model.samples
+    return {
+        "way": f"N={members[-1]}, {steps[-1]} steps" if samples else "one pass",
+        "cost": count_model(model, size, steps=steps[-1], members=members[-1]).to_json(),
+        "counts": [
+            {
+                "members": n,
+                "steps": s,
+                "all": count_model(model, size, steps=s, members=n).macs,
+                "paper": count_model(model, size, steps=1, members=n).macs,
+            }
+            for n in (members if samples else ())
+            for s in steps
+        ],
+    }
 
 
 def count(

@@ -1,6 +1,6 @@
 """Tables and sentences, before they are drawn on a terminal or written as Markdown.
 
-A page is made from a document, the same that ``--json`` prints. So a table in a README can be made
+A page is made from a document, the same that ``--json`` prints. So a table in the docs can be made
 anew from the JSON that is kept beside it, and compared.
 """
 
@@ -18,7 +18,7 @@ class Table:
     """A table; the first column holds names, the others numbers.
 
     Attributes:
-        title: What it shows.
+        title: Printed above it.
         columns: Their headings.
         rows: As many cells as columns, each; printable text.
     """
@@ -64,6 +64,14 @@ def fraction(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def proportion(value: dict[str, Any]) -> str:
+    """A proportion as `mask.rates` keeps it, with its interval: 39% [17, 64]; a dash of nothing."""
+    if not value["of"]:
+        return "-"
+    low, high = value["interval"]
+    return f"{value['share']:.0%} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
 def percentage(value: float | None) -> str:
     """Whole percent, or a dash for no value."""
     return "-" if value is None else f"{value:.0%}"
@@ -97,8 +105,8 @@ def interval(row: dict[str, Any], key: str) -> str:
 def sampling_line(settings: dict[str, Any]) -> str:
     """Steps, members and flips in words, as far as the model has them."""
     parts = [
-        f"{settings[key]} {word}"
-        for key, word in (("steps", "steps"), ("ensemble", "members"))
+        f"{settings[key]} {word}{'' if settings[key] == 1 else 's'}"
+        for key, word in (("steps", "step"), ("ensemble", "member"))
         if key in settings
     ]
     tta = settings.get("tta", "none")

@@ -1,4 +1,4 @@
-"""Another detector on the same pictures, in turns with ours.
+"""`--peer`: another detector on the same pictures, in turns with ours.
 
 Both run as a process of their own for each picture, so that starting up, which costs more than the
 picture does, is in both times or in neither.
@@ -8,43 +8,40 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
+import tempfile
 import time
-from dataclasses import dataclass
-from statistics import median
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from imlctl.bench.accuracy import Answer
+from imlctl.bench.accuracy import about
+from imlctl.data.masks import read_mask
 from imlctl.errors import InputError, UsageError
-from imlctl.mask.decide import Rule
+from imlctl.evaluate.score import MapAnswer, score_picture
+from imlctl.evaluate.summary import RESAMPLES, summarize
+from imlctl.image.decode import read
+from imlctl.image.prepare import upright
+from imlctl.mask.decide import Rule, decide
 from imlctl.mask.score import EVIDENCE, critical
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
+    from imlctl.bench.accuracy import Track
+    from imlctl.data.manifest import Entry
     from imlctl.evaluate.metrics import Probability
+    from imlctl.evaluate.score import PictureScore
+    from imlctl.pipeline import Localizer
 
+_OURS = "from imlctl.cli import main; main()"
 _LAST_WORDS = 300  # characters of a peer's complaint
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """Time of ours over the peer's.
-
-    Attributes:
-        median: Of the pairs.
-        low: Least of them.
-        high: Greatest of them.
-        pairs: How many.
-    """
-
-    median: float
-    low: float
-    high: float
-    pairs: int
+# Of maps without a calibrated score: a picture with half a percent at one half is manipulated.
+_MAPS = Rule(0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,25 +122,100 @@ def read_map(path: Path, shape: tuple[int, ...]) -> Probability:
     return scaled
 
 
-def as_answer(probability: Probability) -> Answer:
-    """What a map says, of a detector that gives no score: what its strongest half percent reach."""
-    return Answer(probability, critical(probability, EVIDENCE))
+@dataclass(slots=True)
+class _Side:
+    """One detector: its command, and the seconds and scores of each picture so far."""
+
+    name: str
+    command: Command
+    seconds: list[float] = field(default_factory=list)
+    scores: list[PictureScore] = field(default_factory=list)
 
 
-def rule_of_maps(threshold: float | None) -> Rule:
-    """Call a picture manipulated when more than half a percent of its pixels are marked."""
-    chosen = threshold or Rule().threshold
-    return Rule(chosen, chosen, chosen, lowest=min(chosen, Rule().lowest))
+def beside(
+    localizer: Localizer, entries: Sequence[Entry], command: str, track: Track
+) -> dict[str, Any]:
+    """Run ours and a peer on the same pictures, in turns.
+
+    Of a peer only the map is known, and both are judged by their maps alone.
+
+    Args:
+        localizer: Ours; its settings are given to our own command line.
+        entries: Pictures with their truth; the first is analysed once more before, as a warm-up.
+        command: The peer's, with ``{image}`` and ``{out}``.
+        track: Passes items on and shows the progress.
+
+    Raises:
+        UsageError: The command lacks a place.
+        InputError: The peer scored no picture; says why.
+    """
+    ours, theirs = _Side("imlctl", own_command(localizer)), _Side("peer", Command.parse(command))
+    failed: list[dict[str, str]] = []
+    with tempfile.TemporaryDirectory(prefix="imlctl-peer-") as folder:
+        for number, entry in enumerate(track([entries[0], *entries], len(entries) + 1)):
+            try:
+                took = [_one(side.command, entry, Path(folder)) for side in (ours, theirs)]
+            except InputError as error:
+                if number:
+                    failed.append({"image": str(entry.image), "error": str(error)})
+                continue
+            for side, (seconds, score) in zip((ours, theirs), took, strict=True):
+                if number:
+                    side.seconds.append(seconds)
+                    side.scores.append(score)
+    if not ours.scores:
+        raise InputError(failed[0]["error"] if failed else "the peer scored no picture")
+    rows = [
+        summarize(side.scores, resamples=RESAMPLES)[-1].to_json()
+        | {"name": side.name, "seconds": mean(side.seconds)}
+        for side in (ours, theirs)
+    ]
+    pairs = list(zip(ours.scores, theirs.scores, strict=True))
+    gains = [mine.f1 - other.f1 for mine, other in pairs if mine.tampered]
+    ratios = [a / b for a, b in zip(ours.seconds, theirs.seconds, strict=True)]
+    return {
+        **about(localizer),
+        "command": command,
+        "rows": rows,
+        "ratio": {
+            "median": median(ratios),
+            "low": min(ratios),
+            "high": max(ratios),
+            "pairs": len(ratios),
+        },
+        "f1_gain": mean(gains) if gains else None,
+        "failed": failed,
+    }
 
 
-def timed(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds that a call takes."""
-    start = clock()
-    run()
-    return clock() - start
+def _one(command: Command, entry: Entry, folder: Path) -> tuple[float, PictureScore]:
+    out = folder / "map.png"
+    out.unlink(missing_ok=True)
+    start = time.perf_counter()
+    command.run(entry.image, out)
+    seconds = time.perf_counter() - start
+    photo = read(entry.image)
+    shape = upright(photo.pixels, photo.facts.orientation).shape[:2]
+    masks = [None if m is None else read_mask(m) for m in (entry.mask, entry.source)]
+    return seconds, score_picture(entry, answer_of(read_map(out, shape)), *masks)
 
 
-def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """Ratios pair by pair; at least one pair."""
-    each = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return Ratio(median(each), min(each), max(each), len(each))
+def answer_of(probability: Probability) -> MapAnswer:
+    """Give a map without a score the level that half a percent of its pixels reach."""
+    level = critical(probability, EVIDENCE)
+    return MapAnswer(probability, decide(probability, level, _MAPS, threshold=_MAPS.threshold))
+
+
+def own_command(localizer: Localizer) -> Command:
+    """Return our own command line for one picture, with the settings of `localizer`."""
+    settings = localizer.settings
+    how = settings.sampling
+    words = [sys.executable, "-c", _OURS, "localize", "{image}", "--out", "{out}"]
+    words += ["--soft", "--quiet", "--device", settings.device, "--tile", str(settings.tile)]
+    words += ["--model", settings.model] if settings.model and not settings.weights else []
+    words += ["--weights", str(settings.weights)] if settings.weights else []
+    if localizer.model.samples:
+        words += ["--steps", str(how.steps), "--ensemble", str(how.ensemble)]
+        words += ["--seed", str(how.seed)]
+    words += ["--tta", "--tta-fusion", how.fusion] if how.tta else []
+    return Command(tuple(words))

@@ -23,7 +23,7 @@ _WARM_PASSES, _WARM_SECONDS = 2, 0.2  # at least both
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Something to time.
+    """A piece of work to time.
 
     Attributes:
         name: For progress.
@@ -67,7 +67,7 @@ class Timing:
         return self.passes[math.ceil(0.95 * len(self.passes)) - 1]
 
     def over(self, other: Timing) -> float:
-        """How many times longer than `other`, timed in turns with it: the median ratio.
+        """Median ratio of this time to that of `other`, timed in turns with it.
 
         Rounds that only one of them had are left out.
         """
@@ -102,31 +102,9 @@ class WallTimer:
         return self._clock() - start
 
 
-class EventTimer:
-    """Seconds of a call by the GPU's own clock, between two events on its stream.
-
-    Args:
-        device: A CUDA device.
-        backend: What makes events and knows the stream.
-    """
-
-    def __init__(self, device: torch.device, backend: Any = torch.cuda) -> None:
-        self._device, self._backend = device, backend
-
-    def __call__(self, run: Callable[[], object]) -> float:
-        """Run it, and return the seconds from its first operation to its last."""
-        stream = self._backend.current_stream(self._device)
-        first, last = (self._backend.Event(enable_timing=True) for _ in range(2))
-        first.record(stream)
-        run()
-        last.record(stream)
-        last.synchronize()
-        return float(first.elapsed_time(last)) / 1000  # it gives milliseconds
-
-
 def timer_for(device: torch.device) -> Timer:
-    """Return the timer that suits a device."""
-    return EventTimer(device) if device.type == "cuda" else WallTimer(waits_for(device))
+    """Return a timer that waits for a device."""
+    return WallTimer(waits_for(device))
 
 
 def take_turns(
@@ -175,7 +153,7 @@ def take_turns(
 
 
 def waits_for(device: torch.device) -> Callable[[], object]:
-    """Return what waits until `device` has finished. A CPU has when a call returns."""
+    """Return a function that waits until `device` has finished; a CPU has when a call returns."""
     if device.type == "cpu":
         return lambda: None
     backend: Any = getattr(torch, device.type)

@@ -38,24 +38,24 @@ def machine() -> Iterator[Check]:
 def _device() -> Check:
     import torch
 
-    from imlctl.bench.environment import observe
+    from imlctl.bench.machine import our_cores, processor
     from imlctl.device import available, describe, resolve
 
     device = resolve()
-    seen = observe(device)
     facts = {
         "device": str(device),
         "available": list(available()),
-        "cpu": seen.cpu,
-        "cores": seen.cores,
-        "threads": seen.threads,
+        "cpu": processor(),
+        "cores": len(our_cores()),
+        "threads": torch.get_num_threads(),
     }
     # Numbers that float16 and TF32 hold exactly, so that any device must get the same.
     values = torch.arange(16.0).view(4, 4)
     if not torch.equal((values.to(device) @ values.to(device)).cpu(), values @ values):
         remedy = "Use --device cpu, and look at the driver of the device."
         return Check("machine", "device", State.BROKEN, f"{device} computes wrongly", remedy, facts)
-    says = f"{describe(device)}; {seen.cpu}, cores: {seen.cores}, threads: {seen.threads}"
+    says = f"{describe(device)}; {facts['cpu']}, cores: {facts['cores']}"
+    says += f", threads: {facts['threads']}"
     return Check("machine", "device", State.WELL, says, "", facts)
 
 

@@ -99,7 +99,7 @@ def chosen_threshold(
         ) from None
     if rate == text:
         return number
-    from imlctl.bench.thresholds import threshold_for
+    from imlctl.evaluate.thresholds import threshold_for
     from imlctl.weights.files import sha256_of
     from imlctl.weights.use import find
     from imlctl.weights.user_registry import known_weights

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from imlctl.mask.rates import exact_interval
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -117,17 +115,6 @@ def columns_mean(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     count = known.sum(-2)
     total = np.where(known, rows, 0.0).sum(-2)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def proportion_interval(
-    hits: int, trials: int, confidence: float = CONFIDENCE
-) -> tuple[float, float] | None:
-    """Exact interval of a proportion (Clopper and Pearson 1934); None without trials.
-
-    Its limits are the proportions under which so few hits or fewer, or so many or more, would be
-    seen with a chance of half of what `confidence` leaves. 0 of 18 gives [0, 0.185].
-    """
-    return exact_interval(hits, trials, confidence) if trials else None
 
 
 def auc_interval(auc: float, positives: int, negatives: int) -> tuple[float, float] | None:

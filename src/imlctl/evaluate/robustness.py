@@ -1,4 +1,4 @@
-"""What a photograph goes through after a forgery: the papers' grid, and what the web does to it.
+"""Degradations of a photograph after a forgery: the papers' grid, and a social network.
 
 The grid is that of the field's benchmark (IMDL-BenCo): JPEG of quality 50 to 100, Gaussian blur of
 kernel 3 to 23, Gaussian noise "3 to 23". Of the noise, its code passes these numbers as variances,
@@ -13,14 +13,20 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from imlctl.data.masks import read_mask
+from imlctl.evaluate.score import Answer, PictureScore, score_picture
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imlctl.data.manifest import Entry
     from imlctl.evaluate.metrics import Mask
 
 Pixels = NDArray[np.uint8]
@@ -93,7 +99,49 @@ def grid() -> tuple[Degradation, ...]:
     )
 
 
-def follow(mask: Mask, shape: tuple[int, ...]) -> Mask:
+class _Result(Answer, Protocol):
+    """The parts of a `pipeline.Result` that matter here."""
+
+    @property
+    def pixels(self) -> NDArray[Any]:
+        """The upright photograph, (H, W, 3) uint8 or uint16."""
+
+    @property
+    def photo(self) -> Any:
+        """The decoded photograph, with its hash."""
+
+
+class Localizes(Protocol):
+    """The part of a `pipeline.Localizer` that matters here."""
+
+    def localize(self, source: Any, *, name: str = "") -> _Result:
+        """Localize a picture, or the bytes of one."""
+
+
+def degraded(
+    localizer: Localizes, entry: Entry, *, seed: int = 0
+) -> Iterator[tuple[Degradation, PictureScore]]:
+    """Score a picture after each degradation, the clean file first.
+
+    Args:
+        localizer: Analyses the degraded files as any other.
+        entry: Picture.
+        seed: Of the noise.
+    """
+    truth, source = (None if m is None else read_mask(m) for m in (entry.mask, entry.source))
+    original = localizer.localize(entry.image)
+    pixels = eight_bit(original.pixels)
+    for each in grid():
+        answer = original
+        if each.change is not None:
+            data = each(pixels, seed=seed, key=bytes.fromhex(original.photo.sha256))
+            answer = localizer.localize(data, name=str(entry.image))
+        shape = answer.probability.shape
+        masks = [None if m is None else resized(m, shape) for m in (truth, source)]
+        yield each, score_picture(entry, answer, *masks)
+
+
+def resized(mask: Mask, shape: tuple[int, ...]) -> Mask:
     """Bring a mask to the size that its picture has now, (H, W)."""
     if mask.shape == shape:
         return mask

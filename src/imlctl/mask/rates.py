@@ -115,7 +115,7 @@ class Rates:
             authentic: Verdict on each.
         """
         groups = [
-            [verdict for verdict, share in forgeries if _size_of(share) == index]
+            [verdict for verdict, share in forgeries if size_of(share) == index]
             for index in range(len(SIZES))
         ]
 
@@ -189,7 +189,7 @@ def _of_pictures(proportion: Mapping[str, Any]) -> str:
     return f"{min(99, round(100 * share))} in 100"
 
 
-def _size_of(share: float) -> int:
+def size_of(share: float) -> int:
     """Return the place in `SIZES` of an edit of this share of its picture."""
     return 0 if share < _BOUNDS[0] else 1 if share <= _BOUNDS[1] else 2
 

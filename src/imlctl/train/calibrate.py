@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from imlctl.bench.accuracy import threshold_at
+from imlctl.evaluate.metrics import threshold_at
 from imlctl.forge.history import random_copy, random_finish
 from imlctl.forge.synthesizer import Mix, Synthesizer
 from imlctl.inference import predict

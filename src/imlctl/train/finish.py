@@ -10,11 +10,13 @@ import numpy as np
 import torch
 
 from imlctl import atomic
-from imlctl.bench.accuracy import evaluate, summarize
 from imlctl.data.manifest import evaluation_pictures
+from imlctl.evaluate.score import evaluate
+from imlctl.evaluate.summary import SetScore, summarize
+from imlctl.mask.decide import Verdict
+from imlctl.pipeline import Localizer, Settings
 from imlctl.train.calibrate import calibrate, with_verdict
 from imlctl.train.curves import draw_curves
-from imlctl.train.validate import answers
 from imlctl.weights.load import load, save
 
 if TYPE_CHECKING:
@@ -68,18 +70,23 @@ def _evaluate(
     path: Path, evaluation: EvaluationConfig, out: Path, device: torch.device, log: Log
 ) -> None:
     """Measure the weights that validation chose, on whole pictures, set by set."""
-    loaded = load(path)
-    model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    cases = [
-        c for m in evaluation.manifests for c in evaluation_pictures(m, split=evaluation.split)
-    ]
-    ask = answers(model, device, scale=loaded.card.score_scale)
-    rows = summarize(list(evaluate(cases, ask, rule=loaded.card.rule)))
-    numbers = ("tampered", "authentic", "f1", "iou", "auc", "found", "false_alarms")
-    table = {row.name: {n: _plain(getattr(row, n)) for n in numbers} for row in rows}
+    split = evaluation.split
+    entries = [e for m in evaluation.manifests for e in evaluation_pictures(m, split=split)]
+    localizer = Localizer(Settings(weights=path, device=str(device)))
+    rows = summarize(list(evaluate(entries, localizer.localize)))
+    table = {row.name: _scores(row) for row in rows}
     for name, scores in table.items():
         log({"event": "evaluation", "set": name, **scores})
     atomic.write(out, json.dumps(table, indent=2).encode() + b"\n", overwrite=True)
+
+
+def _scores(row: SetScore) -> dict[str, float | None]:
+    numbers = ("tampered", "authentic", "f1", "f1_verdict", "iou", "auc", "image_auc")
+    scores = {name: _plain(getattr(row, name)) for name in numbers}
+    if row.rates is not None:
+        rates = row.rates.verdicts[Verdict.MANIPULATED]
+        scores |= {"found": rates.forgeries.share, "false_alarms": rates.authentic.share}
+    return scores
 
 
 def _plain(value: float) -> float | None:

@@ -8,23 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from imlctl.bench.accuracy import Answer, evaluate, summarize
 from imlctl.data.manifest import evaluation_pictures
 from imlctl.evaluate.metrics import pixel_auc, pixel_f1
-from imlctl.image.decode import read
-from imlctl.image.prepare import prepare, restore
-from imlctl.inference import Sampling, predict, probabilities
-from imlctl.mask.score import EVIDENCE, critical, picture_score
+from imlctl.evaluate.score import evaluate
+from imlctl.evaluate.summary import summarize
+from imlctl.inference import Sampling, probabilities
+from imlctl.pipeline import Localizer, Settings
 from imlctl.train.batches import batches
 from imlctl.train.objective import clues_of
+from imlctl.weights.load import Card, Loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from imlctl.core.model import Model
     from imlctl.forge.synthesizer import Maker
-    from imlctl.mask.score import Scale
     from imlctl.train.config import ValidationConfig
 
 _BATCH = 16
@@ -92,33 +90,14 @@ def _samples(model: Model, judge: Maker, count: int, device: torch.device) -> di
     return {"auc": float(np.nanmean(auc)), "f1": float(np.mean(f1))} if f1 else {}
 
 
-def answers(
-    model: Model,
-    device: torch.device,
-    sampling: Sampling | None = None,
-    scale: Scale | None = None,
-) -> Callable[[Path], Answer]:
-    """Return a model as a function of a picture's path, for `bench.accuracy.evaluate`."""
-
-    def localize(path: Path) -> Answer:
-        image, geometry = prepare(read(path))
-        probability, score, _ = predict(model, image, device=device, sampling=sampling)
-        upright = restore(probability, geometry)
-        if scale is not None:
-            level = score if model.scored else critical(upright, EVIDENCE)
-            score = picture_score(level, scale)
-        return Answer(upright, score)
-
-    return localize
-
-
 def _real(model: Model, folder: Path, device: torch.device) -> dict[str, float]:
-    ask = answers(model, device, _ONCE)
-    cases = evaluation_pictures(folder)
-    rows = summarize(list(evaluate(cases, ask, threshold=0.5)))  # not yet calibrated
-    scores: dict[str, float] = {}
-    for row in rows[:-1]:
+    """Score whole pictures as `localize` sees them."""
+    loaded = Loaded(model, Card("in training", {}), sha256="", name="in training")
+    localizer = Localizer(Settings(device=str(device), sampling=_ONCE), loaded=loaded)
+    rows = summarize(list(evaluate(evaluation_pictures(folder), localizer.localize)))
+    overall = rows[-2] if len(rows) > 1 else rows[0]
+    scores = {"mean_auc": overall.auc, "mean_f1": overall.f1, "mean_image_auc": overall.image_auc}
+    for row in rows[:-2]:
         if row.tampered:
             scores |= {f"{row.name}_auc": row.auc, f"{row.name}_f1": row.f1}
-    mean = rows[-1]
-    return scores | {"mean_auc": mean.auc, "mean_f1": mean.f1, "mean_image_auc": mean.image_auc}
+    return scores

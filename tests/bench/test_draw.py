@@ -9,18 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imlctl.bench.plot import Panel, charts, round_top
-from imlctl.bench.sheet import Shown, contact_sheet, extremes
-from imlctl.bench.summary import PictureScore
-from imlctl.mask.decide import Verdict
+from imlctl.bench.draw import Panel, Shown, charts, contact_sheet, extremes, round_top
 
 
-def score(f1: float | None, name: str = "x.png") -> PictureScore:
-    common: dict[str, Any] = dict.fromkeys(("share", "critical", "score"), 0.0)
-    common |= {"threshold": 0.5, "verdict": Verdict.NOTHING_FOUND}
-    if f1 is None:
-        return PictureScore(set="s", image=name, tampered=False, **common)
-    return PictureScore(set="s", image=name, tampered=True, f1=f1, **common)
+def score(f1: float | None, name: str = "x.png") -> dict[str, Any]:
+    return {"set": "s", "image": name, "tampered": f1 is not None, "f1": f1}
 
 
 def as_array(data: bytes | None) -> Any:

@@ -5,18 +5,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from imlctl.bench.thresholds import (
+from imlctl.errors import ConfigError, UsageError
+from imlctl.evaluate.metrics import threshold_at
+from imlctl.evaluate.thresholds import (
     drawn_with,
     keep,
     kept_in,
     threshold_for,
     thresholds_for,
-    upper_limit,
 )
-from imlctl.errors import ConfigError, UsageError
-from imlctl.evaluate.metrics import threshold_at
 from imlctl.inference import Sampling
 
 if TYPE_CHECKING:
@@ -71,11 +69,6 @@ class TestThresholdsFor:
         )
         assert np.ptp(many.interval) < np.ptp(few.interval) / 4
         assert many.upper < few.upper
-
-    @pytest.mark.parametrize(("hits", "trials"), [(0, 54), (1, 54), (5, 100), (99, 100), (7, 7)])
-    def test_upper_limit_is_clopper_and_pearsons(self, hits: int, trials: int) -> None:
-        exact = stats.beta.ppf(0.95, hits + 1, trials - hits) if hits < trials else 1.0
-        assert upper_limit(hits, trials) == pytest.approx(exact)
 
 
 class TestKeeping:

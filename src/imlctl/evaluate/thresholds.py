@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imlctl import atomic
-from imlctl.bench.summary import CONFIDENCE
 from imlctl.errors import ConfigError, UsageError
-from imlctl.evaluate.metrics import threshold_at
+from imlctl.evaluate.metrics import CONFIDENCE, threshold_at
 from imlctl.mask.rates import upper_limit
 from imlctl.weights.files import user_folder
 
@@ -53,7 +52,7 @@ class RateThreshold:
 
 
 def thresholds_for(
-    critical: Sequence[float], *, resamples: int, seed: int, rates: Sequence[float] = RATES
+    critical: Sequence[float], *, resamples: int, seed: int = 0, rates: Sequence[float] = RATES
 ) -> list[RateThreshold]:
     """Find the threshold for each rate, and how sure it is.
 
@@ -86,12 +85,12 @@ def thresholds_for(
 
 
 def drawn_with(settings: dict[str, Any]) -> dict[str, Any]:
-    """What of a localizer's settings a calibration depends on."""
+    """Return the settings of a localizer that a calibration depends on."""
     return {key: settings[key] for key in ("tta", "steps", "ensemble") if key in settings}
 
 
 def kept_in() -> Path:
-    """Where calibrations are kept."""
+    """Return the file that calibrations are kept in."""
     return user_folder("config") / "thresholds.json"
 
 

@@ -3,22 +3,20 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from imlctl.bench.accuracy import (
-    Answer,
-    Rule,
-    copy_move_masks,
-    evaluate,
-    score_picture,
-)
 from imlctl.data.manifest import Entry
-from imlctl.data.masks import read_mask
 from imlctl.errors import ConfigError, InputError, NumericalError
-from imlctl.mask.decide import decide
+from imlctl.evaluate.score import MapAnswer, copy_move_masks, evaluate, score_picture
+from imlctl.mask.decide import Rule, Verdict, decide
+
+
+def answer_of(probability: Any, score: float = 0.7, rule: Rule | None = None) -> MapAnswer:
+    return MapAnswer(probability, decide(probability, score, rule or Rule()))
 
 
 def save(path: Path, size: tuple[int, int] = (8, 6), level: int = 0) -> Path:
@@ -39,17 +37,18 @@ class TestEvaluate:
         return [Entry(image, tmp_path / "mask.png", "set"), Entry(image, None, "set")]
 
     @staticmethod
-    def answer(_: Path) -> Answer:
+    def answer(_: Path) -> MapAnswer:
         probability = np.full((6, 8), 0.1, np.float32)
         probability[:, :4] = 0.5
         probability[0, 0] = 0.9
-        return Answer(probability, 0.7)
+        return answer_of(probability)
 
     def test_scores(self, cases: list[Entry]) -> None:
         forged, clean = evaluate(cases, self.answer)
         assert (forged.set, forged.image, forged.tampered) == ("set", "a.png", True)
-        assert forged.share == clean.share == 0.5
+        assert forged.marked == clean.marked == 0.5
         assert forged.score == clean.score == 0.7
+        assert (forged.verdict, forged.edited, clean.edited) == (Verdict.INCONCLUSIVE, 23 / 48, 0)
         assert forged.f1 == pytest.approx(2 * 11 / (24 + 23))
         assert forged.iou == pytest.approx(11 / 36)
         wins = 11 * 12 + 0.5 * (11 * 12 + 12 * 12) - 0.0
@@ -61,13 +60,20 @@ class TestEvaluate:
         assert forged.recall == pytest.approx(11 / 23)
         assert math.isnan(forged.f1_copy)  # no source is known
 
-    def test_threshold_is_included(self, cases: list[Entry]) -> None:
-        shares = [next(evaluate(cases, self.answer, threshold=t)).share for t in (0.5, 0.51, 0.05)]
-        assert shares == [0.5, 1 / 48, 1.0]
+    def test_f1_at_one_half_and_of_the_mask_of_the_verdict(self, cases: list[Entry]) -> None:
+        faint = np.full((6, 8), 0.01, np.float32)
+        faint[:3] = 0.3  # found, though no pixel reaches one half
+        found, missed = (
+            next(evaluate(cases, lambda _, score=score: answer_of(faint, score)))
+            for score in (0.95, 0.1)
+        )
+        assert (found.f1, missed.f1) == (0, 0)
+        assert found.f1_verdict == pytest.approx(2 * 23 / (24 + 23))
+        assert missed.f1_verdict == 0
 
     def test_mask_of_another_size(self, cases: list[Entry], tmp_path: Path) -> None:
         wrong = replace(cases[0], mask=save(tmp_path / "wrong.png", (6, 8)))
-        with pytest.raises(ConfigError, match=r"wrong.png: is \(8, 6\), its picture \(6, 8\)"):
+        with pytest.raises(ConfigError, match=r"wrong.png: is 6x8, its picture 8x6"):
             next(evaluate([wrong], self.answer))
 
     def test_damaged_mask(self, cases: list[Entry], tmp_path: Path) -> None:
@@ -85,7 +91,7 @@ class TestEvaluate:
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_a_map_that_is_not_finite_is_no_answer(self, value: float, cases: list[Entry]) -> None:
-        def broken(path: Path) -> Answer:
+        def broken(path: Path) -> MapAnswer:
             answer = self.answer(path)
             answer.probability[2, 2] = value
             return answer
@@ -94,17 +100,15 @@ class TestEvaluate:
             next(evaluate(cases, broken))
 
 
-@pytest.mark.parametrize("threshold", [None, 0.3])
 @pytest.mark.parametrize("score", [0.1, 0.5, 0.95])
-def test_masks_and_verdicts_are_those_of_the_product(score: float, threshold: float | None) -> None:
+def test_masks_and_verdicts_are_those_of_the_product(score: float) -> None:
     rng, rule = np.random.default_rng(1), Rule(0.9, 0.4)
     for _ in range(20):
         probability = rng.choice(np.float32([0.1, 0.5, 0.6, 0.7, 0.85, 0.9]), (8, 8))
-        decision = decide(probability, score, rule, threshold=threshold)
-        case, answer = Entry(Path("a.png"), None, "s"), Answer(probability, score)
-        found = score_picture(case, answer, rule, None, threshold=threshold)
-        assert found.verdict is decision.verdict
-        assert (found.share, found.threshold) == (decision.share, decision.threshold)
+        answer = answer_of(probability, score, rule)
+        found = score_picture(Entry(Path("a.png"), None, "s"), answer, None)
+        assert found.verdict is rule.verdict(score)
+        assert (found.marked, found.score) == (answer.decision.share, score)
 
 
 class TestCopyMove:
@@ -126,7 +130,7 @@ class TestCopyMove:
         for name, mask in (("copy", self.COPY), ("source", self.SOURCE)):
             Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / f"{name}.png")
         case = Entry(tmp_path / "a.png", tmp_path / "copy.png", "s", source=tmp_path / "source.png")
-        (score,) = evaluate([case], lambda _: Answer(self.COPY.astype(np.float32), 1.0))
+        (score,) = evaluate([case], lambda _: answer_of(self.COPY.astype(np.float32), 1.0))
         assert (score.f1, score.f1_copy) == (1, 1)
         assert score.f1_both == pytest.approx(2 * 6 / (6 + 12))
 
@@ -134,7 +138,5 @@ class TestCopyMove:
         source = save(tmp_path / "s.png", (3, 3))
         case = Entry(tmp_path / "a.png", tmp_path / "m.png", "s", source=source)
         Image.fromarray(self.COPY.astype(np.uint8)).save(tmp_path / "m.png")
-        assert case.source is not None
-        assert read_mask(case.source).shape == (3, 3)
-        with pytest.raises(ConfigError, match=r"s.png: is \(3, 3\)"):
-            next(evaluate([case], lambda _: Answer(self.COPY.astype(np.float32), 1.0)))
+        with pytest.raises(ConfigError, match=r"s.png: is 3x3"):
+            next(evaluate([case], lambda _: answer_of(self.COPY.astype(np.float32), 1.0)))

@@ -1,0 +1,163 @@
+"""Measure every speed and size that this project promises, and say which hold on this machine.
+
+    python scripts/bars.py [--device auto] [--runs 5]
+
+Times are ratios within one run, on a machine that does nothing else. The exit code is 1 if a
+promise is broken. What is measured by hand: the time of `imlctl --help` and of a cold process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from imlctl.bench.scan import throughput
+from imlctl.bench.speed import Plan, measure, photograph
+from imlctl.bench.timing import Subject, take_turns, timer_for
+from imlctl.pipeline import Localizer, Settings
+from imlctl.train.round_trip import JudgeConfig, round_trip
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    # What was promised, the number here, and the limit; negative for the least.
+    Bar = tuple[str, float, float]
+
+SMALL, LARGE = 512, 2048  # sides in pixels
+OURS = [sys.executable, "-c", "from imlctl.cli import main; main()"]
+# A process begins with the peak of the one that started it, and ours is large: a small one between.
+WATCH = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def main() -> None:
+    """Print one line for each promise."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--runs", type=int, default=5)
+    given = parser.parse_args()
+    broken = 0
+    for name, value, limit in bars(given.device, given.runs):
+        met = value >= -limit if limit < 0 else value <= limit
+        broken += not met
+        word = "at least" if limit < 0 else "at most"
+        verdict = "met" if met else "NOT MET"
+        print(f"{name:60} {value:12.5g}  {word} {abs(limit):<10.5g} {verdict}", flush=True)
+    sys.exit(broken > 0)
+
+
+def bars(device: str, runs: int) -> Iterator[Bar]:
+    """Yield each promise as it is measured."""
+    yield from commands(device, runs)
+    fast = Localizer(Settings(model="efficientiml", device=device))
+    yield from of_efficient_iml(fast, runs)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(24):
+            Path(folder, f"{number}.jpg").write_bytes(photograph(640, 480))
+        found = throughput(fast, Path(folder), runs, lambda items, _: items)
+    yield "scan, share of the model's rate on all cores", found["share"], -0.9
+    best = Localizer(Settings(model="diffiml", device=device))
+    yield from of_diff_iml(best, runs)
+    yield from of_light_vae(best, runs)
+
+
+def commands(device: str, runs: int) -> Iterator[Bar]:
+    """Yield the promises about processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        small, large = (Path(folder) / name for name in ("small.jpg", "large.jpg"))
+        small.write_bytes(photograph(SMALL))
+        large.write_bytes(photograph(6000, 4000))
+
+        def localize(path: Path) -> list[str]:
+            return [*OURS, "localize", str(path), "--device", device]
+
+        showing, bare, cold = take_turns(
+            [
+                Subject("help", process([*OURS, "--help"])),
+                Subject("torch", process([sys.executable, "-c", "import torch"])),
+                Subject("cold", process(localize(small))),
+            ],
+            runs,
+        )
+        yield "imlctl --help, seconds", showing.passes[0], 0.25
+        pairs = zip(cold.rounds, bare.rounds, strict=True)
+        more = median(ours[0] - theirs[0] for ours, theirs in pairs)
+        yield "one 512x512 photo, seconds over import torch", more, 1.5
+        watched = [sys.executable, "-c", WATCH, *localize(large)]
+        held = int(subprocess.run(watched, check=True, stdout=subprocess.PIPE).stdout) * 1024  # noqa: S603
+        yield "24 megapixels, bytes held by the process", held, 2.5e9
+
+
+def process(command: list[str]) -> Callable[[], object]:
+    """Return a function that runs a command and wants it to succeed."""
+    return lambda: subprocess.run(  # noqa: S603
+        command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def of_efficient_iml(localizer: Localizer, runs: int) -> Iterator[Bar]:
+    """Yield the promises about its cost, speed and growth."""
+    (model,) = measure([localizer], Plan((SMALL, LARGE), runs, tta=False))["models"]
+    yield "EfficientIML: parameters", model["cost"]["parameters"], 5e6
+    yield "EfficientIML: multiply-accumulates at 512", model["cost"]["macs"], 8e9
+    small, large = model["speed"]
+    if localizer.device.type == "cpu":
+        yield "time at 512 / MiT-B3 encoder", model["against"]["shares"][0]["share"], 1 / 6
+        yield "time at 512 / floor of this machine", model["floor"]["times"], 3
+    yield "time at 2048 / at 512", large["growth"], 17
+    yield "memory at 2048 / at 512", large["memory"] / small["memory"], 1.1 * 16
+
+
+def of_diff_iml(localizer: Localizer, runs: int) -> Iterator[Bar]:
+    """Yield the promises about its speed, all eight steps counted."""
+    (model,) = measure([localizer], Plan((SMALL,), runs, (8,), (5, 1), tta=False))["models"]
+    limits = {1: 1.0, 5: 1.5} if localizer.device.type == "cpu" else {1: -69.48, 5: -37.28}
+    rows = model["against"]["shares"] if localizer.device.type == "cpu" else model["speed"]
+    for row in rows:
+        what = "time at 512 / MiT-B3 encoder" if "share" in row else "pictures a second at 512"
+        value = row.get("share", row.get("fps"))
+        yield f"DiffIML, N={row['members']}: {what}", value, limits[row["members"]]
+
+
+def of_light_vae(localizer: Localizer, runs: int) -> Iterator[Bar]:
+    """Yield the promises about the autoencoder of masks."""
+    vae: Any = localizer.model.vae
+    kept = round_trip(vae, JudgeConfig(masks=16), "canny", localizer.device)
+    yield "LightVAE: F1 of masks after a round trip", kept["f1"], -0.997
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError:
+        print("LightVAE beside Stable Diffusion's autoencoder: needs the extra teacher")
+        return
+    # Its weights do not matter for its speed.
+    other: Any = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    other = other.eval().to(localizer.device, memory_format=torch.channels_last)
+    mask = torch.ones(1, 1, SMALL, SMALL, device=localizer.device)
+    colours = mask.repeat(1, 3, 1, 1)
+    subjects = [
+        Subject("LightVAE", lambda: vae.decode(vae.encode(mask))),
+        Subject("theirs", lambda: other.decode(other.encode(colours).latent_dist.mean)),
+    ]
+    with torch.inference_mode():
+        light, theirs = take_turns(subjects, runs, timed=timer_for(localizer.device), budget=20.0)
+    yield "LightVAE: time / Stable Diffusion's autoencoder", light.over(theirs), 1 / 50
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""The machine that measures: what it is, what else it is doing, and what it could do at best."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from imlctl.bench.timing import waits_for
+from imlctl.device import describe
+from imlctl.silence import silent_stderr
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BUSY_SHARE = 0.1  # of our cores in use by others: times are too long from about there on
+_LOOK = 0.5  # seconds that other programs are watched before measuring
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_BEST_OF = 7
+_SIDES = {"cpu": 1024, "cuda": 8192}  # of the matrices
+_BYTES = {"cpu": 2**26, "cuda": 2**29}  # copied
+_CPU = 0  # torch's number of the device type
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where and under which conditions something is measured.
+
+    Attributes:
+        device: What computes, with its own name if it has one.
+        cpu: Model of the processor.
+        cores: Logical cores that this process may use.
+        threads: Threads that torch uses on them.
+        waiting: Environment variables that say how idle threads wait; empty for OpenMP's default.
+        others: Share of the cores that other programs used just before, 0 to 1; None where the
+            system does not say. What this process did itself does not count.
+        clock: Mean clock of the cores in MHz at that time; None likewise.
+        torch: Version.
+        python: Version.
+        system: Operating system and architecture.
+    """
+
+    device: str
+    cpu: str
+    cores: int
+    threads: int
+    waiting: str
+    others: float | None
+    clock: float | None
+    torch: str
+    python: str
+    system: str
+
+
+def observe(device: torch.device) -> Machine:
+    """Describe this machine as it is now. Takes half a second, to watch other programs."""
+    neighbours = Neighbours()
+    time.sleep(_LOOK)
+    return Machine(
+        device=describe(device),
+        cpu=processor(),
+        cores=len(our_cores()),
+        threads=torch.get_num_threads(),
+        waiting=" ".join(f"{n}={os.environ[n]}" for n in _WAITING if n in os.environ),
+        others=neighbours.share(),
+        clock=clock(),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+    )
+
+
+def our_cores() -> list[int]:
+    """Numbers of the logical cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+class Neighbours:
+    """Watches how much of our cores other programs use, from its making on.
+
+    Args:
+        listing: Where the kernel counts the ticks of each core.
+    """
+
+    def __init__(self, listing: Path = Path("/proc/stat")) -> None:
+        self._listing = listing
+        self._start = self._look()
+
+    def share(self) -> float | None:
+        """Return the share of the cores' time that went to others so far; None if unknown."""
+        now = self._look()
+        if self._start is None or now is None:
+            return None
+        all_ticks, busy, own = (b - a for a, b in zip(self._start, now, strict=True))
+        return round(min(1.0, max(0.0, busy - own) / all_ticks), 3) if all_ticks else None
+
+    def _look(self) -> tuple[float, float, float] | None:
+        """Ticks of our cores since the start of the system: all, busy ones, and this process's."""
+        try:
+            lines = [line.split() for line in self._listing.read_text("ascii").splitlines()]
+            names = {f"cpu{core}" for core in our_cores()}
+            ticks = [[int(n) for n in line[1:9]] for line in lines if line[0] in names]
+        except (OSError, ValueError, IndexError):
+            return None
+        if not ticks:
+            return None
+        total, idle = sum(map(sum, ticks)), sum(each[3] + each[4] for each in ticks)
+        own = sum(os.times()[:4]) * os.sysconf("SC_CLK_TCK")
+        return total, total - idle, own
+
+
+def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
+    """Model name of the processor; its architecture where the system gives no name."""
+    names = _values(listing, "model name")
+    return next(names, "") or platform.processor() or platform.machine() or "unknown"
+
+
+def clock(listing: Path = Path("/proc/cpuinfo")) -> float | None:
+    """Mean clock of the cores in MHz, if the system says."""
+    try:
+        each = [float(value) for value in _values(listing, "cpu MHz")]
+    except ValueError:
+        return None
+    return round(sum(each) / len(each), 1) if each else None
+
+
+def _values(listing: Path, key: str) -> Iterator[str]:
+    try:
+        lines = listing.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return iter(())
+    return (line.partition(":")[2].strip() for line in lines if line.startswith(key))
+
+
+@torch.inference_mode()
+def least_seconds(
+    device: torch.device, macs: float, moved: float, *, side: int = 0, size: int = 0
+) -> float:
+    """Measure in how little time this machine could do so much work at the best.
+
+    A model can be no faster than its operations at the rate of a large matrix product, nor than its
+    weights, picture and map at the rate of a copy, both measured on the spot in float32.
+
+    Args:
+        device: Where.
+        macs: Multiply-accumulates.
+        moved: Bytes to read and write.
+        side: Of the square matrices; 0 for one that suits the device.
+        size: Bytes to copy; 0 likewise.
+    """
+    side = side or _SIDES.get(device.type, 4096)
+    size = size or _BYTES.get(device.type, 2**28)
+    left, right = (torch.ones(side, side, device=device) for _ in range(2))
+    source = torch.zeros(size // 4, device=device)
+    target = torch.empty_like(source)
+    product = _best(lambda: left @ right, device)
+    copied = _best(lambda: target.copy_(source), device)
+    return max(macs * product / side**3, moved * copied / (2 * 4 * len(source)))
+
+
+def _best(run: Callable[[], object], device: torch.device) -> float:
+    wait = waits_for(device)
+    spent = []
+    for _ in range(_BEST_OF):
+        wait()
+        start = time.perf_counter()
+        run()
+        wait()
+        spent.append(time.perf_counter() - start)
+    return min(spent)
+
+
+def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
+    """Return the most bytes that `call` held at once, beyond what was there before it.
+
+    Counted by torch's own allocators: the resident size of a process also holds what earlier calls
+    left behind. On CPUs it was within a tenth of the growth of a fresh process.
+
+    Args:
+        call: Warmed up: what it allocates once and keeps would count.
+        device: Where it computes. Its own memory is meant: on a GPU, the GPU's.
+
+    Returns:
+        Bytes, or None for a device whose memory torch does not count.
+    """
+    if device.type == "cpu":
+        return _peak_on_cpu(call)
+    backend: Any = getattr(torch, device.type, None)
+    if not hasattr(backend, "max_memory_allocated"):
+        return None
+    wait = waits_for(device)
+    wait()
+    backend.reset_peak_memory_stats(device)
+    before = backend.memory_allocated(device)
+    call()
+    wait()
+    return int(backend.max_memory_allocated(device)) - int(before)
+
+
+def _peak_on_cpu(call: Callable[[], object]) -> int:
+    # The profiler writes there at every start and stop; no setting prevents it (torch 2.13).
+    with silent_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+        call()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        run.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_bytes())["traceEvents"]
+    held = peak = 0
+    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"]):
+        if event["args"]["Device Type"] == _CPU:
+            held += event["args"]["Bytes"]
+            peak = max(peak, held)
+    return peak
+
+
+def resident_peak() -> int | None:
+    """Most bytes that this process held in memory so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,140 @@
+"""`--scan`: the pictures per second of a scan, against those of the bare model on every core."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from imlctl.bench.accuracy import about
+from imlctl.bench.machine import BUSY_SHARE, observe
+from imlctl.bench.timing import timer_for
+from imlctl.image.decode import read
+from imlctl.image.prepare import prepare
+from imlctl.scan.ahead import DecodeAhead, suitable_workers
+from imlctl.scan.discover import Discovery, discover
+from imlctl.scan.place import Place
+from imlctl.scan.run import scan
+from imlctl.scan.work import PhotoWork
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imlctl.bench.accuracy import Track
+    from imlctl.bench.timing import Timer
+    from imlctl.errors import InputError
+    from imlctl.pipeline import Localizer
+
+_MOST = 24  # pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Seconds for all pictures.
+
+    Attributes:
+        decode: To read, decode and prepare them, one after another.
+        model: Of the model alone, one after another, on a CPU with one thread.
+        scan: From files to masks and the ledger.
+    """
+
+    decode: float
+    model: float
+    scan: float
+
+
+def throughput(localizer: Localizer, folder: Path, runs: int, track: Track) -> dict[str, Any]:
+    """Time the bare model and a scan over the same pictures, in turns.
+
+    On a CPU the model runs on one thread, and what a scan could reach at best is its rate times the
+    cores; on a GPU it is the model's own rate.
+
+    Args:
+        localizer: With its model in memory.
+        folder: Of pictures; a few are taken, evenly spread.
+        runs: Rounds.
+        track: Passes items on and shows the progress.
+
+    Raises:
+        InputError: A picture cannot be analysed.
+    """
+    machine = observe(localizer.device)
+    found, of = _spread(folder)
+    timed = timer_for(localizer.device)
+    localizer.localize(str(found.pictures[0]))  # a warm-up
+    workers = suitable_workers(len(found.pictures))
+    rounds = [_round(localizer, found, workers, timed) for _ in track(range(runs), runs)]
+    at_once = machine.cores if localizer.device.type == "cpu" else 1
+    return {
+        **about(localizer),
+        "machine": asdict(machine),
+        "busy": (machine.others or 0.0) > BUSY_SHARE,
+        "rounds": [asdict(each) for each in rounds],
+        "pictures": len(found.pictures),
+        "of": of,
+        "workers": workers,
+        "at_once": at_once,
+        "share": median(each.model / at_once / each.scan for each in rounds),
+    }
+
+
+def _spread(folder: Path) -> tuple[Discovery, int]:
+    """A few pictures of a folder, evenly spread; and how many there are."""
+    pictures = discover([str(folder)], recursive=True).pictures
+    count = min(_MOST, len(pictures))
+    chosen = tuple(pictures[i * len(pictures) // count] for i in range(count))
+    return Discovery(chosen, many=True), len(pictures)
+
+
+def _round(localizer: Localizer, found: Discovery, workers: int, timed: Timer) -> Round:
+    work = PhotoWork(localizer)
+    with tempfile.TemporaryDirectory(prefix="imlctl-bench-") as out, ExitStack() as stack:
+        place = Place(out, many=True)
+        jobs = place.plan(found, [], stack)
+        # As in `localize`, decoders start first; the bare model gives them the time to.
+        ahead = stack.enter_context(DecodeAhead(workers)) if workers else None
+        decode, model = _bare(localizer, found, timed)
+        ledger = place.begin(jobs, stack)
+        outcomes = scan(jobs, work, ahead=ahead, ledger=ledger)
+        failed: list[InputError] = []
+
+        def run() -> None:
+            failed.extend(o.error for o in outcomes if o.error is not None)
+
+        seconds = timed(run)
+    if failed:
+        raise failed[0]
+    return Round(decode, model, seconds)
+
+
+def _bare(localizer: Localizer, found: Discovery, timed: Timer) -> tuple[float, float]:
+    """Seconds to decode and prepare all pictures, and to run the model over them."""
+    decode = model = 0.0
+    with _threads(1 if localizer.device.type == "cpu" else torch.get_num_threads()):
+        for picture in found.pictures:
+            ready: list[Any] = []
+
+            def load(path: Path, ready: list[Any] = ready) -> None:
+                photo = read(path)
+                ready.append(prepare(photo)[0])
+                ready.append(bytes.fromhex(photo.sha256))
+
+            decode += timed(partial(load, Path(str(picture))))
+            model += timed(partial(localizer.predict, *ready))
+    return decode, model
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

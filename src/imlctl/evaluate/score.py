@@ -1,0 +1,190 @@
+"""Scoring single pictures: how well a map, its mask and its verdict agree with the truth.
+
+Nothing is permuted or inverted, and no threshold is fitted to the truth but for `best_f1`, which
+says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from imlctl.data.masks import read_mask
+from imlctl.errors import ConfigError, NumericalError
+from imlctl.evaluate.metrics import (
+    ap_of,
+    auc_of,
+    best_f1_of,
+    curve,
+    pixel_f1,
+    pixel_iou,
+    pixel_precision,
+    pixel_recall,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from imlctl.data.manifest import Entry
+    from imlctl.evaluate.metrics import Mask, Probability
+    from imlctl.mask.decide import Decision, Verdict
+
+HALF = 0.5  # the fixed threshold that the field reports pixel metrics at
+_NAN = float("nan")
+
+
+class Answer(Protocol):
+    """What a detector says of a picture: `pipeline.Result`, or `MapAnswer`."""
+
+    @property
+    def probability(self) -> Probability:
+        """Of each pixel of the upright picture, (H, W) in [0, 1]."""
+
+    @property
+    def decision(self) -> Decision:
+        """Verdict, score and mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapAnswer:
+    """The answer of a detector that is no `Localizer`."""
+
+    probability: Probability
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureScore:
+    """Agreement on one picture. Pixel metrics are NaN for an authentic picture.
+
+    Attributes:
+        set: Name of its set.
+        image: Name of its file.
+        tampered: Whether it has a mask.
+        edited: Share of its pixels that are manipulated, 0 to 1.
+        verdict: On the picture.
+        score: Of the whole picture, 0 to 1.
+        marked: Share of its pixels in the mask that goes with the verdict.
+        f1: Pixel F1 at 0.5.
+        f1_verdict: Pixel F1 of the mask that goes with the verdict.
+        iou: Pixel intersection over union at 0.5.
+        precision: Of pixels at 0.5.
+        recall: Of pixels at 0.5.
+        auc: Pixel area under the ROC curve.
+        ap: Pixel average precision.
+        best_f1: Pixel F1 at the picture's best threshold: optimistic.
+        f1_copy: Of a copy-move with known source: F1 where only the copy counts as manipulated.
+        f1_both: The same where copy and source count.
+    """
+
+    set: str
+    image: str
+    tampered: bool
+    edited: float
+    verdict: Verdict
+    score: float
+    marked: float
+    f1: float = _NAN
+    f1_verdict: float = _NAN
+    iou: float = _NAN
+    precision: float = _NAN
+    recall: float = _NAN
+    auc: float = _NAN
+    ap: float = _NAN
+    best_f1: float = _NAN
+    f1_copy: float = _NAN
+    f1_both: float = _NAN
+
+
+def evaluate(
+    entries: Iterable[Entry], localize: Callable[[Path], Answer]
+) -> Iterator[PictureScore]:
+    """Score a detector on each picture, in order.
+
+    Args:
+        entries: Pictures.
+        localize: The detector, such as `Localizer.localize`.
+
+    Raises:
+        InputError: A picture or a mask cannot be read.
+        ConfigError: The size of a mask differs from its picture's, or it marks nothing.
+        NumericalError: A map holds NaN or infinity.
+    """
+    for entry in entries:
+        masks = [None if m is None else read_mask(m) for m in (entry.mask, entry.source)]
+        yield score_picture(entry, localize(entry.image), *masks)
+
+
+def score_picture(
+    entry: Entry, answer: Answer, truth: Mask | None, source: Mask | None = None
+) -> PictureScore:
+    """Score what a detector said of one picture.
+
+    Args:
+        entry: Which picture.
+        answer: Its map has the masks' size.
+        truth: (H, W), what is manipulated; None for an authentic picture.
+        source: (H, W), what a copy-move copied; None where that is not known.
+
+    Raises:
+        ConfigError: The sizes differ, or the truth marks nothing.
+        NumericalError: The map holds NaN or infinity.
+    """
+    probability, decision = answer.probability, answer.decision
+    if not np.isfinite(probability).all():
+        raise NumericalError("its map holds NaN or infinity", source=str(entry.image))
+    for mask, path in ((truth, entry.mask), (source, entry.source)):
+        if mask is not None and mask.shape != probability.shape:
+            shapes = f"{mask.shape[1]}x{mask.shape[0]}, its picture "
+            shapes += f"{probability.shape[1]}x{probability.shape[0]}"
+            raise ConfigError(f"is {shapes}", source=str(path))
+    values: dict[str, float] = {}
+    if truth is not None:
+        if not truth.any():  # two empty masks agree: the picture would score 1 for being missed
+            raise ConfigError(
+                "marks nothing",
+                source=str(entry.mask),
+                remedy="List the picture as authentic, or correct its mask.",
+            )
+        predicted = probability >= HALF
+        values = _agreement(probability, predicted, truth)
+        values["f1_verdict"] = pixel_f1(decision.mask, truth)
+        if source is not None:
+            copy, both = copy_move_masks(truth, source)
+            values |= {"f1_copy": pixel_f1(predicted, copy), "f1_both": pixel_f1(predicted, both)}
+    return PictureScore(
+        set=entry.set,
+        image=entry.image.name,
+        tampered=truth is not None,
+        edited=0.0 if truth is None else float(truth.mean()),
+        verdict=decision.verdict,
+        score=decision.score,
+        marked=decision.share,
+        **values,
+    )
+
+
+def _agreement(probability: Probability, predicted: Mask, truth: Mask) -> dict[str, float]:
+    counts = curve(probability, truth)
+    return {
+        "f1": pixel_f1(predicted, truth),
+        "iou": pixel_iou(predicted, truth),
+        "precision": pixel_precision(predicted, truth),
+        "recall": pixel_recall(predicted, truth),
+        "auc": auc_of(*counts),
+        "ap": ap_of(*counts),
+        "best_f1": best_f1_of(*counts),
+    }
+
+
+def copy_move_masks(truth: Mask, source: Mask) -> tuple[Mask, Mask]:
+    """Return both conventions of a copy-move's mask: the copy alone, and copy and source.
+
+    Some sets mark both in their masks, some the copy. If more than half of the source is marked,
+    the mask is taken to mark both.
+    """
+    marks_both = 2 * np.count_nonzero(truth & source) > np.count_nonzero(source)
+    return (truth & ~source if marks_both else truth), truth | source

@@ -1,0 +1,229 @@
+"""From scores of pictures to those of sets, each with how sure it is.
+
+Pixel metrics are averaged over the tampered pictures of a set, then over sets, with intervals by
+bootstrap over pictures. How often each verdict is given has exact intervals, an image AUC
+Newcombe's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imlctl.evaluate.metrics import CONFIDENCE, auc_interval, auc_of, columns_mean, curve
+from imlctl.mask.rates import SIZES, Rates, size_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from imlctl.evaluate.score import PictureScore
+
+# Means over the tampered pictures.
+PIXEL_METRICS = (
+    "f1",
+    "f1_verdict",
+    "iou",
+    "auc",
+    "ap",
+    "best_f1",
+    "precision",
+    "recall",
+    "f1_copy",
+    "f1_both",
+)
+RESAMPLES = 1000
+OVER_SETS, EVERY = "mean over sets", "all pictures"
+
+_BINS = 10  # of the reliability diagram
+_NAN = float("nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetScore:
+    """Scores of one set, or over sets. NaN where there is nothing to measure on.
+
+    Attributes:
+        name: Of the set.
+        tampered: Number of tampered pictures.
+        authentic: Number of authentic pictures.
+        f1: As the other pixel metrics, the mean over the tampered pictures; see `PictureScore`.
+        image_auc: Area under the ROC curve of the picture scores.
+        rates: How often each verdict is given, with exact intervals; None for a mean over sets.
+        intervals: 95 % intervals of the pixel metrics and the image AUC, where there is one.
+    """
+
+    name: str
+    tampered: int
+    authentic: int
+    f1: float
+    f1_verdict: float
+    iou: float
+    auc: float
+    ap: float
+    best_f1: float
+    precision: float
+    recall: float
+    f1_copy: float
+    f1_both: float
+    image_auc: float
+    rates: Rates | None
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; NaN where there is none."""
+        return asdict(self) | {"rates": self.rates and self.rates.to_dict()}
+
+
+def summarize(
+    scores: Sequence[PictureScore], *, resamples: int = 0, seed: int = 0
+) -> list[SetScore]:
+    """Score each set, in order of appearance; of several also their mean, and all pictures pooled.
+
+    Args:
+        scores: Of all pictures.
+        resamples: Of the bootstrap; 0 for no intervals of pixel metrics. The tampered pictures of
+            each set are drawn anew, with replacement.
+        seed: Of those draws, which depend on it and on the set's name alone.
+    """
+    groups = [_Group(n, [s for s in scores if s.set == n]) for n in dict.fromkeys(_sets(scores))]
+    drawn = [group.resampled(resamples, seed) for group in groups]
+    rows = [g.row(values) for g, values in zip(groups, drawn, strict=True)]
+    if len(groups) > 1:
+        means = columns_mean(np.stack([group.means() for group in groups]))
+        spread = _intervals(means, columns_mean(np.stack(drawn, axis=-2)))
+        aucs = [row.image_auc for row in rows if row.image_auc == row.image_auc]
+        rows.append(
+            SetScore(
+                name=OVER_SETS,
+                tampered=sum(row.tampered for row in rows),
+                authentic=sum(row.authentic for row in rows),
+                **dict(zip(PIXEL_METRICS, map(float, means), strict=True)),
+                image_auc=float(np.mean(aucs)) if aucs else _NAN,
+                rates=None,
+                intervals=spread,
+            )
+        )
+        every = _Group(EVERY, scores)
+        rows.append(every.row(every.resampled(resamples, seed)))
+    return rows
+
+
+def by_size(scores: Sequence[PictureScore]) -> list[dict[str, Any]]:
+    """Pixel F1 of tampered pictures by the share of the picture that was edited."""
+    rows = []
+    for place, name in enumerate(SIZES):
+        mine = [s for s in scores if s.tampered and size_of(s.edited) == place]
+        f1 = {
+            key: float(np.mean([getattr(s, key) for s in mine])) if mine else _NAN
+            for key in ("f1", "f1_verdict")
+        }
+        rows.append({"size": name, "pictures": len(mine), **f1})
+    return rows
+
+
+def reliability(scores: Sequence[PictureScore], bins: int = _BINS) -> list[dict[str, Any]]:
+    """Compare scores with how often pictures are tampered: the numbers of a reliability diagram.
+
+    A score is a probability if one picture in two is tampered. So both kinds weigh the same here,
+    however many there are of each; without one of them there is nothing to compare.
+
+    Returns:
+        For each bin that holds a picture its limits, the number of tampered and of authentic
+        pictures, and the weighted means of their scores and of whether they are tampered.
+    """
+    counts = [sum(not s.tampered for s in scores), sum(s.tampered for s in scores)]
+    rows = []
+    for number in range(bins if all(counts) else 0):
+        mine = [s for s in scores if min(int(s.score * bins), bins - 1) == number]
+        if not mine:
+            continue
+        weights = [1 / counts[s.tampered] for s in mine]
+        rows.append(
+            {
+                "low": number / bins,
+                "high": (number + 1) / bins,
+                "tampered": sum(s.tampered for s in mine),
+                "authentic": sum(not s.tampered for s in mine),
+                "score": float(np.average([s.score for s in mine], weights=weights)),
+                "observed": float(np.average([s.tampered for s in mine], weights=weights)),
+            }
+        )
+    return rows
+
+
+def _sets(scores: Sequence[PictureScore]) -> list[str]:
+    return [s.set for s in scores]
+
+
+class _Group:
+    """Pictures of one set.
+
+    Args:
+        name: Of the set.
+        scores: Of its pictures.
+    """
+
+    def __init__(self, name: str, scores: Sequence[PictureScore]) -> None:
+        self.name = name
+        self.forged = [s for s in scores if s.tampered]
+        self.authentic = [s for s in scores if not s.tampered]
+        values = [[getattr(s, key) for key in PIXEL_METRICS] for s in self.forged]
+        self.pixels = np.array(values, float).reshape(-1, len(PIXEL_METRICS))  # (N, K)
+
+    def means(self) -> NDArray[np.float64]:
+        """Mean pixel metrics, (K,)."""
+        return columns_mean(self.pixels)
+
+    def resampled(self, count: int, seed: int) -> NDArray[np.float64]:
+        """Mean pixel metrics of `count` resamples, (count, K)."""
+        rng = np.random.default_rng([seed % 2**63, *self.name.encode("utf-8", "surrogateescape")])
+        size = len(self.forged)
+        rows = np.full((count, len(PIXEL_METRICS)), np.nan)
+        for row in rows if size > 1 else ():  # one picture tells nothing of the spread
+            row[:] = columns_mean(self.pixels[rng.integers(size, size=size)])
+        return rows
+
+    def row(self, drawn: NDArray[np.float64]) -> SetScore:
+        """Scores of the set.
+
+        Args:
+            drawn: As `resampled` returns them.
+        """
+        known = self.means()
+        intervals = _intervals(known, drawn)
+        ranked = np.array([s.score for s in (*self.forged, *self.authentic)])
+        image_auc = _NAN
+        if self.forged and self.authentic:
+            image_auc = auc_of(*curve(ranked, np.arange(len(ranked)) < len(self.forged)))
+        auc_limits = auc_interval(image_auc, len(self.forged), len(self.authentic))
+        return SetScore(
+            name=self.name,
+            tampered=len(self.forged),
+            authentic=len(self.authentic),
+            **dict(zip(PIXEL_METRICS, map(float, known), strict=True)),
+            image_auc=image_auc,
+            rates=Rates.measured(
+                self.name,
+                [(s.verdict, s.edited) for s in self.forged],
+                [s.verdict for s in self.authentic],
+            ),
+            intervals=intervals | ({} if auc_limits is None else {"image_auc": auc_limits}),
+        )
+
+
+def _intervals(
+    known: NDArray[np.float64], drawn: NDArray[np.float64]
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals of the metrics that have a value."""
+    tail = (1 - CONFIDENCE) / 2
+    intervals = {}
+    for key, value, column in zip(PIXEL_METRICS, known, drawn.T, strict=True):
+        there = column[~np.isnan(column)]
+        if value == value and len(there):
+            low, high = np.quantile(there, [tail, 1 - tail])
+            intervals[key] = (float(low), float(high))
+    return intervals
