@@ -20,8 +20,8 @@ RUN /opt/imlctl/bin/pip install --constraint constraints.txt \
         --index-url https://download.pytorch.org/whl/cpu torch
 
 # The package that reads HEIC, of `heif`, holds x265, which is under the GPL 2: leave it out of an
-# image that you hand on under other terms, with --build-arg EXTRAS=report.
-ARG EXTRAS=report,heif
+# image that you hand on under other terms, with --build-arg EXTRAS=.
+ARG EXTRAS=heif
 COPY pyproject.toml weights.toml README.md LICENSE ./
 COPY man/ man/
 COPY src/ src/

@@ -169,7 +169,7 @@ def test_uses_are_found_in_whole_lines() -> None:
         ("verify", "b c"),
     ]
     assert words('srun imlctl localize a --shard "$I/8"') == [("localize", "a", "--shard", "1/8")]
-    assert words('pip install imlctl; pip install "imlctl[report]"') == []
+    assert words('pip install imlctl; pip install "imlctl[heif]"') == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -216,7 +216,6 @@ def type_in(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
 
 def test_the_tutorial_can_be_followed(tmp_path: Path, type_in: Any) -> None:
-    pytest.importorskip("jinja2")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     lines = [line for line in LINES if line.page == "docs/tutorial.md"]
     said = [type_in(line, tmp_path) for line in lines]
@@ -264,7 +263,6 @@ def test_the_readme_works(
     block: list[Line], desk: Path, tmp_path: Path, type_in: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each line is one of several things to do after the first, so each starts where it ended."""
-    pytest.importorskip("jinja2")
     type_in(block[0], desk)
     for number, line in enumerate(block[1:]):
         copy = shutil.copytree(desk, tmp_path / f"copy {number}")

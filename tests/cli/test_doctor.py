@@ -57,7 +57,7 @@ def test_a_sound_machine_is_said_to_be_well_in_one_screen(run: Run, home: Path) 
     assert len(lines) <= 30
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in ran.out  # no colours in a pipe
-    for word in ("torch", "efficientiml", "diffiml", "self-test passed", "[report]", "cpu"):
+    for word in ("torch", "efficientiml", "diffiml", "self-test passed", "[heif]", "cpu"):
         assert word in ran.out
     assert list(home.iterdir()) == []  # it changes nothing
 

@@ -10,7 +10,6 @@ import pytest
 from imlctl.errors import Exit
 from imlctl.report.jsonl import read_jsonl
 
-pytest.importorskip("jinja2")
 
 
 @pytest.fixture

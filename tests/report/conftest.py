@@ -101,6 +101,8 @@ def failed(path: str) -> Record:
         seed=0,
         device="cpu",
         seconds=0.0,
+        sha256="ef" * 32,
+        bytes=9876,
         error=Failure("DecodeError", "the file is truncated", "Get the original again."),
     )
 
@@ -115,13 +117,13 @@ def entry() -> Callable[..., ReportEntry]:
         peak: float = 0.98,
         size: tuple[int, int] = (120, 160),
         seed: int = 0,
+        crops: bool = False,
         **changes: Any,
     ) -> ReportEntry:
         probability = blob(*size, peak)
-        return ReportEntry(
-            record_of(path, probability, **changes),
-            make_preview(picture(*size, seed), probability),
-        )
+        record = record_of(path, probability, **changes)
+        boxes = [region["box"] for region in record.regions] if crops else []
+        return ReportEntry(record, make_preview(picture(*size, seed), probability, boxes=boxes))
 
     return make
 

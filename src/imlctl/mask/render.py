@@ -138,6 +138,22 @@ def percent(share: float) -> str:
     return f"{100 * share:.{2 if 0 < share < 0.01 else 1}f} %".replace(".0 %", " %")
 
 
+def marked(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return a copy of a picture, (H, W, 3), with what is marked tinted and outlined."""
+    copy = picture.copy()
+    _mark(copy, mask.astype(np.uint8), _line_width(copy, max(copy.shape) / 400))
+    return copy
+
+
+def heated(
+    picture: NDArray[np.uint8], levels: NDArray[np.uint8], mask: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """Return a picture, (H, W, 3), dim under the colours of a map, 255 for 1, outlined."""
+    heat = _heat(picture, levels)
+    _outline(heat, mask.astype(np.uint8), _line_width(heat, max(heat.shape) / 700), _HEAT_LINE)
+    return heat
+
+
 def _verdict_line(decision: Decision) -> str:
     marked = f"{percent(decision.share)} of pixels" if decision.share else "no pixel"
     threshold = legend.number(decision.threshold)

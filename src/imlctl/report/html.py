@@ -1,41 +1,50 @@
-"""A report that a person reads: one page that holds everything it shows."""
+"""A report that a person reads: one page that holds everything it shows, on screen and on paper."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Sized
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
 
 from imlctl import __version__, atomic
-from imlctl.errors import UsageError
 from imlctl.mask.decide import Verdict
 from imlctl.mask.rates import in_words
 from imlctl.record import FAILED, Record
-from imlctl.report.preview import Preview, shrunk
+from imlctl.report.facts import Fact, finding, groups_of, rates_of, warnings_of
+from imlctl.report.preview import Preview, figures, shrunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from jinja2 import Environment, Template
 
-TITLE = "Localization report"
+TITLE = "Image manipulation report"
 PAGE_BYTES = 200_000_000  # what a browser opens in seconds; the pictures are made to fit
+ON_PAPER = 300  # pictures that the page itself can print, each on paper of its own
 _TEMPLATES = Path(__file__).parent / "templates"
 _SCRIPTS = ("data", "contour", "viewer", "detail", "table", "main")  # one after another
 _MAX_REGIONS = 200  # listed for a picture; the record has them all
+_PRINTED_REGIONS = 12
 _UNKNOWN_COUNT = 10_000
 _PICTURES = "<!-- pictures -->"  # cannot come from a title or a name, which are escaped
 _FOUND_WEIGHT = 4  # a picture with a finding may take that many times the bytes of another
 _FOUND = frozenset({Verdict.MANIPULATED, Verdict.INCONCLUSIVE})
 # Bytes on the page of a preview whose longer side is so many pixels, as measured on photographs.
-_COSTS = ((640, 85_000), (480, 58_000), (320, 31_000), (240, 19_000), (160, 10_000))
+_COSTS = (
+    (1024, 180_000),
+    (640, 85_000),
+    (480, 58_000),
+    (320, 31_000),
+    (240, 19_000),
+    (160, 10_000),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,66 +60,92 @@ class ReportEntry:
     preview: Preview | None = None
 
 
-def require_jinja() -> None:
-    """Check that a report can be written, before the work that it is to report.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One command that analysed pictures of the report.
 
-    Raises:
-        UsageError: The package jinja2 is missing; says how to install it.
+    Attributes:
+        began: UTC, in words.
+        ended: Likewise; "" if it was killed.
+        command: The command line.
+        folder: That it was given in.
+        version: Of imlctl.
     """
-    try:
-        import jinja2  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "writing report.html needs the optional package jinja2",
-            remedy='Install it with: pip install "imlctl[report]"',
-        ) from error
+
+    began: str
+    ended: str
+    command: str
+    folder: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What stands at the head of a report.
+
+    Attributes:
+        title: Heading.
+        number: Of the case.
+        examiner: Who examined it.
+        notes: Free text; its lines are kept.
+        incomplete: "INCOMPLETE: 15 of 63 pictures were analysed", or "".
+        pending: Pictures that were to be analysed and were not.
+        left_out: Files and folders that lay there and were not to be, each with the reason.
+        runs: Commands, oldest first.
+    """
+
+    title: str = TITLE
+    number: str = ""
+    examiner: str = ""
+    notes: str = ""
+    incomplete: str = ""
+    pending: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    runs: tuple[Run, ...] = ()
 
 
 def write_report(
     path: Path,
     entries: Iterable[ReportEntry],
+    case: Case | None = None,
     *,
-    title: str = TITLE,
-    settings: Mapping[str, str] | None = None,
-    created: datetime | None = None,
     count: int | None = None,
+    paper: bool = False,
     overwrite: bool = False,
 ) -> int:
     """Write the page; one picture at a time is in memory, besides a line of the table for each.
 
-    The table comes first in the file and the pictures after it, those with a finding before
-    others, so that a browser shows the page at once and reads the rest behind it.
+    The table comes first in the file and the pictures after it, those with a finding before others,
+    so that a browser shows the page at once and reads the rest behind it. The same entries and the
+    same case make the same bytes: no clock is read.
 
     Args:
         path: Where to; it has that name only when it is whole.
         entries: The pictures, in any order; the page sorts them.
-        title: Such as the name of a case.
-        settings: More facts for the head of the page, such as the command line.
-        created: Stands on the page; now if None.
+        case: The head of the page.
         count: How many entries there will be, where they have no length: previews are made
             smaller where there are many.
+        paper: Write what is printed alone, with all pictures drawn; no script is needed.
         overwrite: Replace an older report.
 
     Returns:
         How many pictures the report has.
 
     Raises:
-        UsageError: The package jinja2 is missing.
         OutputError: The page cannot be written; nothing is left behind.
     """
-    require_jinja()
+    case = case or Case()
     if count is None:
         count = len(entries) if isinstance(entries, Sized) else _UNKNOWN_COUNT
-    created = created or datetime.now(UTC)
-    style, script = _style(), _script()
+    style, script = _style(), "" if paper else _script()
     context = {
-        "title": title,
-        "created": created.strftime("%Y-%m-%d %H:%M %Z").strip(),
+        "case": case,
         "version": __version__,
         "policy": _policy(script, style),
         "style": style,
         "script": script,
-        "settings": dict(settings or {}),
+        "paper": paper,
+        "on_paper": paper or count <= ON_PAPER,
     }
     templates = _templates()
     with (
@@ -118,43 +153,55 @@ def write_report(
         TemporaryFile(dir=path.parent) as found,
         TemporaryFile(dir=path.parent) as others,
     ):
-        summary = _write_pictures(
-            entries, _Budget(count), templates.get_template("picture.html"), found, others
-        )
-        page = templates.get_template("report.html").render(context, summary=summary.to_dict())
+        writer = _Writer(_Budget(count), templates.get_template("picture.html"), context)
+        for entry in entries:
+            writer.write(entry, found, others)
+        page = templates.get_template("report.html").render(context, summary=writer.summary)
         head, _, foot = page.partition(_PICTURES)
         file.write(_encoded(head))
         for spool in (found, others):
             spool.seek(0)
             shutil.copyfileobj(spool, file)
         file.write(_encoded(foot))
-    return len(summary.rows)
+    return len(writer.summary.rows)
 
 
-def _write_pictures(
-    entries: Iterable[ReportEntry],
-    budget: _Budget,
-    template: Template,
-    found: IO[bytes],
-    others: IO[bytes],
-) -> _Summary:
-    """Write what the page holds of each picture, and return what it holds of all."""
-    summary = _Summary()
-    for entry in entries:
+@dataclass(slots=True)
+class _Writer:
+    """Writes what the page holds of each picture, and gathers what it holds of all."""
+
+    budget: _Budget
+    template: Template
+    context: Mapping[str, Any]
+    summary: _Summary = field(default_factory=lambda: _Summary())
+
+    def write(self, entry: ReportEntry, found: IO[bytes], others: IO[bytes]) -> None:
         record = entry.record
         values = record.to_dict() if isinstance(record, Record) else dict(record)
-        preview, finding = entry.preview, values["verdict"] in _FOUND
+        preview, has_finding = entry.preview, values["verdict"] in _FOUND
         if preview is not None:
-            preview = budget.fit(preview, finding=finding)
-        text = template.render(
-            number=len(summary.rows),
-            details=_details(values, preview.curve if preview else ()),
-            photo=base64.b64encode(preview.photo).decode() if preview else "",
-            soft=base64.b64encode(preview.soft).decode() if preview else "",
+            preview = self.budget.fit(preview, finding=has_finding)
+        drawn: tuple[str, ...] = ()
+        if self.context["paper"] and preview is not None:
+            drawn = tuple(map(_text, figures(preview, values["threshold"])))
+        details = _details(values, preview)
+        text = self.template.render(
+            self.context,
+            number=len(self.summary.rows),
+            details=details,
+            regions=details["regions"][:_PRINTED_REGIONS],
+            photo=_text(preview.photo) if preview else "",
+            soft=_text(preview.soft) if preview else "",
+            crops=[(_text(c.photo), _text(c.soft)) for c in preview.crops] if preview else [],
+            views=[(name, _text(data)) for name, data in preview.views] if preview else [],
+            drawn=drawn,
         )
-        (found if finding else others).write(_encoded(text))
-        summary.add(values)
-    return summary
+        (found if has_finding else others).write(_encoded(text))
+        self.summary.add(values)
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _encoded(text: str) -> bytes:
@@ -172,8 +219,8 @@ class _Budget:
     def fit(self, preview: Preview, *, finding: bool) -> Preview:
         share = self.left / max(self.count, 1) * (_FOUND_WEIGHT if finding else 1)
         side = next((side for side, cost in _COSTS if cost <= share), _COSTS[-1][0])
-        preview = shrunk(preview, side)
-        self.left = max(0.0, self.left - (len(preview.photo) + len(preview.soft)) * 4 / 3)
+        preview = shrunk(preview, side, extras=max(0.0, share - _COSTS[0][1]) * 3 / 4)
+        self.left = max(0.0, self.left - preview.size * 4 / 3)
         self.count -= 1
         return preview
 
@@ -183,9 +230,11 @@ class _Summary:
     """What the page knows of all pictures at once."""
 
     rows: list[list[Any]] = field(default_factory=list)
-    models: Counter[str] = field(default_factory=Counter)
+    models: Counter[tuple[str, str]] = field(default_factory=Counter)
+    verdicts: Counter[str] = field(default_factory=Counter)
     rules: Counter[tuple[float, float]] = field(default_factory=Counter)
     rates: dict[str, str] = field(default_factory=dict)
+    rate_facts: dict[str, list[Fact]] = field(default_factory=dict)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Take a picture's line of the table from its record."""
@@ -202,41 +251,57 @@ class _Summary:
                 height,
                 facts.get("format"),
                 _keywords(record),
+                record.get("threshold"),
             ]
         )
-        self.models[f"{record['model']} ({record['weights_sha256'][:12]})"] += 1
+        self.models[record["model"], record["weights_sha256"]] += 1
+        self.verdicts[record["verdict"]] += 1
         if record["verdict"] != FAILED:
             self.rules[(record["rule"]["manipulated"], record["rule"]["inconclusive"])] += 1
             if record["rates"] is not None:
                 said = in_words(record["verdict"], record["rates"])
                 self.rates[record["verdict"]] = f"{said} ({record['rates']['pictures']})"
+                self.rate_facts[record["verdict"]] = list(rates_of(record["rates"]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the page's script begins with."""
-        return {
-            "rows": self.rows,
-            "models": list(self.models),
-            "rules": [list(rule) for rule in self.rules],
-            "rates": self.rates,
-        }
+        return {"rows": self.rows, "views": {}}
+
+    @property
+    def counts(self) -> list[tuple[str, int]]:
+        """Pictures by verdict, failed ones last and only if there are any."""
+        failed = [(FAILED, self.verdicts[FAILED])] if self.verdicts[FAILED] else []
+        return [*((str(verdict), self.verdicts[verdict]) for verdict in Verdict), *failed]
+
+    @property
+    def rule(self) -> tuple[float, float] | None:
+        """The two scores that all verdicts were made with; None if there were several rules."""
+        return next(iter(self.rules)) if len(self.rules) == 1 else None
 
 
-def _details(record: dict[str, Any], curve: Iterable[float]) -> dict[str, Any]:
-    """Return the record without outlines, which the page draws from the map."""
+def _details(record: dict[str, Any], preview: Preview | None) -> dict[str, Any]:
+    """Return what is told of one picture; outlines are drawn from the map."""
     regions = record.get("regions") or []
     listed = [
         {key: value for key, value in region.items() if key != "polygon"}
         for region in regions[:_MAX_REGIONS]
     ]
-    short = [float(f"{share:.4g}") for share in curve]
-    size = _upright_size(record)
-    rates = record.get("rates")
-    return record | {
+    width, height = _upright_size(record)
+    return {
+        "path": record["path"],
+        "verdict": record["verdict"],
+        "finding": finding(record),
+        "warnings": warnings_of(record),
+        "threshold": record["threshold"],
+        "error": record["error"],
+        "size": (width, height),
         "regions": listed,
         "regions_found": len(regions),
-        "curve": short,
-        "size": size,
-        "rates_in_words": None if rates is None else in_words(record["verdict"], rates),
+        "regions_not_listed": record["regions_not_listed"],
+        "curve": [float(f"{share:.4g}") for share in (preview.curve if preview else ())],
+        "crops": [crop.box for crop in preview.crops] if preview else [],
+        "views": [name for name, _ in preview.views] if preview else [],
+        "groups": groups_of(record),
     }
 
 
@@ -260,6 +325,8 @@ def _keywords(record: Mapping[str, Any]) -> str:
 def _templates() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from imlctl.mask.render import percent, rounded_down
+
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -267,9 +334,16 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"percent": percent, "rounded_down": rounded_down, "visible": _visible}
     # `tojson` escapes <, >, & and ' besides, so that nothing in a record can end its element.
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment
+
+
+def _visible(text: str) -> str:
+    """Show what is invisible in a name, and what would turn its letters around."""
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(f"\\u{{{ord(c):x}}}" if unicodedata.category(c) in hidden else c for c in text)
 
 
 def _style() -> str:

@@ -1,9 +1,10 @@
-"""What a report shows of a picture: a small photograph, a small map, and how much lies over p."""
+"""What a report shows of a picture: photograph and map made small, and crops at full size."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -11,12 +12,18 @@ import numpy as np
 from PIL import Image
 
 from imlctl.mask.decide import check_probability
+from imlctl.mask.render import heated, marked
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
 
 PHOTO_SIDE = 640  # pixels of the longer side
+FOUND_SIDE = 1024  # of a picture with a finding
 MAP_SIDE = 256
+CROP_SIDE = 640  # of the crop of a region, at full size where the region allows it
+CROPS = 4  # regions that are shown so, the largest ones
 STEPS = 100  # of the share curve
 _MAP_SHARE = MAP_SIDE / PHOTO_SIDE
 _QUALITY = 78
@@ -24,8 +31,23 @@ _STRIP_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class Crop:
+    """A part of a picture, at full size unless it is larger than a crop may be.
+
+    Attributes:
+        box: Left, top, width, height in pixels of the upright picture.
+        photo: JPEG.
+        soft: 8-bit grey PNG of the map, 255 for probability 1.
+    """
+
+    box: tuple[int, int, int, int]
+    photo: bytes
+    soft: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Preview:
-    """What a report shows of one picture; some tens of kilobytes.
+    """What a report shows of one picture; some tens of kilobytes, or hundreds with a finding.
 
     Attributes:
         photo: JPEG, upright, for the eye only.
@@ -33,25 +55,43 @@ class Preview:
             the picture, each of its pixels holds the highest probability of those it stands for,
             so that nothing that was marked is lost.
         curve: Share of the picture's own pixels with a probability of at least 0, 0.01, ... 1.
+        crops: Of its largest regions.
+        views: Names and JPEGs of other views of it, see `image.views`.
     """
 
     photo: bytes
     soft: bytes
     curve: tuple[float, ...]
+    crops: tuple[Crop, ...] = ()
+    views: tuple[tuple[str, bytes], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.curve) != STEPS + 1:
             raise ValueError(f"a curve has {STEPS + 1} shares, not {len(self.curve)}")
 
+    @property
+    def size(self) -> int:
+        """Bytes of all its pictures."""
+        crops = sum(len(crop.photo) + len(crop.soft) for crop in self.crops)
+        return len(self.photo) + len(self.soft) + crops + sum(len(data) for _, data in self.views)
+
 
 def make_preview(
-    pixels: NDArray[np.unsignedinteger[Any]], probability: NDArray[np.floating[Any]]
+    pixels: NDArray[np.unsignedinteger[Any]],
+    probability: NDArray[np.floating[Any]],
+    *,
+    side: int = PHOTO_SIDE,
+    boxes: Sequence[tuple[int, int, int, int]] = (),
+    views: Iterable[tuple[str, NDArray[np.uint8]]] = (),
 ) -> Preview:
     """Make the preview of an analysed picture.
 
     Args:
         pixels: (H, W, 3) uint8 or uint16, upright.
         probability: (H, W) floating point, each value in [0, 1].
+        side: Of the photograph, in pixels, at most.
+        boxes: Left, top, width, height of the regions that are shown at full size.
+        views: Names and pictures of other views, (H, W, 3) uint8.
 
     Raises:
         NumericalError: A value is NaN, infinite or outside [0, 1].
@@ -61,7 +101,47 @@ def make_preview(
     if pixels.shape != (*probability.shape, 3):
         raise ValueError(f"pixels are {pixels.shape}, the map is {probability.shape}")
     return Preview(
-        photo=photo_jpeg(pixels), soft=soft_png(probability), curve=share_curve(probability)
+        photo=photo_jpeg(pixels, side),
+        soft=soft_png(probability, round(side * _MAP_SHARE)),
+        curve=share_curve(probability),
+        crops=tuple(_crop(pixels, probability, box) for box in boxes[:CROPS]),
+        views=tuple((name, photo_jpeg(view, FOUND_SIDE)) for name, view in views),
+    )
+
+
+def _crop(
+    pixels: NDArray[np.unsignedinteger[Any]],
+    probability: NDArray[np.floating[Any]],
+    box: tuple[int, int, int, int],
+) -> Crop:
+    """Cut a region out with what surrounds it, a crop's side of it if the picture is as large."""
+    (left, width), (top, height) = (
+        _widened(*side) for side in zip(box[:2], box[2:], probability.shape[::-1], strict=True)
+    )
+    part = np.s_[top : top + height, left : left + width]
+    return Crop(
+        (left, top, width, height),
+        photo_jpeg(pixels[part], CROP_SIDE),
+        soft_png(probability[part], CROP_SIDE // 2),
+    )
+
+
+def _widened(start: int, length: int, whole: int) -> tuple[int, int]:
+    """Return start and length of a side of a crop around a side of a region."""
+    wanted = min(whole, max(CROP_SIDE, round(1.2 * length)))
+    return min(max(0, start + (length - wanted) // 2), whole - wanted), wanted
+
+
+def figures(preview: Preview, threshold: float) -> tuple[bytes, bytes]:
+    """Draw a preview with its marks and with its map in colour, as JPEG; for paper."""
+    with Image.open(io.BytesIO(preview.photo), formats=["JPEG"]) as image:
+        photo = np.array(image.convert("RGB"))
+    with Image.open(io.BytesIO(preview.soft), formats=["PNG"]) as image:
+        levels = np.array(image.convert("L").resize(photo.shape[1::-1], Image.Resampling.BILINEAR))
+    over = levels >= max(1, round(threshold * 255))
+    return (
+        _jpeg(Image.fromarray(marked(photo, over))),
+        _jpeg(Image.fromarray(heated(photo, levels, over))),
     )
 
 
@@ -98,11 +178,25 @@ def share_curve(probability: NDArray[np.floating[Any]]) -> tuple[float, ...]:
     return tuple(np.round(shares, 7).tolist())
 
 
-def shrunk(preview: Preview, side: int) -> Preview:
+def shrunk(preview: Preview, side: int, *, extras: float = math.inf) -> Preview:
     """Return a preview whose photograph has a longer side of at most `side`, and its map to match.
 
     A page of ten thousand pictures has to stay small enough to be opened.
+
+    Args:
+        preview: The preview.
+        side: In pixels.
+        extras: Bytes that crops and views may take; those are left out that do not fit.
     """
+    crops, views = [], []
+    for crop in preview.crops:
+        extras -= len(crop.photo) + len(crop.soft)
+        crops += [crop] if extras >= 0 else []
+    for view in preview.views:
+        extras -= len(view[1])
+        views += [view] if extras >= 0 else []
+    if preview.crops or preview.views:
+        preview = replace(preview, crops=tuple(crops), views=tuple(views))
     with Image.open(io.BytesIO(preview.photo), formats=["JPEG"]) as photo:
         if max(photo.size) <= side:
             return preview
@@ -111,7 +205,7 @@ def shrunk(preview: Preview, side: int) -> Preview:
         small = _jpeg(photo.convert("RGB"))
     with Image.open(io.BytesIO(preview.soft), formats=["PNG"]) as levels:
         soft = soft_png(np.asarray(levels, np.float32) / 255, round(side * _MAP_SHARE))
-    return Preview(small, soft, preview.curve)
+    return replace(preview, photo=small, soft=soft)
 
 
 def _fitted(height: int, width: int, side: int) -> tuple[int, int]:

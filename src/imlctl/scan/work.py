@@ -7,8 +7,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from imlctl import __version__
+from imlctl.mask.decide import Verdict
 from imlctl.record import FAILED, Failure, Record
-from imlctl.report.preview import Preview, make_preview
+from imlctl.report.preview import FOUND_SIDE, PHOTO_SIDE, Preview, make_preview
 from imlctl.scan.ledger import Key
 from imlctl.scan.naming import Kind
 
@@ -62,7 +63,15 @@ class PhotoWork:
 
     def preview(self, result: Result) -> Preview | None:
         """Return what a report shows of a result, if one is wanted."""
-        return make_preview(result.pixels, result.probability) if self.previews else None
+        if not self.previews:
+            return None
+        found = result.verdict is not Verdict.NOTHING_FOUND
+        return make_preview(
+            result.pixels,
+            result.probability,
+            side=FOUND_SIDE if found else PHOTO_SIDE,
+            boxes=[region.box for region in result.regions.listed] if found else (),
+        )
 
     def failure(self, job: Job, error: InputError) -> dict[str, Any]:
         """Return what is kept of a picture that has no result."""

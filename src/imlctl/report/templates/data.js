@@ -2,7 +2,7 @@
 
 const byId = (id) => document.getElementById(id);
 const summary = JSON.parse(byId("summary").textContent);
-const NAME = 0, VERDICT = 1, SHARE = 2, SCORE = 3, REGIONS = 4, WIDTH = 5, HEIGHT = 6, FORMAT = 7, WORDS = 8;
+const NAME = 0, VERDICT = 1, SHARE = 2, SCORE = 3, REGIONS = 4, WIDTH = 5, HEIGHT = 6, FORMAT = 7, WORDS = 8, THRESHOLD = 9;
 const rows = summary.rows;
 
 // The pictures come behind this script, in blocks of photograph, map and record, and may still be on
@@ -16,10 +16,10 @@ async function detailsOf(index) {
   return JSON.parse(byId(`r${index}`).textContent);
 }
 
-/** Return a data address of a picture's photograph ("p") or map ("m"), or "" where there is none. */
-function imageOf(kind, index) {
-  const block = isRead(index) && byId(kind + index);
-  return block ? `data:image/${kind === "p" ? "jpeg" : "png"};base64,${block.textContent}` : "";
+/** Return a data address of a picture's photograph ("p"), map ("m") or view ("v"), or "" where there is none. */
+function imageOf(kind, index, part = "") {
+  const block = isRead(index) && byId(`${kind}${index}${part && `-${part}`}`);
+  return block ? `data:image/${kind === "m" ? "png" : "jpeg"};base64,${block.textContent}` : "";
 }
 
 /** Make an element with text and children. */
@@ -59,12 +59,6 @@ const fromP = (p) => `p\u00a0\u2265\u00a0${probability(p)}`;
 /** Say a threshold with two digits, or with as many as it needs. */
 const probability = (p) => Number(p.toFixed(2)) === p ? p.toFixed(2) : String(p);
 
-function fileSize(bytes) {
-  if (bytes < 1e3) return `${bytes} bytes`;
-  const [scale, unit] = bytes < 1e6 ? [1e3, "kB"] : [1e6, "MB"];
-  return `${(bytes / scale).toPrecision(3)}\u202f${unit} (${grouped(bytes)} bytes)`;
-}
-
 const plural = (count, one, many) => `${grouped(count)} ${count === 1 ? one : many}`;
 
 function split(path) {
@@ -73,7 +67,7 @@ function split(path) {
 }
 
 const VERDICT_WORDS = { "manipulated": "Manipulated", "inconclusive": "Inconclusive", "nothing found": "Nothing found", "failed": "Failed" };
-const SIGNS = { "manipulated": "manipulated", "inconclusive": "inconclusive", "nothing found": "nothing", "failed": "failed" };
+const SIGNS = { "manipulated": "manipulated", "inconclusive": "inconclusive", "nothing found": "nothing-found", "failed": "failed" };
 
 function chip(verdict) {
   const sign = make("i", { className: `sign ${SIGNS[verdict] ?? "failed"}` });

@@ -1,6 +1,6 @@
 // Everything about one picture: what was found, with what, and where the file says it comes from.
 
-const FEW_REGIONS = 8, PRINTED_REGIONS = 40;
+const FEW_REGIONS = 8;
 
 /** Fill the page's right half with a picture. */
 async function showDetail(index) {
@@ -12,28 +12,44 @@ async function showDetail(index) {
   const [folder, name] = split(details.path);
   byId("name").replaceChildren(make("bdi", { className: "folder", text: visible(folder) }), make("bdi", { text: visible(name) }));
   byId("chip").replaceChildren(chip(details.verdict));
-  byId("finding").textContent = findingOf(details);
+  byId("finding").textContent = details.finding;
+  byId("warnings").replaceChildren(...details.warnings.map((text) => make("li", { text })));
   byId("problem").hidden = !details.error;
   byId("what").textContent = details.error ? `${details.error.what.charAt(0).toUpperCase()}${details.error.what.slice(1)}.` : "";
   byId("remedy").textContent = details.error?.remedy ?? "";
   byId("detail").hidden = false;
-  byId("viewer").hidden = byId("figures").hidden = !byId(`p${index}`);
+  byId("viewer").hidden = !byId(`p${index}`);
   byId("regions").hidden = Boolean(details.error);
   showRegions(details, FEW_REGIONS);
-  byId("provenance").replaceChildren(...provenanceOf(details));
+  byId("facts").replaceChildren(...details.groups.map(group));
+  flicker(false);
   if (!await loadView(index, details)) return;
   byId("canvas").ariaLabel = `${visible(name)}: ${VERDICT_WORDS[details.verdict]}`;
+  offerParts(details);
+  offerViews(details);
   setUpThreshold(details);
-  applyMode(view.mode);
+  applyMode(view.mode === "views" && !details.views.length ? "overlay" : view.mode);
 }
 
-function findingOf(details) {
-  if (details.error) return "";
-  const parts = [`score ${roundedDown(details.score)}`];
-  if (details.rates_in_words) parts.push(details.rates_in_words);
-  parts.push(`${percent(details.share)} of pixels marked, at ${fromP(details.threshold)}`);
-  if (details.unreliable_share >= 0.1) parts.push(`cannot speak here: ${percent(details.unreliable_share)} of this picture`);
-  return [...parts, ...details.cautions.map((caution) => `caution: ${caution}`)].join("; ");
+/** Make a button for the whole picture and for each region that is kept at full size. */
+function offerParts(details) {
+  const names = ["Whole picture", ...details.crops.map((_, i) => `Region ${i + 1}`)];
+  byId("parts").hidden = names.length === 1;
+  byId("parts").replaceChildren(...names.map((text, part) => {
+    const button = make("button", { type: "button", text, "data-part": part, "aria-pressed": String(!part) });
+    button.addEventListener("click", () => showPart(part));
+    return button;
+  }));
+}
+
+function offerViews(details) {
+  byId("views-mode").hidden = !details.views.length;
+  byId("view-name").replaceChildren(...details.views.map((name) => make("option", { value: name, text: summary.views[name]?.[0] ?? name })));
+}
+
+/** Show which of a group of buttons is chosen. */
+function markPressed(key, value) {
+  for (const button of document.querySelectorAll(`[data-${key}]`)) button.ariaPressed = String(button.dataset[key] === String(value));
 }
 
 /** Say how much of the full-size map is at or over p; the curve has steps of 0.01. */
@@ -50,13 +66,12 @@ function setUpThreshold(details) {
   byId("threshold-box").hidden = !details.curve.length;
   byId("threshold").value = view.threshold;
   if (!details.curve.length) return;
-  const left = (p) => Math.min(100, Math.max(0, (p - 0.01) / 0.98 * 100));
+  const left = (p) => p * 100;
   const top = (share) => share <= 0 ? 40 : Math.min(40, Math.max(0, -10 * Math.log10(share)));  // 100 % to 0.01 %
-  const points = details.curve.slice(1, 100).map((share, i) => `${left((i + 1) / 100)},${top(share)}`);
+  const points = details.curve.map((share, i) => `${left(i / 100)},${top(share)}`);
   byId("curve").setAttribute("d", `M0,40 L${points.join(" L")} L100,40 Z`);
   byId("rules").setAttribute("d", `M${left(details.threshold)},0 V40`);
   byId("flag-mask").style.left = `${left(details.threshold)}%`;
-  byId("plot-hint").textContent = "How much of the picture is at or over p. Moving the threshold redraws the mask; the verdict stays.";
   showThreshold();
 }
 
@@ -69,26 +84,32 @@ function showThreshold() {
   byId("reset").hidden = recorded;
   byId("threshold-box").classList.toggle("tried", !recorded);
   byId("threshold").ariaValueText = `${probability(threshold)}, ${shareAt(details, threshold)} of pixels`;
-  byId("now").setAttribute("d", `M${(threshold - 0.01) / 0.98 * 100},0 V40`);
+  byId("now").setAttribute("d", `M${threshold * 100},0 V40`);
 }
 
 function setThreshold(p) {
   if (!view.details?.curve.length) return;
-  view.threshold = Math.min(0.99, Math.max(0.01, Number(p.toFixed(4))));
+  view.threshold = Math.min(0.999, Math.max(0.001, Number(p.toFixed(4))));
   byId("threshold").value = view.threshold;
   showThreshold();
   draw();
 }
 
 function applyMode(mode) {
+  if (mode === "views" && !view.details?.views.length) return;
   view.mode = mode;
-  for (const button of document.querySelectorAll("[data-mode]")) {
-    button.ariaPressed = String(button.dataset.mode === mode);
-  }
+  markPressed("mode", mode);
   byId("viewer").dataset.mode = mode;
-  byId("opacity").disabled = mode === "original";
-  if (mode !== "original") byId("opacity").value = view.opacity[mode];
-  byId("opacity-value").textContent = mode === "original" ? "" : `${view.opacity[mode]}\u202f%`;
+  const strength = view.opacity[mode];
+  byId("opacity").disabled = strength === undefined;
+  if (strength !== undefined) byId("opacity").value = strength;
+  byId("opacity-value").textContent = strength === undefined ? "" : `${strength}\u202f%`;
+  byId("views").hidden = mode !== "views";
+  if (mode !== "views") flicker(false);
+  else {
+    if (view.source !== view.whole) showPart(0);
+    if (!view.other) showView(view.details.views[0]);
+  }
   draw();
 }
 
@@ -110,6 +131,11 @@ function showRegions(details, limit) {
     row.addEventListener("pointerleave", point(null));
     row.addEventListener("focus", point(region.box));
     row.addEventListener("blur", point(null));
+    if (i < details.crops.length) {
+      row.title = "Click to see this region at full size";
+      row.addEventListener("click", () => showPart(i + 1));
+      row.addEventListener("keydown", (event) => event.key === "Enter" && showPart(i + 1));
+    }
     return row;
   }));
   byId("regions").classList.toggle("none", !listed.length);
@@ -125,100 +151,20 @@ function showRegions(details, limit) {
   byId("more-regions").onclick = () => showRegions(details, Infinity);
 }
 
-// --- provenance -----------------------------------------------------------------------------------
+// --- facts ----------------------------------------------------------------------------------------
 
-/** Make titled lists of facts; what is not known is left out. */
-function provenanceOf(details) {
-  const facts = details.facts ?? {}, traces = facts.provenance ?? {};
-  return [
-    ...(details.warnings?.length ? [group("Notes", details.warnings.map((text) => ["", text]), { wide: true })] : []),
-    group("File", fileFacts(details, traces), { wide: true }),
-    group("Picture", pictureFacts(facts, traces)),
-    group("Camera and software, by EXIF", exifFacts(facts, traces), { remark: "Anybody can write or remove EXIF." }),
-    group("Analysis", analysisFacts(details), { wide: true }),
-  ].filter(Boolean);
-}
-
-function group(title, entries, { remark = "", wide = false } = {}) {
-  const known = entries.filter(([, value]) => value !== null && value !== undefined && value !== "");
-  if (!known.length) return null;
+/** Make a titled list of facts. */
+function group({ title, facts, remark, wide }) {
   const list = make("dl");
-  for (const [name, value, className = ""] of known) {
+  for (const [name, value, kind] of facts) {
+    if (kind === "table") {
+      list.append(make("dd", { className: "alone" }, make("details", {}, make("summary", { text: name }), make("pre", { text: value }))));
+      continue;
+    }
     if (name) list.append(make("dt", { text: name }));
-    const shown = value instanceof Node ? value : make("bdi", { text: visible(value) });
-    list.append(make("dd", { className: name ? className : "alone" }, shown));
+    list.append(make("dd", { className: name ? kind : "alone" }, make("bdi", { text: visible(value) })));
   }
   const parts = [make("h3", { text: title }), list];
   if (remark) parts.push(make("p", { className: "hint", text: remark }));
   return make("section", { className: wide ? "wide" : "" }, ...parts);
-}
-
-const fileFacts = (details, traces) => [
-  ["Path", details.path],
-  ["Path in bytes", details.path_bytes, "hash"],
-  ["Size", traces.bytes === undefined ? null : fileSize(traces.bytes)],
-  ["SHA-256", details.sha256, "hash"],
-  ["SHA-256 of pixels", traces.pixels_sha256, "hash"],
-];
-
-function pictureFacts(facts, traces) {
-  if (!facts.format) return [];
-  const jpeg = traces.jpeg;
-  const quality = jpeg?.quality && (jpeg.standard
-    ? `${jpeg.quality}, exactly libjpeg\u2019s tables`
-    : `about ${jpeg.quality}; the tables are not libjpeg\u2019s`);
-  return [
-    ["Format", [facts.format, jpeg?.progressive ? "progressive" : "", jpeg?.subsampling].filter(Boolean).join(", ")],
-    ["Stored size", `${facts.width} \u00d7 ${facts.height} px`],
-    ["Orientation", facts.orientation === 1 ? null : `${facts.orientation}; turned upright here`],
-    ["Samples", `${facts.mode}, ${facts.bit_depth} bits`],
-    ["Frames", facts.frames === 1 ? null : `${facts.frames}, one analysed`],
-    ["Colour profile", facts.icc_profile ? "embedded, not applied" : null],
-    ["Transparency", facts.alpha ? "present, ignored" : null],
-    ["JPEG quality", quality],
-    ["Quantisation", jpeg?.tables?.length ? tables(jpeg.tables) : null],
-    ["C2PA manifest", traces.c2pa === undefined ? null : traces.c2pa ? "embedded; its signatures are not verified here" : "none embedded"],
-  ];
-}
-
-function tables(all) {
-  const squares = all.map(({ slot, values }) => {
-    const lines = [0, 1, 2, 3, 4, 5, 6, 7].map((row) =>
-      values.slice(8 * row, 8 * row + 8).map((value) => String(value).padStart(4)).join(""));
-    return make("pre", { text: `table ${slot}\n${lines.join("\n")}` });
-  });
-  return make("details", {}, make("summary", { text: plural(all.length, "table", "tables") }), ...squares);
-}
-
-function exifFacts(facts, traces) {
-  const exif = traces.exif;
-  if (!exif) return facts.format ? [["", "None in the file."]] : [];
-  const turned = exif.width === facts.height && exif.height === facts.width;
-  const other = exif.width && exif.height && !turned && (exif.width !== facts.width || exif.height !== facts.height);
-  return [
-    ["Camera", exif.model?.startsWith(exif.make) ? exif.model : [exif.make, exif.model].filter(Boolean).join(" ")],
-    ["Lens", exif.lens],
-    ["Software", exif.software],
-    ["Taken", exif.taken],
-    ["Changed", exif.modified],
-    ["Size by EXIF", exif.width && exif.height ? `${exif.width} \u00d7 ${exif.height} px${other ? "; the file has another size" : ""}` : null],
-    ["Position", exif.gps ? "recorded in the file" : null],
-    ["Thumbnail", exif.thumbnail ? "embedded; may show an earlier state" : null],
-  ];
-}
-
-function analysisFacts(details) {
-  return [
-    ["Model", details.model],
-    ["Weights SHA-256", details.weights_sha256, "hash"],
-    ["Rule", details.rule && `manipulated from score ${details.rule.manipulated}, inconclusive from ${details.rule.inconclusive}`],
-    ["Threshold", details.threshold === null ? null : `mask at ${fromP(details.threshold)}`],
-    ["Measured on", details.rates?.pictures],
-    ["Score", details.score === null ? null : fixed(details.score, 3)],
-    ["Settings", Object.entries(details.settings ?? {}).map(([key, value]) => `${key} ${JSON.stringify(value)}`).join(", ")],
-    ["Seed", String(details.seed)],
-    ["Device", details.device],
-    ["Time", [`${details.seconds} s`, ...Object.entries(details.timings ?? {}).map(([stage, s]) => `${stage} ${s}`)].join(", ")],
-    ["Versions", Object.entries(details.versions ?? {}).map(([name, version]) => `${name} ${version}`).join(", ")],
-  ];
 }

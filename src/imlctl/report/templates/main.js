@@ -19,12 +19,27 @@ function follow() {
   const another = index !== table.selected;
   table.selected = index;
   reveal(index);
-  const place = table.shown.indexOf(index);
-  byId("position").textContent = place < 0 ? "not in the filtered list" : `${grouped(place + 1)} of ${grouped(table.shown.length)}`;
+  showPosition();
   if (another || view.index < 0) {
     byId("detail").scrollTop = 0;
     showDetail(index);
   }
+}
+
+/** Say which of the pictures that are listed is open. */
+function showPosition() {
+  const place = table.shown.indexOf(table.selected);
+  byId("position").textContent = place < 0 ? "not in the filtered list" : `${grouped(place + 1)} of ${grouped(table.shown.length)}`;
+}
+
+/** After another filter: beside the list, open the first picture that is still listed. */
+function followFilter() {
+  if (table.selected < 0) return;
+  if (wide.matches && !table.shown.includes(table.selected)) {
+    byId("detail").hidden = !table.shown.length;
+    if (table.shown.length) select(table.shown[0]);
+  } else if (wide.matches) byId("detail").hidden = false;
+  showPosition();
 }
 
 function step(by) {
@@ -43,13 +58,18 @@ const COMMANDS = {
   "Home": () => select(table.shown[0]), "End": () => select(table.shown.at(-1)),
   "Enter": () => select(table.selected < 0 ? table.shown[0] : table.selected, { open: true }),
   "Escape": leave,
-  "1": () => applyMode("overlay"), "2": () => applyMode("heat"), "3": () => applyMode("original"),
+  "1": () => applyMode("overlay"), "2": () => applyMode("side"), "3": () => applyMode("heat"), "4": () => applyMode("original"),
+  "5": () => applyMode("views"), "f": () => view.mode === "views" && flicker(!flickering),
   "[": () => setThreshold(view.threshold - 0.01), "]": () => setThreshold(view.threshold + 0.01),
   "0": () => view.details && setThreshold(view.details.threshold),
   "/": () => byId("search").focus(), "t": () => turnTheme(), "?": () => byId("help").showModal(),
 };
 
 function onKey(event) {
+  if ((event.ctrlKey || event.metaKey) && event.key === "p") {
+    event.preventDefault();
+    printAll();
+  }
   if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
   if (typing(event.target)) {
     if (event.key === "Escape" || event.key === "Enter") byId("grid").focus();
@@ -107,16 +127,6 @@ function introduce() {
     button.querySelector("b").textContent = grouped(count);
     button.disabled = !count;
   }
-  byId("total").textContent = plural(rows.length, "picture", "pictures");
-  byId("made-with").textContent = summary.models.map((model) => `model ${model}`).join(", ");
-  for (const [verdict, id] of [["manipulated", "rate-manipulated"], ["inconclusive", "rate-inconclusive"], ["nothing found", "rate-nothing"]]) {
-    const said = summary.rates[verdict];
-    byId(id).textContent = said ? `Measured: ${said}.` : "";
-  }
-  const [first, ...others] = summary.rules;
-  if (!first) return;
-  byId("rule-manipulated").textContent = others.length ? "" : ` of at least ${first[0]}`;
-  byId("rule-inconclusive").textContent = others.length ? "" : ` of at least ${first[1]}`;
 }
 
 function connect() {
@@ -171,14 +181,13 @@ function connect() {
     drawNow();
   }).observe(byId("main"));
   wide.addEventListener("change", () => refreshTable());
-  window.addEventListener("beforeprint", () => {
-    drawFigures();
-    if (view.details) showRegions(view.details, PRINTED_REGIONS);
-    printRows();
-  });
+  on("view-name", "change", (event) => showView(event.target.value));
+  on("flicker", "click", () => flicker(!flickering));
+  on("print", "click", printAll);
+  window.addEventListener("beforeprint", prepareSheets);
   window.addEventListener("afterprint", () => {
-    if (view.details) showRegions(view.details, FEW_REGIONS);
-    unprintRows();
+    byId("print").textContent = "Print";
+    if (table.printing) unprintRows();
   });
 }
 
@@ -189,7 +198,55 @@ function keepFilling() {
   document.addEventListener("DOMContentLoaded", () => {
     clearInterval(clock);
     fillRows();
+    drawSheets();
   });
+}
+
+// --- paper ----------------------------------------------------------------------------------------
+
+const PAPER_SIDE = 900;
+const sheets = new Map();  // pictures that are drawn for paper, or are being drawn
+
+/** Draw the figures of a picture's sheet, once. */
+function drawSheet(index) {
+  if (!sheets.has(index)) sheets.set(index, (async () => {
+    const images = document.querySelectorAll(`#s${index} .pair img`);
+    if (!images.length) return;
+    const source = await sourceOf(index, await detailsOf(index));
+    const threshold = rows[index][THRESHOLD];
+    images[0].src = drawn(source, PAPER_SIDE, { mode: "overlay", opacity: 22, threshold, scale: 1.5 });
+    images[1].src = drawn(source, PAPER_SIDE, { mode: "heat", opacity: 100, threshold, scale: 1.5 });
+    await Promise.all([...images].map((image) => image.decode()));
+  })());
+  return sheets.get(index);
+}
+
+/** Put on paper what the list shows; figures that are not drawn yet are missing, so `printAll` draws them first. */
+function prepareSheets() {
+  const shown = new Set(table.shown);
+  rows.forEach((_, index) => {
+    const sheet = byId(`s${index}`);
+    if (sheet) sheet.hidden = !shown.has(index);
+  });
+  if (!byId("s0")) printRows();
+}
+
+async function printAll() {
+  for (const [place, index] of table.shown.entries()) {
+    if (!byId(`s${index}`)) break;
+    byId("print").textContent = `Drawing ${grouped(place + 1)} of ${grouped(table.shown.length)}`;
+    await drawSheet(index);
+  }
+  window.print();
+}
+
+/** Draw the sheets while nothing else is to do, so that the browser's own command prints them too. */
+async function drawSheets() {
+  for (const index of table.shown) {
+    if (!byId(`s${index}`)) return;
+    await drawSheet(index);
+    await new Promise((resume) => (window.requestIdleCallback ?? setTimeout)(resume));
+  }
 }
 
 setTheme(keptTheme());

@@ -42,6 +42,7 @@ function refreshTable() {
   }
   byId("sort-by").value = table.key;
   drawRows();
+  followFilter();
 }
 
 function sortBy(key) {
@@ -110,6 +111,7 @@ function makeRow(index) {
   const number = (value, className = "") => cell(`number ${className}`, value ?? "\u2013");
   const address = imageOf("p", index);
   const picture = address ? make("img", { src: address, alt: "", decoding: "async", draggable: false }) : make("i", { className: "no-image" });
+  if (address && row[SHARE]) outlineThumb(index, picture);
   const element = make("div", { role: "row", className: "row", id: `row${index}` },
     cell("thumb", picture),
     cell("name", make("bdi", { className: "file", text: visible(name) }), make("span", { className: "folder" }, make("bdi", { dir: "ltr", text: visible(folder) }))),
@@ -122,6 +124,16 @@ function makeRow(index) {
   element.dataset.index = index;
   element.classList.toggle("waiting", !isRead(index));
   return element;
+}
+
+const THUMB_SIDE = 192;
+
+/** Draw what is marked onto a small picture, as soon as both are decoded. */
+async function outlineThumb(index, picture) {
+  const source = await sourceOf(index, { size: [rows[index][WIDTH], rows[index][HEIGHT]] });
+  if (source && picture.isConnected) {
+    picture.src = drawn(source, THUMB_SIDE, { mode: "overlay", opacity: 25, threshold: rows[index][THRESHOLD], scale: 1.2 });
+  }
 }
 
 /** Make the rows in sight again whose pictures have been read meanwhile. */

@@ -22,9 +22,10 @@ const INFERNO = Uint8Array.from((
 const TINT = "255, 0, 170", LINE = "#ffe600";
 const MAX_ENLARGED = 2;
 
+// What is drawn is a source: a photograph, its map, and where in the picture both lie (left, top, width, height).
 const view = {
-  index: -1, photo: null, map: null, details: null,
-  mode: "overlay", opacity: { overlay: 22, heat: 100 }, threshold: 0.5, box: null, held: false,
+  index: -1, details: null, whole: null, source: null, other: null,
+  mode: "overlay", opacity: { overlay: 22, side: 22, heat: 100 }, threshold: 0.5, box: null, held: false,
 };
 
 function decoded(address) {
@@ -49,29 +50,58 @@ function levelsOf(image) {
   return { width, height, levels };
 }
 
+/** Load the whole of a picture, or the crop of one of its regions; null where nothing is kept. */
+async function sourceOf(index, details, part = 0) {
+  const photo = imageOf("p", index, part || "");
+  if (!photo) return null;
+  const [image, soft] = await Promise.all([decoded(photo), decoded(imageOf("m", index, part || ""))]);
+  const box = part ? details.crops[part - 1] : [0, 0, ...details.size];
+  return { photo: image, map: levelsOf(soft), box };
+}
+
 /** Load a picture; false where another one was asked for meanwhile. */
 async function loadView(index, details) {
-  Object.assign(view, { index, details, photo: null, map: null, box: null });
+  Object.assign(view, { index, details, whole: null, source: null, other: null, box: null });
   view.threshold = details.threshold ?? 0.5;
-  const photo = imageOf("p", index);
-  if (!photo) return true;
-  const [image, soft] = await Promise.all([decoded(photo), decoded(imageOf("m", index))]);
+  const source = await sourceOf(index, details);
   if (view.index !== index) return false;
-  Object.assign(view, { photo: image, map: levelsOf(soft) });
+  view.whole = view.source = source;
   return true;
+}
+
+/** Show the whole picture (0) or the crop of a region. */
+async function showPart(part) {
+  const { index, details } = view;
+  const source = part ? await sourceOf(index, details, part) : view.whole;
+  if (view.index !== index) return;
+  view.source = source;
+  markPressed("part", part);
+  draw();
 }
 
 const levelAt = (threshold) => Math.max(1, Math.round(threshold * 255));
 
-/** Draw the loaded picture to fill a canvas context. */
-function drawPicture(context, width, height, { mode, opacity, threshold, scale = 1, box = null }) {
+/** Draw a source to fill a canvas context; side by side takes two widths. */
+function drawPicture(context, source, width, height, { mode, opacity, threshold, scale = 1, box = null }) {
+  if (mode === "side") {
+    drawPicture(context, source, width, height, { mode: "overlay", opacity, threshold, scale, box });
+    context.save();
+    context.translate(width, 0);
+    drawPicture(context, source, width, height, { mode: "heat", opacity: 100, threshold, scale, box });
+    context.restore();
+    return;
+  }
   context.globalAlpha = 1;
   context.globalCompositeOperation = "source-over";
   context.imageSmoothingQuality = "high";
-  context.drawImage(view.photo, 0, 0, width, height);
-  if (mode === "heat") drawHeat(context, width, height, opacity / 100);
-  if (mode !== "original") {
-    const path = outlinePath(view.map, levelAt(threshold), width, height);
+  context.save();
+  context.beginPath();
+  context.rect(0, 0, width, height);
+  context.clip();
+  context.drawImage(mode === "views" && view.other ? view.other : source.photo, 0, 0, width, height);
+  if (mode === "heat") drawHeat(context, source.map, width, height, opacity / 100);
+  if (mode === "overlay" || mode === "heat") {
+    const path = outlinePath(source.map, levelAt(threshold), width, height);
     context.lineJoin = "round";
     if (mode === "overlay") {
       context.fillStyle = `rgba(${TINT}, ${opacity / 100})`;
@@ -84,12 +114,13 @@ function drawPicture(context, width, height, { mode, opacity, threshold, scale =
       context.stroke(path);
     }
   }
-  if (box) drawBox(context, width, height, box, scale);
+  if (box) drawBox(context, source, width, height, box, scale);
+  context.restore();
 }
 
 /** Colours added to the photograph in grey, which is dimmer the higher p: as in heatmap.png. */
-function drawHeat(context, width, height, strength) {
-  const { width: columns, height: lines, levels } = view.map;
+function drawHeat(context, map, width, height, strength) {
+  const { width: columns, height: lines, levels } = map;
   const [heat, heatContext] = blank(columns, lines);
   const [keep, keepContext] = blank(columns, lines);
   const colours = heatContext.createImageData(columns, lines);
@@ -116,14 +147,14 @@ function drawHeat(context, width, height, strength) {
   context.globalCompositeOperation = "source-over";
 }
 
-function drawBox(context, width, height, [left, top, across, down], scale) {
-  const [fullWidth, fullHeight] = view.details.size;
+function drawBox(context, source, width, height, [left, top, across, down], scale) {
+  const [fromLeft, fromTop, fullWidth, fullHeight] = source.box;
   const x = width / fullWidth, y = height / fullHeight;
   context.setLineDash([6 * scale, 4 * scale]);
   for (const [line, colour] of [[4, "#000"], [2, "#fff"]]) {
     context.lineWidth = line * scale;
     context.strokeStyle = colour;
-    context.strokeRect(left * x, top * y, across * x, down * y);
+    context.strokeRect((left - fromLeft) * x, (top - fromTop) * y, across * x, down * y);
   }
   context.setLineDash([]);
 }
@@ -139,34 +170,30 @@ function draw() {
 }
 
 function drawNow() {
-  if (!view.photo) return;
-  const canvas = byId("canvas"), stage = byId("stage");
-  const { naturalWidth, naturalHeight } = view.photo;
-  const room = Math.min(stage.clientWidth / naturalWidth, parseFloat(getComputedStyle(stage).maxHeight) / naturalHeight, MAX_ENLARGED);
+  if (!view.source) return;
+  const canvas = byId("canvas"), stage = byId("stage"), { photo } = view.source;
+  const mode = view.held ? "original" : view.mode;
+  const across = view.mode === "side" ? 2 : 1;
+  const { naturalWidth, naturalHeight } = photo;
+  const room = Math.min(stage.clientWidth / (across * naturalWidth), parseFloat(getComputedStyle(stage).maxHeight) / naturalHeight, MAX_ENLARGED);
   const ratio = Math.min(window.devicePixelRatio || 1, 3);
   const width = Math.max(1, Math.round(naturalWidth * room)), height = Math.max(1, Math.round(naturalHeight * room));
-  canvas.style.width = `${width}px`;
+  canvas.style.width = `${across * width}px`;
   canvas.style.height = `${height}px`;
-  canvas.width = Math.round(width * ratio);
+  canvas.width = across * Math.round(width * ratio);
   canvas.height = Math.round(height * ratio);
-  drawPicture(canvas.getContext("2d"), canvas.width, canvas.height, {
-    mode: view.held ? "original" : view.mode, opacity: view.opacity[view.mode] ?? 0,
-    threshold: view.threshold, scale: ratio, box: view.box,
+  drawPicture(canvas.getContext("2d"), view.source, canvas.width / across, canvas.height, {
+    mode, opacity: view.opacity[view.mode] ?? 0, threshold: view.threshold, scale: ratio, box: view.box,
   });
 }
 
-/** Draw the three figures that are printed, at the recorded threshold. */
-function drawFigures() {
-  byId("figures").hidden = !view.photo;
-  if (!view.photo) return;
-  const width = 2 * view.photo.naturalWidth, height = 2 * view.photo.naturalHeight;
-  const modes = [["overlay", 22], ["original", 0], ["heat", 100]];
-  byId("figures").querySelectorAll("canvas").forEach((canvas, i) => {
-    Object.assign(canvas, { width, height });
-    const [mode, opacity] = modes[i];
-    drawPicture(canvas.getContext("2d"), width, height,
-      { mode, opacity, threshold: view.details.threshold, scale: Math.max(2, width / 450) });
-  });
+/** Draw a source into a picture of its own, for the list and for paper. */
+function drawn(source, side, options) {
+  const { naturalWidth, naturalHeight } = source.photo;
+  const scale = Math.min(1, side / Math.max(naturalWidth, naturalHeight));
+  const [canvas, context] = blank(Math.max(1, Math.round(naturalWidth * scale)), Math.max(1, Math.round(naturalHeight * scale)));
+  drawPicture(context, source, canvas.width, canvas.height, options);
+  return canvas.toDataURL("image/jpeg", 0.85);
 }
 
 /** The colours of p over a middle grey, drawn with the very blend of the picture. */
@@ -182,12 +209,37 @@ function drawScale() {
 
 /** Say p and place under the pointer. */
 function probe(event) {
-  const output = byId("probe"), canvas = byId("canvas");
-  const across = event.offsetX / canvas.clientWidth, down = event.offsetY / canvas.clientHeight;
-  output.hidden = !view.map || across < 0 || down < 0 || across >= 1 || down >= 1;
+  const output = byId("probe"), canvas = byId("canvas"), { source } = view;
+  const across = event.offsetX / canvas.clientWidth * (view.mode === "side" ? 2 : 1) % 1;
+  const down = event.offsetY / canvas.clientHeight;
+  output.hidden = !source || across < 0 || down < 0 || down >= 1;
   if (output.hidden) return;
-  const { width, height, levels } = view.map;
+  const { width, height, levels } = source.map, [left, top, fullWidth, fullHeight] = source.box;
   const level = levels[Math.floor(down * height) * width + Math.floor(across * width)];
-  const [fullWidth, fullHeight] = view.details.size;
-  output.textContent = `p ${fixed(level / 255)} at ${Math.floor(across * fullWidth)}, ${Math.floor(down * fullHeight)}`;
+  output.textContent = `p ${fixed(level / 255)} at ${left + Math.floor(across * fullWidth)}, ${top + Math.floor(down * fullHeight)}`;
+}
+
+// --- views ----------------------------------------------------------------------------------------
+
+let flickering = 0;
+
+/** Load a view of the picture, such as its error levels. */
+async function showView(name) {
+  const { index } = view;
+  const [, look, ignore] = summary.views[name] ?? ["", "", ""];
+  byId("view-name").value = name;
+  byId("look-for").textContent = look;
+  byId("ignore").textContent = ignore;
+  const other = await decoded(imageOf("v", index, name));
+  if (view.index !== index) return;
+  view.other = other;
+  draw();
+}
+
+/** Change between picture and view, twice a second. */
+function flicker(on) {
+  clearInterval(flickering);
+  flickering = on ? setInterval(() => hold(!view.held), 500) : 0;
+  byId("flicker").ariaPressed = String(on);
+  if (!on) hold(false);
 }

@@ -1,0 +1,171 @@
+"""Titled lists of facts about a picture, from its record, as a report shows them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from imlctl.mask.rates import SIZES, in_words
+from imlctl.mask.render import percent, rounded_down
+from imlctl.record import FAILED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Fact = tuple[str, str, str]  # name, value, and how it is set: "", "hash" or "table"
+Group = dict[str, Any]  # title, remark, wide, whether it is for the screen alone, facts
+
+_HASH, _TABLE = "hash", "table"
+
+
+def groups_of(record: Mapping[str, Any]) -> list[Group]:
+    """Return the facts in groups; unknown facts and empty groups are left out."""
+    facts = record.get("facts") or {}
+    traces = facts.get("provenance") or {}
+    failed = record["verdict"] == FAILED
+    groups = [
+        _group("Notes", (("", text, "") for text in record["warnings"]), wide=True),
+        _group("File", _file(record, traces), wide=True),
+        _group("Picture", _picture(facts, traces)),
+        _group(
+            "Camera and software, by EXIF",
+            _exif(facts, traces),
+            remark="Anybody can write or remove EXIF.",
+        ),
+        # A printed report has what follows on its cover.
+        _group("Measured rates of this verdict", rates_of(record["rates"]), wide=True, screen=True),
+        _group("Analysis", () if failed else _analysis(record), wide=True),
+        _group("Model and versions", () if failed else _model(record), wide=True, screen=True),
+    ]
+    return [group for group in groups if group["facts"]]
+
+
+def finding(record: Mapping[str, Any]) -> str:
+    """Say what a verdict rests on, in one line; "" for a picture that failed."""
+    if record["verdict"] == FAILED:
+        return ""
+    parts = [f"score {rounded_down(record['score'])}"]
+    if record["rates"] is not None:
+        parts.append(in_words(record["verdict"], record["rates"]))
+    marked, threshold = percent(record["share"]), f"{record['threshold']:g}"
+    return "; ".join([*parts, f"{marked} of pixels marked, at p \u2265 {threshold}"])
+
+
+def warnings_of(record: Mapping[str, Any]) -> list[str]:
+    """Return what a reader has to know before believing a verdict."""
+    found = [f"Caution: {caution}." for caution in record["cautions"]]
+    share = record["unreliable_share"]
+    if share is not None and share >= 0.1:
+        found.append(f"Cannot speak here: {percent(share)} of this picture.")
+    return found
+
+
+def _group(
+    title: str, facts: Iterable[Fact], *, remark: str = "", wide: bool = False, screen: bool = False
+) -> Group:
+    known = [list(fact) for fact in facts if fact[1]]
+    return {"title": title, "remark": remark, "wide": wide, "screen": screen, "facts": known}
+
+
+def _file(record: Mapping[str, Any], traces: Mapping[str, Any]) -> Iterable[Fact]:
+    yield "Path", record["path"], ""
+    yield "Path in bytes", record["path_bytes"] or "", _HASH
+    yield "Size", "" if record["bytes"] is None else _size(record["bytes"]), ""
+    yield "SHA-256", record["sha256"] or "", _HASH
+    yield "SHA-256 of pixels", traces.get("pixels_sha256") or "", _HASH
+
+
+def _size(count: int) -> str:
+    if count < 1000:
+        return f"{count} bytes"
+    scale, unit = (1e3, "kB") if count < 1e6 else (1e6, "MB")
+    return f"{count / scale:.3g} {unit} ({count:,} bytes)"
+
+
+def _picture(facts: Mapping[str, Any], traces: Mapping[str, Any]) -> Iterable[Fact]:
+    if not facts:
+        return
+    jpeg = traces.get("jpeg") or {}
+    progressive = "progressive" if jpeg.get("progressive") else ""
+    kind = [facts["format"], progressive, jpeg.get("subsampling")]
+    turned, frames = facts["orientation"], facts["frames"]
+    yield "Format", ", ".join(filter(None, kind)), ""
+    yield "Stored size", f"{facts['width']} \u00d7 {facts['height']} px", ""
+    yield "Orientation", "" if turned == 1 else f"{turned}; turned upright here", ""
+    yield "Samples", f"{facts['mode']}, {facts['bit_depth']} bits", ""
+    yield "Frames", "" if frames == 1 else f"{frames}, one analysed", ""
+    yield "Colour profile", "embedded, not applied" if facts["icc_profile"] else "", ""
+    yield "Transparency", "present, ignored" if facts["alpha"] else "", ""
+    if jpeg.get("quality"):
+        exact = "exactly libjpeg\u2019s tables" if jpeg["standard"] else ""
+        about = f"{jpeg['quality']}, {exact}" if exact else f"about {jpeg['quality']}"
+        yield "JPEG quality", about if exact else f"{about}; the tables are not libjpeg\u2019s", ""
+    for table in jpeg.get("tables") or ():
+        yield f"Quantisation table {table['slot']}", _matrix(table["values"]), _TABLE
+    if "c2pa" in traces:
+        said = "embedded; its signatures are not verified here"
+        yield "C2PA manifest", said if traces["c2pa"] else "none embedded", ""
+
+
+def _matrix(values: list[int]) -> str:
+    rows = (values[start : start + 8] for start in range(0, 64, 8))
+    return "\n".join("".join(f"{value:4}" for value in row) for row in rows)
+
+
+def _exif(facts: Mapping[str, Any], traces: Mapping[str, Any]) -> Iterable[Fact]:
+    exif = traces.get("exif")
+    if exif is None:
+        yield "", "None in the file." if facts else "", ""
+        return
+    make, model = exif["make"] or "", exif["model"] or ""
+    yield "Camera", model if make and model.startswith(make) else f"{make} {model}".strip(), ""
+    yield "Lens", exif["lens"] or "", ""
+    yield "Software", exif["software"] or "", ""
+    yield "Taken", exif["taken"] or "", ""
+    yield "Changed", exif["modified"] or "", ""
+    if exif["width"] and exif["height"]:
+        stored = {facts["width"], facts["height"]}
+        other = "" if {exif["width"], exif["height"]} == stored else "; the file has another size"
+        yield "Size by EXIF", f"{exif['width']} \u00d7 {exif['height']} px{other}", ""
+    yield "Position", "recorded in the file" if exif["gps"] else "", ""
+    yield "Thumbnail", "embedded; may show an earlier state" if exif["thumbnail"] else "", ""
+
+
+def rates_of(rates: Mapping[str, Any] | None) -> Iterable[Fact]:
+    """Yield the measured rates of a verdict, as a record has them."""
+    if rates is None:
+        return
+    yield "Pictures", rates["pictures"], ""
+    yield "Authentic pictures", _proportion(rates["authentic"]), ""
+    yield "Forgeries", _proportion(rates["forgeries"]), ""
+    for size in SIZES:
+        yield f"\u2026 edited {size}", _proportion(rates["by_size"][size]), ""
+    if rates["ratio"] is not None:
+        yield "Ratio", f"{rates['ratio']:.3g} times as many forgeries as authentic pictures", ""
+
+
+def _proportion(value: Mapping[str, Any]) -> str:
+    if not value["of"]:
+        return ""
+    low, high = value["interval"]
+    shown = percent(value["share"])
+    return f"{value['count']} of {value['of']}: {shown} (95 %: {percent(low)} to {percent(high)})"
+
+
+def _analysis(record: Mapping[str, Any]) -> Iterable[Fact]:
+    yield "Model", f"{record['model']} ({record['weights_sha256'][:12]})", ""
+    yield "Score", f"{record['score']:.4f}", ""
+    yield "Threshold", f"mask at p \u2265 {record['threshold']:g}", ""
+    settings = record["settings"].items()
+    yield "Settings", ", ".join(f"{key} {json.dumps(value)}" for key, value in settings), ""
+    yield "Seed", str(record["seed"]), ""
+    yield "Device", record["device"], ""
+    stages = [f"{stage} {seconds} s" for stage, seconds in record["timings"].items()]
+    yield "Time", ", ".join([f"{record['seconds']} s", *stages]), ""
+
+
+def _model(record: Mapping[str, Any]) -> Iterable[Fact]:
+    low, high = record["rule"]["inconclusive"], record["rule"]["manipulated"]
+    yield "Weights SHA-256", record["weights_sha256"], _HASH
+    yield "Rule", f"manipulated from score {high:g}, inconclusive from {low:g}", ""
+    yield "Versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items()), ""
