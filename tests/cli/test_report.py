@@ -11,7 +11,6 @@ from imlctl.errors import Exit
 from imlctl.report.jsonl import read_jsonl
 
 
-
 @pytest.fixture
 def scanned(run, photos, tmp_path):
     out = tmp_path / "out"

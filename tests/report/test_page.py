@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 EVIL = "in/<script>window.hacked = 1</script><img src=x onerror=window.hacked=2>\u202egpj.jpg"
 # The picture that is open is drawn, and nothing is being drawn.
-DRAWN = "!document.querySelector('.waiting') && document.getElementById('canvas').width > 100"
+DRAWN = (
+    "!document.querySelector('.waiting') && document.getElementById('canvas').ariaBusy === 'false'"
+)
 # A copy of what the canvas shows, once it is drawn: the page's own canvas is not made for reading.
 COPY = """
   await new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)));
@@ -346,9 +348,9 @@ def test_after_another_filter_the_open_picture_is_one_of_those_listed(
     select(page, "b10.jpg")
     position = "document.getElementById('position').textContent"
     assert page.run(position) == "3 of 6"
-    search(page, "png")
+    search(page, "tall")
     page.until(f"document.getElementById('name').textContent === 'in/tall.png' && {DRAWN}")
-    assert page.run(position) == "1 of 2"
+    assert page.run(position) == "1 of 1"
     search(page, "no such picture")
     assert page.run("document.getElementById('detail').hidden")
     search(page, "faint")
@@ -385,7 +387,8 @@ def test_a_region_is_shown_at_full_size(
     ]
     before = page.run(INK)[0]
     page.run("document.querySelector('#region-rows tr').click()")
-    page.until("document.querySelector('[data-part=\"1\"]').ariaPressed === 'true'")
+    pressed = "document.querySelector('[data-part=\"1\"]').ariaPressed === 'true'"
+    page.until(f"{pressed} && {DRAWN}")
     assert page.run(INK)[0] != before
     # The crop's middle is the map's peak, and the pointer says where in the picture it is.
     page.run(

@@ -5,6 +5,7 @@ const FEW_REGIONS = 8;
 /** Fill the page's right half with a picture. */
 async function showDetail(index) {
   view.index = index;
+  byId("canvas").ariaBusy = "true";
   byId("detail").classList.toggle("waiting", !isRead(index));
   const details = await detailsOf(index);
   if (view.index !== index) return;
@@ -29,6 +30,8 @@ async function showDetail(index) {
   offerViews(details);
   setUpThreshold(details);
   applyMode(view.mode === "views" && !details.views.length ? "overlay" : view.mode);
+  drawNow();
+  byId("canvas").ariaBusy = "false";
 }
 
 /** Make a button for the whole picture and for each region that is kept at full size. */

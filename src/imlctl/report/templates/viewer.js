@@ -72,11 +72,13 @@ async function loadView(index, details) {
 /** Show the whole picture (0) or the crop of a region. */
 async function showPart(part) {
   const { index, details } = view;
+  byId("canvas").ariaBusy = "true";
   const source = part ? await sourceOf(index, details, part) : view.whole;
   if (view.index !== index) return;
   view.source = source;
   markPressed("part", part);
-  draw();
+  drawNow();
+  byId("canvas").ariaBusy = "false";
 }
 
 const levelAt = (threshold) => Math.max(1, Math.round(threshold * 255));
