@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 from command_tree import tree, walk
 from make_man import words
 
-from imlctl.core.condition import ENCODERS
+from imlctl.core.diff_iml import ENCODERS
 from imlctl.data.layouts import LAYOUTS
 from imlctl.errors import Exit
 from imlctl.forge.to_disk import KINDS

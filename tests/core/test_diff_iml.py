@@ -8,12 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from imlctl.core.condition import ENCODERS, ConditionEncoder, build_backbone
 from imlctl.core.denoiser import DenoiserConfig
-from imlctl.core.diff_iml import SIZES, DiffIML, DiffIMLConfig, spot_score
+from imlctl.core.diff_iml import (
+    ENCODERS,
+    SIZES,
+    ConditionEncoder,
+    DiffIML,
+    DiffIMLConfig,
+    build_backbone,
+    spot_score,
+)
 from imlctl.core.light_vae import LightVAEConfig
-from imlctl.core.sampler import ddim, member_noise
-from imlctl.core.schedule import respaced
+from imlctl.core.sampler import ddim, member_noise, respaced
 
 TINY = DiffIMLConfig(
     "efficient-rwkv-tiny",

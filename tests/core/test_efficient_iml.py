@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-TINY = replace(SIZES["tiny"], stem_stride=4, local="window")
+TINY = SIZES["tiny"]
 CHOICES: dict[str, tuple[Any, ...]] = {
     "mixing": ("v4", "v6"),
-    "local": ("window", "depthwise"),
-    "high_pass": ("srm", "bayar", "none"),
-    "stem_stride": (4, 8),
+    "self_similarity": (False, True),
+    "outliers": (False, True),
 }
 VARIANTS = [
     pytest.param(
@@ -45,17 +44,18 @@ def tiny(**changes: Any) -> EfficientIML:
 def test_shapes(size: tuple[int, int]) -> None:
     height, width = size
     model = tiny().eval()
-    assert model.multiple == 4
+    assert model.multiple == 8
     with torch.inference_mode():
         p = model(torch.rand(2, 3, height, width))
     assert p.logits.shape == (2, 1, height, width)
-    assert [x.shape for x in p.levels] == [(2, 1, -(-height // s), -(-width // s)) for s in (8, 16)]
+    assert [x.shape for x in p.levels] == [
+        (2, 1, -(-height // s), -(-width // s)) for s in (16, 32)
+    ]
     assert p.score_logits.shape == (2,)
 
 
-@pytest.mark.parametrize("stride", [4, 8])
-def test_outliers_add_their_share_to_the_log_odds(stride: int) -> None:
-    model = tiny(outliers=True, stem_stride=stride).eval()
+def test_outliers_add_their_share_to_the_log_odds() -> None:
+    model = tiny(outliers=True).eval()
     plain = EfficientIML(replace(model.config, outlier_gain=0.0)).eval()
     plain.load_state_dict(model.state_dict())
     image = torch.rand(2, 3, 64, 96)
@@ -66,7 +66,7 @@ def test_outliers_add_their_share_to_the_log_odds(stride: int) -> None:
         with_them, without = model(image, clues), plain(image, clues)
         assert torch.equal(plain(image).logits, plain(image, found).logits)
         assert torch.equal(model(image).logits, model(image, found).logits)
-    cells = clues[:, -1:].reshape(2, 1, 64 // stride, stride // 4, 96 // stride, stride // 4)
+    cells = clues[:, -1:].reshape(2, 1, 8, 2, 12, 2)
     share = 2 * cells.mean((3, 5))
     share = F.interpolate(share, size=(64, 96), mode="bilinear", align_corners=False)
     torch.testing.assert_close(with_them.logits - without.logits, share, atol=1e-5, rtol=0)
@@ -81,14 +81,9 @@ def test_the_gain_of_outliers_is_not_negative() -> None:
 
 @pytest.mark.parametrize("size", [(64, 70), (101, 64), (48, 64), (64, 32), (1, 1)])
 def test_refuses_a_size_that_does_not_fit(size: tuple[int, int]) -> None:
-    match = f"multiples of 4 and at least 64, not {size[0]}x{size[1]}"
+    match = f"multiples of 8 and at least 64, not {size[0]}x{size[1]}"
     with pytest.raises(ValueError, match=match):
         tiny()(torch.rand(1, 3, *size))
-
-
-def test_refuses_half_a_stride_where_the_stem_is_coarser() -> None:
-    with pytest.raises(ValueError, match="multiples of 8"):
-        tiny(stem_stride=8)(torch.rand(1, 3, 68, 64))
 
 
 def test_a_coarser_map_is_doubled_in_place_whatever_the_size() -> None:

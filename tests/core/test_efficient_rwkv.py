@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ from imlctl.core.efficient_rwkv import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-TINY = replace(SIZES["tiny"], stem_stride=4, local="window")
+
+from imlctl.core.efficient_rwkv import ResidualInput
+
+TINY = SIZES["tiny"]
 
 
 class TestConfig:
@@ -25,8 +29,7 @@ class TestConfig:
     def test_sizes_are_valid_and_ordered(self, size: str) -> None:
         config = SIZES[size]
         assert list(config.dims) == sorted(config.dims)
-        assert replace(config, stem_stride=4, semantics=False).strides == (4, 8, 16)
-        assert replace(config, stem_stride=8).strides == (8, 16, 32)
+        assert EfficientRWKVConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -42,28 +45,27 @@ class TestConfig:
             ({"local_share": (-0.1, 0.25, 0.25)}, "global share above 0"),
             ({"local_share": (0.5, 0.6, 0.25)}, "sum to at most 1"),
             ({"mixing": "v5"}, "unknown mixing 'v5'; known: v4, v6"),
-            ({"local": "dense"}, "unknown local 'dense'; known: window, depthwise"),
-            ({"high_pass": "sobel"}, "unknown high_pass 'sobel'; known: srm, bayar, none"),
-            ({"stem_stride": 2}, "unknown stem_stride 2; known: 4, 8"),
-            ({"semantics": True, "stem_stride": 4}, "stem_stride must be 8"),
         ],
     )
     def test_refuses_what_cannot_be_built(self, change: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             EfficientRWKVConfig(**change)
 
+    def test_keys_of_earlier_versions_are_read_where_they_say_what_is_still_built(self) -> None:
+        old = {"high_pass": "srm", "local": "window", "stem_stride": 8}
+        assert EfficientRWKVConfig.from_dict(old) == EfficientRWKVConfig()
+        with pytest.raises(ValueError, match="high_pass = 'bayar' is no longer built"):
+            EfficientRWKVConfig.from_dict({"high_pass": "bayar"})
+
 
 class TestBackbone:
-    @pytest.mark.parametrize("stride", [4, 8])
-    @pytest.mark.parametrize("size", [(64, 64), (96, 160)])
-    def test_features_lie_at_the_strides(self, stride: Any, size: tuple[int, int]) -> None:
-        config = replace(TINY, stem_stride=stride)
+    @pytest.mark.parametrize("size", [(64, 64), (96, 160), (72, 104)])
+    def test_features_lie_at_the_strides(self, size: tuple[int, int]) -> None:
         height, width = size
-        features = EfficientRWKV(config)(torch.rand(1, 3, height, width))
-        strides = (config.strides[0], *config.strides)
-        dims = (config.dims[0], *config.dims)
-        for x, s, dim in zip(features, strides, dims, strict=True):
-            assert x.shape == (1, dim, height // s, width // s)
+        features = EfficientRWKV(TINY)(torch.rand(1, 3, height, width))
+        dims = (TINY.dims[0], *TINY.dims)
+        for x, s, dim in zip(features, (8, 8, 16, 32), dims, strict=True):
+            assert x.shape == (1, dim, -(-height // s), -(-width // s))
 
     @pytest.mark.parametrize(("wide", "near"), [(1.0, 0.0), (0.5, 0.5), (0.5, 0.0), (0.01, 0.01)])
     def test_splits_may_be_empty_but_sum_to_all_channels(self, wide: float, near: float) -> None:
@@ -95,7 +97,7 @@ class TestBackbone:
         x = torch.randn(1, 32, 16, 16)
         assert torch.equal(backbone.stages[0](x), x)
 
-    def test_stem_of_stride_4_sees_every_pixel(self) -> None:
+    def test_the_stem_sees_every_pixel(self) -> None:
         torch.manual_seed(0)
         image = torch.rand(1, 3, 64, 64, requires_grad=True)
         stem = EfficientRWKV(TINY).stem
@@ -139,3 +141,53 @@ class TestSemantics:
         for level in having.semantics.levels:
             assert level.norm.weight.grad.abs().sum() > 0  # type: ignore[union-attr,operator]
         assert all(p.grad is None for p in having.semantics.network.parameters())
+
+
+@pytest.mark.parametrize("size", [(5, 7), (64, 96)])
+def test_keeps_the_size_and_the_colours(size: tuple[int, int]) -> None:
+    image = torch.rand(2, 3, *size)
+    layer = ResidualInput()
+    out = layer(image)
+    assert layer.channels == 12
+    assert out.shape == (2, 12, *size)
+    assert torch.equal(out[:, :3], image * 2 - 1)
+    assert float(out.detach().abs().max()) <= 1
+
+
+def test_constant_picture_leaves_no_residual() -> None:
+    torch.manual_seed(0)
+    image = torch.tensor([0.9, 0.4, 0.1]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
+    residual = ResidualInput()(image)[:, 3:]
+    torch.testing.assert_close(residual, torch.zeros_like(residual), rtol=0, atol=1e-4)
+
+
+def test_srm_filters_sum_to_zero() -> None:
+    filters = ResidualInput().filters
+    assert filters.shape == (9, 3, 5, 5)
+    total = filters.sum((1, 2, 3)) / filters.abs().sum((1, 2, 3))
+    torch.testing.assert_close(total, torch.zeros(9), rtol=0, atol=1e-6)
+    assert (filters[range(9), [0, 0, 0, 1, 1, 1, 2, 2, 2], 2, 2] < 0).all()
+
+
+def test_srm_looks_at_each_colour_alone() -> None:
+    image = torch.full((1, 3, 16, 16), 0.5)
+    image[:, 1] = torch.rand(16, 16)
+    residual = ResidualInput()(image)[0, 3:].abs().amax((1, 2))
+    assert [bool(r > 1e-3) for r in residual] == [False] * 3 + [True] * 3 + [False] * 3
+
+
+def test_a_grey_level_of_noise_shows() -> None:
+    torch.manual_seed(0)
+    image = torch.full((1, 3, 16, 16), 0.5)
+    image[:, :, 8, 8] += 1 / 255
+    residual = ResidualInput()(image)[:, 3:, 8, 8]
+    assert (residual.abs() > 0.04).all()
+    assert (residual.abs() < 0.9).all()
+
+
+def test_edges_saturate() -> None:
+    image = torch.zeros(1, 3, 16, 16)
+    image[..., 8:, 8:] = 1
+    # Right at the corner each filter sees it, and tells it from no other edge.
+    corner = ResidualInput()(image)[:, 3:, 6:10, 6:10]
+    assert float(corner.abs().amax((0, 2, 3)).min()) > 0.999

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from imlctl.core.mixers import (
-    DepthwiseLocal,
     OmniShift,
     SpatialMixV4,
     SpatialMixV6,
@@ -168,14 +167,3 @@ class TestWindowAttention:
         layer = WindowAttention(channels, 4)
         assert channels % layer.heads == 0
         assert layer(torch.randn(1, channels, 4, 4)).shape == (1, channels, 4, 4)
-
-
-class TestDepthwiseLocal:
-    def test_looks_at_the_nearest_neighbours_alone(self) -> None:
-        torch.manual_seed(0)
-        layer = DepthwiseLocal(8).eval()
-        x = torch.randn(1, 8, 9, 9, requires_grad=True)
-        (reached,) = torch.autograd.grad(layer(x)[:, :, 4, 4].square().sum(), x)
-        seen = reached.abs().sum(1)[0] > 0
-        assert seen[3:6, 3:6].all()
-        assert int(seen.sum()) == 9

@@ -60,7 +60,7 @@ def test_every_table_is_read(tmp_path: Path) -> None:
         global_share = [1, 0.5, 0.5]
         local_share = [0, 0.5, 0.25]
         mixing = "v6"
-        stem_stride = 4
+        window = 4
         [mix]
         splice = 1
         [loss]

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from imlctl.core.schedule import ScheduleConfig, alpha_bars
+from imlctl.core.sampler import ScheduleConfig, alpha_bars
 from imlctl.errors import ConfigError
 from imlctl.train import distributed
 from imlctl.train.config import OptimConfig
@@ -71,8 +71,6 @@ width = 16
 [model.backbone]
 dims = [16, 16, 32]
 depths = [1, 1, 1]
-local = "depthwise"
-stem_stride = 8
 [optim]
 steps = 4
 batch = 4

@@ -39,7 +39,6 @@ width = 16
 [model.backbone]
 dims = [16, 16, 32]
 depths = [1, 1, 1]
-local = "depthwise"
 [optim]
 steps = 12
 batch = 2

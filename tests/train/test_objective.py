@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from imlctl.core.condition import ENCODERS, build_backbone
-from imlctl.core.diff_iml import DiffIML
+from imlctl.core.diff_iml import ENCODERS, DiffIML, build_backbone
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig, TopDown
 from imlctl.core.efficient_rwkv import SIZES
 from imlctl.core.efficientnet import EfficientNetLite
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from imlctl.core.condition import ImageNetInput
+    from imlctl.core.diff_iml import ImageNetInput
 
 CPU = torch.device("cpu")
 VAE = LightVAEConfig(widths=(4, 4, 8), hidden=8, fine=4, blocks=0)

@@ -105,7 +105,7 @@ def test_usual_numbers_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_model_s_rate_is_that_of_whole_steps(
     pool: PhotoPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backbone = EfficientRWKVConfig(dims=(16, 16, 32), depths=(1, 1, 1), local="depthwise")
+    backbone = EfficientRWKVConfig(dims=(16, 16, 32), depths=(1, 1, 1))
     config = TrainConfig(
         DataConfig((Path("photos"),)),
         model=EfficientIMLConfig(backbone, width=16),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 MODEL = EfficientIMLConfig(
-    EfficientRWKVConfig(dims=(16, 16, 32), depths=(1, 1, 1), local="depthwise", stem_stride=8),
+    EfficientRWKVConfig(dims=(16, 16, 32), depths=(1, 1, 1)),
     width=16,
 )
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from imlctl.core.condition import ENCODERS, build_backbone
+from imlctl.core.diff_iml import ENCODERS, build_backbone
 from imlctl.core.efficient_iml import EfficientIMLConfig
 from imlctl.core.efficient_rwkv import Block, EfficientRWKVConfig
 from imlctl.errors import ConfigError, ImlctlError
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CPU = torch.device("cpu")
-MODEL = EfficientIMLConfig(
-    EfficientRWKVConfig(dims=(16, 16, 32), depths=(1, 1, 1), local="depthwise"), width=16
-)
+MODEL = EfficientIMLConfig(EfficientRWKVConfig(dims=(16, 16, 32), depths=(1, 1, 1)), width=16)
 
 
 class Weighing(nn.Module):

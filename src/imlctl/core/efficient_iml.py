@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imlctl.core.efficient_rwkv import EfficientRWKV, EfficientRWKVConfig
-from imlctl.core.layers import ConvNorm, check_size, fuse_all
+from imlctl.core.efficient_rwkv import STRIDES, EfficientRWKV, EfficientRWKVConfig
+from imlctl.core.layers import Config, ConvNorm, check_size, fuse_all
 from imlctl.core.model import STEPS, Model, Parts, Prediction
 from imlctl.core.picture_score import PictureScore, Pooled, merge, pool
-from imlctl.core.plain import Plain
 from imlctl.core.reliability import Reliability
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ _SEMANTICS: Parts = {"backbone: semantics": ("backbone.semantics",)}
 
 
 @dataclass(frozen=True, slots=True)
-class EfficientIMLConfig(Plain):
+class EfficientIMLConfig(Config):
     """Shape of the model.
 
     Attributes:
@@ -131,7 +130,7 @@ class EfficientIML(TopDown, Model):
     @property
     def multiple(self) -> int:
         """Height and width must be multiples of this."""
-        return self.config.backbone.strides[0]
+        return STRIDES[0]
 
     @property
     def scored(self) -> bool:  # type: ignore[override]  # of each model its own

@@ -14,27 +14,28 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imlctl.core.efficientnet import WIDTHS, EfficientNetLite
-from imlctl.core.high_pass import HighPass, ResidualInput
 from imlctl.core.jpeg_history import CHANNELS as HISTORY_CHANNELS
 from imlctl.core.jpeg_history import jpeg_history
-from imlctl.core.layers import ConvNorm
-from imlctl.core.mixers import DepthwiseLocal, SpatialMixV4, SpatialMixV6, WindowAttention
+from imlctl.core.layers import Config, ConvNorm, full_precision
+from imlctl.core.mixers import SpatialMixV4, SpatialMixV6, WindowAttention
 from imlctl.core.residual_outliers import residual_outliers
-from imlctl.core.self_similarity import CHANNELS, self_similarity
+from imlctl.core.self_similarity import CHANNELS as SIMILARITY_CHANNELS
+from imlctl.core.self_similarity import self_similarity
 
 Mixing = Literal["v4", "v6"]
-Local = Literal["window", "depthwise"]
+
+STRIDES = (8, 16, 32)  # of the stages against the picture
 
 
 @dataclass(frozen=True, slots=True)
-class EfficientRWKVConfig:
+class EfficientRWKVConfig(Config):
     """Shape of the backbone.
 
     Attributes:
@@ -43,15 +44,11 @@ class EfficientRWKVConfig:
         global_share: Share of each stage's channels that the WKV mixes.
         local_share: Share that the local split mixes; the rest passes unchanged.
         mixing: ``v4``, decay relative to the size, or ``v6``, matrix state.
-        local: ``window``, self-attention in windows, or ``depthwise`` convolution.
         window: Side of an attention window, in positions of the stage.
-        high_pass: The first layer's residuals.
-        stem_stride: Stride of the first stage, 4 or 8.
         self_similarity: Whether the stem sees where the picture repeats itself (ours).
         history: Whether it sees where a JPEG's history is unlike the rest of the picture (ours).
         outliers: Whether it sees where the noise is unlike the rest of the picture (ours).
         semantics: Whether the stages see what an ImageNet network makes of the picture (ours);
-            needs a stem stride of 8.
     """
 
     dims: tuple[int, int, int] = (64, 128, 256)
@@ -59,14 +56,14 @@ class EfficientRWKVConfig:
     global_share: tuple[float, float, float] = (0.25, 0.5, 0.5)
     local_share: tuple[float, float, float] = (0.5, 0.25, 0.25)
     mixing: Mixing = "v4"
-    local: Local = "window"
     window: int = 8
-    high_pass: HighPass = "srm"  # noqa: S105 - a filter, not a password
-    stem_stride: Literal[4, 8] = 8
     self_similarity: bool = True
     history: bool = False
     outliers: bool = False
     semantics: bool = False
+
+    # Ablations decided against everything else.
+    retired: ClassVar[dict[str, Any]] = {"high_pass": "srm", "local": "window", "stem_stride": 8}
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -82,24 +79,10 @@ class EfficientRWKVConfig:
             raise ValueError(
                 "each stage needs a global share above 0, and shares that sum to at most 1"
             )
-        for name, kinds in (
-            ("mixing", Mixing),
-            ("local", Local),
-            ("high_pass", HighPass),
-            ("stem_stride", (4, 8)),
-        ):
-            known = kinds if isinstance(kinds, tuple) else get_args(kinds)
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(map(str, known))}"
-                )
-        if self.semantics and self.stem_stride != 8:
-            raise ValueError("semantics come at strides 8, 16 and 32, so stem_stride must be 8")
-
-    @property
-    def strides(self) -> tuple[int, int, int]:
-        """Stride of each stage against the picture."""
-        return (self.stem_stride, self.stem_stride * 2, self.stem_stride * 4)
+        if self.mixing not in get_args(Mixing):
+            raise ValueError(
+                f"unknown mixing {self.mixing!r}; known: {', '.join(get_args(Mixing))}"
+            )
 
 
 SIZES = {
@@ -110,6 +93,114 @@ SIZES = {
     "forensic": EfficientRWKVConfig(semantics=True, history=True, outliers=True),
     "base": EfficientRWKVConfig(dims=(96, 192, 320), depths=(2, 3, 4)),
 }
+
+# Residuals of a clean photograph are a few grey levels; larger ones are edges, which saturate.
+_RESIDUAL_LEVELS = 6.0
+
+# Three filters of the spatial rich model (Fridrich and Kodovsky 2012), as RGB-N (Zhou et al. 2018)
+# uses them, and what each is divided by.
+_SRM = (
+    ((0, 0, 0, 0, 0), (0, -1, 2, -1, 0), (0, 2, -4, 2, 0), (0, -1, 2, -1, 0), (0, 0, 0, 0, 0)),
+    (
+        (-1, 2, -2, 2, -1),
+        (2, -6, 8, -6, 2),
+        (-2, 8, -12, 8, -2),
+        (2, -6, 8, -6, 2),
+        (-1, 2, -2, 2, -1),
+    ),
+    ((0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 1, -2, 1, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),
+)
+_SRM_SCALE = (4.0, 12.0, 2.0)
+
+
+class ResidualInput(nn.Module):
+    """Colours in [-1, 1] and nine saturating noise residuals, at full resolution.
+
+    Manipulation leaves its trace in noise and compression more than in content, and a small network
+    trained from scratch on content looks at content.
+    """
+
+    channels = 12
+    filters: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Each colour on its own, yet one dense convolution: grouped it takes three times as long,
+        # since libraries have no fast form for groups of three.
+        filters = torch.zeros(3, 3, 3, 5, 5)
+        for colour in range(3):
+            filters[colour, :, colour] = torch.tensor(_SRM)
+        filters *= (255 / _RESIDUAL_LEVELS / torch.tensor(_SRM_SCALE))[:, None, None, None]
+        dense = filters.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        self.register_buffer("filters", dense, persistent=False)  # (9, 3, 5, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] to (B, 12, H, W) in [-1, 1]."""
+        padded = F.pad(image, (2, 2, 2, 2), mode="reflect")
+        # A bfloat16 of a bright pixel is a whole grey level wide, as wide as what is looked for.
+        with full_precision(image.device):
+            residuals = F.conv2d(padded, 2 * self.filters).sigmoid_()  # (B, 9, H, W)
+            residuals = residuals.mul(2).sub_(1)  # tanh, in a sixth of its time
+        return torch.cat((image * 2 - 1, residuals), dim=1)  # (B, 12, H, W)
+
+
+class Clues(nn.Module):
+    """Evidence that only a whole picture shows, none of it learned: copies, history, outliers.
+
+    A tile is given its part of them, since what it is to be compared with may lie outside it.
+    """
+
+    def __init__(self, config: EfficientRWKVConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, image: Tensor) -> Tensor | None:
+        """(B, 3, H, W) to (B, C, ceil(H / 4), ...), outliers last; None where there are none."""
+        maps = []
+        if self.config.self_similarity:
+            maps.append(self_similarity(image))
+        if self.config.history:
+            maps.append(jpeg_history(image))
+        if self.config.outliers:
+            maps.append(residual_outliers(image))
+        return torch.cat(maps, dim=1) if maps else None
+
+
+class Stem(nn.Module):
+    """Residual input, then three strided convolutions; clues are added at a quarter of the size."""
+
+    def __init__(self, config: EfficientRWKVConfig) -> None:
+        super().__init__()
+        out = config.dims[0]
+        half = max(16, out // 2)
+        self.input = ResidualInput()
+        self.first = ConvNorm(self.input.channels, half, 3, stride=2)
+        self.rest = nn.ModuleList(ConvNorm(i, out, 3, stride=2) for i in (half, out))
+        self.repeats = _clue_branch(SIMILARITY_CHANNELS, out) if config.self_similarity else None
+        self.history = _clue_branch(HISTORY_CHANNELS, out) if config.history else None
+        self.unlike = _clue_branch(1, out) if config.outliers else None
+
+    def forward(self, image: Tensor, clues: Tensor | None) -> Tensor:
+        """(B, 3, H, W) and what `Clues` returns to (B, dims[0], H / 8, W / 8)."""
+        x = F.relu(self.first(self.input(image)), inplace=True)  # (B, dims[0] / 2, H / 2, W / 2)
+        x = self.rest[0](x)  # (B, dims[0], H / 4, W / 4)
+        start = 0
+        for branch, seen, width in (
+            (self.repeats, SIMILARITY_CHANNELS, SIMILARITY_CHANNELS),
+            (self.history, HISTORY_CHANNELS, HISTORY_CHANNELS),
+            (self.unlike, 1, 2),  # the second is for the decoder
+        ):
+            if branch is not None and clues is not None:
+                x = x + branch(clues[:, start : start + seen])
+                start += width
+        return F.relu(self.rest[1](F.relu(x, inplace=True)), inplace=True)  # (B, ., H / 8, W / 8)
+
+
+def _clue_branch(channels: int, out: int) -> nn.Module:
+    """Two convolutions over a clue; they add nothing until they have learned."""
+    return nn.Sequential(
+        ConvNorm(channels, 16, 3), nn.ReLU(inplace=True), ConvNorm(16, out, gain=0.0)
+    )
 
 
 class ParallelMixer(nn.Module):
@@ -124,11 +215,7 @@ class ParallelMixer(nn.Module):
         self.wide = SpatialMixV4(wide) if config.mixing == "v4" else SpatialMixV6(wide)
         self.near: nn.Module = nn.Identity()
         if near:
-            self.near = (
-                WindowAttention(near, config.window)
-                if config.local == "window"
-                else DepthwiseLocal(near)
-            )
+            self.near = WindowAttention(near, config.window)
         self.project = ConvNorm(channels, channels, gain=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -169,83 +256,12 @@ class Block(nn.Module):
         return cast("Tensor", x + self.channels(x))
 
 
-class Clues(nn.Module):
-    """What only a whole picture shows, and nothing learned: copies, JPEG history, outliers.
-
-    A tile is given its part of them, since what it is to be compared with may lie outside it.
-    """
-
-    def __init__(self, config: EfficientRWKVConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    def forward(self, image: Tensor) -> Tensor | None:
-        """(B, 3, H, W) to (B, C, ceil(H / 4), ...), outliers last; None where there are none."""
-        maps = []
-        if self.config.self_similarity:
-            maps.append(self_similarity(image))
-        if self.config.history:
-            maps.append(jpeg_history(image))
-        if self.config.outliers:
-            maps.append(residual_outliers(image))
-        return torch.cat(maps, dim=1) if maps else None
-
-
-class Stem(nn.Module):
-    """Residual input, then strided convolutions. The tap at half resolution keeps fine evidence."""
-
-    def __init__(self, config: EfficientRWKVConfig) -> None:
-        super().__init__()
-        out = config.dims[0]
-        self.input = ResidualInput(config.high_pass)
-        self.first = ConvNorm(self.input.channels, max(16, out // 2), 3, stride=2)
-        widths = [max(16, out // 2)] + [out] * (config.stem_stride.bit_length() - 2)
-        self.rest = nn.ModuleList(
-            ConvNorm(a, b, 3, stride=2) for a, b in itertools.pairwise(widths)
-        )
-        self.repeats = _telling(CHANNELS, out) if config.self_similarity else None
-        self.history = _telling(HISTORY_CHANNELS, out) if config.history else None
-        self.unlike = _telling(1, out) if config.outliers else None
-
-    def forward(self, image: Tensor, clues: Tensor | None) -> Tensor:
-        """(B, 3, H, W) and what `Clues` returns to (B, dims[0], H / stem_stride, ...)."""
-        told = self._told(clues)
-        x = F.relu(self.first(self.input(image)), inplace=True)  # (B, C, H / 2, W / 2)
-        for k, conv in enumerate(self.rest):
-            x = conv(x)
-            if k == 0:  # both at a quarter of the resolution
-                x = sum(told, start=x)
-            x = F.relu(x, inplace=True)
-        return x
-
-    def _told(self, clues: Tensor | None) -> list[Tensor]:
-        """Return what each kind of clue adds, (B, C, H / 4, W / 4)."""
-        if clues is None:
-            return []
-        told = []
-        if self.repeats is not None:
-            told.append(self.repeats(clues[:, :CHANNELS]))
-        if self.history is not None:
-            end = clues.shape[1] - (2 if self.unlike is not None else 0)
-            told.append(self.history(clues[:, end - HISTORY_CHANNELS : end]))
-        if self.unlike is not None:
-            told.append(self.unlike(clues[:, -2:-1]))
-        return told
-
-
-def _telling(channels: int, out: int) -> nn.Module:
-    """What a clue says to the stem; nothing at first."""
-    return nn.Sequential(
-        ConvNorm(channels, 16, 3), nn.ReLU(inplace=True), ConvNorm(16, out, gain=0.0)
-    )
-
-
 class Semantics(nn.Module):
-    """What an ImageNet network makes of the picture at half its size, for each of the stages.
+    """Features of an ImageNet network for the picture at half its size, one for each stage.
 
-    What gives a forgery away lies in the residuals; where a thing begins and ends, and that text
+    What gives a forgery away lies in the residuals; where an object begins and ends, and that text
     or leaves look busy without having been touched, does not. Half the size is a quarter of the
-    cost, and things are larger in photographs than in what the network was trained on.
+    cost, and objects are larger in photographs than in what the network was trained on.
     """
 
     def __init__(self, dims: tuple[int, int, int]) -> None:
@@ -259,8 +275,7 @@ class Semantics(nn.Module):
         """(B, 3, H, W) to one of (B, dims[i], H / 8 / 2^i, W / 8 / 2^i) for each stage."""
         # At exactly half the size this is the mean of 2 x 2, in a third of the time of pooling.
         half = F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=False)
-        seen = self.network(half)
-        return [level(x) for level, x in zip(self.levels, seen, strict=True)]
+        return [level(x) for level, x in zip(self.levels, self.network(half), strict=True)]
 
 
 class EfficientRWKV(nn.Module):
@@ -286,18 +301,18 @@ class EfficientRWKV(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the features of the stem and of the three stages.
 
-        At `config.strides`; the stem shares the first.
+        At `STRIDES`, rounded up; the stem shares the first.
 
         Args:
-            image: (B, 3, H, W) in [0, 1]; H and W multiples of the last stride.
+            image: (B, 3, H, W) in [0, 1]; H and W multiples of the first stride.
             clues: What `self.clues` says of the picture, (B, C, H / 4, W / 4), or of the whole
                 picture that it is a tile of; found in `image` when None.
         """
         stem = self.stem(image, self.clues(image) if clues is None else clues)
-        seen = [None] * 3 if self.semantics is None else self.semantics(image)
+        objects = [None] * 3 if self.semantics is None else self.semantics(image)
         x, features = stem, []
-        for down, stage, things in zip(self.down, self.stages, seen, strict=True):
-            x = down(x)
-            x = stage(x if things is None else x + things)
+        for down, stage, seen in zip(self.down, self.stages, objects, strict=True):
+            x = down(x)  # (B, dims[i], H / STRIDES[i], W / STRIDES[i])
+            x = stage(x if seen is None else x + seen)
             features.append(x)
         return (stem, *features)

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from imlctl.core.layers import full_precision, grey_levels
-from imlctl.core.windows import box_mean
+from imlctl.core.layers import box_mean, full_precision, grey_levels
 
 CHANNELS = 3
 STRIDE = 4  # of the maps against the picture

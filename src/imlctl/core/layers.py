@@ -1,15 +1,65 @@
-"""Small parts shared by the networks: a convolution that folds its norm, and channel-wise norm."""
+"""Small parts that the networks and the clues share: configurations, norms that fold, box means."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, cast
+from dataclasses import asdict, is_dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, get_type_hints
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
+
+C = TypeVar("C")
+
+
+class Config:
+    """A configuration as values that a checkpoint's metadata can hold, and back.
+
+    For dataclasses of numbers, names, tuples of them, and further such dataclasses.
+
+    Attributes:
+        retired: Keys of earlier versions, each with the only value that is still built.
+    """
+
+    __slots__ = ()
+    retired: ClassVar[dict[str, Any]] = {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values that JSON knows."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]  # is mixed into dataclasses
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`, also after a trip through JSON; what is missing has its default.
+
+        Raises:
+            ValueError: A value is out of range.
+            TypeError: A key is unknown, or a value of another type.
+        """
+        return _read(cls, values)
+
+
+def _read(kind: type[C], values: dict[str, Any]) -> C:
+    kinds = get_type_hints(kind)
+    retired = getattr(kind, "retired", {})
+    read = {}
+    for name, value in values.items():
+        if name in retired:
+            if value != retired[name]:
+                raise ValueError(f"{name} = {value!r} is no longer built")
+        elif is_dataclass(kinds.get(name)):
+            if not isinstance(value, dict):
+                raise TypeError(f"{name} must be a table, not {value!r}")
+            read[name] = _read(kinds[name], value)
+        else:
+            read[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**read)
 
 
 LEAST_SIDE = 64  # pixels; smaller pictures are padded
@@ -78,7 +128,7 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Same shape; computed in float32, since bfloat16 loses small variances."""
         y = x.permute(0, 2, 3, 1).float()  # (B, H, W, C)
-        y = nn.functional.layer_norm(y, y.shape[-1:], self.weight.float(), self.bias.float())
+        y = F.layer_norm(y, y.shape[-1:], self.weight.float(), self.bias.float())
         return y.permute(0, 3, 1, 2).to(x.dtype)
 
 
@@ -125,3 +175,45 @@ def grey_levels(image: Tensor) -> Tensor:
     """Luma of colours in [0, 1], (B, 3, H, W), in grey levels of 0 to 255, (B, H, W)."""
     red, green, blue = (255 * weight for weight in _LUMA)
     return red * image[:, 0] + green * image[:, 1] + blue * image[:, 2]
+
+
+def box_mean(values: Tensor, rows: int, columns: int) -> Tensor:
+    """Mean over a box around each place of (B, H, W); odd sides, only what lies inside counts."""
+    return _mean_along(_mean_along(values, rows, 1), columns, 2)
+
+
+def block_mean(values: Tensor, side: int) -> Tensor:
+    """Mean of each block of `side` x `side`, (B, H / side, W / side); H and W are multiples."""
+    rows = _total(values[:, start::side] for start in range(side))
+    return _total(rows[:, :, start::side] for start in range(side)) / side**2
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, parts)
+
+
+def _mean_along(values: Tensor, side: int, dim: int) -> Tensor:
+    length, half = values.shape[dim], side // 2
+    frame = (0, 0, half, half) if dim == 1 else (half, half)
+    total = _running_sum(F.pad(values, frame), side, dim)
+    place = torch.arange(length, device=values.device)
+    inside = (place + half).clamp_max(length - 1) - (place - half).clamp_min(0) + 1
+    return total / (inside[:, None] if dim == 1 else inside)
+
+
+def _running_sum(values: Tensor, side: int, dim: int) -> Tensor:
+    """Sum of `side` neighbours from each place on, by sums of 1, 2, 4, ... of them."""
+    length = values.shape[dim] - side + 1
+    total, done = None, 0
+    power, reach = values, 1  # sums of `reach` neighbours
+    while True:
+        if side & reach:
+            part = power.narrow(dim, done, length)
+            total = part if total is None else total + part
+            done += reach
+        if done == side:
+            assert total is not None  # noqa: S101
+            return total
+        count = power.shape[dim] - reach
+        power = power.narrow(dim, 0, count) + power.narrow(dim, reach, count)
+        reach *= 2

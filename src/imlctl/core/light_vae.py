@@ -13,8 +13,7 @@ from typing import Literal, Self, cast, get_args
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imlctl.core.layers import ConvNorm, fold, fuse_all
-from imlctl.core.plain import Plain
+from imlctl.core.layers import Config, ConvNorm, fold, fuse_all
 
 Decoder = Literal["shuffle", "transposed"]
 
@@ -22,7 +21,7 @@ FACTOR = 8  # pixels to a latent, each way
 
 
 @dataclass(frozen=True, slots=True)
-class LightVAEConfig(Plain):
+class LightVAEConfig(Config):
     """Shape of the autoencoder.
 
     Attributes:

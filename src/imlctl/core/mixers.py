@@ -1,4 +1,4 @@
-"""What mixes positions in EfficientRWKV: RWKV globally, attention or convolution locally.
+"""Mixing of positions in EfficientRWKV: RWKV globally, attention in windows locally.
 
 Each part takes and returns (B, C, H, W), at any size.
 """
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imlctl.core.layers import ChannelNorm, ConvNorm
+import imlctl.core.wkv_cuda  # noqa: F401 - what `bi_wkv` does with CUDA tensors
+from imlctl.core.layers import ChannelNorm
 from imlctl.core.wkv import bi_wkv, bi_wkv6
 
 
@@ -164,16 +165,3 @@ class WindowAttention(nn.Module):
         real = torch.unflatten(torch.unflatten(real, 1, (columns, side)), 0, (rows, side))
         real = real.transpose(1, 2).reshape(rows * columns, 1, 1, side * side)
         return real.repeat(weight.shape[0] // len(real), 1, 1, 1)
-
-
-class DepthwiseLocal(nn.Module):
-    """The cheaper local split: depthwise 3x3, ReLU, 1x1."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.depthwise = ConvNorm(channels, channels, 3, groups=channels)
-        self.point = ConvNorm(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same."""
-        return cast("Tensor", self.point(F.relu(self.depthwise(x))))

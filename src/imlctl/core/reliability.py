@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imlctl.core.layers import full_precision, grey_levels
-from imlctl.core.windows import block_mean, box_mean
+from imlctl.core.layers import block_mean, box_mean, full_precision, grey_levels
 
 STRIDE = 8  # of the map against the picture
 CONDITIONS = 11

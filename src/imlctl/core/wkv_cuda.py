@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from imlctl.core import wkv_op
+from imlctl.core import wkv
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def bi_wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor) -> Tensor:
         y = _attempt(lambda: _kernels()(decay, bonus, key, value))
         if y is not None:
             return y
-    return wkv_op._bi_wkv(decay, bonus, key, value)
+    return wkv._bi_wkv(decay, bonus, key, value)
 
 
 def _suits(key: Tensor, value: Tensor) -> bool:
@@ -103,7 +103,7 @@ def _try_out(device: torch.device) -> float:
     worst = 0.0
     for shape, channels_last in _TRIED:
         args = _example(*shape, channels_last=channels_last, device=device)
-        expected = wkv_op._bi_wkv(*args)
+        expected = wkv._bi_wkv(*args)
         error = float((_kernels()(*args) - expected).abs().amax() / expected.abs().amax())
         if not error <= _TOLERANCE:  # as NaN is not
             raise ArithmeticError(f"they differ from it by {error:.1e} on {device}")
@@ -116,7 +116,7 @@ def _example(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Decay, bonus, key and value; the latter two cut from one map, as in the model."""
     generator = torch.Generator().manual_seed(0)  # so that nobody else's numbers change
-    decay = torch.linspace(-wkv_op.MAX_DECAY, wkv_op.MAX_DECAY, channels)
+    decay = torch.linspace(-wkv.MAX_DECAY, wkv.MAX_DECAY, channels)
     bonus = torch.randn(channels, generator=generator)
     maps = 2 * torch.randn(batch, 48, length, generator=generator)
     maps = (maps.mT.contiguous().mT if channels_last else maps).to(device)

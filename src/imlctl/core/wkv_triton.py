@@ -1,6 +1,6 @@
 """The bidirectional WKV on a graphics card: two Triton kernels, forward only.
 
-The equations are those of `wkv_op`. Tokens are cut into chunks that run side by side. The first
+The equations are those of `wkv`. Tokens are cut into chunks that run side by side. The first
 kernel sums each chunk as its successors see it, from its last token, and as its predecessors do,
 from its first. The second adds those sums up over all other chunks, which is what a chunk has to
 know of them, and then runs through its own tokens. The backward pass reads the inputs alone, so
@@ -22,7 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
-from imlctl.core.wkv_op import LEAST_SCALE, MAX_DECAY
+from imlctl.core.wkv import LEAST_SCALE, MAX_DECAY
 
 if TYPE_CHECKING:
     from torch import Tensor

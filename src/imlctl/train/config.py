@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from imlctl.core.condition import ENCODERS
 from imlctl.core.denoiser import DENOISERS
+from imlctl.core.diff_iml import ENCODERS
 from imlctl.core.efficient_iml import EfficientIMLConfig
-from imlctl.core.schedule import Spacing
+from imlctl.core.sampler import Spacing
 from imlctl.forge.synthesizer import Mix
 from imlctl.train.losses import LossWeights
 from imlctl.train.preset import load_preset
@@ -169,7 +169,7 @@ class DiffusionConfig:
 
     Attributes:
         vae: Weights of a LightVAE, as `imlctl distill` writes them; they stay as they are.
-        encoder: Backbone of the condition encoder, one of `condition.ENCODERS`.
+        encoder: Backbone of the condition encoder, one of `diff_iml.ENCODERS`.
         backbone: Public ImageNet weights of a MiT or ResNet (safetensors); none starts at random.
         denoiser: ``light`` or ``paper``; see `denoiser.DENOISERS`.
         fold: Keep all of levels that are finer than the condition; see `ConditionEncoder`.
@@ -181,7 +181,7 @@ class DiffusionConfig:
             ``none`` trains without edge supervision.
         draws: Noise levels that each picture is tried at in one step. The encoder, which is most
             of the work, runs once for all of them.
-        spacing: Which steps a short sampling will visit; see `schedule.respaced`. Training does not
+        spacing: Which steps a short sampling will visit; see `sampler.respaced`. Training does not
             depend on it.
         encoder_rate: Learning rate of the backbone against the rest's; 0 leaves it as it is.
     """

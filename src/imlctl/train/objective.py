@@ -19,7 +19,7 @@ from imlctl.core.denoiser import DENOISERS
 from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML, TopDown
 from imlctl.core.light_vae import LightVAE
-from imlctl.core.schedule import diffuse
+from imlctl.core.sampler import diffuse
 from imlctl.device import autocast
 from imlctl.errors import ConfigError, first_line
 from imlctl.forge.shapes import EdgeKind, edge_map
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from imlctl.core.condition import ImageNetInput
+    from imlctl.core.diff_iml import ImageNetInput
     from imlctl.core.efficient_rwkv import Semantics
     from imlctl.core.model import Model
     from imlctl.train.batches import Batch, Clues

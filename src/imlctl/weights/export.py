@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from imlctl import atomic
-from imlctl.core import mixers, wkv_op
+from imlctl.core import mixers, wkv
 from imlctl.core.layers import LEAST_SIDE
 from imlctl.errors import UsageError
 
@@ -104,7 +104,7 @@ def _traceable() -> Iterator[None]:
     calls: Any = mixers  # the module that calls the operator
     level, operator = logger.level, calls.bi_wkv
     logger.setLevel(logging.ERROR)
-    calls.bi_wkv = wkv_op._bi_wkv
+    calls.bi_wkv = wkv._bi_wkv
     try:
         # Without gradients, since the operator's kernel writes into its result.
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
