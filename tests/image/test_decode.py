@@ -430,9 +430,9 @@ def test_warnings_of_others_are_passed_on(makers: Any, monkeypatch: pytest.Monke
 
     opened = module._open
 
-    def open_while_another_thread_warns(kind: str, data: bytes) -> ImageFile.ImageFile:
+    def open_while_another_thread_warns(kind: str, *rest: Any) -> ImageFile.ImageFile:
         warnings.warn("not Pillow's", UserWarning, stacklevel=1)
-        return opened(kind, data)
+        return opened(kind, *rest)
 
     monkeypatch.setattr(module, "_open", open_while_another_thread_warns)
     with pytest.warns(UserWarning, match="not Pillow's"):

@@ -161,7 +161,7 @@ def walk_bmp(data: bytes) -> Layout:
     if header >= 40:  # older ones have shorter fields, and no compression
         if embedded := {4: "JPEG", 5: "PNG"}.get(compression):
             raise not_read(
-                f"a BMP that is the wrapping of a {embedded}",
+                f"a BMP that only wraps a {embedded}",
                 f"Cut out the {embedded}, which begins at byte {start}, and give that.",
             )
         if compression in (1, 2):

@@ -45,10 +45,11 @@ from imlctl.image.formats import (
     check_size,
     damaged,
     identify,
+    not_read,
 )
 from imlctl.image.jpeg import check_jpeg, walk_jpeg, walk_mpo
-from imlctl.image.samples import to_rgb
-from imlctl.image.tiff import walk_tiff
+from imlctl.image.samples import check_avif, to_rgb
+from imlctl.image.tiff import check_tiff, walk_tiff
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +72,8 @@ _WALKERS = {
     "AVIF": walk_avif,
     "TIFF": walk_tiff,
 }
+_EXPORT = "Export it as an RGB picture of 16 bits in a TIFF or PNG, and give that."
+_CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff}
 # `Image.open` is not used: it tries one format after another, and limits the size by a global of
 # Pillow's that a library must not change. Our own limit is checked instead.
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
@@ -248,9 +251,9 @@ def _decode_with_pillow(
     check_size(*layout.tile, max_pixels)
     if layout.size:
         check_size(*layout.size, max_pixels)
-    notes = list(check_jpeg(data)) if kind == "JPEG" else []
+    notes = list(_CHECKS[kind](data)) if kind in _CHECKS else []
     with _noting(notes):
-        image = _open(kind, data)
+        image = _open(kind, data, layout)
         check_size(*image.size, max_pixels)
         if image.format == "MPO":
             layout = walk_mpo(data, layout, image.n_frames)  # type: ignore[attr-defined]
@@ -261,18 +264,25 @@ def _decode_with_pillow(
             orientation = _orientation(_exif(image, notes), notes)
     if kind == "PNG":
         check_png(image, data)
+    elif kind == "AVIF":
+        check_avif(data)
     # Pillow swaps the size of a turned TIFF whether or not it turns the pixels; a copy has theirs.
     whole = image if layout.size in {None, image.size} else image.copy()
     pixels, conversions = to_rgb(whole, layout, data)
     return pixels, _facts(image, layout, pixels, orientation, [*conversions, *notes])
 
 
-def _open(kind: str, data: bytes) -> ImageFile.ImageFile:
+def _open(kind: str, data: bytes, layout: Layout) -> ImageFile.ImageFile:
     if kind == "JPEG":
         return JpegImagePlugin.jpeg_factory(BytesIO(data))
     if kind == "AVIF" and not features.check("avif"):
         raise DecodeError("this Pillow cannot read AVIF", remedy="Run: pip install -U pillow")
-    return _PLUGINS[kind](BytesIO(without_metadata(data) if kind == "PNG" else data))
+    try:
+        return _PLUGINS[kind](BytesIO(without_metadata(data) if kind == "PNG" else data))
+    except SyntaxError as error:
+        if layout.kind:  # its structure is in order, so it is the samples that Pillow cannot read
+            raise not_read(layout.kind, _EXPORT) from error
+        raise
 
 
 def _load_tiff(image: ImageFile.ImageFile, layout: Layout, notes: list[str]) -> int:
@@ -324,8 +334,6 @@ def _facts(
         notes.append("transparency ignored")
     if icc_profile:
         notes.append("colour profile not applied")
-    if image.format == "AVIF" and layout.bits > 8:
-        notes.append(f"{layout.bits}-bit samples read as 8-bit")
     if layout.trailing:
         notes.append(f"{layout.trailing} bytes after the end of the picture not read")
     return FormatFacts(

@@ -13,6 +13,7 @@ from imlctl.errors import DecodeError, TooLargeError
 
 HEAD_BYTES = 4096  # enough to recognise every kind below
 REMEDY_DAMAGED = "Get the complete original again; a partly readable picture is not analysed."
+TO_WIDE = "Convert it without loss to a 16-bit TIFF or PNG, and give that."
 # 16384 x 16384: beyond any phone (200 MP) or medium-format camera (150 MP), and a fraction of what
 # a decompression bomb needs. Pillow itself stops at 179 MP for WebP.
 DEFAULT_MAX_PIXELS = 2**28
@@ -173,6 +174,7 @@ class Layout:
         signed: Samples are signed integers.
         white_is_zero: Samples count down from white.
         tile: TIFF only: width and height of one internal tile, which a decoder allocates whole.
+        kind: TIFF only: what its samples are, for a message.
         profile: PNG only: there is a colour profile.
         notes: Sentences for the record.
     """
@@ -186,6 +188,7 @@ class Layout:
     signed: bool = False
     white_is_zero: bool = False
     tile: tuple[int, int] = (1, 1)
+    kind: str = ""
     profile: bool = False
     notes: tuple[str, ...] = ()
 

@@ -18,7 +18,7 @@ import numpy as np
 import simplejpeg
 
 from imlctl.errors import DecodeError
-from imlctl.image.formats import Layout, check_pieces, damaged, not_read, truncated
+from imlctl.image.formats import TO_WIDE, Layout, check_pieces, damaged, not_read, truncated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,6 @@ _BESIDES = frozenset({*range(0xE0, 0xF0), 0xFE})  # application data and comment
 _BETWEEN_SCANS = _BESIDES | {_HUFFMAN, 0xCC, END, SCAN, QUANTISATION, 0xDC, RESTART}
 _MAX_SCANS = 64  # each goes over the whole picture; usual are 10
 _MAX_FILL = 2**16  # bytes between the segments before a JPEG's picture
-_TO_TIFF = "Convert it without loss to a 16-bit TIFF or PNG, and give that."
 _BEYOND_CHECKER = ("subsampling", "olor", "not implemented", "emory")  # in TurboJPEG's messages
 
 # Coded pictures have no such run of plain text by chance; misdirected writes and logs do.
@@ -135,13 +134,13 @@ def _refuse_unreadable(code: int, bits: int, height: int) -> None:
         DecodeError: See above.
     """
     if code in {0xC3, 0xCB}:
-        raise not_read("a lossless JPEG", _TO_TIFF)
+        raise not_read("a lossless JPEG", TO_WIDE)
     if code not in _SEQUENTIAL | PROGRESSIVE:
-        raise not_read("a hierarchical JPEG", _TO_TIFF)
+        raise not_read("a hierarchical JPEG", TO_WIDE)
     if bits != 8:
-        raise not_read(f"a JPEG of {bits}-bit samples", _TO_TIFF)
+        raise not_read(f"a JPEG of {bits}-bit samples", TO_WIDE)
     if not height:
-        raise not_read("a JPEG whose height stands behind its data (DNL)", _TO_TIFF)
+        raise not_read("a JPEG whose height stands behind its data (DNL)", TO_WIDE)
 
 
 def walk_mpo(data: bytes, first: Layout, frames: int) -> Layout:

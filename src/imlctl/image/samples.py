@@ -6,7 +6,9 @@ its readers keep only the high byte of 16-bit colour; those cases are done here 
 
 from __future__ import annotations
 
+import re
 import threading
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from imlctl.errors import DecodeError
+from imlctl.image.formats import damaged
+from imlctl.image.tiff import wide_samples
 
 if TYPE_CHECKING:
     from imlctl.image.formats import Layout
 
 Pixels = NDArray[Any]  # (H, W, 3) uint8 or uint16
+_AVIF_STEPS = 16  # of 255
 _OPENCV_LOG = threading.Lock()  # its level is a global
 
 
@@ -38,7 +43,7 @@ def to_rgb(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixels, lis
     mode = image.mode
     if mode in {"RGB", "RGBA"}:
         if layout.bits > 8:
-            return _wide_colour(image, data), []
+            return _wide_colour(image, layout, data)
         return _first_three(np.asarray(image)), []
     if mode in {"1", "L", "LA", "La"}:
         straight = {"1": "L", "La": "LA"}.get(mode)
@@ -86,11 +91,7 @@ def _narrow_grey(grey: NDArray[Any], layout: Layout) -> tuple[Pixels, list[str]]
 
 
 def _wide_grey(grey: NDArray[np.uint16], layout: Layout) -> tuple[Pixels, list[str]]:
-    notes = []
-    if 8 < layout.bits < 16:
-        top = (1 << layout.bits) - 1
-        grey = ((grey.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
-        notes.append(f"{layout.bits}-bit samples scaled to 16 bits")
+    grey, notes = _to_sixteen_bits(grey, layout.bits)
     # Pillow turns 8-bit pictures that count down from white, and leaves 16-bit ones as they are.
     return _three_times(~grey if layout.white_is_zero else grey), notes
 
@@ -147,27 +148,74 @@ def _lab(image: Image.Image) -> Pixels:
     return _first_three(np.asarray(converted))
 
 
-def _wide_colour(image: Image.Image, data: bytes) -> Pixels:
-    """Read 16-bit colour with OpenCV, which must agree with the high bytes that Pillow kept.
+def _wide_colour(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixels, list[str]]:
+    """Read colours of more than 8 bits by a second way, which must agree with Pillow's high bytes.
 
-    Pillow has found the file whole by now; two independent readers that agree are the proof that
-    both understood the samples.
+    Pillow has found the file whole by now; two readings that agree are the proof that the samples
+    were understood. A lossy AVIF is converted from its brightness and colours by each decoder in
+    its own way, and agrees within a few steps.
     """
+    narrow = np.asarray(image)[..., :3]
+    wide = wide_samples(data) if layout.kind else with_opencv(data)
+    if wide is not None and wide.dtype == np.uint16 and wide.shape[:2] == narrow.shape[:2]:
+        pixels: Pixels = np.ascontiguousarray(wide[..., :3])
+        pixels, notes = _to_sixteen_bits(pixels, layout.bits)
+        apart = np.abs((pixels >> 8).astype(np.int16) - narrow)
+        if apart.mean() <= 1 and apart.max() <= (_AVIF_STEPS if layout.bits < 16 else 0):
+            return pixels, notes
+    if layout.bits < 16:
+        return _first_three(narrow), [f"{layout.bits}-bit samples read as 8-bit"]
+    raise DecodeError(
+        "two decoders disagree about its 16-bit colours, or one cannot read them",
+        remedy="Convert it without loss to a 16-bit PNG without transparency, and give that.",
+    )
+
+
+def check_avif(data: bytes) -> None:
+    """Decode an AVIF a second time, with the decoder in OpenCV, which is stricter than Pillow's.
+
+    libaom wants each part of the data used up exactly; dav1d makes a picture of anything.
+
+    Raises:
+        DecodeError: It finds the data damaged.
+    """
+    if _opencv_reads_avif() and with_opencv(data) is None:
+        raise damaged(
+            "of two AVIF decoders, the stricter one (libaom) finds its picture data corrupt"
+        )
+
+
+@cache
+def _opencv_reads_avif() -> bool:
+    import cv2
+
+    return re.search(r"AVIF:\s+(?!NO\b)", cv2.getBuildInformation()) is not None
+
+
+def with_opencv(data: bytes) -> NDArray[Any] | None:
+    """Decode a PNG or AVIF with OpenCV: (H, W, C), red first; None if it cannot."""
     import cv2
 
     with _OPENCV_LOG:
         level = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(0)  # it would print warnings about unknown tags
         try:
-            wide = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            return None
         finally:
             cv2.utils.logging.setLogLevel(level)
-    narrow = np.asarray(image)[..., :3]
-    if wide is not None and wide.dtype == np.uint16 and wide.ndim == 3:
-        pixels: Pixels = np.ascontiguousarray(wide[..., 2::-1])  # from BGR or BGRA
-        if pixels.shape == narrow.shape and np.array_equal(pixels >> 8, narrow):
-            return pixels
-    raise DecodeError(
-        "two decoders disagree about its 16-bit colours",
-        remedy="Save it as a 16-bit PNG without transparency, and give that.",
-    )
+    if found is None or found.ndim == 2:
+        return found
+    order = [2, 1, 0, 3][: found.shape[2]]
+    return found[..., order]
+
+
+def _to_sixteen_bits(
+    samples: NDArray[np.uint16], bits: int
+) -> tuple[NDArray[np.uint16], list[str]]:
+    if not 8 < bits < 16:
+        return samples, []
+    top = (1 << bits) - 1
+    wide = ((samples.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
+    return wide, [f"{bits}-bit samples scaled to 16 bits"]

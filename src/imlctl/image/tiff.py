@@ -1,35 +1,60 @@
-"""Walk the directories of a TIFF: raw files in disguise, cut-off pages, sample layout.
+"""Walk the directories of a TIFF, check its picture data, and read its 16-bit colours.
 
-Pillow opens most raw files as the small preview they contain, stops looking at the first page, and
-leaves the rows of missing strips black.
+Pillow opens most raw files as the small preview they contain, stops looking at the first page,
+leaves the rows of missing strips black, and keeps only the high byte of 16-bit colours. libtiff
+fills a strip without looking whether its data end there, or have the right checksum.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import struct
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import TiffImagePlugin
 
 from imlctl.errors import DecodeError
-from imlctl.image.formats import Layout, damaged, raw_error, truncated
-from imlctl.image.jpeg import walk_jpeg
+from imlctl.image.formats import Layout, damaged, not_read, raw_error, truncated
+from imlctl.image.jpeg import check_jpeg, walk_jpeg
 
-_DTYPES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}  # BYTE, SHORT, LONG, IFD, LONG8
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_DTYPES = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8"}  # by TIFF's number of the type
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS, _PLANAR = 273, 277, 278, 279, 284
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
 _SUB_DIRECTORIES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG_VERSION = 330, 338, 339, 50706
+_FILL_ORDER, _PREDICTOR, _JPEG_TABLES = 266, 317, 347
 _READ = frozenset(
     {
         *(_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC),
         *(_STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS, _PLANAR),
         *(_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS),
         *(_SUB_DIRECTORIES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG_VERSION),
+        *(_FILL_ORDER, _PREDICTOR, _JPEG_TABLES),
     }
 )
 _RAW_PHOTOMETRICS = frozenset({32803, 34892})  # colour filter array, linear raw
-_PLAIN, _GROUP_3, _GROUP_4, _OLD_JPEG, _JPEG = 1, 3, 4, 6, 7  # compressions
+_PLAIN, _FAX, _LZW, _OLD_JPEG, _JPEG, _PACKBITS = 1, frozenset({2, 3, 4}), 5, 6, 7, 32773
+_DEFLATE, _LZMA, _ZSTD = frozenset({8, 32946}), 34925, 50000
+_COMPRESSIONS = _FAX | _DEFLATE | {_PLAIN, _LZW, _OLD_JPEG, _JPEG, _PACKBITS, _LZMA, _ZSTD}
+_OTHER_COMPRESSIONS = {
+    **dict.fromkeys((33003, 33005, 34712), "a JPEG 2000 picture"),
+    50001: "a WebP picture",
+    50002: "a JPEG XL picture",
+    **dict.fromkeys((52546,), "a JPEG XL picture"),
+    **dict.fromkeys((22610, 34934), "a JPEG XR picture"),
+    34887: "LERC data",
+    **dict.fromkeys((34676, 34677), "SGI log data"),
+}
+_CONVERT = "Convert it without loss to a TIFF with LZW compression or to a PNG, and give that."
+_FLOAT, _PIECE = 3, 1 << 20  # a sample format; bytes unpacked at a time
 _SUBSAMPLED = 6  # photometric: brightness and colour, of which rows have no fixed length
 _MAX_PAGES = 65_535
 _MAX_ENTRIES = 4096  # of a directory; a camera writes some dozens
@@ -100,6 +125,41 @@ class _Reader:
         return tuple(read.tolist())
 
 
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """One picture of a TIFF, as its directory describes it.
+
+    Attributes:
+        size: Width and height in pixels.
+        tile: Width and height of one tile; None where it is cut into strips.
+        pieces: Offset, bytes and rows of each strip or tile.
+        samples: Per pixel.
+        bits: Of each sample; of the widest where they differ.
+        row: Bytes of a row of a piece, unpacked; 0 where rows have no fixed length.
+        compression: TIFF's number of it.
+        photometric: TIFF's number of what the samples mean.
+        separate: Each sample has a plane of its own.
+        predictor: 2 where samples are differences from the one on the left.
+        sample_format: 1 unsigned, 2 signed, 3 floating.
+        fill_order: 2 where bits count from the lowest.
+        tables: JPEG tables that all pieces share.
+    """
+
+    size: tuple[int, int]
+    tile: tuple[int, int] | None
+    pieces: tuple[tuple[int, int, int], ...]
+    samples: int
+    bits: int
+    row: int
+    compression: int
+    photometric: int
+    separate: bool
+    predictor: int
+    sample_format: int
+    fill_order: int
+    tables: bytes
+
+
 def walk_tiff(data: bytes) -> Layout:
     """Check all pages of a TIFF and describe the first.
 
@@ -122,9 +182,140 @@ def walk_tiff(data: bytes) -> Layout:
         raise damaged("the TIFF holds no picture")
     _refuse_unreadable(reader, pages)
     reader.budget = 2 * len(data) + 4096  # pieces of the pictures may share a few bytes, too
-    notes = [_check_page(reader, page, number) for number, page in enumerate(pages, 1)]
-    described = _describe(reader, pages)
-    return replace(described, notes=(*described.notes, *notes[0]))
+    notes = [_check_pieces(reader, _page(reader, page, n), n) for n, page in enumerate(pages, 1)]
+    return _describe(reader, pages, notes[0])
+
+
+def check_tiff(data: bytes) -> tuple[str, ...]:
+    """Unpack the picture data of the first page where its decoder would not see damage.
+
+    Args:
+        data: A TIFF that `walk_tiff` found whole, of a size that may be decoded.
+
+    Returns:
+        Notes for the record.
+
+    Raises:
+        DecodeError: Its data are damaged, or Pillow does not read such a file.
+    """
+    if data.startswith(b"MM\0+"):
+        raise not_read("a big-endian BigTIFF", _CONVERT)
+    page = _first_page(data)
+    notes: tuple[str, ...] = ()
+    for number, (start, length, rows) in enumerate(page.pieces, 1):
+        piece, expected = data[start : start + length], rows * page.row
+        if page.compression == _JPEG:
+            shared = page.tables[:-2] if page.tables else b""
+            notes += check_jpeg(shared + piece[2:] if shared else piece)
+            continue
+        whole = True
+        if page.compression in _DEFLATE:
+            whole = _inflates(zlib.decompressobj(), piece, expected)
+        elif page.compression == _LZMA:
+            with suppress(ImportError):  # some builds of Python come without
+                import lzma
+
+                whole = _inflates(lzma.LZMADecompressor(), piece, expected)
+        elif page.compression == _PACKBITS and page.row:
+            whole = _packbits_fit(piece, page.row, rows)
+        if not whole:
+            raise damaged(
+                f"part {number} of {len(page.pieces)} of the TIFF, from byte {start} on, "
+                "does not unpack to what it should"
+            )
+    return notes
+
+
+def wide_samples(data: bytes) -> NDArray[np.uint16] | None:
+    """Read the 16-bit samples of the first page, which Pillow knows for grey only.
+
+    A directory appended to the file calls each row of pixels a longer row of grey ones.
+
+    Returns:
+        (H, W, samples), unturned; None where the samples are none of 16 bits, interleaved.
+    """
+    page = _first_page(data)
+    if page.bits != 16 or page.separate or page.sample_format != 1 or len(data) >= 2**32 - 2**24:
+        return None
+    tiled = page.tile is not None
+    starts, lengths = (tuple(each[at] for each in page.pieces) for at in (0, 1))
+    (width, height), (across, down) = page.size, page.tile or (0, page.pieces[0][2])
+    tags = {
+        _WIDTH: (width * page.samples,),
+        _HEIGHT: (height,),
+        _BITS: (16,),
+        _COMPRESSION: (page.compression,),
+        _PHOTOMETRIC: (1,),
+        _FILL_ORDER: (page.fill_order,),
+        _SAMPLES: (1,),
+        **({_TILE_OFFSETS: starts, _TILE_COUNTS: lengths} if tiled else {}),
+        **({_TILE_WIDTH: (across * page.samples,), _TILE_HEIGHT: (down,)} if tiled else {}),
+        **({} if tiled else {_STRIP_OFFSETS: starts, _STRIP_COUNTS: lengths}),
+        **({} if tiled else {_ROWS_PER_STRIP: (down,)}),
+    }
+    image = TiffImagePlugin.TiffImageFile(BytesIO(_with_directory(data, tags)))
+    image.load()
+    wide = np.asarray(image).astype(np.uint16).reshape(height, width, page.samples)
+    if page.predictor == 2:
+        for left in range(0, width, across or width):
+            part = wide[:, left : left + (across or width)]
+            np.add.accumulate(part, axis=1, dtype=np.uint16, out=part)
+    return wide
+
+
+def _with_directory(data: bytes, tags: dict[int, tuple[int, ...]]) -> bytes:
+    """Return a classic TIFF of the same bytes whose only directory is this one, of LONG values."""
+    order = "<" if data[:2] == b"II" else ">"
+    blob = bytearray(data) + bytes(-len(data) % 4)
+    entries = b""
+    for tag, values in sorted(tags.items()):
+        packed = struct.pack(f"{order}{len(values)}I", *values)
+        if len(values) > 1:
+            packed, place = struct.pack(f"{order}I", len(blob)), packed
+            blob += place
+        entries += struct.pack(f"{order}HHI", tag, 4, len(values)) + packed
+    blob[2:8] = struct.pack(f"{order}HI", 42, len(blob))
+    return bytes(blob + struct.pack(f"{order}H", len(tags)) + entries + bytes(4))
+
+
+def _inflates(inflate: Any, piece: bytes, expected: int) -> bool:
+    """Tell whether data unpack to so many bytes at least, with the right checksum at their end."""
+    made, rest = 0, piece
+    try:
+        while not inflate.eof:
+            unpacked = inflate.decompress(rest, _PIECE)
+            made += len(unpacked)
+            rest = getattr(inflate, "unconsumed_tail", b"")  # lzma keeps it to itself
+            if not unpacked:
+                break
+    except Exception:  # each decoder has its own
+        return False
+    return made >= expected
+
+
+def _packbits_fit(piece: bytes, row: int, rows: int) -> bool:
+    """Tell whether runs fill so many rows, each by itself if the first is, and use up the piece."""
+    position, made, total, apart = 0, 0, row * rows, True
+    while made < total:
+        if position >= len(piece):
+            return False
+        head, before = piece[position], made
+        if head < 128:
+            position, made = position + head + 2, made + head + 1
+        elif head > 128:
+            position, made = position + 2, made + 257 - head
+        else:
+            position += 1
+        if made // row != before // row and made % row:  # a run that goes over the end of a row
+            if apart and before >= row:
+                return False
+            apart = False
+    return made == total and 0 <= len(piece) - position <= 3
+
+
+def _first_page(data: bytes) -> _Page:
+    reader = _Reader(data)
+    return _page(reader, reader.directory(reader.first())[0], 1)
 
 
 def _refuse_unreadable(reader: _Reader, pages: list[dict[int, int]]) -> None:
@@ -146,73 +337,80 @@ def _refuse_unreadable(reader: _Reader, pages: list[dict[int, int]]) -> None:
         )
 
 
-def _check_page(reader: _Reader, page: dict[int, int], number: int) -> tuple[str, ...]:
-    """Check that every strip or tile of a page is announced and lies within the file.
+def _page(reader: _Reader, tags: dict[int, int], number: int) -> _Page:
+    """Read the directory of a page; its strips or tiles must be announced, all of them."""
 
-    Returns:
-        What to note of the page.
-    """
-    tiled = _TILE_OFFSETS in page
-    offsets = reader.values(page, _TILE_OFFSETS if tiled else _STRIP_OFFSETS)
-    counts = reader.values(page, _TILE_COUNTS if tiled else _STRIP_COUNTS, (0,) * len(offsets))
-    width = reader.values(page, _WIDTH, (0,))[0]
-    height = reader.values(page, _HEIGHT, (0,))[0]
+    def first(tag: int, default: int) -> int:
+        return reader.values(tags, tag, (default,))[0]
+
+    tiled = _TILE_OFFSETS in tags
+    offsets = reader.values(tags, _TILE_OFFSETS if tiled else _STRIP_OFFSETS)
+    counts = reader.values(tags, _TILE_COUNTS if tiled else _STRIP_COUNTS, (0,) * len(offsets))
+    width, height = first(_WIDTH, 0), first(_HEIGHT, 0)
     if not offsets or not width or not height or len(counts) < len(offsets):
         raise damaged(f"page {number} of the TIFF holds no picture")
-    across, rows = width, min(reader.values(page, _ROWS_PER_STRIP, (height,))[0], height)
+    across, rows = width, min(first(_ROWS_PER_STRIP, height), height)
     if tiled:
-        across = reader.values(page, _TILE_WIDTH, (0,))[0]
-        rows = reader.values(page, _TILE_HEIGHT, (0,))[0]
+        across, rows = first(_TILE_WIDTH, 0), first(_TILE_HEIGHT, 0)
     if not across or not rows:
         raise damaged(f"page {number} of the TIFF is cut into pieces without a size")
-    planes = 1
-    if reader.values(page, _PLANAR, (1,))[0] == 2:
-        planes = reader.values(page, _SAMPLES, (1,))[0]
+    samples, separate = first(_SAMPLES, 1), first(_PLANAR, 1) == 2
     down = -(-height // rows)
-    needed = -(-width // across) * down * planes
+    needed = -(-width // across) * down * (samples if separate else 1)
     if len(offsets) < needed or 0 in offsets[:needed]:
         raise truncated(f"parts of page {number} of the TIFF are missing")
     # The last strip may be lower than the others; tiles are all alike.
     heights = [
         rows if tiled else min(rows, height - piece % down * rows) for piece in range(needed)
     ]
-    pieces = list(zip(offsets, counts, heights, strict=False))
-    return _check_pieces(reader, page, number, across, pieces)
+    bits, photometric = reader.values(tags, _BITS, (1,)), first(_PHOTOMETRIC, 1)
+    interleaved = 1 if separate else samples
+    row = -(-across * max(sum(bits[:interleaved]), bits[0] * interleaved) // 8)
+    return _Page(
+        size=(width, height),
+        tile=(across, rows) if tiled else None,
+        pieces=tuple(zip(offsets, counts, heights, strict=False)),
+        samples=samples,
+        bits=max(bits),
+        row=0 if photometric == _SUBSAMPLED else row,
+        compression=first(_COMPRESSION, 1),
+        photometric=photometric,
+        separate=separate,
+        predictor=first(_PREDICTOR, 1),
+        sample_format=first(_SAMPLE_FORMAT, 1),
+        fill_order=first(_FILL_ORDER, 1),
+        tables=bytes(reader.values(tags, _JPEG_TABLES)),
+    )
 
 
-def _check_pieces(
-    reader: _Reader,
-    page: dict[int, int],
-    number: int,
-    width: int,
-    pieces: list[tuple[int, int, int]],
-) -> tuple[str, ...]:
-    """Check the pieces of a page, each given by its offset, bytes and rows; return notes."""
-    compression = reader.values(page, _COMPRESSION, (1,))[0]
+def _check_pieces(reader: _Reader, page: _Page, number: int) -> tuple[str, ...]:
+    """Check that every piece of a page lies within the file; return notes."""
     notes: tuple[str, ...] = ()
-    if compression == _OLD_JPEG:
-        raise DecodeError(
-            "it is compressed as an old-style JPEG, in which missing parts go unnoticed",
-            remedy="Save it as a TIFF with another compression, or as a PNG, and give that.",
+    pieces = page.pieces
+    if page.compression not in _COMPRESSIONS:
+        unknown = f"data of compression {page.compression}"
+        what = _OTHER_COMPRESSIONS.get(page.compression, unknown)
+        raise not_read(f"a TIFF that holds {what}", _CONVERT)
+    if page.compression == _OLD_JPEG:
+        raise not_read(
+            "a TIFF with an old-style JPEG, in which missing parts go unnoticed", _CONVERT
         )
-    if compression in (_GROUP_3, _GROUP_4):
+    if page.compression in _FAX:
         notes = ("fax compression: rows that are missing would go unnoticed",)
-    elif compression == _PLAIN and reader.values(page, _PHOTOMETRIC, (1,))[0] != _SUBSAMPLED:
+    elif page.compression == _PLAIN and page.row:
         # The decoder reads as many bytes as the rows need, whatever their announced number.
-        bits = reader.values(page, _BITS, (1,))
-        interleaved = reader.values(page, _PLANAR, (1,))[0] != 2
-        samples = reader.values(page, _SAMPLES, (1,))[0] if interleaved else 1
-        row = -(-width * max(sum(bits[:samples]), bits[0] * samples) // 8)
-        if any(length < rows * row for _, length, rows in pieces):
+        if any(length < rows * page.row for _, length, rows in pieces):
             notes = ("the sizes of its parts are too small and were worked out",)
-        pieces = [(start, max(length, rows * row), rows) for start, length, rows in pieces]
+        pieces = tuple(
+            (start, max(length, rows * page.row), rows) for start, length, rows in pieces
+        )
     last = max(start + length for start, length, _ in pieces)
     if last > len(reader.data):
         raise truncated(f"the picture data of TIFF page {number} ends at byte {last}")
     reader.budget -= sum(length for _, length, _ in pieces)
     if reader.budget < 0:
         raise damaged("the parts of its pictures overlap")
-    for start, length, rows in pieces if compression == _JPEG else ():
+    for start, length, rows in pieces if page.compression == _JPEG else ():
         _check_jpeg_piece(reader.data[start : start + length], rows)
     return notes
 
@@ -224,26 +422,27 @@ def _check_jpeg_piece(data: bytes, rows: int) -> None:
         raise truncated("a JPEG strip of the TIFF lacks rows")
 
 
-def _describe(reader: _Reader, pages: list[dict[int, int]]) -> Layout:
-    first = pages[0]
-    bits = max(reader.values(first, _BITS, (1,)))
-    samples = reader.values(first, _SAMPLES, (1,))[0]
-    if bits > 8 and samples > 1 and reader.values(first, _PLANAR, (1,))[0] == 2:
+def _describe(reader: _Reader, pages: list[dict[int, int]], notes: tuple[str, ...]) -> Layout:
+    first = _page(reader, pages[0], 1)
+    if first.bits > 8 and first.samples > 1 and first.separate:
         # Measured: Pillow reads uncompressed 16-bit planes as if they were 8-bit.
-        raise DecodeError(
-            f"its {bits}-bit colours are stored in separate planes, which is not read reliably",
-            remedy="Save it with interleaved colours (planar configuration 1), or as a 16-bit PNG.",
+        raise not_read(
+            f"a TIFF whose {first.bits}-bit colours are stored in separate planes",
+            "Save it with interleaved colours (planar configuration 1), or as a 16-bit PNG.",
         )
-    extra = reader.values(first, _EXTRA_SAMPLES)
-    width, height = reader.values(first, _WIDTH)[0], reader.values(first, _HEIGHT)[0]
-    tile = reader.values(first, _TILE_WIDTH, (1,))[0], reader.values(first, _TILE_HEIGHT, (1,))[0]
+    if 1 in reader.values(pages[0], _EXTRA_SAMPLES):
+        notes = ("premultiplied transparency divided out", *notes)
+    kind = "floating-point " if first.sample_format == _FLOAT else ""
+    colours = {5: "CMYK", 8: "Lab", 6: "YCbCr", 2: "RGB", 3: "palette"}
+    meaning = colours.get(first.photometric, "grey")
     return Layout(
         end=len(reader.data),
         frames=len(pages),
-        size=(width, height),
-        tile=tile,
-        bits=bits,
-        signed=reader.values(first, _SAMPLE_FORMAT, (1,))[0] == 2,
-        notes=("premultiplied transparency divided out",) if 1 in extra else (),
-        white_is_zero=reader.values(first, _PHOTOMETRIC, (1,))[0] == 0,
+        size=first.size,
+        tile=first.tile or (1, 1),
+        kind=f"a {meaning} TIFF with {first.samples} {kind}samples of {first.bits} bits per pixel",
+        bits=first.bits,
+        signed=first.sample_format == 2,
+        notes=notes,
+        white_is_zero=first.photometric == 0,
     )
