@@ -21,7 +21,8 @@ import torch
 from imlctl.bench.scan import throughput
 from imlctl.bench.speed import Plan, measure, photograph
 from imlctl.bench.timing import Subject, take_turns, timer_for
-from imlctl.pipeline import Localizer, Settings
+from imlctl.pipeline import Localizer
+from imlctl.settings import Settings
 from imlctl.train.round_trip import JudgeConfig, round_trip
 
 if TYPE_CHECKING:

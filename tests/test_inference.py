@@ -22,7 +22,8 @@ from imlctl.core.self_similarity import self_similarity
 from imlctl.errors import NumericalError, UsageError
 from imlctl.image.decode import decode
 from imlctl.image.prepare import prepare, to_float
-from imlctl.inference import Sampling, predict, probabilities
+from imlctl.inference import predict, probabilities
+from imlctl.settings import Sampling
 from imlctl.weights.use import open_weights
 
 if TYPE_CHECKING:

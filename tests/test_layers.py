@@ -21,11 +21,12 @@ SOURCE = ROOT / "src" / "imlctl"
 RANKS = {
     **dict.fromkeys(("errors", "device", "atomic", "record", "memory", "silence", "threads"), 0),
     **dict.fromkeys(("image", "core", "mask", "weights"), 1),
-    **dict.fromkeys(("inference", "data"), 2),
-    **dict.fromkeys(("forge", "evaluate", "pipeline"), 3),
-    **dict.fromkeys(("scan", "report", "train"), 4),
-    "bench": 5,
-    **dict.fromkeys(("cli", "__init__", "__main__"), 6),
+    "settings": 2,
+    **dict.fromkeys(("inference", "data"), 3),
+    **dict.fromkeys(("forge", "evaluate", "pipeline"), 4),
+    **dict.fromkeys(("scan", "report", "train"), 5),
+    "bench": 6,
+    **dict.fromkeys(("cli", "__init__", "__main__"), 7),
 }
 # What else is allowed: (importing part, imported module and what lies below it).
 BESIDES = (

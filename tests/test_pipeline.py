@@ -22,7 +22,8 @@ from imlctl.core.efficient_rwkv import SIZES
 from imlctl.errors import DecodeError, InputError, NumericalError, UsageError, WeightsError
 from imlctl.mask.decide import Rule
 from imlctl.mask.score import EVIDENCE, critical
-from imlctl.pipeline import Localizer, Settings
+from imlctl.pipeline import Localizer
+from imlctl.settings import Settings
 from imlctl.weights.load import Card, load, save
 
 if TYPE_CHECKING:

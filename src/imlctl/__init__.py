@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imlctl.pipeline import Localizer, Result, Settings
+    from imlctl.pipeline import Localizer, Result
+    from imlctl.settings import Settings
 
 __all__ = ["Localizer", "Result", "Settings", "__version__", "load"]
 
@@ -29,13 +30,18 @@ def load(model: str = "", **settings: Any) -> Localizer:
     Raises:
         imlctl.errors.ImlctlError: The model, its weights or the device cannot be had.
     """
-    from imlctl.pipeline import Localizer, Settings
+    from imlctl.pipeline import Localizer
+    from imlctl.settings import Settings
 
     return Localizer(Settings(model=model, **settings))
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Localizer", "Result", "Settings"):
+    if name == "Settings":
+        from imlctl.settings import Settings
+
+        return Settings
+    if name in ("Localizer", "Result"):
         from imlctl import pipeline
 
         return getattr(pipeline, name)

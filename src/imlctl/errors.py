@@ -17,6 +17,7 @@ class Exit(IntEnum):
     FOUND = 1  # --check was given and something was found
     USAGE = 2  # usage, configuration or weights: nothing was analysed
     SOME_FAILED = 3  # some inputs failed, the rest are done
+    INTERNAL = 70  # a bug in imlctl: an error that it did not foresee
     INTERRUPTED = 130  # stopped by the user; can be resumed
 
 

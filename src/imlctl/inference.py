@@ -6,26 +6,23 @@ are in one place for whoever localizes: the product, validation, or the benchmar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from imlctl.core.diff_iml import MEMBERS
-from imlctl.core.model import CELL, CLUE_STRIDE, STEPS, Model, Prediction, continued
-from imlctl.core.sampler import Fusion, fused, member_noise
-from imlctl.errors import NumericalError, UsageError
+from imlctl.core.model import CELL, CLUE_STRIDE, Model, Prediction, continued
+from imlctl.core.sampler import fused, member_noise
+from imlctl.errors import NumericalError
 from imlctl.image.prepare import pad, to_float
 from imlctl.image.tiles import Tile, run_tiled
+from imlctl.settings import DEFAULT_TILE, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# A tile of this side needs about half a gigabyte at its peak; the model sees that much context.
-DEFAULT_TILE = 1024
 OVERLAP = 128  # between tiles, at most half of one
 _GRAIN = 32  # sides of tiles are multiples of this
 
@@ -33,38 +30,6 @@ _GRAIN = 32  # sides of tiles are multiples of this
 # takes 0.80 of the time of one after the other at 256 x 256, 0.91 at 512 x 512, and little less
 # beyond. DiffIML gains at 256 x 256 alone, and what a batch rounds in another way grows in it.
 _FLIPS_AT_ONCE = 512 * 512
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a prediction is drawn. Only `tta` concerns models that do not sample.
-
-    Attributes:
-        steps: Denoising steps of DiffIML, 1 to 1000.
-        ensemble: Runs of it that are averaged, at least 1.
-        tta: Whether the mirrored picture is analysed too.
-        fusion: How the two are brought together, ``mean`` or ``max``; see `sampler.fused`.
-        seed: Of the noise, which depends on it and on the picture alone.
-    """
-
-    steps: int = STEPS
-    ensemble: int = MEMBERS
-    tta: bool = False
-    fusion: Fusion = "mean"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
-        if not 1 <= self.steps <= 1000 or self.ensemble < 1:
-            raise UsageError(
-                f"{self.steps} steps and {self.ensemble} members cannot be run",
-                remedy="Use 1 to 1000 steps, and at least one member.",
-            )
-        if self.fusion not in get_args(Fusion):
-            raise UsageError(
-                f"flips cannot be fused by {self.fusion!r}",
-                remedy=f"Use {' or '.join(get_args(Fusion))}.",
-            )
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -16,19 +16,18 @@ from torch import Tensor
 
 from imlctl.device import describe, make_deterministic, resolve
 from imlctl.image.cautions import cautions
-from imlctl.image.decode import DEFAULT_MAX_PIXELS, Photo, decode, read
+from imlctl.image.decode import Photo, decode, read
 from imlctl.image.prepare import prepare, restore, upright
-from imlctl.inference import DEFAULT_TILE, OVERLAP, Sampling, predict
+from imlctl.inference import OVERLAP, predict
 from imlctl.mask import render
-from imlctl.mask.decide import Decision, Verdict, check_probability, check_threshold, decide
+from imlctl.mask.decide import Decision, Verdict, check_probability, decide
 from imlctl.mask.regions import Regions, find_regions
 from imlctl.mask.score import EVIDENCE, critical, picture_score
 from imlctl.record import Record
+from imlctl.settings import Settings
 from imlctl.weights.use import open_weights
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -41,35 +40,6 @@ if TYPE_CHECKING:
 
 RELIABLE = 0.5  # a map is believed where its reliability is at least that
 Source = Photo | str | os.PathLike[str] | bytes | BinaryIO
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to localize.
-
-    Attributes:
-        model: Name in the registry; its default when empty.
-        weights: What to use instead: a name, ``hf://owner/repo[@revision]/file`` (both must have
-            been pulled), or a safetensors file; a `Path` is always a file.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps`` or ``xpu``.
-        threshold: Probability from which a pixel is marked; None for the one that goes with the
-            verdict, see `mask.decide.Rule`.
-        tile: Side of a tile in pixels, for pictures that are larger than one.
-        sampling: Steps, members, flips and seed of what is drawn.
-        max_pixels: Larger pictures are refused before any pixel is decoded.
-    """
-
-    model: str = ""
-    weights: str | Path | None = None
-    device: str = "auto"
-    threshold: float | None = None
-    tile: int = DEFAULT_TILE
-    sampling: Sampling = field(default_factory=Sampling)
-    max_pixels: int = DEFAULT_MAX_PIXELS
-
-    def __post_init__(self) -> None:
-        if self.threshold is not None:
-            check_threshold(self.threshold)
 
 
 @dataclass(frozen=True)
@@ -210,7 +180,7 @@ class Localizer:
                 "tile": tile,
                 "overlap": self.overlap,
                 "threshold": self.settings.threshold,
-                **self._drawn(),
+                **self._computed(),
             },
             "seed": self.settings.sampling.seed,
             "device": describe(self.device),
@@ -270,10 +240,12 @@ class Localizer:
             key=key,
         )
 
-    def _drawn(self) -> dict[str, object]:
-        """What of the sampling bears on the result, for the record."""
+    def _computed(self) -> dict[str, object]:
+        """Settings of the computation that bear on the result, for the record."""
         how = self.settings.sampling
         drawn: dict[str, object] = {"tta": how.fusion if how.tta else "none"}
+        if self.device.type == "cpu":  # the last bits of a map depend on it
+            drawn["threads"] = torch.get_num_threads()
         if self.model.samples:
             drawn |= {"steps": how.steps, "ensemble": how.ensemble}
         return drawn

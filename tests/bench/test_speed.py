@@ -18,7 +18,7 @@ from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.core.mit import SIZES, MixTransformer
 from imlctl.errors import UsageError
-from imlctl.inference import Sampling
+from imlctl.settings import Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor

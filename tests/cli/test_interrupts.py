@@ -18,7 +18,7 @@ def test_the_first_is_noted_and_the_second_raised(capfd, number):
         assert not interrupts.requested
         interrupt(number)
         assert interrupts.requested
-        assert "once more" in capfd.readouterr().err
+        assert "press Ctrl-C again" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             interrupt(number)
     assert signal.getsignal(number) is before

@@ -46,8 +46,9 @@ def test_without_output_only_the_verdict_is_printed(run, weights, photos):
     ran = run("localize", photos / "a.jpg", "--weights", weights)
     assert ran.code == Exit.OK
     assert ran.out.count("\n") == 1
-    assert any(f"a.jpg: {verdict} (score " in ran.out for verdict in Verdict)
-    assert ran.out.endswith("; caution: too small to judge: 90 x 70 pixels\n")
+    assert any(ran.out.startswith(f"{verdict}: ") for verdict in Verdict)
+    assert "a.jpg (score " in ran.out
+    assert ran.out.endswith("; caution: too small to judge: 90 x 70 pixels)\n")
     assert tree(photos) == before
 
 
@@ -74,7 +75,7 @@ def test_check_takes_no_other_value_and_a_file_may_have_its_name(run, weights, p
     assert run("localize", photos / "a.jpg", "--check=often").code == Exit.USAGE
     (photos / "a.jpg").rename(photos / "--check")
     monkeypatch.chdir(photos)
-    assert "--check: " in run("localize", "--weights", weights, "--", "--check").out
+    assert ": --check (" in run("localize", "--weights", weights, "--", "--check").out
 
 
 def test_everything_beside_the_mask(run, weights, photos, tmp_path):

@@ -20,7 +20,7 @@ from PIL import Image
 
 import imlctl
 from imlctl.errors import Exit
-from imlctl.scan.ledger import rows
+from imlctl.scan.folder import rows
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason='needs Ray: pip install "imlctl[ray]"'
@@ -63,7 +63,7 @@ class Cluster:
         for line in listed:
             pid, parent, *name = line.split(maxsplit=2)
             parents[int(pid)], names[int(pid)] = int(parent), "".join(name)
-        found = [pid for pid, name in names.items() if name.startswith("ray::MapWorker")]
+        found = [pid for pid, name in names.items() if name.startswith("ray::Worker")]
         return [pid for pid in found if self.pid in ancestors(pid, parents)]
 
 

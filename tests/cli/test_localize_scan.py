@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
-import subprocess
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from PIL import Image
 
 from imlctl.errors import Exit
 from imlctl.image.decode import DEFAULT_MAX_PIXELS
+from imlctl.mask.decide import Rule, Verdict
 from imlctl.pipeline import Localizer
 from imlctl.scan.ledger import Ledger
 
@@ -36,7 +37,7 @@ def localize(run, weights, photos, tmp_path):
     def call(*arguments, out="out", source=photos):
         return run(
             "localize", *([source] if source else []), "-r", "-o", tmp_path / out,
-            "--json", "--weights", weights, "--workers", "0", *arguments,
+            "--json", "--weights", weights, *arguments,
         )  # fmt: skip
 
     return call
@@ -74,10 +75,10 @@ def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_decoding_ahead_changes_nothing(localize, tmp_path):
+def test_processes_change_nothing(localize, tmp_path):
     assert localize().code == Exit.SOME_FAILED
-    assert localize("--workers", "2", out="ahead").code == Exit.SOME_FAILED
-    assert contents(tmp_path / "ahead") == contents(tmp_path / "out")
+    assert localize("--jobs", "2", out="processes").code == Exit.SOME_FAILED
+    assert contents(tmp_path / "processes") == contents(tmp_path / "out")
     assert len(contents(tmp_path / "out")) == 8
 
 
@@ -88,7 +89,7 @@ def test_going_on_skips_what_is_done(localize, tmp_path, monkeypatch):
     ran = localize("--resume")
     assert calls == []
     assert ran.code == Exit.SOME_FAILED
-    assert "4 of these done before" in ran.err
+    assert "4 done by an earlier scan" in ran.err
     assert ran.out == ""
     assert contents(tmp_path / "out") == before
 
@@ -114,30 +115,25 @@ def test_a_file_of_somebody_else_is_not_replaced_by_going_on(localize, photos, t
     assert theirs.read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize(
-    ("workers", "number"), [("0", signal.SIGINT), ("1", signal.SIGINT), ("0", signal.SIGTERM)]
-)
-def test_one_interrupt_finishes_the_picture_in_hand(
-    localize, tmp_path, monkeypatch, workers, number
-):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_interrupt_finishes_the_picture_in_hand(localize, tmp_path, monkeypatch, number):
     localize(out="whole")
     on_call(monkeypatch, 1, lambda: os.kill(os.getpid(), number))
-    ran = localize("--workers", workers)
+    ran = localize()
     assert ran.code == Exit.INTERRUPTED
-    assert "once more stops at once" in ran.err
-    assert "interrupted after 1 of 5 pictures; the same command with --resume goes on" in ran.err
+    assert "press Ctrl-C again to stop now" in ran.err
+    assert "interrupted after 1 of 5 pictures; the same command with --resume continues" in ran.err
     assert set(contents(tmp_path / "out")) == {"a.jpg.json", "a.jpg.mask.png"}
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ran = localize("--resume", "--workers", workers)
+    ran = localize("--resume")
     assert ran.code == Exit.SOME_FAILED
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_two_interrupts_abort_and_leave_nothing_half_done(localize, tmp_path, monkeypatch, workers):
+def test_two_interrupts_abort_and_leave_nothing_half_done(localize, tmp_path, monkeypatch):
     localize(out="whole")
     on_call(monkeypatch, 2, lambda: (interrupt(), interrupt()))
-    ran = localize("--workers", workers)
+    ran = localize()
     assert ran.code == Exit.INTERRUPTED
     assert set(contents(tmp_path / "out")) <= {"a.jpg.json", "a.jpg.mask.png"}
     localize("--resume")
@@ -151,10 +147,7 @@ def test_an_interrupt_stops_a_single_picture_at_once(run, weights, photos, tmp_p
     assert not (tmp_path / "m.png").exists()
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_full_disk_stops_cleanly_and_the_scan_goes_on_later(
-    localize, tmp_path, monkeypatch, workers
-):
+def test_a_full_disk_stops_cleanly_and_the_scan_goes_on_later(localize, tmp_path, monkeypatch):
     localize(out="whole")
     real = os.write
     room = [700]  # bytes; fills up in the middle of an output
@@ -168,7 +161,7 @@ def test_a_full_disk_stops_cleanly_and_the_scan_goes_on_later(
 
     with monkeypatch.context() as full:
         full.setattr(os, "write", write)
-        ran = localize("--workers", workers)
+        ran = localize()
     assert ran.code == Exit.USAGE
     assert "No space left on device. Free some space on that disk" in ran.err
     assert not list((tmp_path / "out").rglob("*.tmp"))
@@ -192,14 +185,17 @@ def test_parts_together_are_the_whole(localize, tmp_path):
     assert len(list((tmp_path / "out").glob("imlctl-ledger-*-of-3.sqlite"))) == 3
     ran = localize("--shard", "1/2")
     assert ran.code == Exit.USAGE
-    assert "divided in another way" in ran.err
+    assert "different --shard" in ran.err
 
 
-def test_check_exits_1_when_something_is_found(localize, run, photos, weights):
-    arguments = ("-r", "--weights", weights, "--workers", "0", "--check", "--threshold")
-    assert run("localize", photos, *arguments, "0.0001").code == Exit.FOUND
-    assert run("localize", photos / "deep", *arguments, "0.9999").code == Exit.OK
-    assert run("localize", photos, *arguments, "0.9999").code == Exit.SOME_FAILED
+def test_check_exits_1_when_something_is_found_even_if_others_fail(
+    run, photos, weights, monkeypatch
+):
+    arguments = ("-r", "--weights", weights, "--check")
+    assert run("localize", photos / "deep", *arguments).code == Exit.OK
+    assert run("localize", photos, *arguments).code == Exit.SOME_FAILED
+    monkeypatch.setattr(Rule, "verdict", lambda *_: Verdict.MANIPULATED)
+    assert run("localize", photos, *arguments).code == Exit.FOUND
 
 
 def test_patterns_choose(localize, tmp_path):
@@ -217,12 +213,58 @@ def test_files_are_taken_from_a_list(localize, tmp_path, photos, monkeypatch):
     assert {"deep/c.png.mask.png", "b.png.mask.png"} < set(contents(tmp_path / "out"))
 
 
-def test_names_that_collide_are_refused_before_the_first_picture(localize, tmp_path, photos):
-    (photos / "B.PNG").write_bytes((photos / "b.png").read_bytes())
-    ran = localize()
-    assert ran.code == Exit.USAGE
-    assert "B.PNG" in ran.err
-    assert not (tmp_path / "out").exists()
+def test_one_name_never_stops_the_others(localize, tmp_path, photos):
+    """One that differs in case only, and one that leaves no room for a suffix."""
+    names = ("B.PNG", "x" * 251 + ".png")
+    for name in names:
+        (photos / name).write_bytes((photos / "b.png").read_bytes())
+    assert localize().code == Exit.SOME_FAILED  # bad.jpg
+    masks = sorted(p.name for p in (tmp_path / "out").glob("*.mask.png"))
+    assert len(masks) == 4
+    assert sum("~" in name for name in masks) == 2
+    assert localize("--resume").err.count("6 done by an earlier scan") == 1
+
+
+def test_pictures_that_look_like_outputs_are_analysed_and_the_rest_named(
+    localize, tmp_path, photos
+):
+    for name in ("a.jpg.overlay.png", "SHA256SUMS-holiday.jpg", "imlctl-ledger.jpg", "none"):
+        (photos / name).write_bytes((photos / "a.jpg").read_bytes())
+    (photos / "notes.txt").write_text("words")
+    ran = localize("--jsonl", "--csv", "--manifest")
+    assert "left out" in ran.err
+    assert "notes.txt: this is a text file" in ran.err
+    *records, last = map(json.loads, (tmp_path / "out/records.jsonl").read_text().splitlines())
+    assert len(records) == 9
+    assert [each["path"].rpartition("/")[2] for each in last["left_out"]] == ["notes.txt"]
+    table = (tmp_path / "out/records.csv").read_text("utf-8-sig")
+    assert "notes.txt" in table
+    assert "# left out: " in (tmp_path / "out/SHA256SUMS").read_text()
+    again = localize(source=tmp_path / "out", out="again")
+    assert again.code == Exit.USAGE  # nothing but masks of an earlier case
+    assert "written by imlctl (mask)" in again.err
+
+
+def test_an_interrupted_scan_is_called_incomplete(localize, run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        on_call(patch, 2, interrupt)
+        ran = localize()
+    assert "INCOMPLETE: 2 of 5 pictures were analysed" in ran.err
+    assert run("report", tmp_path / "out", "--jsonl", "--csv").code == Exit.OK
+    incomplete = "INCOMPLETE: 2 of 5 pictures were analysed"
+    for name in ("report.html", "records.jsonl", "records.csv"):
+        assert incomplete in (tmp_path / "out" / name).read_text("utf-8"), name
+    assert localize("--resume", "--report").code == Exit.SOME_FAILED
+    assert "INCOMPLETE" not in (tmp_path / "out/report.html").read_text("utf-8")
+
+
+def test_a_failed_picture_has_its_hash_and_size(localize, tmp_path, photos):
+    localize("--jsonl")
+    lines = (tmp_path / "out/records.jsonl").read_text().splitlines()
+    (bad,) = [r for r in map(json.loads, lines) if r["verdict"] == "failed"]
+    data = (photos / "bad.jpg").read_bytes()
+    assert bad["sha256"] == hashlib.sha256(data).hexdigest()
+    assert bad["bytes"] == len(data)
 
 
 def test_large_pictures_are_refused(localize, tmp_path):
@@ -239,15 +281,49 @@ def test_the_limit_is_the_library_s():
     assert DEFAULT_MAX_PIXELS in command.__defaults__
 
 
-def test_one_picture_starts_no_process(run, weights, photos, tmp_path, monkeypatch):
-    def refuse(*_arguments, **_options):
-        raise AssertionError("a process was started")
+def test_a_single_picture_that_crashes_its_decoder_fails_as_in_a_scan(
+    run, weights, photos, monkeypatch
+):
+    monkeypatch.setattr("imlctl.scan.pool._DECODER", _CRASHING)
+    ran = run("localize", photos / "a.jpg", "--jobs", 1, "--weights", weights)
+    assert ran.code == Exit.SOME_FAILED
+    assert "the process that decoded it crashed" in ran.err
 
-    monkeypatch.setattr(subprocess, "Popen", refuse)
-    ran = run("localize", photos / "a.jpg", "-o", tmp_path / "m.png", "--weights", weights)
-    assert ran.code == Exit.OK
-    folder = run("localize", photos / "a.jpg", "-o", f"{tmp_path}/x/", "--weights", weights)
-    assert folder.code == Exit.OK
+
+_CRASHING = """
+import os, imlctl.scan.worker as worker
+worker.read = lambda *_, **__: os.abort()
+worker.serve_decoder"""
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--tta-fusion", "max"), "--tta-fusion"),
+        (("--model", "diffiml", "--weights", "x.safetensors"), "--model"),
+        (("--null",), "--null"),
+        (("--soft",), "--soft"),
+        (("--force",), "--force"),
+        (("--steps", "4"), "--steps"),
+        (("--seed", "1"), "--seed"),
+        (("--all",), "--all"),
+        (("--timeout", "inf"), "--timeout"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(run, photos, options, named):
+    ran = run("localize", photos / "a.jpg", *options)
+    assert ran.code == Exit.USAGE
+    assert named in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_all_writes_everything(localize, tmp_path):
+    pytest.importorskip("jinja2")
+    assert localize("--all").code == Exit.SOME_FAILED
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    kinds = ("mask.png", "overlay.png", "heatmap.png", "json")
+    assert {f"a.jpg.{kind}" for kind in kinds} < names
+    assert {"records.csv", "report.html", "SHA256SUMS"} < names
 
 
 def test_a_table_sums_up(localize):
@@ -267,7 +343,7 @@ def test_resume_needs_a_folder(run, weights, photos):
 def test_what_damages_a_tiff_is_not_printed_by_its_library(localize, photos):
     whole = (photos / "deep" / "d.tif").read_bytes()
     (photos / "deep" / "e.tif").write_bytes(whole.replace(b"\x01\x01\x03\x00", b"\x01\x01\x09\x00"))
-    ran = localize("--workers", "1")
+    ran = localize("--jobs", "1")
     assert all(line.startswith("imlctl: ") for line in ran.err.splitlines())
 
 

@@ -44,6 +44,25 @@ def test_report_rebuilds_the_page(run, scanned):
     assert abs(len(after) - len(before)) < 200
 
 
+def test_the_same_ledger_makes_the_same_page_and_verify_knows_what_report_wrote(run, scanned):
+    before = (scanned / "report.html").read_bytes()
+    manifest = (scanned / "SHA256SUMS").read_bytes()
+    assert run("report", scanned, "--jsonl", "--csv").code == Exit.OK
+    pages = [(scanned / "report.html").read_bytes()]
+    assert run("report", scanned).code == Exit.OK
+    pages.append((scanned / "report.html").read_bytes())
+    assert pages[0] == pages[1]
+    ran = run("verify", scanned)
+    assert ran.code == Exit.OK, ran.err
+    if pages[0] != before:
+        assert "report.html: written again by imlctl report" in ran.err
+        assert (scanned / "SHA256SUMS.1").read_bytes() == manifest
+    (scanned / "report.html").write_bytes(before + b" ")
+    ran = run("verify", scanned)
+    assert ran.code == Exit.SOME_FAILED
+    assert "report.html: changed" in ran.err
+
+
 def test_a_later_scan_takes_reports_for_no_pictures_and_no_obstacle(run, scanned, photos):
     ran = run("localize", photos, "-r", "-o", scanned, "--resume", "--jsonl")
     assert ran.code == Exit.OK, ran.err
@@ -62,11 +81,11 @@ def test_without_previews_the_records_are_there_and_it_is_said_once(run, photos,
     ran = run("report", out)
     assert ran.code == Exit.OK
     assert previews(out) == (0, 0)
-    assert ran.err.count("2 pictures were analysed without --report") == 1
+    assert ran.err.count("2 pictures analysed without --report") == 1
     assert "--report --force" in ran.err
     assert "without --report" not in run("report", out, "--quiet").err
     ran = run("localize", photos, "-r", "-o", out, "--resume", "--report")
-    assert "2 pictures were analysed without --report" in ran.err
+    assert "2 pictures analysed without --report" in ran.err
     ran = run("localize", photos, "-r", "-o", out, "--force", "--report")
     assert "without --report" not in ran.err
     assert previews(out) == (2, 2)
@@ -82,14 +101,14 @@ def test_a_resumed_scan_shows_what_the_earlier_one_analysed_too(run, photos, tmp
             raise KeyboardInterrupt
         return real(self, source, **options)
 
-    arguments = ("localize", photos, "-r", "-o", out, "--report", "--workers", "0")
+    arguments = ("localize", photos, "-r", "-o", out, "--report")
     with monkeypatch.context() as patch:
         patch.setattr(Localizer, "localize", killed)
         assert run(*arguments).code == Exit.INTERRUPTED
     assert not (out / "report.html").exists()
     ran = run(*arguments, "--resume")
     assert ran.code == Exit.OK
-    assert "1 of these done before" in ran.err
+    assert "1 done by an earlier scan" in ran.err
     assert "without --report" not in ran.err
     assert previews(out) == (2, 2)
     (out / "report.html").unlink()
@@ -100,7 +119,7 @@ def test_a_resumed_scan_shows_what_the_earlier_one_analysed_too(run, photos, tmp
 def test_one_picture_without_a_preview_is_said_as_one(run, photos, tmp_path):
     out = tmp_path / "out"
     assert run("localize", photos / "a.jpg", "-o", f"{out}/").code == Exit.OK
-    assert "1 picture was analysed without --report" in run("report", out).err
+    assert "1 picture analysed without --report" in run("report", out).err
 
 
 def test_parts_of_a_scan_have_reports_of_their_own(run, photos, tmp_path):

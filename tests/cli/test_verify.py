@@ -115,7 +115,7 @@ def test_no_command_changes_the_input_tree(run, check, weights, photos, tmp_path
         (photos, "-r", *out, *everything),
         (photos, "-r", *out, *everything, "--resume"),
         (photos, "-r", *out, *everything, "--force", "--soft"),
-        (photos, "-r", "--shard", "1/2", "-o", tmp_path / "part", "--manifest", "--workers", "0"),
+        (photos, "-r", "--shard", "1/2", "-o", tmp_path / "part", "--manifest"),
         (photos / "link.jpg", "-o", tmp_path / "m.png"),
         (photos / "a.jpg", "-o", photos / "deep" / "hard.jpg", "--force"),  # refused
         (photos / "a.jpg", "-o", "-"),

@@ -15,7 +15,7 @@ from imlctl.evaluate.thresholds import (
     threshold_for,
     thresholds_for,
 )
-from imlctl.inference import Sampling
+from imlctl.settings import Sampling
 
 if TYPE_CHECKING:
     from pathlib import Path

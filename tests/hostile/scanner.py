@@ -14,40 +14,38 @@ import signal
 import sys
 import threading
 from contextlib import ExitStack
-from functools import partial
 
 from imlctl.cli.report import followed, write_reports
 from imlctl.report import jsonl  # noqa: F401
-from imlctl.scan import ahead, behind, ledger, naming, run, worker  # noqa: F401
-from imlctl.scan.ahead import DecodeAhead
-from imlctl.scan.discover import discover
-from imlctl.scan.ledger import Key
+from imlctl.scan import ledger, naming, worker  # noqa: F401
+from imlctl.scan.analysis import InProcess, Options
+from imlctl.scan.find import discover
+from imlctl.scan.folder import Outputs
+from imlctl.scan.messages import Finished
 from imlctl.scan.naming import Kind
-from imlctl.scan.place import Place
+from imlctl.scan.pool import Decoders, Pool
+from imlctl.scan.run import scan
+from imlctl.settings import Settings
 
 WATCHED = ("/imlctl/scan/", "/imlctl/atomic.py", "/imlctl/report/jsonl.py", "/imlctl/cli/report.py")
 
 
-class Work:
+KINDS = (Kind.MASK, Kind.JSON)
+OPTIONS = Options(Settings(max_pixels=10_000), KINDS)
+
+
+class Analysis:
     """The result of a picture is its sha256; outputs have several kilobytes."""
 
-    max_pixels = 10_000
-    key = Key("weights", "settings")
+    provenance = {  # noqa: RUF012
+        "model": "stand-in", "weights_sha256": "0" * 64, "settings": {}, "seed": 0, "device": "cpu"
+    }  # fmt: skip
 
-    def localize(self, source):
-        return source.photo.sha256
-
-    def render(self, result, kind):
-        return f"{kind}:{result}\n".encode() * 100
-
-    def record(self, result):
-        return {"schema_version": 1, "verdict": "nothing found", "sha256": result}
-
-    def preview(self, result):
-        return None
-
-    def failure(self, job, error):
-        return {"schema_version": 1, "verdict": "failed", "sha256": None, "error": error.what}
+    def __call__(self, decoded):
+        digest = decoded.photo.sha256
+        outputs = {kind: f"{kind}:{digest}\n".encode() * 100 for kind in KINDS}
+        record = {"schema_version": 1, "verdict": "nothing found", "sha256": digest}
+        return Finished(outputs, record)
 
 
 def watch(last):
@@ -76,13 +74,17 @@ def main(source, out, workers, last):
     found = discover([source], recursive=True)
     total = watch(last)
     with ExitStack() as stack:
-        place = Place(out, many=True, resume=True)
-        jobs = place.plan(found, (Kind.JSON,), stack)
-        decoders = stack.enter_context(DecodeAhead(workers)) if workers else None
-        rows = place.begin(jobs, stack)
-        outcomes = run.scan(jobs, Work(), ahead=decoders, ledger=rows, resume=True)
-        resumed = sum(outcome.resumed for outcome in followed(outcomes, place))
-        place.write_reports(partial(write_reports, page=False, jsonl=True, csv=False))
+        outputs = Outputs(out, many=True, resume=True)
+        jobs = outputs.plan(found, KINDS, stack)
+        engine = InProcess(Analysis(), None)
+        if workers:
+            decoders = stack.enter_context(Decoders(workers))
+            models = [Analysis() for _ in range(workers)]
+            engine = stack.enter_context(Pool(decoders, models, Analysis.provenance))
+        rows = outputs.begin(jobs, found, ["scanner"], stack)
+        outcomes = scan(jobs, engine, OPTIONS, ledger=rows, resume=True)
+        resumed = sum(outcome.resumed for outcome in followed(outcomes, outputs))
+        write_reports(outputs.case(), page=False, jsonl=True, csv=False)
     sys.settrace(None)
     sys.stdout.write(json.dumps({"lines": total[0], "resumed": resumed}))
 

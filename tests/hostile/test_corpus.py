@@ -12,9 +12,8 @@ import pytest
 
 from imlctl.errors import Exit, InputError
 from imlctl.image.decode import decode
-from imlctl.scan.ahead import DecodeAhead, Limits
-from imlctl.scan.failures import Failed
-from imlctl.scan.worker import Decoded, Request
+from imlctl.scan.messages import Decoded, Failed, Request
+from imlctl.scan.pool import Decoders, Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,8 +50,8 @@ def test_no_kind_crashes_hangs_or_fills_the_memory(makers: Any, corpus: Any, lay
         files = corpus.__dict__[kind](makers)
         folder = lay_out(kind, files)
         requests = [(n, Request(str(folder / n), LIMITS.max_pixels)) for n in sorted(files)]
-        with DecodeAhead(1, LIMITS) as ahead:
-            answers = dict(ahead.run(requests))
+        with Decoders(1, LIMITS) as decoders:
+            answers = dict(decoders.run(requests))
         assert answers.keys() == files.keys()
         for name, answer in answers.items():
             if isinstance(answer, Failed):
@@ -119,7 +118,7 @@ def test_a_folder_of_them_gives_a_record_for_each(
         files |= {f"{kind}-{n}": data for n, data in corpus.__dict__[kind](makers).items()}
     files |= {f"cut-{name}": data[: len(data) // 2] for name, data in corpus.whole(makers).items()}
     folder, out = lay_out("in", files), tmp_path / "out"
-    arguments = ["--max-pixels", 2**20, "--workers", 1, "--weights", weights, "--jsonl", "--json"]
+    arguments = ["--max-pixels", 2**20, "--jobs", 1, "--weights", weights, "--jsonl", "--json"]
     ran = subprocess.run(
         [sys.executable, "-c", COMMAND, "localize", folder, "-o", out, *map(str, arguments)],
         capture_output=True,

@@ -14,7 +14,7 @@ import pytest
 import imlctl
 from imlctl.errors import Exit
 from imlctl.report.jsonl import read_jsonl
-from imlctl.scan.ledger import rows
+from imlctl.scan.folder import rows
 
 SCANNER = Path(__file__).with_name("scanner.py")
 
@@ -129,7 +129,7 @@ def test_records_can_be_followed_while_a_scan_runs(makers, weights, tmp_path, mo
     (folder / "05.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (folder / "z.png").write_bytes(makers.encode(makers.texture(700, 700), "PNG"))
     code = "from imlctl.cli import main; main()"
-    options = ["--jsonl", "--json", "--soft", "--weights", weights, "--workers", 0, "--resume"]
+    options = ["--jsonl", "--json", "--soft", "--weights", weights, "--jobs", 0, "--resume"]
     options += ["-o"]
     command = [sys.executable, "-c", code, "localize", folder, *map(str, options), out]
     path = out / "records.jsonl"
@@ -144,7 +144,7 @@ def test_records_can_be_followed_while_a_scan_runs(makers, weights, tmp_path, mo
         file.write(b'{"schema_version": 1, "verd')
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == Exit.SOME_FAILED, ran.stderr
-    assert "of these done before" in ran.stderr
+    assert "done by an earlier scan" in ran.stderr
     records = list(read_jsonl(path))
     assert records == [row.record for row in rows(out)]
     assert len(records) == len({record["path"] for record in records}) == 16

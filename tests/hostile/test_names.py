@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from imlctl import atomic
 from imlctl.errors import OutputError, UsageError
-from imlctl.scan.discover import Picture, discover
-from imlctl.scan.listing import place_of
+from imlctl.scan.find import Picture, discover, tree_name
 from imlctl.scan.naming import Job, Kind, plan
 
 if TYPE_CHECKING:
@@ -75,15 +74,13 @@ def meet(names: Iterable[str]) -> bool:
 @given(st.sets(SPELLED, min_size=2, max_size=6))
 def test_outputs_meet_on_no_disk(names: set[str]) -> None:
     pictures = [Picture(Path("in", name), PurePath(name)) for name in sorted(names)]
-    if meet(names):
-        event("meet")
-        with pytest.raises(OutputError, match=r"differ only in case|in the way"):
-            plan(pictures, OUT, ALL, many=True)
-        return
+    event("meet" if meet(names) else "apart")
     outputs = outputs_of(plan(pictures, OUT, ALL, many=True))
     assert len(outputs) == len(names) * len(ALL)
     for fold in DISKS.values():
-        assert len({fold(path) for path in outputs}) == len(outputs)
+        files = {fold(path) for path in outputs}
+        assert len(files) == len(outputs)
+        assert not files & {str(p) for f in files for p in PurePath(f).parents}
 
 
 @given(st.lists(PATHS, min_size=1, max_size=3), st.booleans())
@@ -103,7 +100,7 @@ def test_nothing_named_or_listed_escapes_the_folder(paths: list[str], listed: bo
 
 @given(PATHS)
 def test_a_place_is_relative_and_keeps_the_name(path: str) -> None:
-    place = place_of(path)
+    place = tree_name(path)
     assert not place.is_absolute()
     assert ".." not in place.parts
     if place.name:
@@ -120,18 +117,9 @@ def long_names(longest: int = 255) -> st.SearchStrategy[bytes]:
 
 
 @given(long_names())
-def test_a_long_name_is_refused_or_can_be_written(
-    tmp_path_factory: pytest.TempPathFactory, name: bytes
-) -> None:
+def test_a_long_name_can_be_written(tmp_path_factory: pytest.TempPathFactory, name: bytes) -> None:
     folder = tmp_path_factory.getbasetemp() / "long"
     picture = Picture(Path(os.fsdecode(name)), PurePath(os.fsdecode(name)))
-    longest = max(len(name) + len(kind.suffix) for kind in ALL)
-    if longest > 255:
-        event("refused")
-        with pytest.raises(OutputError, match="longer than 255 bytes"):
-            plan((picture,), str(folder), ALL, many=True)
-        return
-    event("written")
     (job,) = plan((picture,), str(folder), ALL, many=True, force=True)
     for path in job.outputs.values():
         assert path is not None
@@ -148,7 +136,7 @@ def test_odd_names_from_the_disk_to_the_disk(
     names = [
         *(b"\xff\xfe.png", b"caf\xe9.png", "café.png".encode(), b"two\nlines.png", b"-rf.png"),
         *(b" .png", b"a'b\"c;$(x).png", b"\x1b[31m.png", "\u202egnp.png".encode()),
-        b"x" * 240 + b".png",
+        b"x" * 239 + b".png",
     ]
     Path("in").mkdir()
     for name in names:
@@ -164,7 +152,7 @@ def test_odd_names_from_the_disk_to_the_disk(
 @pytest.mark.parametrize(
     ("one", "other"), [("\u00e9.jpg", "e\u0301.jpg"), ("\u212b.jpg", "\u00e5.jpg")]
 )
-def test_two_spellings_in_one_folder_are_refused_together(
+def test_of_two_spellings_in_one_folder_the_second_is_marked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: str, other: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -173,6 +161,5 @@ def test_two_spellings_in_one_folder_are_refused_together(
         Path("in", name).write_bytes(b"")
     if len(list(Path("in").iterdir())) < 2:
         pytest.skip("this disk takes them for one itself")
-    with pytest.raises(OutputError, match="differ only in case"):
-        plan(discover(["in"], out="out").pictures, "out", many=True)
-    assert not Path("out").exists()
+    first, second = outputs_of(plan(discover(["in"], out="out").pictures, "out", many=True))
+    assert ("~" in first, "~" in second) == (False, True)

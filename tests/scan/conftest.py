@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,48 +13,84 @@ import pytest
 from PIL import Image
 
 import imlctl
-from imlctl.scan.discover import discover
-from imlctl.scan.ledger import Key
+from imlctl.scan.analysis import InProcess, Options
+from imlctl.scan.find import discover
+from imlctl.scan.messages import Finished, failed
 from imlctl.scan.naming import Kind, plan
-from imlctl.scan.worker import Decoded
+from imlctl.scan.pool import Decoders, Pool
+from imlctl.scan.run import scan
+from imlctl.settings import Settings
+
+OPTIONS = Options(Settings(max_pixels=10_000), (Kind.MASK, Kind.JSON))
 
 
-class FakeWork:
+class FakeAnalysis:
     """The result of a picture is its sha256."""
 
-    max_pixels = 10_000
-
-    def __init__(self, key=None):
-        self.key = key or Key("weights", "settings")
+    def __init__(self, weights="0" * 64):
+        self.provenance = {
+            "model": "fake",
+            "weights_sha256": weights,
+            "settings": {},
+            "seed": 0,
+            "device": "cpu",
+        }
         self.seen = []
+        self.preview = None
 
-    def localize(self, source):
-        if isinstance(source, Decoded):
-            self.seen.append(Path(source.photo.source).name)
-            return source.photo.sha256
-        return f"bytes {len(source)}"
+    def __call__(self, decoded):
+        self.seen.append(Path(decoded.photo.source).name)
+        try:
+            return self.finish(decoded)
+        except Exception as error:
+            return replace(failed(error, decoded.photo.source), sha256=decoded.photo.sha256)
 
-    def render(self, result, kind):
-        return f"{kind}:{result}".encode()
+    def finish(self, decoded):
+        digest = decoded.photo.sha256
+        outputs = {kind: f"{kind}:{digest}".encode() for kind in (Kind.MASK, Kind.JSON)}
+        return Finished(outputs, self.record(digest), self.preview)
 
-    def record(self, result):
-        return {"verdict": "nothing found", "sha256": result, "warnings": []}
-
-    def preview(self, result):
-        return None
-
-    def failure(self, job, error):
-        return {"verdict": "failed", "sha256": None, "path": str(job.picture), "error": error.what}
+    def record(self, digest):
+        return {"verdict": "nothing found", "sha256": digest, "warnings": []}
 
 
 @pytest.fixture
-def work():
-    return FakeWork()
+def analysis():
+    return FakeAnalysis()
 
 
 @pytest.fixture
-def fake_work():
-    return FakeWork
+def fake_analysis():
+    return FakeAnalysis
+
+
+@pytest.fixture(params=["here", "pool"])
+def engine(request):
+    """Makes both engines: everything in one place, and decoders and models beside the writer."""
+    with ExitStack() as stack:
+
+        def start(analysis):
+            if request.param == "here":
+                return InProcess(analysis, None)
+            decoders = stack.enter_context(Decoders(1))
+            return stack.enter_context(Pool(decoders, [analysis], analysis.provenance))
+
+        yield start
+
+
+@pytest.fixture
+def run_scan():
+    """Scans with everything in one place."""
+
+    def call(jobs, analysis, options=OPTIONS, **more):
+        return scan(jobs, InProcess(analysis, None), options, **more)
+
+    return call
+
+
+@pytest.fixture
+def options():
+    return OPTIONS
 
 
 def png(seed=0, size=(9, 7)):

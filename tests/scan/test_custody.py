@@ -1,3 +1,4 @@
+import hashlib
 import os
 import shutil
 import subprocess
@@ -7,15 +8,17 @@ import pytest
 
 from imlctl.errors import OutputError
 from imlctl.scan.custody import (
+    add_reports,
+    all_match,
     check,
     digest_of,
     manifest_path,
     manifests,
+    sha256_of,
     write_manifest,
 )
-from imlctl.scan.hashing import sha256_of
 from imlctl.scan.ledger import Row
-from imlctl.scan.shard import Shard
+from imlctl.scan.naming import Shard
 
 ODD = [
     b"a.jpg",
@@ -161,3 +164,74 @@ def test_an_output_folder_behind_a_link(case, tmp_path):
     ]
     write_manifest(manifest_path(link), rows, ["imlctl"])
     assert {f.problem for f in check(manifest_path(Path(link)))} == {""}
+
+
+def test_only_the_exact_names_are_manifests(case):
+    write(case)
+    for suffix in (".asc", ".sig", ".tsr", ".sha256", ".1", " (copy)", "-x.jpg"):
+        (case[0] / f"SHA256SUMS{suffix}").write_bytes(b"-----BEGIN PGP SIGNATURE-----")
+    assert manifests(case[0]) == [manifest_path(case[0])]
+
+
+def test_reports_written_later_are_added_and_the_previous_manifest_kept(case):
+    folder, _ = case
+    report = folder / "report.html"
+    report.write_text("<html>")
+    write(case, also=[report])
+    before = manifest_path(folder).read_bytes()
+    assert add_reports(folder, [report], ["imlctl"]) is None  # the same as it is listed
+    assert manifest_path(folder).read_bytes() == before
+    report.write_text("<html lang=en>")
+    assert problems(folder) == {"report.html": "changed"}
+    table = folder / "records.csv"
+    table.write_text("path")
+    kept = add_reports(folder, [report, table], ["imlctl", "report", "it's"])
+    assert kept == folder / "SHA256SUMS.1"
+    assert kept.read_bytes() == before
+    findings = {f.path.name: f for f in check(manifest_path(folder))}
+    assert not any(f.problem for f in findings.values())
+    again = {name for name, f in findings.items() if f.remark == "written again by imlctl report"}
+    assert again == {"report.html"}
+    assert {"records.csv", "SHA256SUMS.1"} < findings.keys()
+    if shutil.which("sha256sum"):
+        command = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+        subprocess.run(command, cwd=folder, check=True)
+    kept.write_bytes(before + b"\n")
+    report.write_text("<html>")
+    assert problems(folder) == {"SHA256SUMS.1": "changed", "report.html": "changed"}
+    assert add_reports(folder, [report], ["imlctl"]) == folder / "SHA256SUMS.2"
+
+
+def test_without_a_manifest_no_report_starts_one(case, tmp_path):
+    report = case[0] / "report.html"
+    report.write_text("<html>")
+    assert add_reports(case[0], [report], ["imlctl"]) is None
+    assert not manifest_path(case[0]).exists()
+    manifest_path(case[0], Shard(1, 2)).write_text("")
+    assert add_reports(case[0], [report], ["imlctl"]) is None
+    assert "report.html" in manifest_path(case[0]).read_text()
+
+
+def test_files_are_hashed_whole(tmp_path):
+    data = os.urandom(3_000_000)
+    (tmp_path / "a").write_bytes(data)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", ".", "missing"):
+        with pytest.raises(OSError, match=r"regular|directory|No such"):
+            sha256_of(tmp_path / name)
+
+
+def test_all_must_match(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    files = {str(tmp_path / name): hashlib.sha256(name.encode()).hexdigest() for name in "ab"}
+    assert all_match(files)
+    (tmp_path / "b").write_text("B")
+    assert not all_match(files)
+    (tmp_path / "b").unlink()
+    assert not all_match(files)

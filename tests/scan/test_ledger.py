@@ -11,110 +11,126 @@ import pytest
 
 from imlctl.errors import OutputError, UsageError
 from imlctl.report.preview import Preview
-from imlctl.scan.discover import Picture
-from imlctl.scan.ledger import Key, Ledger, ledger_path, ledgers, rows
-from imlctl.scan.naming import Job, Kind
-from imlctl.scan.run import scan
-from imlctl.scan.shard import Shard
+from imlctl.scan.find import LeftOut, Picture
+from imlctl.scan.folder import rows
+from imlctl.scan.ledger import Key, Ledger, ledger_path, ledgers
+from imlctl.scan.messages import Finished
+from imlctl.scan.naming import Job, Kind, Shard
 
 LEDGER = Path("out/imlctl-ledger.sqlite")
 
 
-def run(jobs, work, *, resume=False):
+@pytest.fixture
+def run(run_scan):
+    def call(jobs, analysis, *, resume=False, **options):
+        with Ledger(LEDGER) as ledger:
+            ledger.begin(jobs)
+            outcomes = run_scan(jobs, analysis, ledger=ledger, resume=resume, **options)
+            return [outcome.resumed for outcome in outcomes]
+
+    return call
+
+
+def test_what_is_done_is_skipped(run, jobs, analysis):
+    assert run(jobs, analysis) == [False] * 3
+    assert run(jobs, analysis, resume=True) == [True] * 3
+    assert analysis.seen == ["a.png", "b.png", "c.png"]
+
+
+def test_an_outcome_that_is_skipped_has_its_record(run, run_scan, jobs, analysis):
+    run(jobs, analysis)
     with Ledger(LEDGER) as ledger:
-        ledger.begin(jobs)
-        return [o.resumed for o in scan(jobs, work, ledger=ledger, resume=resume)]
-
-
-def test_what_is_done_is_skipped(jobs, work):
-    assert run(jobs, work) == [False] * 3
-    assert run(jobs, work, resume=True) == [True] * 3
-    assert work.seen == ["a.png", "b.png", "c.png"]
-
-
-def test_an_outcome_that_is_skipped_has_its_record(jobs, work):
-    run(jobs, work)
-    with Ledger(LEDGER) as ledger:
-        outcomes = list(scan(jobs, work, ledger=ledger, resume=True))
+        outcomes = list(run_scan(jobs, analysis, ledger=ledger, resume=True))
     for outcome in outcomes:
         digest = hashlib.sha256(outcome.job.picture.path.read_bytes()).hexdigest()
-        assert outcome.record == work.record(digest)
+        assert outcome.record == analysis.record(digest)
 
 
-def test_another_content_under_the_same_name_is_analysed(jobs, work, picture):
-    run(jobs, work)
+def test_another_content_under_the_same_name_is_analysed(run, jobs, analysis, picture):
+    run(jobs, analysis)
     Path("b.png").write_bytes(picture(99))
-    assert run(jobs, work, resume=True) == [True, False, True]
-    assert run(jobs, work, resume=True) == [True] * 3
+    assert run(jobs, analysis, resume=True) == [True, False, True]
+    assert run(jobs, analysis, resume=True) == [True] * 3
 
 
 @pytest.mark.parametrize("change", ["missing", "altered"])
-def test_an_output_that_is_not_what_was_written_is_made_again(jobs, work, change):
-    run(jobs, work)
+def test_an_output_that_is_not_what_was_written_is_made_again(run, jobs, analysis, change):
+    run(jobs, analysis)
     mask = Path("out/b.png.mask.png")
     whole = mask.read_bytes()
     mask.unlink() if change == "missing" else mask.write_bytes(b"painted over")
-    assert run(jobs, work, resume=True) == [True, False, True]
+    assert run(jobs, analysis, resume=True) == [True, False, True]
     assert mask.read_bytes() == whole
 
 
-@pytest.mark.parametrize("key", [Key("others", "settings"), Key("weights", "others")])
-def test_other_weights_or_settings_do_everything_again(jobs, work, fake_work, key):
-    run(jobs, work)
-    assert run(jobs, fake_work(key), resume=True) == [False] * 3
-    assert run(jobs, work, resume=True) == [False] * 3  # a row stands for the outputs as they are
+@pytest.mark.parametrize("changed", ["weights", "settings"])
+def test_other_weights_or_settings_do_everything_again(
+    run, jobs, analysis, fake_analysis, options, changed
+):
+    run(jobs, analysis)
+    if changed == "weights":
+        assert run(jobs, fake_analysis("1" * 64), resume=True) == [False] * 3
+    else:
+        soft = dataclasses.replace(options, soft=True)
+        assert run(jobs, analysis, resume=True, options=soft) == [False] * 3
+    # A row stands for the outputs as they are.
+    assert run(jobs, analysis, resume=True) == [False] * 3
 
 
-def test_another_set_of_outputs_does_everything_again(jobs, work):
-    run(jobs, work)
+def test_another_set_of_outputs_does_everything_again(run, jobs, analysis):
+    run(jobs, analysis)
     fewer = [Job(job.picture, {Kind.MASK: job.outputs[Kind.MASK]}) for job in jobs]
-    assert run(fewer, work, resume=True) == [False] * 3
+    mask = lambda d: Finished({Kind.MASK: b"mask"}, analysis.record(d.photo.sha256))  # noqa: E731
+    analysis.finish = mask
+    assert run(fewer, analysis, resume=True) == [False] * 3
 
 
-def test_failures_are_noted_and_tried_again(jobs, work, picture):
+def test_failures_are_noted_and_tried_again(run, jobs, analysis, picture):
     whole = Path("b.png").read_bytes()
     Path("b.png").write_bytes(whole[:-9])
-    run(jobs, work)
-    assert run(jobs, work, resume=True) == [True, False, True]
+    run(jobs, analysis)
+    assert run(jobs, analysis, resume=True) == [True, False, True]
     verdicts = [row.record["verdict"] for row in rows(Path("out"))]
     assert verdicts == ["nothing found", "failed", "nothing found"]
     Path("b.png").write_bytes(whole)
-    assert run(jobs, work, resume=True) == [True, False, True]
+    assert run(jobs, analysis, resume=True) == [True, False, True]
     assert [row.record["verdict"] for row in rows(Path("out"))] == ["nothing found"] * 3
 
 
-def test_rows_tell_inputs_outputs_and_records(jobs, work, tmp_path):
-    run(jobs, work)
+def test_rows_tell_inputs_outputs_and_records(run, jobs, analysis, tmp_path):
+    run(jobs, analysis)
     first, *_ = rows(Path("out"))
     assert first.path == (tmp_path / "a.png").resolve()
     assert set(first.outputs) == {Path("out/a.png.mask.png"), Path("out/a.png.json")}
     assert first.record["sha256"] == first.sha256
 
 
-def test_a_preview_outlives_scans_that_keep_none_of_the_same_result(jobs, work, fake_work, picture):
+def test_a_preview_outlives_scans_that_keep_none_of_the_same_result(
+    run, jobs, analysis, fake_analysis, picture
+):
     def previews():
         return [row.preview is not None for row in rows(Path("out"))]
 
-    work.preview = lambda _: Preview(b"photo", b"soft", (0.5,) * 101)
-    run(jobs, work)
+    analysis.preview = Preview(b"photo", b"soft", (0.5,) * 101)
+    run(jobs, analysis)
     assert previews() == [True] * 3
-    del work.preview
+    analysis.preview = None
     Path("out/a.png.mask.png").unlink()  # is analysed again
     Path("b.png").write_bytes(picture(99))  # likewise, and is another picture now
     whole = Path("c.png").read_bytes()
-    assert run(jobs, work, resume=True) == [False, False, True]
+    assert run(jobs, analysis, resume=True) == [False, False, True]
     assert previews() == [True, False, True]
     Path("c.png").write_bytes(whole[:-9])
-    run(jobs, work, resume=True)
+    run(jobs, analysis, resume=True)
     assert previews() == [True, False, False]
-    run(jobs, fake_work(Key("others", "settings")), resume=True)
+    run(jobs, fake_analysis("1" * 64), resume=True)
     assert previews() == [False] * 3
     assert [row.preview for row in rows(Path("out"), previews=False)] == [None] * 3
 
 
-def test_rows_can_be_had_without_their_previews(jobs, work):
-    work.preview = lambda _: Preview(b"photo", b"soft", (0.5,) * 101)
-    run(jobs, work)
+def test_rows_can_be_had_without_their_previews(run, jobs, analysis):
+    analysis.preview = Preview(b"photo", b"soft", (0.5,) * 101)
+    run(jobs, analysis)
     with_them, without = (list(rows(Path("out"), previews=p)) for p in (True, False))
     assert [row.preview for row in without] == [None] * 3
     assert [dataclasses.replace(row, preview=None) for row in with_them] == without
@@ -130,19 +146,19 @@ def test_many_rows_are_read_in_pages_and_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe.png", b"new\nline.png", b"it's;--.png"])
-def test_odd_names_are_kept_exactly(tmp_path, monkeypatch, work, picture, planned, name):
+def test_odd_names_are_kept_exactly(run, tmp_path, monkeypatch, analysis, picture, planned, name):
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     Path("in", os.fsdecode(name)).write_bytes(picture())
     jobs = planned()
-    run(jobs, work)
-    assert run(jobs, work, resume=True) == [True]
+    run(jobs, analysis)
+    assert run(jobs, analysis, resume=True) == [True]
     (row,) = rows(Path("out"))
     assert os.fsencode(row.path.name) == name
     assert all(path.exists() for path in row.outputs)
 
 
-def test_what_was_planned_is_remembered(jobs, work):
+def test_what_was_planned_is_remembered(run, jobs, analysis):
     with Ledger(LEDGER) as ledger:
         ledger.begin(jobs)
     with Ledger(LEDGER) as ledger:
@@ -186,18 +202,18 @@ def test_a_scan_in_another_process_is_seen_and_its_death_too(jobs, child_environ
     Ledger(LEDGER).close()
 
 
-def test_a_full_disk_is_said_and_the_row_is_missing(jobs, work):
+def test_a_full_disk_is_said_and_the_row_is_missing(run, run_scan, jobs, analysis):
     with Ledger(LEDGER) as ledger:
         ledger.begin(jobs)
         (pages,) = ledger._database.execute("PRAGMA page_count").fetchone()
         ledger._database.execute(f"PRAGMA max_page_count = {pages}")
-        work.record = lambda result: {
+        analysis.record = lambda result: {
             "verdict": "nothing found", "sha256": result, "regions": "x" * 20_000
         }  # fmt: skip
         with pytest.raises(OutputError, match=r"No space left.*Free some space"):
-            list(scan(jobs, work, ledger=ledger))
-    del work.record
-    assert run(jobs, work, resume=True) == [False] * 3
+            list(run_scan(jobs, analysis, ledger=ledger))
+    del analysis.record
+    assert run(jobs, analysis, resume=True) == [False] * 3
 
 
 def test_a_damaged_ledger_is_said(tmp_path):
@@ -230,17 +246,62 @@ def test_each_shard_has_its_ledger_and_divisions_do_not_mix(tmp_path):
         assert path.name == f"imlctl-ledger-{index}-of-2.sqlite"
         Ledger(path).close()
     for other in (None, Shard(1, 3)):
-        with pytest.raises(UsageError, match="divided in another way"):
+        with pytest.raises(UsageError, match="different --shard"):
             ledger_path(tmp_path, other)
     assert len(ledgers(tmp_path)) == 2
     with pytest.raises(OutputError, match="no ledger"):
         list(rows(tmp_path / "elsewhere"))
 
 
-def test_the_ledger_is_one_plain_file_when_closed(jobs, work):
-    run(jobs, work)
+def test_the_ledger_is_one_plain_file_when_closed(run, jobs, analysis):
+    run(jobs, analysis)
     assert [p.name for p in Path("out").iterdir() if "ledger" in p.name] == [LEDGER.name]
     with sqlite3.connect(LEDGER) as database:
         (text,) = database.execute("SELECT record FROM done LIMIT 1").fetchone()
     database.close()
     assert json.loads(text)["verdict"] == "nothing found"
+
+
+def test_what_was_planned_and_left_out_is_known_after_an_interruption(
+    run, run_scan, jobs, analysis
+):
+    left = [LeftOut(Path("notes.txt"), "a text")]
+    with Ledger(LEDGER) as ledger:
+        ledger.begin(jobs, left, ["imlctl", "localize", "it's"])
+        next(run_scan(jobs, analysis, ledger=ledger))
+        coverage = ledger.coverage()
+    assert (coverage.planned, coverage.done) == (3, 1)
+    assert [path.name for path in coverage.pending] == ["b.png", "c.png"]
+    assert coverage.incomplete == "INCOMPLETE: 1 of 3 pictures were analysed"
+    assert coverage.left_out == tuple(left)
+    assert coverage.runs[0].command == """imlctl localize 'it'"'"'s'"""
+    assert coverage.runs[0].ended is None
+    run(jobs, analysis, resume=True)
+    with Ledger(LEDGER) as ledger:
+        ledger.end()
+        coverage = ledger.coverage()
+    assert not coverage.incomplete
+    assert [run.ended is None for run in coverage.runs] == [True, False]
+
+
+def test_a_copied_ledger_is_none(run, jobs, analysis):
+    run(jobs, analysis)
+    for name in (
+        "imlctl-ledger (copy).sqlite",
+        "imlctl-ledger-old.sqlite",
+        "x-imlctl-ledger.sqlite",
+    ):
+        LEDGER.with_name(name).write_bytes(LEDGER.read_bytes())
+    assert ledgers(Path("out")) == [LEDGER]
+    assert ledger_path(Path("out")) == LEDGER
+
+
+def test_a_folder_that_may_not_be_written_to_can_be_read(run, jobs, analysis, monkeypatch):
+    run(jobs, analysis)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    before = sorted(Path("out").iterdir())
+    assert len(list(rows(Path("out")))) == 3
+    assert sorted(Path("out").iterdir()) == before
+    LEDGER.with_name(f"{LEDGER.name}-wal").write_bytes(b"")
+    with pytest.raises(OutputError, match="killed scan"):
+        list(rows(Path("out")))

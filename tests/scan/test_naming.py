@@ -1,16 +1,16 @@
 import errno
 import os
+import re
 import unicodedata
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imlctl.errors import OutputError, UsageError
-from imlctl.scan.discover import Picture, discover
-from imlctl.scan.naming import Kind, is_folder, is_reserved, plan, report_name
-from imlctl.scan.shard import Shard
+from imlctl.scan.find import Picture, discover
+from imlctl.scan.naming import Kind, Shard, is_folder, is_kept, plan, report_name
 
 ALL = tuple(Kind)
 
@@ -122,28 +122,31 @@ def test_the_standard_input_has_a_name_among_others(here):
     ]
 
 
-def test_two_pictures_of_one_name_are_refused_by_both_their_names(here):
-    grow("one/a.jpg", "two/a.jpg")
-    with pytest.raises(OutputError, match=r"one/a\.jpg and two/a\.jpg"):
-        planned(["one/a.jpg", "two/a.jpg"], "out")
-    with pytest.raises(OutputError, match=r"one/a\.jpg and two/a\.jpg"):
-        planned(["one", "two"], "out")
-    assert not Path("out").exists()
+def masks(inputs, **options):
+    return [each["mask"] for each in planned(inputs, "out", **options)]
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("A.jpg", "a.JPG"), ("strasse.jpg", "straße.jpg"), ("é.jpg", "e\u0301.jpg")]
+    ("one", "other"),
+    [
+        *(("a.jpg", "a.jpg"), ("A.jpg", "a.JPG"), ("strasse.jpg", "straße.jpg")),
+        ("é.jpg", "e\u0301.jpg"),
+    ],
 )
-def test_names_that_some_disks_take_for_one_are_refused(here, one, other):
+def test_of_names_that_some_disk_takes_for_one_the_second_is_marked(here, one, other):
     grow(f"x/{one}", f"y/{other}")
-    with pytest.raises(OutputError, match="differ only in case"):
-        planned([f"x/{one}", f"y/{other}"], "out")
+    first, second = masks([f"x/{one}", f"y/{other}"])
+    assert first == f"out/{one}.mask.png"
+    stem, _, suffix = other.rpartition(".")
+    assert re.fullmatch(rf"out/{stem}~[0-9a-f]{{8}}\.{suffix}\.mask\.png", second)
+    assert masks([f"x/{one}", f"y/{other}"]) == [first, second]
 
 
 def test_an_output_file_cannot_also_be_a_folder(here):
     grow("in/a.jpg", "in/a.jpg.mask.png/b.jpg")
-    with pytest.raises(OutputError, match=r"in/a\.jpg and in/a\.jpg\.mask\.png/b\.jpg"):
-        planned(["in"], "out", recursive=True)
+    first, second = masks(["in"], recursive=True)
+    assert re.fullmatch(r"out/a~[0-9a-f]{8}\.jpg\.mask\.png", first)
+    assert second == "out/a.jpg.mask.png/b.jpg.mask.png"
 
 
 @pytest.mark.parametrize("link", ["same", "hard", "symbolic", "folder"])
@@ -159,13 +162,13 @@ def test_an_input_is_never_an_output(here, link):
     else:
         Path("way").symlink_to("in")
         out = Path("way/a.png")
-    with pytest.raises(OutputError, match=r"input in/a\.png itself"):
+    with pytest.raises(OutputError, match=r"would replace the input in/a\.png"):
         planned(["in/a.png"], str(out), force=True)
 
 
 def test_an_output_of_one_picture_is_not_another_input_either(here):
     grow("a.jpg", "a.jpg.mask.png")
-    with pytest.raises(OutputError, match="itself"):
+    with pytest.raises(OutputError, match="would replace the input"):
         planned(["a.jpg", "a.jpg.mask.png"], ".", force=True)
 
 
@@ -213,12 +216,15 @@ def test_a_place_that_cannot_be_looked_at_is_refused(here, monkeypatch):
         plan(discovery.pictures, "closed/mask.png", many=False)
 
 
-def test_a_name_with_no_room_for_a_suffix_is_refused(here):
-    name = "x" * 245 + ".jpg"
+@pytest.mark.parametrize("name", ["x" * 251 + ".jpg", "ü" * 122 + ".jpeg", "y" * 255])
+def test_a_name_with_no_room_for_a_suffix_is_shortened(here, name):
     grow(name)
-    with pytest.raises(OutputError, match=r"longer than 255 bytes.*-o FILE\.png"):
-        planned([name], "out/")
+    (mask,) = masks([name, "b.jpg"])[:1]
+    assert len(os.fsencode(Path(mask).name)) <= 255
+    assert re.search(r"~[0-9a-f]{8}(\.jpe?g)?\.mask\.png$", mask)
     assert planned([name], "mask.png") == [{"mask": "mask.png"}]
+    with pytest.raises(OutputError, match="at most 255 bytes"):
+        planned([name], "z" * 250 + ".png", ALL)
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.jpg", b"two\nlines.jpg", b"-rf.jpg"])
@@ -237,26 +243,19 @@ NAMES = st.lists(PARTS, min_size=1, max_size=3).map(lambda parts: os.fsdecode(b"
 @given(st.sets(NAMES, min_size=2, max_size=6))
 def test_no_two_outputs_ever_share_a_name(names):
     pictures = [Picture(Path("in", name), PurePath(name)) for name in sorted(names)]
-    try:
-        jobs = plan(pictures, "no-such-folder", ALL, many=True)
-    except OutputError:  # refused: only if names meet when case and accents are ignored
-        folded = [
-            unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
-            for name in names
-        ]
-        assume(len(set(folded)) == len(names))
-        outputs = [f"{name}{kind.suffix}" for name in folded for kind in Kind]
-        assert any(
-            other.startswith(f"{output}/") or other == output
-            for index, output in enumerate(outputs)
-            for other in outputs[:index] + outputs[index + 1 :]
-        )
-    else:
-        written = [os.fsencode(path) for job in jobs for path in job.outputs.values()]
-        assert len({path.lower() for path in written}) == len(names) * len(ALL)
-        for job in jobs:  # and the name of the picture can be read from the name of its mask
-            mask = job.outputs[Kind.MASK].relative_to("no-such-folder")
-            assert str(mask).removesuffix(".mask.png") == str(job.picture.name)
+    jobs = plan(pictures, "no-such-folder", ALL, many=True)
+    written = [_folded(path) for job in jobs for path in job.outputs.values()]
+    assert len(set(written)) == len(names) * len(ALL)
+    folders = {_folded(p) for job in jobs for p in job.outputs[Kind.MASK].parents}
+    assert not folders & set(written)
+    for job in jobs:  # and the name of the picture can be read from the name of its mask
+        mask = str(job.outputs[Kind.MASK].relative_to("no-such-folder")).removesuffix(".mask.png")
+        name = str(job.picture.path.relative_to("in"))
+        assert mask == name or re.sub(r"~[0-9a-f]{8}", "", mask) == name
+
+
+def _folded(path):
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", str(path)).casefold())
 
 
 def test_what_an_earlier_scan_planned_may_be_replaced_and_nothing_else(here):
@@ -280,15 +279,25 @@ def test_a_part_has_its_own_jobs_and_the_names_of_all_are_compared(here):
     with pytest.raises(OutputError, match="already there"):
         plan(pictures, "out", many=True, shard=Shard(mine, 2))
     collide = discover([*names, "A.jpg", "a.jpg"]).pictures
-    for index in range(1, 9):
-        with pytest.raises(OutputError, match="differ only in case"):
-            plan(collide, "o", many=True, shard=Shard(index, 8))
+    whole = plan(collide, "o", many=True)
+    parts = [plan(collide, "o", many=True, shard=Shard(index, 8)) for index in range(1, 9)]
+    assert sorted((j.outputs for p in parts for j in p), key=str) == sorted(
+        (j.outputs for j in whole), key=str
+    )
 
 
-def test_a_folder_in_the_way_of_the_ledger_is_refused(here):
-    grow("in/imlctl-ledger.sqlite/a.jpg")
-    with pytest.raises(OutputError, match="in the way"):
-        planned(["in"], "out", recursive=True)
+@pytest.mark.parametrize("name", ["imlctl-ledger.sqlite", "sha256sums", "report.html"])
+def test_a_folder_in_the_way_of_what_a_scan_keeps_is_marked(here, name):
+    grow(f"in/{name}/a.jpg")
+    (mask,) = masks(["in"], recursive=True)
+    assert Path(mask).parts[1] != name
+    assert "~" in Path(mask).parts[1]
+
+
+def test_an_input_in_the_place_of_the_manifest_is_refused(here):
+    grow("in/SHA256SUMS")
+    with pytest.raises(OutputError, match="would replace the input"):
+        planned(["in/SHA256SUMS", "in/b.jpg"], "in")
 
 
 @pytest.mark.parametrize(
@@ -307,5 +316,35 @@ def test_what_stands_for_a_folder(here, out, many, folder):
 def test_each_part_has_reports_of_its_own_which_are_no_pictures(name, shard):
     called = report_name(name, shard)
     assert called == (name if shard is None else name.replace(".", "-2-of-8."))
-    assert is_reserved(called)
-    assert not is_reserved(f"my-{called}")
+    assert is_kept(called)
+    assert not is_kept(f"my-{called}")
+
+
+@given(st.binary(min_size=1).map(lambda raw: raw.replace(b"/", b"_").replace(b"\0", b"_")))
+def test_every_picture_is_in_exactly_one_part(raw):
+    name = PurePosixPath(os.fsdecode(raw))
+    for count in (1, 2, 7):
+        assert sum(Shard(n, count).holds(name) for n in range(1, count + 1)) == 1
+
+
+def test_parts_are_of_about_the_same_size():
+    names = [PurePath(f"case/{n:05}.jpg") for n in range(8000)]
+    sizes = [sum(Shard(n, 8).holds(name) for name in names) for n in range(1, 9)]
+    assert sum(sizes) == 8000
+    assert 850 < min(sizes) <= max(sizes) < 1150
+
+
+def test_the_division_is_the_same_on_every_machine_and_for_ever():
+    assert Shard(1, 8).holds(PurePosixPath("deep/b.png"))
+    assert Shard(1, 8).holds(PureWindowsPath("deep\\b.png"))
+
+
+def test_a_part_is_written_as_people_count():
+    assert Shard.parse("2/8") == Shard(2, 8)
+    assert Shard(2, 8).label == "2-of-8"
+
+
+@pytest.mark.parametrize("text", ["0/8", "9/8", "1/0", "2", "a/b", "1/2/3", "-1/4", ""])
+def test_what_is_no_part_is_refused(text):
+    with pytest.raises(UsageError, match="--shard"):
+        Shard.parse(text)

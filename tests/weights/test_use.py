@@ -14,7 +14,8 @@ from PIL import Image
 
 from imlctl.errors import WeightsError
 from imlctl.mask.decide import Rule
-from imlctl.pipeline import Localizer, Settings
+from imlctl.pipeline import Localizer
+from imlctl.settings import Settings
 from imlctl.weights.load import Card, load, save
 from imlctl.weights.registry import Entry, load_registry
 from imlctl.weights.selftest import attach

@@ -17,11 +17,12 @@ from imlctl.bench.machine import BUSY_SHARE, observe
 from imlctl.bench.timing import timer_for
 from imlctl.image.decode import read
 from imlctl.image.prepare import prepare
-from imlctl.scan.ahead import DecodeAhead, suitable_workers
-from imlctl.scan.discover import Discovery, discover
-from imlctl.scan.place import Place
+from imlctl.scan.analysis import Options
+from imlctl.scan.find import Discovery, discover
+from imlctl.scan.folder import Outputs
+from imlctl.scan.naming import Kind
+from imlctl.scan.pool import Limits, start_engine, suitable_jobs
 from imlctl.scan.run import scan
-from imlctl.scan.work import PhotoWork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,8 +69,8 @@ def throughput(localizer: Localizer, folder: Path, runs: int, track: Track) -> d
     found, of = _spread(folder)
     timed = timer_for(localizer.device)
     localizer.localize(str(found.pictures[0]))  # a warm-up
-    workers = suitable_workers(len(found.pictures))
-    rounds = [_round(localizer, found, workers, timed) for _ in track(range(runs), runs)]
+    workers = suitable_jobs(len(found.pictures))
+    rounds = [_round(localizer, found, timed) for _ in track(range(runs), runs)]
     at_once = machine.cores if localizer.device.type == "cpu" else 1
     return {
         **about(localizer),
@@ -92,16 +93,15 @@ def _spread(folder: Path) -> tuple[Discovery, int]:
     return Discovery(chosen, many=True), len(pictures)
 
 
-def _round(localizer: Localizer, found: Discovery, workers: int, timed: Timer) -> Round:
-    work = PhotoWork(localizer)
+def _round(localizer: Localizer, found: Discovery, timed: Timer) -> Round:
+    options = Options(localizer.settings, (Kind.MASK,), threads=1)
+    decode, model = _bare(localizer, found, timed)
     with tempfile.TemporaryDirectory(prefix="imlctl-bench-") as out, ExitStack() as stack:
-        place = Place(out, many=True)
-        jobs = place.plan(found, [], stack)
-        # As in `localize`, decoders start first; the bare model gives them the time to.
-        ahead = stack.enter_context(DecodeAhead(workers)) if workers else None
-        decode, model = _bare(localizer, found, timed)
-        ledger = place.begin(jobs, stack)
-        outcomes = scan(jobs, work, ahead=ahead, ledger=ledger)
+        outputs = Outputs(out, many=True)
+        jobs = outputs.plan(found, [], stack)
+        engine = start_engine(options, len(jobs), Limits(), stack)
+        ledger = outputs.begin(jobs, found, ["imlctl", "bench", "--scan"], stack)
+        outcomes = scan(jobs, engine, options, ledger=ledger)
         failed: list[InputError] = []
 
         def run() -> None:

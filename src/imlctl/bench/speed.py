@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from imlctl.bench.timing import Timing
     from imlctl.core.model import Model
-    from imlctl.inference import Sampling
     from imlctl.pipeline import Localizer
+    from imlctl.settings import Sampling
 
     Progress = Callable[[str], object]
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
-from typing import Annotated
+import traceback
+from typing import Annotated, Any
 
 import typer
 
 from imlctl import __version__
 from imlctl.cli.bench import bench
-from imlctl.cli.console import complain
+from imlctl.cli.console import ReaderGoneError, complain
 from imlctl.cli.data import data
 from imlctl.cli.distill import distill
 from imlctl.cli.doctor import doctor
 from imlctl.cli.help import command_line, width
+from imlctl.cli.interrupts import terminate_as_interrupt
 from imlctl.cli.localize import localize
+from imlctl.cli.localize_options import BareCheckCommand
 from imlctl.cli.report import report
-from imlctl.cli.scan_options import BareCheckCommand
 from imlctl.cli.train import train
 from imlctl.cli.verify import verify
 from imlctl.cli.weights import weights
@@ -62,14 +66,62 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit with a code of `errors.Exit`."""
+    _fill_standard_streams()
+    terminate_as_interrupt()
+    status = _run()
     try:
-        command_line(app)(prog_name="imlctl", terminal_width=width())
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:  # Python would try again at its end, and make a status of its own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if error.errno != errno.EPIPE:
+            complain(f"standard output: cannot be written: {error.strerror}")
+            status = status or Exit.USAGE
+    sys.exit(status)
+
+
+def _run() -> int:
+    command = command_line(app)
+    try:
+        return int(
+            command(prog_name="imlctl", terminal_width=width(), standalone_mode=False) or Exit.OK
+        )
     except ImlctlError as error:
         complain(str(error))
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         complain("interrupted")
-        sys.exit(Exit.INTERRUPTED)
-    except BrokenPipeError:  # whoever read our output has seen enough
-        sys.stderr.close()
-        sys.exit(Exit.OK)
+        return Exit.INTERRUPTED
+    except (BrokenPipeError, ReaderGoneError):  # whoever read our output has seen enough
+        return Exit.OK
+    except SystemExit as end:  # of Typer, which has a status of its own for a broken pipe
+        return Exit.OK if isinstance(end.__context__, BrokenPipeError) else _status(end.code)
+    except Exception as error:
+        return _unforeseen(error)
+
+
+def _status(code: Any) -> int:
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def _unforeseen(error: Exception) -> int:
+    """Print what is no error of ours, and return its status, which must not mean "found"."""
+    if hasattr(error, "show") and hasattr(error, "exit_code"):  # Typer's, about wrong usage
+        error.show()
+        return int(error.exit_code)
+    if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
+        complain(f"standard output: cannot be written: {error.strerror}")
+        return Exit.USAGE
+    if sys.stderr is not None:
+        traceback.print_exc()
+    complain(f"internal error ({type(error).__name__}); this is a bug in imlctl, please report it")
+    return Exit.INTERNAL
+
+
+def _fill_standard_streams() -> None:
+    """Open closed standard streams on nothing, or the next file that is opened would be one."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

@@ -227,8 +227,8 @@ class _Models:
 
         from imlctl.core.diff_iml import MEMBERS
         from imlctl.core.model import STEPS
-        from imlctl.inference import Sampling
-        from imlctl.pipeline import Localizer, Settings
+        from imlctl.pipeline import Localizer
+        from imlctl.settings import Sampling, Settings
 
         drawn = product(self.named, self.members or [MEMBERS], self.steps or [STEPS])
         for (model, weights), members, steps in drawn:

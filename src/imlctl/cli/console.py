@@ -1,8 +1,21 @@
-"""What is printed, made safe for a terminal."""
+"""Printing that is safe for a terminal, and survives one that goes away."""
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import sys
+from typing import TextIO
+
+from imlctl.errors import OutputError
+
+_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # of a pipe, of a terminal, of a closed stream
+_STYLES = {"manipulated": "1;31", "inconclusive": "1;33", "error": "31"}
+
+
+class ReaderGoneError(Exception):
+    """Nobody reads the standard output any more."""
 
 
 def printable(text: object) -> str:
@@ -10,17 +23,70 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def echo(line: str) -> None:
+    """Print a line to standard output; nothing where it was closed from the beginning.
+
+    Raises:
+        ReaderGoneError: Whoever read it has gone.
+        OutputError: It cannot be written, such as to a full disk.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        _write(sys.stdout, line)
+    except OSError as error:
+        if error.errno in _GONE:
+            raise ReaderGoneError from error
+        raise OutputError(
+            f"cannot be written: {error.strerror or error}", source="standard output"
+        ) from error
+
+
 def complain(message: str) -> None:
     """Print an error to standard error."""
-    _print_error(f"imlctl: error: {printable(message)}")
+    _remark(f"{styled('imlctl: error:', 'error', sys.stderr)} {printable(message)}")
 
 
 def note(message: str) -> None:
     """Print a remark to standard error."""
-    _print_error(f"imlctl: {printable(message)}")
+    _remark(f"imlctl: {printable(message)}")
 
 
-def _print_error(line: str) -> None:
-    encoding = sys.stderr.encoding or "utf-8"
-    sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    sys.stderr.flush()
+def _remark(line: str) -> None:
+    if sys.stderr is not None:
+        try:
+            _write(sys.stderr, line)
+        except (OSError, ValueError):  # nobody is there to be told
+            return
+
+
+def _write(stream: TextIO, line: str) -> None:
+    encoding = stream.encoding or "utf-8"
+    stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a stream is a terminal."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
+def styled(text: str, style: str, stream: TextIO | None) -> str:
+    """Colour a text on terminals that show colours, unless NO_COLOR is set."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if style not in _STYLES or plain or not is_terminal(stream):
+        return text
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+
+
+def columns() -> int:
+    """Return the width of the terminal."""
+    return shutil.get_terminal_size().columns
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a number and its noun: "1 picture", "2 pictures"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

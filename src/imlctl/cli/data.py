@@ -66,7 +66,7 @@ def synthesize(
     from tqdm import tqdm
 
     from imlctl.forge import to_disk
-    from imlctl.scan.shard import Shard
+    from imlctl.scan.naming import Shard
     from imlctl.train.config import load_config
     from imlctl.train.splits import load_split
 

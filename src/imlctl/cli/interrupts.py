@@ -1,4 +1,4 @@
-"""Ctrl-C once: finish what is begun. Twice: stop at once."""
+"""Ctrl-C once: finish the pictures that were begun. Twice: stop at once."""
 
 from __future__ import annotations
 
@@ -12,23 +12,30 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Self
 
-_MESSAGE = b"\nimlctl: finishing what is in hand; once more stops at once\n"
+_MESSAGE = b"\nimlctl: finishing the current picture; press Ctrl-C again to stop now\n"
 
 
 class Interrupts:
     """While entered, the first interrupt only sets `requested`; the second is raised.
 
-    A request to terminate, as a cluster sends it before it kills, counts as an interrupt.
+    A request to terminate, as a cluster sends it before it kills, counts as an interrupt. A
+    terminal that is closed does not: a scan into a folder goes on without it.
+
+    Args:
+        ignore_hangup: Whether to go on when the terminal is closed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, ignore_hangup: bool = False) -> None:
         self.requested = False
+        self._ignore_hangup = ignore_hangup
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # others cannot set handlers
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._handle)
+            if self._ignore_hangup and hasattr(signal, "SIGHUP"):
+                self._previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,3 +48,13 @@ class Interrupts:
         self.requested = True
         with suppress(OSError):
             os.write(2, _MESSAGE)  # not through sys.stderr, which may be in the middle of a line
+
+
+def terminate_as_interrupt() -> None:
+    """Have a request to terminate end the program as Ctrl-C does, with all its cleaning up."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)

@@ -4,247 +4,246 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, cast
 
 import typer
 
-from imlctl.cli import options, scan_options
+from imlctl.cli import localize_options as its
 from imlctl.cli.console import complain, note
-from imlctl.cli.follow import Follower
 from imlctl.cli.interrupts import Interrupts
-from imlctl.cli.localize_ray import start_ray
-from imlctl.cli.report import check_reports, followed, write_reports
+from imlctl.cli.options import chosen_threshold
+from imlctl.cli.report import followed, write_reports
 from imlctl.errors import Exit, UsageError
 from imlctl.record import FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
-    from imlctl.core.sampler import Fusion
-    from imlctl.inference import Sampling
-    from imlctl.pipeline import Localizer
-    from imlctl.scan.ahead import Limits
-    from imlctl.scan.discover import Discovery
+    from imlctl.scan.analysis import Options
+    from imlctl.scan.find import Discovery
+    from imlctl.scan.folder import Outputs
     from imlctl.scan.naming import Job
-    from imlctl.scan.place import Place
-    from imlctl.scan.run import Ahead
-    from imlctl.scan.work import PhotoWork
+    from imlctl.scan.pool import Limits
+    from imlctl.scan.run import Engine
+    from imlctl.settings import Fusion
 
 
 def localize(
-    inputs: scan_options.Inputs = None,
-    out: scan_options.Out = None,
-    recursive: scan_options.Recursive = False,
-    include: scan_options.Include = None,
-    exclude: scan_options.Exclude = None,
-    files_from: scan_options.FilesFrom = None,
-    null: scan_options.Null = False,
-    soft: Annotated[
-        bool,
-        typer.Option(
-            "--soft", help="Write the probability map (16-bit) instead of the binary mask."
-        ),
-    ] = False,
-    overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write the photograph with the mask outlined.")
-    ] = False,
-    heatmap: Annotated[
-        bool, typer.Option("--heatmap", help="Also write the probability as colours.")
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Also write the whole record; without -o, print it.")
-    ] = False,
-    report: scan_options.Report = False,
-    jsonl: scan_options.Jsonl = False,
-    csv: scan_options.Csv = False,
-    manifest: scan_options.Manifest = False,
-    model: options.Model = "",
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    threshold: options.Threshold = None,
-    tile: Annotated[
-        int, typer.Option(help="Side of a tile for large pictures; smaller needs less memory.")
-    ] = 1024,
-    steps: options.Steps = 8,
-    ensemble: options.Ensemble = 5,
-    tta: options.Tta = False,
-    tta_fusion: options.TtaFusion = "mean",
-    seed: options.Seed = 0,
-    max_pixels: scan_options.MaxPixels = 2**28,
-    resume: scan_options.Resume = False,
-    shard: scan_options.ShardOf = None,
-    ray: scan_options.Ray = False,
-    check: scan_options.Check = None,
-    workers: scan_options.Workers = None,
-    timeout: scan_options.Timeout = 120.0,
-    force: options.Force = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose", "-v", help="Say more, and show where an internal error came from."
-        ),
-    ] = False,
+    inputs: its.Inputs = None,
+    out: its.Out = None,
+    recursive: its.Recursive = False,
+    include: its.Include = None,
+    exclude: its.Exclude = None,
+    files_from: its.FilesFrom = None,
+    null: its.Null = False,
+    max_pixels: its.MaxPixels = 2**28,
+    timeout: its.Timeout = 120.0,
+    everything: its.All = False,
+    soft: its.Soft = False,
+    overlay: its.Overlay = False,
+    heatmap: its.Heatmap = False,
+    json: its.Json = False,
+    jsonl: its.Jsonl = False,
+    csv: its.Csv = False,
+    report: its.Report = False,
+    manifest: its.Manifest = False,
+    force: its.Force = False,
+    quiet: its.Quiet = False,
+    verbose: its.Verbose = False,
+    model: its.Model = "",
+    weights: its.Weights = None,
+    device: its.Device = "auto",
+    threshold: its.Threshold = None,
+    check: its.Check = None,
+    resume: its.Resume = False,
+    shard: its.ShardOf = None,
+    jobs: its.Jobs = None,
+    ray: its.Ray = False,
+    tile: its.Tile = 1024,
+    tta: its.Tta = False,
+    tta_fusion: its.TtaFusion = None,
+    steps: its.Steps = None,
+    ensemble: its.Ensemble = None,
+    seed: its.Seed = None,
 ) -> None:
     """Mark the manipulated pixels of photographs.
 
-    Exit status: 0 when every picture was analysed, 1 with --check when any is manipulated
-    (with --check=any: or inconclusive), 2 for
-    wrong usage or weights, 3 when some pictures failed (the others are done), 130 when
-    interrupted, and --resume goes on.
+    Exit status: 0 when every picture was analysed, 1 with --check when any is manipulated (with
+    --check=any: or inconclusive), 2 for wrong usage or weights, 3 when some pictures failed (the
+    others are done), 70 for an internal error, 130 when interrupted; --resume continues the scan.
     """
-    from imlctl.scan.ahead import Limits
-    from imlctl.scan.naming import Kind
-    from imlctl.scan.place import Place
+    from imlctl.cli.scan_printer import ScanPrinter
+    from imlctl.scan.analysis import Options
+    from imlctl.scan.find import Patterns, discover, read_names
+    from imlctl.scan.folder import Outputs
+    from imlctl.scan.naming import Kind, Shard
+    from imlctl.scan.pool import Limits
     from imlctl.scan.run import scan
-    from imlctl.scan.shard import Shard
+    from imlctl.settings import MEMBERS, STEPS, Sampling, Settings
 
-    found = _find(inputs, out, recursive, include, exclude, files_from, null)
-    part = None if shard is None else Shard.parse(shard)
-    place = Place(out, found.many, force=force, resume=resume, shard=part)
-    _need_folder(place, resume=resume, manifest=manifest, report=report, jsonl=jsonl, csv=csv)
-    check_reports(page=report)
-    wanted = {Kind.OVERLAY: overlay, Kind.HEATMAP: heatmap, Kind.JSON: json and out is not None}
-
-    with ExitStack() as stack:
-        jobs = place.plan(found, [kind for kind, yes in wanted.items() if yes], stack)
-        _tell_what_was_found(found, verbose=verbose)
-        sampling = _sampling(steps, ensemble, tta, tta_fusion, seed)
-        load = partial(_load, model, weights, threshold, tile, sampling, max_pixels)
-        make = partial(_work, soft=soft, previews=report)
-        interrupts = Interrupts()
-        start = partial(start_ray, stopped=interrupts) if ray else _start_here
-        limits = Limits(timeout, max_pixels)
-        ahead, work = start(jobs, load, make, limits, stack, device=device, decoders=workers)
-        ledger = place.begin(jobs, stack)
-        if found.many:  # one picture alone stops at once
-            stack.enter_context(interrupts)
-        follow = partial(Follower, as_json=json and out is None, live=not quiet, verbose=verbose)
-        follower = follow(len(jobs), silent=quiet or out == "-")
-        run = partial(scan, jobs, work, ahead=ahead, ledger=ledger, resume=resume, overwrite=force)
-        outcomes = run(
-            stdin=sys.stdin.buffer,
-            stdout=sys.stdout.buffer,
-            stopped=lambda: interrupts.requested and not ray,  # where what is in hand still comes
-        )
-        follower.follow(followed(outcomes, place) if jsonl else outcomes)
-        follower.counts[FAILED] += len(found.problems)
-        if found.many and not quiet:
-            follower.summarize()
-        if follower.seen < len(jobs):
-            _say_how_to_go_on(place, follower.seen, len(jobs))
-            raise typer.Exit(Exit.INTERRUPTED)
-        write = partial(write_reports, page=report, jsonl=jsonl, csv=csv, shard=part, quiet=quiet)
-        reports = place.write_reports(write)
-        changed = manifest and _write_manifest(place, reports)
-    if check and follower.found(check):
-        raise typer.Exit(Exit.FOUND)
-    if follower.counts[FAILED] or changed:
-        raise typer.Exit(Exit.SOME_FAILED)
-
-
-def _need_folder(place: Place, **options: bool) -> None:
-    """Refuse options that write into a folder of outputs where there is none."""
-    for name, given in options.items():
-        if given:
-            place.needs_folder(f"--{name}")
-
-
-def _find(
-    inputs: list[str] | None,
-    out: str | None,
-    recursive: bool,
-    include: list[str] | None,
-    exclude: list[str] | None,
-    files_from: str | None,
-    null: bool,
-) -> Discovery:
-    from imlctl.scan.discover import discover
-    from imlctl.scan.listing import Patterns, read_names
-
+    _refuse_ignored(
+        ("--tta-fusion", tta_fusion is not None and not tta, "Add --tta."),
+        ("--model", bool(model and weights), "Give either --model or --weights."),
+        ("--null", null and files_from is None, "Add --files-from."),
+        ("--soft", soft and out is None, "Add -o with a file or folder."),
+        ("--force", force and out is None, "Add -o with a file or folder."),
+    )
+    overlay, heatmap, json = overlay or everything, heatmap or everything, json or everything
+    csv, report, manifest = csv or everything, report or everything, manifest or everything
+    wanted = {
+        Kind.MASK: out is not None,
+        Kind.OVERLAY: overlay,
+        Kind.HEATMAP: heatmap,
+        Kind.JSON: json and (out is not None or everything),
+    }
+    kinds = tuple(kind for kind, yes in wanted.items() if yes)
     if files_from == "-" and "-" in (inputs or []):
-        raise UsageError("the standard input cannot be both a picture and a list", source="-")
-    return discover(
+        raise UsageError("standard input cannot be both a picture and a list", source="-")
+    found = discover(
         inputs or [],
         recursive=recursive,
         out=out,
+        kinds=kinds,
         patterns=Patterns(tuple(include or ()), tuple(exclude or ())),
         listed=read_names(files_from, zero=null) if files_from is not None else (),
     )
+    part = None if shard is None else Shard.parse(shard)
+    outputs = Outputs(out, found.many, force=force, resume=resume, shard=part)
+    _need_folder(
+        outputs,
+        all=everything,
+        resume=resume,
+        manifest=manifest,
+        report=report,
+        jsonl=jsonl,
+        csv=csv,
+    )
+    fusion = cast("Fusion", tta_fusion or "mean")
+    sampling = Sampling(steps or STEPS, ensemble or MEMBERS, tta, fusion, seed or 0)
+    settings = Settings(
+        model=model,
+        weights=weights,
+        device=device,
+        threshold=chosen_threshold(threshold, model, weights, sampling),
+        tile=tile,
+        sampling=sampling,
+        max_pixels=max_pixels,
+    )
+    sampled = {"--steps": steps, "--ensemble": ensemble, "--seed": seed}
+    options = Options(
+        settings,
+        kinds,
+        soft=soft,
+        previews=report,
+        threads=1 if found.many else None,
+        sampled=tuple(name for name, value in sampled.items() if value is not None),
+    )
+    limits = Limits(timeout, max_pixels)
+    command = ["imlctl", *sys.argv[1:]]
+
+    with ExitStack() as stack:
+        planned = outputs.plan(found, kinds, stack)
+        _say_what_is_missing(found, quiet=quiet, verbose=verbose)
+        engine = _start(planned, options, limits, stack, jobs=jobs, ray=ray)
+        ledger = outputs.begin(planned, found, command, stack)
+        interrupts = Interrupts(ignore_hangup=outputs.folder is not None)
+        if found.many:  # a single picture stops at once
+            stack.enter_context(interrupts)
+        printer = ScanPrinter(
+            len(planned),
+            many=found.many,
+            as_json=json and out is None,
+            silent=quiet or out == "-",
+            live=not quiet,
+            verbose=verbose,
+            until_the_end=out is not None or check is not None,
+        )
+        outcomes = scan(
+            planned,
+            engine,
+            options,
+            ledger=ledger,
+            resume=resume,
+            overwrite=force,
+            stdin=getattr(sys.stdin, "buffer", None),
+            stdout=getattr(sys.stdout, "buffer", None),
+            stopped=lambda: interrupts.requested,
+        )
+        printer.follow(followed(outcomes, outputs) if jsonl else outcomes)
+        printer.counts[FAILED] += len(found.problems)
+        complete = printer.seen == len(planned)
+        if ledger and complete:
+            ledger.end()
+        if found.many and not quiet:
+            printer.summarize(planned=len(planned) + len(found.problems))
+        if not complete:
+            remedy = "" if outputs.folder is None else "; the same command with --resume continues"
+            complain(f"interrupted after {printer.seen} of {len(planned)} pictures{remedy}")
+            raise typer.Exit(Exit.INTERRUPTED)
+        case = outputs.case()
+        reports = (
+            write_reports(case, page=report, jsonl=jsonl, csv=csv, quiet=quiet) if case else []
+        )
+        changed = outputs.write_manifest(command, also=reports) if manifest else []
+        for finding in changed:
+            complain(f"{finding.path}: {finding.problem}")
+    if check and printer.found(check):
+        raise typer.Exit(Exit.FOUND)
+    if printer.counts[FAILED] or changed:
+        raise typer.Exit(Exit.SOME_FAILED)
 
 
-def _tell_what_was_found(found: Discovery, *, verbose: bool) -> None:
-    for remark in found.notes if verbose else ():
-        note(remark)
+def _refuse_ignored(*options: tuple[str, bool, str]) -> None:
+    """Refuse options that would have no effect.
+
+    Args:
+        options: Name of each, whether it is given in vain, and what to do.
+    """
+    for name, in_vain, remedy in options:
+        if in_vain:
+            raise UsageError("would have no effect here", source=name, remedy=remedy)
+
+
+def _need_folder(outputs: Outputs, **options: bool) -> None:
+    """Refuse options that write into a folder of outputs where there is none."""
+    for name, given in options.items():
+        if given:
+            outputs.needs_folder(f"--{name}")
+
+
+def _say_what_is_missing(found: Discovery, *, quiet: bool, verbose: bool) -> None:
+    from imlctl.scan.find import summarize
+
+    if not quiet:
+        for sentence in summarize(found.left_out, most=10**6 if verbose else 3):
+            note(sentence)
     for problem in found.problems:
         complain(str(problem))
 
 
-def _start_here(
-    jobs: Sequence[Job],
-    load: Callable[[str], Localizer],
-    make: Callable[[Localizer], PhotoWork],
+def _start(
+    planned: Sequence[Job],
+    options: Options,
     limits: Limits,
     stack: ExitStack,
     *,
-    device: str,
-    decoders: int | None,
-) -> tuple[Ahead | None, PhotoWork]:
-    """Do for this machine what `start_ray` does for a cluster."""
-    from imlctl.scan.ahead import DecodeAhead, suitable_workers
+    jobs: int | None,
+    ray: bool,
+) -> Engine:
+    """Start what decodes and analyses, here or on a cluster."""
+    if any(job.picture.path is None for job in planned):
+        if ray:
+            raise UsageError(
+                "standard input cannot be read by a cluster",
+                source="--ray",
+                remedy="Name a file or folder, or leave --ray out.",
+            )
+        if sys.stdin is None:
+            raise UsageError("standard input is closed", source="-", remedy="Name a file.")
+    if ray:
+        from imlctl.scan.ray_pool import start_ray
 
-    count = suitable_workers(len(jobs)) if decoders is None else decoders
-    # Started before the model is loaded, so that both happen at the same time.
-    ahead = stack.enter_context(DecodeAhead(count, limits)) if count else None
-    return ahead, make(load(device))
+        return start_ray(options, limits, stack, decoders=jobs, tell=note)
+    from imlctl.scan.pool import start_engine
 
-
-def _load(
-    model: str,
-    weights: str | None,
-    threshold: str | None,
-    tile: int,
-    sampling: Sampling,
-    max_pixels: int,
-    device: str,
-) -> Localizer:
-    from imlctl.pipeline import Localizer, Settings
-
-    return Localizer(
-        Settings(
-            model=model,
-            weights=weights,
-            device=device,
-            threshold=options.chosen_threshold(threshold, model, weights, sampling),
-            tile=tile,
-            sampling=sampling,
-            max_pixels=max_pixels,
-        )
-    )
-
-
-def _sampling(steps: int, ensemble: int, tta: bool, fusion: str, seed: int) -> Sampling:
-    from imlctl.inference import Sampling
-
-    return Sampling(steps, ensemble, tta, cast("Fusion", fusion), seed)
-
-
-def _work(localizer: Localizer, *, soft: bool, previews: bool) -> PhotoWork:
-    from imlctl.scan.work import PhotoWork
-
-    return PhotoWork(localizer, soft=soft, previews=previews)
-
-
-def _say_how_to_go_on(place: Place, done: int, total: int) -> None:
-    remedy = "" if place.folder is None else "; the same command with --resume goes on"
-    complain(f"interrupted after {done} of {total} pictures{remedy}")
-
-
-def _write_manifest(place: Place, reports: Sequence[Path]) -> bool:
-    """Write the manifest; return whether an input is not what it was."""
-    changed = place.write_manifest(["imlctl", *sys.argv[1:]], also=reports)
-    for finding in changed:
-        complain(f"{finding.path}: {finding.problem}")
-    return bool(changed)
+    return start_engine(options, len(planned), limits, stack, jobs=jobs)

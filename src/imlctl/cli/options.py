@@ -10,7 +10,7 @@ import typer
 from imlctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from imlctl.inference import Sampling
+    from imlctl.settings import Sampling
 
 
 def _models() -> list[str]:

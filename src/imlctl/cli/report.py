@@ -1,61 +1,56 @@
-"""`imlctl report`: what a scan found, for people and for machines, from its ledger."""
+"""`imlctl report`: write the report of a scan from its ledger, for people and for programs."""
 
 from __future__ import annotations
 
-from functools import partial
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imlctl.cli import scan_options
-from imlctl.cli.console import note, printable
+from imlctl.cli import localize_options as its
+from imlctl.cli.console import note, plural, printable
 from imlctl.record import FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from imlctl.scan.ledger import Row
-    from imlctl.scan.place import Place
+    from imlctl.scan.folder import CaseFolder, Outputs
+    from imlctl.scan.ledger import Coverage
     from imlctl.scan.run import Outcome
-    from imlctl.scan.shard import Shard
 
-PAGE, JSONL, CSV = "report.html", "records.jsonl", "records.csv"
+TITLE = "Localization report"
 
 
 def report(
     out: Annotated[Path, typer.Argument(help="Folder that was given to localize with -o.")],
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Localization report",
-    jsonl: scan_options.Jsonl = False,
-    csv: scan_options.Csv = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = TITLE,
+    jsonl: its.Jsonl = False,
+    csv: its.Csv = False,
+    quiet: its.Quiet = False,
 ) -> None:
-    """Write report.html into the folder of a scan, again if need be.
+    """Write report.html into the folder of a scan.
 
-    It shows pictures if the scan was asked for --report; their records it has in any case.
+    Pictures are shown if the scan was run with --report; their records in any case.
     """
-    from imlctl.scan.ledger import rows
+    from imlctl.scan import custody
+    from imlctl.scan.folder import CaseFolder
 
-    written = write_reports(
-        *(out, partial(rows, out)), title=title, page=True, jsonl=jsonl, csv=csv, quiet=quiet
-    )
+    with ExitStack() as stack:
+        case = CaseFolder.opened(out, stack)
+        written = write_reports(case, title=title, page=True, jsonl=jsonl, csv=csv, quiet=quiet)
+    kept = custody.add_reports(out, written, ["imlctl", *sys.argv[1:]])
+    if quiet:
+        return
     for path in written:
-        if not quiet:
-            note(f"wrote {printable(path)}")
+        note(f"wrote {printable(path)}")
+    if kept:
+        note(f"added to {printable(out / 'SHA256SUMS')}; the previous one is {kept.name}")
 
 
-def check_reports(*, page: bool) -> None:
-    """Fail before a scan rather than after it, if its page could not be written.
-
-    Raises:
-        UsageError: The package that writes it is not installed.
-    """
-    if page:
-        pass
-
-
-def followed(outcomes: Iterable[Outcome], place: Place) -> Iterator[Outcome]:
-    """Pass on how each picture went, once its record is in records.jsonl.
+def followed(outcomes: Iterable[Outcome], outputs: Outputs) -> Iterator[Outcome]:
+    """Pass on each outcome once its record is in records.jsonl.
 
     The file begins with what earlier scans noted in the ledger, so that whoever follows it sees
     every picture once; only one that is analysed again comes again. At the end of the scan,
@@ -63,18 +58,18 @@ def followed(outcomes: Iterable[Outcome], place: Place) -> Iterator[Outcome]:
 
     Args:
         outcomes: From `scan`.
-        place: Of the scan, with its ledger.
+        outputs: Of the scan, with its ledger.
 
     Raises:
         OutputError: The file cannot be written.
     """
     from imlctl.report.jsonl import JsonLines
-    from imlctl.scan.naming import report_name
+    from imlctl.scan.naming import JSONL, report_name
 
-    if place.folder is None or place.ledger is None:
+    if outputs.folder is None or outputs.ledger is None:
         raise ValueError("records are followed only in a folder of outputs")
-    known = (row.record for row in place.ledger.rows(previews=False))
-    with JsonLines(place.folder / report_name(JSONL, place.shard), known) as lines:
+    known = (row.record for row in outputs.ledger.rows(previews=False))
+    with JsonLines(outputs.folder / report_name(JSONL, outputs.shard), known) as lines:
         for outcome in outcomes:
             if not outcome.resumed:
                 lines.append(outcome.record)
@@ -82,76 +77,110 @@ def followed(outcomes: Iterable[Outcome], place: Place) -> Iterator[Outcome]:
 
 
 def write_reports(
-    folder: Path,
-    rows: Callable[..., Iterator[Row]],
+    case: CaseFolder,
     *,
-    title: str = "Localization report",
+    title: str = TITLE,
     page: bool,
     jsonl: bool,
     csv: bool,
-    shard: Shard | None = None,
     quiet: bool = False,
 ) -> list[Path]:
     """Write what is wanted of a scan, each file whole or not at all, and replace older ones.
 
     Args:
-        folder: Of the outputs.
-        rows: Gives the ledger's rows from the first on, each time it is called; see `Ledger.rows`.
+        case: Its folder and ledgers.
         title: Heading of the page.
         page: Whether to write the page.
         jsonl: Whether to write records as JSON Lines.
         csv: Whether to write records as a table.
-        shard: The part of the scan that they are of, if not the whole.
         quiet: Do not say which pictures the page lacks.
 
     Returns:
         The files that were written.
     """
-    from imlctl.scan.naming import report_name
+    from imlctl.scan.naming import CSV, JSONL, PAGE, report_name
 
     def records() -> Iterator[Mapping[str, Any]]:
-        return (row.record for row in rows(previews=False))
+        return (row.record for row in case.rows(previews=False))
 
+    coverage = case.coverage()
     written = []
     if jsonl:
         from imlctl.report.jsonl import write_jsonl
 
-        written.append(folder / report_name(JSONL, shard))
-        write_jsonl(written[-1], records(), overwrite=True)
+        written.append(case.folder / report_name(JSONL, case.shard))
+        write_jsonl(written[-1], (*records(), *_scan_line(coverage)), overwrite=True)
     if csv:
         from imlctl.report.csv import write_csv
 
-        written.append(folder / report_name(CSV, shard))
-        write_csv(written[-1], records(), overwrite=True)
+        written.append(case.folder / report_name(CSV, case.shard))
+        write_csv(written[-1], (*records(), *_rows_without_record(coverage)), overwrite=True)
     if page:
-        written.append(folder / report_name(PAGE, shard))
-        lacking = _write_page(written[-1], rows, title)
+        written.append(case.folder / report_name(PAGE, case.shard))
+        lacking = _write_page(written[-1], case, coverage, title)
         if lacking and not quiet:
             note(_lacking(lacking))
     return written
 
 
-def _write_page(path: Path, rows: Callable[..., Iterator[Row]], title: str) -> int:
+def _scan_line(coverage: Coverage) -> Iterator[dict[str, Any]]:
+    """What the records do not say of the scan: a last line, if there is any of it."""
+    from imlctl.record import SCHEMA_VERSION
+
+    if coverage.incomplete or coverage.left_out:
+        yield {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "scan",
+            "status": coverage.incomplete or "complete",
+            "planned": coverage.planned,
+            "done": coverage.done,
+            "pending": [printable(path) for path in coverage.pending],
+            "left_out": [
+                {"path": printable(each.path), "reason": each.reason} for each in coverage.left_out
+            ],
+        }
+
+
+def _rows_without_record(coverage: Coverage) -> Iterator[dict[str, Any]]:
+    if coverage.incomplete:
+        yield {"path": coverage.incomplete, "verdict": "incomplete"}
+    for path in coverage.pending:
+        yield {"path": printable(path), "verdict": "not analysed"}
+    for each in coverage.left_out:
+        error = {"what": each.reason}
+        yield {"path": printable(each.path), "verdict": "left out", "error": error}
+
+
+def _write_page(path: Path, case: CaseFolder, coverage: Coverage, title: str) -> int:
     """Write the page; return how many pictures it has no preview of, besides failed ones."""
-    from imlctl.report.html import Case, ReportEntry, write_report
+    from imlctl.report.html import Case, ReportEntry, Run, write_report
 
     lacking = 0
 
     def entries() -> Iterator[ReportEntry]:
         nonlocal lacking
-        for row in rows():
+        for row in case.rows():
             lacking += row.preview is None and row.record["verdict"] != FAILED
             yield ReportEntry(row.record, row.preview)
 
-    count = sum(1 for _ in rows(previews=False))
-    write_report(path, entries(), Case(title), count=count, overwrite=True)
+    runs = tuple(
+        Run(run.began, run.ended or "", printable(run.command), run.folder, run.version)
+        for run in coverage.runs
+    )
+    head = Case(
+        title,
+        incomplete=coverage.incomplete,
+        pending=tuple(map(str, coverage.pending)),
+        left_out=tuple((str(each.path), each.reason) for each in coverage.left_out),
+        runs=runs,
+    )
+    count = sum(1 for _ in case.rows(previews=False))
+    write_report(path, entries(), head, count=count, overwrite=True)
     return lacking
 
 
 def _lacking(count: int) -> str:
-    what = "1 picture was" if count == 1 else f"{count} pictures were"
     return (
-        f"{what} analysed without --report, so the page has the records of"
-        f" {'it' if count == 1 else 'them'} but nothing to look at; to see them, localize again"
-        " with --report --force"
+        f"{plural(count, 'picture')} analysed without --report: the page has the record"
+        f"{'' if count == 1 else 's'} but no image; to see them, scan again with --report --force"
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from imlctl.inference import Sampling
+    from imlctl.settings import Sampling
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 _VERSION = 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from imlctl.mask import legend
 from imlctl.mask.decide import DEFAULT_THRESHOLD, check_probability, check_threshold
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from imlctl.mask.decide import Decision
+
+_KEYWORD = "imlctl"  # of the text chunk by which a scan knows its own outputs
 
 # Of pictures for the eye only; masks are always written at the size of the photograph.
 _MAX_PIXELS = 32_000_000
@@ -33,7 +35,7 @@ _HEAT_LINE = (255, 255, 255)
 
 def binary_png(mask: NDArray[np.bool_]) -> bytes:
     """Encode an (H, W) bool mask as 8-bit grey PNG: 255 where marked, 0 elsewhere."""
-    return _png(mask.astype(np.uint8) * 255)
+    return _png(mask.astype(np.uint8) * 255, "mask")
 
 
 def soft_png(probability: NDArray[np.floating[Any]]) -> bytes:
@@ -49,7 +51,7 @@ def soft_png(probability: NDArray[np.floating[Any]]) -> bytes:
     levels = np.empty(probability.shape, np.uint16)
     for row, values in zip(levels, probability, strict=True):  # by row: no float64 copy of all
         row[:] = np.rint(values.astype(np.float64) * 65535)
-    return _png(levels)
+    return _png(levels, "probability map")
 
 
 def overlay_png(pixels: NDArray[np.unsignedinteger[Any]], decision: Decision) -> bytes:
@@ -78,7 +80,7 @@ def overlay_png(pixels: NDArray[np.unsignedinteger[Any]], decision: Decision) ->
         _mark(sample, inside, round(text / 8))
     lines = [_verdict_line(decision), "p: estimated probability that a pixel was manipulated"]
     strip = legend.key_strip(picture.shape[1], text, [*lines, *size.note()], sample)
-    return _png(legend.stack(picture, strip), quick=True)
+    return _png(legend.stack(picture, strip), "overlay", quick=True)
 
 
 def heatmap_png(
@@ -121,7 +123,7 @@ def heatmap_png(
     grey = np.full((1, 256, 3), 128, np.uint8)
     scale = _heat(grey, np.arange(256, dtype=np.uint8)[None])[0]
     strip = legend.scale_strip(picture.shape[1], text, lines, scale, threshold)
-    return _png(legend.stack(picture, strip), quick=True)
+    return _png(legend.stack(picture, strip), "heat map", quick=True)
 
 
 def rounded_down(value: float) -> str:
@@ -257,7 +259,22 @@ def _heat(picture: NDArray[np.uint8], levels: NDArray[np.uint8]) -> NDArray[np.u
     return _uint8(cv2.add(heat, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)))
 
 
-def _png(image: NDArray[np.unsignedinteger[Any]], *, quick: bool = False) -> bytes:
+def _png(image: NDArray[np.unsignedinteger[Any]], kind: str, *, quick: bool = False) -> bytes:
+    note = PngImagePlugin.PngInfo()
+    note.add_text(_KEYWORD, kind)
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=3 if quick else 6)
+    Image.fromarray(image).save(buffer, "PNG", compress_level=3 if quick else 6, pnginfo=note)
     return buffer.getvalue()
+
+
+def kind_of_output(head: bytes) -> str:
+    """Return the kind of output that a file of imlctl's own is, such as "mask"; "" for any other.
+
+    Args:
+        head: The first bytes of a file, a few hundred at least.
+    """
+    at = head.find(b"tEXt" + _KEYWORD.encode() + b"\0", 0, 256)
+    if at < 4 or not head.startswith(b"\x89PNG"):
+        return ""
+    length = int.from_bytes(head[at - 4 : at])
+    return head[at + 4 : at + 4 + length].partition(b"\0")[2].decode("latin-1")

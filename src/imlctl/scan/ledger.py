@@ -1,4 +1,4 @@
-"""What a scan has done, kept beside its outputs so that it can go on after any interruption.
+"""The ledger of a scan, kept beside its outputs: what was planned, what was left out, what is done.
 
 One SQLite file per scan. A picture's row is written only after all its outputs have their names;
 so a row stands for outputs that exist, and outputs without a row are made again.
@@ -6,35 +6,43 @@ so a row stands for outputs that exist, and outputs without a row are made again
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import secrets
+import shlex
 import sqlite3
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imlctl import atomic
+from imlctl import __version__, atomic
 from imlctl.errors import OutputError, UsageError
 from imlctl.report.preview import Preview
-from imlctl.scan.database import explained
+from imlctl.scan.find import LeftOut
+from imlctl.scan.naming import LEDGER, Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
     from imlctl.scan.naming import Job
-    from imlctl.scan.shard import Shard
 
-STEM = "imlctl-ledger"
 _SUFFIX = ".sqlite"
-_FORMAT = 3  # 3: records whose verdicts have three steps
+_FORMAT = 3
 _SCHEMA = (
     "CREATE TABLE meta (tag TEXT NOT NULL)",
     "CREATE TABLE planned (output BLOB PRIMARY KEY) WITHOUT ROWID",
+    "CREATE TABLE pictures (name BLOB PRIMARY KEY, path BLOB) WITHOUT ROWID",  # that were planned
+    "CREATE TABLE left_out (path BLOB PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE runs (
+        began TEXT NOT NULL, ended TEXT,  -- UTC; NULL where it was killed
+        command TEXT NOT NULL, folder TEXT NOT NULL, imlctl TEXT NOT NULL
+    )""",
     """CREATE TABLE done (
         name BLOB PRIMARY KEY,   -- of the picture in the tree of the outputs
         path BLOB,               -- of the input, absolute; NULL for the standard input
@@ -53,6 +61,7 @@ _SCHEMA = (
 _ADD = """INSERT OR REPLACE INTO done SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
     coalesce(?9, photo), coalesce(?10, soft), coalesce(?11, curve) FROM (SELECT 1)
     LEFT JOIN done ON name = ?1 AND (sha256, weights, settings) = (?3, ?4, ?5)"""
+_STEM = re.compile(rf"{LEDGER}(-\d+(-of-\d+))?")
 _PAGE = 100  # rows read at once; a preview has some tens of kilobytes
 
 
@@ -88,49 +97,87 @@ class Row:
     preview: Preview | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One command that wrote into this folder.
+
+    Attributes:
+        began: UTC, ISO 8601.
+        ended: Likewise; None if it was killed.
+        command: The command line.
+        folder: The current folder.
+        version: Of imlctl.
+    """
+
+    began: str
+    ended: str | None
+    command: str
+    folder: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of what was planned is done, and what else lay in the folders.
+
+    Attributes:
+        planned: Pictures that all runs together were to analyse.
+        done: Pictures that have a record, failed ones among them.
+        pending: Pictures without a record.
+        left_out: Files and folders that were found and not analysed.
+        runs: Commands, oldest first.
+    """
+
+    planned: int = 0
+    done: int = 0
+    pending: tuple[Path, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    runs: tuple[Run, ...] = ()
+
+    def __add__(self, other: Coverage) -> Coverage:
+        return Coverage(
+            self.planned + other.planned,
+            self.done + other.done,
+            self.pending + other.pending,
+            tuple(sorted({*self.left_out, *other.left_out}, key=lambda each: _raw(each.path))),
+            tuple(sorted((*self.runs, *other.runs), key=lambda run: run.began)),
+        )
+
+    @property
+    def incomplete(self) -> str:
+        """Sentence such as "INCOMPLETE: 15 of 63 pictures were analysed"; "" for a whole scan."""
+        if not self.pending:
+            return ""
+        return f"INCOMPLETE: {self.done} of {self.planned} pictures were analysed"
+
+
 def ledger_path(folder: Path, shard: Shard | None = None) -> Path:
-    """Return where the ledger of a scan into this folder lies; each shard has its own.
+    """Return the path of the ledger of a scan into this folder; each shard has its own.
 
     Raises:
-        UsageError: The folder holds the ledger of a scan that was divided in another way.
+        UsageError: The folder holds the ledger of a scan that was divided otherwise.
     """
-    name = STEM if shard is None else f"{STEM}-{shard.label}"
-    division = "" if shard is None else f"-of-{shard.count}"
+    division = None if shard is None else f"-of-{shard.count}"
     for other in ledgers(folder):
-        if re.sub(r"^-\d+", "", other.stem.removeprefix(STEM)) != division:
+        if _division(other) != division:
             raise UsageError(
-                "the scan into this folder was divided in another way",
+                "this folder holds a scan with a different --shard",
                 source=str(other),
                 remedy="Give the same --shard as before, or another folder.",
             )
+    name = LEDGER if shard is None else f"{LEDGER}-{shard.label}"
     return folder / f"{name}{_SUFFIX}"
 
 
+def _division(path: Path) -> str | None:
+    match = _STEM.fullmatch(path.stem)
+    return match[2] if match else None
+
+
 def ledgers(folder: Path) -> list[Path]:
-    """Return the ledgers in a folder, sorted."""
-    return sorted(folder.glob(f"{STEM}*{_SUFFIX}"))
-
-
-def rows(folder: Path, *, previews: bool = True) -> Iterator[Row]:
-    """Yield what all scans into a folder have done, in byte order of the pictures' names.
-
-    Args:
-        folder: Of the outputs.
-        previews: Whether to read them too; they are most of a ledger.
-
-    Raises:
-        OutputError: There is no ledger, it is damaged, or a scan is running.
-    """
-    found = ledgers(folder)
-    if not found:
-        raise OutputError(
-            "there is no ledger of a scan in this folder",
-            source=str(folder),
-            remedy="Name the folder that was given to localize with -o.",
-        )
-    for path in found:
-        with Ledger(path) as ledger:
-            yield from ledger.rows(previews=previews)
+    """Return the ledgers in a folder, sorted; copies under other names are none."""
+    found = sorted(folder.glob(f"{LEDGER}*{_SUFFIX}"))
+    return [path for path in found if _STEM.fullmatch(path.stem)]
 
 
 class Ledger:
@@ -138,47 +185,63 @@ class Ledger:
 
     Args:
         path: From `ledger_path`; made if it is missing.
+        read_only: Only look into it; for folders that may not be written to as well.
 
     Raises:
         OutputError: Another scan has it open, it is damaged, or it cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self.folder = path.parent
         self._lock = threading.Lock()  # the writer adds rows while others look for theirs
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise atomic.output_error(error, str(self.folder)) from error
-        with self._said():
-            self._database = sqlite3.connect(
-                path, timeout=0, isolation_level=None, check_same_thread=False
+        fixed = read_only and not os.access(self.folder, os.W_OK)  # nobody else writes there either
+        if fixed and path.with_name(f"{path.name}-wal").exists():
+            raise OutputError(
+                "a killed scan left this ledger unfinished in a folder that may not be written to",
+                source=str(path),
+                remedy="Copy the folder to a place where you may write, and name that.",
             )
         try:
-            with self._said():
-                self._open()
+            if not read_only:
+                self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise atomic.output_error(error, str(self.folder)) from error
+        with self._explained():
+            self._database = sqlite3.connect(
+                f"{path.absolute().as_uri()}?immutable=1" if fixed else path,
+                uri=fixed,
+                timeout=0,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+        try:
+            with self._explained():
+                self._open(fixed=fixed)
         except BaseException:
             self._database.close()
             raise
 
-    def _open(self) -> None:
+    def _open(self, *, fixed: bool) -> None:
         execute = self._database.execute
-        # Held until the end, and by the system for a process that dies; a log without shared
-        # memory, so that it works on network disks.
-        execute("PRAGMA locking_mode = EXCLUSIVE")
-        execute("PRAGMA journal_mode = WAL")
-        execute("PRAGMA synchronous = NORMAL")  # a row lost in a power cut is work done twice
-        execute("BEGIN EXCLUSIVE")
+        if not fixed:
+            # Held until the end, and by the system for a process that dies; a log without shared
+            # memory, so that it works on network disks.
+            execute("PRAGMA locking_mode = EXCLUSIVE")
+            execute("PRAGMA journal_mode = WAL")
+            execute("PRAGMA synchronous = NORMAL")  # a row lost in a power cut is work done twice
+            execute("BEGIN EXCLUSIVE")
         (version,) = execute("PRAGMA user_version").fetchone()
-        if version == 0:
+        if version == 0 and not fixed:
             for statement in _SCHEMA:
                 execute(statement)
             execute("INSERT INTO meta VALUES (?)", (secrets.token_hex(8),))
-        execute("COMMIT")
-        if version not in (0, _FORMAT):
+            version = _FORMAT
+        if not fixed:
+            execute("COMMIT")
+        if version != _FORMAT:
             raise OutputError(
-                f"this ledger has format {version}, and this version of imlctl knows {_FORMAT}",
+                f"this ledger has format {version}, and this version of imlctl reads {_FORMAT}",
                 source=str(self.path),
                 remedy="Read it with the version that wrote it, or scan again into another folder.",
             )
@@ -197,20 +260,68 @@ class Ledger:
 
     def planned(self) -> frozenset[Path]:
         """Return every output that this scan was ever going to write."""
-        with self._said():
+        with self._explained():
             names = self._database.execute("SELECT output FROM planned").fetchall()
         return frozenset(self.folder / os.fsdecode(name) for (name,) in names)
 
-    def begin(self, jobs: Iterable[Job]) -> None:
-        """Note all outputs before the first is written, and clear away what a killed scan left."""
+    def begin(
+        self,
+        jobs: Iterable[Job],
+        left_out: Iterable[LeftOut] = (),
+        command: Sequence[str] = (),
+    ) -> None:
+        """Note all outputs before the first is written, and clear away what a killed scan left.
+
+        Args:
+            jobs: Everything that this run will do.
+            left_out: What it will not.
+            command: The command line, with the name of the program.
+        """
+        jobs = list(jobs)
         outputs = [path for job in jobs for path in job.outputs.values() if path is not None]
         atomic.sweep(dict.fromkeys(path.parent for path in outputs), self.tag)
-        with self._said():
+        with self._explained():
+            many = self._database.executemany
             self._database.execute("BEGIN")
-            self._database.executemany(
-                "INSERT OR IGNORE INTO planned VALUES (?)", ((self._name(p),) for p in outputs)
+            many("INSERT OR IGNORE INTO planned VALUES (?)", ((self._name(p),) for p in outputs))
+            many(
+                "INSERT OR REPLACE INTO pictures VALUES (?, ?)",
+                ((_raw(job.picture.name), _absolute(job)) for job in jobs),
             )
+            self._database.execute("DELETE FROM left_out")
+            many(
+                "INSERT OR REPLACE INTO left_out VALUES (?, ?)",
+                ((_raw(each.path), each.reason) for each in left_out),
+            )
+            run = (_now(), shlex.join(command), str(Path.cwd()), __version__)
+            self._database.execute("INSERT INTO runs VALUES (?, NULL, ?, ?, ?)", run)
             self._database.execute("COMMIT")
+
+    def end(self) -> None:
+        """Note that the run which began last came to its end."""
+        with self._explained():
+            self._database.execute(
+                "UPDATE runs SET ended = ? WHERE rowid = (SELECT max(rowid) FROM runs)", (_now(),)
+            )
+
+    def coverage(self) -> Coverage:
+        """Return how much of what was planned is done."""
+        with self._explained():
+            execute = self._database.execute
+            (planned,) = execute("SELECT count(*) FROM pictures").fetchone()
+            pending = execute(
+                "SELECT coalesce(path, name) FROM pictures"
+                " WHERE name NOT IN (SELECT name FROM done) ORDER BY name"
+            ).fetchall()
+            left_out = execute("SELECT path, reason FROM left_out ORDER BY path").fetchall()
+            runs = execute("SELECT * FROM runs ORDER BY rowid").fetchall()
+        return Coverage(
+            planned,
+            planned - len(pending),
+            tuple(Path(os.fsdecode(path)) for (path,) in pending),
+            tuple(LeftOut(Path(os.fsdecode(path)), reason) for path, reason in left_out),
+            tuple(Run(*run) for run in runs),
+        )
 
     def done(self, job: Job, key: Key) -> dict[str, str]:
         """Return the files whose hashes prove that nothing is left to do, or nothing.
@@ -219,7 +330,7 @@ class Ledger:
         """
         if job.picture.path is None:
             return {}
-        with self._said():
+        with self._explained():
             row = self._database.execute(
                 "SELECT sha256, outputs FROM done WHERE name = ? AND weights = ? AND settings = ?"
                 " AND verdict != 'failed'",
@@ -236,7 +347,7 @@ class Ledger:
 
     def record(self, job: Job) -> dict[str, Any]:
         """Return the record of a picture that is done."""
-        with self._said():
+        with self._explained():
             (text,) = self._database.execute(
                 "SELECT record FROM done WHERE name = ?", (_raw(job.picture.name),)
             ).fetchone()
@@ -259,11 +370,10 @@ class Ledger:
             outputs: What was written, with the sha256 of each.
             preview: What a report shows of it; None keeps one of the same result, if there is one.
         """
-        path = job.picture.path
         names = {self._name(p).hex(): digest for p, digest in outputs.items()}
         row = (
             _raw(job.picture.name),
-            None if path is None else _raw(path.parent.resolve() / path.name),
+            _absolute(job),
             record.get("sha256"),
             key.weights,
             key.settings,
@@ -274,7 +384,7 @@ class Ledger:
             preview.soft if preview else None,
             json.dumps(preview.curve) if preview else None,
         )
-        with self._said():
+        with self._explained():
             self._database.execute(_ADD, row)
 
     def rows(self, *, previews: bool = True) -> Iterator[Row]:
@@ -286,7 +396,7 @@ class Ledger:
         )
         last = b""
         while True:
-            with self._said():
+            with self._explained():
                 page = self._database.execute(query, (last, _PAGE)).fetchall()
             if not page:
                 return
@@ -304,7 +414,7 @@ class Ledger:
         return {self.folder / os.fsdecode(bytes.fromhex(n)): h for n, h in names.items()}
 
     @contextmanager
-    def _said(self) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         """Keep threads apart, and turn what SQLite raises into what a user can act on."""
         try:
             with self._lock:
@@ -315,3 +425,39 @@ class Ledger:
 
 def _raw(path: os.PathLike[str]) -> bytes:
     return os.fsencode(path)
+
+
+def _absolute(job: Job) -> bytes | None:
+    path = job.picture.path
+    return None if path is None else _raw(path.parent.resolve() / path.name)
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def explained(error: sqlite3.Error, path: Path) -> OutputError:
+    """Turn an error of SQLite into ours.
+
+    Args:
+        error: What was raised.
+        path: Of the database.
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return OutputError(
+            "another scan is writing to this folder",
+            source=str(path.parent),
+            remedy="Wait until it ends, or give each scan its own folder or --shard.",
+        )
+    if code == sqlite3.SQLITE_FULL or "full" in str(error):
+        return atomic.output_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), str(path))
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return OutputError(
+            f"this ledger is damaged ({error})",
+            source=str(path),
+            remedy="Move it away; then add --force to analyse everything again.",
+        )
+    return OutputError(
+        f"the ledger cannot be used: {error}", source=str(path), remedy="Choose another folder."
+    )

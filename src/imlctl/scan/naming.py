@@ -1,29 +1,35 @@
-"""Decide where every output goes, and refuse all conflicts before the first picture."""
+"""Decide the name of every output, and refuse all conflicts before the first picture."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Self
 
 from imlctl.atomic import output_error
 from imlctl.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 
-    from imlctl.scan.discover import Picture
-    from imlctl.scan.shard import Shard
+    from imlctl.scan.find import Picture
 
 STANDARD_STREAM = "-"
+LEDGER, MANIFEST = "imlctl-ledger", "SHA256SUMS"
+PAGE, JSONL, CSV = "report.html", "records.jsonl", "records.csv"
+_PART = r"\d+-of-\d+"
+_KEPT = re.compile(
+    rf"{LEDGER}(-{_PART})?\.sqlite(-wal|-journal|-shm)?|{MANIFEST}(\.{_PART}|\.\d+)?"
+    rf"|(report|records)(-{_PART})?\.(html|jsonl|csv)",
+    re.IGNORECASE,  # as some disks take names
+)
 _SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 _LONGEST_NAME = 255  # bytes, on every common file system
-_REPORTS = re.compile(r"(report|records)(-\d+-of-\d+)?\.(html|jsonl|csv)")
-_RESERVED = ("imlctl-ledger", "SHA256SUMS")  # how names of files begin that a scan keeps
 
 
 class Kind(StrEnum):
@@ -36,8 +42,11 @@ class Kind(StrEnum):
 
     @property
     def suffix(self) -> str:
-        """What is added to the full name of the picture."""
+        """Added to the full name of the picture."""
         return ".json" if self is Kind.JSON else f".{self}.png"
+
+
+_LONGEST_SUFFIX = max(len(kind.suffix) for kind in Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,54 @@ class Job:
     outputs: Mapping[Kind, Path | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of several parts of a scan that together are the whole.
+
+    A picture belongs to a part by the hash of its name below the folder that was given, so that
+    each part finds the same pictures whatever comes or goes beside them, and on every machine.
+
+    Attributes:
+        index: Number of the part, from 1.
+        count: Number of parts.
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise UsageError(
+                f"there is no part {self.index} of {self.count}",
+                source="--shard",
+                remedy="Parts are counted from 1: --shard 1/8 to --shard 8/8.",
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``2/8``.
+
+        Raises:
+            UsageError: It is something else.
+        """
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if match is None:
+            raise UsageError(
+                f"not a part of a scan: {text!r}", source="--shard", remedy="Write --shard 2/8."
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    @property
+    def label(self) -> str:
+        """For names of files: ``2-of-8``."""
+        return f"{self.index}-of-{self.count}"
+
+    def holds(self, name: PurePath) -> bool:
+        """Return whether a picture belongs to this part."""
+        digest = hashlib.sha256(b"/".join(map(os.fsencode, name.parts))).digest()
+        return int.from_bytes(digest[:8]) % self.count == self.index - 1
+
+
 def plan(
     pictures: Sequence[Picture],
     out: str | None,
@@ -67,12 +124,13 @@ def plan(
     """Give every picture its outputs, or refuse them all.
 
     A folder mirrors the tree of the inputs and keeps full names, so that `a.jpg` and `a.png` do
-    not meet: `a.jpg.mask.png`. A file is for one picture alone, and what else is wanted stands
-    beside it: `mask.png`, `mask.overlay.png`.
+    not meet: `a.jpg.mask.png`. A name that would be too long, or that some file system would take
+    for another picture's, is shortened or marked by a hash: `IMG~1f0c8a52.jpg.mask.png`. A file is
+    for one picture alone, and what else is wanted stands beside it: `mask.png`, `mask.overlay.png`.
 
     Args:
         pictures: From `discover`.
-        out: What `-o` says: a file, a folder, "-" for the standard output, or None.
+        out: Value of `-o`: a file, a folder, "-" for the standard output, or None.
         kinds: What is wanted besides the mask, which is always written where `out` is given.
         many: Whether several inputs or a folder were given, whatever number that came to.
         force: Whether existing outputs may be replaced.
@@ -82,17 +140,18 @@ def plan(
 
     Raises:
         UsageError: `out` does not suit the inputs, or is needed and not given.
-        OutputError: Two outputs would have one name (on any common file system), one is an input
-            (the same file, under whatever name), or one exists and `force` is not set.
+        OutputError: An output is an input (the same file, under whatever name), or exists and
+            `force` is not set.
     """
+    mine = [shard is None or shard.holds(picture.name) for picture in pictures]
     if out is None:
         homeless = [kind for kind in Kind if kind in kinds and kind is not Kind.MASK]
         if homeless:
             raise UsageError(
-                f"no place is given for {' and '.join(homeless)}",
+                f"no output is named for {' and '.join(homeless)}",
                 remedy="Add -o with a file or folder.",
             )
-        return _part(tuple(Job(picture, {}) for picture in pictures), shard)
+        return tuple(Job(picture, {}) for picture, yes in zip(pictures, mine, strict=True) if yes)
     if not out:
         raise UsageError("the name is empty", source="-o", remedy="Name a file or folder.")
     wanted = [kind for kind in Kind if kind is Kind.MASK or kind in kinds]
@@ -105,18 +164,12 @@ def plan(
         else:
             jobs = _into_file(pictures, out, wanted)
             _refuse_unwritable(Path(out).parent)
-        _refuse_long_names(jobs)
-        _refuse_collisions(jobs)
-        _refuse_inputs(jobs)
-        jobs = _part(jobs, shard)
+        _refuse_inputs(jobs, Path(out) if is_folder(out, many=many) else None)
+        jobs = tuple(job for job, yes in zip(jobs, mine, strict=True) if yes)
         _refuse_existing(jobs, force=force, ours=ours)
     except OSError as error:  # a folder on the way that may not be looked into
         raise output_error(error, f"-o {out}") from error
     return jobs
-
-
-def _part(jobs: tuple[Job, ...], shard: Shard | None) -> tuple[Job, ...]:
-    return tuple(job for job in jobs if shard is None or shard.holds(job.picture.name))
 
 
 def is_folder(out: str | None, *, many: bool) -> bool:
@@ -126,13 +179,13 @@ def is_folder(out: str | None, *, many: bool) -> bool:
     return many or out.endswith(_SEPARATORS) or Path(out).is_dir()
 
 
-def is_reserved(name: str) -> bool:
+def is_kept(name: str) -> bool:
     """Return whether a file is called as one that a scan keeps beside its outputs."""
-    return name.startswith(_RESERVED) or _REPORTS.fullmatch(name) is not None
+    return _KEPT.fullmatch(name) is not None
 
 
 def report_name(name: str, shard: Shard | None) -> str:
-    """Return what a report is called: of a part of a scan, ``records-2-of-8.jsonl``."""
+    """Return the name of a report: of a part of a scan, ``records-2-of-8.jsonl``."""
     stem, dot, suffix = name.rpartition(".")
     return name if shard is None else f"{stem}-{shard.label}{dot}{suffix}"
 
@@ -140,9 +193,11 @@ def report_name(name: str, shard: Shard | None) -> str:
 def _to_standard_output(
     pictures: Sequence[Picture], wanted: Sequence[Kind], *, many: bool
 ) -> tuple[Job, ...]:
+    if not pictures and not many:  # it cannot be had, and that is said elsewhere
+        return ()
     if many or len(pictures) != 1 or list(wanted) != [Kind.MASK]:
         raise UsageError(
-            "the standard output takes the mask of one picture and nothing else",
+            "standard output takes the mask of one picture and nothing else",
             source="-o -",
             remedy="Name a file or folder with -o.",
         )
@@ -157,9 +212,16 @@ def _into_file(pictures: Sequence[Picture], out: str, wanted: Sequence[Kind]) ->
             source=f"-o {out}",
             remedy="End the name in .png, or in / for a folder.",
         )
-    (picture,) = pictures  # without `many` there is no other number
     beside = {kind: path.with_name(path.stem + kind.suffix) for kind in wanted}
-    return (Job(picture, {**beside, Kind.MASK: path}),)
+    jobs = tuple(Job(picture, {**beside, Kind.MASK: path}) for picture in pictures)  # one or none
+    for output, picture in _files(jobs):
+        if len(os.fsencode(output.name)) > _LONGEST_NAME:
+            raise OutputError(
+                f"a name has at most {_LONGEST_NAME} bytes",
+                source=str(output),
+                remedy=f"Choose a shorter name for the output of {picture}.",
+            )
+    return jobs
 
 
 def _into_folder(pictures: Sequence[Picture], out: str, wanted: Sequence[Kind]) -> tuple[Job, ...]:
@@ -170,15 +232,60 @@ def _into_folder(pictures: Sequence[Picture], out: str, wanted: Sequence[Kind]) 
             source=f"-o {out}",
             remedy=f"Name a folder, or write {out}{os.sep} if you mean one.",
         )
-    return tuple(Job(picture, _in_folder(folder, picture, wanted)) for picture in pictures)
+    return tuple(
+        Job(picture, {kind: _output(folder, picture.name, kind) for kind in wanted})
+        for picture in _unambiguous(pictures)
+    )
 
 
-def _in_folder(folder: Path, picture: Picture, wanted: Sequence[Kind]) -> dict[Kind, Path | None]:
-    name = picture.name
-    return {kind: folder / name.with_name(name.name + kind.suffix) for kind in wanted}
+def _output(folder: Path, name: PurePath, kind: Kind) -> Path:
+    return folder / name.with_name(name.name + kind.suffix)
 
 
-def _files(jobs: Iterable[Job]) -> Iterator[tuple[Path, Picture]]:
+def _unambiguous(pictures: Sequence[Picture]) -> Iterator[Picture]:
+    """Rename pictures in the tree of the outputs so that no two meet on any common file system.
+
+    macOS and Windows take A.png and a.png, and composed and decomposed accents, for the same. The
+    first of several keeps its name, in the order of the pictures.
+    """
+    folders = {_folded(parent) for p in pictures for parent in p.name.parents}
+    taken: set[str] = set()
+    for picture in pictures:
+        name = picture.name
+        if len(name.parts) > 1 and is_kept(name.parts[0]):
+            name = PurePath(_marked(name.parts[0], os.fsencode(name.parts[0])), *name.parts[1:])
+        if _is_long(name) or _outputs_of(name) & (taken | folders):
+            given = os.fsencode(name if picture.path is None else picture.path)
+            name = name.with_name(_marked(name.name, given))
+        taken |= _outputs_of(name)
+        yield picture if name == picture.name else replace(picture, name=name)
+
+
+def _is_long(name: PurePath) -> bool:
+    return len(os.fsencode(name.name)) + _LONGEST_SUFFIX > _LONGEST_NAME
+
+
+def _outputs_of(name: PurePath) -> set[str]:
+    return {_folded(name.with_name(name.name + kind.suffix)) for kind in Kind}
+
+
+def _folded(path: PurePath) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", str(path)).casefold())
+
+
+def _marked(name: str, given: bytes) -> str:
+    """Shorten a name if need be, and put a hash of what was given before its suffix."""
+    stem, dot, suffix = name.rpartition(".")
+    if not stem or len(os.fsencode(suffix)) > 8:
+        stem, dot, suffix = name, "", ""
+    mark = f"~{hashlib.sha256(given).hexdigest()[:8]}{dot}{suffix}"
+    room = _LONGEST_NAME - _LONGEST_SUFFIX - len(os.fsencode(mark))
+    while len(os.fsencode(stem)) > room:
+        stem = stem[:-1]
+    return stem + mark
+
+
+def _files(jobs: Sequence[Job]) -> Iterator[tuple[Path, Picture]]:
     for job in jobs:
         for path in job.outputs.values():
             if path is not None:
@@ -197,66 +304,21 @@ def _refuse_unwritable(folder: Path) -> None:
         )
 
 
-def _refuse_long_names(jobs: Sequence[Job]) -> None:
-    for path, picture in _files(jobs):
-        if len(os.fsencode(path.name)) > _LONGEST_NAME:
-            raise OutputError(
-                f"the name of its output would be longer than {_LONGEST_NAME} bytes",
-                source=str(picture),
-                remedy="Localize this picture alone, with -o FILE.png.",
-            )
-
-
-def _refuse_collisions(jobs: Sequence[Job]) -> None:
-    """Refuse outputs that are one file, or file and folder, to some common file system.
-
-    macOS and Windows take A.png and a.png, and composed and decomposed accents, for the same.
-    """
-    owners: dict[str, Picture] = {}
-    for path, picture in _files(jobs):
-        owner = owners.setdefault(_folded(path), picture)
-        if owner != picture:
-            raise _collision(owner, picture, path)
-    folders = {path.parent: picture for path, picture in _files(jobs)}
-    for job in jobs:
-        if is_reserved(job.picture.name.parts[0]) and len(job.picture.name.parts) > 1:
-            raise OutputError(
-                "a folder of this name would be in the way of what a scan keeps",
-                source=str(job.picture),
-                remedy="Localize what is in that folder in a run of its own.",
-            )
-    for folder, picture in folders.items():
-        for parent in (folder, *folder.parents):
-            if _folded(parent) in owners:
-                raise _collision(owners[_folded(parent)], picture, parent)
-
-
-def _folded(path: Path) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", str(path)).casefold())
-
-
-def _collision(first: Picture, second: Picture, path: Path) -> OutputError:
-    return OutputError(
-        f"the outputs of {first} and {second} would both be called so (or differ only in case)",
-        source=str(path),
-        remedy="Localize them in two runs, with two output folders.",
-    )
-
-
-def _refuse_inputs(jobs: Sequence[Job]) -> None:
-    """Refuse to write onto an input, compared as files and not as names (forensic rule 1)."""
+def _refuse_inputs(jobs: Sequence[Job], folder: Path | None) -> None:
+    """Refuse to write onto an input, compared as files and not as names: evidence is read only."""
     inputs = {}
     for job in jobs:
         identity = _identity(job.picture.path) if job.picture.path else None
         if identity:
             inputs[identity] = job.picture
-    for path, _ in _files(jobs):
+    kept = [f"{LEDGER}.sqlite", MANIFEST, PAGE, JSONL, CSV] if folder else []
+    for path in (*(p for p, _ in _files(jobs)), *(Path(folder or "", name) for name in kept)):
         identity = _identity(path)
         if identity in inputs:
             raise OutputError(
-                f"this output is the input {inputs[identity]} itself",
+                f"this output would replace the input {inputs[identity]}",
                 source=str(path),
-                remedy="An input is never overwritten; choose another name.",
+                remedy="Choose another output; an input is never overwritten.",
             )
 
 
@@ -281,6 +343,6 @@ def _refuse_existing(jobs: Sequence[Job], *, force: bool, ours: Container[Path])
         source=str(taken[0]),
         remedy="It is not a regular file; choose another name."
         if force
-        else "Choose another name, or add --force to replace it, or --resume to go on with"
-        " a scan that was interrupted.",
+        else "Choose another name, add --force to replace it, or --resume to go on with"
+        " an interrupted scan.",
     )

@@ -40,7 +40,7 @@ def joined() -> Iterator[None]:
         return
     if "://" in address:
         raise UsageError(
-            "Ray Data does not run from outside of a cluster",
+            "a scan cannot be run from outside of a cluster",
             source=f"RAY_ADDRESS {address}",
             remedy="Run this on a machine of the cluster, with RAY_ADDRESS=auto,"
             " or hand it over with `ray job submit`.",
@@ -88,17 +88,12 @@ def _prepare_environment(*, own: bool) -> None:
 def _imported() -> Any:
     try:
         import ray
-        import ray.data
     except ImportError as error:
         raise UsageError(
-            f"Ray Data is not installed ({error})",
+            f"Ray is not installed ({error})",
             source="--ray",
             remedy='Install it with: pip install "imlctl[ray]"',
         ) from error
-    loud = logging.getLogger("ray.data")
-    for handler in list(loud.handlers):
-        if handler.name == "console":
-            loud.removeHandler(handler)  # what it writes to its own files stays
     return ray
 
 
@@ -135,7 +130,7 @@ class Share:
 
     device: str
     name: str
-    cpus: int
+    cpus: int = 1
     gpus: int = 0
     kind: str | None = None
     threads: int = 1
@@ -144,7 +139,7 @@ class Share:
 def share_for(device: str, tell: Callable[[str], None]) -> Share:
     """Decide what each worker computes on; waits until the cluster has such a worker.
 
-    Without a card, a worker has as many threads as a scan on this machine alone, so that both
+    Without a card, a worker has one thread, as in a scan on this machine alone, so that both
     compute the same to the last bit.
 
     Args:
@@ -162,13 +157,9 @@ def share_for(device: str, tell: Callable[[str], None]) -> Share:
         )
     nodes = nodes_of().values()
     if device == "cpu" or (device == "auto" and not any(node["GPU"] for node in nodes)):
-        import torch
-
-        threads = torch.get_num_threads()
-        cores = max((int(node["CPU"]) for node in nodes), default=0)
-        if not cores:
-            tell(f"waiting until the cluster has a machine with {threads} cores")
-        return Share("cpu", "cpu", min(threads, cores or threads), threads=threads)
+        if not any(int(node["CPU"]) for node in nodes):
+            tell("waiting until the cluster has a machine with a free core")
+        return Share("cpu", "cpu")
     if not any(node["GPU"] and node["CPU"] for node in nodes):
         tell("waiting until the cluster has a machine with a GPU")
     return _card(device)
@@ -184,7 +175,7 @@ def _card(device: str) -> Share:
     resources = nodes_of().get(node, Counter())
     prefix = "accelerator_type:"
     kinds = [key.removeprefix(prefix) for key in resources if key.startswith(prefix)]
-    return Share(device, name, cpus=1, gpus=1, kind=kinds[0] if kinds else None)
+    return Share(device, name, gpus=1, kind=kinds[0] if kinds else None)
 
 
 def _look(device: str) -> tuple[str | ImlctlError, str]:
@@ -208,9 +199,11 @@ def nodes_of() -> dict[str, Counter[str]]:
     return {node["NodeID"]: Counter(node["Resources"]) for node in nodes if node["Alive"]}
 
 
-def total_of() -> Counter[str]:
-    """Return what all machines of the cluster have together."""
-    return sum(nodes_of().values(), Counter())
+def capacity(share: Share) -> int:
+    """Return how many workers the machines of the cluster have room for."""
+    if share.gpus:
+        return sum(int(node["GPU"]) for node in nodes_of().values())
+    return sum(int(node["CPU"]) // share.cpus for node in nodes_of().values())
 
 
 def gist(error: BaseException) -> str:

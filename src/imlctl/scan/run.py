@@ -5,82 +5,44 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from imlctl import atomic
-from imlctl.scan.analyse import analyse
-from imlctl.scan.behind import AtOnce, Behind
-from imlctl.scan.failures import Failed, failed
-from imlctl.scan.worker import Request, Same, answer
+from imlctl.scan.analysis import key_of, record_of_failure
+from imlctl.scan.messages import Failed, Finished, Request, Unchanged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from imlctl.errors import InputError
-    from imlctl.report.preview import Preview
+    from imlctl.scan.analysis import Options
     from imlctl.scan.ledger import Key, Ledger
-    from imlctl.scan.naming import Job, Kind
-    from imlctl.scan.worker import Decoded, Reply
-
-Result = TypeVar("Result")
+    from imlctl.scan.naming import Job
 
 
-class Work(Protocol[Result]):
-    """What is done with each picture."""
+class Engine(Protocol):
+    """Decodes and analyses pictures, wherever that is done."""
 
-    max_pixels: int
-    key: Key
-
-    def localize(self, source: Decoded | bytes) -> Result:
-        """Analyse a decoded picture, or the bytes of the standard input."""
-
-    def render(self, result: Result, kind: Kind) -> bytes:
-        """Encode one output of a result."""
-
-    def record(self, result: Result) -> dict[str, Any]:
-        """Return what is kept of a result, as `Record.to_dict` gives it."""
-
-    def preview(self, result: Result) -> Preview | None:
-        """Return what a report shows of a result, if one is wanted."""
-
-    def failure(self, job: Job, error: InputError) -> dict[str, Any]:
-        """Return what is kept of a picture that has no result."""
-
-
-class Ahead(Protocol):
-    """What has pictures ready before the model asks for them."""
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Provenance of all results, see `Localizer.provenance`."""
 
     def run(
-        self, requests: Iterable[tuple[Job, Request | None]]
-    ) -> Iterator[tuple[Job, Reply | Finished | None]]:
-        """Answer requests as they get ready; None is passed on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """All of a picture that is left to write and to note.
-
-    Attributes:
-        outputs: Each file that is wanted, whole.
-        record: As `Work.record` gives it.
-        preview: What a report shows of it, if that is wanted.
-    """
-
-    outputs: Mapping[Kind, bytes]
-    record: Mapping[str, Any]
-    preview: Preview | None = None
+        self, requests: Iterable[tuple[Job, Request]], stopped: Callable[[], bool]
+    ) -> Iterator[tuple[Job, Finished | Unchanged | Failed]]:
+        """Answer requests until told to stop; what was begun is finished."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one picture went.
+    """End of one picture.
 
     Attributes:
         job: The picture and its outputs.
         record: What is kept of it, whether it went well or not.
         error: What went wrong, if anything; then nothing was written.
-        trace: The traceback of an error that is a bug of ours, otherwise "".
+        trace: The traceback of an error that is a bug of imlctl's, otherwise "".
         resumed: An earlier scan had done it.
     """
 
@@ -91,19 +53,11 @@ class Outcome:
     resumed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Analysed(Generic[Result]):
-    """What the model leaves to the writer."""
-
-    job: Job
-    result: Result | Finished | Failed | Same
-
-
 def scan(
     jobs: Iterable[Job],
-    work: Work[Result],
+    engine: Engine,
+    options: Options,
     *,
-    ahead: Ahead | None = None,
     ledger: Ledger | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -113,14 +67,12 @@ def scan(
 ) -> Iterator[Outcome]:
     """Analyse each picture, write its outputs, and say how it went.
 
-    The model runs in the calling thread; see `analyse`. With `ahead`, pictures are decoded before
-    it in other processes, and rendered and written behind it in a thread; the outputs are the same.
+    Everything is written from the calling thread, whatever decodes and analyses beside it.
 
     Args:
         jobs: From `naming.plan`.
-        work: What is done with each picture.
-        ahead: Decoders, or what does all but the writing elsewhere; without them everything
-            happens here, one step after another.
+        engine: What decodes and analyses.
+        options: What is done with each picture.
         ledger: Where to note what is done.
         resume: Skip what the ledger proves to be done with the same weights and settings.
         overwrite: Whether outputs that exist are replaced.
@@ -130,123 +82,93 @@ def scan(
             that is all.
 
     Yields:
-        One outcome per picture, in the order of the jobs, or in that of `ahead` if that is another.
+        One outcome per picture, in the order of the engine.
 
     Raises:
         ImlctlError: Of any kind but `InputError`: an output cannot be written, or weights or
             settings are wrong, and the remaining pictures would fail as well.
     """
-    finish = _Finisher(work, ledger, overwrite or resume, stdout)
-    requests = ((job, _request(job, work, ledger if resume else None)) for job in jobs)
-    answers = ahead.run(requests) if ahead else _answers(requests)
-    with AtOnce(finish) if ahead is None else Behind(finish) as writer:
-        for job, result in analyse(work, _pictures(answers, stdin, stopped)):
-            yield from writer.put(_Analysed(job, result))
-            del result  # or its pixels would stay until the next one is there
-        yield from writer.rest()
+    writer = _Writer(engine, options, ledger, overwrite or resume, stdout)
+    known = ledger if resume else None
+    requests = ((job, _request(job, options, known, writer.key, stdin)) for job in jobs)
+    for job, answer in engine.run(requests, stopped):
+        yield writer(job, answer)
+        del answer  # or its outputs would stay until the next ones are there
 
 
-def _answers(
-    requests: Iterable[tuple[Job, Request | None]],
-) -> Iterator[tuple[Job, Reply | None]]:
-    for job, request in requests:
-        yield job, None if request is None else answer(request)
+def _request(
+    job: Job, options: Options, known: Ledger | None, key: Key, stdin: BinaryIO | None
+) -> Request:
+    limit = options.settings.max_pixels
+    if job.picture.path is not None:
+        done = {} if known is None else known.done(job, key)
+        return Request(str(job.picture), limit, done)
+    if stdin is None:
+        raise ValueError("a job reads the standard input, which was not given")
+    return Request(str(job.picture), limit, data=stdin.read())
 
 
-def _request(job: Job, work: Work[Any], ledger: Ledger | None) -> Request | None:
-    if job.picture.path is None:
-        return None
-    done = {} if ledger is None else ledger.done(job, work.key)
-    return Request(str(job.picture.path), work.max_pixels, done)
+class _Writer:
+    """Writes the outputs of one picture after the other, and notes them in the ledger."""
 
+    def __init__(
+        self,
+        engine: Engine,
+        options: Options,
+        ledger: Ledger | None,
+        overwrite: bool,
+        stdout: BinaryIO | None,
+    ) -> None:
+        self.engine = engine
+        self.key = key_of(engine.provenance, options)
+        self.ledger = ledger
+        self.overwrite = overwrite
+        self.stdout = stdout
 
-def _pictures(
-    answers: Iterable[tuple[Job, Reply | Finished | None]],
-    stdin: BinaryIO | None,
-    stopped: Callable[[], bool],
-) -> Iterator[tuple[Job, str, Reply | Finished | Callable[[], bytes]]]:
-    """Name each picture and what became of it so far, or what reads it, until told to stop."""
-    for job, reply in answers:
-        if stopped():
-            return
-        if reply is not None:
-            yield job, str(job.picture), reply
-        elif stdin is not None:
-            yield job, str(job.picture), stdin.read
-        else:
-            raise ValueError("a job reads the standard input, which was not given")
-        del reply  # or its pixels would stay until the next picture is decoded
-
-
-def finish(
-    work: Work[Result], result: Result, kinds: Collection[Kind], name: str, *, preview: bool
-) -> Finished | Failed:
-    """Encode all that is wanted of a result, or nothing if any of it fails.
-
-    Args:
-        work: What is done with each picture.
-        result: Of the model.
-        kinds: The files that are wanted.
-        name: Of the picture, for errors that do not know it.
-        preview: Whether the preview is wanted as well.
-
-    Raises:
-        ImlctlError: Of any kind but `InputError`: other pictures would fail as well.
-    """
-    try:
-        return Finished(
-            {kind: work.render(result, kind) for kind in kinds},
-            work.record(result),
-            work.preview(result) if preview else None,
-        )
-    except Exception as error:
-        return failed(error, name)
-
-
-@dataclass(frozen=True, slots=True)
-class _Finisher(Generic[Result]):
-    """Renders, writes and notes one picture."""
-
-    work: Work[Result]
-    ledger: Ledger | None
-    overwrite: bool
-    stdout: BinaryIO | None
-
-    def __call__(self, analysed: _Analysed[Result]) -> Outcome:
-        job, result = analysed.job, analysed.result
-        if isinstance(result, Same) and self.ledger:
+    def __call__(self, job: Job, answer: Finished | Unchanged | Failed) -> Outcome:
+        if isinstance(answer, Unchanged):
+            if self.ledger is None:
+                raise ValueError("a picture is done before, which only a ledger can tell")
             return Outcome(job, self.ledger.record(job), resumed=True)
-        # Everything but writing comes first, so that a failure leaves none of the outputs.
-        if not isinstance(result, (Finished, Failed, Same)):
-            kept = self.ledger is not None
-            result = finish(self.work, result, job.outputs, str(job.picture), preview=kept)
-        if isinstance(result, Finished):
-            done, outcome = result, Outcome(job, result.record)
-        elif isinstance(result, Failed):
-            done = Finished({}, self.work.failure(job, result.error))
-            outcome = Outcome(job, done.record, result.error, result.trace)
+        if isinstance(answer, Failed):
             self._remove_stale(job)
+            record = record_of_failure(job, answer, self.engine.provenance)
+            outcome = Outcome(job, record, answer.error, answer.trace)
+            done = Finished({}, record)
         else:
-            raise ValueError("a picture is done before, which only a ledger can tell")
-        hashes = {p: digest for p, digest in map(self._write, _placed(job, done.outputs)) if p}
+            done, outcome = answer, Outcome(job, answer.record)
+        outputs = [(job.outputs[kind], data) for kind, data in done.outputs.items()]
+        hashes = {path: digest for path, digest in self._write(outputs) if path}
         if self.ledger:
-            self.ledger.add(job, self.work.key, done.record, hashes, done.preview)
+            self.ledger.add(job, self.key, done.record, hashes, done.preview)
         return outcome
 
-    def _write(self, output: tuple[Path | None, bytes]) -> tuple[Path | None, str]:
-        path, data = output
-        if path is not None:
-            tag = self.ledger.tag if self.ledger else ""
-            atomic.write(path, data, overwrite=self.overwrite, tag=tag)
-        elif self.stdout is None:
+    def _write(self, outputs: list[tuple[Path | None, bytes]]) -> Iterator[tuple[Path | None, str]]:
+        written: list[Path] = []
+        try:
+            for path, data in outputs:
+                if path is None:
+                    self._print(data)
+                else:
+                    fresh = not path.exists()
+                    tag = self.ledger.tag if self.ledger else ""
+                    atomic.write(path, data, overwrite=self.overwrite, tag=tag)
+                    written += [path] if fresh else []
+                yield path, hashlib.sha256(data).hexdigest()
+        except BaseException:
+            for path in written:  # a set of outputs is whole, or none of it is there
+                with suppress(OSError):
+                    path.unlink()
+            raise
+
+    def _print(self, data: bytes) -> None:
+        if self.stdout is None:
             raise ValueError("a job writes to the standard output, which was not given")
-        else:
-            try:
-                self.stdout.write(data)
-                self.stdout.flush()
-            except OSError as error:
-                raise atomic.output_error(error, "standard output") from error
-        return path, hashlib.sha256(data).hexdigest()
+        try:
+            self.stdout.write(data)
+            self.stdout.flush()
+        except OSError as error:
+            raise atomic.output_error(error, "standard output") from error
 
     def _remove_stale(self, job: Job) -> None:
         """Remove what was written of an earlier content: a picture that fails has no mask."""
@@ -254,7 +176,3 @@ class _Finisher(Generic[Result]):
             if path is not None:
                 with suppress(FileNotFoundError):
                     path.unlink()
-
-
-def _placed(job: Job, encoded: Mapping[Kind, bytes]) -> list[tuple[Path | None, bytes]]:
-    return [(job.outputs[kind], data) for kind, data in encoded.items()]

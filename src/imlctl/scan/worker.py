@@ -1,67 +1,32 @@
-"""The process that decodes, so that a crash, a hang or a bomb costs one picture and not the scan.
+"""Child processes of a scan: one kind decodes, the other runs the model.
 
-It runs `serve`: reads requests from its standard input and answers on its standard output until the
-input ends, which it does when the scan ends, however it ends.
+A crash, a hang or a bomb costs one picture and not the scan. Each process reads messages from its
+standard input and answers on its standard output until the input ends, which it does when the scan
+ends, however it ends.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
-import struct
 import sys
 import time
-from dataclasses import dataclass, field, fields
-from typing import IO, TYPE_CHECKING, Any
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
-import numpy as np
-
-from imlctl.image.decode import Photo, read
-from imlctl.scan.failures import Failed, failed
-from imlctl.scan.hashing import all_match
+from imlctl.errors import ImlctlError, InputError
+from imlctl.image.decode import decode, read
+from imlctl.scan.custody import all_match, sha256_of
+from imlctl.scan.messages import Decoded, Failed, Unchanged, failed, receive, send
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from imlctl.scan.messages import Request
 
-HELLO = b"imlctl\n"  # says that the process could be started
-_LENGTH = struct.Struct("<Q")
-_LONGEST = 2**26  # bytes of a message without its pixels
-_TRUSTED = ("imlctl.image.", "imlctl.errors", "imlctl.scan.worker", "imlctl.scan.failures")
+HELLO = b"imlctl\n"  # of a decoder that could be started
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One file to decode.
-
-    Attributes:
-        path: Of the file.
-        max_pixels: See `image.decode.read`.
-        done: If all these files, name to sha256, are as they were, nothing is left to do.
-    """
-
-    path: str
-    max_pixels: int
-    done: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """A picture, and the seconds that reading and decoding took."""
-
-    photo: Photo
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Same:
-    """The picture and all its outputs are as an earlier scan left them."""
-
-
-Reply = Decoded | Same | Failed
-
-
-def answer(request: Request) -> Reply:
+def decode_file(request: Request) -> Decoded | Unchanged | Failed:
     """Read and decode a file, unless it and its outputs are known and unchanged.
 
     Raises:
@@ -70,70 +35,89 @@ def answer(request: Request) -> Reply:
     began = time.perf_counter()
     try:
         if request.done and all_match(request.done):
-            return Same()
-        photo = read(request.path, max_pixels=request.max_pixels)
+            return Unchanged()
+        if request.data is None:
+            photo = read(request.path, max_pixels=request.max_pixels)
+        else:
+            photo = decode(request.data, source=request.path, max_pixels=request.max_pixels)
     except Exception as error:
         return failed(error, request.path)
     return Decoded(photo, time.perf_counter() - began)
 
 
-def send(stream: IO[bytes], message: Request | Reply) -> None:
-    """Write one message; pixels follow it as they lie in memory."""
-    pixels = None
-    body: Any = message
-    if isinstance(message, Decoded):
-        pixels = np.ascontiguousarray(message.photo.pixels)
-        rest = {f.name: getattr(message.photo, f.name) for f in fields(Photo)}
-        rest["pixels"] = (pixels.shape, pixels.dtype.str)
-        body = (rest, message.seconds)
-    head = pickle.dumps(body)
-    stream.write(_LENGTH.pack(len(head)) + head)
-    if pixels is not None:
-        stream.write(pixels.data)
-    stream.flush()
+def identified(failure: Failed) -> Failed:
+    """Add the hash and the size of the file, where it can be read."""
+    path = failure.error.source
+    try:
+        size = Path(path).stat().st_size
+        return replace(failure, sha256=sha256_of(path), size=size)
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
+        return failure
 
 
-def receive(stream: IO[bytes]) -> Any:
-    """Read one message: a `Request` or a `Reply`.
+def serve_decoder(memory: int) -> None:
+    """Decode what is asked for until there is no more.
 
-    What decodes hostile files is not trusted: from it, only data of our own classes is accepted.
-
-    Raises:
-        EOFError: The other side has gone.
-        pickle.UnpicklingError: The message is not one of ours.
+    Args:
+        memory: Most bytes that this process may ask for.
     """
-    (length,) = _LENGTH.unpack(_exactly(stream, bytearray(_LENGTH.size)))
-    if length > _LONGEST:
-        raise pickle.UnpicklingError(f"a message of {length} bytes")
-    body = _Loader(io.BytesIO(_exactly(stream, bytearray(length)))).load()
-    if not isinstance(body, tuple):
-        return body
-    rest, seconds = body
-    shape, kind = rest.pop("pixels")
-    pixels = np.empty(shape, np.dtype(kind))
-    _exactly(stream, pixels.data.cast("B"))
-    return Decoded(Photo(pixels=pixels, **rest), seconds)
+    channel = _channel()
+    _limit_memory(memory)
+    channel.write(HELLO)
+    channel.flush()
+    while True:
+        try:
+            request = receive(sys.stdin.buffer, trusted=True)
+        except EOFError:
+            return
+        hashed = Failed(InputError("it is not decoded", source=request.path))
+        send(channel, decode_file(request) if request.decoded else identified(hashed))
 
 
-def _exactly(stream: IO[bytes], buffer: bytearray | memoryview) -> bytearray | memoryview:
-    rest = memoryview(buffer)
-    while rest:
-        count = stream.readinto(rest)  # type: ignore[attr-defined]
-        if not count:
-            raise EOFError
-        rest = rest[count:]
-    return buffer
+def serve_model() -> None:
+    """Analyse decoded pictures until there are no more.
+
+    The first message holds the options, and is answered by the provenance of all results, or by
+    the error that makes all of them impossible.
+    """
+    channel = _channel()
+    options = receive(sys.stdin.buffer, trusted=True)
+    try:
+        from imlctl.memory import keep_freed_blocks
+        from imlctl.scan.analysis import Analysis
+
+        keep_freed_blocks()
+        _die_first()
+        analysis = Analysis(options)
+    except ImlctlError as error:
+        error.__cause__ = error.__context__ = None
+        send(channel, error.with_traceback(None))
+        return
+    send(channel, analysis.provenance)
+    while True:
+        try:
+            decoded = receive(sys.stdin.buffer, trusted=True)
+        except EOFError:
+            return
+        try:
+            send(channel, analysis(decoded))
+        except ImlctlError as error:
+            error.__cause__ = error.__context__ = None
+            send(channel, error.with_traceback(None))
+        del decoded  # or its pixels would stay until the next picture is there
 
 
-class _Loader(pickle.Unpickler):
-    """Builds objects of our own data classes and errors, and calls nothing else."""
+def _channel() -> IO[bytes]:
+    """Return the standard output, and let nothing else write there: libraries print."""
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return channel
 
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith(_TRUSTED) and "." not in name:
-            found = super().find_class(module, name)
-            if isinstance(found, type) and found.__module__ == module:
-                return found
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a message")
+
+def _die_first() -> None:
+    """Have the kernel end this process rather than the scan where memory runs out."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
+        file.write("500")
 
 
 def _limit_memory(size: int) -> None:
@@ -148,23 +132,3 @@ def _limit_memory(size: int) -> None:
             resource.setrlimit(kind, (soft, hard))
         except (OSError, ValueError):  # macOS does not limit the address space
             continue
-
-
-def serve(memory: int) -> None:
-    """Answer requests until there are no more.
-
-    Args:
-        memory: Most bytes that this process may ask for.
-    """
-    # Libraries that print must not disturb the answers.
-    channel = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    _limit_memory(memory)
-    channel.write(HELLO)
-    channel.flush()
-    while True:
-        try:
-            request = receive(sys.stdin.buffer)
-        except EOFError:
-            return
-        send(channel, answer(request))

@@ -14,7 +14,8 @@ from imlctl.data.manifest import evaluation_pictures
 from imlctl.evaluate.score import evaluate
 from imlctl.evaluate.summary import SetScore, summarize
 from imlctl.mask.decide import Verdict
-from imlctl.pipeline import Localizer, Settings
+from imlctl.pipeline import Localizer
+from imlctl.settings import Settings
 from imlctl.train.calibrate import calibrate, with_verdict
 from imlctl.train.curves import draw_curves
 from imlctl.weights.load import load, save

@@ -12,8 +12,9 @@ from imlctl.data.manifest import evaluation_pictures
 from imlctl.evaluate.metrics import pixel_auc, pixel_f1
 from imlctl.evaluate.score import evaluate
 from imlctl.evaluate.summary import summarize
-from imlctl.inference import Sampling, probabilities
-from imlctl.pipeline import Localizer, Settings
+from imlctl.inference import probabilities
+from imlctl.pipeline import Localizer
+from imlctl.settings import Sampling, Settings
 from imlctl.train.batches import batches
 from imlctl.train.objective import clues_of
 from imlctl.weights.load import Card, Loaded

@@ -1,36 +1,82 @@
-"""Where a scan writes, what it may replace there, and how it is found again."""
+"""The outputs of one scan: their folder, its ledger, its reports and its manifest."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imlctl import atomic
-from imlctl.errors import UsageError
+from imlctl.errors import OutputError, UsageError
 from imlctl.scan import custody
-from imlctl.scan.ledger import Ledger, ledger_path
+from imlctl.scan.ledger import Coverage, Ledger, ledger_path, ledgers
 from imlctl.scan.naming import is_folder, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
-    from contextlib import ExitStack
+    from collections.abc import Collection, Iterator, Sequence
+    from typing import Self
 
     from imlctl.scan.custody import Finding
-    from imlctl.scan.discover import Discovery
+    from imlctl.scan.find import Discovery
     from imlctl.scan.ledger import Row
-    from imlctl.scan.naming import Job, Kind
-    from imlctl.scan.shard import Shard
+    from imlctl.scan.naming import Job, Kind, Shard
 
-    Rows = Callable[..., Iterator[Row]]  # with `previews`, see `Ledger.rows`
+
+@dataclass(frozen=True, slots=True)
+class CaseFolder:
+    """A folder that scans have written into, and their ledgers, open.
+
+    Attributes:
+        folder: Of the outputs.
+        ledgers: One, or one for each shard.
+        shard: The part of the scan, if this is not the whole.
+    """
+
+    folder: Path
+    ledgers: tuple[Ledger, ...]
+    shard: Shard | None = None
+
+    @classmethod
+    def opened(cls, folder: Path, stack: ExitStack) -> Self:
+        """Open all ledgers of a folder, to read from them.
+
+        Raises:
+            OutputError: There is none, one is damaged, or a scan is running.
+        """
+        found = ledgers(folder)
+        if not found:
+            raise OutputError(
+                "there is no ledger of a scan in this folder",
+                source=str(folder),
+                remedy="Name the folder that was given to localize with -o.",
+            )
+        return cls(
+            folder, tuple(stack.enter_context(Ledger(path, read_only=True)) for path in found)
+        )
+
+    def rows(self, *, previews: bool = True) -> Iterator[Row]:
+        """Yield all that is done, in byte order of names within each ledger."""
+        for ledger in self.ledgers:
+            yield from ledger.rows(previews=previews)
+
+    def coverage(self) -> Coverage:
+        """Return how much of what was planned is done."""
+        return sum((ledger.coverage() for ledger in self.ledgers), Coverage())
+
+
+def rows(folder: Path, *, previews: bool = True) -> Iterator[Row]:
+    """Yield what all scans into a folder have done; see `CaseFolder`."""
+    with ExitStack() as stack:
+        yield from CaseFolder.opened(folder, stack).rows(previews=previews)
 
 
 @dataclass(slots=True)
-class Place:
-    """The outputs of one scan, and its ledger if they go into a folder.
+class Outputs:
+    """Files that one scan writes, and its ledger if they go into a folder.
 
     Attributes:
-        out: What `-o` says.
+        out: Value of `-o`.
         many: Whether several inputs or a folder were given.
         force: Whether existing outputs may be replaced.
         resume: Whether those of an earlier scan may be.
@@ -50,6 +96,12 @@ class Place:
         """The folder of the outputs, or None if there is none."""
         return Path(self.out) if self.out and is_folder(self.out, many=self.many) else None
 
+    def case(self) -> CaseFolder | None:
+        """Return the folder with its ledger, or None if there is none."""
+        if self.folder is None or self.ledger is None:
+            return None
+        return CaseFolder(self.folder, (self.ledger,), self.shard)
+
     def needs_folder(self, option: str) -> None:
         """Refuse an option that makes sense only where outputs go into a folder.
 
@@ -64,7 +116,7 @@ class Place:
         """Give every picture its outputs; nothing is written yet.
 
         Raises:
-            ImlctlError: Outputs collide or exist, or another scan is writing there.
+            ImlctlError: Outputs are inputs or exist, or another scan is writing there.
         """
         ours: frozenset[Path] = frozenset()
         if self.folder is not None:
@@ -82,7 +134,9 @@ class Place:
             shard=self.shard,
         )
 
-    def begin(self, jobs: Sequence[Job], stack: ExitStack) -> Ledger | None:
+    def begin(
+        self, jobs: Sequence[Job], found: Discovery, command: Sequence[str], stack: ExitStack
+    ) -> Ledger | None:
         """Open the ledger, if there is a folder for it, and note what will be written.
 
         Raises:
@@ -91,16 +145,10 @@ class Place:
         if self.folder is not None:
             path = ledger_path(self.folder, self.shard)
             self.ledger = self.ledger or stack.enter_context(Ledger(path))
-            self.ledger.begin(jobs)
+            self.ledger.begin(jobs, found.left_out, command)
             if self.shard is None:  # reports that a killed scan was writing; nobody else writes any
                 atomic.sweep([self.folder], "")
         return self.ledger
-
-    def write_reports(self, write: Callable[[Path, Rows], list[Path]]) -> list[Path]:
-        """Call what writes reports with the folder and the ledger's rows, if there is a folder."""
-        if self.folder is None or self.ledger is None:
-            return []
-        return write(self.folder, self.ledger.rows)
 
     def write_manifest(self, command: Sequence[str], also: Sequence[Path] = ()) -> list[Finding]:
         """Write the manifest, and return the inputs that are not what they were.
@@ -116,4 +164,7 @@ class Place:
             raise ValueError("there is no ledger to take the manifest from")
         path = custody.manifest_path(self.folder, self.shard)
         rows = self.ledger.rows(previews=False)
-        return custody.write_manifest(path, rows, command, also=also)
+        coverage = self.ledger.coverage()
+        remarks = [f"left out: {each.path}: {each.reason}" for each in coverage.left_out]
+        remarks += [coverage.incomplete] if coverage.incomplete else []
+        return custody.write_manifest(path, rows, command, also=also, remarks=remarks)

@@ -6,10 +6,10 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from imlctl.cli.follow import Follower
-from imlctl.cli.scan_options import CheckFor
+from imlctl.cli.localize_options import CheckFor
+from imlctl.cli.scan_printer import ScanPrinter
 from imlctl.errors import DecodeError
-from imlctl.scan.discover import Picture
+from imlctl.scan.find import Picture
 from imlctl.scan.naming import Job
 from imlctl.scan.run import Outcome
 
@@ -17,7 +17,8 @@ from imlctl.scan.run import Outcome
 def outcome(name, verdict="nothing found", more=(), **options):
     """Of a record, `more` tells some more or otherwise."""
     record = {"verdict": verdict, "share": 0.25, "score": 0.5, "rates": None, "cautions": []}
-    record |= {"unreliable_share": None, "warnings": ["odd\x1b"]} | dict(more)
+    record |= {"unreliable_share": None, "warnings": ["odd\x1b"], "facts": None, "timings": {}}
+    record |= {"settings": {}} | dict(more)
     return Outcome(Job(Picture(Path(name), PurePath("x")), {}), record, **options)
 
 
@@ -35,12 +36,13 @@ class Terminal(io.StringIO):
 
 
 def test_lines_tell_what_is_new(capsys):
-    follower = Follower(4)
-    follower.follow(OUTCOMES)
+    printer = ScanPrinter(4)
+    printer.follow(OUTCOMES)
     out, err = capsys.readouterr()
-    assert [line.split(":")[0] for line in out.splitlines()] == ["a.jpg", "b.jpg"]
+    starts = [line.partition(" (")[0] for line in out.splitlines()]
+    assert starts == ["nothing found: a.jpg", "manipulated: b.jpg"]
     assert err == "imlctl: error: c.jpg: it is truncated\n"
-    assert (follower.seen, follower.resumed) == (4, 1)
+    assert (printer.seen, printer.resumed) == (4, 1)
 
 
 RATES = {"authentic": {"count": 1, "of": 100}, "forgeries": {"count": 45, "of": 100}}
@@ -60,30 +62,30 @@ RATES = {"authentic": {"count": 1, "of": 100}, "forgeries": {"count": 45, "of": 
         (
             "nothing found",
             {"unreliable_share": 0.61, "cautions": ["too small to judge: 1 x 1 pixels"]},
-            "(score 0.50; 25 % of pixels marked); cannot speak here: 61 % of this picture;"
-            " caution: too small to judge: 1 x 1 pixels",
+            "(score 0.50; 25 % of pixels marked; cannot speak here: 61 % of this picture;"
+            " caution: too small to judge: 1 x 1 pixels)",
         ),
         ("inconclusive", {"unreliable_share": 0.05}, "(score 0.50; 25 % of pixels marked)"),
     ],
 )
 def test_a_line_says_verdict_rates_and_cautions(capsys, verdict, more, told):
-    Follower(1).follow([outcome("a.jpg", verdict, more=more)])
-    assert capsys.readouterr().out == f"a.jpg: {verdict} {told}\n"
+    ScanPrinter(1).follow([outcome("a.jpg", verdict, more=more)])
+    assert capsys.readouterr().out == f"{verdict}: a.jpg {told}\n"
 
 
 def test_check_looks_for_what_it_is_told_to():
-    follower = Follower(1, silent=True)
-    follower.follow([outcome("a.jpg"), outcome("b.jpg", "inconclusive")])
-    assert not follower.found(CheckFor.MANIPULATED)
-    assert follower.found(CheckFor.ANY)
-    follower.follow([outcome("c.jpg", "manipulated")])
-    assert follower.found(CheckFor.MANIPULATED)
+    printer = ScanPrinter(1, silent=True)
+    printer.follow([outcome("a.jpg"), outcome("b.jpg", "inconclusive")])
+    assert not printer.found(CheckFor.MANIPULATED)
+    assert printer.found(CheckFor.ANY)
+    printer.follow([outcome("c.jpg", "manipulated")])
+    assert printer.found(CheckFor.MANIPULATED)
 
 
 def test_more_is_told_if_asked(capsys):
-    Follower(4, verbose=True).follow(OUTCOMES)
+    ScanPrinter(4, verbose=True).follow(OUTCOMES)
     out, err = capsys.readouterr()
-    assert out.startswith("before.jpg: ")
+    assert out.startswith("nothing found: before.jpg ")
     assert "Tr" in err
     assert "a.jpg: odd\\x1b\n" in err
 
@@ -97,10 +99,10 @@ def test_a_terminal_shows_a_live_line(monkeypatch):
             time.sleep(0.15)  # the line is drawn ten times a second
             yield each
 
-    Follower(4, silent=True).follow(slowly())
+    ScanPrinter(4, silent=True).follow(slowly())
     shown = terminal.getvalue()
     assert "3/4 [" in shown
-    assert "1 manipulated, 0 inconclusive, 2 nothing found, 0 failed" in shown
+    assert "1 manipulated, 2 nothing found" in shown
     assert "c.jpg: it is truncated" in shown
 
 
@@ -108,22 +110,22 @@ def test_a_terminal_shows_a_live_line(monkeypatch):
 def test_one_picture_has_no_live_line(monkeypatch, total):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    Follower(total, silent=True).follow(OUTCOMES[1:2])
+    ScanPrinter(total, silent=True).follow(OUTCOMES[1:2])
     assert terminal.getvalue() == ""
 
 
 def test_the_table(capsys):
-    follower = Follower(4)
-    follower.follow(OUTCOMES)
-    follower.began -= 4000
+    printer = ScanPrinter(4)
+    printer.follow(OUTCOMES)
+    printer.began -= 4000
     capsys.readouterr()
-    follower.summarize()
+    printer.summarize(planned=4)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("imlctl: 4 pictures in 1:06:40, 0.0 a second")
+    assert lines[0].startswith("imlctl: 4 pictures in 1:06:40, 0.0 per second")
     assert lines[1:] == [
         "imlctl:   1 manipulated",
         "imlctl:   0 inconclusive",
         "imlctl:   2 nothing found",
         "imlctl:   1 failed",
-        "imlctl:   1 of these done before",
+        "imlctl:   1 done by an earlier scan",
     ]

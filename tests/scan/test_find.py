@@ -1,14 +1,27 @@
+import codecs
 import errno
 import inspect
+import io
 import os
 import sys
 from pathlib import Path, PurePath
 
+import numpy as np
 import pytest
 
 from imlctl.errors import InputError, UsageError
-from imlctl.scan.discover import SUFFIXES, Picture, discover
-from imlctl.scan.listing import Patterns
+from imlctl.mask.render import binary_png
+from imlctl.scan.find import (
+    SUFFIXES,
+    LeftOut,
+    Patterns,
+    Picture,
+    discover,
+    read_names,
+    summarize,
+    tree_name,
+)
+from imlctl.scan.naming import Kind
 
 
 def grow(root, *names):
@@ -45,9 +58,8 @@ def test_a_folder_gives_its_pictures_in_byte_order(tmp_path):
         *("B.jpg", "a-b.tif", "a.png", "b.JPG", "ä.webp")
     ]
     assert discovery.many
-    (note,) = discovery.notes
-    assert "1 .txt" in note
-    assert "1 without suffix" in note
+    reasons = {each.path.name: each.reason for each in discovery.left_out}
+    assert reasons == {"c": "the file is empty", "notes.txt": "the file is empty"}
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".webp", ".tiff", ".bmp", ".gif"])
@@ -96,8 +108,7 @@ def test_links_to_folders_are_not_followed_and_said(tmp_path):
     (tmp_path / "in" / "loop.jpg").symlink_to(tmp_path / "in")
     discovery = discover([str(tmp_path / "in")], recursive=True)
     assert [str(picture.name) for picture in discovery.pictures] == ["a.jpg"]
-    assert len(discovery.notes) == 2
-    assert all("not followed" in note for note in discovery.notes)
+    assert [each.reason for each in discovery.left_out] == ["a link to a folder, not followed"] * 2
 
 
 def test_a_folder_given_through_a_link_is_searched(tmp_path):
@@ -144,24 +155,61 @@ def test_a_folder_that_cannot_be_read_is_reported_and_the_rest_is_found(tmp_path
     assert discover([str(tmp_path / "secret")]).problems
 
 
-def test_an_empty_folder_says_what_was_looked_for(tmp_path):
+def test_a_folder_without_pictures_says_what_lies_there(tmp_path):
     grow(tmp_path, "a.txt", "sub/a.jpg")
-    with pytest.raises(UsageError, match=r"\.jpg.*--recursive"):
+    with pytest.raises(UsageError, match=r"no picture in this folder.*--recursive"):
         discover([str(tmp_path)])
     (tmp_path / "sub" / "a.jpg").unlink()
-    with pytest.raises(UsageError, match=r"\.jpg") as caught:
+    with pytest.raises(UsageError, match="Left out: 1 the file is empty") as caught:
         discover([str(tmp_path)], recursive=True)
     assert "--recursive" not in str(caught.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="It is empty"):
+        discover([str(tmp_path / "empty")])
 
 
-def test_our_own_outputs_beside_their_picture_are_left_out(tmp_path):
-    ours = [f"a.jpg.{kind}.png" for kind in ("mask", "overlay", "heatmap")]
-    grow(tmp_path, "a.jpg", "a.jpg.json", *ours, "b.jpg.mask.png", "cat.mask.png")
+MASK = binary_png(np.zeros((4, 5), bool))
+
+
+def test_pictures_are_known_by_their_content(tmp_path, picture):
+    """Whatever they are called: as an output, as the manifest, or without a suffix."""
+    names = ["p.jpg", "p.jpg.overlay.png", "SHA256SUMS-x.jpg", "imlctl-ledger.jpg", "none", "a.doc"]
+    for name in names:
+        (tmp_path / name).write_bytes(picture())
+    (tmp_path / "notes.doc").write_text("words")
     discovery = discover([str(tmp_path)])
-    assert [str(picture.name) for picture in discovery.pictures] == [
-        *("a.jpg", "b.jpg.mask.png", "cat.mask.png")  # of which the pictures are not here
+    assert sorted(str(each.name) for each in discovery.pictures) == sorted(names)
+    assert discovery.left_out == (
+        LeftOut(tmp_path / "notes.doc", "this is a text file, not a photograph that can be read"),
+    )
+
+
+def test_what_imlctl_wrote_is_left_out_and_named(tmp_path):
+    grow(tmp_path, "a.jpg")
+    for name in ("a.jpg.mask.png", "renamed.png"):
+        (tmp_path / name).write_bytes(MASK)
+    discovery = discover([str(tmp_path)])
+    assert [str(each.name) for each in discovery.pictures] == ["a.jpg"]
+    assert {each.reason for each in discovery.left_out} == {"written by imlctl (mask)"}
+    assert len(discovery.left_out) == 2
+    assert len(discover([str(tmp_path / "renamed.png")]).pictures) == 1  # it was asked for
+
+
+def test_reasons_are_summed_up():
+    left = [LeftOut(Path(f"{n}.txt"), "a text") for n in range(5)] + [LeftOut(Path("z"), "empty")]
+    assert summarize(left, most=2) == [
+        "left out 0.txt, 1.txt and 3 more: a text",
+        "left out z: empty",
     ]
-    assert discovery.notes == (f"{tmp_path}: left out 4 of our own outputs.",)
+
+
+@pytest.mark.parametrize(
+    "given", ["https://example.com/a.jpg", "https:/example.com/a.jpg", "HF:/x"]
+)
+def test_a_url_is_not_fetched(given):
+    discovery = discover([given])
+    assert not discovery.pictures
+    assert "URLs are not fetched" in str(discovery.problems[0])
 
 
 @pytest.mark.parametrize("spelling", ["in/out", "in/out/", "in/../in/out", "link"])
@@ -171,12 +219,15 @@ def test_an_output_folder_inside_the_inputs_is_not_searched(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     discovery = discover(["in"], recursive=True, out=spelling)
     assert [str(picture.name) for picture in discovery.pictures] == ["a.jpg", "outer/b.jpg"]
-    assert any("output folder" in note for note in discovery.notes)
+    assert LeftOut(Path("in/out"), "the output folder") in discovery.left_out
 
 
 def test_a_folder_that_is_its_own_output_folder_is_searched(tmp_path):
-    grow(tmp_path, "a.jpg", "a.jpg.mask.png")
-    assert found(tmp_path, out=str(tmp_path)) == ["a.jpg"]
+    grow(tmp_path, "a.jpg", "a.jpg.json", "imlctl-ledger.sqlite", "SHA256SUMS")
+    (tmp_path / "a.jpg.mask.png").write_bytes(b"\x89PNG\r\n\x1a\n")  # of a version without marks
+    discovery = discover([str(tmp_path)], out=str(tmp_path), kinds=[Kind.JSON])
+    assert [str(each.name) for each in discovery.pictures] == ["a.jpg"]
+    assert {each.reason for each in discovery.left_out} == {"an output of this scan"}
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.jpg", b"two\nlines.jpg", b"-rf.jpg", b" .jpg"])
@@ -238,8 +289,11 @@ def test_patterns_choose_among_the_pictures_of_folders(tmp_path):
     patterns = Patterns(include=("*.jpg",), exclude=("thumbs",))
     discovery = discover([str(tmp_path)], recursive=True, patterns=patterns)
     assert [str(p.name) for p in discovery.pictures] == ["a.jpg", "case/e.jpg"]
-    assert f"{tmp_path / 'thumbs'}: excluded, not searched." in discovery.notes
-    assert f"{tmp_path}: left out 1 pictures by --include and --exclude." in discovery.notes
+    reasons = {each.path.name: each.reason for each in discovery.left_out}
+    assert reasons == {
+        "thumbs": "a folder left out by --exclude",
+        "b.png": "left out by --include or --exclude",
+    }
     named = discover([str(tmp_path / "b.png")], patterns=patterns)
     assert len(named.pictures) == 1
     with pytest.raises(UsageError, match="leave none of the 2 pictures"):
@@ -257,7 +311,81 @@ def test_files_from_a_list_keep_their_paths(tmp_path):
     assert discovery.many
 
 
-def test_the_ledger_and_the_manifest_are_not_evidence(tmp_path):
-    grow(tmp_path, "a.jpg", "imlctl-ledger.sqlite", "imlctl-ledger-1-of-2.sqlite-wal", "SHA256SUMS")
-    discovery = discover([str(tmp_path)])
-    assert discovery.notes == (f"{tmp_path}: left out 3 of our own outputs.",)
+@pytest.mark.parametrize(
+    ("include", "exclude", "path", "taken"),
+    [
+        ((), (), "a.jpg", True),
+        (("IMG_*",), (), "deep/IMG_1.jpg", True),
+        (("IMG_*",), (), "IMG/1.jpg", False),
+        (("img_*",), (), "IMG_1.jpg", False),
+        (("case/*",), (), "case/deep/a.jpg", True),
+        (("case/*",), (), "other/case/a.jpg", False),
+        ((), ("*thumb*",), "a_thumb.jpg", False),
+        (("*.jpg",), ("a*",), "a.jpg", False),
+        (("*.jpg", "*.png"), (), "a.png", True),
+    ],
+)
+def test_patterns_take_and_leave(include, exclude, path, taken):
+    assert Patterns(include, exclude).takes(PurePath(path)) is taken
+
+
+def test_folders_are_left_by_name_or_path():
+    patterns = Patterns(exclude=("thumbs", "case/old/"))
+    assert patterns.leaves(PurePath("deep/thumbs"))
+    assert patterns.leaves(PurePath("case/old"))
+    assert not patterns.leaves(PurePath("old"))
+
+
+def test_names_are_read_one_a_line(tmp_path):
+    (tmp_path / "list").write_bytes(b"a.jpg\n\nwith space.jpg\r\n\xff.jpg\n-")
+    names = read_names(str(tmp_path / "list"))
+    assert names == ("a.jpg", "with space.jpg", os.fsdecode(b"\xff.jpg"), "-")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        codecs.BOM_UTF8 + "ä.jpg\r\nb.jpg\r\n".encode(),
+        "ä.jpg\r\nb.jpg\r\n".encode("utf-16"),
+        codecs.BOM_UTF16_BE + "ä.jpg\nb.jpg".encode("utf-16-be"),
+        "ä.jpg\r\nb.jpg\r\n".encode("utf-16-le"),
+        "ä.jpg\nb.jpg\n".encode("utf-32"),
+    ],
+)
+def test_lists_from_windows_lose_no_picture(tmp_path, data):
+    (tmp_path / "list").write_bytes(data)
+    assert read_names(str(tmp_path / "list")) == ("ä.jpg", "b.jpg")
+
+
+def test_names_are_read_up_to_zero_bytes():
+    stream = io.BytesIO(b"a\nb.jpg\0c.jpg\0")
+    assert read_names("-", zero=True, stdin=stream) == ("a\nb.jpg", "c.jpg")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        (b"\n\n", "no file"),
+        (b"a.jpg\0b.jpg\0", "-0"),
+        (b"\xff\xfea\0\x00", "utf-16"),
+    ],
+)
+def test_what_is_no_list_is_refused(tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "list").write_bytes(content)
+    with pytest.raises(UsageError, match=said):
+        read_names(str(tmp_path / "list"))
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("a/b.jpg", "a/b.jpg"),
+        ("/data/a/b.jpg", "data/a/b.jpg"),
+        ("../x/./b.jpg", "x/b.jpg"),
+        ("x/../b.jpg", "b.jpg"),
+    ],
+)
+def test_a_listed_file_keeps_its_path(name, place):
+    assert tree_name(name) == PurePath(place)

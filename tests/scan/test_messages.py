@@ -1,7 +1,12 @@
+import io
+import os
+import pickle
+
 import pytest
 
 from imlctl.errors import DecodeError, WeightsError
-from imlctl.scan.failures import failed
+from imlctl.scan.messages import Failed, failed, receive, send
+from imlctl.scan.pool import Decoder, Limits
 
 
 class OutOfMemoryError(RuntimeError):
@@ -47,3 +52,31 @@ def test_a_bug_is_called_one():
         result = failed(error, "b.jpg")
     assert "bug" in result.error.remedy
     assert "ZeroDivisionError" in result.trace
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+class SubtlyEvil:
+    def __reduce__(self):
+        return Decoder, (Limits(),)
+
+
+@pytest.mark.parametrize("message", [Evil(), SubtlyEvil()])
+def test_a_message_can_call_nothing(message):
+    body = pickle.dumps(message)
+    stream = io.BytesIO(len(body).to_bytes(8, "little") + body)
+    with pytest.raises(pickle.UnpicklingError, match="no place"):
+        receive(stream)
+
+
+def test_a_message_cut_short_is_no_message():
+    stream = io.BytesIO()
+    send(stream, Failed(DecodeError("x")))
+    whole = stream.getvalue()
+    assert str(receive(io.BytesIO(whole)).error) == "x"
+    for length in range(len(whole)):
+        with pytest.raises(EOFError):
+            receive(io.BytesIO(whole[:length]))

@@ -1,0 +1,325 @@
+"""Options of `imlctl localize`, in the groups that its help shows."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+_INPUT, _OUTPUT, _MODEL, _SCAN, _ADVANCED = "Input", "Output", "Model", "Scan", "Advanced"
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(help="Photographs, folders, or - for standard input.", show_default=False),
+]
+Recursive = Annotated[
+    bool,
+    typer.Option(
+        "--recursive", "-r", help="Search folders within folders.", rich_help_panel=_INPUT
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="In folders, take only pictures that match, as 'IMG_*' or 'case-7/*'. Repeatable.",
+        show_default=False,
+        rich_help_panel=_INPUT,
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="In folders, leave out pictures and folders that match. Repeatable.",
+        show_default=False,
+        rich_help_panel=_INPUT,
+    ),
+]
+FilesFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--files-from",
+        help="Also take the files listed in this file, one per line; - for standard input.",
+        show_default=False,
+        rich_help_panel=_INPUT,
+    ),
+]
+Null = Annotated[
+    bool,
+    typer.Option(
+        "--null", "-0", help="Names in --files-from end in a zero byte.", rich_help_panel=_INPUT
+    ),
+]
+MaxPixels = Annotated[
+    int,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        help="Refuse larger pictures; none is ever shrunk.",
+        rich_help_panel=_INPUT,
+    ),
+]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        help="Give up on a picture whose decoding takes longer than this, in seconds.",
+        rich_help_panel=_INPUT,
+    ),
+]
+
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Mask to write (PNG), a folder for many, or - for standard output."
+        " Without it, only verdicts are printed.",
+        show_default=False,
+        rich_help_panel=_OUTPUT,
+    ),
+]
+All = Annotated[
+    bool,
+    typer.Option(
+        "--all",
+        help="Write everything into the folder: overlay, heat map, JSON, CSV, report, manifest.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Soft = Annotated[
+    bool,
+    typer.Option(
+        "--soft",
+        help="Write the probability map (16-bit) instead of the binary mask.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Overlay = Annotated[
+    bool,
+    typer.Option(
+        "--overlay",
+        help="Also write the photograph with the mask outlined.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Heatmap = Annotated[
+    bool,
+    typer.Option(
+        "--heatmap", help="Also write the probabilities as colours.", rich_help_panel=_OUTPUT
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Also write the full record; without -o, print it.", rich_help_panel=_OUTPUT
+    ),
+]
+Jsonl = Annotated[
+    bool,
+    typer.Option(
+        "--jsonl",
+        help="Also write all records to records.jsonl, each as soon as it is there.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Csv = Annotated[
+    bool,
+    typer.Option(
+        "--csv", help="Also write the main facts to records.csv.", rich_help_panel=_OUTPUT
+    ),
+]
+Report = Annotated[
+    bool,
+    typer.Option(
+        "--report",
+        help="Also write report.html: one self-contained file, loads nothing from the network.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Manifest = Annotated[
+    bool,
+    typer.Option(
+        "--manifest",
+        help="Also write SHA256SUMS of all inputs and outputs, for `imlctl verify`.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", "-f", help="Replace existing outputs.", rich_help_panel=_OUTPUT),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print only errors.", rich_help_panel=_OUTPUT)
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Print sizes, tiles, times and warnings, and where an internal error came from.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+
+
+def _models() -> list[str]:
+    """Names offered by tab completion for `--model`; reads the registries, and no weights."""
+    from imlctl.weights.user_registry import known_weights
+
+    return [name for name, entry in known_weights().entries.items() if entry.kind == "model"]
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Name in the registry of weights.",
+        show_default="the registry's default",
+        autocompletion=_models,
+        rich_help_panel=_MODEL,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Other weights: a name, a safetensors file, or hf://owner/repo[@revision]/file.",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:N, mps or xpu.",
+        autocompletion=lambda: ["auto", "cpu", "cuda", "mps", "xpu"],
+        rich_help_panel=_MODEL,
+    ),
+]
+Threshold = Annotated[
+    str | None,
+    typer.Option(
+        metavar="P|fpr=RATE",
+        help="Mark pixels from this probability, between 0 and 1; or fpr=0.01 for the one that"
+        " flags this share of authentic pictures, as measured by imlctl bench --calibrate.",
+        show_default="depends on the verdict",
+        rich_help_panel=_MODEL,
+    ),
+]
+
+
+class CheckFor(StrEnum):
+    """The verdicts that --check looks for."""
+
+    MANIPULATED = "manipulated"
+    ANY = "any"
+
+
+class BareCheckCommand(TyperCommand):
+    """Command whose `--check` may stand without a value, which must follow an equals sign."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give a bare `--check` its value; after `--` there are only names of files."""
+        end = args.index("--") if "--" in args else len(args)
+        options = [f"--check={CheckFor.MANIPULATED}" if a == "--check" else a for a in args[:end]]
+        parsed: list[str] = super().parse_args(ctx, options + args[end:])
+        return parsed
+
+
+Check = Annotated[
+    CheckFor | None,
+    typer.Option(
+        "--check",
+        metavar="[=any]",
+        help="Exit with status 1 if any picture is manipulated; with --check=any also if one is"
+        " inconclusive.",
+        show_default=False,
+        rich_help_panel=_SCAN,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Continue an interrupted scan: skip pictures that the hashes of inputs and outputs"
+        " prove to be done with the same weights and settings.",
+        rich_help_panel=_SCAN,
+    ),
+]
+ShardOf = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        help="Analyse one of several parts, such as 2/8, for job arrays. The name of a picture"
+        " alone decides its part.",
+        show_default=False,
+        rich_help_panel=_SCAN,
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=256,
+        help="Processes: on a CPU those that analyse, with one thread each; on a graphics card, or"
+        " for each worker of --ray, those that decode. 0 does everything in this process.",
+        show_default="as many as cores and memory allow",
+        rich_help_panel=_SCAN,
+    ),
+]
+Ray = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="Analyse on a Ray cluster: the one named by RAY_ADDRESS, or else one started on this"
+        " machine. Needs imlctl[ray].",
+        rich_help_panel=_SCAN,
+    ),
+]
+
+Tile = Annotated[
+    int,
+    typer.Option(
+        help="Side of a tile for large pictures; smaller needs less memory.",
+        rich_help_panel=_ADVANCED,
+    ),
+]
+Tta = Annotated[
+    bool, typer.Option("--tta", help="Analyse the mirrored picture too.", rich_help_panel=_ADVANCED)
+]
+TtaFusion = Annotated[
+    str | None,
+    typer.Option(
+        help="How to combine the two maps of --tta: mean, or max, which marks more of everything.",
+        show_default="mean",
+        autocompletion=lambda: ["mean", "max"],
+        rich_help_panel=_ADVANCED,
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1000,
+        help="Denoising steps, for models that sample.",
+        show_default="8",
+        rich_help_panel=_ADVANCED,
+    ),
+]
+Ensemble = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of samples to average, for models that sample.",
+        show_default="5",
+        rich_help_panel=_ADVANCED,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        help="Seed of the noise, for models that sample.",
+        show_default="0",
+        rich_help_panel=_ADVANCED,
+    ),
+]

@@ -1,0 +1,215 @@
+"""Terminal output of a scan: a line per picture, a live line, and a table at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from imlctl.cli.console import (
+    ReaderGoneError,
+    columns,
+    complain,
+    echo,
+    is_terminal,
+    note,
+    plural,
+    printable,
+    styled,
+)
+from imlctl.cli.localize_options import CheckFor
+from imlctl.mask.decide import Verdict
+from imlctl.mask.rates import in_words
+from imlctl.mask.render import percent, rounded_down
+from imlctl.record import FAILED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from imlctl.scan.run import Outcome
+
+_VERDICTS = (*Verdict, FAILED)
+_WIDEST_VERDICT = max(map(len, Verdict))
+_SPEAKS_LITTLE = 0.1  # of a picture: where the map cannot be believed there, the line says so
+
+
+@dataclass(slots=True)
+class ScanPrinter:
+    """Prints outcomes as they come, and counts them.
+
+    Attributes:
+        total: Number of pictures.
+        many: Whether a folder or several inputs were given.
+        as_json: Print whole records instead of lines.
+        silent: Print nothing about pictures that went well.
+        live: Show a live line where standard error is a terminal.
+        verbose: Print sizes, times, warnings, tracebacks, and what an earlier scan did.
+        until_the_end: Go on when nobody reads the output any more.
+        counts: Pictures by verdict.
+        seen: Pictures that were followed.
+        resumed: Those of them that an earlier scan did.
+    """
+
+    total: int
+    many: bool = True
+    as_json: bool = False
+    silent: bool = False
+    live: bool = True
+    verbose: bool = False
+    until_the_end: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    seen: int = 0
+    resumed: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def follow(self, outcomes: Iterable[Outcome]) -> None:
+        """Print each outcome as it comes.
+
+        Raises:
+            ReaderGoneError: Nobody reads the output, and nothing else would be left of the scan.
+        """
+        from tqdm import tqdm
+
+        hidden = not self.live or self.total < 2 or not is_terminal(sys.stderr)
+        with tqdm(
+            total=self.total, unit="picture", disable=hidden, dynamic_ncols=True, leave=False
+        ) as bar:
+            for outcome in outcomes:
+                if hidden:
+                    self._print(outcome)
+                else:
+                    with bar.external_write_mode(file=sys.stderr):
+                        self._print(outcome)
+                self.seen += 1
+                self.counts[outcome.record["verdict"]] += 1
+                self.resumed += outcome.resumed
+                if outcome.resumed and not hidden:  # must not count towards the rate
+                    bar.initial += 1
+                bar.set_postfix_str(self._so_far(), refresh=False)
+                bar.update()
+
+    def _so_far(self) -> str:
+        return ", ".join(f"{self.counts[v]} {v}" for v in _VERDICTS if self.counts[v])
+
+    def _print(self, outcome: Outcome) -> None:
+        record = outcome.record
+        if outcome.error is not None:
+            complain(str(outcome.error))
+            if self.verbose and outcome.trace and sys.stderr is not None:
+                sys.stderr.write(outcome.trace)
+            return
+        if outcome.resumed and not self.verbose:
+            return
+        try:
+            if self.as_json:
+                echo(json.dumps(record, allow_nan=False))
+            elif not self.silent:
+                echo(self._lines(outcome))
+        except ReaderGoneError:
+            if not self.until_the_end:
+                raise
+            self.silent, self.as_json = True, False
+        if self.verbose:
+            note(f"{outcome.job.picture}: {_particulars(record)}")
+            for warning in record["warnings"]:
+                note(f"{outcome.job.picture}: {warning}")
+
+    def _lines(self, outcome: Outcome) -> str:
+        record, name = outcome.record, printable(outcome.job.picture)
+        verdict = styled(record["verdict"], record["verdict"], sys.stdout)
+        written = [printable(p) for p in outcome.job.outputs.values() if p is not None]
+        if not is_terminal(sys.stdout):
+            line = f"{record['verdict']}: {name} ({'; '.join(_facts(record))})"
+            return line if self.many or not written else f"{line} -> {', '.join(written)}"
+        if not self.many:
+            facts = [*_facts(record), *(f"wrote {path}" for path in written)]
+            return "\n".join([f"{verdict}  {name}", *map(_indented, facts)])
+        room = columns() - 1
+        head = f"{record['verdict']:{_WIDEST_VERDICT}}  {rounded_down(record['score'])}"
+        head += f"  {percent(record['share']):>17}  " if room > 60 else "  "
+        left = max(8, room - len(head))
+        line = head + (name if len(name) <= left else f"...{name[3 - left :]}")
+        line = line.replace(record["verdict"], verdict, 1)
+        return "\n".join([line, *map(_indented, _cautions(record))])
+
+    def found(self, wanted: CheckFor) -> bool:
+        """Return whether any picture has a verdict that --check looks for."""
+        alarming = [Verdict.MANIPULATED]
+        alarming += [Verdict.INCONCLUSIVE] if wanted is CheckFor.ANY else []
+        return any(self.counts[verdict] for verdict in alarming)
+
+    def summarize(self, planned: int) -> None:
+        """Print how many pictures had which verdict, and how long it took.
+
+        Args:
+            planned: Pictures that were to be analysed, or could not be had.
+        """
+        seconds = time.monotonic() - self.began
+        done = self.counts.total()
+        fresh = self.seen - self.resumed
+        rate = f", {fresh / seconds:.1f} per second" if seconds > 0 and fresh > 1 else ""
+        rows = [(v, self.counts[v]) for v in _VERDICTS if v != FAILED or self.counts[FAILED]]
+        rows += [("done by an earlier scan", self.resumed)] if self.resumed else []
+        width = len(f"{done}")
+        if done < planned:
+            note(f"INCOMPLETE: {done} of {planned} pictures were analysed")
+        note(f"{plural(done, 'picture')} in {_duration(seconds)}{rate}")
+        for what, count in rows:
+            note(f"  {count:{width}} {what}")
+
+
+def _indented(fact: str) -> str:
+    return textwrap.fill(
+        fact,
+        max(20, columns() - 1),
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_on_hyphens=False,
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def _facts(record: Mapping[str, Any]) -> list[str]:
+    """Say how much a verdict is worth, and what to beware of."""
+    facts = [f"score {rounded_down(record['score'])}"]
+    if record["rates"] is not None:
+        facts.append(in_words(record["verdict"], record["rates"]))
+    facts.append(f"{percent(record['share'])} of pixels marked")
+    return facts + _cautions(record)
+
+
+def _cautions(record: Mapping[str, Any]) -> list[str]:
+    unreliable = record["unreliable_share"]
+    found = [f"caution: {caution}" for caution in record["cautions"]]
+    if unreliable is not None and unreliable >= _SPEAKS_LITTLE:
+        found.insert(0, f"cannot speak here: {percent(unreliable)} of this picture")
+    return found
+
+
+def _particulars(record: Mapping[str, Any]) -> str:
+    """Say the size of a picture, its tiles, and the seconds of each step."""
+    facts, settings = record["facts"] or {}, record["settings"]
+    width, height = facts.get("width"), facts.get("height")
+    parts = [f"{width} x {height} pixels"] if width and height else []
+    if width and height and "tile" in settings:
+        parts.append(plural(_tiles(height, width, settings["tile"], settings["overlap"]), "tile"))
+    parts += [f"{step} {seconds:.2f} s" for step, seconds in record["timings"].items()]
+    return ", ".join(parts)
+
+
+def _tiles(height: int, width: int, tile: int, overlap: int) -> int:
+    def along(side: int) -> int:
+        return 1 if side <= tile else -(-(side - overlap) // (tile - overlap))
+
+    return along(height) * along(width)

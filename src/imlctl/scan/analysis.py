@@ -1,0 +1,165 @@
+"""Analyse one decoded picture: run the model, make every output and the record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from imlctl import __version__
+from imlctl.errors import UsageError
+from imlctl.record import FAILED, Failure, Record
+from imlctl.report.preview import make_preview
+from imlctl.scan.ledger import Key
+from imlctl.scan.messages import Decoded, Failed, Finished, failed
+from imlctl.scan.naming import Kind
+from imlctl.scan.worker import decode_file, identified
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from imlctl.pipeline import Result
+    from imlctl.scan.messages import Request, Unchanged
+    from imlctl.scan.naming import Job
+    from imlctl.scan.pool import Decoders
+    from imlctl.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is done with each picture of a scan.
+
+    Attributes:
+        settings: Of the localizer.
+        kinds: Files that are wanted of each picture.
+        soft: Whether the mask is the probability map instead of the binary one.
+        previews: Whether small pictures are kept for a report.
+        threads: Threads of a model on a CPU; the last bits of a map depend on their number. None
+            for as many as torch takes.
+        sampled: Options that were given and concern only models that sample.
+    """
+
+    settings: Settings
+    kinds: tuple[Kind, ...] = ()
+    soft: bool = False
+    previews: bool = False
+    threads: int | None = None
+    sampled: tuple[str, ...] = ()
+
+
+class Analysis:
+    """A model in memory, and everything that is made of its results.
+
+    Attributes:
+        options: As given.
+        localizer: With its model in memory.
+        provenance: Of all results, see `Localizer.provenance`.
+
+    Raises:
+        ImlctlError: The model, its weights or the device cannot be had, or the model does not
+            sample though it was told how.
+    """
+
+    def __init__(self, options: Options) -> None:
+        from imlctl.pipeline import Localizer
+
+        if options.threads is not None:
+            import torch
+
+            torch.set_num_threads(options.threads)
+        self.options = options
+        self.localizer = Localizer(options.settings)
+        self.provenance: dict[str, Any] = self.localizer.provenance
+        if options.sampled and not self.localizer.model.samples:
+            raise UsageError(
+                f"the model {self.provenance['model']} draws no samples",
+                source=", ".join(options.sampled),
+                remedy="Leave it out, or choose a model that samples, such as --model diffiml.",
+            )
+
+    def __call__(self, decoded: Decoded) -> Finished | Failed:
+        """Localize in a picture, and encode all that is wanted; if any of it fails, all does.
+
+        Raises:
+            ImlctlError: Of any kind but `InputError`: other pictures would fail as well.
+        """
+        try:
+            result = self.localizer.localize(decoded.photo)
+            timings = {"decode": decoded.seconds, "analyse": result.seconds}
+            record = dataclasses.replace(
+                result.record(),
+                seconds=round(sum(timings.values()), 4),
+                timings={name: round(seconds, 4) for name, seconds in timings.items()},
+            )
+            return Finished(
+                {kind: self._encode(result, record, kind) for kind in self.options.kinds},
+                record.to_dict(),
+                make_preview(result.pixels, result.probability) if self.options.previews else None,
+            )
+        except Exception as error:
+            photo = decoded.photo
+            failure = failed(error, photo.source)
+            return dataclasses.replace(failure, sha256=photo.sha256)
+
+    def _encode(self, result: Result, record: Record, kind: Kind) -> bytes:
+        if kind is Kind.MASK:
+            return result.soft_png() if self.options.soft else result.mask_png()
+        if kind is Kind.OVERLAY:
+            return result.overlay_png()
+        if kind is Kind.HEATMAP:
+            return result.heatmap_png()
+        return (record.to_json(indent=2) + "\n").encode()
+
+
+class InProcess:
+    """Analyse in this process, one picture after another.
+
+    Args:
+        analysis: With its model in memory.
+        decoders: Decode a few pictures ahead; None to decode here too.
+    """
+
+    def __init__(self, analysis: Analysis, decoders: Decoders | None) -> None:
+        self._analysis = analysis
+        self._decode = _decode_here if decoders is None else decoders.run
+        self.provenance = analysis.provenance
+
+    def run(
+        self, requests: Iterable[tuple[Job, Request]], stopped: Callable[[], bool]
+    ) -> Iterator[tuple[Job, Finished | Unchanged | Failed]]:
+        """Analyse each picture as it is asked for."""
+        for job, reply in self._decode(requests):
+            if stopped():
+                return
+            yield job, self._analysis(reply) if isinstance(reply, Decoded) else reply
+            del reply  # or its pixels would stay until the next picture is decoded
+
+
+def _decode_here(
+    requests: Iterable[tuple[Job, Request]],
+) -> Iterator[tuple[Job, Decoded | Unchanged | Failed]]:
+    for job, request in requests:
+        reply = decode_file(request)
+        yield job, identified(reply) if isinstance(reply, Failed) else reply
+        del reply
+
+
+def key_of(provenance: Mapping[str, Any], options: Options) -> Key:
+    """Return what outputs depend on besides the picture."""
+    rest = {k: v for k, v in provenance.items() if k != "weights_sha256"}
+    settings = {**rest, "soft": options.soft, "imlctl": __version__}
+    return Key(str(provenance["weights_sha256"]), json.dumps(settings, sort_keys=True))
+
+
+def record_of_failure(job: Job, failure: Failed, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of a picture that has no result."""
+    return Record(
+        path=str(job.picture),
+        verdict=FAILED,
+        seconds=0.0,
+        sha256=failure.sha256,
+        bytes=failure.size,
+        error=Failure.of(failure.error),
+        **provenance,
+    ).to_dict()

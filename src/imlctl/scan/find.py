@@ -1,0 +1,397 @@
+"""Find the pictures that the command line names: the same ones in the same order every time.
+
+Files in folders are judged by their content, not by their name, and whatever is left out is listed
+with its reason.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import stat
+import sys
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+from imlctl.errors import DecodeError, InputError, UsageError
+from imlctl.image.formats import HEAD_BYTES, identify
+from imlctl.mask.render import kind_of_output
+from imlctl.scan.naming import STANDARD_STREAM, Kind, is_kept
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+    from typing import BinaryIO
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib"),
+    *(".gif", ".heic", ".heif", ".hif", ".avif"),
+)
+_URL = re.compile(
+    r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE
+)  # one slash: shells and paths eat the other
+_NOT_SEARCHED = "a folder within the folder; add --recursive to search it"
+_BY_PATTERNS = "left out by --include or --exclude"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One input.
+
+    Attributes:
+        path: The file as it was named or found; None for the standard input.
+        name: Position in the tree of the outputs: the path below the folder that was given, the
+            bare name of a file that was given, or the whole path of one from a list.
+    """
+
+    path: Path | None
+    name: PurePath
+
+    def __post_init__(self) -> None:
+        if self.name.is_absolute() or ".." in self.name.parts or not self.name.name:
+            raise ValueError(f"not a name below an output folder: {self.name}")
+
+    def __str__(self) -> str:
+        return "standard input" if self.path is None else str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file or folder that was found and is not analysed, and the reason."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """Pictures to analyse, and what else lay there.
+
+    Attributes:
+        pictures: In the order given; those of a folder in byte order of their paths.
+        problems: Inputs that cannot be had, such as a folder that may not be read.
+        left_out: Files and folders that are not analysed, in byte order.
+        many: Whether several inputs or a folder were given.
+    """
+
+    pictures: tuple[Picture, ...]
+    problems: tuple[InputError, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    many: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """Names to take and to leave in folders; files that are named are always taken.
+
+    A pattern is as in the shell: ``*``, ``?``, ``[a-z]``; capital and small letters differ. One
+    without a slash is compared with the name of a file or folder, one with a slash with the path
+    below the folder that was given; there, ``*`` also spans slashes.
+
+    Attributes:
+        include: If any, only pictures that match one of them are taken.
+        exclude: Pictures and folders that match one of them are left.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def takes(self, path: PurePath) -> bool:
+        """Return whether a picture, named from the folder that was given, is wanted."""
+        return (not self.include or _matches(path, self.include)) and not self.leaves(path)
+
+    def leaves(self, path: PurePath) -> bool:
+        """Return whether a picture or folder is excluded by its own name or path."""
+        return _matches(path, self.exclude)
+
+
+def _matches(path: PurePath, patterns: tuple[str, ...]) -> bool:
+    whole = path.as_posix()
+    return any(fnmatchcase(whole if "/" in p else path.name, p.removesuffix("/")) for p in patterns)
+
+
+def discover(
+    inputs: Sequence[str],
+    *,
+    recursive: bool = False,
+    out: str | None = None,
+    kinds: Collection[Kind] = (),
+    patterns: Patterns | None = None,
+    listed: Sequence[str] = (),
+) -> Discovery:
+    """Find the pictures among files and folders.
+
+    A file that is named is taken whatever it is, even if it is missing: whoever reads it will say
+    so. In folders, a file is taken if its content or its suffix is that of a picture; links to
+    folders are not followed. Left out are pictures that imlctl wrote, the output folder, and what
+    this scan would write itself.
+
+    Args:
+        inputs: Files, folders, or "-" for the standard input (a file of that name is "./-").
+        recursive: Whether to go into the folders within folders.
+        out: Value of `-o`; left out if it is a folder inside a folder that is searched.
+        kinds: Outputs that this scan writes besides masks.
+        patterns: Names to take and leave in folders; every picture by default.
+        listed: Files from a list, taken like files that are named.
+
+    Raises:
+        UsageError: Nothing is given, "-" is given twice, or a folder has no picture.
+    """
+    if not (inputs or listed) or "" in inputs:
+        raise UsageError("no picture is given", remedy="Name a file, a folder, or - .")
+    if list(inputs).count(STANDARD_STREAM) > 1:
+        raise UsageError("standard input is given twice", source="-", remedy="Give it once.")
+
+    pictures: list[Picture] = []
+    problems: list[InputError] = []
+    left_out: list[LeftOut] = []
+    many = len(inputs) > 1 or bool(listed)
+    for given in inputs:
+        path = Path(given)
+        if given == STANDARD_STREAM:
+            pictures.append(Picture(None, PurePath("stdin")))
+        elif stat.S_ISDIR(_mode(path)):
+            many = True
+            search = _Search(path, recursive, out, {Kind.MASK, *kinds}, patterns or Patterns())
+            found = sorted(search.walk(), key=_byte_order)
+            if not found and not search.problems:
+                raise search.nothing_found()
+            pictures += [Picture(file, file.relative_to(path)) for file in found]
+            problems += search.problems
+            left_out += sorted(search.left_out, key=lambda each: _byte_order(each.path))
+        elif path.name == "..":
+            problems.append(InputError("there is no such folder", source=given))
+        elif _URL.match(given) and not path.exists():
+            remedy = "Download the picture, then give the file."
+            problems.append(InputError("URLs are not fetched", source=given, remedy=remedy))
+        else:
+            pictures.append(Picture(path, PurePath(path.name)))
+    for given in listed:
+        name = tree_name(given)
+        if name.name:
+            pictures.append(Picture(Path(given), name))
+        else:
+            problems.append(InputError("this is a folder, in a list of files", source=given))
+    return Discovery(tuple(dict.fromkeys(pictures)), tuple(problems), tuple(left_out), many)
+
+
+@dataclass(slots=True)
+class _Search:
+    """A walk through one folder."""
+
+    root: Path
+    recursive: bool
+    out: str | None
+    kinds: set[Kind]
+    patterns: Patterns
+    problems: list[InputError] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def walk(self) -> Iterator[Path]:
+        """Yield the pictures, in no order."""
+        output_folder = _folder_identity(self.out)
+        in_place = output_folder is not None and output_folder == _folder_identity(str(self.root))
+        pending = [self.root]
+        while pending:
+            folder = pending.pop()
+            try:
+                with os.scandir(folder) as scan:
+                    links = {entry.name: entry.is_symlink() for entry in scan}
+            except OSError as error:
+                self._problem(
+                    folder,
+                    f"this folder cannot be read: {error.strerror or error}",
+                    "Check its permissions; no picture in it was analysed.",
+                )
+                continue
+            ours = self._written_here(links, folder) if in_place else set()
+            for name, is_link in links.items():
+                path = folder / name
+                mode = _mode(path)
+                if stat.S_ISDIR(mode):
+                    if not (reason := self._why_not_searched(path, is_link, output_folder)):
+                        pending.append(path)
+                else:
+                    reason = self._why_not_taken(path, mode, ours)
+                    if not reason:
+                        yield path
+                if reason:
+                    self.left_out.append(LeftOut(path, reason))
+
+    def _written_here(self, names: Collection[str], folder: Path) -> set[str]:
+        """Names that this scan itself writes into the folder that it searches."""
+        ours = {name + kind.suffix for name in names for kind in self.kinds}
+        return ours | set(filter(is_kept, names)) if folder == self.root else ours
+
+    def _why_not_searched(
+        self, folder: Path, is_link: bool, output_folder: tuple[int, int] | None
+    ) -> str:
+        if is_link:
+            return "a link to a folder, not followed"
+        if not self.recursive:
+            return _NOT_SEARCHED
+        if self.patterns.leaves(folder.relative_to(self.root)):
+            return "a folder left out by --exclude"
+        if output_folder is not None and _folder_identity(str(folder)) == output_folder:
+            return "the output folder"
+        return ""
+
+    def _why_not_taken(self, path: Path, mode: int, ours: set[str]) -> str:
+        """Return why a file is left out, "" for a picture; note a problem where it may be one."""
+        named_so = path.suffix.lower() in SUFFIXES
+        if not stat.S_ISREG(mode):
+            what = "not a regular file, or a link that leads nowhere"
+            if named_so and self.patterns.takes(path.relative_to(self.root)):
+                self._problem(path, f"this is {what}", "Copy the picture itself to its place.")
+            return what
+        try:
+            with path.open("rb") as file:
+                head = file.read(HEAD_BYTES)
+        except OSError as error:
+            if not named_so:  # it may well be a picture; one with a suffix fails when it is read
+                what = f"it cannot be read ({error.strerror or error})"
+                self._problem(path, what, "Check its permissions.")
+                return what
+            head = b""
+        if kind := kind_of_output(head):
+            return f"written by imlctl ({kind})"
+        is_picture, what = _judge(head, path.name)
+        if path.name in ours and (not is_picture or head.startswith(b"\x89PNG")):
+            return "an output of this scan"
+        if not (is_picture or named_so):
+            return what
+        return "" if self.patterns.takes(path.relative_to(self.root)) else _BY_PATTERNS
+
+    def _problem(self, path: Path, what: str, remedy: str) -> None:
+        self.problems.append(InputError(what, source=str(path), remedy=remedy))
+
+    def nothing_found(self) -> UsageError:
+        """Say why a folder came to nothing."""
+        by_patterns = sum(each.reason == _BY_PATTERNS for each in self.left_out)
+        if by_patterns:
+            return UsageError(
+                f"--include and --exclude leave none of the {by_patterns} pictures in this folder",
+                source=str(self.root),
+                remedy="Upper and lower case differ; put patterns in quotes.",
+            )
+        if any(each.reason == _NOT_SEARCHED for each in self.left_out):
+            remedy = "Add --recursive to search the folders within it."
+        elif self.left_out:
+            counts = Counter(each.reason for each in self.left_out).most_common(3)
+            remedy = "Left out: " + "; ".join(f"{count} {reason}" for reason, count in counts) + "."
+        else:
+            remedy = "It is empty."
+        return UsageError(
+            "there is no picture in this folder", source=str(self.root), remedy=remedy
+        )
+
+
+def _judge(head: bytes, name: str) -> tuple[bool, str]:
+    """Return whether a file begins as a picture does, and otherwise what it is."""
+    try:
+        identify(head, name=name)
+    except DecodeError as error:
+        return False, error.what
+    return True, ""
+
+
+def summarize(left_out: Sequence[LeftOut], most: int = 3) -> list[str]:
+    """Return a sentence for each reason, with the first few names.
+
+    Args:
+        left_out: From `Discovery`.
+        most: Names that are spelled out for each reason.
+    """
+    by_reason: dict[str, list[Path]] = defaultdict(list)
+    for each in left_out:
+        by_reason[each.reason].append(each.path)
+    sentences = []
+    for reason, paths in sorted(by_reason.items()):
+        names = ", ".join(map(str, paths[:most]))
+        more = f" and {len(paths) - most} more" if len(paths) > most else ""
+        sentences.append(f"left out {names}{more}: {reason}")
+    return sentences
+
+
+def read_names(file: str, *, zero: bool = False, stdin: BinaryIO | None = None) -> tuple[str, ...]:
+    """Read the names of files, one a line, or each ended by a zero byte.
+
+    Lists from Windows are read too: in UTF-16, or in UTF-8 with a byte order mark.
+
+    Args:
+        file: The list; "-" for the standard input.
+        zero: Whether zero bytes end the names, as `find -print0` writes them.
+        stdin: Used for "-"; the standard input if None.
+
+    Raises:
+        UsageError: The file cannot be read, names nothing, or is of another form.
+    """
+    source = f"--files-from {file}"
+    try:
+        data = (stdin or sys.stdin.buffer).read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"cannot be read: {error.strerror or error}",
+            source=source,
+            remedy="Name a file that lists pictures, or - for the standard input.",
+        ) from error
+    encoding = _unicode_encoding(data, zero=zero)
+    if encoding:
+        try:
+            data = os.fsencode(data.decode(encoding))
+        except UnicodeError as error:
+            remedy = "Save the list as UTF-8."
+            raise UsageError(f"not valid {encoding}", source=source, remedy=remedy) from error
+    if not zero and b"\0" in data:
+        raise UsageError("the names end in zero bytes", source=source, remedy="Add -0.")
+    names = data.split(b"\0") if zero else [line.removesuffix(b"\r") for line in data.split(b"\n")]
+    listed = tuple(os.fsdecode(name) for name in names if name)
+    if not listed:
+        raise UsageError("it names no file", source=source, remedy="Check the list.")
+    return listed
+
+
+def _unicode_encoding(data: bytes, *, zero: bool) -> str:
+    """Return the encoding that a list announces, or "" for bytes as the file system has them."""
+    marks = (
+        *((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32")),  # before UTF-16's mark
+        *((codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16")),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    )
+    for mark, encoding in marks:
+        if data.startswith(mark):
+            return encoding
+    if not zero and len(data) > 3 and len(data) % 2 == 0:  # UTF-16 without its mark
+        for encoding, upper in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
+            if 2 * upper.count(0) > len(upper):
+                return encoding
+    return ""
+
+
+def tree_name(name: str) -> PurePath:
+    """Return the position of a listed file in the tree of the outputs: its path, made relative."""
+    path = PurePath(os.path.normpath(name))
+    parts = [part for part in path.relative_to(path.anchor).parts if part != os.pardir]
+    return PurePath(*parts)
+
+
+def _mode(path: Path) -> int:
+    """Return the mode of the file that a path leads to, or 0 if that cannot be known."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
+        return 0
+
+
+def _byte_order(path: Path) -> list[bytes]:
+    return [os.fsencode(part) for part in path.parts]
+
+
+def _folder_identity(folder: str | None) -> tuple[int, int] | None:
+    if folder is None or not Path(folder).is_dir():
+        return None
+    status = Path(folder).stat()
+    return status.st_dev, status.st_ino

@@ -1,0 +1,79 @@
+"""Settings of one localization, checked when they are made; to be had without importing torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, get_args
+
+from imlctl.errors import UsageError
+from imlctl.image.decode import DEFAULT_MAX_PIXELS
+from imlctl.mask.decide import check_threshold
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Fusion = Literal["mean", "max"]
+STEPS, MEMBERS = 8, 5  # of DiffIML, as `core.model` and `core.diff_iml` have them
+# A tile of this side needs about half a gigabyte at its peak; the model sees that much context.
+DEFAULT_TILE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a prediction is drawn. Only `tta` concerns models that do not sample.
+
+    Attributes:
+        steps: Denoising steps of DiffIML, 1 to 1000.
+        ensemble: Runs of it that are averaged, at least 1.
+        tta: Whether the mirrored picture is analysed too.
+        fusion: How the two are brought together, ``mean`` or ``max``; see `sampler.fused`.
+        seed: Of the noise, which depends on it and on the picture alone.
+    """
+
+    steps: int = STEPS
+    ensemble: int = MEMBERS
+    tta: bool = False
+    fusion: Fusion = "mean"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn."""
+        if not 1 <= self.steps <= 1000 or self.ensemble < 1:
+            raise UsageError(
+                f"{self.steps} steps and {self.ensemble} members cannot be run",
+                remedy="Use 1 to 1000 steps, and at least one member.",
+            )
+        if self.fusion not in get_args(Fusion):
+            raise UsageError(
+                f"flips cannot be fused by {self.fusion!r}",
+                remedy=f"Use {' or '.join(get_args(Fusion))}.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to localize.
+
+    Attributes:
+        model: Name in the registry; its default when empty.
+        weights: What to use instead: a name, ``hf://owner/repo[@revision]/file`` (both must have
+            been pulled), or a safetensors file; a `Path` is always a file.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps`` or ``xpu``.
+        threshold: Probability from which a pixel is marked; None for the one that goes with the
+            verdict, see `mask.decide.Rule`.
+        tile: Side of a tile in pixels, for pictures that are larger than one.
+        sampling: Steps, members, flips and seed of what is drawn.
+        max_pixels: Larger pictures are refused before any pixel is decoded.
+    """
+
+    model: str = ""
+    weights: str | Path | None = None
+    device: str = "auto"
+    threshold: float | None = None
+    tile: int = DEFAULT_TILE
+    sampling: Sampling = field(default_factory=Sampling)
+    max_pixels: int = DEFAULT_MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
+            check_threshold(self.threshold)

@@ -1,0 +1,334 @@
+"""Decoders that crash, hang, or answer with something else cost one picture each."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import torch
+
+from imlctl.errors import InputError, UsageError, WeightsError
+from imlctl.image.decode import read
+from imlctl.scan import pool
+from imlctl.scan.analysis import Analysis, InProcess, Options
+from imlctl.scan.custody import sha256_of
+from imlctl.scan.messages import Decoded, Failed, Request, Unchanged
+from imlctl.scan.naming import Kind
+from imlctl.scan.pool import Decoders, Limits, start_engine, suitable_jobs
+from imlctl.scan.worker import decode_file
+from imlctl.settings import Settings
+
+# A decoder that does what the name of the file says.
+UNRULY = """
+import os, time, numpy, imlctl.scan.worker as worker
+def read(path, max_pixels, honest=worker.read):
+    name = os.path.basename(path)
+    if "crash" in name: os.abort()
+    if "hang" in name: time.sleep(600)
+    if "eat" in name: numpy.ones(1 << 34, numpy.uint8)
+    if "bug" in name: raise KeyError("surprise")
+    if "lie" in name: os.write(3, b"x" * 4096)
+    if "print" in name: print("noise"); os.write(1, b"noise"); os.write(2, b"noise")
+    return honest(path, max_pixels=max_pixels)
+worker.read = read
+worker.serve_decoder"""
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+    def grow(*names):
+        for seed, name in enumerate(names):
+            (tmp_path / name).write_bytes(picture(seed))
+        return [(name, Request(str(tmp_path / name), 10_000)) for name in names]
+
+    return grow
+
+
+def test_every_format_arrives_as_it_is_decoded_here(tmp_path, makers):
+    samples = makers.samples()
+    requests = []
+    for name, data in samples.items():
+        (tmp_path / name).write_bytes(data)
+        requests.append((name, Request(str(tmp_path / name), 10_000_000)))
+    with Decoders(2) as decoders:
+        replies = dict(decoders.run(requests))
+    assert list(replies) == list(samples)
+    for name, reply in replies.items():
+        assert isinstance(reply, Decoded), (name, reply)
+        here = read(tmp_path / name)
+        assert reply.photo.facts == here.facts
+        assert (reply.photo.sha256, reply.photo.source) == (here.sha256, here.source)
+        assert reply.photo.pixels.dtype == here.pixels.dtype
+        assert not reply.photo.pixels.flags.writeable
+        np.testing.assert_array_equal(reply.photo.pixels, here.pixels)
+
+
+def test_refusals_arrive_as_they_are_raised_here(tmp_path, folder):
+    requests = [*folder("a.png", "small.png"), ("missing", Request(str(tmp_path / "no"), 10))]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with Decoders(1) as decoders:
+        for name, reply in decoders.run(requests):
+            if name == "small.png":
+                assert isinstance(reply, Decoded)
+                continue
+            with pytest.raises(InputError) as here:
+                read(tmp_path / (name if name == "a.png" else "no"))
+            assert isinstance(reply, Failed)
+            assert type(reply.error) is type(here.value)
+            assert str(reply.error) == str(here.value)
+            assert (reply.sha256 is None) is (name == "missing")
+            assert reply.size == (None if name == "missing" else 8)
+
+
+def test_a_crash_costs_one_picture(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "_DECODER", UNRULY)
+    names = ("a.png", "crash.png", "b.png", "eat.png", "bug.png", "lie.png", "c.png", "print.png")
+    with Decoders(1, Limits(30, max_pixels=10_000)) as decoders:
+        replies = dict(decoders.run(folder(*names)))
+    assert list(replies) == list(names)
+    good = [name for name, reply in replies.items() if isinstance(reply, Decoded)]
+    assert good == ["a.png", "b.png", "c.png", "print.png"]
+    assert "crashed (SIGABRT)" in str(replies["crash.png"].error)
+    assert "not enough memory" in str(replies["eat.png"].error)
+    assert "KeyError: 'surprise'" in str(replies["bug.png"].error)
+    assert "surprise" in replies["bug.png"].trace
+    assert "crashed" in str(replies["lie.png"].error)
+    for name in ("crash.png", "eat.png", "bug.png", "lie.png"):
+        assert replies[name].sha256 == sha256_of(tmp_path / name), name
+
+
+def test_a_hang_costs_one_picture_and_its_time(folder, monkeypatch):
+    monkeypatch.setattr(pool, "_DECODER", UNRULY)
+    began = time.monotonic()
+    with Decoders(1, Limits(0.5)) as decoders:
+        replies = dict(decoders.run(folder("a.png", "hang.png", "b.png")))
+    assert time.monotonic() - began < 60
+    assert isinstance(replies["a.png"], Decoded)
+    assert "took longer than 0.5 seconds" in str(replies["hang.png"].error)
+    assert "--timeout" in replies["hang.png"].error.remedy
+    assert isinstance(replies["b.png"], Decoded)
+
+
+def test_leaving_does_not_wait_for_a_hang(folder, monkeypatch):
+    monkeypatch.setattr(pool, "_DECODER", UNRULY)
+    began = time.monotonic()
+    with Decoders(1) as decoders:
+        replies = decoders.run(folder("a.png", "hang.png", "b.png", "c.png"))
+        assert isinstance(next(replies)[1], Decoded)
+    assert time.monotonic() - began < 60
+
+
+def test_nothing_of_a_decoder_reaches_the_terminal(folder, monkeypatch, capfd):
+    monkeypatch.setattr(pool, "_DECODER", UNRULY)
+    with Decoders(1) as decoders:
+        ((_, reply),) = decoders.run(folder("print.png"))
+    assert isinstance(reply, Decoded)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_decoder_that_cannot_start_is_said_and_not_blamed_on_the_picture(folder, monkeypatch):
+    monkeypatch.setattr(pool, "_DECODER", "import nonsense; int")
+    with Decoders(1) as decoders, pytest.raises(UsageError, match="--jobs 0"):
+        list(decoders.run(folder("a.png")))
+
+
+def test_modules_in_the_current_folder_are_not_imported(folder, monkeypatch, tmp_path):
+    (tmp_path / "numpy.py").write_text("raise SystemExit('planted')")
+    monkeypatch.chdir(tmp_path)
+    with Decoders(1) as decoders:
+        ((_, reply),) = decoders.run(folder("a.png"))
+    assert isinstance(reply, Decoded)
+
+
+def test_only_a_few_pictures_are_decoded_ahead(folder):
+    taken = []
+
+    def requests():
+        for request in folder(*(f"{n}.png" for n in range(12))):
+            taken.append(request)
+            yield request
+
+    with Decoders(2) as decoders:
+        for count, _ in enumerate(decoders.run(requests()), 1):
+            assert len(taken) <= count + 2
+    assert len(taken) == 12
+
+
+def test_processes_end_with_the_scan_however_it_ends(child_environment):
+    script = (
+        "import os, sys\nfrom imlctl.scan.pool import Decoders\n"
+        "decoders = Decoders(2)\n"
+        "print(*(d._process.pid for d in decoders._decoders), flush=True)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=child_environment
+    )
+    assert child.returncode == -9
+    pids = [int(pid) for pid in child.stdout.split()]
+    assert len(pids) == 2
+    deadline = time.monotonic() + 20
+    while any(map(_lives, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(map(_lives, pids))
+
+
+def _lives(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_as_many_models_as_cores_and_memory_allow(monkeypatch):
+    monkeypatch.setattr(pool, "cores", lambda: 8)
+    monkeypatch.setattr(pool, "free_memory", lambda: 2**40)
+    assert [suitable_jobs(pictures) for pictures in (1, 3, 100)] == [1, 3, 8]
+    monkeypatch.setattr(pool, "free_memory", lambda: 3 * 2**30)
+    assert suitable_jobs(100) == 3
+    monkeypatch.setattr(pool, "free_memory", lambda: 0)
+    assert suitable_jobs(100) == 1
+    monkeypatch.setattr(pool, "free_memory", lambda: None)
+    assert suitable_jobs(100) == 8
+    monkeypatch.undo()
+    assert 1 <= pool.cores() <= os.cpu_count()
+
+
+def test_limits_must_be_positive():
+    for bad in ((0, 1), (1, 0), (float("inf"), 1), (float("nan"), 1)):
+        with pytest.raises(UsageError):
+            Limits(*bad)
+
+
+def test_what_is_done_is_not_decoded_again(folder, tmp_path):
+    ((_, request),) = folder("a.png")
+    (tmp_path / "mask").write_bytes(b"mask")
+    files = {str(p): sha256_of(p) for p in (tmp_path / "a.png", tmp_path / "mask")}
+    known = Request(request.path, request.max_pixels, files)
+    assert decode_file(known) == Unchanged()
+    with Decoders(1) as decoders:
+        assert list(decoders.run([(1, known)])) == [(1, Unchanged())]
+    (tmp_path / "mask").write_bytes(b"other")
+    assert isinstance(decode_file(known), Decoded)
+
+
+# A model that does what the name of the picture says.
+UNRULY_MODEL = """
+import os, signal, sys, imlctl.scan.analysis as analysis
+from imlctl.errors import WeightsError
+from imlctl.scan.messages import Finished
+class Fake:
+    provenance = {"model": "fake"}
+    def __init__(self, options):
+        if options.settings.model == "absent": raise WeightsError("there is no such model")
+        if options.settings.model == "dead": os.abort()
+    def __call__(self, decoded):
+        name = os.path.basename(decoded.photo.source)
+        if "crash" in name: os.abort()
+        if "kill" in name: os.kill(os.getpid(), signal.SIGKILL)
+        if "weights" in name: raise WeightsError("they are wrong")
+        if "print" in name: print("noise"); os.write(1, b"noise")
+        return Finished({}, {"name": name, "pid": os.getpid(), "torch": "torch" in sys.modules})
+analysis.Analysis = Fake
+from imlctl.scan.worker import serve_model; serve_model"""
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """Starts an engine of as many processes, whose models are unruly."""
+    monkeypatch.setattr(pool, "_MODEL", UNRULY_MODEL)
+    with ExitStack() as stack:
+
+        def start(jobs, model=""):
+            options = Options(Settings(model=model, device="cpu"), threads=1)
+            return start_engine(options, 9, Limits(), stack, jobs=jobs)
+
+        yield start
+
+
+def never():
+    return False
+
+
+def test_pictures_come_in_order_from_all_processes(models, folder):
+    names = [f"{n}.png" for n in range(9)]
+    engine = models(3)
+    assert engine.provenance == {"model": "fake"}
+    answers = list(engine.run(folder(*names), never))
+    assert [name for name, _ in answers] == names
+    assert [answer.record["name"] for _, answer in answers] == names
+    assert len({answer.record["pid"] for _, answer in answers}) > 1
+
+
+def test_a_process_that_dies_costs_the_picture_in_hand(models, folder, tmp_path):
+    names = ("a.png", "crash.png", "b.png", "kill.png", "bad.png", "print.png", "c.png")
+    requests = folder(*names)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    answers = dict(models(1).run(requests, never))
+    assert list(answers) == list(names)
+    failed = [name for name, answer in answers.items() if isinstance(answer, Failed)]
+    assert failed == ["crash.png", "kill.png", "bad.png"]
+    assert "crashed (SIGABRT)" in str(answers["crash.png"].error)
+    assert "probably memory ran out" in str(answers["kill.png"].error)
+    assert "--jobs 1" in answers["kill.png"].error.remedy
+    for name in failed:
+        assert answers[name].sha256 == sha256_of(tmp_path / name)
+
+
+def test_an_error_about_everything_is_raised_here(models, folder):
+    with pytest.raises(WeightsError, match="they are wrong"):
+        list(models(2).run(folder("a.png", "weights.png", "b.png"), never))
+    with pytest.raises(WeightsError, match="no such model"):
+        models(2, "absent")
+    with pytest.raises(UsageError, match=r"does not start \(SIGABRT\).*--jobs 0"):
+        models(2, "dead")
+
+
+def test_a_process_that_died_with_nothing_in_hand_is_replaced(models, folder):
+    engine = models(1)
+    (first,) = engine.run(folder("a.png"), never)
+    os.kill(first[1].record["pid"], 9)
+    engine._models[0]._process.wait()
+    (second,) = engine.run(folder("b.png"), never)
+    assert second[1].record["name"] == "b.png"
+
+
+def test_told_to_stop_what_is_in_hand_is_finished(models, folder):
+    seen = []
+    answers = models(1).run(folder(*(f"{n}.png" for n in range(9))), lambda: len(seen) > 1)
+    seen.extend(iter(lambda: next(answers, None), None))
+    assert 2 <= len(seen) < 9
+    assert [name for name, _ in seen] == [f"{n}.png" for n in range(len(seen))]
+
+
+def test_masks_do_not_depend_on_the_number_of_processes(folder, tmp_path, makers):
+    """One thread has one rounding; the library's own result with one thread is the same."""
+    names = [f"{n}.png" for n in range(3)]
+    requests = folder(*names)
+    for seed, name in enumerate(names):
+        (tmp_path / name).write_bytes(makers.encode(makers.texture(80, 90, seed=seed), "PNG"))
+    options = Options(Settings(device="cpu"), (Kind.MASK,), soft=True, threads=1)
+    found = []
+    for jobs in (1, 2):
+        with ExitStack() as stack:
+            engine = start_engine(options, 3, Limits(), stack, jobs=jobs)
+            found.append([answer.outputs for _, answer in engine.run(requests, never)])
+            assert engine.provenance["settings"]["threads"] == 1
+    before = torch.get_num_threads()
+    try:
+        engine = InProcess(Analysis(options), None)
+        found.append([answer.outputs for _, answer in engine.run(requests, never)])
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("option", ["--steps", "--ensemble"])
+def test_options_of_sampling_are_refused_for_a_model_that_does_not_sample(option):
+    options = Options(Settings(device="cpu"), sampled=(option,))
+    with pytest.raises(UsageError, match=f"{option}: the model efficientiml draws no samples"):
+        Analysis(options)
