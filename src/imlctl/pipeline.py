@@ -18,6 +18,7 @@ from imlctl.device import describe, make_deterministic, resolve
 from imlctl.image.cautions import cautions
 from imlctl.image.decode import Photo, decode, read
 from imlctl.image.prepare import prepare, restore, upright
+from imlctl.image.views import VIEWS, views_of
 from imlctl.inference import OVERLAP, predict
 from imlctl.mask import render
 from imlctl.mask.decide import Decision, Verdict, check_probability, decide
@@ -115,6 +116,21 @@ class Result:
     def heatmap_png(self) -> bytes:
         """Probability as colours over the photograph, and a legend."""
         return render.heatmap_png(self.pixels, self.probability, threshold=self.decision.threshold)
+
+    @cached_property
+    def views(self) -> dict[str, NDArray[np.uint8]]:
+        """Error levels, JPEG ghost, noise and gradient, (H, W, 3), upright; see `image.views`."""
+        turn = self.photo.facts.orientation
+        return {name: upright(view, turn) for name, view in views_of(self.photo.pixels)}
+
+    def views_png(self) -> bytes:
+        """All views below each other, each with how to read it; none enters the verdict."""
+        return render.captioned_png(
+            [
+                (pixels, [about.title, f"Look for {about.look_for}.", f"Ignore {about.ignore}."])
+                for pixels, about in ((self.views[name], VIEWS[name]) for name in VIEWS)
+            ]
+        )
 
     def record(self) -> Record:
         """Everything worth keeping, as one versioned record."""

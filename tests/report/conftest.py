@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from imlctl.image.facts import FormatFacts
+from imlctl.image.views import gradient, noise
 from imlctl.mask.decide import Rule, Verdict, decide
 from imlctl.mask.rates import Rates
 from imlctl.mask.regions import find_regions
@@ -118,12 +119,15 @@ def entry() -> Callable[..., ReportEntry]:
         size: tuple[int, int] = (120, 160),
         seed: int = 0,
         crops: bool = False,
+        views: bool = False,
         **changes: Any,
     ) -> ReportEntry:
         probability = blob(*size, peak)
         record = record_of(path, probability, **changes)
         boxes = [region["box"] for region in record.regions] if crops else []
-        return ReportEntry(record, make_preview(picture(*size, seed), probability, boxes=boxes))
+        pixels = picture(*size, seed)
+        shown = [("noise", noise(pixels)), ("gradient", gradient(pixels))] if views else []
+        return ReportEntry(record, make_preview(pixels, probability, boxes=boxes, views=shown))
 
     return make
 

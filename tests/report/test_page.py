@@ -402,6 +402,41 @@ def test_a_region_is_shown_at_full_size(
     assert (x, y) == pytest.approx((0.35 * 1600, 0.5 * 1200), abs=12)
 
 
+def test_views_are_chosen_and_flicker(
+    page: Any, tmp_path: Path, entry: Callable[..., ReportEntry]
+) -> None:
+    path = tmp_path / "report.html"
+    write_report(path, [entry("a.png", views=True), entry("b.png")])
+    page.open(path)
+    page.until(DRAWN)
+    page.press("4", "4")
+    original = page.run(INK)[0]
+    page.press("5", "5")
+    chosen = "[...document.querySelectorAll('#view-name option')].map((o) => o.value)"
+    assert page.run(chosen) == ["noise", "gradient"]
+    assert "smoother or grainier" in page.run("document.getElementById('look-for').textContent")
+    inks = [original]
+    for name in ("noise", "gradient"):
+        page.run(
+            f"(() => {{ const s = document.getElementById('view-name'); s.value = '{name}';"
+            " s.dispatchEvent(new Event('change')); })()"
+        )
+        page.until(f"document.getElementById('look-for').textContent && {DRAWN}")
+        inks.append(page.run(INK)[0])
+    assert len(set(inks)) == 3
+    page.press("f", "f")
+    deadline = time.monotonic() + 20
+    seen = set()
+    while len(seen) < 2:  # the view and the picture, in turns
+        seen.add(page.run(INK)[0])
+        assert time.monotonic() < deadline
+    assert seen == {original, inks[-1]}
+    page.press("1", "1")
+    page.press("j", "j")
+    page.until(f"document.getElementById('name').textContent === 'b.png' && {DRAWN}")
+    assert page.run("document.getElementById('views-mode').hidden")
+
+
 def test_side_by_side_is_twice_as_wide(page: Any, report: Path) -> None:
     page.open(report)
     select(page, "tall.png")

@@ -15,6 +15,8 @@ from imlctl.mask import legend
 from imlctl.mask.decide import DEFAULT_THRESHOLD, check_probability, check_threshold
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from imlctl.mask.decide import Decision
@@ -129,6 +131,25 @@ def heatmap_png(
 def rounded_down(value: float) -> str:
     """Say a number from 0 to 1 with two digits that do not seem to reach what was not reached."""
     return f"{math.floor(value * 100 + 1e-9) / 100:.2f}"
+
+
+def captioned_png(panels: Sequence[tuple[NDArray[np.uint8], Sequence[str]]]) -> bytes:
+    """Put pictures of one size below each other, each with a headline and smaller lines under it.
+
+    Args:
+        panels: Pictures, (H, W, 3) uint8, with their lines.
+
+    Returns:
+        An RGB PNG.
+    """
+    parts = []
+    for pixels, lines in panels:
+        size = _Size.of(*pixels.shape[:2])
+        picture = size.photo(pixels)
+        text = legend.text_size(*picture.shape[:2])
+        strip = legend.key_strip(picture.shape[1], text, [*lines, *size.note()], None)
+        parts.append(legend.stack(picture, strip))
+    return _png(np.concatenate(parts), quick=True)
 
 
 def percent(share: float) -> str:

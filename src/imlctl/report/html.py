@@ -14,6 +14,7 @@ from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
 
 from imlctl import __version__, atomic
+from imlctl.image.views import VIEWS
 from imlctl.mask.decide import Verdict
 from imlctl.mask.rates import in_words
 from imlctl.record import FAILED, Record
@@ -265,7 +266,8 @@ class _Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the page's script begins with."""
-        return {"rows": self.rows, "views": {}}
+        views = {name: [v.title, v.look_for, v.ignore] for name, v in VIEWS.items()}
+        return {"rows": self.rows, "views": views}
 
     @property
     def counts(self) -> list[tuple[str, int]]:

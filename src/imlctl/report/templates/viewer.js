@@ -228,6 +228,7 @@ let flickering = 0;
 /** Load a view of the picture, such as its error levels. */
 async function showView(name) {
   const { index } = view;
+  byId("canvas").ariaBusy = "true";
   const [, look, ignore] = summary.views[name] ?? ["", "", ""];
   byId("view-name").value = name;
   byId("look-for").textContent = look;
@@ -235,7 +236,8 @@ async function showView(name) {
   const other = await decoded(imageOf("v", index, name));
   if (view.index !== index) return;
   view.other = other;
-  draw();
+  drawNow();
+  byId("canvas").ariaBusy = "false";
 }
 
 /** Change between picture and view, twice a second. */

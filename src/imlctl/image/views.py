@@ -1,0 +1,179 @@
+"""Views that forensic suites show beside a detector, for an examiner's own eyes.
+
+Each is an exact computation on the stored pixels. None of them enters the score or the verdict.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+
+ELA_QUALITY, ELA_GAIN = 90, 20
+GHOST_QUALITIES = tuple(range(40, 96, 5))
+GHOST_BLOCK = 16  # pixels
+NOISE_GAIN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A view and how to read it.
+
+    Attributes:
+        title: With every number that it depends on.
+        look_for: What a manipulation may show.
+        ignore: What shows likewise, and means nothing.
+    """
+
+    title: str
+    look_for: str
+    ignore: str
+
+
+VIEWS = {
+    "error-levels": View(
+        f"Error levels: difference from JPEG quality {ELA_QUALITY}, times {ELA_GAIN}",
+        "an object that is brighter or darker as a whole than others of the same texture",
+        "edges and fine texture, which are always brighter, and flat or saturated areas, which are"
+        " always dark; of a picture that was resaved nothing is left to see",
+    ),
+    "ghost": View(
+        f"JPEG ghost: light where {GHOST_BLOCK} x {GHOST_BLOCK} pixels change less than elsewhere"
+        f" at some quality of {GHOST_QUALITIES[0]} to {GHOST_QUALITIES[-1]}",
+        "an object or a whole area that is light while the rest of the picture is dark",
+        "single light blocks, flat and dark areas, and text; a picture that was resized since, or"
+        " an object that was never compressed otherwise, shows nothing",
+    ),
+    "noise": View(
+        f"Noise: luminance without its 3 x 3 median, times {NOISE_GAIN}",
+        "an object that is smoother or grainier than its surroundings at the same brightness",
+        "texture and edges, sky and shadow, areas out of focus, and the noise reduction of phones,"
+        " which differs from face to background",
+    ),
+    "gradient": View(
+        "Luminance gradient: red is its slope across, green its slope down, blue its strength",
+        "a seam, a halo, or an object lit from another side than its neighbours",
+        "sharp edges anywhere, lamps and reflections, and the blocks of strong compression",
+    ),
+}
+
+
+def views_of(pixels: NDArray[np.unsignedinteger[Any]]) -> Iterator[tuple[str, Pixels]]:
+    """Yield the name of each view and its picture, (H, W, 3) uint8.
+
+    Args:
+        pixels: (H, W, 3) uint8 or uint16, as stored and not turned: compression has a grid.
+    """
+    eight = _eight_bit(pixels)
+    for name, make in (
+        ("error-levels", error_levels),
+        ("ghost", ghost),
+        ("noise", noise),
+        ("gradient", gradient),
+    ):
+        yield name, make(eight)
+
+
+def error_levels(pixels: Pixels, quality: int = ELA_QUALITY, gain: int = ELA_GAIN) -> Pixels:
+    """Return how much a picture changes when it is saved again (Krawetz 2007).
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        quality: Of libjpeg, 1 to 100; colour is not subsampled.
+        gain: What the absolute difference is multiplied by.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    difference = cv2.absdiff(pixels, _resaved(pixels, quality))
+    return np.asarray(cv2.multiply(difference, np.full(4, gain, np.float64)), np.uint8)
+
+
+def ghost(pixels: Pixels) -> Pixels:
+    """Return where a JPEG of another quality was pasted in (Farid 2009); light is suspicious.
+
+    A block changes little when it is saved again at the quality that it was saved with before. Each
+    block's squared differences are divided by their mean over the qualities, so that texture does
+    not decide, and at each quality by their median over the picture; what is shown is the depth of
+    the deepest dip that is left, white for a thirty-second or less. Blocks that hardly change are
+    black.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    height, width = pixels.shape[:2]
+    tops, lefts = (np.arange(0, side, GHOST_BLOCK) for side in (height, width))
+    sums = []
+    for quality in GHOST_QUALITIES:
+        difference = cv2.absdiff(pixels, _resaved(pixels, quality)).astype(np.float32)
+        square = np.square(difference).mean(2)
+        sums.append(np.add.reduceat(np.add.reduceat(square, tops, axis=0), lefts, axis=1))
+    changes = np.stack(sums) + 1e-3  # (qualities, rows, columns)
+    mean = changes.mean(0)
+    relative = changes / mean
+    dips = relative / np.median(relative, axis=(1, 2), keepdims=True)
+    depth = np.clip(-np.log2(dips.min(0)) / 5, 0, 1)
+    depth[mean < GHOST_BLOCK**2 / 2] = 0  # under half a squared level for each pixel
+    levels = np.rint(255 * depth).astype(np.uint8)
+    whole = np.repeat(np.repeat(levels, GHOST_BLOCK, 0), GHOST_BLOCK, 1)[:height, :width]
+    return np.repeat(whole[..., None], 3, 2)
+
+
+def noise(pixels: Pixels, gain: int = NOISE_GAIN) -> Pixels:
+    """Return luminance without its 3 x 3 median, around middle grey.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        gain: What the residual is multiplied by.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
+    residual = grey.astype(np.int16) - np.asarray(cv2.medianBlur(grey, 3)).astype(np.int16)
+    shown = np.clip(128 + gain * residual, 0, 255).astype(np.uint8)
+    return np.repeat(shown[..., None], 3, 2)
+
+
+def gradient(pixels: Pixels) -> Pixels:
+    """Return the slope of luminance by Sobel's filter: across in red, down in green, both in blue.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+
+    Returns:
+        (H, W, 3) uint8; a slope of 0 is 128 in red and green, and 0 in blue.
+    """
+    grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
+    across, down = (
+        np.asarray(cv2.Sobel(grey, cv2.CV_32F, *order, ksize=3)) / 4 for order in ((1, 0), (0, 1))
+    )
+    shown = np.empty(pixels.shape, np.uint8)
+    for channel, values in enumerate((128 + across, 128 + down, 2 * np.hypot(across, down))):
+        shown[..., channel] = np.clip(np.rint(values), 0, 255)
+    return shown
+
+
+def _resaved(pixels: Pixels, quality: int) -> Pixels:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0)
+    with Image.open(buffer, formats=["JPEG"]) as image:
+        return np.asarray(image)
+
+
+def _eight_bit(pixels: NDArray[np.unsignedinteger[Any]]) -> Pixels:
+    return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)

@@ -1,0 +1,81 @@
+"""Views for an examiner's eyes: closed forms, and a forgery that each of two must show."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imlctl.image.views import (
+    ELA_GAIN,
+    NOISE_GAIN,
+    VIEWS,
+    error_levels,
+    ghost,
+    gradient,
+    noise,
+    views_of,
+)
+
+
+def jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0)
+    return np.asarray(Image.open(buffer))
+
+
+def textured(height: int = 192, width: int = 256) -> np.ndarray:
+    """Noise of several scales, as photographs have it."""
+    rng = np.random.default_rng(4)
+    layers = [
+        np.kron(rng.normal(0, 12, (height // s, width // s, 3)), np.ones((s, s, 1)))
+        for s in (1, 4, 16)
+    ]
+    return np.clip(128 + sum(layers), 0, 255).astype(np.uint8)
+
+
+def test_error_levels_are_the_difference_from_a_saved_copy() -> None:
+    pixels = textured()
+    saved = jpeg(pixels, 90).astype(int)
+    expected = np.clip(ELA_GAIN * np.abs(pixels.astype(int) - saved), 0, 255)
+    np.testing.assert_array_equal(error_levels(pixels), expected)
+    assert error_levels(jpeg(pixels, 90)).mean() < error_levels(pixels).mean() / 3
+
+
+def test_a_part_of_another_quality_is_a_ghost() -> None:
+    pixels = textured()
+    forged = pixels.copy()
+    forged[48:144, 64:192] = jpeg(pixels, 60)[48:144, 64:192]
+    shown = ghost(jpeg(forged, 95))[..., 0].astype(float)
+    inside = np.zeros(shown.shape, bool)
+    inside[48:144, 64:192] = True
+    assert shown[inside].mean() > 3 * shown[~inside].mean()
+    assert not ghost(np.full((40, 50, 3), 77, np.uint8)).any()
+
+
+def test_noise_is_what_the_median_takes_away() -> None:
+    flat = np.full((20, 30, 3), 90, np.uint8)
+    assert (noise(flat) == 128).all()
+    flat[10, 15] = 95
+    shown = noise(flat)
+    assert shown[10, 15].tolist() == [128 + 5 * NOISE_GAIN] * 3
+    assert (shown != 128).any(2).sum() == 1
+
+
+def test_gradients_are_slopes() -> None:
+    ramp = np.repeat(np.arange(0, 200, 4, dtype=np.uint8)[None, :, None], 40, 0).repeat(3, 2)
+    shown = gradient(ramp)[5:-5, 5:-5]
+    assert (shown == [128 + 8, 128, 16]).all()  # 4 levels a pixel, times Sobel's 8 over 4
+    down = gradient(ramp.transpose(1, 0, 2))[5:-5, 5:-5]
+    assert (down == [128, 128 + 8, 16]).all()
+
+
+@pytest.mark.parametrize("size", [(64, 96), (1, 1), (1, 300)])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_every_picture_has_all_views(size: tuple[int, int], kind: type) -> None:
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (*size, 3), kind)
+    views = dict(views_of(pixels))
+    assert list(views) == list(VIEWS)
+    assert {(view.shape, view.dtype.name) for view in views.values()} == {((*size, 3), "uint8")}
