@@ -217,6 +217,56 @@ def grey_page(width: int = 8, height: int = 8, **changes: int) -> Directory:
     return Directory({**tags, **{int(name[1:]): (value,) for name, value in changes.items()}})
 
 
+def colour_tiff(
+    samples: NDArray[Any], compression: int = 1, *, predictor: int = 1, rows: int = 16, **tags: int
+) -> bytes:
+    """A TIFF of (H, W, C) samples of 8 or 16 bits in strips of so many rows; `tags` by name."""
+    height, width, channels = samples.shape
+    if predictor == 2:
+        samples = np.diff(samples, axis=1, prepend=np.zeros_like(samples[:, :1]))
+    strips = [
+        squeeze_strip(
+            samples[top : top + rows].astype(samples.dtype.newbyteorder("<")), compression
+        )
+        for top in range(0, height, rows)
+    ]
+    starts = np.cumsum([8, *map(len, strips)])
+    page = Directory(
+        {
+            256: (width,),
+            257: (height,),
+            258: (8 * samples.itemsize,) * channels,
+            259: (compression,),
+            262: (2,),
+            273: tuple(starts[:-1].tolist()),
+            277: (channels,),
+            278: (rows,),
+            279: tuple(map(len, strips)),
+            317: (predictor,),
+            **({338: (2,)} if channels == 4 else {}),
+            **{int(name[1:]): (value,) for name, value in tags.items()},
+        }
+    )
+    body = b"".join(strips)
+    return tiff(page, body=body + bytes(len(body) % 2))
+
+
+def squeeze_strip(strip: NDArray[Any], compression: int) -> bytes:
+    """Compress a strip: 1 not at all, 5 LZW, 8 Deflate, 32773 PackBits, 34925 LZMA, 50000 ZSTD."""
+    raw = strip.tobytes()
+    if compression == 1:
+        return raw
+    if compression == 8:
+        return zlib.compress(raw)
+    name = {5: "tiff_lzw", 32773: "packbits", 34925: "lzma", 50000: "zstd"}[compression]
+    # PackBits begins anew in each row; for the others the strip is one long row of the same bytes.
+    size = (len(raw) // len(strip), len(strip)) if compression == 32773 else (len(raw), 1)
+    data = encode(Image.frombytes("L", size, raw), "TIFF", compression=name)
+    tags = Image.open(BytesIO(data)).tag_v2  # type: ignore[attr-defined]
+    parts = zip(tags[273], tags[279], strict=True)
+    return b"".join(data[start : start + length] for start, length in parts)
+
+
 def raw_photos() -> dict[str, bytes]:
     """The beginnings by which camera raw files are recognised, name -> bytes."""
     sensor = grey_page(t262=32803)

@@ -26,6 +26,7 @@ from PIL import Image, ImageFile, features
 from imlctl.image.decode import Photo, pixels_as_float
 from imlctl.image.facts import FormatFacts
 from imlctl.image.formats import check_size
+from imlctl.image.samples import _opencv_reads_avif
 
 
 def test_every_kind_decodes_to_a_photo_of_the_same_scene(makers: Any) -> None:
@@ -521,3 +522,33 @@ def test_cut_and_broken_files(makers: Any) -> None:
     for cut in makers.cuts(data):
         with pytest.raises(DecodeError):
             decode(cut)
+
+
+def test_a_damaged_avif_is_refused_by_the_stricter_decoder(makers: Any) -> None:
+    if not _opencv_reads_avif() or not features.check("avif"):
+        pytest.skip("no second AVIF decoder")
+    picture = np.kron(makers.texture(40, 60), np.ones((4, 4, 1), np.uint8))
+    for options in ({}, {"subsampling": "4:0:0"}, {"quality": 100}, {"tile_rows": 1}):
+        data = makers.encode(picture, "AVIF", **options)
+        assert decode(data).facts.notes == ()
+        for at in range(data.index(b"mdat") + 100, len(data) - 100, len(data) // 5):
+            for block in (b"text ", bytes(64), bytes([data[at] ^ 1])):
+                if data[at : at + len(block)] != block:
+                    with pytest.raises(DecodeError):
+                        decode(data[:at] + block + data[at + len(block) :])
+
+
+def test_avif_of_more_than_eight_bits_is_read_by_a_second_decoder(makers: Any) -> None:
+    if not _opencv_reads_avif() or not features.check("avif"):
+        pytest.skip("no second AVIF decoder")
+    import cv2
+
+    colour = np.kron(makers.texture(20, 30), np.ones((4, 4, 1), np.uint8))
+    for bits in (10, 12):
+        wide = (colour.astype(np.uint16) << (bits - 8))[..., ::-1]
+        encoded = cv2.imencode(".avif", wide, [cv2.IMWRITE_AVIF_DEPTH, bits])[1].tobytes()
+        photo = decode(encoded)
+        assert photo.facts.bit_depth == bits
+        assert photo.pixels.dtype == np.uint16
+        assert photo.facts.notes == (f"{bits}-bit samples scaled to 16 bits",)
+        assert np.abs((photo.pixels >> 8).astype(int) - colour).mean() < 8

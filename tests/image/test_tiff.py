@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import random
 import struct
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from imlctl.errors import DecodeError
 from imlctl.image.decode import decode
@@ -183,3 +186,94 @@ def test_a_directory_of_very_many_tags_is_refused(makers: Any) -> None:
     tags = {**makers.grey_page().tags, **dict.fromkeys(range(33_000, 37_100), (1,))}
     with pytest.raises(DecodeError, match="4109 entries"):
         walk_tiff(makers.tiff(makers.Directory(tags)))
+
+
+def sixteen_bits(channels: int = 3) -> Any:
+    return np.random.default_rng(0).integers(0, 65536, (40, 24, channels)).astype(np.uint16)
+
+
+COMPRESSIONS = {"none": 1, "LZW": 5, "Deflate": 8, "PackBits": 32773, "LZMA": 34925, "ZSTD": 50000}
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS.values(), ids=list(COMPRESSIONS))
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_16_bit_colours_are_exact_however_they_are_stored(
+    makers: Any, compression: int, orientation: int
+) -> None:
+    for channels in (3, 4):
+        samples = sixteen_bits(channels)
+        data = makers.colour_tiff(samples, compression, t274=orientation)
+        photo = decode(data)
+        assert photo.facts.orientation == orientation
+        assert photo.pixels.dtype == np.uint16
+        assert np.array_equal(photo.pixels, samples[..., :3])
+
+
+@pytest.mark.parametrize("compression", [5, 8, 50000])
+def test_differences_from_the_left_are_added_up(makers: Any, compression: int) -> None:
+    samples = sixteen_bits()
+    photo = decode(makers.colour_tiff(samples, compression, predictor=2))
+    assert np.array_equal(photo.pixels, samples)
+
+
+@pytest.mark.parametrize("compression", [5, 8, 32773, 34925])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_damaged_parts_are_refused(makers: Any, compression: int, depth: int) -> None:
+    samples = np.kron(sixteen_bits(), np.ones((8, 8, 1), np.uint16))  # squares, which compress
+    if depth == 8:
+        samples = (samples >> 8).astype(np.uint8)
+    data = makers.colour_tiff(samples, compression, rows=64)
+    assert decode(data).facts.notes == ()
+    draw = random.Random(0)
+    for at in draw.sample(range(100, len(data) // 2), 3):
+        for block in (draw.randbytes(512), bytes(512), b"bad sector. " * 43):
+            with pytest.raises(DecodeError):
+                decode(data[:at] + block[:512] + data[at + 512 :])
+
+
+def test_packbits_that_go_over_the_ends_of_rows_are_no_damage(makers: Any) -> None:
+    plain = np.full((16, 200, 3), 77, np.uint8)
+    squeezed = b"".join(bytes([257 - 120, 77]) for _ in range(plain.size // 120))
+    page = {**makers.grey_page(200, 16, t262=2, t277=3, t259=32773, t279=len(squeezed)).tags}
+    page[258] = (8, 8, 8)
+    data = makers.tiff(makers.Directory(page), body=squeezed)
+    assert np.array_equal(decode(data).pixels, plain)
+
+
+def test_a_damaged_jpeg_within_a_tiff_is_refused(makers: Any) -> None:
+    picture = Image.fromarray(np.kron(makers.texture(40, 60), np.ones((8, 8, 1), np.uint8)))
+    data = makers.encode(picture, "TIFF", compression="jpeg", quality=90)
+    assert decode(data).facts.notes == ()
+    at = len(data) // 2
+    with pytest.raises(DecodeError, match="plain text stands in the picture data"):
+        decode(data[:at] + b"A sector of another file. " * 20 + data[at + 520 :])
+
+
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        ({"t259": 34712}, "holds a JPEG 2000 picture"),
+        ({"t259": 50001}, "holds a WebP picture"),
+        ({"t259": 50002}, "holds a JPEG XL picture"),
+        ({"t259": 12345}, "data of compression 12345"),
+        ({"t339": 3}, "3 floating-point samples of 16 bits"),
+        ({"t262": 8}, "Lab TIFF"),
+    ],
+)
+def test_kinds_that_are_not_read_are_named_and_not_called_damaged(
+    makers: Any, tags: dict[str, int], told: str
+) -> None:
+    samples = sixteen_bits()
+    data = makers.colour_tiff(samples, **tags)
+    with pytest.raises(DecodeError, match=told) as caught:
+        decode(data)
+    assert "a kind that is not read" in caught.value.what
+    assert "original" not in caught.value.remedy
+
+
+def test_a_big_endian_bigtiff_is_not_called_damaged() -> None:
+    values = {256: 8, 257: 8, 258: 8, 262: 1, 273: 8, 277: 1, 279: 8}
+    data = b"MM\x00+\x00\x08\x00\x00" + struct.pack(">QQ", 16, len(values))
+    data += b"".join(struct.pack(">HHQQ", tag, 16, 1, value) for tag, value in values.items())
+    with pytest.raises(DecodeError, match="a big-endian BigTIFF, a kind that is not read"):
+        decode(data + bytes(8))
