@@ -19,19 +19,22 @@ SOURCE = ROOT / "src" / "imlctl"
 
 # A part may import parts of a lower rank, and itself.
 RANKS = {
-    **dict.fromkeys(("errors", "device", "atomic", "record", "memory", "silence", "threads"), 0),
+    **dict.fromkeys(("errors", "device", "atomic", "record", "resources"), 0),
+    **dict.fromkeys(("memory", "silence", "threads"), 0),
     **dict.fromkeys(("image", "core", "mask", "weights"), 1),
     "settings": 2,
     **dict.fromkeys(("inference", "data"), 3),
     **dict.fromkeys(("forge", "evaluate", "pipeline"), 4),
     **dict.fromkeys(("scan", "report", "train"), 5),
     "bench": 6,
-    **dict.fromkeys(("cli", "__init__", "__main__"), 7),
+    **dict.fromkeys(("cli", "__init__"), 7),
+    "__main__": 8,
 }
 # What else is allowed: (importing part, imported module and what lies below it).
 BESIDES = (
     ("device", "imlctl.errors"),
     ("atomic", "imlctl.errors"),
+    ("resources", "imlctl.errors"),
     ("record", "imlctl.errors"),
     ("record", "imlctl.__version__"),
     ("weights", "imlctl.mask"),  # whose card holds the rule and its rates

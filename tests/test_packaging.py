@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tarfile
-import time
 import tomllib
 import urllib.request
 import zipfile
@@ -72,12 +71,19 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert imlctl.__version__ == project["version"]
 
 
-def test_the_wheel_holds_the_package_and_its_registry(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_the_package_its_registry_presets_and_example(
+    wheel: zipfile.ZipFile,
+) -> None:
     names = set(wheel.namelist())
     for path in SOURCE.rglob("*"):
         if path.is_file() and path.suffix != ".pyc":
             assert path.relative_to(SOURCE.parent).as_posix() in names
     assert wheel.read("imlctl/weights/weights.toml") == (ROOT / "weights.toml").read_bytes()
+    for folder in ("configs", "examples"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file():
+                name = f"imlctl/{path.relative_to(ROOT).as_posix()}"
+                assert wheel.read(name) == path.read_bytes()
     outside = {name for name in names if not name.startswith("imlctl")}
     assert outside == set()  # neither tests nor scripts land in somebody's site-packages
 
@@ -112,26 +118,48 @@ def test_the_same_sources_give_the_same_bytes(
     assert again[".gz"].read_bytes() == built[".gz"].read_bytes()
 
 
-def test_the_wheel_works_where_it_is_unpacked(built: dict[str, Path], tmp_path: Path) -> None:
-    """Its own sources, weights and registry are used, and nothing of this checkout."""
+@pytest.fixture(scope="module")
+def site(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel installed, and nothing else."""
+    folder = tmp_path_factory.mktemp("installed") / "site"
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target"]
     quiet = ["--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
-    subprocess.run([*pip, tmp_path / "site", *quiet, built[".whl"]], check=True)
-    code = "import imlctl.cli; print(imlctl.__file__); imlctl.cli.main()"
-    ran = subprocess.run(
-        [sys.executable, "-c", code, "weights", "verify", "efficientiml", "diffiml", "--json"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+    subprocess.run([*pip, folder, *quiet, built[".whl"]], check=True)
+    return folder
+
+
+def run_installed(site: Path, *arguments: str) -> str:
+    """Run Python on the installed wheel, in a folder from which no checkout is seen."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=site.parent,
+        env=os.environ | {"PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
         check=True,
-    )
-    place, _, document = ran.stdout.partition("\n")
-    assert Path(place).is_relative_to(tmp_path)
+    ).stdout
+
+
+def test_the_wheel_works_where_it_is_installed(site: Path) -> None:
+    """Its own sources, weights and registry are used, and nothing of this checkout."""
+    code = "import imlctl.cli; print(imlctl.__file__); imlctl.cli.main()"
+    said = run_installed(site, "-c", code, "weights", "verify", "efficientiml", "diffiml", "--json")
+    place, _, document = said.partition("\n")
+    assert Path(place).is_relative_to(site)
     found = json.loads(document)["weights"]
     assert [item["state"] for item in found] == ["intact", "intact"]
-    assert all(Path(item["path"]).is_relative_to(tmp_path) for item in found)
-    assert (tmp_path / "site/share/man/man1/imlctl.1").is_file()
+    assert all(Path(item["path"]).is_relative_to(site) for item in found)
+    assert (site / "share/man/man1/imlctl.1").is_file()
+
+
+def test_the_installed_module_runs_and_brings_presets_and_example(site: Path) -> None:
+    assert run_installed(site, "-m", "imlctl", "--version") == f"imlctl {imlctl.__version__}\n"
+    code = "from imlctl.resources import *; print(*presets().values(), example(), sep='\\n')"
+    *presets, example = map(Path, run_installed(site, "-c", code).splitlines())
+    assert {path.name for path in presets} == {path.name for path in (ROOT / "configs").glob("*.*")}
+    for path in (*presets, example, example.with_name("launchpad_mask.png")):
+        assert path.is_file()
+        assert path.is_relative_to(site / "imlctl")
 
 
 def test_the_wheel_carries_licence_and_command(wheel: zipfile.ZipFile) -> None:
@@ -194,28 +222,6 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     )
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.strip()
-
-
-def seconds(code: str) -> float:
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
-
-
-def test_help_answers_at_once(record_property: Callable[[str, object], None]) -> None:
-    """The bar is 0.25 s; on the two cores where this was written it took 0.155 s.
-
-    A slow or busy machine is told from a slow program by `import typer`, which help cannot do
-    without and which the same interpreter does in turns with it: 0.063 s there, so help took 2.5
-    times as long. A second limit in seconds would say nothing more, and fail on slow machines.
-    """
-    helping, importing = [], []
-    for _ in range(5):  # in turns, so that a burst of load meets both
-        helping.append(seconds(HELP.format(arguments=["--help"])))
-        importing.append(seconds("import typer"))
-    record_property("help_seconds", min(helping))
-    record_property("import_typer_seconds", min(importing))
-    assert min(helping) <= max(0.25, 3.5 * min(importing))
 
 
 def test_every_dependency_is_listed_with_its_licence() -> None:

@@ -1,0 +1,5 @@
+"""`python -m imlctl` does what `imlctl` does."""
+
+from imlctl.cli import main
+
+main()

@@ -1,0 +1,44 @@
+"""Files that travel in the wheel beside the code: training presets and the example picture."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from imlctl.errors import ConfigError
+
+
+def _folder(name: str) -> Path:
+    """Return a folder of the package, or of the checkout that the package runs from."""
+    package = Path(str(files("imlctl")))
+    installed = package / name
+    return installed if installed.is_dir() else package.parents[1] / name
+
+
+def presets() -> dict[str, Path]:
+    """Return the built-in training presets by name."""
+    return {path.stem: path for path in sorted(_folder("configs").glob("*.toml"))}
+
+
+def find_preset(wanted: str | Path) -> Path:
+    """Return the file of a preset, which is named by its path or, if built in, by its name.
+
+    Raises:
+        ConfigError: It is neither; lists the names.
+    """
+    path = Path(wanted)
+    if path.exists():
+        return path
+    known = presets()
+    if str(wanted) in known:
+        return known[str(wanted)]
+    raise ConfigError(
+        "there is no such file, and no built-in preset of this name",
+        source=str(wanted),
+        remedy=f"Built-in presets: {', '.join(known)}.",
+    )
+
+
+def example() -> Path:
+    """Return the example photograph, a forgery; its true mask lies beside it."""
+    return _folder("examples") / "launchpad.jpg"
