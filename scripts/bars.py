@@ -23,7 +23,7 @@ from imlctl.bench.speed import Plan, measure, photograph
 from imlctl.bench.timing import Subject, take_turns, timer_for
 from imlctl.pipeline import Localizer
 from imlctl.settings import Settings
-from imlctl.train.round_trip import JudgeConfig, round_trip
+from imlctl.train.mask_maps import JudgeConfig, round_trip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

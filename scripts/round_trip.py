@@ -16,8 +16,7 @@ import torch
 from PIL import Image
 
 from imlctl.core.light_vae import FACTOR, LightVAE
-from imlctl.train.mask_maps import as_maps
-from imlctl.train.round_trip import JudgeConfig, f1, round_trip
+from imlctl.train.mask_maps import JudgeConfig, as_maps, f1, round_trip
 from imlctl.weights.load import load
 from imlctl.weights.use import open_weights
 

@@ -11,7 +11,7 @@ import torch
 from imlctl.core.light_vae import SIZES, LightVAE, LightVAEConfig
 from imlctl.errors import ImlctlError, WeightsError
 from imlctl.train import distill as module
-from imlctl.train.config import OptimConfig
+from imlctl.train.config import OptimConfig, load_preset
 from imlctl.train.distill import (
     DistillConfig,
     DistillWeights,
@@ -20,8 +20,7 @@ from imlctl.train.distill import (
     disturb,
     moment_penalty,
 )
-from imlctl.train.preset import load_preset
-from imlctl.train.round_trip import JudgeConfig, round_trip
+from imlctl.train.mask_maps import JudgeConfig, round_trip
 from imlctl.train.teacher import Teacher
 from imlctl.weights.load import load
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from imlctl.data.manifest import Entry, write_manifest
 from imlctl.train.config import load_config
-from imlctl.train.splits import load_material
+from imlctl.train.material import load_material
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.errors import ConfigError, ImlctlError, WeightsError
-from imlctl.train import loop, objective, splits
+from imlctl.train import loop, material, objective
 from imlctl.train import step as step_module
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig, ValidationConfig
 from imlctl.train.loop import train
 from imlctl.train.losses import localization_loss
-from imlctl.train.splits import load_split
+from imlctl.train.material import load_split
 from imlctl.train.step import make_optimizer, rate_at
 from imlctl.weights.load import load
 
@@ -322,7 +322,7 @@ class TestFailures:
         self, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         none = replace(config, data=replace(config.data, validation_share=0.0))
-        monkeypatch.setattr(splits, "load_pool", lambda *_, **__: pytest.fail("was read"))
+        monkeypatch.setattr(material, "load_pool", lambda *_, **__: pytest.fail("was read"))
         with pytest.raises(ConfigError, match=r"validation_share = 0 leaves no photographs"):
             train(none, tmp_path / "run", device=CPU)
 

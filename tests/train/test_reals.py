@@ -10,14 +10,16 @@ from PIL import Image
 from imlctl.data.manifest import Entry, write_manifest
 from imlctl.errors import ConfigError
 from imlctl.forge.synthesizer import Sample
-from imlctl.train.paper_augment import copy_paste, inpaint, paper_augment
 from imlctl.train.reals import (
     Mixture,
     RealConfig,
     Reals,
     RealSource,
     _crop,
+    copy_paste,
+    inpaint,
     load_entries,
+    paper_augment,
     refuse_leaks,
 )
 

@@ -19,10 +19,9 @@ from imlctl.errors import ConfigError, ImlctlError
 from imlctl.forge.synthesizer import Sample
 from imlctl.train import loop
 from imlctl.train.batches import Batch
-from imlctl.train.checkpoint import State
+from imlctl.train.checkpoint import EMA, State
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig, ValidationConfig
 from imlctl.train.distributed import Place
-from imlctl.train.ema import EMA
 from imlctl.train.loop import train
 from imlctl.train.objective import encoder_blocks, make_objective
 from imlctl.train.step import Stopwatch, check_compiler, fresh_state, take_step

@@ -68,7 +68,7 @@ def synthesize(
     from imlctl.forge import to_disk
     from imlctl.scan.naming import Shard
     from imlctl.train.config import load_config
-    from imlctl.train.splits import load_split
+    from imlctl.train.material import load_split
 
     part = Shard.parse(shard)
     order = to_disk.Order(count, kind, split, part.index, part.count)
@@ -113,8 +113,8 @@ def speed(
     """
     from imlctl.device import describe, resolve
     from imlctl.train.config import load_config
-    from imlctl.train.speed import loader_rate, model_rate, sample_cost, usual_workers
-    from imlctl.train.splits import load_material
+    from imlctl.train.material import load_material
+    from imlctl.train.samples import loader_rate, model_rate, sample_cost, usual_workers
 
     def report(event: dict[str, Any]) -> None:
         if event["event"] == "skipped":
@@ -172,7 +172,7 @@ def sheet(
     """Draw training samples with their masks outlined, and report how fast they are made."""
     from imlctl import atomic
     from imlctl.train.config import load_config
-    from imlctl.train.sheet import contact_sheet
+    from imlctl.train.samples import contact_sheet
 
     png, rate = contact_sheet(load_config(config), start=start, count=count)
     atomic.write(out, png, overwrite=force)

@@ -38,9 +38,9 @@ def distill(
 ) -> None:
     """Distil LightVAE, DiffIML's autoencoder of masks, on masks made on the fly."""
     from imlctl.device import resolve
+    from imlctl.train.config import load_preset
     from imlctl.train.distill import DistillConfig
     from imlctl.train.distill import distill as run
-    from imlctl.train.preset import load_preset
     from imlctl.train.teacher import TeacherConfig, load_teacher
 
     preset = load_preset(config, DistillConfig)

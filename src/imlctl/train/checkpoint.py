@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from imlctl import atomic
 from imlctl.errors import WeightsError
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imlctl.core.model import Model
-    from imlctl.train.ema import EMA
-
 
 _AVERAGE = "ema."  # start of the averaged weights' names in a checkpoint
 
@@ -101,3 +100,35 @@ def load_state(path: Path, state: State, config: dict[str, Any]) -> None:
     if state.scaler and numbers.get("scaler"):
         state.scaler.load_state_dict(numbers["scaler"])
     state.step, state.ema.steps, state.best = numbers["step"], numbers["ema_steps"], numbers["best"]
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class EMA(Generic[M]):
+    """A shadow of a model, its running statistics included.
+
+    Args:
+        model: What to follow.
+        decay: Share of the past kept at each step, in [0, 1). The first steps keep less, so that
+            the random start is forgotten: min(decay, (1 + n) / (10 + n)).
+    """
+
+    def __init__(self, model: M, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"EMA decay must lie in [0, 1), not {decay}")
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.steps = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the shadow towards the model."""
+        self.steps += 1
+        keep = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        current = model.state_dict()
+        for name, shadow in self.model.state_dict().items():
+            if shadow.dtype.is_floating_point:
+                shadow.lerp_(current[name], 1 - keep)
+            else:
+                shadow.copy_(current[name])

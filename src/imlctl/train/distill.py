@@ -23,12 +23,10 @@ from imlctl.core.light_vae import LightVAE, LightVAEConfig
 from imlctl.device import autocast
 from imlctl.errors import ImlctlError
 from imlctl.forge.shapes import EdgeKind
-from imlctl.train.checkpoint import State, load_state, save_state
+from imlctl.train.checkpoint import EMA, State, load_state, save_state
 from imlctl.train.config import OptimConfig
-from imlctl.train.ema import EMA
 from imlctl.train.logs import Log, Report
-from imlctl.train.mask_maps import MaskMaps
-from imlctl.train.round_trip import JudgeConfig, round_trip
+from imlctl.train.mask_maps import JudgeConfig, MaskMaps, round_trip
 from imlctl.train.step import check_compiler, make_optimizer, rate_at
 from imlctl.train.teacher import Teacher, TeacherConfig, load_teacher
 from imlctl.weights.load import Card, load, save

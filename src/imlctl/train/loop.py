@@ -21,12 +21,11 @@ from imlctl.train.distributed import (
     micro_batch,
     processes,
 )
-from imlctl.train.finish import finish
 from imlctl.train.logs import Log, Report
+from imlctl.train.material import decisive, load_material
 from imlctl.train.objective import clues_of, make_objective
-from imlctl.train.splits import decisive, load_material
 from imlctl.train.step import Learner, Stopwatch, check_compiler, fresh_state, take_step
-from imlctl.train.validate import validate
+from imlctl.train.validate import finish, validate
 from imlctl.weights.load import Card, save
 
 if TYPE_CHECKING:
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from imlctl.train.config import TrainConfig
+    from imlctl.train.material import Material
     from imlctl.train.objective import Objective
-    from imlctl.train.splits import Material
 
 
 def train(

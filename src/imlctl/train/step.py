@@ -13,9 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from imlctl.errors import ConfigError, ImlctlError, first_line
 from imlctl.train.batches import Batch
-from imlctl.train.checkpoint import State
+from imlctl.train.checkpoint import EMA, State
 from imlctl.train.distributed import Place, part_of_batch, share_batch_norm
-from imlctl.train.ema import EMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

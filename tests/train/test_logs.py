@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imlctl.train.curves import draw_curves
-from imlctl.train.logs import Log, to_tensorboard
+from imlctl.train.logs import Log, draw_curves, to_tensorboard
 
 if TYPE_CHECKING:
     from pathlib import Path

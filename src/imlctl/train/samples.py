@@ -1,7 +1,8 @@
-"""How fast samples are made, by stage and by number of workers, against what a model takes."""
+"""Samples looked at: a contact sheet of them, and how fast they are made against what is taken."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -9,22 +10,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
+import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 from imlctl.data.masks import read_mask
 from imlctl.forge import edits, history, shapes
 from imlctl.image.decode import read
 from imlctl.train.batches import batches
 from imlctl.train.distributed import Place
+from imlctl.train.material import load_split, synthesizer
 from imlctl.train.objective import clues_of, make_objective
-from imlctl.train.paper_augment import paper_augment
+from imlctl.train.reals import paper_augment
 from imlctl.train.step import Learner, fresh_state, take_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import CodeType, FrameType
 
-    from imlctl.forge.synthesizer import Maker
+    from numpy.typing import NDArray
+
+    from imlctl.forge.synthesizer import Maker, Sample
     from imlctl.train.config import TrainConfig
 
 STAGES = ("decode", "cut", "history", "forgery", "finish")
@@ -185,3 +191,47 @@ def model_rate(config: TrainConfig, maker: Maker, device: torch.device, steps: i
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+_COLUMNS = 8
+_CAPTION = 18
+_LEAST_WIDTH = 140  # that the longest caption takes
+_OUTLINE = ((0, 0, 0), (255, 220, 0))  # dark under bright: visible on any ground
+
+
+def contact_sheet(config: TrainConfig, *, start: int, count: int) -> tuple[bytes, float]:
+    """Draw samples `start` to `start + count` as a PNG.
+
+    Returns:
+        The PNG, and samples made per second by this one process.
+    """
+    make = synthesizer(config, load_split(config, validation=False), config.optim.size)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    began = time.perf_counter()
+    samples = [make(index) for index in range(start, start + count)]
+    rate = count / (time.perf_counter() - began)
+    cv2.setNumThreads(threads)
+    tiles = [_tile(sample) for sample in samples]
+    blank = np.full_like(tiles[0], 255)
+    tiles += [blank] * (-len(tiles) % _COLUMNS)
+    rows = [np.concatenate(tiles[i : i + _COLUMNS], axis=1) for i in range(0, len(tiles), _COLUMNS)]
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(rows)).save(buffer, "PNG")
+    return buffer.getvalue(), rate
+
+
+def _tile(sample: Sample) -> NDArray[np.uint8]:
+    """One sample with its mask outlined and its kind named below, (S + caption, S', 3)."""
+    canvas = sample.pixels.copy()
+    mask = sample.mask.astype(np.uint8)
+    contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    for colour, width in zip(_OUTLINE, (3, 1), strict=True):
+        cv2.drawContours(canvas, contours, -1, colour, width)
+    side = sample.side or max(mask.shape)
+    tile = Image.new("RGB", (max(side, _LEAST_WIDTH), side + _CAPTION), "white")
+    tile.paste(Image.fromarray(canvas), (0, 0))
+    text = f"{sample.kind.replace('_', '-')}, {100 * sample.mask.mean():.1f} %"
+    font = ImageFont.load_default(12)
+    ImageDraw.Draw(tile).text((4, side + 2), text, fill="black", font=font)
+    return np.asarray(tile)

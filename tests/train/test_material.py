@@ -25,8 +25,8 @@ from imlctl.train.config import (
     ValidationConfig,
 )
 from imlctl.train.loop import train
+from imlctl.train.material import decisive, load_material
 from imlctl.train.reals import Mixture, RealConfig, Reals, RealSource
-from imlctl.train.splits import decisive, load_material
 from imlctl.weights.load import load
 
 if TYPE_CHECKING:

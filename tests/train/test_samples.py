@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import io
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,20 +15,43 @@ from imlctl.core.efficient_iml import EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.data.manifest import Entry
 from imlctl.forge.synthesizer import Sample, Synthesizer
-from imlctl.train import speed
+from imlctl.train import samples as module
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig
+from imlctl.train.material import load_split
 from imlctl.train.reals import Reals
-from imlctl.train.speed import STAGES, loader_rate, model_rate, sample_cost, usual_workers
+from imlctl.train.samples import (
+    STAGES,
+    contact_sheet,
+    loader_rate,
+    model_rate,
+    sample_cost,
+    usual_workers,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from imlctl.forge.photos import PhotoPool
 
 PIXELS = np.zeros((64, 64, 3), np.uint8)
 MASK = np.zeros((64, 64), bool)
 
 
+class Clock:
+    """Time that passes only where a function says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+CLOCK = Clock()
+
+
 def waits(seconds: float) -> None:
-    time.sleep(seconds)
+    CLOCK.now += seconds
 
 
 def inner() -> None:
@@ -48,14 +72,15 @@ def slow(index: int) -> Sample:
 def test_time_belongs_to_the_innermost_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 35 ms, 20 in a stage that another stage calls, 5 in that one, 10 in none."""
     stages = {outer.__code__: "forgery", inner.__code__: "history"}
-    monkeypatch.setattr(speed, "_entrances", lambda: stages)
+    monkeypatch.setattr(module, "_entrances", lambda: stages)
+    monkeypatch.setattr(module, "time", CLOCK)
     cost = sample_cost(slow, 6)
     assert sum(cost.stages.values()) == pytest.approx(cost.whole)
     shares = {name: spent / cost.whole for name, spent in cost.stages.items()}
     expected = {"cut": 10 / 35, "forgery": 5 / 35, "history": 20 / 35, "decode": 0, "finish": 0}
-    assert shares == pytest.approx(expected, abs=0.12)
+    assert shares == pytest.approx(expected)
     assert list(cost.kinds) == ["retouch", "splice"]
-    assert cost.whole >= 0.035
+    assert cost.whole == pytest.approx(0.035)
 
 
 def test_every_stage_of_a_synthetic_sample_is_seen(pool: PhotoPool) -> None:
@@ -84,16 +109,19 @@ def test_looking_changes_no_sample_and_ends(pool: PhotoPool) -> None:
 # Python 3.12 warns of any fork beside threads, and torch has threads.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
-def test_workers_share_the_work() -> None:
-    """Of a maker that only waits, so that one core is enough: 10 ms a sample."""
+def test_every_worker_s_samples_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate is samples over seconds; 24 of each worker, in whole batches of 8."""
+    monkeypatch.setattr(module, "time", CLOCK)
+    asked = []
 
-    def idle(_: int) -> Sample:
-        waits(0.01)
-        return Sample(PIXELS, MASK, "authentic")
+    def takes_two_seconds(_: Any, **how: Any) -> list[Any]:
+        asked.append((how["start"], how["stop"], how["workers"]))
+        waits(2.0)
+        return []
 
-    one, three = (loader_rate(idle, workers, 24) for workers in (1, 3))
-    assert one < 100
-    assert three > 1.3 * one
+    monkeypatch.setattr(module, "batches", takes_two_seconds)
+    assert [loader_rate(slow, workers, 20) for workers in (1, 3)] == [12, 36]
+    assert asked == [(0, 24, 1), (0, 72, 3)]
 
 
 def test_usual_numbers_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,15 +139,59 @@ def test_the_model_s_rate_is_that_of_whole_steps(
         model=EfficientIMLConfig(backbone, width=16),
         optim=OptimConfig(batch=4, accumulate=2, size=64, precision="float32"),
     )
-    real, parts = speed.take_step, []
+    real, parts = module.take_step, []
 
     def noted(*arguments: Any) -> Any:
         parts.append([tuple(part.image.shape) for part in arguments[3]])
         waits(0.05)
         return real(*arguments)
 
-    monkeypatch.setattr(speed, "take_step", noted)
-    begun = time.perf_counter()
+    monkeypatch.setattr(module, "take_step", noted)
+    monkeypatch.setattr(module, "time", CLOCK)
     rate = model_rate(config, Synthesizer(pool, size=64), torch.device("cpu"), 2)
     assert parts == [[(2, 3, 64, 64)] * 2] * 3
-    assert 2 * 4 / (time.perf_counter() - begun) < rate < 4 / 0.05
+    assert rate == pytest.approx(4 / 0.05)
+
+
+TILE = 140  # small samples have room for their captions
+
+
+@pytest.fixture
+def config(save_photos: Callable[..., Path]) -> TrainConfig:
+    data = DataConfig((save_photos(4),), validation_share=0.0)
+    return TrainConfig(data, optim=OptimConfig(size=64, seed=3))
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 1), (8, 1), (9, 2)])
+def test_size(count: int, rows: int, config: TrainConfig) -> None:
+    png, rate = contact_sheet(config, start=0, count=count)
+    with Image.open(io.BytesIO(png)) as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.width == 8 * TILE
+        assert sheet.height % rows == 0
+        assert 64 < sheet.height / rows < 64 + 40  # a caption below each sample
+    assert rate > 0
+
+
+def test_shows_the_samples_that_training_would_see(config: TrainConfig) -> None:
+    png, _ = contact_sheet(config, start=5, count=3)
+    with Image.open(io.BytesIO(png)) as image:
+        sheet = np.asarray(image)
+    make = Synthesizer(load_split(config, validation=False), size=64, seed=3)
+    for place, sample in enumerate(make(index) for index in (5, 6, 7)):
+        tile = sheet[: sample.height, TILE * place : TILE * place + sample.width]
+        framed = np.pad(sample.mask, 3).astype(np.uint8)  # an outline follows the frame too
+        near, inside = (f(framed, np.ones((7, 7))) for f in (cv2.dilate, cv2.erode))
+        outline = (near != inside)[3:-3, 3:-3]
+        assert np.array_equal(tile[~outline], sample.pixels[~outline])
+        if sample.kind != "authentic":
+            assert not np.array_equal(tile, sample.pixels)  # the mask is outlined
+        caption = sheet[64:, TILE * place : TILE * place + TILE]
+        assert caption.min() < 100 < caption.max()
+        assert (caption[:, -4:] == 255).all()  # it is there to its end
+
+
+def test_leaves_the_number_of_threads_as_it_was(config: TrainConfig) -> None:
+    before = cv2.getNumThreads()
+    contact_sheet(config, start=0, count=1)
+    assert cv2.getNumThreads() == before
