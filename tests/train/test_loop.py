@@ -236,7 +236,7 @@ class TestWays:
     ) -> None:
         """With a loss that is a mean over pictures, two parts give what the whole gives."""
 
-        def mean_loss(prediction: Any, mask: Any, *_: Any) -> Any:
+        def mean_loss(prediction: Any, mask: Any, *_: Any, **__: Any) -> Any:
             loss = (prediction.logits - mask).square().mean()
             return loss, {"apart": loss.detach()}
 
@@ -294,8 +294,8 @@ class TestFailures:
     ) -> None:
         real, calls = localization_loss, iter(range(100))
 
-        def poisoned(*args: Any) -> Any:
-            total, terms = real(*args)
+        def poisoned(*args: Any, **how: Any) -> Any:
+            total, terms = real(*args, **how)
             return total * (float("nan") if next(calls) == 3 else 1.0), terms
 
         monkeypatch.setattr(objective, "localization_loss", poisoned)
