@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -212,3 +213,26 @@ def test_cold_start_imports_no_compiler(weights: Path, tmp_path: Path) -> None:
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("used", [False, True])
+def test_a_forked_child_computes_instead_of_hanging(weights: Path, used: bool) -> None:
+    """With one thread, as it says; the parent may have used its own before."""
+    script = (
+        "import os, sys, torch\n"
+        "torch.set_num_threads(2)\n"
+        "import imlctl\n"
+        f"localizer = imlctl.load(weights={str(weights)!r})\n"
+        "data = sys.stdin.buffer.read()\n"
+        f"{'localizer.localize(data)' if used else ''}\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    result = localizer.localize(data)\n"
+        "    os._exit(0 if result.provenance['settings']['threads'] == 1 else 9)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    data = encoded(photo(300, 280))
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", script]
+    subprocess.run(command, input=data, check=True, timeout=120, env=environment)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from imlctl.device import describe, make_deterministic, resolve
+from imlctl.errors import UsageError
 from imlctl.image.cautions import cautions
 from imlctl.image.decode import Photo, decode, read
 from imlctl.image.prepare import prepare, restore, upright
@@ -178,6 +179,7 @@ class Localizer:
 
     def __init__(self, settings: Settings | None = None, *, loaded: Loaded | None = None) -> None:
         self.settings = settings or Settings()
+        self._process = os.getpid()
         self.device = resolve(self.settings.device)
         if loaded is None:
             make_deterministic()
@@ -214,6 +216,7 @@ class Localizer:
             InputError: The picture cannot be read, decoded or analysed; says why.
         """
         start = time.perf_counter()
+        self._survive_fork()
         photo = self._decode(source, name)
         image, geometry = prepare(photo)
         answer = self.predict(image, bytes.fromhex(photo.sha256))
@@ -221,6 +224,24 @@ class Localizer:
         reliability = None if answer.reliability is None else restore(answer.reliability, geometry)
         seconds = time.perf_counter() - start
         return Result(photo, *found, self.provenance, seconds, self.card.rates, reliability)
+
+    def _survive_fork(self) -> None:
+        """Compute with one thread in a child that was forked: OpenMP's others are not there.
+
+        Raises:
+            UsageError: The model is on a device that a child cannot use.
+        """
+        if os.getpid() == self._process:
+            return
+        if self.device.type != "cpu":
+            raise UsageError(
+                f"this process was forked after the model was loaded onto {self.device}",
+                remedy="Load the model in the child, or start it with the method spawn.",
+            )
+        torch.set_num_threads(1)
+        settings = cast("dict[str, object]", self.provenance["settings"])
+        self.provenance = {**self.provenance, "settings": {**settings, "threads": 1}}
+        self._process = os.getpid()
 
     def _decide(
         self, probability: Tensor, score: float, geometry: Geometry

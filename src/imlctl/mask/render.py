@@ -149,7 +149,7 @@ def captioned_png(panels: Sequence[tuple[NDArray[np.uint8], Sequence[str]]]) -> 
         text = legend.text_size(*picture.shape[:2])
         strip = legend.key_strip(picture.shape[1], text, [*lines, *size.note()], None)
         parts.append(legend.stack(picture, strip))
-    return _png(np.concatenate(parts), quick=True)
+    return _png(np.concatenate(parts), "views", quick=True)
 
 
 def percent(share: float) -> str:

@@ -164,7 +164,7 @@ def _value(value: Any) -> str:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # such as HOME=/dev/null
         return ""
 
 
