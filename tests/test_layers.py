@@ -19,8 +19,7 @@ SOURCE = ROOT / "src" / "imlctl"
 
 # A part may import parts of a lower rank, and itself.
 RANKS = {
-    **dict.fromkeys(("errors", "device", "atomic", "record", "resources"), 0),
-    **dict.fromkeys(("memory", "silence", "threads"), 0),
+    **dict.fromkeys(("errors", "device", "atomic", "process", "record", "resources"), 0),
     **dict.fromkeys(("image", "core", "mask", "weights"), 1),
     "settings": 2,
     **dict.fromkeys(("inference", "data"), 3),

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from imlctl.bench.timing import waits_for
 from imlctl.device import describe
-from imlctl.silence import silent_stderr
+from imlctl.process import silent_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -25,8 +25,7 @@ from imlctl.cli.train import train
 from imlctl.cli.verify import verify
 from imlctl.cli.weights import weights
 from imlctl.errors import Exit, ImlctlError
-from imlctl.memory import keep_freed_blocks
-from imlctl.threads import wait_asleep
+from imlctl.process import keep_freed_blocks, spin_moderately
 
 app = typer.Typer(
     name="imlctl",
@@ -61,7 +60,7 @@ def _options(
 ) -> None:
     """Mark the manipulated pixels of a photograph."""
     keep_freed_blocks()
-    wait_asleep()
+    spin_moderately()
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A large picture in overlapping tiles, one at a time, with blended seams.
+"""A large picture in overlapping tiles with blended seams.
 
 Evidence is not shrunk: a picture beyond the memory budget is analysed in pieces at full
 resolution. Tiles start on multiples of the model's stride, so that each sees the picture's JPEG
@@ -7,6 +7,7 @@ grid in the phase that the whole picture has.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from imlctl.errors import NumericalError, UsageError
 from imlctl.image.prepare import to_float
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ def run_tiled(
     overlap: int,
     multiple: int = 32,
     grain: int = 0,
+    workers: int = 1,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Tensor:
     """Apply a model tile by tile and blend its answers.
 
@@ -99,7 +102,7 @@ def run_tiled(
     over a pixel are positive and sum to one, so that a blend never leaves the range of what was
     blended. A picture of one tile is passed to `fn` whole and its answer returned as it is.
 
-    Besides one tile, memory holds the integer picture and one float32 map.
+    Besides one tile for each worker, memory holds the integer picture and one float32 map.
 
     Args:
         fn: From (V, 3, h, w) float32 in [0, 1], and where that lies in the picture, to
@@ -109,6 +112,9 @@ def run_tiled(
         overlap: See `plan`.
         multiple: See `plan`.
         grain: See `plan`.
+        workers: Threads that work on a tile each, sharing out this process's threads; the result is
+            the same for any number of them that leaves each one thread.
+        progress: Called with the number of finished tiles and of all, also before the first.
 
     Returns:
         (V, H', W') float32, on the CPU.
@@ -125,12 +131,30 @@ def run_tiled(
     columns = _weights(width, tiles[0].width, sorted({each.left for each in tiles}))
     merged = torch.zeros(len(image), height, width)
     low, high = float("inf"), float("-inf")
-    for each in tiles:
-        result = _checked(fn, each.of(image), each)
+    progress(0, len(tiles))
+    results = _in_parallel(lambda each: _checked(fn, each.of(image), each), tiles, workers)
+    for done, (each, result) in enumerate(zip(tiles, results, strict=True), 1):
+        progress(done, len(tiles))
         low, high = min(low, float(result.min())), max(high, float(result.max()))
         each.of(merged).addcmul_(result, rows[each.top][:, None] * columns[each.left])
     # Rounding may carry a blend past the values it came from by one unit in the last place.
     return merged.clamp_(low, high)
+
+
+def _in_parallel(
+    work: Callable[[Tile], Tensor], tiles: Sequence[Tile], workers: int
+) -> Iterator[Tensor]:
+    """Yield what `work` returns for each tile, in order, computed by some threads at once."""
+    if workers <= 1:
+        yield from map(work, tiles)
+        return
+    threads = torch.get_num_threads()
+    each = max(1, threads // workers)
+    try:
+        with ThreadPoolExecutor(workers, "tile", torch.set_num_threads, (each,)) as pool:
+            yield from pool.map(work, tiles)
+    finally:  # threads that are started from now on have all of them again
+        torch.set_num_threads(threads)
 
 
 def _even(length: int, tile: int, shared: int, multiple: int) -> int:

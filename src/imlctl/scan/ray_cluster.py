@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imlctl.errors import ImlctlError, UsageError
-from imlctl.silence import silent_stderr
+from imlctl.process import silent_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

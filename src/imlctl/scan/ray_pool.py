@@ -99,7 +99,7 @@ class Worker:
             self._refusal = _of_this_machine(error)
 
     def _set_up(self, assignment: Assignment) -> None:
-        from imlctl.memory import keep_freed_blocks
+        from imlctl.process import keep_freed_blocks
 
         keep_freed_blocks()
         self._analysis = Analysis(assignment.options)

@@ -83,7 +83,7 @@ def serve_model() -> None:
     channel = _channel()
     options = receive(sys.stdin.buffer, trusted=True)
     try:
-        from imlctl.memory import keep_freed_blocks
+        from imlctl.process import keep_freed_blocks
         from imlctl.scan.analysis import Analysis
 
         keep_freed_blocks()

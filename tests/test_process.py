@@ -1,0 +1,111 @@
+"""Settings of the process: each in one of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from imlctl import process
+from imlctl.process import silent_stderr
+
+glibc = pytest.mark.skipif(not process._glibc(), reason="glibc's malloc only")
+
+STARTED = """
+import sys
+from typer.testing import CliRunner
+from imlctl.cli import app
+assert "torch" not in sys.modules
+assert CliRunner().invoke(app, ["report", "--help"]).exit_code == 0
+import torch
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks GNU's OpenMP, with which torch comes")
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, "GOMP_SPINCOUNT = '5000'"),
+        ({"OMP_WAIT_POLICY": "active"}, "OMP_WAIT_POLICY = 'ACTIVE'"),
+        ({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'"),
+    ],
+)
+def test_threads_of_the_command_line_spin_moderately_unless_told_otherwise(
+    given: dict[str, str], wanted: str
+) -> None:
+    waiting = ("OMP_", "GOMP_", "KMP_")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(waiting)}
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED],
+        env=clean | {"OMP_DISPLAY_ENV": "verbose"} | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert wanted in done.stderr
+
+
+FAULTS = """
+import resource
+from imlctl import process
+process.keep_freed_blocks()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+bytearray(64 << 20)
+before = faults()
+for _ in range(8):
+    bytearray(b"x") * (32 << 20)
+print(faults() - before)
+"""
+
+
+def clean() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "LD_"))}
+
+
+def faults(**more: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS],
+        env=clean() | more,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+@glibc
+def test_large_blocks_are_reused() -> None:
+    """Eight blocks of 32 MiB: mapped afresh they cost 8192 page faults each."""
+    assert faults() < 2 * 8192
+    assert faults(MALLOC_MMAP_THRESHOLD_="131072") > 7 * 8192  # the user's choice is kept
+
+
+def test_changes_nothing_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(name: str) -> str:
+        raise ValueError(f"unrecognized configuration name: {name}")
+
+    monkeypatch.setattr(os, "confstr", unknown)
+    assert not process.keep_freed_blocks()
+
+
+def test_leaves_a_chosen_allocator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "libjemalloc.so")
+    assert not process.keep_freed_blocks()
+
+
+def test_drops_what_is_written_past_python_and_gives_the_stream_back(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    @silent_stderr()
+    def fail() -> None:
+        os.write(2, b"within ")
+        raise ValueError("raised")
+
+    os.write(2, b"before ")
+    with pytest.raises(ValueError, match="raised"):
+        fail()
+    os.write(2, b"after")
+    assert capfd.readouterr().err == "before after"
