@@ -9,6 +9,7 @@ import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from textwrap import wrap
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import torch
@@ -128,8 +129,8 @@ class Result:
         """All views below each other, each with how to read it; none enters the verdict."""
         return render.captioned_png(
             [
-                (pixels, [about.title, f"Look for {about.look_for}.", f"Ignore {about.ignore}."])
-                for pixels, about in ((self.views[name], VIEWS[name]) for name in VIEWS)
+                (self.views[name], [line for text in about.lines for line in wrap(text, 64)])
+                for name, about in VIEWS.items()
             ]
         )
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 
 import pytest
 
 from imlctl.errors import Exit
-from imlctl.report.jsonl import read_jsonl
+from imlctl.report.pdf import BROWSERS
+
+
+def read_jsonl(path):
+    return map(json.loads, path.read_text("utf-8").splitlines())
 
 
 @pytest.fixture
@@ -61,6 +67,74 @@ def test_the_same_ledger_makes_the_same_page_and_verify_knows_what_report_wrote(
     ran = run("verify", scanned)
     assert ran.code == Exit.SOME_FAILED
     assert "report.html: changed" in ran.err
+
+
+def test_the_head_of_the_page_says_whose_case_it_is(run, scanned):
+    told = ("--case", "2026-<7>", "--examiner", "A. & B.", "--notes", "sealed\nand signed")
+    assert run("report", scanned, *told).code == Exit.OK
+    page = (scanned / "report.html").read_text("utf-8")
+    for text in (
+        "2026-&lt;7&gt;",
+        "A. &amp; B.",
+        "sealed\nand signed",
+        "Image manipulation report",
+    ):
+        assert page.count(text) >= 2  # on screen and on the cover
+    assert "localize " in page  # the command line
+    assert re.search(r"analysed \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC to ", page)
+    assert "INCOMPLETE" not in page
+
+
+def test_a_scan_that_was_stopped_says_so_in_the_head_and_on_paper(
+    run, photos, tmp_path, monkeypatch
+):
+    from imlctl.pipeline import Localizer
+
+    out, real = tmp_path / "out", Localizer.localize
+
+    def killed(self, source, **options):
+        if source.source.endswith("b.png"):
+            raise KeyboardInterrupt
+        return real(self, source, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Localizer, "localize", killed)
+        assert run("localize", photos, "-r", "-o", out, "--report").code == Exit.INTERRUPTED
+    assert run("report", out).code == Exit.OK
+    page = (out / "report.html").read_text("utf-8")
+    cover, _, screen = page.partition('<header class="masthead">')
+    for part in (cover, screen):
+        assert "INCOMPLETE: 1 of 2 pictures were analysed" in part
+        assert "b.png" in part
+    assert "to an interruption" in cover
+
+
+@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="there is no Chromium")
+def test_the_report_is_printed(run, scanned):
+    ran = run("report", scanned, "--pdf", "--title", "Case 7")
+    assert ran.code == Exit.OK, ran.err
+    pdf = (scanned / "report.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= 3  # the cover, and each picture on its own
+    assert not list(scanned.glob("*paper*"))
+    assert run("verify", scanned).code == Exit.OK
+
+
+def test_without_a_browser_it_says_how_to_print(run, scanned, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    ran = run("report", scanned, "--pdf")
+    assert ran.code == Exit.USAGE
+    assert "open report.html in any browser and choose Print" in ran.err
+    assert not (scanned / "report.pdf").exists()
+
+
+def test_views_are_files_and_a_part_of_the_page(run, photos, tmp_path):
+    out = tmp_path / "out"
+    ran = run("localize", photos / "a.jpg", "-o", f"{out}/", "--views", "--report")
+    assert ran.code == Exit.OK, ran.err
+    assert (out / "a.jpg.views.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "report.html").read_text("utf-8")
+    assert page.count('<script type="text/plain" id="v0-') == 4
 
 
 def test_a_later_scan_takes_reports_for_no_pictures_and_no_obstacle(run, scanned, photos):

@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imlctl.errors import OutputError
-from imlctl.report.jsonl import JsonLines, read_jsonl, write_jsonl
+from imlctl.report.jsonl import JsonLines, write_jsonl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from imlctl.record import Record
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_bytes().split(b"\n")
+    assert lines.pop() == b""  # the last one ends too
+    return [json.loads(line) for line in lines]
 
 
 @pytest.fixture
@@ -26,14 +32,14 @@ def three(failed_record: Callable[[str], Record]) -> list[Record]:
 def test_lines_are_appended_and_read_back(tmp_path: Path, three: list[Record]) -> None:
     path = tmp_path / "new" / "records.jsonl"
     with JsonLines(path, three[:1]) as lines:
-        assert len(list(read_jsonl(path))) == 1
+        assert len(read_jsonl(path)) == 1
         lines.append(three[1])
-        assert len(list(read_jsonl(path))) == 2  # at once, not when a batch is full
+        assert len(read_jsonl(path)) == 2  # at once, not when a batch is full
         lines.append(three[2].to_dict())
     data = path.read_bytes()
     assert data.isascii()
     assert data.count(b"\n") == 3
-    assert list(read_jsonl(path)) == [json.loads(record.to_json()) for record in three]
+    assert read_jsonl(path) == [json.loads(record.to_json()) for record in three]
 
 
 def test_what_comes_within_a_second_is_flushed_at_once(
@@ -63,7 +69,7 @@ def test_what_an_earlier_scan_left_is_replaced_by_what_is_known(
     path.write_bytes(path.read_bytes() + tail)
     with JsonLines(path, three[:2]) as lines:
         lines.append(three[2])
-    assert list(read_jsonl(path)) == [record.to_dict() for record in three]
+    assert read_jsonl(path) == [record.to_dict() for record in three]
 
 
 @pytest.mark.parametrize("call", ["fsync", "write"])
@@ -93,7 +99,7 @@ def test_a_full_disk_leaves_whole_lines(
     assert path.read_bytes() == before
     lines.append(three[2])
     lines.close()
-    assert list(read_jsonl(path)) == [three[0].to_dict(), three[2].to_dict()]
+    assert read_jsonl(path) == [three[0].to_dict(), three[2].to_dict()]
 
 
 class Wrapped:
@@ -112,17 +118,6 @@ def test_a_file_that_cannot_be_made_is_said(tmp_path: Path) -> None:
         JsonLines(tmp_path / "records.jsonl")
 
 
-def test_what_is_no_record_is_named_with_its_line(tmp_path: Path, three: list[Record]) -> None:
-    path = tmp_path / "records.jsonl"
-    write_jsonl(path, three[:1])
-    for wrong in (b"[]\n", b"{}\n", b"\xff\n", b"[" * 100_000 + b"\n"):
-        path.write_bytes(path.read_bytes().split(b"\n")[0] + b"\n" + wrong)
-        with pytest.raises(OutputError, match="line 2: this is no record"):
-            list(read_jsonl(path))
-    with pytest.raises(OutputError, match="cannot be read"):
-        list(read_jsonl(tmp_path / "missing.jsonl"))
-
-
 def test_a_whole_file_never_replaces_another_unasked(tmp_path: Path, three: list[Record]) -> None:
     path = tmp_path / "records.jsonl"
     write_jsonl(path, three)
@@ -131,7 +126,7 @@ def test_a_whole_file_never_replaces_another_unasked(tmp_path: Path, three: list
         write_jsonl(path, three[:1])
     assert path.read_bytes() == before
     write_jsonl(path, three[:1], overwrite=True)
-    assert len(list(read_jsonl(path))) == 1
+    assert len(read_jsonl(path)) == 1
 
     def broken() -> Any:
         yield three[0]
@@ -139,5 +134,5 @@ def test_a_whole_file_never_replaces_another_unasked(tmp_path: Path, three: list
 
     with pytest.raises(RuntimeError, match="the source broke"):
         write_jsonl(path, broken(), overwrite=True)
-    assert len(list(read_jsonl(path))) == 1
+    assert len(read_jsonl(path)) == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["records.jsonl"]

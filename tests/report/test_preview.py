@@ -13,6 +13,7 @@ from imlctl.errors import NumericalError
 from imlctl.report.preview import (
     MAP_SIDE,
     PHOTO_SIDE,
+    Preview,
     make_preview,
     photo_jpeg,
     share_curve,
@@ -80,6 +81,29 @@ def test_the_curve_counts_every_pixel_of_the_map() -> None:
         assert curve[step] == pytest.approx((probability >= step / 100).mean(), abs=2e-6)
     assert curve[100] == pytest.approx(5 / probability.size, abs=1e-6)
     assert all(high >= low for high, low in pairwise(curve))
+
+
+def test_a_packed_preview_is_the_same_again_and_of_the_same_bytes() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (900, 1300, 3), np.uint8)
+    probability = rng.random((900, 1300), np.float32)
+    boxes = [(1200, 10, 50, 60), (0, 0, 1300, 900)]
+    views = [("noise", pixels), ("ghost", pixels)]
+    preview = make_preview(pixels, probability, boxes=boxes, views=views)
+    assert Preview.unpacked(preview.packed()) == preview
+    assert preview.packed() == preview.packed()
+    assert [crop.box for crop in preview.crops] == [(660, 0, 640, 640), (0, 0, 1300, 900)]
+    crop = np.asarray(Image.open(io.BytesIO(preview.crops[0].photo)))
+    assert crop.shape == (640, 640, 3)  # not reduced
+    few = shrunk(preview, 640, extras=len(preview.crops[0].photo) + len(preview.crops[0].soft))
+    assert (few.crops, few.views) == (preview.crops[:1], ())
+
+
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (70, 50, 10, 10), (0, 0, 80, 60)])
+def test_a_crop_of_a_small_picture_is_all_of_it(box: tuple[int, int, int, int]) -> None:
+    pixels = np.zeros((60, 80, 3), np.uint8)
+    preview = make_preview(pixels, np.zeros((60, 80), np.float32), boxes=[box])
+    assert preview.crops[0].box == (0, 0, 80, 60)
 
 
 def test_shrinking_makes_smaller_and_never_larger() -> None:

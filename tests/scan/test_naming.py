@@ -52,6 +52,7 @@ def test_what_else_is_wanted_stands_beside_the_file(here):
             "mask": "mask.png",
             "overlay": "mask.overlay.png",
             "heatmap": "mask.heatmap.png",
+            "views": "mask.views.png",
             "json": "mask.json",
         }
     ]
@@ -67,6 +68,7 @@ def test_one_picture_goes_into_a_folder_with_its_full_name(here, out):
             "mask": f"{folder}/a.jpg.mask.png",
             "overlay": f"{folder}/a.jpg.overlay.png",
             "heatmap": f"{folder}/a.jpg.heatmap.png",
+            "views": f"{folder}/a.jpg.views.png",
             "json": f"{folder}/a.jpg.json",
         }
     ]

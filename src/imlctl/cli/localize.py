@@ -42,6 +42,7 @@ def localize(
     soft: its.Soft = False,
     overlay: its.Overlay = False,
     heatmap: its.Heatmap = False,
+    views: its.Views = False,
     json: its.Json = False,
     jsonl: its.Jsonl = False,
     csv: its.Csv = False,
@@ -94,6 +95,7 @@ def localize(
         Kind.MASK: out is not None,
         Kind.OVERLAY: overlay,
         Kind.HEATMAP: heatmap,
+        Kind.VIEWS: views,
         Kind.JSON: json and (out is not None or everything),
     }
     kinds = tuple(kind for kind, yes in wanted.items() if yes)

@@ -110,6 +110,15 @@ Heatmap = Annotated[
         "--heatmap", help="Also write the probabilities as colours.", rich_help_panel=_OUTPUT
     ),
 ]
+Views = Annotated[
+    bool,
+    typer.Option(
+        "--views",
+        help="Also write error levels, JPEG ghost, noise and gradient, for your own eyes; with"
+        " --report, show them there. They do not enter the verdict.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option(

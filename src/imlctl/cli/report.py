@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,30 +17,45 @@ from imlctl.record import FAILED
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from imlctl.report.html import Case
     from imlctl.scan.folder import CaseFolder, Outputs
     from imlctl.scan.ledger import Coverage
     from imlctl.scan.run import Outcome
 
-TITLE = "Localization report"
-
 
 def report(
     out: Annotated[Path, typer.Argument(help="Folder that was given to localize with -o.")],
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = TITLE,
+    title: Annotated[
+        str | None, typer.Option(help="Heading.", show_default="Image manipulation report")
+    ] = None,
+    case: Annotated[str, typer.Option(help="Number of the case.", show_default=False)] = "",
+    examiner: Annotated[str, typer.Option(help="Who examined it.", show_default=False)] = "",
+    notes: Annotated[str, typer.Option(help="Free text for the cover.", show_default=False)] = "",
+    pdf: Annotated[
+        bool,
+        typer.Option("--pdf", help="Also write report.pdf, with an installed Chromium or Chrome."),
+    ] = False,
     jsonl: its.Jsonl = False,
     csv: its.Csv = False,
     quiet: its.Quiet = False,
 ) -> None:
     """Write report.html into the folder of a scan.
 
-    Pictures are shown if the scan was run with --report; their records in any case.
+    Pictures are shown if the scan was run with --report; their records in any case. The same
+    ledger and options give the same bytes.
     """
+    from imlctl.report.html import TITLE, Case
+    from imlctl.report.pdf import find_browser
     from imlctl.scan import custody
     from imlctl.scan.folder import CaseFolder
 
+    browser = find_browser() if pdf else ""
+    head = Case(title or TITLE, case, examiner, notes)
     with ExitStack() as stack:
-        case = CaseFolder.opened(out, stack)
-        written = write_reports(case, title=title, page=True, jsonl=jsonl, csv=csv, quiet=quiet)
+        folder = CaseFolder.opened(out, stack)
+        written = write_reports(
+            folder, head, page=True, browser=browser, jsonl=jsonl, csv=csv, quiet=quiet
+        )
     kept = custody.add_reports(out, written, ["imlctl", *sys.argv[1:]])
     if quiet:
         return
@@ -78,9 +94,10 @@ def followed(outcomes: Iterable[Outcome], outputs: Outputs) -> Iterator[Outcome]
 
 def write_reports(
     case: CaseFolder,
+    head: Case | None = None,
     *,
-    title: str = TITLE,
     page: bool,
+    browser: str = "",
     jsonl: bool,
     csv: bool,
     quiet: bool = False,
@@ -89,8 +106,9 @@ def write_reports(
 
     Args:
         case: Its folder and ledgers.
-        title: Heading of the page.
+        head: Title, number and examiner of the case.
         page: Whether to write the page.
+        browser: What prints it to PDF; "" to print nothing.
         jsonl: Whether to write records as JSON Lines.
         csv: Whether to write records as a table.
         quiet: Do not say which pictures the page lacks.
@@ -98,7 +116,7 @@ def write_reports(
     Returns:
         The files that were written.
     """
-    from imlctl.scan.naming import CSV, JSONL, PAGE, report_name
+    from imlctl.scan.naming import CSV, JSONL, PAGE, PDF, report_name
 
     def records() -> Iterator[Mapping[str, Any]]:
         return (row.record for row in case.rows(previews=False))
@@ -117,9 +135,19 @@ def write_reports(
         write_csv(written[-1], (*records(), *_rows_without_record(coverage)), overwrite=True)
     if page:
         written.append(case.folder / report_name(PAGE, case.shard))
-        lacking = _write_page(written[-1], case, coverage, title)
+        lacking = _write_page(written[-1], case, coverage, head)
         if lacking and not quiet:
             note(_lacking(lacking))
+    if browser:
+        from tempfile import TemporaryDirectory
+
+        from imlctl.report.pdf import write_pdf
+
+        written.append(case.folder / report_name(PDF, case.shard))
+        with TemporaryDirectory(prefix="imlctl-paper-") as folder:
+            paper = Path(folder, "paper.html")
+            _write_page(paper, case, coverage, head, paper=True)
+            write_pdf(written[-1], paper, browser, overwrite=True)
     return written
 
 
@@ -151,7 +179,9 @@ def _rows_without_record(coverage: Coverage) -> Iterator[dict[str, Any]]:
         yield {"path": printable(each.path), "verdict": "left out", "error": error}
 
 
-def _write_page(path: Path, case: CaseFolder, coverage: Coverage, title: str) -> int:
+def _write_page(
+    path: Path, case: CaseFolder, coverage: Coverage, head: Case | None, *, paper: bool = False
+) -> int:
     """Write the page; return how many pictures it has no preview of, besides failed ones."""
     from imlctl.report.html import Case, ReportEntry, Run, write_report
 
@@ -164,19 +194,30 @@ def _write_page(path: Path, case: CaseFolder, coverage: Coverage, title: str) ->
             yield ReportEntry(row.record, row.preview)
 
     runs = tuple(
-        Run(run.began, run.ended or "", printable(run.command), run.folder, run.version)
+        Run(
+            _in_words(run.began),
+            _in_words(run.ended or ""),
+            printable(run.command),
+            run.folder,
+            run.version,
+        )
         for run in coverage.runs
     )
-    head = Case(
-        title,
+    head = dataclasses.replace(
+        head or Case(),
         incomplete=coverage.incomplete,
         pending=tuple(map(str, coverage.pending)),
         left_out=tuple((str(each.path), each.reason) for each in coverage.left_out),
         runs=runs,
     )
     count = sum(1 for _ in case.rows(previews=False))
-    write_report(path, entries(), head, count=count, overwrite=True)
+    write_report(path, entries(), head, count=count, paper=paper, overwrite=True)
     return lacking
+
+
+def _in_words(time: str) -> str:
+    """Say a time of ISO 8601 in UTC as people write it."""
+    return time.replace("T", " ").replace("Z", " UTC")
 
 
 def _lacking(count: int) -> str:

@@ -40,6 +40,11 @@ class View:
     look_for: str
     ignore: str
 
+    @property
+    def lines(self) -> tuple[str, str, str]:
+        """All of it as sentences."""
+        return self.title, f"Look for {self.look_for}.", f"Ignore {self.ignore}."
+
 
 VIEWS = {
     "error-levels": View(

@@ -12,11 +12,10 @@ import time
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from imlctl import atomic
-from imlctl.errors import OutputError
 from imlctl.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 _BATCH = 1.0  # seconds; what is appended within them is flushed to the disk at once
@@ -108,37 +107,3 @@ def write_jsonl(
     with atomic.opened(path, overwrite=overwrite) as file:
         for record in records:
             file.write(line(record))
-
-
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file, without what may be left of an incomplete last line.
-
-    Raises:
-        OutputError: The file cannot be read, or a line is no record.
-    """
-    try:
-        with path.open("rb") as file:
-            for number, text in enumerate(file, 1):
-                if not text.endswith(b"\n"):
-                    return
-                yield _parsed(text, f"{path}, line {number}")
-    except OSError as error:
-        raise OutputError(
-            f"cannot be read: {error.strerror or error}",
-            source=str(path),
-            remedy="Check the file and its disk.",
-        ) from error
-
-
-def _parsed(text: bytes, source: str) -> dict[str, Any]:
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
-        record = None
-    if not isinstance(record, dict) or "schema_version" not in record:
-        raise OutputError(
-            "this is no record of imlctl",
-            source=source,
-            remedy="Restore the file, or analyse the pictures again.",
-        )
-    return record

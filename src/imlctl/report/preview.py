@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+import zipfile
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +70,42 @@ class Preview:
     def __post_init__(self) -> None:
         if len(self.curve) != STEPS + 1:
             raise ValueError(f"a curve has {STEPS + 1} shares, not {len(self.curve)}")
+
+    def packed(self) -> bytes:
+        """Return all of it as one archive (ZIP, nothing compressed again), for a ledger."""
+        about = {
+            "curve": self.curve,
+            "crops": [crop.box for crop in self.crops],
+            "views": [name for name, _ in self.views],
+        }
+        parts = {
+            "preview.json": json.dumps(about).encode(),
+            "p.jpg": self.photo,
+            "m.png": self.soft,
+        }
+        for number, crop in enumerate(self.crops):
+            parts |= {f"p{number}.jpg": crop.photo, f"m{number}.png": crop.soft}
+        parts |= {f"v{number}.jpg": data for number, (_, data) in enumerate(self.views)}
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, data in parts.items():
+                archive.writestr(
+                    zipfile.ZipInfo(name), data
+                )  # of no date: the same bytes each time
+        return buffer.getvalue()
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Preview:
+        """Read what `packed` returned."""
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            about, read = json.loads(archive.read("preview.json")), archive.read
+            crops = (
+                Crop(tuple(box), read(f"p{number}.jpg"), read(f"m{number}.png"))
+                for number, box in enumerate(about["crops"])
+            )
+            views = ((name, read(f"v{number}.jpg")) for number, name in enumerate(about["views"]))
+            curve = tuple(about["curve"])
+            return cls(read("p.jpg"), read("m.png"), curve, tuple(crops), tuple(views))
 
     @property
     def size(self) -> int:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from imlctl import __version__
 from imlctl.errors import UsageError
+from imlctl.mask.decide import Verdict
 from imlctl.record import FAILED, Failure, Record
-from imlctl.report.preview import make_preview
+from imlctl.report.preview import FOUND_SIDE, PHOTO_SIDE, make_preview
 from imlctl.scan.ledger import Key
 from imlctl.scan.messages import Decoded, Failed, Finished, failed
 from imlctl.scan.naming import Kind
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from imlctl.pipeline import Result
+    from imlctl.report.preview import Preview
     from imlctl.scan.messages import Request, Unchanged
     from imlctl.scan.naming import Job
     from imlctl.scan.pool import Decoders
@@ -95,12 +97,23 @@ class Analysis:
             return Finished(
                 {kind: self._encode(result, record, kind) for kind in self.options.kinds},
                 record.to_dict(),
-                make_preview(result.pixels, result.probability) if self.options.previews else None,
+                self._preview(result) if self.options.previews else None,
             )
         except Exception as error:
             photo = decoded.photo
             failure = failed(error, photo.source)
             return dataclasses.replace(failure, sha256=photo.sha256)
+
+    def _preview(self, result: Result) -> Preview:
+        """Make what a report shows; more of it where something was found."""
+        found = result.verdict is not Verdict.NOTHING_FOUND
+        return make_preview(
+            result.pixels,
+            result.probability,
+            side=FOUND_SIDE if found else PHOTO_SIDE,
+            boxes=[region.box for region in result.regions.listed] if found else (),
+            views=result.views.items() if Kind.VIEWS in self.options.kinds else (),
+        )
 
     def _encode(self, result: Result, record: Record, kind: Kind) -> bytes:
         if kind is Kind.MASK:
@@ -109,6 +122,8 @@ class Analysis:
             return result.overlay_png()
         if kind is Kind.HEATMAP:
             return result.heatmap_png()
+        if kind is Kind.VIEWS:
+            return result.views_png()
         return (record.to_json(indent=2) + "\n").encode()
 
 

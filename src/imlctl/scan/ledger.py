@@ -52,17 +52,16 @@ _SCHEMA = (
         verdict TEXT NOT NULL,
         outputs TEXT NOT NULL,   -- JSON: name below the folder, in hexadecimal, to sha256
         record TEXT NOT NULL,    -- JSON
-        photo BLOB, soft BLOB,   -- of the preview; NULL where none was kept
-        curve TEXT               -- likewise, JSON
+        preview BLOB             -- what a report shows; NULL where none was kept
     ) WITHOUT ROWID""",
     f"PRAGMA user_version = {_FORMAT}",
 )
 # A preview that an earlier scan kept of the same content, weights and settings is as good as new.
 _ADD = """INSERT OR REPLACE INTO done SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
-    coalesce(?9, photo), coalesce(?10, soft), coalesce(?11, curve) FROM (SELECT 1)
+    coalesce(?9, preview) FROM (SELECT 1)
     LEFT JOIN done ON name = ?1 AND (sha256, weights, settings) = (?3, ?4, ?5)"""
 _STEM = re.compile(rf"{LEDGER}(-\d+(-of-\d+))?")
-_PAGE = 100  # rows read at once; a preview has some tens of kilobytes
+_PAGE, _FEW = 100, 10  # rows read at once, without and with previews of up to a megabyte
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,29 +379,27 @@ class Ledger:
             record["verdict"],
             json.dumps(names),
             json.dumps(record, allow_nan=False),
-            preview.photo if preview else None,
-            preview.soft if preview else None,
-            json.dumps(preview.curve) if preview else None,
+            preview.packed() if preview else None,
         )
         with self._explained():
             self._database.execute(_ADD, row)
 
     def rows(self, *, previews: bool = True) -> Iterator[Row]:
         """Yield all that is done, in byte order of names; without previews, in less time."""
-        columns = "photo, soft, curve" if previews else "NULL, NULL, NULL"
+        column, count = ("preview", _FEW) if previews else ("NULL", _PAGE)
         query = (
-            f"SELECT name, path, sha256, outputs, record, {columns} FROM done"  # noqa: S608
+            f"SELECT name, path, sha256, outputs, record, {column} FROM done"  # noqa: S608
             " WHERE name > ? ORDER BY name LIMIT ?"
         )
         last = b""
         while True:
             with self._explained():
-                page = self._database.execute(query, (last, _PAGE)).fetchall()
+                page = self._database.execute(query, (last, count)).fetchall()
             if not page:
                 return
-            for _, path, digest, outputs, record, photo, soft, curve in page:
+            for _, path, digest, outputs, record, packed in page:
                 source = None if path is None else Path(os.fsdecode(path))
-                preview = Preview(photo, soft, tuple(json.loads(curve))) if curve else None
+                preview = Preview.unpacked(packed) if packed else None
                 yield Row(source, digest, self._hashes(outputs), json.loads(record), preview)
             last = page[-1][0]
 

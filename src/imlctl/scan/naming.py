@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 STANDARD_STREAM = "-"
 LEDGER, MANIFEST = "imlctl-ledger", "SHA256SUMS"
-PAGE, JSONL, CSV = "report.html", "records.jsonl", "records.csv"
+PAGE, PDF = "report.html", "report.pdf"
+JSONL, CSV = "records.jsonl", "records.csv"
 _PART = r"\d+-of-\d+"
 _KEPT = re.compile(
     rf"{LEDGER}(-{_PART})?\.sqlite(-wal|-journal|-shm)?|{MANIFEST}(\.{_PART}|\.\d+)?"
-    rf"|(report|records)(-{_PART})?\.(html|jsonl|csv)",
+    rf"|(report|records)(-{_PART})?\.(html|pdf|jsonl|csv)",
     re.IGNORECASE,  # as some disks take names
 )
 _SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
@@ -38,6 +39,7 @@ class Kind(StrEnum):
     MASK = "mask"
     OVERLAY = "overlay"
     HEATMAP = "heatmap"
+    VIEWS = "views"
     JSON = "json"
 
     @property

@@ -132,7 +132,7 @@ const THUMB_SIDE = 192;
 async function outlineThumb(index, picture) {
   const source = await sourceOf(index, { size: [rows[index][WIDTH], rows[index][HEIGHT]] });
   if (source && picture.isConnected) {
-    picture.src = drawn(source, THUMB_SIDE, { mode: "overlay", opacity: 25, threshold: rows[index][THRESHOLD], scale: 1.2 });
+    picture.src = drawn(source, THUMB_SIDE, { mode: "overlay", opacity: 25, threshold: rows[index][THRESHOLD], scale: 0.9 });
   }
 }
 
