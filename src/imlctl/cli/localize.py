@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import typer
 
+from imlctl import resources
 from imlctl.cli import localize_options as its
 from imlctl.cli.console import complain, note
 from imlctl.cli.interrupts import Interrupts
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 def localize(
     inputs: its.Inputs = None,
+    example: its.Example = False,
     out: its.Out = None,
     recursive: its.Recursive = False,
     include: its.Include = None,
@@ -102,7 +104,7 @@ def localize(
     if files_from == "-" and "-" in (inputs or []):
         raise UsageError("standard input cannot be both a picture and a list", source="-")
     found = discover(
-        inputs or [],
+        [*(inputs or []), *([str(resources.example())] if example else [])],
         recursive=recursive,
         out=out,
         kinds=kinds,

@@ -14,6 +14,14 @@ Inputs = Annotated[
     list[str] | None,
     typer.Argument(help="Photographs, folders, or - for standard input.", show_default=False),
 ]
+Example = Annotated[
+    bool,
+    typer.Option(
+        "--example",
+        help="Analyse the example that comes with imlctl: a forgery.",
+        rich_help_panel=_INPUT,
+    ),
+]
 Recursive = Annotated[
     bool,
     typer.Option(
