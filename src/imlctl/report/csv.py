@@ -30,6 +30,7 @@ _COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     *((f"exif_{n}", ("facts", "provenance", "exif", n)) for n in ("make", "model", "software")),
     *((f"exif_{n}", ("facts", "provenance", "exif", n)) for n in ("taken", "modified", "gps")),
     ("c2pa", ("facts", "provenance", "c2pa")),
+    ("flags", ("facts", "provenance", "flags")),
     *((name, (name,)) for name in ("model", "weights_sha256", "seed", "device", "seconds")),
     ("warnings", ("warnings",)),
     ("error", ("error", "what")),

@@ -26,12 +26,22 @@ def groups_of(record: Mapping[str, Any]) -> list[Group]:
     groups = [
         _group("Notes", (("", text, "") for text in record["warnings"]), wide=True),
         _group("File", _file(record, traces), wide=True),
+        _group(
+            "To look into",
+            (("", flag, "") for flag in traces.get("flags", ())),
+            remark="Facts and no verdict: a camera, a messenger or an honest export explains most"
+            " of them.",
+            wide=True,
+        ),
         _group("Picture", _picture(facts, traces)),
+        _group("JPEG history", _history(traces)),
         _group(
             "Camera and software, by EXIF",
             _exif(facts, traces),
             remark="Anybody can write or remove EXIF.",
         ),
+        _group("Content credentials (C2PA)", _credentials(traces)),
+        _group("Embedded thumbnail", _thumbnail(traces)),
         # A printed report has what follows on its cover.
         _group("Measured rates of this verdict", rates_of(record["rates"]), wide=True, screen=True),
         _group("Analysis", () if failed else _analysis(record), wide=True),
@@ -96,15 +106,52 @@ def _picture(facts: Mapping[str, Any], traces: Mapping[str, Any]) -> Iterable[Fa
     yield "Frames", "" if frames == 1 else f"{frames}, one analysed", ""
     yield "Colour profile", "embedded, not applied" if facts["icc_profile"] else "", ""
     yield "Transparency", "present, ignored" if facts["alpha"] else "", ""
-    if jpeg.get("quality"):
-        exact = "exactly libjpeg\u2019s tables" if jpeg["standard"] else ""
-        about = f"{jpeg['quality']}, {exact}" if exact else f"about {jpeg['quality']}"
-        yield "JPEG quality", about if exact else f"{about}; the tables are not libjpeg\u2019s", ""
-    for table in jpeg.get("tables") or ():
+
+
+def _history(traces: Mapping[str, Any]) -> Iterable[Fact]:
+    """Yield how a JPEG was compressed, and how its file is built."""
+    jpeg = traces.get("jpeg")
+    if jpeg is None:
+        return
+    if jpeg["quality"]:
+        exact = f"{jpeg['quality']}, exactly libjpeg\u2019s tables"
+        near = f"about {jpeg['quality']}; the tables are not libjpeg\u2019s"
+        yield "Last quality", exact if jpeg["standard"] else near, ""
+    for table in jpeg["tables"]:
         yield f"Quantisation table {table['slot']}", _matrix(table["values"]), _TABLE
-    if "c2pa" in traces:
-        said = "embedded; its signatures are not verified here"
-        yield "C2PA manifest", said if traces["c2pa"] else "none embedded", ""
+    yield "Compressed", traces.get("compressions", ""), ""
+    grid = traces.get("grid")
+    if grid is not None:
+        where = f"shifted by {grid[0]} columns and {grid[1]} rows" if any(grid) else "at the corner"
+        yield "8 \u00d7 8 grid", where, ""
+    yield "Segments", " ".join(jpeg.get("order", ())), ""
+    for name, usual in (("scans", 1), ("restart_interval", 0)):
+        count = jpeg.get(name, usual)
+        yield name.replace("_", " ").capitalize(), "" if count == usual else str(count), ""
+    starts, ends = jpeg.get("starts", 1), jpeg.get("ends", 1)
+    if (starts, ends) != (1, 1):
+        yield "More than one picture", f"{starts} starts and {ends} ends of an image", ""
+    yield "After the picture", f"{jpeg['trailing']:,} bytes" if jpeg.get("trailing") else "", ""
+
+
+def _credentials(traces: Mapping[str, Any]) -> Iterable[Fact]:
+    if traces.get("c2pa"):
+        by = traces.get("c2pa_generator") or "an unnamed program"
+        yield "", f"A manifest by {by}; its signatures are not verified here.", ""
+    elif traces:
+        yield "", "None in the file.", ""
+
+
+def _thumbnail(traces: Mapping[str, Any]) -> Iterable[Fact]:
+    thumbnail = traces.get("thumbnail")
+    if thumbnail is None:
+        return
+    yield "Size", f"{thumbnail['width']} \u00d7 {thumbnail['height']} px", ""
+    same = "the picture\u2019s" if thumbnail["same_aspect"] else "other than the picture\u2019s"
+    yield "Proportions", same, ""
+    apart = thumbnail["difference"]
+    usual = "0.01 to 0.04 of an untouched camera picture"
+    yield "Difference", "not decoded" if apart is None else f"{apart:.3f} of 1; some {usual}", ""
 
 
 def _matrix(values: list[int]) -> str:
@@ -128,7 +175,8 @@ def _exif(facts: Mapping[str, Any], traces: Mapping[str, Any]) -> Iterable[Fact]
         other = "" if {exif["width"], exif["height"]} == stored else "; the file has another size"
         yield "Size by EXIF", f"{exif['width']} \u00d7 {exif['height']} px{other}", ""
     yield "Position", "recorded in the file" if exif["gps"] else "", ""
-    yield "Thumbnail", "embedded; may show an earlier state" if exif["thumbnail"] else "", ""
+    if "thumbnail" not in traces and exif.get("thumbnail"):
+        yield "Thumbnail", "embedded; may show an earlier state", ""
 
 
 def rates_of(rates: Mapping[str, Any] | None) -> Iterable[Fact]:
