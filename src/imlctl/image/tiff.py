@@ -279,7 +279,7 @@ def _with_directory(data: bytes, tags: dict[int, tuple[int, ...]]) -> bytes:
 
 
 def _inflates(inflate: Any, piece: bytes, expected: int) -> bool:
-    """Tell whether data unpack to so many bytes at least, with the right checksum at their end."""
+    """Tell whether data unpack to so many bytes, and to no more unless a checksum ends them."""
     made, rest = 0, piece
     try:
         while not inflate.eof:
@@ -290,7 +290,7 @@ def _inflates(inflate: Any, piece: bytes, expected: int) -> bool:
                 break
     except Exception:  # each decoder has its own
         return False
-    return made >= expected
+    return made >= expected if inflate.eof else made == expected
 
 
 def _packbits_fit(piece: bytes, row: int, rows: int) -> bool:
