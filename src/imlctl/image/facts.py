@@ -1,74 +1,81 @@
 """What a file says about itself and where it comes from, read from the bytes that were decoded.
 
-Metadata are read by slices, which cannot fail, and in bounded loops: what was made to annoy costs
-its own fields and nothing else. Anybody can write metadata, and nothing in them is verified.
+Facts and flags, no verdict: anybody can write metadata, nothing in them is verified, and a camera
+or a messenger explains most of what is flagged.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image, JpegImagePlugin
 
-from imlctl.image.boxes import boxes, item_places, items, meta_boxes
-from imlctl.image.jpeg import readable_segments
 from imlctl.image.jpeg_facts import JpegFacts, jpeg_facts
+from imlctl.image.metadata import (
+    Embedded,
+    ExifSummary,
+    c2pa_text,
+    find_embedded,
+    read_xmp,
+    summarise,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
-    from imlctl.image.boxes import Meta
-
-_MAKE, _MODEL, _SOFTWARE, _MODIFIED = 0x010F, 0x0110, 0x0131, 0x0132
-_EXIF, _GPS, _THUMBNAIL = 0x8769, 0x8825, 0x0201  # offsets of what they are called
-_TAKEN, _WIDTH, _HEIGHT, _LENS = 0x9003, 0xA002, 0xA003, 0xA434
-
-_TEXT, _SHORT, _LONG, _DIRECTORY, _UTF8 = 2, 3, 4, 13, 129
-_MAX_ENTRIES = 1000
-_MAX_TEXT = 200  # characters kept of a field
-_MAX_BLOCKS = 20_000
-_EXIF_MARK = b"Exif\0\0"
-
-# The C2PA specification, on embedding manifests: where each format keeps its manifest store.
-_C2PA_STORE = b"jumdc2pa" + bytes.fromhex("00110010800000aa00389b71")  # type of its JUMBF box
-_C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
-_C2PA_TIFF_TAG = 0xCD41
-_C2PA_GIF = b"\x21\xff\x0bC2PA_GIF"
 _MAX_NOTES = 20  # a file made to annoy cannot flood the record
 _STRIP_SAMPLES = 1 << 22
+_MAX_THUMBNAIL = 2**22  # pixels
+_OTHER_SCENE = 0.1  # of the range: thumbnails of the same scene differ by 0.01 to 0.04
+_DARK = 24  # of 255: bars that fill a thumbnail of another aspect
+_DATE = re.compile(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d")
+_EDITORS = re.compile(
+    r"photoshop|lightroom|gimp|affinity|snapseed|pixelmator|picsart|canva|capture one|luminar"
+    r"|facetune|meitu|faceapp|paint\.net|krita|darktable|rawtherapee|imagemagick|photoscape"
+    r"|paintshop|coreldraw|topaz|polarr|vsco|fotor|pixlr|acdsee|dxo|photopea|remini|beautyplus",
+    re.IGNORECASE,
+)
+_GENERATORS = re.compile(
+    r"midjourney|dall[·-]e|stable.?diffusion|comfyui|novelai|adobe firefly|ideogram|leonardo\.ai"
+    r"|flux\.1|invokeai|automatic1111|made with google ai|google imagen|openai|xai grok"
+    r"|negative prompt|cfg scale|\"class_type\"",
+    re.IGNORECASE,
+)
+_CARRIERS = {  # what services leave behind
+    "FBMD": "Facebook or Instagram",
+    "gd-jpeg": "a web server's re-compression (gd-jpeg)",
+    "Lavc": "a frame taken from a video (Lavc)",
+    "Instagram": "Instagram",
+    "WhatsApp": "WhatsApp",
+    "Snapchat": "Snapchat",
+    "Telegram": "Telegram",
+    "TikTok": "TikTok",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class ExifSummary:
-    """What EXIF claims; anybody can write it, and nothing in it is checked.
+class Thumbnail:
+    """The small picture in the EXIF metadata, which may show an earlier state.
 
     Attributes:
-        make: Maker of the camera.
-        model: Camera.
-        lens: Lens.
-        software: Program that wrote the file, or the camera's firmware.
-        taken: When the picture was taken, as written: usually ``2024:05:17 08:30:00``.
-        modified: When the file was changed, as written.
-        width: Of the picture by its EXIF, in pixels; differs after cropping by some programs.
-        height: Likewise.
-        gps: A position is given; it is not copied here.
-        thumbnail: There is a thumbnail, which may show an earlier state.
+        bytes: Its length.
+        width: In pixels.
+        height: In pixels.
+        same_aspect: It has the picture's proportions, dark bars beside it left aside.
+        difference: Mean difference of brightness from the picture at that size, 0 to 1; None
+            where it cannot be decoded. Some 0.01 to 0.04 of an untouched camera picture.
     """
 
-    make: str | None = None
-    model: str | None = None
-    lens: str | None = None
-    software: str | None = None
-    taken: str | None = None
-    modified: str | None = None
-    width: int | None = None
-    height: int | None = None
-    gps: bool = False
-    thumbnail: bool = False
+    bytes: int
+    width: int
+    height: int
+    same_aspect: bool
+    difference: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,13 @@ class Provenance:
         jpeg: How a JPEG was compressed; None for other formats.
         exif: What EXIF says; None where there is none.
         c2pa: A C2PA manifest store (content credentials) is embedded; it is not verified.
+        c2pa_generator: Program that made it, by its own word; not verified.
+        thumbnail: The picture in the EXIF metadata; None where there is none.
+        flags: What does not fit together or tells of editing, one phrase each. Facts and no
+            verdict: a camera, a messenger or an honest export explains most of them.
+        grid: Columns and rows by which the 8 x 8 grid of a JPEG compression is shifted in the
+            pixels; None where it was not looked for, or there is none. See `with_history`.
+        compressions: ``once``, ``twice`` or ``not decidable``, by the same measurement.
     """
 
     bytes: int
@@ -89,6 +103,11 @@ class Provenance:
     jpeg: JpegFacts | None = None
     exif: ExifSummary | None = None
     c2pa: bool = False
+    c2pa_generator: str | None = None
+    thumbnail: Thumbnail | None = None
+    flags: tuple[str, ...] = ()
+    grid: tuple[int, int] | None = None
+    compressions: str = "not decidable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +159,111 @@ def provenance(data: bytes, kind: str, pixels: NDArray[Any]) -> Provenance:
         pixels: As `decode` returns them.
     """
     embedded = find_embedded(data, kind)
+    exif = summarise(embedded.exif) if embedded.exif else None
+    thumbnail = embedded.exif.thumbnail() if embedded.exif else b""
+    compared = compare_thumbnail(thumbnail, pixels) if thumbnail else None
+    generator = c2pa_text(embedded.c2pa, "claim_generator_info") or c2pa_text(
+        embedded.c2pa, "claim_generator"
+    )
     return Provenance(
         bytes=len(data),
         pixels_sha256=pixels_sha256(pixels),
         jpeg=jpeg_facts(data) if kind == "JPEG" else None,
-        exif=summarise(embedded.exif) if embedded.exif else None,
-        c2pa=embedded.c2pa,
+        exif=exif,
+        c2pa=bool(embedded.c2pa),
+        c2pa_generator=generator,
+        thumbnail=compared,
+        flags=_flags(embedded, exif, compared, generator, pixels.shape[1::-1]),
     )
+
+
+def embedded_thumbnail(data: bytes, kind: str) -> bytes:
+    """Return the JPEG that the EXIF metadata of a file hold beside the picture, or nothing."""
+    embedded = find_embedded(data, kind)
+    return embedded.exif.thumbnail() if embedded.exif else b""
+
+
+def with_history(
+    facts: FormatFacts, grid: tuple[int, int] | None, compressions: str
+) -> FormatFacts:
+    """Return the facts with what was measured in the pixels about earlier JPEG compressions."""
+    if facts.provenance is None:
+        return facts
+    measured = replace(facts.provenance, grid=grid, compressions=compressions)
+    return replace(facts, provenance=measured)
+
+
+def _flags(
+    embedded: Embedded,
+    exif: ExifSummary | None,
+    thumbnail: Thumbnail | None,
+    generator: str | None,
+    size: tuple[int, ...],
+) -> tuple[str, ...]:
+    """Return what does not fit together, and what tells of programs and services."""
+    exif, xmp = exif or ExifSummary(), read_xmp(embedded.xmp)
+    flags = []
+    if exif.width and exif.height and sorted((exif.width, exif.height)) != sorted(size):
+        flags.append(
+            f"EXIF gives {exif.width} x {exif.height} pixels, the picture has {size[0]} x {size[1]}"
+        )
+    dates = exif.taken or "", exif.modified or ""
+    if all(map(_DATE.match, dates)) and dates[1] < dates[0]:
+        flags.append(f"modified ({dates[1]}) before it was taken ({dates[0]}), by its EXIF")
+    if thumbnail and not thumbnail.same_aspect:
+        flags.append("the embedded thumbnail has other proportions than the picture")
+    if thumbnail and (thumbnail.difference or 0) > _OTHER_SCENE:
+        flags.append("the embedded thumbnail looks unlike the picture")
+    programs = [exif.software, xmp.tool, *xmp.agents]
+    flags += [f"an editor is named: {name}" for name in programs if _EDITORS.search(name or "")]
+    if xmp.actions:
+        flags.append(f"XMP lists editing steps ({len(xmp.actions)}): {', '.join(xmp.actions[:8])}")
+    if xmp.derived:
+        flags.append("XMP names documents that it was made from")
+    if embedded.photoshop:
+        flags.append("it holds Photoshop resources (APP13), which other programs write as well")
+    texts = [exif.software or "", xmp.text, *embedded.texts]
+    texts += [
+        embedded.photoshop.decode("latin-1"),
+        embedded.exif.comment() if embedded.exif else "",
+    ]
+    everything = "\n".join(texts)
+    flags += [f"a mark of {who}" for mark, who in _CARRIERS.items() if mark in everything]
+    source = xmp.source_type or c2pa_text(embedded.c2pa, "digitalSourceType")
+    if source:
+        flags.append(f"its digital source type is {source.rstrip('/').rpartition('/')[2]}")
+    if made := _GENERATORS.search(everything + "\n" + (generator or "")):
+        flags.append(f"a generator of pictures is named: {made[0]}")
+    if embedded.c2pa:
+        flags.append(f"a C2PA manifest by {generator or 'an unnamed program'}, not verified")
+    return tuple(dict.fromkeys(flag[:300] for flag in flags))[:_MAX_NOTES]
+
+
+def compare_thumbnail(thumbnail: bytes, pixels: NDArray[Any]) -> Thumbnail | None:
+    """Hold a thumbnail, encoded as JPEG, against the picture (H, W, 3) that it belongs to."""
+    try:
+        image = JpegImagePlugin.JpegImageFile(BytesIO(thumbnail))
+        width, height = image.size
+        if width * height > _MAX_THUMBNAIL:
+            return None
+        small = np.asarray(image.convert("L"), np.float32)
+    except Exception:  # decoders meet damaged files with nearly every exception that Python has
+        return None
+    tall, wide = pixels.shape[:2]
+    scale = min(width / wide, height / tall)
+    inner = max(1, round(wide * scale)), max(1, round(tall * scale))
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    within = small[top : top + inner[1], left : left + inner[0]]
+    bars = small.sum() - within.sum()
+    same = max(width - inner[0], height - inner[1]) <= 2
+    if not same and bars <= _DARK * (small.size - within.size):
+        same, small = True, within
+    step = max(1, min(tall // height, wide // width) // 4)
+    sparse = pixels[::step, ::step]
+    grey = Image.fromarray(sparse if sparse.dtype == np.uint8 else (sparse >> 8).astype(np.uint8))
+    shrunk = grey.convert("L").resize(small.shape[::-1], Image.Resampling.BOX)
+    difference = float(np.abs(np.asarray(shrunk, np.float32) - small).mean() / 255)
+    return Thumbnail(len(thumbnail), width, height, same, round(difference, 4))
 
 
 def pixels_sha256(pixels: NDArray[Any]) -> str:
@@ -165,166 +282,3 @@ def pixels_sha256(pixels: NDArray[Any]) -> str:
         little = strip.astype(strip.dtype.newbyteorder("<"), copy=False)
         digest.update(little.tobytes())
     return digest.hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """What was found.
-
-    Attributes:
-        exif: The EXIF metadata as a TIFF structure.
-        c2pa: There is a C2PA manifest store; its signatures are not verified here.
-    """
-
-    exif: Tiff | None = None
-    c2pa: bool = False
-
-
-def find_embedded(data: bytes, kind: str) -> Embedded:
-    """Look through a file of a kind that `identify` returned."""
-    match kind:
-        case "JPEG":
-            return _in_jpeg(data)
-        case "PNG":
-            return _in_chunks(_png_chunks(data), exif=b"eXIf", c2pa=b"caBX")
-        case "WEBP":
-            return _in_chunks(_riff_chunks(data), exif=b"EXIF", c2pa=b"C2PA")
-        case "HEIF" | "AVIF":
-            return _in_boxes(data)
-        case "TIFF":
-            tiff = Tiff(data)
-            return Embedded(tiff, _C2PA_TIFF_TAG in tiff.directory(tiff.first)[0])
-        case "GIF":
-            return Embedded(None, _C2PA_GIF in data)
-    return Embedded()
-
-
-def _in_jpeg(data: bytes) -> Embedded:
-    exif, c2pa = None, False
-    for each in readable_segments(data):
-        content = data[each.start : each.end]
-        if each.code == 0xE1 and exif is None and content.startswith(_EXIF_MARK):
-            exif = Tiff(content[len(_EXIF_MARK) :])
-        elif each.code == 0xEB and content.startswith(b"JP"):
-            c2pa = c2pa or _C2PA_STORE in content[:64]
-    return Embedded(exif, c2pa)
-
-
-def _in_chunks(chunks: Iterator[tuple[bytes, bytes]], *, exif: bytes, c2pa: bytes) -> Embedded:
-    metadata, manifest = None, False
-    for name, content in chunks:
-        if name == exif and metadata is None:
-            metadata = Tiff(content.removeprefix(_EXIF_MARK))  # some writers of WebP leave it there
-        elif name == c2pa:
-            manifest = manifest or _C2PA_STORE in content[:64]
-    return Embedded(metadata, manifest)
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at, wanted = 8, (b"eXIf", b"caBX")
-    for _ in range(_MAX_BLOCKS):
-        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        if not name or name == b"IEND":
-            return
-        if name in wanted:  # nothing else is copied
-            yield name, data[at + 8 : at + 8 + length]
-        at += 12 + length
-
-
-def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at, wanted = 12, (b"EXIF", b"C2PA")
-    for _ in range(_MAX_BLOCKS):
-        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        if not name:
-            return
-        if name in wanted:
-            yield name, data[at + 8 : at + 8 + length]
-        at += 8 + length + (length & 1)
-
-
-def _in_boxes(data: bytes) -> Embedded:
-    exif, c2pa = None, False
-    for name, start, end in boxes(data, 0, len(data)):
-        if name == b"uuid":
-            c2pa = c2pa or data[start : start + 16] == _C2PA_UUID
-        elif name == b"meta" and exif is None:
-            exif = _exif_item(data, meta_boxes(data, start, end))
-    return Embedded(exif, c2pa)
-
-
-def _exif_item(data: bytes, meta: Meta) -> Tiff | None:
-    """Return the EXIF of a HEIF file."""
-    wanted = next((number for number, kind in items(data, meta) if kind == b"Exif"), None)
-    place = None if wanted is None else item_places(data, meta).get(wanted)
-    if place is None:
-        return None
-    content = data[place[0] : place[0] + place[1]]
-    return Tiff(content[4 + int.from_bytes(content[:4], "big") :])
-
-
-def summarise(tiff: Tiff) -> ExifSummary | None:
-    """Return what EXIF says, or None where it says nothing of this."""
-    first, following = tiff.directory(tiff.first)
-    inner, _ = tiff.directory(tiff.number(first, _EXIF))
-    position, _ = tiff.directory(tiff.number(first, _GPS))
-    second, _ = tiff.directory(following)
-    found = ExifSummary(
-        make=tiff.text(first, _MAKE),
-        model=tiff.text(first, _MODEL),
-        lens=tiff.text(inner, _LENS),
-        software=tiff.text(first, _SOFTWARE),
-        taken=tiff.text(inner, _TAKEN),
-        modified=tiff.text(first, _MODIFIED),
-        width=tiff.number(inner, _WIDTH),
-        height=tiff.number(inner, _HEIGHT),
-        gps=any(tag != 0 for tag in position),  # tag 0 is the version alone
-        thumbnail=_THUMBNAIL in second,
-    )
-    return None if found == ExifSummary() else found
-
-
-@dataclass(frozen=True, slots=True)
-class Tiff:
-    """A classic TIFF structure, as EXIF has one: read by slices, so that nothing is out of bounds.
-
-    Attributes:
-        data: From its ``II*`` or ``MM*`` on.
-    """
-
-    data: bytes
-
-    @property
-    def first(self) -> int | None:
-        """Offset of the first directory; None where this is no classic TIFF."""
-        known = self.data[:4] in (b"II*\0", b"MM\0*")
-        return self._integer(4, 4) if known else None
-
-    def directory(self, at: int | None) -> tuple[dict[int, int], int | None]:
-        """Return where the entry of each tag lies, and the offset of the next directory."""
-        if not at or at + 2 > len(self.data):
-            return {}, None
-        count = min(self._integer(at, 2), _MAX_ENTRIES)
-        end = at + 2 + 12 * count
-        places = range(at + 2, min(end, len(self.data) - 11), 12)
-        return {self._integer(place, 2): place for place in places}, self._integer(end, 4)
-
-    def number(self, tags: dict[int, int], tag: int) -> int | None:
-        """Return the first value of a tag that holds positive integers."""
-        at = tags.get(tag)
-        size = {_SHORT: 2, _LONG: 4, _DIRECTORY: 4}.get(self._integer(at + 2, 2), 0) if at else 0
-        return self._integer(at + 8, size) or None if at and size else None
-
-    def text(self, tags: dict[int, int], tag: int) -> str | None:
-        """Return a tag's text on one line, cut to a length that a record can hold."""
-        at = tags.get(tag)
-        if not at or self._integer(at + 2, 2) not in (_TEXT, _UTF8):
-            return None
-        length = self._integer(at + 4, 4)
-        start = at + 8 if length <= 4 else self._integer(at + 8, 4)
-        raw = self.data[start : start + min(length, 4 * _MAX_TEXT)].split(b"\0")[0]
-        line = "".join(c if c.isprintable() else " " for c in raw.decode("utf-8", "replace"))
-        return " ".join(line.split())[:_MAX_TEXT] or None
-
-    def _integer(self, at: int, size: int) -> int:
-        raw = self.data[at : at + size]
-        return int.from_bytes(raw, "little" if self.data[:2] == b"II" else "big")

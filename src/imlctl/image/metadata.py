@@ -1,0 +1,351 @@
+"""Find the metadata of a file: EXIF, XMP, texts, Photoshop's and C2PA's blocks.
+
+Everything is read by slices, which cannot fail, and in bounded loops: what was made to annoy costs
+its own fields and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imlctl.image.boxes import boxes, item_places, items, meta_boxes
+from imlctl.image.jpeg import readable_segments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imlctl.image.boxes import Meta
+
+_MAKE, _MODEL, _SOFTWARE, _MODIFIED = 0x010F, 0x0110, 0x0131, 0x0132
+_EXIF, _GPS, _THUMBNAIL, _THUMBNAIL_BYTES = 0x8769, 0x8825, 0x0201, 0x0202  # offsets, and a length
+_TAKEN, _WIDTH, _HEIGHT, _LENS, _COMMENT = 0x9003, 0xA002, 0xA003, 0xA434, 0x9286
+_XMP_TIFF_TAG, _C2PA_TIFF_TAG, _PHOTOSHOP_TIFF_TAG = 700, 0xCD41, 34377
+
+_TEXT, _SHORT, _LONG, _UNDEFINED, _DIRECTORY, _UTF8 = 2, 3, 4, 7, 13, 129
+_MAX_ENTRIES = 1000
+_MAX_TEXT = 200  # characters kept of a field
+_MAX_BLOCKS = 20_000
+_MAX_BODY = 1 << 20  # bytes looked through of XMP, a text or a manifest
+_EXIF_MARK, _XMP_MARK = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+_PHOTOSHOP_MARK = b"Photoshop 3.0\0"
+
+# The C2PA specification, on embedding manifests: where each format keeps its manifest store.
+_C2PA_STORE = b"jumdc2pa" + bytes.fromhex("00110010800000aa00389b71")  # type of its JUMBF box
+_C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
+_C2PA_GIF, _XMP_GIF = b"\x21\xff\x0bC2PA_GIF", b"\x21\xff\x0bXMP DataXMP"
+
+
+@dataclass(slots=True)
+class Embedded:
+    """What was found, each in the first place that has it.
+
+    Attributes:
+        exif: The EXIF metadata as a TIFF structure.
+        xmp: An XMP packet.
+        photoshop: Photoshop's resources (APP13 of a JPEG), which also hold IPTC fields.
+        texts: Comments and texts of PNG, keyword first.
+        c2pa: A C2PA manifest store; its signatures are not verified here.
+    """
+
+    exif: Tiff | None = None
+    xmp: bytes = b""
+    photoshop: bytes = b""
+    texts: list[str] = field(default_factory=list)
+    c2pa: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ExifSummary:
+    """What EXIF claims; anybody can write it, and nothing in it is checked.
+
+    Attributes:
+        make: Maker of the camera.
+        model: Camera.
+        lens: Lens.
+        software: Program that wrote the file, or the camera's firmware.
+        taken: When the picture was taken, as written: usually ``2024:05:17 08:30:00``.
+        modified: When the file was changed, as written.
+        width: Of the picture by its EXIF, in pixels; differs after cropping by some programs.
+        height: Likewise.
+        gps: A position is given; it is not copied here.
+        thumbnail: There is a thumbnail, which may show an earlier state.
+    """
+
+    make: str | None = None
+    model: str | None = None
+    lens: str | None = None
+    software: str | None = None
+    taken: str | None = None
+    modified: str | None = None
+    width: int | None = None
+    height: int | None = None
+    gps: bool = False
+    thumbnail: bool = False
+
+
+def find_embedded(data: bytes, kind: str) -> Embedded:
+    """Look through a file of a kind that `identify` returned."""
+    match kind:
+        case "JPEG":
+            return _in_jpeg(data)
+        case "PNG":
+            return _in_chunks(_png_chunks(data), (b"eXIf", b"", b"caBX"))
+        case "WEBP":
+            return _in_chunks(_riff_chunks(data), (b"EXIF", b"XMP ", b"C2PA"))
+        case "HEIF" | "AVIF":
+            return _in_boxes(data)
+        case "TIFF":
+            tiff = Tiff(data)
+            tags, _ = tiff.directory(tiff.first)
+            wanted = (_XMP_TIFF_TAG, _PHOTOSHOP_TIFF_TAG, _C2PA_TIFF_TAG)
+            xmp, photoshop, c2pa = (tiff.content(tags, tag) for tag in wanted)
+            return Embedded(tiff, xmp, photoshop, c2pa=c2pa)
+        case "GIF":
+            xmp_at, c2pa_at = data.find(_XMP_GIF), data.find(_C2PA_GIF)
+            return Embedded(
+                xmp=data[xmp_at : xmp_at + _MAX_BODY] if xmp_at >= 0 else b"",
+                c2pa=data[c2pa_at : c2pa_at + _MAX_BODY] if c2pa_at >= 0 else b"",
+            )
+    return Embedded()
+
+
+def _in_jpeg(data: bytes) -> Embedded:
+    found = Embedded()
+    for each in readable_segments(data):
+        content = data[each.start : each.end] if each.code >= 0xE0 else b""
+        if each.code == 0xE1 and found.exif is None and content.startswith(_EXIF_MARK):
+            found.exif = Tiff(content[len(_EXIF_MARK) :])
+        elif each.code == 0xE1 and content.startswith(_XMP_MARK):
+            found.xmp = found.xmp or content[len(_XMP_MARK) :]
+        elif each.code == 0xED and content.startswith(_PHOTOSHOP_MARK):
+            found.photoshop += content[len(_PHOTOSHOP_MARK) :]
+        elif each.code == 0xEB and content.startswith(b"JP"):
+            starts = _C2PA_STORE in content[:64]
+            if (starts or found.c2pa) and len(found.c2pa) < _MAX_BODY:
+                found.c2pa += content if starts else content[16:]  # repeats the box's header
+        elif each.code == 0xFE and len(found.texts) < 10:
+            found.texts.append(content[: 4 * _MAX_TEXT].decode("utf-8", "replace"))
+    return found
+
+
+def _in_chunks(
+    chunks: Iterator[tuple[bytes, bytes]], names: tuple[bytes, bytes, bytes]
+) -> Embedded:
+    """Gather from the chunks that are called so: EXIF, XMP and C2PA; texts are a PNG's."""
+    found = Embedded()
+    exif, xmp, c2pa = names
+    for name, content in chunks:
+        if name == exif and found.exif is None:
+            # Some writers of WebP leave the mark there.
+            found.exif = Tiff(content.removeprefix(_EXIF_MARK))
+        elif name == xmp:
+            found.xmp = found.xmp or content
+        elif name == c2pa and _C2PA_STORE in content[:64]:
+            found.c2pa = found.c2pa or content
+        elif name in (b"tEXt", b"iTXt") and len(found.texts) < 10:
+            if content.startswith(b"XML:com.adobe.xmp\0"):
+                found.xmp = found.xmp or content
+            found.texts.append(content[: 4 * _MAX_TEXT].decode("utf-8", "replace"))
+    return found
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at, wanted = 8, (b"eXIf", b"caBX", b"tEXt", b"iTXt")
+    for _ in range(_MAX_BLOCKS):
+        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if not name or name == b"IEND":
+            return
+        if name in wanted:  # nothing else is copied
+            yield name, data[at + 8 : at + 8 + min(length, _MAX_BODY)]
+        at += 12 + length
+
+
+def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at, wanted = 12, (b"EXIF", b"XMP ", b"C2PA")
+    for _ in range(_MAX_BLOCKS):
+        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if not name:
+            return
+        if name in wanted:
+            yield name, data[at + 8 : at + 8 + min(length, _MAX_BODY)]
+        at += 8 + length + (length & 1)
+
+
+def _in_boxes(data: bytes) -> Embedded:
+    found = Embedded()
+    for name, start, end in boxes(data, 0, len(data)):
+        if name == b"uuid" and data[start : start + 16] == _C2PA_UUID:
+            found.c2pa = data[start : min(end, start + _MAX_BODY)]
+        elif name == b"meta" and found.exif is None:
+            meta = meta_boxes(data, start, end)
+            content = _item(data, meta, b"Exif")
+            found.exif = (
+                Tiff(content[4 + int.from_bytes(content[:4], "big") :]) if content else None
+            )
+            found.xmp = _item(data, meta, b"mime")
+    return found
+
+
+def _item(data: bytes, meta: Meta, wanted: bytes) -> bytes:
+    """Return the first item of a kind in a HEIF file."""
+    number = next((number for number, kind in items(data, meta) if kind == wanted), None)
+    start, length = (0, 0) if number is None else item_places(data, meta).get(number, (0, 0))
+    return data[start : start + min(length, _MAX_BODY)]
+
+
+def summarise(tiff: Tiff) -> ExifSummary | None:
+    """Return what EXIF says, or None where it says nothing of this."""
+    first, following = tiff.directory(tiff.first)
+    inner, _ = tiff.directory(tiff.number(first, _EXIF))
+    position, _ = tiff.directory(tiff.number(first, _GPS))
+    second, _ = tiff.directory(following)
+    found = ExifSummary(
+        make=tiff.text(first, _MAKE),
+        model=tiff.text(first, _MODEL),
+        lens=tiff.text(inner, _LENS),
+        software=tiff.text(first, _SOFTWARE),
+        taken=tiff.text(inner, _TAKEN),
+        modified=tiff.text(first, _MODIFIED),
+        width=tiff.number(inner, _WIDTH),
+        height=tiff.number(inner, _HEIGHT),
+        gps=any(tag != 0 for tag in position),  # tag 0 is the version alone
+        thumbnail=_THUMBNAIL in second,
+    )
+    return None if found == ExifSummary() else found
+
+
+@dataclass(frozen=True, slots=True)
+class Tiff:
+    """A classic TIFF structure, as EXIF has one: read by slices, so that nothing is out of bounds.
+
+    Attributes:
+        data: From its ``II*`` or ``MM*`` on.
+    """
+
+    data: bytes
+
+    @property
+    def first(self) -> int | None:
+        """Offset of the first directory; None where this is no classic TIFF."""
+        known = self.data[:4] in (b"II*\0", b"MM\0*")
+        return self._integer(4, 4) if known else None
+
+    def directory(self, at: int | None) -> tuple[dict[int, int], int | None]:
+        """Return where the entry of each tag lies, and the offset of the next directory."""
+        if not at or at + 2 > len(self.data):
+            return {}, None
+        count = min(self._integer(at, 2), _MAX_ENTRIES)
+        end = at + 2 + 12 * count
+        places = range(at + 2, min(end, len(self.data) - 11), 12)
+        return {self._integer(place, 2): place for place in places}, self._integer(end, 4)
+
+    def number(self, tags: dict[int, int], tag: int) -> int | None:
+        """Return the first value of a tag that holds positive integers."""
+        at = tags.get(tag)
+        size = {_SHORT: 2, _LONG: 4, _DIRECTORY: 4}.get(self._integer(at + 2, 2), 0) if at else 0
+        return self._integer(at + 8, size) or None if at and size else None
+
+    def text(self, tags: dict[int, int], tag: int) -> str | None:
+        """Return a tag's text on one line, cut to a length that a record can hold."""
+        at = tags.get(tag)
+        if not at or self._integer(at + 2, 2) not in (_TEXT, _UTF8):
+            return None
+        length = self._integer(at + 4, 4)
+        start = at + 8 if length <= 4 else self._integer(at + 8, 4)
+        raw = self.data[start : start + min(length, 4 * _MAX_TEXT)].split(b"\0")[0]
+        line = "".join(c if c.isprintable() else " " for c in raw.decode("utf-8", "replace"))
+        return " ".join(line.split())[:_MAX_TEXT] or None
+
+    def content(self, tags: dict[int, int], tag: int) -> bytes:
+        """Return the bytes of a tag of single bytes, such as an embedded block or a comment."""
+        at = tags.get(tag)
+        if not at or self._integer(at + 2, 2) not in (1, _TEXT, _UNDEFINED):
+            return b""
+        length = self._integer(at + 4, 4)
+        start = at + 8 if length <= 4 else self._integer(at + 8, 4)
+        return self.data[start : start + min(length, _MAX_BODY)]
+
+    def thumbnail(self) -> bytes:
+        """Return the JPEG that the second directory points to; nothing where there is none."""
+        second, _ = self.directory(self.directory(self.first)[1])
+        start = self.number(second, _THUMBNAIL)
+        length = self.number(second, _THUMBNAIL_BYTES)
+        found = self.data[start : start + length] if start and length else b""
+        return found if found.startswith(b"\xff\xd8\xff") else b""
+
+    def comment(self) -> str:
+        """Return the user's comment, in which generators of pictures write their settings."""
+        first, _ = self.directory(self.first)
+        inner, _ = self.directory(self.number(first, _EXIF))
+        raw = self.content(inner, _COMMENT)[: 4 * _MAX_TEXT]
+        wide = raw[:7] == b"UNICODE"
+        order = "utf-16-le" if self.data[:2] == b"II" else "utf-16-be"
+        return raw[8:].decode(order if wide else "utf-8", "replace")
+
+    def _integer(self, at: int, size: int) -> int:
+        raw = self.data[at : at + size]
+        return int.from_bytes(raw, "little" if self.data[:2] == b"II" else "big")
+
+
+@dataclass(frozen=True, slots=True)
+class XmpSummary:
+    """What an XMP packet says of how the file was made.
+
+    Attributes:
+        tool: Program that made the first version.
+        agents: Programs of the editing history, each once.
+        actions: Editing steps, in order, such as ``saved``.
+        derived: Other documents are named that it was made from.
+        source_type: IPTC's digital source type, such as ``trainedAlgorithmicMedia``.
+        text: All of it, cut to a length that can be searched.
+    """
+
+    tool: str | None = None
+    agents: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    derived: bool = False
+    source_type: str | None = None
+    text: str = ""
+
+
+def read_xmp(packet: bytes) -> XmpSummary:
+    """Read the few fields of an XMP packet that are used, without parsing its XML."""
+    text = packet[:_MAX_BODY].decode("utf-8", "replace")
+
+    def values(name: str) -> list[str]:
+        found = re.findall(
+            rf"{name}(?:=[\"']|>|[^<>=]{{0,40}}rdf:resource=[\"'])([^\"'<]{{1,200}})", text
+        )
+        return [" ".join("".join(c if c.isprintable() else " " for c in v).split()) for v in found]
+
+    kinds = [value.rstrip("/").rpartition("/")[2] for value in values("[Dd]igitalSourceType")]
+    return XmpSummary(
+        tool=next(iter(values("CreatorTool")), None),
+        agents=tuple(dict.fromkeys(values("stEvt:softwareAgent")))[:10],
+        actions=tuple(values("stEvt:action"))[:50],
+        derived=bool(re.search("DocumentAncestors|stRef:documentID|DerivedFrom", text)),
+        source_type=next(iter(kinds), None),
+        text=text,
+    )
+
+
+def c2pa_text(store: bytes, key: str) -> str | None:
+    """Return the text that follows a key in a C2PA manifest store, which is CBOR inside JUMBF."""
+    at = store.find(key.encode())
+    if at < 0:
+        return None
+    at += len(key)
+    head = store[at : at + 1]
+    if head and head[0] >> 5 in (4, 5):  # a list or map of facts about the generator: its name
+        at = store.find(b"\x64name", at, at + 200) + 5
+        head = store[at : at + 1]
+    length, start = (head[0] & 31 if head else 0), at + 1
+    if not head or head[0] >> 5 != 3:
+        return None
+    if length in (24, 25):
+        size = length - 23
+        length, start = int.from_bytes(store[start : start + size], "big"), start + size
+    text = store[start : start + min(length, _MAX_TEXT)].decode("utf-8", "replace")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split()) or None
