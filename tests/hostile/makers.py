@@ -341,3 +341,74 @@ def not_pictures() -> dict[str, tuple[bytes, str]]:
         "noise.jpg": (random.Random(0).randbytes(5000), "no kind of picture"),
         "cut-text.jpg": (b"x" * 4095 + "é".encode(), "text file"),
     }
+
+
+def jpeg_segment(code: int, content: bytes) -> bytes:
+    """A marker, the length, and the content."""
+    return bytes([0xFF, code]) + struct.pack(">H", len(content) + 2) + content
+
+
+def jumbf(kind: bytes) -> bytes:
+    """Application data of a JPEG (APP11) with a JUMBF box whose description is of this type."""
+    inner = struct.pack(">I", 35) + b"jumd" + kind + bytes.fromhex("00110010800000aa00389b71")
+    inner += b"\x03c2pa\0".ljust(7, b"\0")
+    box = struct.pack(">I", 8 + len(inner)) + b"jumb" + inner
+    return jpeg_segment(0xEB, b"JP" + struct.pack(">HI", 1, 1) + box)
+
+
+def whole_in_bug_threads() -> dict[str, bytes]:
+    """Whole pictures at which other tools failed, all of the same grey pixels as the sample."""
+    grey = samples()["jpeg-grey"]
+    head, table, frame = grey[:2], grey.index(b"\xff\xdb"), grey.index(b"\xff\xc0")
+    behind = frame + 2 + int.from_bytes(grey[frame + 2 : frame + 4], "big")
+    c2pa, unknown = jumbf(b"c2pa"), jumbf(b"zzzz")
+    xmp = jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0")
+    return {
+        "tables-behind-the-frame.jpg": grey[:table]
+        + grey[frame:behind]
+        + grey[table:frame]
+        + grey[behind:],
+        "empty-application-data.jpg": head + b"\xff\xe5\0\2" + grey[2:],
+        "jumbf-behind-the-scan.jpg": grey[:-2] + c2pa + grey[-2:],
+        "jumbf-of-unknown-type.jpg": head + unknown + grey[2:],
+        "jumbf-behind-the-end.jpg": grey + c2pa,
+        "xmp-header-alone.jpg": head + xmp + grey[2:],
+        "named.heic": grey,
+        "two-ends.jpg": grey + b"\xff\xd9",
+        "Фото.jpg": grey,
+        "照片 (1).jpg": grey,
+    }
+
+
+def broken_in_bug_threads() -> dict[str, tuple[bytes, str]]:
+    """Files that other tools took for pictures: name -> (bytes, what the message must say)."""
+    jpeg = samples()["jpeg"]
+    table, frame = jpeg.index(b"\xff\xdb"), jpeg.index(b"\xff\xc0")
+    no_table, no_slot = bytearray(jpeg), bytearray(jpeg)
+    no_table[frame + 12] = 3  # the first component's table
+    no_slot[table + 4] = 9
+    scan = jpeg.index(b"\xff\xda")
+    return {
+        "table-never-defined.jpg": (bytes(no_table), "Quantization table 0x03 was not defined"),
+        "table-in-no-slot.jpg": (bytes(no_slot), "cannot be decoded as JPEG"),
+        "length-1.jpg": (jpeg[:2] + b"\xff\xe5\0\1" + jpeg[2:], "byte 2 has no length"),
+        "length-0.jpg": (jpeg[:2] + b"\xff\xe5\0\0" + jpeg[2:], "byte 2 has no length"),
+        "length-past-the-end.jpg": (jpeg[:2] + b"\xff\xe5\xff\xff" + jpeg[2:], "runs past the end"),
+        "cut-in-half.jpg": (jpeg[: len(jpeg) // 2], "the file is truncated"),
+        "cut-by-two.jpg": (jpeg[:-2], "no end marker"),
+        "cut-and-ended.jpg": (jpeg[: scan + 400].rstrip(b"\xff") + b"\xff\xd9", "premature end"),
+        "second-start.jpg": (jpeg[: scan + 400] + jpeg, "marker D8 stands in the picture data"),
+    }
+
+
+def plain_scenes() -> dict[str, NDArray[np.uint8]]:
+    """Pictures with nothing in them: black, of one colour, a smooth sky with and without noise."""
+    sky = np.linspace(120, 220, 256)[:, None, None] + np.array([0, 10, 25])
+    sky = np.broadcast_to(sky, (256, 256, 3)).clip(0, 255).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(-1, 2, sky.shape)
+    return {
+        "black": np.zeros((256, 256, 3), np.uint8),
+        "one colour": np.full((256, 256, 3), (30, 90, 200), np.uint8),
+        "sky": sky,
+        "sky with noise": (sky + noise).clip(0, 255).astype(np.uint8),
+    }

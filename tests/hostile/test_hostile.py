@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import time
 import tracemalloc
-from typing import Any
+import zlib
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imlctl.errors import DecodeError, TooLargeError
-from imlctl.image.decode import decode
+from imlctl.image.cautions import cautions
+from imlctl.image.decode import decode, read
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAGIC = [
     b"\xff\xd8\xff",
@@ -64,12 +69,10 @@ def test_the_bomb_of_sixty_thousand_squared(makers: Any) -> None:
     bomb = makers.black_png(60_000, 60_000)
     assert len(bomb) < 8_000_000
     tracemalloc.start()
-    started = time.perf_counter()
     with pytest.raises(TooLargeError, match="60000 x 60000"):
         decode(bomb)
-    elapsed, (_, peak) = time.perf_counter() - started, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert elapsed < 1
     assert peak < 20_000_000
 
 
@@ -79,14 +82,15 @@ def test_headers_that_announce_enormous_pictures(makers: Any) -> None:
             decode(data, source=name)
 
 
-def test_compressed_text_bomb_in_a_png(makers: Any, target: Any) -> None:
-    import zlib
-
-    text = makers.chunk(b"zTXt", b"a\x00\x00" + zlib.compress(bytes(200_000_000), 9))
-    data = makers.png(makers.texture(), depth=8, extra=text)
-    started = time.perf_counter()
-    target.outcome(data)
-    assert time.perf_counter() - started < 1
+@pytest.mark.parametrize("key", [b"a", b"Raw profile type exif"])
+def test_compressed_text_bomb_in_a_png(makers: Any, key: bytes) -> None:
+    text = makers.chunk(b"zTXt", key + b"\0\0" + zlib.compress(bytes(200_000_000), 9))
+    tracemalloc.start()
+    photo = decode(makers.png(makers.texture(), depth=8, extra=text))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(photo.pixels, makers.texture())
+    assert peak < 20_000_000
 
 
 @pytest.mark.parametrize(
@@ -102,3 +106,49 @@ def test_rubbish_in_metadata(makers: Any, place: bytes, target: Any) -> None:
         if photo is not None:
             assert photo.facts.format in {"JPEG", "MPO"}
     decode(whole)
+
+
+def test_whole_files_of_other_tools_bug_threads(makers: Any, tmp_path: Path) -> None:
+    expected = decode(makers.samples()["jpeg-grey"]).pixels
+    for name, data in makers.whole_in_bug_threads().items():
+        (tmp_path / name).write_bytes(data)
+        photo = read(tmp_path / name)
+        assert np.array_equal(photo.pixels, expected), name
+        assert photo.facts.provenance is not None
+        behind = name in ("jumbf-behind-the-end.jpg", "two-ends.jpg")
+        assert any("after the end" in note for note in photo.facts.notes) == behind, name
+        assert photo.facts.provenance.c2pa == (name == "jumbf-behind-the-scan.jpg"), name
+
+
+def test_broken_files_of_other_tools_bug_threads(makers: Any) -> None:
+    for name, (data, told) in makers.broken_in_bug_threads().items():
+        with pytest.raises(DecodeError, match=told):
+            decode(data, source=name)
+
+
+def test_quantisation_values_up_to_255(makers: Any) -> None:
+    tables = [[255 - at for at in range(64)], [64 + 3 * at for at in range(64)]]
+    photo = decode(makers.encode(makers.texture(), "JPEG", qtables=tables))
+    assert photo.facts.provenance is not None
+    assert photo.facts.provenance.jpeg is not None
+    assert max(photo.facts.provenance.jpeg.tables[0].values) == 255
+    assert not photo.facts.provenance.jpeg.standard
+
+
+def test_a_heic_is_known_by_its_content(makers: Any) -> None:
+    assert decode(makers.heic(), source="photo.jpg").facts.format == "HEIF"
+
+
+@pytest.mark.parametrize("block", [b"\x0bNETSCAPE2.0\0", b"\0", b"\x0bC2PA_GIF\1\0\0\0"])
+def test_a_gif_with_an_empty_application_block(makers: Any, block: bytes) -> None:
+    gif = makers.samples()["gif"]
+    photo = decode(gif[:205] + b"\x21\xff" + block + gif[205:])
+    assert np.array_equal(photo.pixels, decode(gif).pixels)
+
+
+def test_pictures_with_nothing_in_them_are_whole(makers: Any) -> None:
+    for name, scene in makers.plain_scenes().items():
+        for kind, options in (("JPEG", {"quality": 95}), ("JPEG", {"optimize": True}), ("PNG", {})):
+            photo = decode(makers.encode(scene, kind, **options))
+            assert photo.facts.notes == (), name
+            assert bool(cautions(photo)) == (name in ("black", "one colour")), name

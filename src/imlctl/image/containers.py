@@ -131,6 +131,22 @@ def walk_gif(data: bytes) -> Layout:
     raise truncated("the GIF has no trailer")
 
 
+def without_extensions(data: bytes) -> bytes:
+    """Return a GIF, which `walk_gif` found whole, without application data before its picture.
+
+    Pillow runs on into the picture where such a block is empty.
+    """
+    position, kept, parts = _after_palette(data, 13), 0, []
+    while data[position] != 0x2C:
+        start, position = position, position + 1
+        if data[start] == 0x21:
+            position = _after_sub_blocks(data, position + 1)
+            if data[start + 1] == 0xFF:
+                parts.append(data[kept:start])
+                kept = position
+    return b"".join([*parts, data[kept:]]) if parts else data
+
+
 def _after_palette(data: bytes, end: int) -> int:
     """Skip the colour table announced by the flags of the descriptor that ends at `end`."""
     if end > len(data):

@@ -35,6 +35,7 @@ from imlctl.image.containers import (
     walk_gif,
     walk_png,
     walk_webp,
+    without_extensions,
     without_metadata,
 )
 from imlctl.image.facts import FormatFacts, embedded_thumbnail, provenance
@@ -76,6 +77,7 @@ _REMEDY_UNCLEAR = (
     "without loss to a PNG."
 )
 _EXPORT = "Export it as an RGB picture of 16 bits in a TIFF or PNG, and give that."
+_STRIPPED = {"PNG": without_metadata, "GIF": without_extensions}
 _CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff}
 # `Image.open` is not used: it tries one format after another, and limits the size by a global of
 # Pillow's that a library must not change. Our own limit is checked instead.
@@ -284,7 +286,7 @@ def _open(kind: str, data: bytes, layout: Layout) -> ImageFile.ImageFile:
     if kind == "AVIF" and not features.check("avif"):
         raise DecodeError("this Pillow cannot read AVIF", remedy="Run: pip install -U pillow")
     try:
-        return _PLUGINS[kind](BytesIO(without_metadata(data) if kind == "PNG" else data))
+        return _PLUGINS[kind](BytesIO(_STRIPPED.get(kind, bytes)(data)))
     except SyntaxError as error:
         if layout.kind:  # its structure is in order, so it is the samples that Pillow cannot read
             raise not_read(layout.kind, _EXPORT) from error

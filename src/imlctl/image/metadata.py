@@ -316,7 +316,7 @@ def read_xmp(packet: bytes) -> XmpSummary:
 
     def values(name: str) -> list[str]:
         found = re.findall(
-            rf"{name}(?:=[\"']|>|[^<>=]{{0,40}}rdf:resource=[\"'])([^\"'<]{{1,200}})", text
+            rf"(?<!/){name}(?:=[\"']|>|[^<>=]{{0,40}}rdf:resource=[\"'])([^\"'<]{{1,200}})", text
         )
         return [" ".join("".join(c if c.isprintable() else " " for c in v).split()) for v in found]
 
