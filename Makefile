@@ -1,7 +1,8 @@
 # A checkout needs Python 3.11 or newer, make and a package registry; everything lands in .venv.
 #
 #   make demo    install imlctl and localize the forgery in examples/
-#   make test    install what tests need and run them; ARGS goes to pytest: make test ARGS="-x -k mask"
+#   make test    install what tests need and run them on all cores; ARGS goes to pytest, as in
+#                make test ARGS="-x -k mask"; with WORKERS=0 in one process, for a debugger
 #   make check   lint, format and types
 #   make fuzz    ten minutes of looking for files that break the decoder; SECONDS changes that
 #   make clean   remove .venv, caches and what the demo wrote
@@ -10,6 +11,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= logical
 SECONDS ?= 600
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -25,7 +27,7 @@ demo: .venv/installed
 	@echo 'examples/launchpad_mask.png.'
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(ARGS)
 
 check: .venv/installed-check
 	$(BIN)/ruff check

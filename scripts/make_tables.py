@@ -96,6 +96,7 @@ def table(names: Sequence[str]) -> str:
 
 def _with_costs(models: Sequence[Document], costs: Sequence[Document]) -> list[Block]:
     """One row for each model."""
+    _refuse_other_pictures(models)
     rows = []
     for model in models:
         cost = next(c for c in costs if c["model"] == model["model"])
@@ -125,18 +126,24 @@ def _with_costs(models: Sequence[Document], costs: Sequence[Document]) -> list[B
 
 def _on_every_set(models: Sequence[Document]) -> list[Block]:
     """One row for each set."""
+    _refuse_other_pictures(models)
     rows = []
-    for place, first in enumerate(models[0]["sets"]):
-        rows_here = [model["sets"][place] for model in models]
-        cells = [fraction(row["f1"]) for row in rows_here]
-        cells += [fraction(row["auc"]) for row in rows_here]
-        found = [_verdicts(row) for row in rows_here]
-        cells += [each[kind] for kind in (0, 1) for each in found]
+    for each in zip(*(model["sets"] for model in models), strict=True):
+        found = [_verdicts(row) for row in each]
+        cells = [fraction(row[key]) for key in ("f1", "auc") for row in each]
+        cells += [verdicts[kind] for kind in (0, 1) for verdicts in found]
+        first = each[0]
         rows.append((first["name"], f"{first['tampered']} + {first['authentic']}", *cells))
     kinds = ("F1", "AUC", "found", "alarms")
     columns = (f"{kind}, {model['model']}" for kind in kinds for model in models)
     words = f"{MEANING} pictures: forgeries + authentic."
     return [Table("Models side by side", ("set", "pictures", *columns), tuple(rows)), words]
+
+
+def _refuse_other_pictures(models: Sequence[Document]) -> None:
+    counts = [[(s["name"], s["tampered"], s["authentic"]) for s in m["sets"]] for m in models]
+    if any(each != counts[0] for each in counts):
+        raise SystemExit("the reports are of different pictures: measure all models on the same")
 
 
 def _mean(sets: Sequence[Document]) -> Document:

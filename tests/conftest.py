@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from imlctl.forge.photos import PhotoPool
 
 # Before anything imports torch: tests compute on small tensors, where more threads only wait for
-# each other. Subprocesses inherit it.
-os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+# each other, and `make test` keeps each core busy with a process of its own. Subprocesses
+# inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Examples take as long as the machine needs. In CI they are the same every time, so that a red run
 # is due to its change; at a desk they differ from run to run, and so explore.

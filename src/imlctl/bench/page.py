@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,14 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(
+        cls, title: str, rows: Iterable[Any], columns: Mapping[str, Callable[[Any], str]]
+    ) -> Table:
+        """Make a table of `rows`, each cell by the function of its column."""
+        cells = (tuple(cell(row) for cell in columns.values()) for row in rows)
+        return cls(title, tuple(columns), tuple(cells))
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.columns) for row in self.rows):
@@ -57,6 +65,12 @@ def _escaped(text: str) -> str:
     for mark in "\\`*_[]<>|":
         text = text.replace(mark, f"\\{mark}")
     return text
+
+
+def headline(document: dict[str, Any]) -> str:
+    """Name the model, its weights and the device."""
+    sha256 = document["weights_sha256"][:12]
+    return f"{document['model']} (weights {sha256}) on {document['device']}"
 
 
 def fraction(value: float | None) -> str:

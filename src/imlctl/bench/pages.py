@@ -1,309 +1,24 @@
-"""From a document of the benchmark, as ``--json`` prints it, to its tables and sentences."""
+"""From a document of the benchmark, as `--json` prints it, to its page; speed and cost are here."""
 
 from __future__ import annotations
 
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from imlctl.bench.page import (
-    Table,
-    amount,
-    duration,
-    fraction,
-    interval,
-    megabytes,
-    percentage,
-    proportion,
-    sampling_line,
-)
+from imlctl.bench.page import Table, amount, duration, headline, megabytes, percentage
+from imlctl.bench.pages_accuracy import accuracy_page, calibration_page, peer_page, robustness_page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from imlctl.bench.page import Block
 
 Document = dict[str, Any]
-VERDICTS = ("manipulated", "inconclusive", "nothing found")
 
 
 def page_of(document: Document) -> list[Block]:
     """Return the page of a document: what was measured with, and what was found."""
     return _PAGES[document["kind"]](document)
-
-
-def _headline(document: Document) -> str:
-    return (
-        f"{document['model']} (weights {document['weights_sha256'][:12]}) on {document['device']}"
-    )
-
-
-# Accuracy
-
-
-def accuracy_page(document: Document) -> list[Block]:
-    """Scores of each model, and of several a table that compares them."""
-    models = document["models"]
-    page: list[Block] = []
-    for model in models if len(models) == 1 else ():
-        sets = model["sets"]
-        page += [_headline(model), *_verdict_tables(sets)]
-        page += [_ranking_table(sets)] if sets[-1]["image_auc"] is not None else []
-        if not sets[-1]["tampered"]:
-            continue
-        page.append(_pixel_table(sets))
-        copies = [row for row in model["sets"] if row["f1_both"] is not None]
-        page += [_size_table(model)] if model["sizes"] else []
-        page += [_copy_move_table(copies)] if copies else []
-        page += [_reliability_table(model["reliability"])] if model["reliability"] else []
-    if len(models) > 1:
-        page.append(_side_by_side(models))
-    return [*page, _legend(models)]
-
-
-def _verdict_tables(sets: Sequence[Document]) -> list[Block]:
-    return [
-        Table(
-            f"Verdicts on {what} [95 %]",
-            ("set", "pictures", *VERDICTS),
-            tuple(
-                (
-                    row["name"],
-                    str(row[count]),
-                    *(proportion(row["rates"][verdict][key]) for verdict in VERDICTS),
-                )
-                for row in sets
-                if row["rates"] and row[count]
-            ),
-        )
-        for what, count, key in (
-            ("forgeries", "tampered", "forgeries"),
-            ("authentic pictures", "authentic", "authentic"),
-        )
-        if any(row["rates"] and row[count] for row in sets)
-    ]
-
-
-def _pixel_table(sets: Sequence[Document]) -> Table:
-    return Table(
-        "Pixels of forgeries",
-        ("set", "F1 [95 %]", "F1, own mask", "IoU", "AUC", "AP", "best F1*"),
-        tuple(
-            (
-                row["name"],
-                interval(row, "f1"),
-                *(fraction(row[key]) for key in ("f1_verdict", "iou", "auc", "ap", "best_f1")),
-            )
-            for row in sets
-            if row["tampered"]
-        ),
-    )
-
-
-def _ranking_table(sets: Sequence[Document]) -> Table:
-    return Table(
-        "Forgeries ranked against authentic pictures by their scores",
-        ("set", "forgeries", "authentic", "image AUC [95 %]"),
-        tuple(
-            (row["name"], str(row["tampered"]), str(row["authentic"]), interval(row, "image_auc"))
-            for row in sets
-            if row["image_auc"] is not None
-        ),
-    )
-
-
-def _size_table(model: Document) -> Table:
-    rates = model["sets"][-1]["rates"]
-    return Table(
-        "Forgeries by the share of the picture that was edited [95 %]",
-        ("edit", "pictures", *VERDICTS[:2], "F1", "F1, own mask"),
-        tuple(
-            (
-                row["size"],
-                str(row["pictures"]),
-                *(proportion(rates[v]["by_size"][row["size"]]) for v in VERDICTS[:2]),
-                fraction(row["f1"]),
-                fraction(row["f1_verdict"]),
-            )
-            for row in model["sizes"]
-        ),
-    )
-
-
-def _copy_move_table(sets: Sequence[Document]) -> Table:
-    return Table(
-        "Copy-moves with a known source, F1 of pixels",
-        ("set", "copy only", "copy and source"),
-        tuple((row["name"], fraction(row["f1_copy"]), fraction(row["f1_both"])) for row in sets),
-    )
-
-
-def _reliability_table(rows: Sequence[Document]) -> Table:
-    return Table(
-        "Reliability of the score",
-        ("score", "tampered", "authentic", "mean score", "tampered, observed"),
-        tuple(
-            (
-                f"{row['low']:.1f} to {row['high']:.1f}",
-                str(row["tampered"]),
-                str(row["authentic"]),
-                fraction(row["score"]),
-                percentage(row["observed"]),
-            )
-            for row in rows
-        ),
-    )
-
-
-def _side_by_side(models: Sequence[Document]) -> Table:
-    """One row for each model or setting, over all pictures."""
-    rows = []
-    for model in models:
-        row = model["sets"][-1]
-        rates = row["rates"]["manipulated"]
-        rows.append(
-            (
-                model["model"],
-                _drawn(model["settings"]),
-                interval(row, "f1"),
-                percentage(rates["forgeries"]["share"]),
-                percentage(rates["authentic"]["share"]),
-                fraction(row["image_auc"]),
-                duration(model["seconds"]),
-            )
-        )
-    return Table(
-        "Side by side, all pictures",
-        ("model", "drawn", "F1 [95 %]", "found", "alarms", "image AUC", "time"),
-        tuple(rows),
-    )
-
-
-def _drawn(settings: Document) -> str:
-    steps = f"N={settings['ensemble']}, {settings['steps']} steps" if "steps" in settings else ""
-    return f"{steps}{'' if settings['tta'] == 'none' else ', flips'}".removeprefix(", ") or "-"
-
-
-def _legend(models: Sequence[Document]) -> str:
-    lines = [
-        "F1, AUC, AP: of pixels, mean over forgeries, then over sets; nothing is permuted or"
-        " inverted. F1: of the pixels at 0.5 or more. F1, own mask: of the mask that goes with the"
-        " verdict.",
-        "Intervals: exact for shares (Clopper-Pearson), bootstrap over pictures for means,"
-        " Newcombe's for image AUC.",
-        "* at each picture's own best threshold: optimistic, no one threshold is that good.",
-    ]
-    if len(models) == 1:
-        rule, settings = models[0]["rule"], models[0]["settings"]
-        lines.insert(
-            0,
-            f"manipulated: score {rule['manipulated']:.3g} or more. inconclusive:"
-            f" {rule['inconclusive']:.3g} or more. Sampling: {sampling_line(settings)}.",
-        )
-    else:
-        lines.insert(
-            0,
-            "found, alarms: forgeries and authentic pictures called manipulated. time: of one.",
-        )
-    return "\n".join(lines)
-
-
-def calibration_page(document: Document) -> list[Block]:
-    """Verdicts on authentic pictures, and thresholds of masks that mark few of them."""
-    verdicts = Table(
-        f"Verdicts on {document['pictures']} authentic pictures",
-        ("verdict", "pictures", "share [95 %]"),
-        tuple(
-            (verdict, str(row["count"]), proportion(row))
-            for verdict, row in document["verdicts"].items()
-        ),
-    )
-    table = Table(
-        "Thresholds of masks by how many authentic pictures they mark",
-        ("share of pictures", "threshold [95 %]", "marked here", "share, at most (95 %)"),
-        tuple(
-            (
-                f"{row['rate']:g}",
-                f"{row['threshold']:.4f} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]",
-                percentage(row["marked"]),
-                f"{row['upper']:.1%}",
-            )
-            for row in document["thresholds"]
-        ),
-    )
-    lines = [
-        "A picture is marked if more than half a percent of its pixels reach the threshold."
-        " threshold [95 %]: bootstrap over pictures. share, at most: the true share lies below it"
-        " with 95 % confidence, if these pictures are like yours.",
-        f"Sampling: {sampling_line(document['settings'])}.",
-        "Kept for these weights: use imlctl localize --threshold fpr=RATE, with any rate. A"
-        " threshold changes the mask, never the verdict.",
-    ]
-    few = [f"{row['rate']:g}" for row in document["thresholds"] if not row["resolved"]]
-    if few:
-        lines.append(f"There are too few pictures to measure a share of {', '.join(few)}.")
-    return [_headline(document), verdicts, table, "\n".join(lines)]
-
-
-def robustness_page(document: Document) -> list[Block]:
-    """F1 and verdicts after each degradation."""
-    table = Table(
-        "Robustness",
-        ("degradation", "level", "F1 [95 %]", "kept", "AUC", "found", "alarms"),
-        tuple(
-            (
-                row["kind"],
-                row["level"],
-                interval(row, "f1"),
-                percentage(row["kept"]),
-                fraction(row["auc"]),
-                *(
-                    percentage(row["rates"] and row["rates"]["manipulated"][kind]["share"])
-                    for kind in ("forgeries", "authentic")
-                ),
-            )
-            for row in document["rows"]
-        ),
-    )
-    words = (
-        "kept: F1 as a share of that of the clean files. found, alarms: forgeries and authentic"
-        f" pictures called manipulated. Sampling: {sampling_line(document['settings'])}."
-    )
-    return [_headline(document), table, "\n".join((*document["notes"], words))]
-
-
-def peer_page(document: Document) -> list[Block]:
-    """Ours and the peer, side by side."""
-    table = Table(
-        "Beside a peer, on the same pictures in the same run",
-        ("detector", "F1 [95 %]", "AUC", "image AUC [95 %]", "s / picture"),
-        tuple(
-            (
-                row["name"],
-                interval(row, "f1"),
-                fraction(row["auc"]),
-                interval(row, "image_auc"),
-                duration(row["seconds"]),
-            )
-            for row in document["rows"]
-        ),
-    )
-    ratio: Mapping[str, Any] = document["ratio"]
-    notes = [
-        f"Time of imlctl over the peer's, pair by pair: median {ratio['median']:.3g}, from"
-        f" {ratio['low']:.3g} to {ratio['high']:.3g}, {ratio['pairs']} pairs. Each ran as a process"
-        " of its own for each picture, in turns, so both times include starting up.",
-        "Both are judged by their maps alone, at 0.5.",
-    ]
-    if document["f1_gain"] is not None:
-        notes.append(f"F1 of imlctl minus the peer's: {document['f1_gain']:+.3f} on average.")
-    if document["failed"]:
-        count = len(document["failed"])
-        what = "1 picture, which is" if count == 1 else f"{count} pictures, which are"
-        notes.append(f"The peer failed on {what} left out for both.")
-    return [_headline(document), table, "\n".join(notes)]
-
-
-# Speed
 
 
 def speed_page(document: Document) -> list[Block]:
@@ -335,19 +50,16 @@ def _conditions(machine: Document, during: float | None = None) -> str:
 
 def _model_page(model: Document, document: Document) -> list[Block]:
     rival, floor = model["against"], model["floor"]
-    ends = Table(
+    ends = Table.of(
         "End to end: from a JPEG's bytes to a mask on the disk",
-        ("picture", "fps", "median", "p95", "model's share"),
-        tuple(
-            (
-                f"{row['size']} x {row['size']}",
-                f"{1 / row['median']:.3g}",
-                duration(row["median"]),
-                duration(row["p95"]),
-                percentage(row["model_share"]),
-            )
-            for row in model["end_to_end"]
-        ),
+        model["end_to_end"],
+        {
+            "picture": lambda row: f"{row['size']} x {row['size']}",
+            "fps": lambda row: f"{1 / row['median']:.3g}",
+            "median": lambda row: duration(row["median"]),
+            "p95": lambda row: duration(row["p95"]),
+            "model's share": lambda row: percentage(row["model_share"]),
+        },
     )
     lines = [_rival_line(rival, each) for each in rival["shares"]]
     lines.append(
@@ -370,20 +82,19 @@ def _model_page(model: Document, document: Document) -> list[Block]:
 
 
 def _speed_table(rows: Sequence[Document]) -> Table:
-    return Table(
+    return Table.of(
         "Speed, model alone",
-        ("picture", "fps", "median", "p95", "time", "memory"),
-        tuple(
-            (
-                f"{row['size']} x {row['size']}{_way(row)}{'*' if row['short'] else ''}",
-                f"{row['fps']:.3g}",
-                duration(row["median"]),
-                duration(row["p95"]),
-                f"{row['growth']:.2f} x",
-                megabytes(row["memory"]),
-            )
-            for row in rows
-        ),
+        rows,
+        {
+            "picture": lambda row: (
+                f"{row['size']} x {row['size']}{_way(row)}{'*' if row['short'] else ''}"
+            ),
+            "fps": lambda row: f"{row['fps']:.3g}",
+            "median": lambda row: duration(row["median"]),
+            "p95": lambda row: duration(row["p95"]),
+            "time": lambda row: f"{row['growth']:.2f} x",
+            "memory": lambda row: megabytes(row["memory"]),
+        },
     )
 
 
@@ -439,21 +150,21 @@ def flops_page(document: Document) -> list[Block]:
             cost_table(model["cost"]),
         ]
         if model["counts"]:
-            rows = tuple(
-                (
-                    f"N={each['members']}, {each['steps']} steps",
-                    amount(each["all"]),
-                    amount(each["paper"]),
-                )
-                for each in model["counts"]
+            counts = Table.of(
+                "Multiply-accumulates by way of counting",
+                model["counts"],
+                {
+                    "prediction": lambda row: f"N={row['members']}, {row['steps']} steps",
+                    "all steps": lambda row: amount(row["all"]),
+                    "as the paper counts": lambda row: amount(row["paper"]),
+                },
             )
-            columns = ("prediction", "all steps", "as the paper counts")
-            page += [
-                Table("Multiply-accumulates by way of counting", columns, rows),
+            words = (
                 "all steps: every step of every member, as computed; used everywhere else too.\n"
                 "as the paper counts: one call of the denoiser for each member, though each makes"
-                " one a step. Its table 4 compares with this column only.",
-            ]
+                " one a step. Its table 4 compares with this column only."
+            )
+            page += [counts, words]
     return page
 
 
@@ -483,7 +194,7 @@ def scan_page(document: Document) -> list[Block]:
         f"Decoding processes: {document['workers']}, already started.",
         *([_BUSY] if document["busy"] else []),
     ]
-    return [_headline(document), _conditions(document["machine"]), table, "\n".join(lines)]
+    return [headline(document), _conditions(document["machine"]), table, "\n".join(lines)]
 
 
 _PAGES: dict[str, Callable[[Document], list[Block]]] = {
