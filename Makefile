@@ -1,10 +1,10 @@
 # A checkout needs Python 3.11 or newer, make and a package registry; everything lands in .venv.
 #
-#   make demo    install imlctl and localize the forgery in examples/
+#   make demo    install imlctl and analyse the example
 #   make test    install what tests need and run them on all cores; ARGS goes to pytest, as in
-#                make test ARGS="-x -k mask"; with WORKERS=0 in one process, for a debugger
+#                make test ARGS="-x -k mask"; WORKERS=0 runs them in one process, for a debugger
 #   make check   lint, format and types
-#   make fuzz    ten minutes of looking for files that break the decoder; SECONDS changes that
+#   make fuzz    look for files that break the decoder, for ten minutes; SECONDS changes that
 #   make clean   remove .venv, caches and what the demo wrote
 #
 # PYTHON picks the interpreter: make demo PYTHON=python3.12
@@ -20,11 +20,10 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
-	$(BIN)/imlctl localize examples/launchpad.jpg -o out/mask.png --overlay --force
+	$(BIN)/imlctl localize --example -o out/mask.png --overlay --force
 	@echo
-	@echo 'Look at out/mask.overlay.png: the shuttle was pasted in. The verdict is cautious;'
-	@echo 'the mask says where to look. The mask itself is out/mask.png, what it should be is'
-	@echo 'examples/launchpad_mask.png.'
+	@echo 'Open out/mask.overlay.png: the space shuttle on the right was pasted in.'
+	@echo 'Compare out/mask.png with the truth, examples/launchpad_mask.png.'
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(ARGS)
@@ -34,7 +33,7 @@ check: .venv/installed-check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# Atheris has wheels for few systems; without it the same target tries changed samples.
+# Atheris has wheels for few systems; without it, the same target tries mutated samples.
 fuzz: .venv/installed-test
 	$(INSTALL) atheris || echo 'atheris cannot be installed here; doing without coverage'
 	$(BIN)/python scripts/fuzz_decode.py --seconds $(SECONDS)
