@@ -1,4 +1,4 @@
-"""`imlctl doctor`: is all well on this machine?"""
+"""`imlctl doctor`: check the installation."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _JSON_VERSION = 1
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a page.")] = False,
 ) -> None:
-    """Say whether this machine has what imlctl needs, and test the bundled weights.
+    """Check this installation, and test the bundled weights.
 
-    Looks at packages, device, memory, folders and extras; changes nothing, and uses no network.
+    Looks at packages, device, memory, folders and extras, offline; changes nothing.
 
-    Exit status: 0 when all is well, 2 when something that is needed is broken.
+    Exit status: 0 when all is well, 2 when something necessary is broken.
     """
     from imlctl.cli import doctor_checks, doctor_packages
     from imlctl.cli.check import State

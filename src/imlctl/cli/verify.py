@@ -1,4 +1,4 @@
-"""`imlctl verify`: are inputs and outputs still what they were?"""
+"""`imlctl verify`: check that inputs and outputs have not changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def verify(
     out: Annotated[Path, typer.Argument(help="Folder that was given to localize with -o.")],
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Check inputs and outputs against SHA256SUMS, which localize --manifest wrote.
+    """Check the inputs and outputs of a scan against its SHA256SUMS.
 
     Exit status: 0 when all files are unchanged, 2 without a manifest, 3 when a file changed, is
     missing, or cannot be read.

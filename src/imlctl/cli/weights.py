@@ -1,4 +1,4 @@
-"""`imlctl weights`: what is known, what is here, and whether it is intact; nothing is fetched."""
+"""`imlctl weights`: list, show, verify and add; the commands that use the Hub are elsewhere."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _weights() -> None:
 
 @weights.command("list")
 def list_(json: Json = False) -> None:
-    """List all known weights: kind, licence, size, and whether they are on this machine."""
+    """List known weights: kind, licence, size, and whether they are installed."""
     from imlctl.weights.inventory import inventory
 
     _print(inventory(), json)
@@ -43,7 +43,7 @@ def show(
     name: Annotated[str, typer.Argument(help="A name, or hf://owner/repo[@revision]/file.")],
     json: Json = False,
 ) -> None:
-    """Show all that is known of some weights, and what their file says of itself."""
+    """Show everything about some weights, and the card in their file."""
     from imlctl.weights.inventory import State, card_of, inventory
 
     (item,) = inventory((name,))
@@ -64,13 +64,13 @@ def show(
 def verify(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Names or references; all that are here without one."),
+        typer.Argument(help="Names or references; without any, all that are installed."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Hash weights that are here again, and compare; uses no network.
+    """Check installed weights against their recorded hashes (offline).
 
-    Exit status: 2 when a file is changed, cannot be read, or was named and is not here.
+    Exit status: 2 when a file was changed, cannot be read, or was named and is not installed.
     """
     from imlctl.weights import inventory as inv
 
@@ -84,20 +84,20 @@ def verify(
 
 @weights.command()
 def add(
-    name: Annotated[str, typer.Argument(help="What to call the weights.")],
+    name: Annotated[str, typer.Argument(help="Name for the weights.")],
     source: Annotated[
         str,
         typer.Argument(help="A safetensors file, or hf://owner/repo[@commit]/file."),
     ],
-    licence: Annotated[str, typer.Option(help="SPDX identifier of their licence.")],
+    licence: Annotated[str, typer.Option(help="Licence, as an SPDX identifier.")],
     kind: Annotated[str, typer.Option(help="model, encoder or teacher.")] = "model",
-    sha256: Annotated[str, typer.Option(help="What the hash must be.", show_default=False)] = "",
+    sha256: Annotated[str, typer.Option(help="Expected hash.", show_default=False)] = "",
     restriction: Annotated[
-        str, typer.Option(help="What the licence does not allow.", show_default=False)
+        str, typer.Option(help="Restrictions of the licence.", show_default=False)
     ] = "",
-    card: Annotated[str, typer.Option(help="Where the model card is.", show_default=False)] = "",
+    card: Annotated[str, typer.Option(help="Address of the model card.", show_default=False)] = "",
 ) -> None:
-    """Add weights of your own to your registry."""
+    """Add your own weights to your registry."""
     from imlctl.weights.adopt import describe
     from imlctl.weights.user_registry import add_entry, user_registry_path
 

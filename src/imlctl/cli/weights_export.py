@@ -13,11 +13,11 @@ from imlctl.cli.options import Force
 def export(
     weights: Annotated[str, typer.Argument(help="A name, or a safetensors file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write.")],
-    height: Annotated[int, typer.Option(help="Of the pictures it will take, in pixels.")] = 512,
-    width: Annotated[int, typer.Option(help="Likewise.")] = 512,
+    height: Annotated[int, typer.Option(help="Height of the pictures, in pixels.")] = 512,
+    width: Annotated[int, typer.Option(help="Width of the pictures, in pixels.")] = 512,
     force: Force = False,
 ) -> None:
-    """Write an EfficientIML as ONNX: a picture in, probabilities and a score out; one size.
+    """Export an EfficientIML to ONNX, for pictures of one size.
 
     Needs pip install "imlctl[onnx]", and takes minutes.
     """

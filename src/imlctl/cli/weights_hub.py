@@ -22,21 +22,21 @@ def pull(
         bool,
         typer.Option(
             "--trust-on-first-use",
-            help="Where no hash is known, accept what arrives, and record its hash.",
+            help="Where no hash is known, accept the file that arrives and record its hash.",
         ),
     ] = False,
     sha256: Annotated[
-        str, typer.Option(help="The hash, from a source that you trust.", show_default=False)
+        str, typer.Option(help="Expected hash, from a source that you trust.", show_default=False)
     ] = "",
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Fetch again what is here already.")
+        bool, typer.Option("--force", "-f", help="Fetch again, even if it is installed.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Fetch weights from the Hugging Face Hub into its cache, and check their hash.
 
-    This and `push` are the only commands that use the network. HF_ENDPOINT, HF_TOKEN, HF_HOME,
-    HF_HUB_OFFLINE and HTTPS_PROXY work as for every client of the Hub.
+    HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE and HTTPS_PROXY work as for every client of the
+    Hub.
     """
     from imlctl.errors import UsageError
     from imlctl.weights import trust
@@ -57,19 +57,23 @@ def pull(
         if pulled.revision:
             typer.echo(f"  commit {pulled.revision}")
         if pulled.path.suffix in PICKLES:
-            note(f"{name} is a pickle; make it safetensors with: imlctl weights convert")
+            note(f"{name} is a pickle; convert it with: imlctl weights convert")
 
 
 def push(
     weights: Annotated[
-        Path, typer.Argument(help="A safetensors file that imlctl wrote.", show_default=False)
+        Path, typer.Argument(help="Safetensors file written by imlctl.", show_default=False)
     ],
-    repo: Annotated[str, typer.Argument(help="owner/name on the Hub.", show_default=False)],
-    name: Annotated[str, typer.Option(help="What the registry will call it.", show_default=False)],
+    repo: Annotated[
+        str, typer.Argument(help="Repository on the Hub, as owner/name.", show_default=False)
+    ],
+    name: Annotated[str, typer.Option(help="Name for the registry.", show_default=False)],
     card: Annotated[Path, typer.Option(help="Model card (Markdown).", show_default=False)],
-    licence: Annotated[str, typer.Option(help="SPDX identifier.", show_default=False)],
+    licence: Annotated[
+        str, typer.Option(help="Licence, as an SPDX identifier.", show_default=False)
+    ],
     private: Annotated[
-        bool, typer.Option("--private", help="Make the repository private, if it is new.")
+        bool, typer.Option("--private", help="If the repository is new, make it private.")
     ] = False,
 ) -> None:
     """Publish trained weights with their model card, and print their entry for a registry."""
@@ -86,19 +90,19 @@ def push(
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="A pickle that torch.save wrote.", show_default=False)
+        Path, typer.Argument(help="Pickle written by torch.save.", show_default=False)
     ],
     target: Annotated[Path, typer.Argument(help="Safetensors file to write.", show_default=False)],
     part: Annotated[
         str,
-        typer.Option(help="Which set of tensors, where there are several.", show_default=False),
+        typer.Option(help="Set of tensors to take, where there are several.", show_default=False),
     ] = "",
     force: options.Force = False,
 ) -> None:
-    """Make safetensors of a pickle, in a process of its own that runs no code of the file."""
+    """Convert a pickle to safetensors, in a separate process that runs no code from the file."""
     from imlctl.weights import convert as converting
 
     done = converting.convert(source, target, part=part, overwrite=force)
     if done.left_out:
-        note(f"left out, since these are no tensors: {', '.join(done.left_out)}")
+        note(f"left out, because they are not tensors: {', '.join(done.left_out)}")
     typer.echo(f"{printable(done.path)}: {done.tensors} tensors, sha256 {done.sha256}")
