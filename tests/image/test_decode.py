@@ -546,9 +546,11 @@ def test_avif_of_more_than_eight_bits_is_read_by_a_second_decoder(makers: Any) -
     colour = np.kron(makers.texture(20, 30), np.ones((4, 4, 1), np.uint8))
     for bits in (10, 12):
         wide = (colour.astype(np.uint16) << (bits - 8))[..., ::-1]
-        encoded = cv2.imencode(".avif", wide, [cv2.IMWRITE_AVIF_DEPTH, bits])[1].tobytes()
-        photo = decode(encoded)
-        assert photo.facts.bit_depth == bits
-        assert photo.pixels.dtype == np.uint16
-        assert photo.facts.notes == (f"{bits}-bit samples scaled to 16 bits",)
-        assert np.abs((photo.pixels >> 8).astype(int) - colour).mean() < 8
+        for samples in (wide, wide[..., 0]):
+            encoded = cv2.imencode(".avif", samples, [cv2.IMWRITE_AVIF_DEPTH, bits])[1].tobytes()
+            photo = decode(encoded)
+            assert photo.facts.bit_depth == bits
+            assert photo.pixels.dtype == np.uint16
+            assert photo.facts.notes == (f"{bits}-bit samples scaled to 16 bits",)
+            expected = colour if samples is wide else colour[..., 2:]
+            assert np.abs((photo.pixels >> 8).astype(int) - expected).mean() < 8

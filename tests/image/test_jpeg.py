@@ -217,6 +217,8 @@ def test_unusual_sampling_is_noted_where_the_checker_cannot_follow(makers: Any) 
         ((4, 12), "12-bit samples"),
         ((1, 0xC3), "a lossless JPEG"),
         ((1, 0xC5), "a hierarchical JPEG"),
+        ((1, 0xF7), "a JPEG-LS picture"),
+        ((9, 2), "a JPEG of 2 channels"),
         ((5, 0), "height stands behind"),
     ],
 )

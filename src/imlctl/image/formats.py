@@ -56,6 +56,24 @@ _HEIF_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 )
 
+_OTHER_PICTURES: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
+    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture"),
+    (0, b"\xff\x0a", "a JPEG XL picture"),
+    (0, b"II\xbc", "a JPEG XR picture"),
+    (0, b"BPG\xfb", "a BPG picture"),
+    (0, b"8BPS", "a Photoshop document"),
+    (0, b"v/1\x01", "an OpenEXR picture"),
+    (0, b"#?RADIANCE", "a Radiance picture"),
+    (0, b"DDS ", "a DDS texture"),
+    (0, b"qoif", "a QOI picture"),
+    (0, b"\x00\x00\x01\x00", "an icon"),
+    (0, b"SIMPLE  =", "a FITS file"),
+    (0, b"AT&TFORM", "a DjVu document"),
+    (128, b"DICM", "a DICOM file"),
+    *((0, b"P%d\n" % number, "a PNM picture") for number in range(1, 8)),
+)
 _OTHER_MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"%PDF", "a PDF document"),
     (0, b"%!PS", "a PostScript document"),
@@ -64,14 +82,6 @@ _OTHER_MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1f\x8b", "a gzip archive"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
     (0, b"Rar!", "a RAR archive"),
-    (0, b"8BPS", "a Photoshop document"),
-    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture"),
-    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
-    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture"),
-    (0, b"\xff\x0a", "a JPEG XL picture"),
-    (0, b"v/1\x01", "an OpenEXR picture"),
-    (0, b"\x00\x00\x01\x00", "an icon"),
-    (128, b"DICM", "a DICOM file"),
     (0, b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
     (8, b"AVI ", "an AVI video"),
     (0, b"\x00\x00\x01\xba", "an MPEG video"),
@@ -107,6 +117,9 @@ def identify(data: bytes, *, name: str = "") -> str:
             if kind == "TIFF" and (suffix := _RAW_SUFFIX.search(name)):
                 raise raw_error(suffix[1].upper())
             return kind
+    for offset, magic, what in _OTHER_PICTURES:
+        if data.startswith(magic, offset):
+            raise not_read(what, TO_WIDE)
     raise DecodeError(f"{_describe(data)}, not a photograph that can be read", remedy=_ANALYSED)
 
 

@@ -115,11 +115,13 @@ def walk_jpeg(data: bytes, start: int = 0) -> Layout:
             stray += len(data[position : segment.at].strip(b"\xff"))
         position = segment.end
         scans += segment.code == SCAN
+        if segment.code == 0xF7:
+            raise not_read("a JPEG-LS picture", TO_WIDE)
         if segment.code in FRAMES and size is None:
             frame = data[segment.start : segment.end].ljust(6, b"\0")
             size = int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big")
             channels = frame[5]
-            _refuse_unreadable(segment.code, frame[0], size[1])
+            _refuse_unreadable(segment.code, frame[0], size[1], channels)
     if not scans:
         raise damaged("the JPEG ends before its picture begins")
     notes = (f"{stray} stray bytes between the segments of its header",) if stray else ()
@@ -127,7 +129,7 @@ def walk_jpeg(data: bytes, start: int = 0) -> Layout:
     return Layout(end=position, trailing=trailing, size=size, channels=channels, notes=notes)
 
 
-def _refuse_unreadable(code: int, bits: int, height: int) -> None:
+def _refuse_unreadable(code: int, bits: int, height: int, channels: int) -> None:
     """Refuse the kinds of JPEG that no decoder at hand reads.
 
     Raises:
@@ -139,6 +141,8 @@ def _refuse_unreadable(code: int, bits: int, height: int) -> None:
         raise not_read("a hierarchical JPEG", TO_WIDE)
     if bits != 8:
         raise not_read(f"a JPEG of {bits}-bit samples", TO_WIDE)
+    if channels not in {1, 3, 4}:
+        raise not_read(f"a JPEG of {channels} channels", TO_WIDE)
     if not height:
         raise not_read("a JPEG whose height stands behind its data (DNL)", TO_WIDE)
 

@@ -45,6 +45,8 @@ def to_rgb(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixels, lis
         if layout.bits > 8:
             return _wide_colour(image, layout, data)
         return _first_three(np.asarray(image)), []
+    if mode in {"L", "LA"} and 8 < layout.bits < 16:  # an AVIF without colours
+        return _wide_colour(image.convert("RGB"), layout, data)
     if mode in {"1", "L", "LA", "La"}:
         straight = {"1": "L", "La": "LA"}.get(mode)
         grey = np.asarray(image.convert(straight) if straight else image)
@@ -206,7 +208,7 @@ def with_opencv(data: bytes) -> NDArray[Any] | None:
         finally:
             cv2.utils.logging.setLogLevel(level)
     if found is None or found.ndim == 2:
-        return found
+        return None if found is None else _three_times(found)
     order = [2, 1, 0, 3][: found.shape[2]]
     return found[..., order]
 
