@@ -181,5 +181,5 @@ def _inverse(matrix: Tensor) -> Tensor:
     largest = matrix.abs().sum(-1).amax(-1)  # no eigenvalue is larger
     inverse = eye / largest[:, None, None]
     for _ in range(_NEWTON):
-        inverse = inverse @ (2 * eye - matrix @ inverse)
+        inverse = torch.baddbmm(inverse, inverse, matrix @ inverse, beta=2, alpha=-1)
     return inverse

@@ -126,8 +126,9 @@ def _moved(values: Tensor, shift: Tensor) -> Tensor:
     """What lies at x + d, for each place x of (B, H, W); outside, what is nearest."""
     height, width = values.shape[-2:]
     down, across = _targets(values, shift)
-    index = down.clamp(0, height - 1) * width + across.clamp(0, width - 1)
-    return values.flatten(1).gather(1, index.flatten(1)).view_as(values)
+    rows, columns = down[:, :, 0].clamp(0, height - 1), across[:, 0].clamp(0, width - 1)
+    pictures = zip(values, rows, columns, strict=True)
+    return torch.stack([v.index_select(0, y).index_select(1, x) for v, y, x in pictures])
 
 
 def _within(values: Tensor, shift: Tensor) -> Tensor:
