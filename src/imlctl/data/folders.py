@@ -119,6 +119,18 @@ def authentic(paths: Iterable[Path], name: str, group: str = "") -> Iterator[Fou
         yield Found(path, None, name, group or path.stem)
 
 
+def paired(
+    image: Path,
+    mask: Path | None,
+    name: str,
+    group: str,
+    rule: Rule = "white",
+    source: Path | None = None,
+) -> Found | Remark:
+    """Pair a manipulated picture with its mask, or say that it has none."""
+    return Found(image, mask, name, group, rule, source) if mask else unpaired(image)
+
+
 def unpaired(path: Path) -> Remark:
     """Say that a manipulated picture has no mask."""
     return Remark(path, "has no mask")

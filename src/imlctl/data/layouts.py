@@ -19,6 +19,7 @@ from imlctl.data.folders import (
     authentic,
     below,
     by_stem,
+    paired,
     pictures,
     subfolders,
     unpaired,
@@ -82,9 +83,7 @@ def trees(root: Path) -> Iterator[Found | Remark]:
         masks, sources = (by_stem(pictures(folder / k)) for k in ("masks", "masks_source"))
         for image in pictures(folder / "tampered"):
             mask = masks.get(image.stem) or masks.get(f"{image.stem}_mask")
-            source = sources.get(image.stem)
-            found = Found(image, mask, name, image.stem, source=source)
-            yield found if mask else unpaired(image)
+            yield paired(image, mask, name, image.stem, source=sources.get(image.stem))
         yield from authentic(pictures(folder / "authentic"), name)
 
 
@@ -120,7 +119,7 @@ def pairs(root: Path) -> Iterator[Found | Remark]:
     for image in pictures(homes[0], deep=True):
         stems = (image.stem, f"{image.stem}_mask", f"{image.stem}_gt")
         mask = next((masks[stem] for stem in stems if stem in masks), None)
-        yield Found(image, mask, name, image.stem) if mask else unpaired(image)
+        yield paired(image, mask, name, image.stem)
     for folder in ("authentic", "real", "Au", "original"):
         yield from authentic(pictures(below(root, folder), deep=True), name)
 
@@ -206,7 +205,7 @@ def _columbia(root: Path) -> Iterator[Found | Remark]:
         if image.stem.endswith("_edgemask"):
             continue
         mask = masks.get(f"{image.stem}_edgemask")
-        yield Found(image, mask, "columbia", image.stem, "green") if mask else unpaired(image)
+        yield paired(image, mask, "columbia", image.stem, "green")
     yield from authentic(pictures(below(root, "4cam_auth"), deep=True), "columbia")
 
 
@@ -219,7 +218,7 @@ def _coverage(root: Path) -> Iterator[Found | Remark]:
             yield Found(image, None, "coverage", number)
             continue
         mask = masks.get(f"{number}forged")
-        yield Found(image, mask, "coverage", number) if mask else unpaired(image)
+        yield paired(image, mask, "coverage", number)
 
 
 def _nist16(root: Path) -> Iterator[Found | Remark]:
@@ -253,7 +252,7 @@ def _imd2020(root: Path) -> Iterator[Found | Remark]:
                 yield Found(image, None, "imd2020", folder.name)
                 continue
             mask = inside.get(f"{stem}_mask")
-            yield Found(image, mask, "imd2020", folder.name, "any") if mask else unpaired(image)
+            yield paired(image, mask, "imd2020", folder.name, "any")
 
 
 def _cocoglide(root: Path) -> Iterator[Found | Remark]:
@@ -262,7 +261,7 @@ def _cocoglide(root: Path) -> Iterator[Found | Remark]:
     for image in pictures(below(root, "fake")):
         number = _number(image.stem.removesuffix("_up"))
         mask = masks.get(number)
-        yield Found(image, mask, "cocoglide", number) if mask else unpaired(image)
+        yield paired(image, mask, "cocoglide", number)
     for image in pictures(below(root, "real")):
         yield Found(image, None, "cocoglide", _number(image.stem))
 
@@ -279,7 +278,7 @@ def _autosplice(root: Path) -> Iterator[Found | Remark]:
             scene = image.stem.partition("_")[0]
             mask = masks.get(f"{image.stem}_mask") or masks.get(f"{scene}_mask")
             name = f"autosplice{quality}"
-            yield Found(image, mask, name, scene, "any") if mask else unpaired(image)
+            yield paired(image, mask, name, scene, "any")
     yield from authentic(pictures(below(root, "Authentic")), "autosplice")
 
 
@@ -290,20 +289,18 @@ def _fantastic(root: Path) -> Iterator[Found | Remark]:
     drawn = by_stem([*pictures(below(root, "masks")), *pictures(segments)])
     for image in pictures(below(root, "ColorFakeImages")):
         mask = masks.get(image.stem) or drawn.get(image.stem)
-        yield (
-            Found(image, mask, "fantasticreality", image.stem, "any") if mask else unpaired(image)
-        )
+        yield paired(image, mask, "fantasticreality", image.stem, "any")
     yield from authentic(pictures(below(root, "ColorRealImages")), "fantasticreality")
 
 
 def _tampcoco(root: Path) -> Iterator[Found | Remark]:
     """Four sets in pairs of folders; in a mask's name each ``.jpg`` has become ``.png``."""
-    for kind in ("cm", "sp", "bcm", "bcmc"):
+    for kind in _TAMPCOCO:
         masks = {p.name: p for p in pictures(below(root, f"{kind}_masks"))}
         for image in pictures(below(root, f"{kind}_images")):
             mask = masks.get(image.name.replace(".jpg", ".png")) or masks.get(f"{image.stem}.png")
             name = f"tampcoco-{kind}"
-            yield Found(image, mask, name, image.stem, "any") if mask else unpaired(image)
+            yield paired(image, mask, name, image.stem, "any")
 
 
 def _defacto(root: Path) -> Iterator[Found | Remark]:
@@ -326,7 +323,7 @@ def _defacto(root: Path) -> Iterator[Found | Remark]:
         for image in pictures(home, deep=True):
             mask = masks.get(image.stem)
             # Forgeries of one COCO picture: <number>_<COCO's number>
-            yield Found(image, mask, name, _number(image.stem)) if mask else unpaired(image)
+            yield paired(image, mask, name, _number(image.stem))
 
 
 def _defacto_annotations(root: Path) -> list[Path]:
@@ -361,61 +358,30 @@ def _sees_compraise(root: Path) -> bool:
     return "compraise" in root.resolve().name.casefold() and not subfolders(root)
 
 
-_ALL = (
-    Layout(
-        "casia1",
-        partial(_sees_casia, prefix="Sp_"),
-        partial(_casia, name="casia1"),
-        "Au, Tp/CM, Tp/Sp, and masks from casia1groundtruth",
-    ),
-    Layout(
-        "casia2",
-        partial(_sees_casia, prefix="Tp_"),
-        partial(_casia, name="casia2"),
-        "Au, Tp, and masks from casia2groundtruth",
-    ),
-    Layout("columbia", _has("4cam_splc"), _columbia, "4cam_auth, 4cam_splc with edgemask"),
-    Layout("coverage", _sees_coverage, _coverage, "image, mask"),
-    Layout("nist16", lambda root: (root / _NIST_INDEX).is_file(), _nist16, "NC2016 as released"),
-    Layout("cocoglide", _sees_cocoglide, _cocoglide, "fake, mask, real"),
-    Layout("autosplice", _has("Forged_JPEG100"), _autosplice, "Authentic, Forged_JPEG*, Mask"),
-    Layout(
-        "fantasticreality",
-        _has("ColorFakeImages"),
-        _fantastic,
-        "ColorFakeImages, ColorRealImages, SegmentationFake",
-    ),
-    Layout(
-        "tampcoco",
-        lambda root: any(below(root, f"{k}_images") for k in ("cm", "sp", "bcm", "bcmc")),
-        _tampcoco,
-        "cm_images, cm_masks, and sp, bcm, bcmc likewise",
-    ),
-    Layout(
-        "defacto",
-        lambda root: bool(_defacto_annotations(root)),
-        _defacto,
-        "splicing_1_img/img, splicing_1_annotations/probe_mask, ...",
-    ),
-    Layout("imd2020", _sees_imd2020, _imd2020, "a folder per original"),
-    Layout(
-        "compraise",
-        _sees_compraise,
-        partial(_authentic_only, name="compraise"),
-        "one folder of authentic pictures",
-    ),
-    Layout("tree", lambda root: bool(tree_sets(root)), trees, "tampered, masks, authentic"),
-    Layout(
-        "pairs",
-        lambda root: pair_folders(root) is not None,
-        pairs,
-        "two folders: images and masks, as SIF",
-    ),
-    Layout(
-        "authentic",
-        lambda _: False,
-        partial(_authentic_only, name="authentic"),
-        "any folder of authentic pictures",
-    ),
-)
-LAYOUTS = {layout.name: layout for layout in _ALL}
+_TAMPCOCO = ("cm", "sp", "bcm", "bcmc")
+_ALL: tuple[tuple[str, Callable[[Path], bool], Find, str], ...] = (
+    ("casia1", partial(_sees_casia, prefix="Sp_"), partial(_casia, name="casia1"),
+     "Au, Tp/CM, Tp/Sp, and masks from casia1groundtruth"),
+    ("casia2", partial(_sees_casia, prefix="Tp_"), partial(_casia, name="casia2"),
+     "Au, Tp, and masks from casia2groundtruth"),
+    ("columbia", _has("4cam_splc"), _columbia, "4cam_auth, 4cam_splc with edgemask"),
+    ("coverage", _sees_coverage, _coverage, "image, mask"),
+    ("nist16", lambda root: (root / _NIST_INDEX).is_file(), _nist16, "NC2016 as released"),
+    ("cocoglide", _sees_cocoglide, _cocoglide, "fake, mask, real"),
+    ("autosplice", _has("Forged_JPEG100"), _autosplice, "Authentic, Forged_JPEG*, Mask"),
+    ("fantasticreality", _has("ColorFakeImages"), _fantastic,
+     "ColorFakeImages, ColorRealImages, SegmentationFake"),
+    ("tampcoco", lambda root: any(below(root, f"{kind}_images") for kind in _TAMPCOCO), _tampcoco,
+     "cm_images, cm_masks, and sp, bcm, bcmc likewise"),
+    ("defacto", lambda root: bool(_defacto_annotations(root)), _defacto,
+     "splicing_1_img/img, splicing_1_annotations/probe_mask, ..."),
+    ("imd2020", _sees_imd2020, _imd2020, "a folder per original"),
+    ("compraise", _sees_compraise, partial(_authentic_only, name="compraise"),
+     "one folder of authentic pictures"),
+    ("tree", lambda root: bool(tree_sets(root)), trees, "tampered, masks, authentic"),
+    ("pairs", lambda root: pair_folders(root) is not None, pairs,
+     "two folders: images and masks, as SIF"),
+    ("authentic", lambda _: False, partial(_authentic_only, name="authentic"),
+     "any folder of authentic pictures"),
+)  # fmt: skip
+LAYOUTS = {entry[0]: Layout(*entry) for entry in _ALL}
