@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from imlctl.forge.photos import load_pool
-from imlctl.train.calibrate import Calibration, calibrate, with_verdict
+from imlctl.train.calibrate import calibrate, with_verdict
 from imlctl.train.checkpoint import load_average
 from imlctl.weights import selftest
 from imlctl.weights.load import Loaded, load, save
@@ -59,7 +59,7 @@ def main() -> None:
     path = ROOT / "src" / "imlctl" / "weights" / "bundled" / f"{given.name}.safetensors"
     save(path, loaded.model.eval(), card)
     selftest.attach(path)
-    enter(given.name, path, found, card.config)
+    enter(given.name, path, card.config)
 
 
 def averaged(run: Path) -> Loaded:
@@ -90,17 +90,13 @@ def mean_of(runs: list[Loaded]) -> Loaded:
     return replace(first, card=replace(first.card, training=training))
 
 
-def enter(name: str, path: Path, found: Calibration, config: dict[str, Any]) -> None:
-    """Write hash, size, calibration and configuration into the registry; all else stays."""
+def enter(name: str, path: Path, config: dict[str, Any]) -> None:
+    """Write hash, size and configuration into the registry; all else stays."""
     registry = ROOT / "weights.toml"
     before, head, entry = registry.read_text("utf-8").partition(f"[weights.{name}]\n")
     values = {
         "sha256": toml(hashlib.sha256(path.read_bytes()).hexdigest()),
         "size": toml(path.stat().st_size),
-        "calibration": toml(
-            f"manipulated from score {found.rule.manipulated:g}, inconclusive from "
-            f"{found.rule.inconclusive:g}, on {found.photos} held-out photographs"
-        ),
     }
     for key, value in values.items():
         entry = re.sub(rf"^{key} = .*$", f"{key} = {value}", entry, count=1, flags=re.MULTILINE)

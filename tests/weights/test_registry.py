@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imlctl.errors import WeightsError
-from imlctl.weights.registry import Entry, load_registry, parse_registry
+from imlctl.weights.registry import Entry, load_registry, parse_entries, parse_registry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,8 +55,13 @@ def test_the_public_entries() -> None:
     for entry in public.values():
         assert (entry.sha256, entry.revision, entry.size) == ("", "", 0)
         assert entry.reference.revision == "main"
-        assert set(entry.preprocessing) == {"mean", "std"}
         assert bool(entry.restriction) == entry.name.startswith("mit-b")
+
+
+def test_keys_of_former_versions_are_passed_over() -> None:
+    entry = load_registry()["efficientiml"].to_dict()
+    old = entry | {"preprocessing": {"mean": [0.0] * 3}, "calibration": "somehow"}
+    assert parse_entries({"mine": old})["mine"].to_dict() == entry
 
 
 def test_unknown_name_lists_the_known_ones() -> None:

@@ -13,6 +13,7 @@ from imlctl.errors import WeightsError
 from imlctl.weights.reference import HubReference, is_commit
 
 KINDS = ("model", "encoder", "teacher")
+_OF_FORMER_VERSIONS = ("preprocessing", "calibration")  # keys that a user's own registry may hold
 _PACKAGE = Path(__file__).parent
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -41,9 +42,7 @@ class Entry:
         restriction: What the licence does not allow, as a clause; empty where it allows any use.
         architecture: What the file must hold.
         config: Configuration it must hold; empty where it travels in the file alone.
-        preprocessing: ``mean`` and ``std`` of red, green and blue in [0, 1].
         threshold: What the file must have been calibrated to; None for whatever it carries.
-        calibration: How the threshold was found, in words.
         card: Where the model card is.
     """
 
@@ -59,9 +58,7 @@ class Entry:
     restriction: str = ""
     architecture: str = ""
     config: dict[str, Any] = field(default_factory=dict)
-    preprocessing: dict[str, Any] = field(default_factory=dict)
     threshold: float | None = None
-    calibration: str = ""
     card: str = ""
 
     def __post_init__(self) -> None:
@@ -168,4 +165,7 @@ def parse_entries(tables: dict[str, Any]) -> dict[str, Entry]:
     Raises:
         ValueError, TypeError: A key is missing, unknown, or has a wrong value.
     """
-    return {name: Entry(name=name, **table) for name, table in dict(tables).items()}
+    return {
+        name: Entry(name=name, **{k: v for k, v in table.items() if k not in _OF_FORMER_VERSIONS})
+        for name, table in dict(tables).items()
+    }
