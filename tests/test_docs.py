@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -355,3 +356,20 @@ def test_the_python_of_the_readme_works(desk: Path, monkeypatch: pytest.MonkeyPa
     assert result.verdict in ("manipulated", "inconclusive", "nothing found")
     assert result.probability.shape == result.decision.mask.shape == (192, 256)
     assert 0 <= result.score <= 1
+
+
+def test_the_page_on_notebooks_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "notebook.md").read_text("utf-8")
+    rng = np.random.default_rng(0)
+    for name in ("photo.jpg", "other.png"):
+        Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", text)
+    assert len(blocks) > 5
+    exec("\n".join(blocks), {})  # noqa: S102 - ours
+    printed = capsys.readouterr().out
+    assert "no file was hashed" in printed
+    assert "other.png" in printed
+    assert (tmp_path / "overlay.png").stat().st_size > 100

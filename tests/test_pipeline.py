@@ -10,7 +10,8 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,15 +21,19 @@ from PIL import Image
 import imlctl
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
-from imlctl.errors import DecodeError, InputError, NumericalError, UsageError, WeightsError
+from imlctl.errors import (
+    DecodeError,
+    InputError,
+    NumericalError,
+    TooLargeError,
+    UsageError,
+    WeightsError,
+)
 from imlctl.mask.decide import Rule
 from imlctl.mask.score import EVIDENCE, critical
 from imlctl.pipeline import Localizer
 from imlctl.settings import Settings
 from imlctl.weights.load import Card, load, save
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,8 @@ def test_path_bytes_and_stream_are_the_same_photograph(
     data = encoded(photo())
     path = tmp_path / "a.png"
     path.write_bytes(data)
-    results = [localizer.localize(s) for s in (path, str(path), data, io.BytesIO(data))]
+    sources = (path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data))
+    results = [localizer.localize(source) for source in sources]
     for result in results:
         assert result.probability.shape == (90, 120)
         assert result.probability.dtype == np.float32
@@ -183,6 +189,105 @@ def test_a_model_that_returns_nan_gives_an_error(weights: Path, part: str) -> No
     torch.nn.init.constant_(layer.bias, float("nan"))
     with pytest.raises(NumericalError, match="NaN"):
         localizer.localize(encoded(photo()))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "I;16", "array", "grey", "deep"])
+def test_pixels_are_localized_and_their_record_says_that_no_file_was_hashed(
+    localizer: Localizer, mode: str
+) -> None:
+    arrays = {
+        "array": np.asarray(photo()),
+        "grey": np.asarray(photo().convert("L")),
+        "deep": np.asarray(photo()).astype(np.uint16) * 257,
+    }
+    if mode == "I;16":
+        source = Image.fromarray(arrays["grey"].astype(np.uint16) * 257)
+    else:
+        source = arrays[mode] if mode in arrays else photo().convert(mode)
+    result = localizer.localize(source, name="pixels of mine")
+    record = result.to_dict()
+    assert record["path"] == "pixels of mine"
+    assert "no file was hashed" in record["warnings"][0]
+    assert len(record["sha256"]) == 64
+    if mode in ("RGB", "RGBA", "array", "deep"):  # the same samples as in a file
+        from_file = localizer.localize(encoded(photo()))
+        assert from_file.photo.sha256 != record["sha256"]
+        np.testing.assert_allclose(result.probability, from_file.probability, atol=1e-5)
+
+
+def test_an_image_of_pillows_is_turned_as_its_exif_says(localizer: Localizer) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(io.BytesIO(encoded(photo(), exif=exif))) as image:
+        assert localizer.localize(image).probability.shape == (120, 90)
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        (None, UsageError, "cannot localize NoneType"),
+        (7, UsageError, "cannot localize int"),
+        (io.StringIO("text"), UsageError, "cannot localize a text file"),
+        (np.zeros((8, 8, 3), np.float32), DecodeError, "type float32 is no picture"),
+        (np.zeros((8, 8, 4), np.uint8), DecodeError, r"shape \(8, 8, 4\)"),
+        (np.zeros((0, 8, 3), np.uint8), DecodeError, r"shape \(0, 8, 3\)"),
+        (Image.new("CMYK", (8, 8)), DecodeError, "mode CMYK"),
+        (Image.new("F", (8, 8)), DecodeError, "mode F"),
+    ],
+)
+def test_what_is_no_picture_is_refused(
+    localizer: Localizer, source: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        localizer.localize(source)
+
+
+def test_pixels_beyond_the_limit_are_refused(weights: Path) -> None:
+    small = Localizer(Settings(weights=weights, device="cpu", max_pixels=100))
+    with pytest.raises(TooLargeError):
+        small.localize(np.zeros((11, 10, 3), np.uint8))
+
+
+def test_a_result_shows_itself_in_a_notebook(localizer: Localizer) -> None:
+    result = localizer.localize(encoded(photo()), name="a.png")
+    assert repr(result).startswith(f"<a.png: {result.verdict}, score 0.")
+    with Image.open(io.BytesIO(result._repr_png_())) as shown:
+        assert shown.format == "PNG"
+        assert 120 <= max(shown.size) <= 1200
+    assert result.to_dict() == result.record().to_dict()
+
+
+def test_tiles_of_a_large_picture_tell_their_progress(localizer: Localizer) -> None:
+    told: list[tuple[int, int]] = []
+    localizer.localize(photo(128, 320), progress=lambda *each: told.append(each))
+    assert told == [(done, told[0][1]) for done in range(told[0][1] + 1)]
+    assert told[0][1] > 1
+
+
+def test_the_package_shows_its_interface_and_checks_its_settings(weights: Path) -> None:
+    assert {"load", "scan", "Localizer", "Result", "Settings"} <= set(dir(imlctl))
+    for name in dir(imlctl):
+        assert getattr(imlctl, name)
+    with pytest.raises(UsageError, match=r"no setting 'treshold'.*Did you mean 'threshold'"):
+        imlctl.load(treshold=0.5)
+    with pytest.raises(UsageError, match=r"no setting 'xyz'.*Known are device, ensemble"):
+        imlctl.load(xyz=1)
+    made = imlctl.load(weights=weights, seed=3, tta=True).settings.sampling
+    assert (made.seed, made.tta) == (3, True)
+
+
+def test_a_folder_is_scanned_from_python(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.png").write_bytes(encoded(photo()))
+    (tmp_path / "deep" / "b.jpg").write_bytes(encoded(photo(), "JPEG")[:500])
+    records = {
+        Path(record["path"]).name: record
+        for record in imlctl.scan(tmp_path, weights=weights, device="cpu", jobs=0)
+    }
+    assert records["a.png"]["verdict"] in ("manipulated", "inconclusive", "nothing found")
+    assert records["b.jpg"]["verdict"] == "failed"
+    with pytest.raises(UsageError, match="no setting 'job'"):
+        imlctl.scan(tmp_path, job=1)
 
 
 def test_unknown_model_names_the_known_ones() -> None:

@@ -9,16 +9,19 @@ import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from textwrap import wrap
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from imlctl.device import describe, make_deterministic, resolve
 from imlctl.errors import UsageError
 from imlctl.image.cautions import cautions
-from imlctl.image.decode import Photo, decode, read
+from imlctl.image.decode import Photo, decode, of_pixels, read
 from imlctl.image.prepare import prepare, restore, upright
 from imlctl.image.views import VIEWS, views_of
 from imlctl.inference import OVERLAP, predict
@@ -31,21 +34,31 @@ from imlctl.settings import Settings
 from imlctl.weights.use import open_weights
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from imlctl.core.model import Model
     from imlctl.image.prepare import Geometry
-    from imlctl.inference import Answer
+    from imlctl.inference import Answer, Progress
     from imlctl.mask.rates import Rates
     from imlctl.weights.load import Loaded
 
 
 RELIABLE = 0.5  # a map is believed where its reliability is at least that
-Source = Photo | str | os.PathLike[str] | bytes | BinaryIO
+_SHOWN = 1200  # pixels; the longer side of a result as a notebook shows it
+Source = (
+    Photo
+    | str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | Image.Image
+    | np.ndarray[Any, Any]
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What was found in one photograph.
 
@@ -102,6 +115,22 @@ class Result:
     def pixels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """The photograph turned upright, (H, W, 3)."""
         return upright(self.photo.pixels, self.photo.facts.orientation)
+
+    def __repr__(self) -> str:
+        marked = f"{100 * self.decision.share:.2g} % of its pixels marked"
+        return f"<{self.photo.source}: {self.verdict}, score {self.score:.3f}, {marked}>"
+
+    def _repr_png_(self) -> bytes:
+        """Overlay, small enough for a notebook, which calls this."""
+        with Image.open(BytesIO(self.overlay_png())) as overlay:
+            overlay.thumbnail((_SHOWN, _SHOWN))
+            buffer = BytesIO()
+            overlay.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain values, see `record`."""
+        return self.record().to_dict()
 
     def mask_png(self) -> bytes:
         """Binary mask: 8-bit PNG, 0 and 255."""
@@ -205,22 +234,31 @@ class Localizer:
             "device": describe(self.device),
         }
 
-    def localize(self, source: Source, *, name: str = "") -> Result:
+    def localize(
+        self,
+        source: Source,
+        *,
+        name: str = "",
+        progress: Progress = lambda done, total: None,
+    ) -> Result:
         """Localize the manipulated pixels of one photograph.
 
         Args:
-            source: A path, the bytes of a file, a binary file open for reading, or a photograph
-                that is decoded already.
-            name: What the record and messages call bytes or a stream.
+            source: A path, the bytes of a file, a binary file open for reading, an image of
+                Pillow's, an array (H, W, 3) or (H, W) of uint8 or uint16, or a photograph that is
+                decoded already. The record of pixels says that no file was hashed.
+            name: What the record and messages call anything but a path.
+            progress: Called with the number of finished tiles and of all, where there are several.
 
         Raises:
             InputError: The picture cannot be read, decoded or analysed; says why.
+            UsageError: `source` is something else.
         """
         start = time.perf_counter()
         self._survive_fork()
         photo = self._decode(source, name)
         image, geometry = prepare(photo)
-        answer = self.predict(image, bytes.fromhex(photo.sha256))
+        answer = self.predict(image, bytes.fromhex(photo.sha256), progress)
         found = self._decide(answer.probability, answer.score, geometry)
         reliability = None if answer.reliability is None else restore(answer.reliability, geometry)
         seconds = time.perf_counter() - start
@@ -261,12 +299,23 @@ class Localizer:
         limit = self.settings.max_pixels
         if isinstance(source, (str, os.PathLike)):
             return read(source, max_pixels=limit)
-        if isinstance(source, bytes):
-            return decode(source, source=name or "<bytes>", max_pixels=limit)
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            return decode(bytes(source), source=name or "<bytes>", max_pixels=limit)
+        if isinstance(source, (Image.Image, np.ndarray)):
+            return of_pixels(source, source=name or "<pixels>", max_pixels=limit)
+        data = source.read() if hasattr(source, "read") else source
+        if not isinstance(data, bytes):
+            given = "a text file" if isinstance(data, str) else f"{type(source).__name__}"
+            raise UsageError(
+                f"cannot localize {given}",
+                remedy="Give a path, bytes, a file opened as binary, an image or an array.",
+            )
         name = name or str(getattr(source, "name", "<stream>"))
-        return decode(source.read(), source=name, max_pixels=limit)
+        return decode(data, source=name, max_pixels=limit)
 
-    def predict(self, image: Tensor, key: bytes = b"") -> Answer:
+    def predict(
+        self, image: Tensor, key: bytes = b"", progress: Progress = lambda done, total: None
+    ) -> Answer:
         """Run the model over a prepared picture; see `inference.predict`."""
         return predict(
             self.model,
@@ -276,6 +325,7 @@ class Localizer:
             overlap=self.overlap,
             sampling=self.settings.sampling,
             key=key,
+            progress=progress,
         )
 
     def _computed(self) -> dict[str, object]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from imlctl.errors import UsageError
 from imlctl.image.decode import DEFAULT_MAX_PIXELS
@@ -77,3 +78,24 @@ class Settings:
     def __post_init__(self) -> None:
         if self.threshold is not None:
             check_threshold(self.threshold)
+
+    @classmethod
+    def of(cls, **options: Any) -> Settings:
+        """Make settings of keywords: fields of this class, and of `Sampling`.
+
+        Raises:
+            UsageError: A keyword or a value is not known.
+        """
+        own, drawn = ({each.name for each in fields(kind)} for kind in (cls, Sampling))
+        for name in options:
+            if name not in own | drawn:
+                close = get_close_matches(name, sorted(own | drawn), 1)
+                known = ", ".join(sorted(own | drawn))
+                raise UsageError(
+                    f"there is no setting {name!r}",
+                    remedy=f"Did you mean {close[0]!r}?" if close else f"Known are {known}.",
+                )
+        sampling = {name: options.pop(name) for name in drawn & options.keys()}
+        if sampling:
+            options["sampling"] = Sampling(**sampling)
+        return cls(**options)

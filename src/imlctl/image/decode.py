@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from imlctl.image.formats import Layout
 
-__all__ = ["DEFAULT_MAX_PIXELS", "Photo", "decode", "pixels_as_float", "read"]
+__all__ = ["DEFAULT_MAX_PIXELS", "Photo", "decode", "of_pixels", "pixels_as_float", "read"]
 
 _ORIENTATION = 0x0112  # EXIF tag
 _WARNINGS = threading.Lock()  # Python keeps one set of warning filters for all threads
@@ -76,6 +76,8 @@ _REMEDY_UNCLEAR = (
     "It may be damaged, or of a kind that is not read: compare it with the original, or convert it "
     "without loss to a PNG."
 )
+# Modes of images of Pillow's in memory, and the one that holds the same samples.
+_EXACT = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
 _EXPORT = "Export it as an RGB picture of 16 bits in a TIFF or PNG, and give that."
 _STRIPPED = {"PNG": without_metadata, "GIF": without_extensions}
 _CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff}
@@ -174,6 +176,68 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
             f"it cannot be decoded as {kind} ({reason})", source=source, remedy=_REMEDY_UNCLEAR
         ) from error
     return Photo(pixels, facts, hashlib.sha256(data).hexdigest(), source, thumbnail)
+
+
+def of_pixels(
+    pixels: NDArray[Any] | Image.Image,
+    *,
+    source: str = "<pixels>",
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> Photo:
+    """Take a picture that is in memory already, as an array or as Pillow has it.
+
+    There is no file, so none is hashed: `Photo.sha256` is that of type, size and samples, and the
+    notes say so. What only a file tells, such as its compression, is unknown.
+
+    Args:
+        pixels: (H, W) or (H, W, 3), uint8 or uint16, colours as red, green, blue; or an image of
+            Pillow's, of whose alpha nothing is kept, and which is turned as its EXIF says.
+        source: Its name, for messages.
+        max_pixels: Largest picture accepted.
+
+    Raises:
+        DecodeError: It is of another shape or type, or of a mode without an exact conversion.
+        TooLargeError: More pixels than `max_pixels`.
+    """
+    mode, orientation, alpha = "array", 1, False
+    if isinstance(pixels, Image.Image):
+        mode, alpha = pixels.mode, pixels.mode in ("RGBA", "LA", "PA", "RGBa", "La")
+        orientation = _orientation(pixels.getexif(), [])
+        if mode in _EXACT:
+            pixels = np.asarray(pixels.convert(_EXACT[mode]))
+        elif mode.startswith("I;16"):
+            pixels = np.asarray(pixels).astype(np.uint16)
+        else:
+            raise DecodeError(
+                f"an image of Pillow's in mode {mode} has no exact form in 8 or 16 bits",
+                source=source,
+                remedy="Save it to a file, and give that.",
+            )
+    kinds = (np.uint8, np.uint16)
+    if pixels.ndim == 2 and pixels.dtype in kinds:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype not in kinds or not pixels.size:
+        raise DecodeError(
+            f"an array of shape {pixels.shape} and type {pixels.dtype} is no picture",
+            source=source,
+            remedy="Give (H, W) or (H, W, 3) of uint8 or uint16, colours as red, green, blue.",
+        )
+    height, width, _ = pixels.shape
+    check_size(width, height, max_pixels)
+    own = np.array(pixels, order="C", copy=True)
+    digest = hashlib.sha256(f"{own.dtype.name} {own.shape} ".encode())
+    digest.update(own.data)
+    facts = FormatFacts(
+        "pixels",
+        width,
+        height,
+        mode,
+        8 * own.dtype.itemsize,
+        orientation,
+        alpha=alpha,
+        notes=("given as pixels: no file was hashed, the SHA-256 is that of the samples",),
+    )
+    return Photo(own, facts, digest.hexdigest(), source)
 
 
 def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:

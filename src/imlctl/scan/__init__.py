@@ -1,1 +1,75 @@
-"""From names on the command line to files written, one picture at a time."""
+"""From names on the command line to files written, one picture at a time.
+
+The package can be called: `imlctl.scan("photos/")` yields a record for each picture, and writes
+nothing. `imlctl localize -o` keeps outputs and a ledger.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+def _records(
+    inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    recursive: bool = True,
+    jobs: int | None = None,
+    timeout: float = 120.0,
+    **settings: Any,
+) -> Iterator[dict[str, Any]]:
+    """Analyse pictures and yield their records, as they are finished.
+
+    Pictures that cannot be read have a record, too, with the verdict "failed" and the reason.
+
+    Args:
+        inputs: A file or folder, or several.
+        recursive: Whether folders within folders are looked at.
+        jobs: Processes, one thread each on a CPU; None for as many as suit the machine, 0 for none
+            but this one.
+        timeout: Seconds after which a picture that is still decoded has failed.
+        **settings: As for `imlctl.load`.
+
+    Raises:
+        imlctl.errors.ImlctlError: A setting is not known, an input does not exist, or the model,
+            its weights or the device cannot be had.
+    """
+    from imlctl.settings import Settings
+
+    named = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    made = Settings.of(**settings)
+    return _run([os.fspath(each) for each in named], made, recursive, jobs, timeout)
+
+
+def _run(
+    named: list[str], made: Any, recursive: bool, jobs: int | None, timeout: float
+) -> Iterator[dict[str, Any]]:
+    from imlctl.scan.analysis import Options
+    from imlctl.scan.find import discover
+    from imlctl.scan.naming import plan
+    from imlctl.scan.pool import Limits, start_engine
+    from imlctl.scan.run import scan
+
+    found = discover(named, recursive=recursive)
+    for problem in found.problems:
+        raise problem
+    planned = plan(found.pictures, None, (), many=found.many)
+    options = Options(made, threads=1 if found.many else None)
+    with ExitStack() as stack:
+        limits = Limits(timeout, made.max_pixels)
+        engine = start_engine(options, len(planned), limits, stack, jobs=jobs)
+        for outcome in scan(planned, engine, options):
+            yield dict(outcome.record)
+
+
+class _Callable(ModuleType):
+    __call__ = staticmethod(_records)
+
+
+sys.modules[__name__].__class__ = _Callable
