@@ -39,8 +39,8 @@ ROOT = Path(__file__).resolve().parents[1]
 KEPT = Path("docs", "measured")
 MARKED = re.compile(r"(<!-- table ([\w -]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 MEANING = (
-    "F1, AUC: of pixels, mean over forgeries, then over sets, at 0.5. found, alarms: forgeries and"
-    " authentic pictures called manipulated."
+    "F1 (at 0.5) and AUC: of pixels, mean over forgeries, then over sets. found, alarms: shares of"
+    " the forgeries and of the authentic pictures that are called manipulated."
 )
 
 
@@ -90,38 +90,51 @@ def table(names: Sequence[str]) -> str:
     if len(documents) == 1:
         return to_markdown(page_of(documents[0]))
     models = [m for d in documents if d["kind"] == "accuracy" for m in d["models"]]
-    costs = [m for d in documents if d["kind"] == "speed" for m in d["models"]]
-    return to_markdown(_with_costs(models, costs) if costs else _on_every_set(models))
+    speeds = [d for d in documents if d["kind"] == "speed"]
+    return to_markdown(_with_costs(models, speeds[0]) if speeds else _on_every_set(models))
 
 
-def _with_costs(models: Sequence[Document], costs: Sequence[Document]) -> list[Block]:
+def _with_costs(models: Sequence[Document], speed: Document) -> list[Block]:
     """One row for each model."""
+    costs = speed["models"]
     _refuse_other_pictures(models)
     rows = []
     for model in models:
         cost = next(c for c in costs if c["model"] == model["model"])
         drawn = (model["settings"].get("steps"), model["settings"].get("ensemble"))
-        times = {(s["steps"], s["members"]): s["share"] for s in cost["against"]["shares"]}
+        shares = {(s["steps"], s["members"]): s["share"] for s in cost["against"]["shares"]}
+        size = cost["cost"]["size"]
+        seconds = {
+            (s["steps"], s["members"]): s["median"]
+            for s in cost["speed"]
+            if s["size"] == size and not s["tta"]
+        }
         row = _mean(model["sets"])
         rows.append(
             (
                 model["model"],
                 amount(cost["cost"]["parameters"]),
                 amount(cost["cost"]["macs"]),
-                fraction(times[drawn]),
+                f"{seconds[drawn]:.2f} s",
+                fraction(shares[drawn]),
                 interval(row, "f1"),
                 fraction(row["auc"]),
                 *_verdicts(model["sets"][-1]),
             )
         )
-    size = costs[0]["cost"]["size"]
-    columns = ("model", "parameters", f"MACs at {size}", "time / MiT-B3", "F1 [95 %]", "AUC")
+    size, machine = costs[0]["cost"]["size"], speed["machine"]
+    columns = ("model", "parameters", f"MACs at {size}", f"time at {size}", "/ MiT-B3")
     drawn = "; ".join(f"{m['model']}: {sampling_line(m['settings'])}" for m in models)
+    every = models[0]["sets"][-1]
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     words = (
-        f"{MEANING} MACs: multiply-accumulates, every step of every member. time / MiT-B3: over"
-        f" SegFormer's MiT-B3 encoder in the same run. {drawn}."
+        f"{every['tampered']} forgeries, {every['authentic']} authentic pictures. {MEANING} MACs:"
+        f" multiply-accumulates, every step of every member. time: one picture of {size}x{size},"
+        f" {threads} of {machine['cpu']}; / MiT-B3: the same as a multiple of SegFormer's MiT-B3"
+        f" encoder in the same run. {drawn}."
     )
-    return [Table("Accuracy and cost", (*columns, "found", "alarms"), tuple(rows)), words]
+    rates = ("F1 [95 %]", "AUC", "found", "alarms")
+    return [Table("Accuracy and cost", (*columns, *rates), tuple(rows)), words]
 
 
 def _on_every_set(models: Sequence[Document]) -> list[Block]:
