@@ -27,15 +27,15 @@ KNOWN = {
 }
 # What else the files that pip fetches hold, by their own account.
 CONTAINED = """\
-A package's licence is not always that of all that its wheel holds:
+The licence of a package does not always cover everything in its wheel:
 
-- `opencv-python-headless` holds FFmpeg, under the LGPL 2.1, and more; see its
+- `opencv-python-headless` contains FFmpeg, under the LGPL 2.1, and more; see its
   `LICENSE-3RD-PARTY.txt`.
-- `pillow-heif` holds libheif and libde265, under the LGPL 3, and x265, under the GPL 2, so that its
-  wheel as a whole is under the GPL 2; see its `LICENSES_bundled.txt`. That is why HEIC is an extra,
-  and who hands on an image or a bundle with it has to meet those terms.
-- `torch` for NVIDIA's cards needs NVIDIA's CUDA libraries, which are proprietary; its builds for
-  the processor do not."""
+- `pillow-heif` contains libheif and libde265, under the LGPL 3, and x265, under the GPL 2, so that
+  its wheel as a whole is under the GPL 2; see its `LICENSES_bundled.txt`. That is why HEIC is an
+  extra, and whoever passes on an image or a bundle with it has to meet those terms.
+- `torch` for NVIDIA cards needs NVIDIA's CUDA libraries, which are proprietary; its CPU builds do
+  not."""
 # Classifiers in SPDX's words.
 SPDX = {
     "Apache Software License": "Apache-2.0",
@@ -48,14 +48,14 @@ SPDX = {
 
 
 def declared() -> dict[str, list[Requirement]]:
-    """What pyproject.toml asks for, by extra; `CORE` for what is always needed."""
+    """Return the requirements in pyproject.toml by extra; `CORE` for those always needed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     groups = {CORE: project["dependencies"], **project["optional-dependencies"]}
     return {name: [Requirement(line) for line in lines] for name, lines in groups.items()}
 
 
 def needed() -> dict[str, dict[str, bool]]:
-    """Every package, for which groups it is needed, and whether it is named there.
+    """Return every package with the groups that need it, and whether they name it.
 
     Raises:
         PackageNotFoundError: One is not installed.
@@ -74,7 +74,7 @@ def needed() -> dict[str, dict[str, bool]]:
 
 
 def _below(name: str, extras: set[str]) -> list[Requirement]:
-    """What a package needs on this machine."""
+    """Return the requirements of an installed package."""
     needs = map(Requirement, metadata.requires(name) or [])
     chosen = [""] if not extras else ["", *extras]
     return [
@@ -110,13 +110,13 @@ def page() -> str:
     blocks = [
         "# Dependencies and their licences",
         "<!-- Made by scripts/make_dependencies.py; do not edit. -->",
-        "What `pip install imlctl` brings, and each extra besides, as installed where this list\n"
-        "was made. imlctl itself contains none of them.",
-        "## Named by imlctl",
+        "The packages that `pip install imlctl` installs, and those of each extra, with the\n"
+        "versions at hand when this list was made. imlctl itself contains none of them.",
+        "## Direct dependencies",
         _table(named, groups),
-        "## Needed by those",
+        "## Their dependencies",
         _table(others, groups),
-        "## Within their wheels",
+        "## Inside their wheels",
         CONTAINED,
     ]
     return "\n\n".join(blocks) + "\n"

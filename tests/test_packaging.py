@@ -227,7 +227,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_every_dependency_is_listed_with_its_licence() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     page = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
-    named = page.partition("## Needed by those")[0]
+    named = page.partition("## Their dependencies")[0]
     rows = re.findall(r"(?m)^\| ([a-z0-9-]+) \| (\d[\w.]*) \| ([^|]+) \| ([^|]+) \|$", page)
     licences = {name: licence for name, _, licence, _ in rows}
     groups = {"imlctl": project["dependencies"]} | {
