@@ -23,7 +23,7 @@ from io import BytesIO
 
 from PIL import Image, ImageFile, features
 
-from imlctl.image.decode import Photo, pixels_as_float
+from imlctl.image.decode import Photo
 from imlctl.image.facts import FormatFacts
 from imlctl.image.formats import check_size
 from imlctl.image.samples import _opencv_reads_avif
@@ -281,14 +281,6 @@ def test_pixels_must_fit_the_facts_and_cannot_be_changed() -> None:
             Photo(pixels=wrong, facts=FACTS, sha256="0" * 64, source="a")
     with pytest.raises(ValueError, match="sha256"):
         Photo(pixels=pixels, facts=FACTS, sha256="0", source="a")
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_float_scale_is_that_of_the_type(dtype: Any) -> None:
-    top = np.iinfo(dtype).max
-    scaled = pixels_as_float(np.array([0, 1, top], dtype))
-    assert scaled.dtype == np.float32
-    assert scaled.tolist() == [0.0, np.float32(1) / np.float32(top), 1.0]
 
 
 def test_size_limit_is_inclusive() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from imlctl.image.decode import Photo, pixels_as_float
+from imlctl.image.decode import Photo
 from imlctl.image.facts import FormatFacts
 from imlctl.image.prepare import (
     Geometry,
@@ -21,6 +21,14 @@ from imlctl.image.prepare import (
     to_float,
     upright,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def as_float(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale integers to 0..1 by the maximum of their type."""
+    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
 
 
 def photo(pixels: Any, orientation: int = 1) -> Photo:
@@ -91,7 +99,7 @@ def test_floats_are_those_of_numpy(dtype: Any) -> None:
     image, _ = prepare(photo(pixels))
     part = to_float(image[:, 10:50, 20:60])
     assert part.dtype == torch.float32
-    expected = np.moveaxis(pixels_as_float(pixels), 2, 0)[:, 10:50, 20:60]
+    expected = np.moveaxis(as_float(pixels), 2, 0)[:, 10:50, 20:60]
     np.testing.assert_allclose(part.numpy(), expected, rtol=1e-7, atol=0)
     assert float(to_float(torch.full((1,), int(np.iinfo(dtype).max), dtype=image.dtype))) == 1.0
     assert torch.equal(to_float(part), part)
@@ -109,8 +117,17 @@ def test_restore_undoes_prepare(height: int, width: int, orientation: int) -> No
     assert restored.dtype == np.float32
     assert restored.shape == geometry.upright_shape
     assert restored.flags.c_contiguous
-    assert np.array_equal(restored, upright(pixels_as_float(pixels)[..., 1], orientation))
-    assert np.array_equal(stored(restored, geometry), pixels_as_float(pixels)[..., 1])
+    assert np.array_equal(
+        restored,
+        upright(
+            as_float(pixels)[..., 1],
+            orientation,
+        ),
+    )
+    assert np.array_equal(
+        stored(restored, geometry),
+        as_float(pixels)[..., 1],
+    )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

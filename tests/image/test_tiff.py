@@ -209,6 +209,15 @@ def test_16_bit_colours_are_exact_however_they_are_stored(
         assert np.array_equal(photo.pixels, samples[..., :3])
 
 
+def test_16_bit_colours_obey_our_size_limit_alone(
+    makers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = sixteen_bits()
+    data = makers.colour_tiff(samples, 5)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert np.array_equal(decode(data).pixels, samples)
+
+
 @pytest.mark.parametrize("compression", [5, 8, 50000])
 def test_differences_from_the_left_are_added_up(makers: Any, compression: int) -> None:
     samples = sixteen_bits()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from imlctl.errors import NumericalError, UsageError
-from imlctl.image.decode import Photo, pixels_as_float
+from imlctl.image.decode import Photo
 from imlctl.image.facts import FormatFacts
 from imlctl.image.prepare import pad, prepare, restore, to_float, upright
 from imlctl.image.tiles import Tile, plan, run_tiled
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def as_float(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale integers to 0..1 by the maximum of their type."""
+    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
 
 
 def first_channel(batch: Tensor, _: Tile) -> Tensor:
@@ -210,5 +219,5 @@ def test_any_picture_comes_back_through_padding_and_tiles_as_it_was(
     image, geometry = prepare(Photo(pixels, facts, "0" * 64, "a"))
     merged = run_tiled(first_channel, pad(image)[None], tile=32 * tile, overlap=overlap)
     merged = merged[0, :height, :width]
-    expected = upright(pixels_as_float(pixels)[..., 0], orientation)
+    expected = upright(as_float(pixels)[..., 0], orientation)
     np.testing.assert_allclose(restore(merged, geometry), expected, rtol=0, atol=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import threading
 import warnings
@@ -28,7 +29,7 @@ from PIL import (
 )
 
 from imlctl.errors import DecodeError, ImlctlError, InputError, TooLargeError, UsageError
-from imlctl.image.boxes import walk_avif, walk_boxes
+from imlctl.image.boxes import walk_avif
 from imlctl.image.containers import (
     check_png,
     walk_bmp,
@@ -42,13 +43,13 @@ from imlctl.image.facts import FormatFacts, embedded_thumbnail, provenance
 from imlctl.image.formats import (
     DEFAULT_MAX_PIXELS,
     HEAD_BYTES,
+    TO_CONVERT,
     check_size,
-    damaged,
     identify,
     not_read,
 )
 from imlctl.image.jpeg import check_jpeg, walk_jpeg, walk_mpo
-from imlctl.image.samples import check_avif, to_rgb
+from imlctl.image.samples import check_avif, decode_heif, to_rgb
 from imlctl.image.tiff import check_tiff, walk_tiff
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
     from imlctl.image.formats import Layout
 
-__all__ = ["DEFAULT_MAX_PIXELS", "Photo", "decode", "of_pixels", "pixels_as_float", "read"]
+__all__ = ["DEFAULT_MAX_PIXELS", "Photo", "decode", "of_pixels", "read"]
 
 _ORIENTATION = 0x0112  # EXIF tag
 _WARNINGS = threading.Lock()  # Python keeps one set of warning filters for all threads
@@ -79,6 +80,7 @@ _REMEDY_UNCLEAR = (
 # Modes of images of Pillow's in memory, and the one that holds the same samples.
 _EXACT = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
 _EXPORT = "Export it as an RGB picture of 16 bits in a TIFF or PNG, and give that."
+_UNSUPPORTED = re.compile("unsupported|not supported|cannot handle", re.IGNORECASE)
 _STRIPPED = {"PNG": without_metadata, "GIF": without_extensions}
 _CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff}
 # `Image.open` is not used: it tries one format after another, and limits the size by a global of
@@ -123,11 +125,6 @@ class Photo:
         self.pixels.setflags(write=False)
 
 
-def pixels_as_float(pixels: NDArray[Any]) -> NDArray[np.float32]:
-    """Scale uint8 or uint16 samples to float32 in [0, 1] by the maximum of their type."""
-    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-
-
 def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
     """Decode the first picture of an encoded file.
 
@@ -150,7 +147,7 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
     try:
         kind = identify(data, name=source)
         if kind == "HEIF":
-            pixels, facts = _decode_heif(data, max_pixels)
+            pixels, facts = decode_heif(data, max_pixels)
         else:
             pixels, facts = _decode_with_pillow(kind, data, max_pixels)
         facts = replace(facts, provenance=provenance(data, kind, pixels))
@@ -172,6 +169,9 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
     except Exception as error:
         # Decoders meet damaged files with nearly every exception that Python has.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if _UNSUPPORTED.search(reason):
+            what = f"this {kind} is of a kind that is not read ({reason})"
+            raise DecodeError(what, source=source, remedy=TO_CONVERT) from error
         raise DecodeError(
             f"it cannot be decoded as {kind} ({reason})", source=source, remedy=_REMEDY_UNCLEAR
         ) from error
@@ -437,63 +437,3 @@ def _noting(notes: list[str]) -> Iterator[None]:
                 warnings.warn_explicit(
                     warning.message, warning.category, warning.filename, warning.lineno
                 )
-
-
-def _decode_heif(data: bytes, max_pixels: int) -> tuple[NDArray[Any], FormatFacts]:
-    """Decode the primary picture of a HEIF container.
-
-    The container's own cropping and turning belong to the format and are applied by the decoder;
-    an EXIF orientation beside them is informative only, by the standard, and is not.
-
-    Returns:
-        Pixels (H, W, 3), uint8 or uint16 (10 and 12 bits are shifted up), and what there is to
-        record.
-
-    Raises:
-        DecodeError: The package is not installed, or the file is incomplete.
-        TooLargeError: More pixels than `max_pixels`.
-        Exception: Whatever pillow-heif raises for a damaged file.
-    """
-    try:
-        import pillow_heif
-    except ImportError as error:
-        raise DecodeError(
-            "reading HEIC needs the optional package pillow-heif",
-            remedy='Install it with: pip install "imlctl[heif]"',
-        ) from error
-    layout = walk_boxes(data)
-    container = pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=False)
-    picture = container[container.primary_index]
-    width, height = picture.size
-    check_size(width, height, max_pixels)
-    pixels = np.asarray(picture)[:, :width]  # rows may be padded
-    if pixels.shape[:2] != (height, width):
-        raise damaged(f"its header says {width} x {height}, its data do not")
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    info: dict[str, Any] = picture.info
-    bits = int(info.get("bit_depth", 8))
-    icc_profile = bool(info.get("icc_profile"))
-    alpha = bool(picture.has_alpha)
-    frames = len(container)
-    notes = []
-    if frames > 1:
-        notes.append(f"primary of {frames} pictures analysed")
-    if alpha:
-        notes.append("transparency ignored")
-    if icc_profile:
-        notes.append("colour profile not applied")
-    if pixels.dtype == np.uint16:
-        notes.append(f"{bits}-bit samples shifted up to 16 bits")
-    facts = FormatFacts(
-        format="HEIF",
-        width=width,
-        height=height,
-        mode=str(picture.mode),
-        bit_depth=bits,
-        frames=frames,
-        icc_profile=icc_profile,
-        alpha=alpha,
-        notes=(*layout.notes, *notes),
-    )
-    return np.ascontiguousarray(pixels[..., :3]), facts

@@ -13,7 +13,7 @@ from imlctl.errors import DecodeError, TooLargeError
 
 HEAD_BYTES = 4096  # enough to recognise every kind below
 REMEDY_DAMAGED = "Get the complete original again; a partly readable picture is not analysed."
-TO_WIDE = "Convert it without loss to a 16-bit TIFF or PNG, and give that."
+TO_CONVERT = "Convert it without loss to a TIFF or PNG of the same depth, and give that."
 # 16384 x 16384: beyond any phone (200 MP) or medium-format camera (150 MP), and a fraction of what
 # a decompression bomb needs. Pillow itself stops at 179 MP for WebP.
 DEFAULT_MAX_PIXELS = 2**28
@@ -119,7 +119,7 @@ def identify(data: bytes, *, name: str = "") -> str:
             return kind
     for offset, magic, what in _OTHER_PICTURES:
         if data.startswith(magic, offset):
-            raise not_read(what, TO_WIDE)
+            raise not_read(what, TO_CONVERT)
     raise DecodeError(f"{_describe(data)}, not a photograph that can be read", remedy=_ANALYSED)
 
 

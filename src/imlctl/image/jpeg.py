@@ -18,7 +18,7 @@ import numpy as np
 import simplejpeg
 
 from imlctl.errors import DecodeError
-from imlctl.image.formats import TO_WIDE, Layout, check_pieces, damaged, not_read, truncated
+from imlctl.image.formats import TO_CONVERT, Layout, check_pieces, damaged, not_read, truncated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,7 +116,7 @@ def walk_jpeg(data: bytes, start: int = 0) -> Layout:
         position = segment.end
         scans += segment.code == SCAN
         if segment.code == 0xF7:
-            raise not_read("a JPEG-LS picture", TO_WIDE)
+            raise not_read("a JPEG-LS picture", TO_CONVERT)
         if segment.code in FRAMES and size is None:
             frame = data[segment.start : segment.end].ljust(6, b"\0")
             size = int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big")
@@ -136,15 +136,15 @@ def _refuse_unreadable(code: int, bits: int, height: int, channels: int) -> None
         DecodeError: See above.
     """
     if code in {0xC3, 0xCB}:
-        raise not_read("a lossless JPEG", TO_WIDE)
+        raise not_read("a lossless JPEG", TO_CONVERT)
     if code not in _SEQUENTIAL | PROGRESSIVE:
-        raise not_read("a hierarchical JPEG", TO_WIDE)
+        raise not_read("a hierarchical JPEG", TO_CONVERT)
     if bits != 8:
-        raise not_read(f"a JPEG of {bits}-bit samples", TO_WIDE)
+        raise not_read(f"a JPEG of {bits}-bit samples", TO_CONVERT)
     if channels not in {1, 3, 4}:
-        raise not_read(f"a JPEG of {channels} channels", TO_WIDE)
+        raise not_read(f"a JPEG of {channels} channels", TO_CONVERT)
     if not height:
-        raise not_read("a JPEG whose height stands behind its data (DNL)", TO_WIDE)
+        raise not_read("a JPEG whose height stands behind its data (DNL)", TO_CONVERT)
 
 
 def walk_mpo(data: bytes, first: Layout, frames: int) -> Layout:

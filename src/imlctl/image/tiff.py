@@ -15,7 +15,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 from imlctl.errors import DecodeError
 from imlctl.image.formats import Layout, damaged, not_read, raw_error, truncated
@@ -127,37 +127,21 @@ class _Reader:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """One picture of a TIFF, as its directory describes it.
-
-    Attributes:
-        size: Width and height in pixels.
-        tile: Width and height of one tile; None where it is cut into strips.
-        pieces: Offset, bytes and rows of each strip or tile.
-        samples: Per pixel.
-        bits: Of each sample; of the widest where they differ.
-        row: Bytes of a row of a piece, unpacked; 0 where rows have no fixed length.
-        compression: TIFF's number of it.
-        photometric: TIFF's number of what the samples mean.
-        separate: Each sample has a plane of its own.
-        predictor: 2 where samples are differences from the one on the left.
-        sample_format: 1 unsigned, 2 signed, 3 floating.
-        fill_order: 2 where bits count from the lowest.
-        tables: JPEG tables that all pieces share.
-    """
+    """One picture of a TIFF, as its directory describes it; a piece is a strip or tile of it."""
 
     size: tuple[int, int]
     tile: tuple[int, int] | None
-    pieces: tuple[tuple[int, int, int], ...]
-    samples: int
-    bits: int
-    row: int
+    pieces: tuple[tuple[int, int, int], ...]  # offset, bytes and rows of each
+    samples: int  # of a pixel
+    bits: int  # of the widest sample
+    row: int  # bytes of a row of a piece, unpacked; 0 where rows have no fixed length
     compression: int
     photometric: int
-    separate: bool
-    predictor: int
-    sample_format: int
-    fill_order: int
-    tables: bytes
+    separate: bool  # each sample has a plane of its own
+    predictor: int  # 2 where samples are differences from the one on the left
+    sample_format: int  # 1 unsigned, 2 signed, 3 floating
+    fill_order: int  # 2 where bits count from the lowest
+    tables: bytes  # JPEG tables that all pieces share
 
 
 def walk_tiff(data: bytes) -> Layout:
@@ -237,7 +221,6 @@ def wide_samples(data: bytes) -> NDArray[np.uint16] | None:
     page = _first_page(data)
     if page.bits != 16 or page.separate or page.sample_format != 1 or len(data) >= 2**32 - 2**24:
         return None
-    tiled = page.tile is not None
     starts, lengths = (tuple(each[at] for each in page.pieces) for at in (0, 1))
     (width, height), (across, down) = page.size, page.tile or (0, page.pieces[0][2])
     tags = {
@@ -248,12 +231,13 @@ def wide_samples(data: bytes) -> NDArray[np.uint16] | None:
         _PHOTOMETRIC: (1,),
         _FILL_ORDER: (page.fill_order,),
         _SAMPLES: (1,),
-        **({_TILE_OFFSETS: starts, _TILE_COUNTS: lengths} if tiled else {}),
-        **({_TILE_WIDTH: (across * page.samples,), _TILE_HEIGHT: (down,)} if tiled else {}),
-        **({} if tiled else {_STRIP_OFFSETS: starts, _STRIP_COUNTS: lengths}),
-        **({} if tiled else {_ROWS_PER_STRIP: (down,)}),
+        _TILE_OFFSETS if across else _STRIP_OFFSETS: starts,
+        _TILE_COUNTS if across else _STRIP_COUNTS: lengths,
+        _TILE_HEIGHT if across else _ROWS_PER_STRIP: (down,),
+        **({_TILE_WIDTH: (across * page.samples,)} if across else {}),
     }
     image = TiffImagePlugin.TiffImageFile(BytesIO(_with_directory(data, tags)))
+    image.im = Image.new(image.mode, image.size).im  # else Pillow's global size limit applies
     image.load()
     wide = np.asarray(image).astype(np.uint16).reshape(height, width, page.samples)
     if page.predictor == 2:
