@@ -150,16 +150,19 @@ class Result:
 
     @cached_property
     def views(self) -> dict[str, NDArray[np.uint8]]:
-        """Error levels, JPEG ghost, noise and gradient, (H, W, 3), upright; see `image.views`."""
-        turn = self.photo.facts.orientation
-        return {name: upright(view, turn) for name, view in views_of(self.photo.pixels)}
+        """Error levels, JPEG ghost and more, (H, W, 3) uint8, upright; see `image.views`."""
+        turn, found = (
+            self.photo.facts.orientation,
+            views_of(self.photo.pixels, self.photo.thumbnail),
+        )
+        return {name: upright(view, turn) for name, view in found}
 
     def views_png(self) -> bytes:
         """All views below each other, each with how to read it; none enters the verdict."""
         return render.captioned_png(
             [
-                (self.views[name], [line for text in about.lines for line in wrap(text, 64)])
-                for name, about in VIEWS.items()
+                (pixels, [line for text in VIEWS[name].lines for line in wrap(text, 64)])
+                for name, pixels in self.views.items()
             ]
         )
 

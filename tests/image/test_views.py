@@ -77,5 +77,46 @@ def test_gradients_are_slopes() -> None:
 def test_every_picture_has_all_views(size: tuple[int, int], kind: type) -> None:
     pixels = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (*size, 3), kind)
     views = dict(views_of(pixels))
-    assert list(views) == list(VIEWS)
+    assert list(views) == [name for name in VIEWS if "thumbnail" not in name]
     assert {(view.shape, view.dtype.name) for view in views.values()} == {((*size, 3), "uint8")}
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def smooth(height: int = 240, width: int = 320) -> np.ndarray:
+    small = np.random.default_rng(2).integers(60, 200, (6, 8, 3), np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("bars", [False, True])
+def test_a_thumbnail_of_an_earlier_state_differs_where_it_was_changed(bars: bool) -> None:
+    pixels = smooth()
+    small = np.asarray(Image.fromarray(pixels).resize((160, 120), Image.Resampling.BOX))
+    if bars:  # as cameras fill a thumbnail of another aspect than their pictures
+        small = np.pad(small, ((20, 20), (0, 0), (0, 0)))
+    forged = pixels.copy()
+    forged[80:160, 120:200] = 255
+    views = dict(views_of(forged, encoded(small)))
+    assert list(views) == list(VIEWS)
+    assert views["thumbnail"].shape == forged.shape
+    assert np.abs(views["thumbnail"].astype(int) - pixels).mean() < 4
+    shown = views["thumbnail-difference"].mean(2)
+    inside = np.zeros(shown.shape, bool)
+    inside[84:156, 124:196] = True
+    assert shown[inside].mean() > 10 * shown[~inside].mean()
+
+
+def test_a_thumbnail_of_other_proportions_is_not_stretched() -> None:
+    square = np.full((100, 100, 3), 200, np.uint8)
+    shown = dict(views_of(smooth(), encoded(square)))["thumbnail"]
+    assert shown[:, :30].max() < 10  # black beside it
+    assert shown[:, 60:260].min() > 190
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", encoded(smooth(8, 8))[:40]])
+def test_what_is_no_thumbnail_has_no_view(data: bytes) -> None:
+    assert "thumbnail" not in dict(views_of(smooth(), data))

@@ -24,6 +24,9 @@ ELA_QUALITY, ELA_GAIN = 90, 20
 GHOST_QUALITIES = tuple(range(40, 96, 5))
 GHOST_BLOCK = 16  # pixels
 NOISE_GAIN = 12
+THUMBNAIL_GAIN = 4
+_MOST = 2**22  # pixels of a thumbnail
+_BAR = 24  # of 255: darker is what fills a thumbnail of another aspect
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +74,28 @@ VIEWS = {
         "a seam, a halo, or an object lit from another side than its neighbours",
         "sharp edges anywhere, lamps and reflections, and the blocks of strong compression",
     ),
+    "thumbnail": View(
+        "Thumbnail in the file's EXIF metadata, enlarged",
+        "whatever is in it and not in the picture, or the reverse: it may show an earlier state",
+        "its blur, dark bars at its sides and small changes of colour; many programs make a new one"
+        " when they save, so that an equal thumbnail says nothing",
+    ),
+    "thumbnail-difference": View(
+        f"Difference of the thumbnail from the picture, times {THUMBNAIL_GAIN}",
+        "a patch that is light as a whole",
+        "light edges, which come from the reduction, and a faint tint everywhere",
+    ),
 }
 
 
-def views_of(pixels: NDArray[np.unsignedinteger[Any]]) -> Iterator[tuple[str, Pixels]]:
-    """Yield the name of each view and its picture, (H, W, 3) uint8.
+def views_of(
+    pixels: NDArray[np.unsignedinteger[Any]], thumbnail: bytes = b""
+) -> Iterator[tuple[str, Pixels]]:
+    """Yield the name of each view that there is and its picture, (H, W, 3) uint8.
 
     Args:
         pixels: (H, W, 3) uint8 or uint16, as stored and not turned: compression has a grid.
+        thumbnail: The one in the file, JPEG; empty if there is none.
     """
     eight = _eight_bit(pixels)
     for name, make in (
@@ -88,6 +105,10 @@ def views_of(pixels: NDArray[np.unsignedinteger[Any]]) -> Iterator[tuple[str, Pi
         ("gradient", gradient),
     ):
         yield name, make(eight)
+    small = _decoded(thumbnail)
+    if small is not None:
+        yield "thumbnail", _enlarged(_framed(small, eight), eight)
+        yield "thumbnail-difference", thumbnail_difference(small, eight)
 
 
 def error_levels(pixels: Pixels, quality: int = ELA_QUALITY, gain: int = ELA_GAIN) -> Pixels:
@@ -171,6 +192,61 @@ def gradient(pixels: Pixels) -> Pixels:
     for channel, values in enumerate((128 + across, 128 + down, 2 * np.hypot(across, down))):
         shown[..., channel] = np.clip(np.rint(values), 0, 255)
     return shown
+
+
+def thumbnail_difference(small: Pixels, pixels: Pixels, gain: int = THUMBNAIL_GAIN) -> Pixels:
+    """Return how far a thumbnail is from its picture reduced to its size, enlarged again.
+
+    Args:
+        small: The thumbnail, (h, w, 3) uint8.
+        pixels: (H, W, 3) uint8.
+        gain: What the absolute difference is multiplied by.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    framed = _framed(small, pixels)
+    size = framed.shape[1::-1]
+    reduced = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    difference = cv2.multiply(cv2.absdiff(framed, reduced), np.full(4, gain, np.float64))
+    return _enlarged(np.asarray(difference, np.uint8), pixels)
+
+
+def _framed(small: Pixels, pixels: Pixels) -> Pixels:
+    """Give a thumbnail the picture's proportions: without bars at its sides, or with black ones."""
+    height, width = small.shape[:2]
+    tall, wide = pixels.shape[:2]
+    scale = min(width / wide, height / tall)
+    inner_width, inner_height = max(1, round(wide * scale)), max(1, round(tall * scale))
+    left, top = (width - inner_width) // 2, (height - inner_height) // 2
+    within = np.s_[top : top + inner_height, left : left + inner_width]
+    outside = np.ones((height, width), bool)
+    outside[within] = False
+    if not outside.any() or small[outside].mean() <= _BAR:
+        return np.ascontiguousarray(small[within])
+    scale = max(width / wide, height / tall)
+    frame = np.zeros(
+        (max(height, round(tall * scale)), max(width, round(wide * scale)), 3), np.uint8
+    )
+    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
+    frame[top : top + height, left : left + width] = small
+    return frame
+
+
+def _enlarged(small: Pixels, pixels: Pixels) -> Pixels:
+    size = pixels.shape[1::-1]
+    return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _decoded(thumbnail: bytes) -> Pixels | None:
+    """Decode a thumbnail; None for none, and for one that is damaged or no thumbnail's size."""
+    if not thumbnail:
+        return None
+    try:
+        with Image.open(io.BytesIO(thumbnail), formats=["JPEG"]) as image:
+            return None if image.width * image.height > _MOST else np.asarray(image.convert("RGB"))
+    except Exception:  # decoders meet damaged files with nearly every exception that Python has
+        return None
 
 
 def _resaved(pixels: Pixels, quality: int) -> Pixels:

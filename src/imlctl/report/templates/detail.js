@@ -123,7 +123,7 @@ function showRegions(details, limit) {
   const listed = details.regions.slice(0, limit);
   byId("region-rows").replaceChildren(...listed.map((region, i) => {
     const row = make("tr", { tabIndex: 0 }, ...[
-      String(i + 1), `${grouped(region.area)} px`, percent(region.area / pixels), fixed(region.mean_probability),
+      String(i + 1), `${grouped(region.area)} px`, percent(region.area / pixels), roundedDown(region.mean_probability),
       `${region.box[0]}, ${region.box[1]}, ${region.box[2]} \u00d7 ${region.box[3]}`,
     ].map((text) => make("td", { text })));
     const point = (box) => () => {
