@@ -140,6 +140,20 @@ class Result:
         """Probability map: 16-bit PNG, 65535 for 1."""
         return render.soft_png(self.probability)
 
+    def reliability_png(self) -> bytes:
+        """Where the map can be believed: 16-bit PNG, 65535 for 1.
+
+        Raises:
+            UsageError: The model does not say.
+        """
+        if self.reliability is None:
+            raise UsageError(
+                f"the model {self.provenance['model']} does not say where its map can be believed",
+                source="reliability",
+                remedy="Leave it out, or choose another model.",
+            )
+        return render.soft_png(self.reliability)
+
     def overlay_png(self) -> bytes:
         """Photograph with the mask outlined, and a legend."""
         return render.overlay_png(self.pixels, self.decision)

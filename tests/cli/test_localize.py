@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from imlctl import __version__
+from imlctl.core.efficient_iml import EfficientIML
 from imlctl.errors import Exit
 from imlctl.mask.decide import Rule, Verdict
 from imlctl.weights.load import load, save
@@ -69,6 +71,28 @@ def test_check_is_told_by_the_exit_status(run, weights, photos, tmp_path, rule, 
         ([], ["--check"], ["--check=manipulated"], ["--check=any"]), codes, strict=True
     ):
         assert run("localize", "--weights", made, *check, picture).code == code
+
+
+def test_reliability_is_written_and_shown_where_the_model_knows_it(run, weights, photos, tmp_path):
+    told = ("--reliability", "--report", "--json")
+    ran = run("localize", photos / "a.jpg", "-o", f"{tmp_path}/no/", "--weights", weights, *told)
+    assert ran.code == Exit.USAGE
+    assert "does not say where its map can be believed" in ran.err
+
+    loaded = load(weights)
+    config = replace(loaded.model.config, scored=True)
+    torch.manual_seed(0)
+    model = EfficientIML(config).eval()
+    made = tmp_path / "scored.safetensors"
+    save(made, model, replace(loaded.card, config=config.to_dict()))
+    out = tmp_path / "out"
+    ran = run("localize", photos / "a.jpg", "-o", f"{out}/", "--weights", made, *told)
+    assert ran.code == Exit.OK, ran.err
+    written = np.asarray(picture(out / "a.jpg.reliability.png"))
+    assert (written.shape, written.dtype) == ((70, 90), np.uint16)
+    record = json.loads((out / "a.jpg.json").read_text())
+    assert record["unreliable_share"] == pytest.approx((written < 0.5 * 65535).mean(), abs=1e-3)
+    assert '<script type="text/plain" id="v0-reliability">' in (out / "report.html").read_text()
 
 
 def test_check_takes_no_other_value_and_a_file_may_have_its_name(run, weights, photos, monkeypatch):

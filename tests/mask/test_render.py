@@ -11,7 +11,15 @@ from PIL import Image
 from imlctl.errors import NumericalError, UsageError
 from imlctl.mask import render
 from imlctl.mask.decide import Rule, decide
-from imlctl.mask.render import binary_png, heatmap_png, overlay_png, percent, soft_png
+from imlctl.mask.render import (
+    binary_png,
+    captioned_png,
+    heatmap_png,
+    overlay_png,
+    percent,
+    soft_png,
+    veiled,
+)
 
 
 def decided(probability):
@@ -230,6 +238,26 @@ def test_the_caption_says_what_was_decided(written):
         "nothing found: 0.01 % of pixels marked, at p >= 0.50",
         "inconclusive: 100 % of pixels marked, at p >= 0.24",
     ]
+
+
+def test_what_cannot_be_believed_is_veiled_and_the_rest_untouched():
+    pixels = photo(20, 30)
+    reliability = np.full((20, 30), 0.5, np.float32)
+    np.testing.assert_array_equal(veiled(pixels, reliability), pixels)
+    reliability[:, :10] = 0
+    shown = veiled(pixels, reliability).astype(int)
+    assert (shown[:, :10, 2] > 200).all()
+    np.testing.assert_array_equal(shown[:, 10:], pixels[:, 10:])
+    deep = pixels.astype(np.uint16) * 257
+    np.testing.assert_array_equal(veiled(deep, reliability), shown)
+
+
+def test_panels_stand_below_each_other(written):
+    picture = photo(500, 600)
+    sheet = np.asarray(opened(captioned_png([(picture, ["one", "two"]), (picture, ["three"])])))
+    assert sheet.shape[1] == 600
+    np.testing.assert_array_equal(sheet[:500], picture)
+    assert written == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def test_what_else_is_wanted_stands_beside_the_file(here):
             "overlay": "mask.overlay.png",
             "heatmap": "mask.heatmap.png",
             "views": "mask.views.png",
+            "reliability": "mask.reliability.png",
             "json": "mask.json",
         }
     ]
@@ -69,6 +70,7 @@ def test_one_picture_goes_into_a_folder_with_its_full_name(here, out):
             "overlay": f"{folder}/a.jpg.overlay.png",
             "heatmap": f"{folder}/a.jpg.heatmap.png",
             "views": f"{folder}/a.jpg.views.png",
+            "reliability": f"{folder}/a.jpg.reliability.png",
             "json": f"{folder}/a.jpg.json",
         }
     ]

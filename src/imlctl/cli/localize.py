@@ -45,6 +45,7 @@ def localize(
     overlay: its.Overlay = False,
     heatmap: its.Heatmap = False,
     views: its.Views = False,
+    reliability: its.Reliability = False,
     json: its.Json = False,
     jsonl: its.Jsonl = False,
     csv: its.Csv = False,
@@ -98,6 +99,7 @@ def localize(
         Kind.OVERLAY: overlay,
         Kind.HEATMAP: heatmap,
         Kind.VIEWS: views,
+        Kind.RELIABILITY: reliability,
         Kind.JSON: json and (out is not None or everything),
     }
     kinds = tuple(kind for kind, yes in wanted.items() if yes)

@@ -127,6 +127,14 @@ Views = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+Reliability = Annotated[
+    bool,
+    typer.Option(
+        "--reliability",
+        help="Also write where the map can be believed (16-bit), if the model says so.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option(

@@ -88,6 +88,14 @@ VIEWS = {
 }
 
 
+# Of what a model says of its own map; the picture is made elsewhere.
+RELIABILITY = View(
+    "Reliability of the map: blue where it cannot be believed",
+    "marks that lie in blue areas: they say little, and so does their absence",
+    "the edge of a blue area, which is no edge of anything in the picture",
+)
+
+
 def views_of(
     pixels: NDArray[np.unsignedinteger[Any]], thumbnail: bytes = b""
 ) -> Iterator[tuple[str, Pixels]]:

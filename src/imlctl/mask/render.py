@@ -31,6 +31,7 @@ _MIN_SIDE = 480  # the longer side of a smaller picture is enlarged to at least 
 # Magenta is rare in photographs; black beside yellow shows on every ground and to every eye.
 _TINT = (255, 0, 170)
 _TINT_STRENGTH = 0.22
+_VEIL, _VEIL_STRENGTH = (30, 90, 255), 0.85
 _OVERLAY_LINE = (255, 230, 0)
 _HEAT_LINE = (255, 255, 255)
 
@@ -166,6 +167,21 @@ def marked(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.ui
     copy = picture.copy()
     _mark(copy, mask.astype(np.uint8), _line_width(copy, max(copy.shape) / 400))
     return copy
+
+
+def veiled(
+    pixels: NDArray[np.unsignedinteger[Any]], reliability: NDArray[np.floating[Any]]
+) -> NDArray[np.uint8]:
+    """Return a picture, (H, W, 3) uint8, the bluer the less its map can be believed there.
+
+    Args:
+        pixels: (H, W, 3) uint8 or uint16.
+        reliability: (H, W) in [0, 1]; one half and more leaves the picture as it is.
+    """
+    eight = (pixels if pixels.dtype == np.uint8 else pixels >> 8).astype(np.uint8, copy=False)
+    veil = np.clip(1 - 2 * reliability, 0, 1)[..., None].astype(np.float32) * _VEIL_STRENGTH
+    mixed = eight * (1 - veil) + np.array(_VEIL, np.float32) * veil
+    return np.asarray(np.rint(mixed), np.uint8)
 
 
 def heated(

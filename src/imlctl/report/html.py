@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
 
 from imlctl import __version__, atomic
-from imlctl.image.views import VIEWS
+from imlctl.image.views import RELIABILITY, VIEWS
 from imlctl.mask.decide import Verdict
 from imlctl.mask.rates import in_words
 from imlctl.record import FAILED, Record
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 TITLE = "Image manipulation report"
 PAGE_BYTES = 200_000_000  # what a browser opens in seconds; the pictures are made to fit
 ON_PAPER = 300  # pictures that the page itself can print, each on paper of its own
+_VIEWS = {**VIEWS, "reliability": RELIABILITY}
 _TEMPLATES = Path(__file__).parent / "templates"
 _SCRIPTS = ("data", "contour", "viewer", "detail", "table", "main")  # one after another
 _MAX_REGIONS = 200  # listed for a picture; the record has them all
@@ -266,7 +267,7 @@ class _Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the page's script begins with."""
-        views = {name: [v.title, v.look_for, v.ignore] for name, v in VIEWS.items()}
+        views = {name: [v.title, v.look_for, v.ignore] for name, v in _VIEWS.items()}
         return {"rows": self.rows, "views": views}
 
     @property

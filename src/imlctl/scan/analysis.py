@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from imlctl import __version__
 from imlctl.errors import UsageError
 from imlctl.mask.decide import Verdict
+from imlctl.mask.render import veiled
 from imlctl.record import FAILED, Failure, Record
 from imlctl.report.preview import FOUND_SIDE, PHOTO_SIDE, make_preview
 from imlctl.scan.ledger import Key
@@ -73,6 +74,12 @@ class Analysis:
         self.options = options
         self.localizer = Localizer(options.settings)
         self.provenance: dict[str, Any] = self.localizer.provenance
+        if Kind.RELIABILITY in options.kinds and not self.localizer.model.scored:
+            raise UsageError(
+                f"the model {self.provenance['model']} does not say where its map can be believed",
+                source="--reliability",
+                remedy="Leave it out, or choose another model.",
+            )
         if options.sampled and not self.localizer.model.samples:
             raise UsageError(
                 f"the model {self.provenance['model']} draws no samples",
@@ -107,12 +114,15 @@ class Analysis:
     def _preview(self, result: Result) -> Preview:
         """Make what a report shows; more of it where something was found."""
         found = result.verdict is not Verdict.NOTHING_FOUND
+        views = list(result.views.items()) if Kind.VIEWS in self.options.kinds else []
+        if result.reliability is not None:
+            views.append(("reliability", veiled(result.pixels, result.reliability)))
         return make_preview(
             result.pixels,
             result.probability,
             side=FOUND_SIDE if found else PHOTO_SIDE,
             boxes=[region.box for region in result.regions.listed] if found else (),
-            views=result.views.items() if Kind.VIEWS in self.options.kinds else (),
+            views=views,
         )
 
     def _encode(self, result: Result, record: Record, kind: Kind) -> bytes:
@@ -124,6 +134,8 @@ class Analysis:
             return result.heatmap_png()
         if kind is Kind.VIEWS:
             return result.views_png()
+        if kind is Kind.RELIABILITY:
+            return result.reliability_png()
         return (record.to_json(indent=2) + "\n").encode()
 
 

@@ -40,6 +40,7 @@ class Kind(StrEnum):
     OVERLAY = "overlay"
     HEATMAP = "heatmap"
     VIEWS = "views"
+    RELIABILITY = "reliability"
     JSON = "json"
 
     @property
