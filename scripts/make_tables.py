@@ -6,7 +6,8 @@
 Without arguments the tables are written anew from what is kept. A table lies in README.md or
 under docs/ between ``<!-- table NAME... -->``, which names files of docs/measured, and
 ``<!-- end -->``. Of several names the models are shown side by side: on every set, or with their
-cost if one of the names is ``speed``. A test compares.
+cost if one of the names is ``speed``. With the word ``verdicts`` behind its name, a report of
+accuracy is reduced to how often each verdict is given. A test compares.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from imlctl.bench.page import (
     fraction,
     interval,
     percentage,
+    proportion,
     sampling_line,
     to_markdown,
 )
 from imlctl.bench.pages import page_of
+from imlctl.mask.decide import Verdict
+from imlctl.mask.rates import SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = Path("docs", "measured")
+VERDICTS = "verdicts"
 MARKED = re.compile(r"(<!-- table ([\w -]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 MEANING = (
     "F1 (at 0.5) and AUC: of pixels, mean over forgeries, then over sets. found, alarms: shares of"
@@ -86,6 +91,10 @@ def filled(text: str) -> str:
 
 def table(names: Sequence[str]) -> str:
     """Return the Markdown of one report, or of several side by side."""
+    if names[-1] == VERDICTS:
+        (name,) = names[:-1]
+        document = json.loads((ROOT / KEPT / f"{name}.json").read_text("utf-8"))
+        return to_markdown(_with_rates(document["models"][0]["sets"][-1]))
     documents = [json.loads((ROOT / KEPT / f"{n}.json").read_text("utf-8")) for n in names]
     if len(documents) == 1:
         return to_markdown(page_of(documents[0]))
@@ -157,6 +166,25 @@ def _refuse_other_pictures(models: Sequence[Document]) -> None:
     counts = [[(s["name"], s["tampered"], s["authentic"]) for s in m["sets"]] for m in models]
     if any(each != counts[0] for each in counts):
         raise SystemExit("the reports are of different pictures: measure all models on the same")
+
+
+def _with_rates(every: Document) -> list[Block]:
+    """One row for each verdict."""
+    if every["rates"] is None:
+        return ["The rates of these weights on real pictures have not been measured yet."]
+    rows = []
+    for verdict in Verdict:
+        rates = every["rates"][verdict]
+        ratio = "-" if rates["ratio"] is None else f"{rates['ratio']:.2g}"
+        cells = [rates["authentic"], rates["forgeries"], *(rates["by_size"][s] for s in SIZES)]
+        rows.append((str(verdict), *map(proportion, cells), ratio))
+    columns = ("verdict", "authentic", "forgeries", *(f"edit {size}" for size in SIZES), "ratio")
+    words = (
+        f"Share of {every['authentic']} authentic pictures and of {every['tampered']} forgeries"
+        " that get each verdict, with exact 95 % intervals; then of forgeries by the share of the"
+        " picture that was edited. ratio: how many times as often forgeries get it."
+    )
+    return [Table("How often each verdict is given", columns, tuple(rows)), words]
 
 
 def _mean(sets: Sequence[Document]) -> Document:

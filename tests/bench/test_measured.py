@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from imlctl.mask.decide import Verdict
+from imlctl.mask.rates import Rates
 from imlctl.weights.registry import load_registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +35,7 @@ def test_every_table_is_what_was_measured(tables: Any) -> None:
         names |= {name for found in tables.MARKED.finditer(text) for name in found[2].split()}
         assert text.count("<!-- table ") == text.count("<!-- end -->")
         assert tables.filled(text) == text, "run: python scripts/make_tables.py"
-    assert names == {path.stem for path in KEPT}
+    assert names - {tables.VERDICTS} == {path.stem for path in KEPT}
     assert "f1-efficientiml" in names
 
 
@@ -69,3 +71,19 @@ def test_a_table_is_replaced_and_the_rest_kept(tables: Any) -> None:
     assert once.startswith(f"before\n\n{start}\n**Accuracy and cost**\n")
     assert once.endswith("<!-- end -->\n\nafter\n")
     assert tables.filled(once) == once
+
+
+def test_rates_of_verdicts_are_a_table_of_their_own(tables: Any) -> None:
+    fields = [("manipulated", 0.02), ("inconclusive", 0.4), ("nothing found", 0.9)]
+    forgeries, authentic = [(v, share) for v, share in fields for _ in range(4)], ["nothing found"]
+    rates = Rates.measured(
+        "made up", [(Verdict(v), s) for v, s in forgeries], [Verdict(v) for v in authentic]
+    )
+    every = {"tampered": 12, "authentic": 1, "rates": rates.to_dict()}
+    table, words = tables._with_rates(every)
+    assert [row[0] for row in table.rows] == list(Verdict)
+    assert [row[2].split()[0] for row in table.rows] == ["33%", "33%", "33%"]
+    assert [row[-1] for row in table.rows] == ["-", "-", "0.33"]
+    assert "1 authentic pictures and of 12 forgeries" in words
+    (words,) = tables._with_rates({"rates": None})
+    assert "not been measured" in words
