@@ -23,11 +23,12 @@ RANKS = {
     **dict.fromkeys(("image", "core", "mask", "weights"), 1),
     "settings": 2,
     **dict.fromkeys(("inference", "data"), 3),
-    **dict.fromkeys(("forge", "evaluate", "pipeline"), 4),
-    **dict.fromkeys(("scan", "report", "train"), 5),
-    "bench": 6,
-    **dict.fromkeys(("cli", "__init__"), 7),
-    "__main__": 8,
+    **dict.fromkeys(("forge", "pipeline"), 4),
+    "evaluate": 5,
+    **dict.fromkeys(("scan", "report", "train"), 6),
+    "bench": 7,
+    **dict.fromkeys(("cli", "__init__"), 8),
+    "__main__": 9,
 }
 # What else is allowed: (importing part, imported module and what lies below it).
 BESIDES = (

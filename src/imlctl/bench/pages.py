@@ -191,7 +191,7 @@ def scan_page(document: Document) -> list[Block]:
     lines = [
         f"The scan reaches {document['share']:.1%} of {ideal}, median of {len(rounds)} rounds in"
         " turns.",
-        f"Decoding processes: {document['workers']}, already started.",
+        f"Model processes: {document['jobs']}, started before the clock.",
         *([_BUSY] if document["busy"] else []),
     ]
     return [headline(document), _conditions(document["machine"]), table, "\n".join(lines)]

@@ -69,7 +69,6 @@ def throughput(localizer: Localizer, folder: Path, runs: int, track: Track) -> d
     found, of = _spread(folder)
     timed = timer_for(localizer.device)
     localizer.localize(str(found.pictures[0]))  # a warm-up
-    workers = suitable_jobs(len(found.pictures))
     rounds = [_round(localizer, found, timed) for _ in track(range(runs), runs)]
     at_once = machine.cores if localizer.device.type == "cpu" else 1
     return {
@@ -79,7 +78,7 @@ def throughput(localizer: Localizer, folder: Path, runs: int, track: Track) -> d
         "rounds": [asdict(each) for each in rounds],
         "pictures": len(found.pictures),
         "of": of,
-        "workers": workers,
+        "jobs": suitable_jobs(len(found.pictures)) if localizer.device.type == "cpu" else 1,
         "at_once": at_once,
         "share": median(each.model / at_once / each.scan for each in rounds),
     }

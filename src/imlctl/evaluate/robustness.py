@@ -13,7 +13,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imlctl.data.masks import read_mask
-from imlctl.evaluate.score import Answer, PictureScore, score_picture
+from imlctl.evaluate.score import PictureScore, score_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imlctl.data.manifest import Entry
     from imlctl.evaluate.metrics import Mask
+    from imlctl.pipeline import Localizer
 
 Pixels = NDArray[np.uint8]
 Rng = np.random.Generator
@@ -99,27 +100,8 @@ def grid() -> tuple[Degradation, ...]:
     )
 
 
-class _Result(Answer, Protocol):
-    """The parts of a `pipeline.Result` that matter here."""
-
-    @property
-    def pixels(self) -> NDArray[Any]:
-        """The upright photograph, (H, W, 3) uint8 or uint16."""
-
-    @property
-    def photo(self) -> Any:
-        """The decoded photograph, with its hash."""
-
-
-class Localizes(Protocol):
-    """The part of a `pipeline.Localizer` that matters here."""
-
-    def localize(self, source: Any, *, name: str = "") -> _Result:
-        """Localize a picture, or the bytes of one."""
-
-
 def degraded(
-    localizer: Localizes, entry: Entry, *, seed: int = 0
+    localizer: Localizer, entry: Entry, *, seed: int = 0
 ) -> Iterator[tuple[Degradation, PictureScore]]:
     """Score a picture after each degradation, the clean file first.
 
