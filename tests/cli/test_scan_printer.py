@@ -1,11 +1,15 @@
 """What a scan prints, without a scan."""
 
+import errno
 import io
+import re
 import time
 from pathlib import Path, PurePath
 
 import pytest
 
+from imlctl.cli import scan_printer
+from imlctl.cli.console import ReaderGoneError
 from imlctl.cli.localize_options import CheckFor
 from imlctl.cli.scan_printer import ScanPrinter
 from imlctl.errors import DecodeError
@@ -129,3 +133,109 @@ def test_the_table(capsys):
         "imlctl:   1 failed",
         "imlctl:   1 done by an earlier scan",
     ]
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Makes both streams terminals of some width; returns what is shown."""
+
+    def make(columns):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        shown = Terminal()
+        monkeypatch.setattr("sys.stdout", shown)
+        monkeypatch.setattr("sys.stderr", shown)
+        return shown
+
+    return make
+
+
+LONG = "cases/2026/a folder of a friend/" + "IMG_" * 12 + ".jpg"
+CAUTION = {"cautions": ["too small to judge: 1 x 1 pixels"], "unreliable_share": 0.61}
+
+
+@pytest.mark.parametrize("many", [True, False])
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_no_line_is_wider_than_the_terminal_and_the_verdict_comes_first(terminal, columns, many):
+    shown = terminal(columns)
+    error = DecodeError("it is truncated", source=LONG, remedy="Get the complete original again.")
+    printer = ScanPrinter(2, many=many, live=False)
+    printer.follow([outcome(LONG, "manipulated", CAUTION), outcome(LONG, "failed", error=error)])
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue()).splitlines()
+    assert lines[0].startswith("manipulated")
+    for line in lines:  # only a name that is longer itself, which is not broken to be copied
+        assert len(line) < columns or max(map(len, line.split())) > columns - 20
+    assert sum(LONG[-20:] in line for line in lines) == 2  # each path once
+    assert any("cannot speak here: 61 %" in line for line in lines)
+
+
+@pytest.mark.parametrize(("variable", "coloured"), [("", True), ("NO_COLOR", False)])
+def test_verdicts_are_coloured_on_terminals_unless_told_otherwise(
+    terminal, monkeypatch, variable, coloured
+):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    if variable:
+        monkeypatch.setenv(variable, "1")
+    shown = terminal(80)
+    ScanPrinter(2, live=False).follow([outcome("a.jpg", "manipulated"), outcome("b.jpg")])
+    assert ("\x1b[1;31mmanipulated\x1b[0m" in shown.getvalue()) is coloured
+    assert "\x1b" not in shown.getvalue().splitlines()[1]  # nothing found is never green
+
+
+def test_a_single_picture_that_takes_long_says_what_it_waits_for(terminal, monkeypatch):
+    monkeypatch.setattr(scan_printer, "_PATIENCE", 0.0)
+    monkeypatch.setattr(scan_printer, "_REDRAW", 0.01)
+    shown = terminal(80)
+    printer = ScanPrinter(1, many=False)
+    with printer.stages as stages:
+        stages("loading the model")
+        _wait_for(shown, "loading the model")
+        stages.tile(2, 16)
+        _wait_for(shown, "tile 3 of 16")
+        printer.follow([outcome("a.jpg")])
+    assert shown.getvalue().split("\r")[-1].startswith("nothing found  a.jpg")
+
+
+def _wait_for(shown, text):
+    deadline = time.monotonic() + 20
+    while text not in shown.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert text in shown.getvalue()
+
+
+def test_verbose_says_size_tiles_and_seconds(capsys):
+    more = {"facts": {"width": 3000, "height": 2250}, "timings": {"decode": 0.2, "analyse": 19.93}}
+    settings = {"settings": {"tile": 1024, "overlap": 128}}
+    ScanPrinter(1, verbose=True).follow([outcome("a.jpg", more=more | settings)])
+    said = capsys.readouterr().err
+    assert "a.jpg: 3000 x 2250 pixels, 12 tiles, decode 0.20 s, analyse 19.93 s" in said
+
+
+class Gone(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_a_scan_with_outputs_goes_on_when_nobody_reads(monkeypatch):
+    monkeypatch.setattr("sys.stdout", Gone())
+    printer = ScanPrinter(4, until_the_end=True)
+    printer.follow(OUTCOMES)
+    assert printer.seen == 4
+    with pytest.raises(ReaderGoneError):
+        ScanPrinter(4).follow(OUTCOMES)
+
+
+def test_closed_streams_are_no_error(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    printer = ScanPrinter(4, verbose=True)
+    printer.follow(OUTCOMES)
+    printer.summarize(planned=4)
+    assert printer.seen == 4
+
+
+def test_an_incomplete_scan_is_called_so(capsys):
+    printer = ScanPrinter(63)
+    printer.follow(OUTCOMES)
+    printer.summarize(planned=63)
+    assert "INCOMPLETE: 4 of 63 pictures were analysed" in capsys.readouterr().err

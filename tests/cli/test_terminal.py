@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,14 @@ import pytest
 import typer
 
 from imlctl.cli import app
+from imlctl.errors import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Run = Callable[..., Any]
 
+needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")  # noqa: PTH110
 COMPLETE = """
 import sys
 from imlctl.cli import main
@@ -126,3 +129,65 @@ def test_wrong_usage_points_at_the_help(run: Run) -> None:
     assert ran.code == 2
     assert "Usage: imlctl localize" in ran.err
     assert "No such option: --no-such-option" in ran.err
+
+
+STREAMS = "from imlctl.cli import main; main()"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status"),
+    [
+        *(("<&-", 0), (">&-", 0), ("2>&-", 0), ("<&- >&- 2>&-", 0)),
+        pytest.param(">/dev/full", 2, marks=needs_full),
+        pytest.param("2>/dev/full", 0, marks=needs_full),
+    ],
+)
+@pytest.mark.parametrize("arguments", ["localize --jobs 0 --check PHOTO", "--version"])
+def test_closed_and_full_streams_never_exit_as_if_something_was_found(
+    photos: Any, weights: Any, redirection: str, status: int, arguments: str
+) -> None:
+    words = arguments.replace("PHOTO", f"'{photos / 'a.jpg'}' --weights '{weights}'")
+    command = f"'{sys.executable}' -c '{STREAMS}' {words} {redirection}"
+    ran = subprocess.run(command, shell=True, capture_output=True, check=False)  # noqa: S602
+    assert ran.returncode == status, ran.stderr
+    assert b"Traceback" not in ran.stderr
+
+
+def test_an_unforeseen_error_is_a_bug_and_never_a_finding(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("surprise")
+
+    monkeypatch.setattr("imlctl.scan.custody.manifests", fails)
+    ran = run("verify", tmp_path)
+    assert ran.code == Exit.INTERNAL == 70
+    assert "internal error (ZeroDivisionError)" in ran.err
+    assert "surprise" in ran.err
+
+
+def test_a_reader_that_goes_away_does_not_end_a_scan(
+    photos: Any, weights: Any, tmp_path: Any
+) -> None:
+    """As `| head -1` does."""
+    for number in range(9):
+        (photos / f"{number}.png").write_bytes((photos / "deep/b.png").read_bytes())
+    words = ["localize", "--jobs", "0", photos, "-o", tmp_path / "out", "--weights", weights]
+    command = [sys.executable, "-c", STREAMS, *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        process.wait()
+    assert process.returncode == 0
+    assert len(list((tmp_path / "out").glob("*.mask.png"))) == 10
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="no signals")
+def test_a_request_to_terminate_exits_as_an_interrupt(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(
+        "imlctl.scan.custody.manifests", lambda _: os.kill(os.getpid(), signal.SIGTERM) or []
+    )
+    assert run("verify", tmp_path).code == Exit.INTERRUPTED

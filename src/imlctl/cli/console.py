@@ -6,10 +6,12 @@ import errno
 import os
 import shutil
 import sys
+import textwrap
 from typing import TextIO
 
 from imlctl.errors import OutputError
 
+_ERROR = "imlctl: error:"
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # of a pipe, of a terminal, of a closed stream
 _STYLES = {"manipulated": "1;31", "inconclusive": "1;33", "error": "31"}
 
@@ -44,7 +46,7 @@ def echo(line: str) -> None:
 
 def complain(message: str) -> None:
     """Print an error to standard error."""
-    _remark(f"{styled('imlctl: error:', 'error', sys.stderr)} {printable(message)}")
+    _remark(f"{_ERROR} {printable(message)}")
 
 
 def note(message: str) -> None:
@@ -53,6 +55,13 @@ def note(message: str) -> None:
 
 
 def _remark(line: str) -> None:
+    if is_terminal(sys.stderr) and len(line) >= columns():
+        width = max(20, columns() - 1)
+        line = textwrap.fill(
+            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+    if line.startswith(_ERROR):
+        line = styled(_ERROR, "error", sys.stderr) + line.removeprefix(_ERROR)
     if sys.stderr is not None:
         try:
             _write(sys.stderr, line)

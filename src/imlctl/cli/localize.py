@@ -20,6 +20,7 @@ from imlctl.record import FAILED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imlctl.cli.scan_printer import StageLine
     from imlctl.scan.analysis import Options
     from imlctl.scan.find import Discovery
     from imlctl.scan.folder import Outputs
@@ -150,11 +151,6 @@ def localize(
     with ExitStack() as stack:
         planned = outputs.plan(found, kinds, stack)
         _say_what_is_missing(found, quiet=quiet, verbose=verbose)
-        engine = _start(planned, options, limits, stack, jobs=jobs, ray=ray)
-        ledger = outputs.begin(planned, found, command, stack)
-        interrupts = Interrupts(ignore_hangup=outputs.folder is not None)
-        if found.many:  # a single picture stops at once
-            stack.enter_context(interrupts)
         printer = ScanPrinter(
             len(planned),
             many=found.many,
@@ -164,6 +160,12 @@ def localize(
             verbose=verbose,
             until_the_end=out is not None or check is not None,
         )
+        stack.enter_context(printer.stages)
+        engine = _start(planned, options, limits, stack, jobs=jobs, ray=ray, stages=printer.stages)
+        ledger = outputs.begin(planned, found, command, stack)
+        interrupts = Interrupts(ignore_hangup=outputs.folder is not None)
+        if found.many:  # a single picture stops at once
+            stack.enter_context(interrupts)
         outcomes = scan(
             planned,
             engine,
@@ -235,6 +237,7 @@ def _start(
     *,
     jobs: int | None,
     ray: bool,
+    stages: StageLine,
 ) -> Engine:
     """Start what decodes and analyses, here or on a cluster."""
     if any(job.picture.path is None for job in planned):
@@ -252,4 +255,7 @@ def _start(
         return start_ray(options, limits, stack, decoders=jobs, tell=note)
     from imlctl.scan.pool import start_engine
 
-    return start_engine(options, len(planned), limits, stack, jobs=jobs)
+    stages("loading the model")
+    engine = start_engine(options, len(planned), limits, stack, jobs=jobs, progress=stages.tile)
+    stages("analysing")
+    return engine

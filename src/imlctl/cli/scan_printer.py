@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +31,68 @@ from imlctl.record import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Self
 
     from imlctl.scan.run import Outcome
 
 _VERDICTS = (*Verdict, FAILED)
 _WIDEST_VERDICT = max(map(len, Verdict))
+_ROOMY = 70  # columns that leave room for more than a verdict, a number and a name
+_PATIENCE, _REDRAW = 2.0, 0.2  # seconds until a line tells of a slow picture, and between two
 _SPEAKS_LITTLE = 0.1  # of a picture: where the map cannot be believed there, the line says so
+
+
+class StageLine:
+    """A line on a terminal that says what a single picture waits for, if that takes a while.
+
+    Args:
+        shown: Whether to show it at all.
+    """
+
+    def __init__(self, shown: bool) -> None:
+        self._shown = shown
+        self._text = self._drawn = ""
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._draw, name="stages", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._shown:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def __call__(self, text: str) -> None:
+        """Say what is being done."""
+        self._text = text
+
+    def tile(self, done: int, total: int) -> None:
+        """Say which tile is being analysed."""
+        if total > 1:
+            self(f"tile {min(done + 1, total)} of {total}")
+
+    def clear(self) -> None:
+        """Take the line away for good."""
+        self._ended.set()
+        with self._lock:
+            self._write("")
+
+    def _draw(self) -> None:
+        if self._ended.wait(_PATIENCE):
+            return
+        while not self._ended.wait(_REDRAW):
+            with self._lock:
+                if not self._ended.is_set():
+                    self._write(self._text)
+
+    def _write(self, text: str) -> None:
+        if text != self._drawn and sys.stderr is not None:
+            with suppress(OSError, ValueError):  # the terminal has gone
+                sys.stderr.write(f"\r{text:{len(self._drawn)}}\r{text}")
+                sys.stderr.flush()
+            self._drawn = text
 
 
 @dataclass(slots=True)
@@ -52,6 +110,7 @@ class ScanPrinter:
         counts: Pictures by verdict.
         seen: Pictures that were followed.
         resumed: Those of them that an earlier scan did.
+        stages: Says what a single picture waits for.
     """
 
     total: int
@@ -65,6 +124,10 @@ class ScanPrinter:
     seen: int = 0
     resumed: int = 0
     began: float = field(default_factory=time.monotonic)
+    stages: StageLine = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stages = StageLine(self.live and not self.many and is_terminal(sys.stderr))
 
     def follow(self, outcomes: Iterable[Outcome]) -> None:
         """Print each outcome as it comes.
@@ -96,6 +159,7 @@ class ScanPrinter:
         return ", ".join(f"{self.counts[v]} {v}" for v in _VERDICTS if self.counts[v])
 
     def _print(self, outcome: Outcome) -> None:
+        self.stages.clear()
         record = outcome.record
         if outcome.error is not None:
             complain(str(outcome.error))
@@ -129,8 +193,12 @@ class ScanPrinter:
             facts = [*_facts(record), *(f"wrote {path}" for path in written)]
             return "\n".join([f"{verdict}  {name}", *map(_indented, facts)])
         room = columns() - 1
-        head = f"{record['verdict']:{_WIDEST_VERDICT}}  {rounded_down(record['score'])}"
-        head += f"  {percent(record['share']):>17}  " if room > 60 else "  "
+        head = f"{record['verdict']:{_WIDEST_VERDICT}}  "
+        if room < _ROOMY:
+            head += f"{rounded_down(record['score'])}  "
+        else:
+            share = percent(record["share"]).replace("less than ", "<").replace("more than ", ">")
+            head += f"score {rounded_down(record['score'])}  {share:>7} marked  "
         left = max(8, room - len(head))
         line = head + (name if len(name) <= left else f"...{name[3 - left :]}")
         line = line.replace(record["verdict"], verdict, 1)

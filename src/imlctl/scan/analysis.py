@@ -21,6 +21,7 @@ from imlctl.scan.worker import decode_file, identified
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from imlctl.inference import Progress
     from imlctl.pipeline import Result
     from imlctl.report.preview import Preview
     from imlctl.scan.messages import Request, Unchanged
@@ -64,7 +65,7 @@ class Analysis:
             sample though it was told how.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, progress: Progress | None = None) -> None:
         from imlctl.pipeline import Localizer
 
         if options.threads is not None:
@@ -72,6 +73,7 @@ class Analysis:
 
             torch.set_num_threads(options.threads)
         self.options = options
+        self.progress = progress  # of the tiles of a large picture
         self.localizer = Localizer(options.settings)
         self.provenance: dict[str, Any] = self.localizer.provenance
         if Kind.RELIABILITY in options.kinds and not self.localizer.model.scored:
@@ -94,7 +96,7 @@ class Analysis:
             ImlctlError: Of any kind but `InputError`: other pictures would fail as well.
         """
         try:
-            result = self.localizer.localize(decoded.photo)
+            result = self.localizer.localize(decoded.photo, progress=self.progress)
             timings = {"decode": decoded.seconds, "analyse": result.seconds}
             record = dataclasses.replace(
                 result.record(),

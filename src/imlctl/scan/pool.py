@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from typing import Self
 
+    from imlctl.inference import Progress
     from imlctl.scan.analysis import InProcess, Options
     from imlctl.scan.messages import Finished, Request, Unchanged
     from imlctl.scan.naming import Job
@@ -445,6 +446,7 @@ def start_engine(
     stack: ExitStack,
     *,
     jobs: int | None = None,
+    progress: Progress | None = None,
 ) -> InProcess | Pool:
     """Start what decodes and analyses on this machine.
 
@@ -458,6 +460,7 @@ def start_engine(
         stack: Ends all processes when it is closed.
         jobs: Processes that analyse on a CPU, or decode for a graphics card; 0 for none at all,
             None for as many as suit the machine.
+        progress: Told of the tiles of a picture that is analysed alone.
 
     Raises:
         ImlctlError: The model, its weights or the device cannot be had.
@@ -465,7 +468,7 @@ def start_engine(
     from imlctl.scan.analysis import Analysis, InProcess
 
     if jobs == 0 or not pictures:
-        return InProcess(Analysis(options), None)
+        return InProcess(Analysis(options, progress), None)
     if pictures > 1 and _on_cpu(options.settings.device):
         options = replace(options, settings=replace(options.settings, device="cpu"))
         models = [
@@ -478,7 +481,7 @@ def start_engine(
     # Started before the model is loaded, so that both happen at the same time.
     ahead = 1 if pictures == 1 else jobs or min(pictures, cores(), _MOST_DECODERS)
     decoders = stack.enter_context(Decoders(ahead, limits))
-    analysis = Analysis(options)
+    analysis = Analysis(options, progress)
     if pictures == 1:
         return InProcess(analysis, decoders)
     return stack.enter_context(Pool(decoders, [analysis], analysis.provenance))
