@@ -191,7 +191,9 @@ class ScanPrinter:
             return line if self.many or not written else f"{line} -> {', '.join(written)}"
         if not self.many:
             facts = [*_facts(record), *(f"wrote {path}" for path in written)]
-            return "\n".join([f"{verdict}  {name}", *map(_indented, facts)])
+            fits = len(record["verdict"]) + len(name) + 2 < columns()
+            head = [f"{verdict}  {name}"] if fits else [verdict, _indented(name)]
+            return "\n".join([*head, *map(_indented, facts)])
         room = columns() - 1
         head = f"{record['verdict']:{_WIDEST_VERDICT}}  "
         if room < _ROOMY:
@@ -236,6 +238,7 @@ def _indented(fact: str) -> str:
         max(20, columns() - 1),
         initial_indent="  ",
         subsequent_indent="    ",
+        break_long_words=False,
         break_on_hyphens=False,
     )
 
