@@ -192,8 +192,8 @@ class ScanPrinter:
         if not self.many:
             facts = [*_facts(record), *(f"wrote {path}" for path in written)]
             fits = len(record["verdict"]) + len(name) + 2 < columns()
-            head = [f"{verdict}  {name}"] if fits else [verdict, _indented(name)]
-            return "\n".join([*head, *map(_indented, facts)])
+            first = f"{verdict}  {name}" if fits else f"{verdict}\n{_indented(name)}"
+            return "\n".join([first, *map(_indented, facts)])
         room = columns() - 1
         head = f"{record['verdict']:{_WIDEST_VERDICT}}  "
         if room < _ROOMY:
