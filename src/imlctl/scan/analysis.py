@@ -65,7 +65,7 @@ class Analysis:
             sample though it was told how.
     """
 
-    def __init__(self, options: Options, progress: Progress | None = None) -> None:
+    def __init__(self, options: Options, progress: Progress = lambda done, total: None) -> None:
         from imlctl.pipeline import Localizer
 
         if options.threads is not None:

@@ -446,7 +446,7 @@ def start_engine(
     stack: ExitStack,
     *,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> InProcess | Pool:
     """Start what decodes and analyses on this machine.
 
