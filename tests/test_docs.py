@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import re
 import shlex
 import shutil
@@ -239,6 +240,16 @@ def test_where_the_internet_is_used_is_said_in_the_same_words_everywhere(page: s
     text = " ".join((ROOT / page).read_text("utf-8").split())
     assert text.count(INTERNET) == 1
     assert len(re.findall(r"connects? to the internet", text)) == 1
+
+
+@pytest.mark.parametrize("group", [[], ["data"], ["weights"]], ids=str)
+def test_summaries_of_commands_fit_into_80_columns(group: list[str]) -> None:
+    command = [sys.executable, "-m", "imlctl", *group, "--help"]
+    environment = os.environ | {"COLUMNS": "80"}
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    _, _, commands = said.stdout.partition("Commands:\n")
+    assert len(commands.splitlines()) >= 4
+    assert "..." not in commands
 
 
 def test_the_reference_is_not_stale(monkeypatch: pytest.MonkeyPatch) -> None:

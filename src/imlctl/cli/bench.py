@@ -153,7 +153,7 @@ def bench(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     out: Out = None,
 ) -> None:
-    """Measure this machine and these weights: --fps for speed and cost, --f1 for accuracy.
+    """Measure speed, cost and accuracy.
 
     One measurement at a time: --fps, --flops, --f1 (with --peer beside another detector),
     --robustness, --calibrate or --scan.

@@ -59,9 +59,10 @@ def synthesize(
     ] = None,
     device: options.Device = "auto",
 ) -> None:
-    """Write forgeries with their masks and a manifest; run it again to resume.
+    """Write forgeries with their masks and a manifest.
 
-    The same preset, photographs and seed give the same pictures, whatever the number of shards.
+    The same command continues an interrupted run. The same preset, photographs and seed give the
+    same pictures, whatever the number of shards.
     """
     from tqdm import tqdm
 
@@ -107,9 +108,10 @@ def speed(
     device: options.Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure how fast training samples are made, compared with what the model takes.
+    """Measure how fast training samples are made.
 
-    By stage and kind in one process, then by number of workers. Nothing is written.
+    Compares that with the speed of the model: by stage and kind in one process, then by number of
+    workers. Writes nothing.
     """
     from imlctl.device import describe, resolve
     from imlctl.train.config import load_config
@@ -169,7 +171,10 @@ def sheet(
     start: Annotated[int, typer.Option(min=0, help="Number of the first sample.")] = 0,
     force: options.Force = False,
 ) -> None:
-    """Draw training samples with their masks outlined, and report how fast they are made."""
+    """Draw training samples with their masks outlined.
+
+    Prints how fast they are made.
+    """
     from imlctl import atomic
     from imlctl.train.config import load_config
     from imlctl.train.samples import contact_sheet
@@ -221,10 +226,11 @@ def index(
     ] = False,
     force: options.Force = False,
 ) -> None:
-    """Write a dataset's manifest; each picture is opened and checked against its mask.
+    """Write the manifest of a dataset.
 
-    Faulty pictures are named on standard error and left out. Masks that do not mark in white are
-    rewritten beside the manifest. The exit code is 3 if anything was left out.
+    Each picture is opened and checked against its mask. Faulty ones are named on standard error and
+    left out. Masks that do not mark in white are rewritten beside the manifest. The exit status is
+    3 if anything was left out.
     """
     from imlctl.data.index import Splits, build_index
     from imlctl.data.manifest import read_manifest, write_manifest

@@ -36,7 +36,7 @@ def distill(
         bool, typer.Option("--quiet", "-q", help="No progress on standard error.")
     ] = False,
 ) -> None:
-    """Distil LightVAE, DiffIML's autoencoder of masks, on masks made on the fly."""
+    """Train LightVAE, DiffIML's autoencoder of masks."""
     from imlctl.device import resolve
     from imlctl.train.config import load_preset
     from imlctl.train.distill import DistillConfig

@@ -32,7 +32,7 @@ def _weights() -> None:
 
 @weights.command("list")
 def list_(json: Json = False) -> None:
-    """List known weights: kind, licence, size, and whether they are installed."""
+    """List known weights, and whether they are installed."""
     from imlctl.weights.inventory import inventory
 
     _print(inventory(), json)

@@ -33,7 +33,7 @@ def pull(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Fetch weights from the Hugging Face Hub into its cache, and check their hash.
+    """Fetch weights from the Hugging Face Hub, and check their hash.
 
     HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE and HTTPS_PROXY work as for every client of the
     Hub.
@@ -76,7 +76,10 @@ def push(
         bool, typer.Option("--private", help="If the repository is new, make it private.")
     ] = False,
 ) -> None:
-    """Publish trained weights with their model card, and print their entry for a registry."""
+    """Publish trained weights with their model card.
+
+    Prints their entry for a registry.
+    """
     from imlctl.weights import publish
     from imlctl.weights.user_registry import to_toml
 
@@ -99,7 +102,10 @@ def convert(
     ] = "",
     force: options.Force = False,
 ) -> None:
-    """Convert a pickle to safetensors, in a separate process that runs no code from the file."""
+    """Convert a pickle to safetensors.
+
+    A separate process opens it, and runs no code from the file.
+    """
     from imlctl.weights import convert as converting
 
     done = converting.convert(source, target, part=part, overwrite=force)
