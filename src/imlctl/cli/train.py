@@ -26,7 +26,7 @@ def train(
         bool, typer.Option("--quiet", "-q", help="No progress on standard error.")
     ] = False,
 ) -> None:
-    """Train a model on forgeries made on the fly, on real ones, or both.
+    """Train a model, on forgeries made on the fly or on real ones.
 
     In several processes: torchrun --nproc-per-node 4 --no-python imlctl train PRESET -o RUN.
     """
