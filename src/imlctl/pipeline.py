@@ -20,8 +20,8 @@ from torch import Tensor
 
 from imlctl.device import describe, make_deterministic, resolve
 from imlctl.errors import UsageError
-from imlctl.image.cautions import cautions
 from imlctl.image.decode import Photo, decode, of_pixels, read
+from imlctl.image.facts import cautions
 from imlctl.image.prepare import prepare, restore, upright
 from imlctl.image.views import VIEWS, views_of
 from imlctl.inference import OVERLAP, predict

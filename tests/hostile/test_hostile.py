@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imlctl.errors import DecodeError, TooLargeError
-from imlctl.image.cautions import cautions
 from imlctl.image.decode import decode, read
+from imlctl.image.facts import cautions
 
 if TYPE_CHECKING:
     from pathlib import Path

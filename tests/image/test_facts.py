@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
 from dataclasses import replace
 from io import BytesIO
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from imlctl.image.decode import decode, read
-from imlctl.image.facts import Provenance, compare_thumbnail, pixels_sha256, with_history
+from imlctl.image.facts import Provenance, cautions, compare_thumbnail, pixels_sha256, with_history
 from imlctl.image.jpeg_facts import jpeg_facts
 from imlctl.image.metadata import ExifSummary, Tiff, c2pa_text, find_embedded, read_xmp, summarise
 
@@ -483,3 +484,44 @@ def test_the_example_says_how_it_was_saved() -> None:
     assert found.jpeg is not None
     assert (found.jpeg.quality, found.jpeg.standard, found.jpeg.subsampling) == (92, True, "4:2:0")
     assert found.bytes == EXAMPLE.stat().st_size
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (120, 150, 3), np.uint8)
+GREY = np.full((120, 150, 3), 90, np.uint8)
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def with_one_odd_pixel(by: int) -> Image.Image:
+    pixels = GREY.copy()
+    pixels[-1, -1, 2] += by
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (encoded(Image.fromarray(NOISE)), []),
+        (encoded(Image.fromarray(NOISE), "JPEG", quality=50), []),
+        (encoded(Image.fromarray(NOISE), "JPEG", quality=49), ["strongly compressed: JPEG qua"]),
+        (encoded(Image.new("RGB", (1, 1))), ["too small to judge: 1 x 1 pix", "a single colour"]),
+        (encoded(Image.fromarray(NOISE[:95])), ["too small to judge: 150 x 95 pixels"]),
+        (encoded(Image.fromarray(NOISE).quantize(64)), ["a palette of at most 256 colours"]),
+        (encoded(Image.fromarray(NOISE).convert("1")), ["black and white without greys"]),
+        (encoded(with_one_odd_pixel(2)), ["a single colour throughout"]),
+        (encoded(with_one_odd_pixel(3)), []),
+        (
+            encoded(Image.fromarray(np.full((120, 150), 30_000, np.uint16))),
+            ["a single colour throughout"],
+        ),
+        (encoded(Image.fromarray(NOISE[..., 0].astype(np.uint16) * 200)), []),
+    ],
+)
+def test_reasons(data: bytes, found: list[str]) -> None:
+    told = cautions(decode(data))
+    assert len(told) == len(found)
+    assert all(text.startswith(start) for text, start in zip(told, found, strict=True))

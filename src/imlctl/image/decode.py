@@ -6,39 +6,15 @@ import hashlib
 import os
 import re
 import stat
-import threading
-import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
     Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-    features,
 )
 
 from imlctl.errors import DecodeError, ImlctlError, InputError, TooLargeError, UsageError
-from imlctl.image.boxes import walk_avif
-from imlctl.image.containers import (
-    check_png,
-    walk_bmp,
-    walk_gif,
-    walk_png,
-    walk_webp,
-    without_extensions,
-    without_metadata,
-)
 from imlctl.image.facts import FormatFacts, embedded_thumbnail, provenance
 from imlctl.image.formats import (
     DEFAULT_MAX_PIXELS,
@@ -46,53 +22,22 @@ from imlctl.image.formats import (
     TO_CONVERT,
     check_size,
     identify,
-    not_read,
 )
-from imlctl.image.jpeg import check_jpeg, walk_jpeg, walk_mpo
-from imlctl.image.samples import check_avif, decode_heif, to_rgb
-from imlctl.image.tiff import check_tiff, walk_tiff
+from imlctl.image.readers import decode_heif, decode_with_pillow, exif_orientation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
-    from imlctl.image.formats import Layout
 
 __all__ = ["DEFAULT_MAX_PIXELS", "Photo", "decode", "of_pixels", "read"]
 
-_ORIENTATION = 0x0112  # EXIF tag
-_WARNINGS = threading.Lock()  # Python keeps one set of warning filters for all threads
-
-_WALKERS = {
-    "JPEG": walk_jpeg,
-    "PNG": walk_png,
-    "GIF": walk_gif,
-    "BMP": walk_bmp,
-    "WEBP": walk_webp,
-    "AVIF": walk_avif,
-    "TIFF": walk_tiff,
-}
 _REMEDY_UNCLEAR = (
     "It may be damaged, or of a kind that is not read: compare it with the original, or convert it "
     "without loss to a PNG."
 )
 # Modes of images of Pillow's in memory, and the one that holds the same samples.
 _EXACT = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
-_EXPORT = "Export it as an RGB picture of 16 bits in a TIFF or PNG, and give that."
 _UNSUPPORTED = re.compile("unsupported|not supported|cannot handle", re.IGNORECASE)
-_STRIPPED = {"PNG": without_metadata, "GIF": without_extensions}
-_CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff}
-# `Image.open` is not used: it tries one format after another, and limits the size by a global of
-# Pillow's that a library must not change. Our own limit is checked instead.
-_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
-    "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "AVIF": AvifImagePlugin.AvifImageFile,
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +94,7 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
         if kind == "HEIF":
             pixels, facts = decode_heif(data, max_pixels)
         else:
-            pixels, facts = _decode_with_pillow(kind, data, max_pixels)
+            pixels, facts = decode_with_pillow(kind, data, max_pixels)
         facts = replace(facts, provenance=provenance(data, kind, pixels))
         thumbnail = embedded_thumbnail(data, kind)
     except ImlctlError as error:
@@ -202,7 +147,7 @@ def of_pixels(
     mode, orientation, alpha = "array", 1, False
     if isinstance(pixels, Image.Image):
         mode, alpha = pixels.mode, pixels.mode in ("RGBA", "LA", "PA", "RGBa", "La")
-        orientation = _orientation(pixels.getexif(), [])
+        orientation = exif_orientation(pixels.getexif(), [])
         if mode in _EXACT:
             pixels = np.asarray(pixels.convert(_EXACT[mode]))
         elif mode.startswith("I;16"):
@@ -304,136 +249,3 @@ def _read_bytes(source: str, max_pixels: int) -> bytes:
             remedy="Wait until it is complete, then try again.",
         )
     return data
-
-
-def _decode_with_pillow(
-    kind: str, data: bytes, max_pixels: int
-) -> tuple[NDArray[Any], FormatFacts]:
-    """Decode a file of a kind that `identify` returned.
-
-    Returns:
-        Pixels (H, W, 3), uint8 or uint16, as stored, and what there is to record.
-
-    Raises:
-        DecodeError: The file is incomplete, or of an unsupported variety.
-        TooLargeError: More pixels than `max_pixels`.
-        Exception: Whatever Pillow raises for a damaged file.
-    """
-    layout = _WALKERS[kind](data)
-    check_size(*layout.tile, max_pixels)
-    if layout.size:
-        check_size(*layout.size, max_pixels)
-    notes = list(_CHECKS[kind](data)) if kind in _CHECKS else []
-    with _noting(notes):
-        image = _open(kind, data, layout)
-        check_size(*image.size, max_pixels)
-        if image.format == "MPO":
-            layout = walk_mpo(data, layout, image.n_frames)  # type: ignore[attr-defined]
-        orientation = _load_tiff(image, layout, notes) if kind == "TIFF" else None
-    image.load()  # outside the lock, so that threads decode at the same time
-    if orientation is None:
-        with _noting(notes):
-            orientation = _orientation(_exif(image, notes), notes)
-    if kind == "PNG":
-        check_png(image, data)
-    elif kind == "AVIF":
-        check_avif(data)
-    # Pillow swaps the size of a turned TIFF whether or not it turns the pixels; a copy has theirs.
-    whole = image if layout.size in {None, image.size} else image.copy()
-    pixels, conversions = to_rgb(whole, layout, data)
-    return pixels, _facts(image, layout, pixels, orientation, [*conversions, *notes])
-
-
-def _open(kind: str, data: bytes, layout: Layout) -> ImageFile.ImageFile:
-    if kind == "JPEG":
-        return JpegImagePlugin.jpeg_factory(BytesIO(data))
-    if kind == "AVIF" and not features.check("avif"):
-        raise DecodeError("this Pillow cannot read AVIF", remedy="Run: pip install -U pillow")
-    try:
-        return _PLUGINS[kind](BytesIO(_STRIPPED.get(kind, bytes)(data)))
-    except SyntaxError as error:
-        if layout.kind:  # its structure is in order, so it is the samples that Pillow cannot read
-            raise not_read(layout.kind, _EXPORT) from error
-        raise
-
-
-def _load_tiff(image: ImageFile.ImageFile, layout: Layout, notes: list[str]) -> int:
-    """Load a TIFF without letting Pillow turn it upright, and return its orientation.
-
-    Pillow turns TIFF, and only TIFF, while loading; an orientation of 1 in its parsed metadata
-    stops that. It also applies its global size limit here, unless the memory is there already.
-    """
-    exif = image.getexif()
-    orientation = _orientation(exif, notes)
-    exif[_ORIENTATION] = 1
-    if layout.size:
-        image.im = Image.new(image.mode, layout.size).im
-    image.load()  # under the lock, because reading the last tags may warn
-    return orientation
-
-
-def _exif(image: ImageFile.ImageFile, notes: list[str]) -> Image.Exif:
-    """Return the EXIF metadata; a picture is no worse for metadata that cannot be read."""
-    try:
-        return image.getexif()
-    except Exception as error:
-        notes.append(f"EXIF metadata cannot be read ({type(error).__name__})")
-        return Image.Exif()
-
-
-def _orientation(exif: Image.Exif, notes: list[str]) -> int:
-    value = exif.get(_ORIENTATION, 1)
-    if isinstance(value, int) and 1 <= value <= 8:
-        return value
-    notes.append(f"invalid EXIF orientation {str(value)[:20]!r} taken for 1")
-    return 1
-
-
-def _facts(
-    image: ImageFile.ImageFile,
-    layout: Layout,
-    pixels: NDArray[Any],
-    orientation: int,
-    oddities: list[str],
-) -> FormatFacts:
-    frames: int = getattr(image, "n_frames", 1) if layout.frames is None else layout.frames
-    alpha = image.mode in {"RGBA", "LA", "La", "PA"} or "transparency" in image.info
-    icc_profile = layout.profile or bool(image.info.get("icc_profile"))
-    notes = [*layout.notes]
-    if frames > 1:
-        notes.append(f"first of {frames} frames analysed")
-    if alpha:
-        notes.append("transparency ignored")
-    if icc_profile:
-        notes.append("colour profile not applied")
-    if layout.trailing:
-        notes.append(f"{layout.trailing} bytes after the end of the picture not read")
-    return FormatFacts(
-        format=str(image.format),
-        width=pixels.shape[1],
-        height=pixels.shape[0],
-        mode=image.mode,
-        bit_depth=1 if image.mode == "1" else layout.bits,
-        orientation=orientation,
-        frames=frames,
-        icc_profile=icc_profile,
-        alpha=alpha,
-        notes=(*notes, *oddities),
-    )
-
-
-@contextmanager
-def _noting(notes: list[str]) -> Iterator[None]:
-    """Turn Pillow's warnings into notes, and pass on those that other threads caused."""
-    with _WARNINGS:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield
-        for warning in caught:
-            if Path(warning.filename).parent.name == "PIL":
-                text = " ".join(str(warning.message).split()).rstrip(".")
-                notes.append(f"Pillow warns: {text[:200]}")
-            else:
-                warnings.warn_explicit(
-                    warning.message, warning.category, warning.filename, warning.lineno
-                )

@@ -31,27 +31,15 @@ _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS, _PLANAR = 273, 277, 27
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
 _SUB_DIRECTORIES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG_VERSION = 330, 338, 339, 50706
 _FILL_ORDER, _PREDICTOR, _JPEG_TABLES = 266, 317, 347
-_READ = frozenset(
-    {
-        *(_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC),
-        *(_STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS, _PLANAR),
-        *(_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS),
-        *(_SUB_DIRECTORIES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG_VERSION),
-        *(_FILL_ORDER, _PREDICTOR, _JPEG_TABLES),
-    }
-)
+_READ = frozenset({*range(_SUBFILE, _JPEG_TABLES + 1), _DNG_VERSION})
 _RAW_PHOTOMETRICS = frozenset({32803, 34892})  # colour filter array, linear raw
 _PLAIN, _FAX, _LZW, _OLD_JPEG, _JPEG, _PACKBITS = 1, frozenset({2, 3, 4}), 5, 6, 7, 32773
 _DEFLATE, _LZMA, _ZSTD = frozenset({8, 32946}), 34925, 50000
 _COMPRESSIONS = _FAX | _DEFLATE | {_PLAIN, _LZW, _OLD_JPEG, _JPEG, _PACKBITS, _LZMA, _ZSTD}
 _OTHER_COMPRESSIONS = {
     **dict.fromkeys((33003, 33005, 34712), "a JPEG 2000 picture"),
-    50001: "a WebP picture",
-    50002: "a JPEG XL picture",
-    **dict.fromkeys((52546,), "a JPEG XL picture"),
-    **dict.fromkeys((22610, 34934), "a JPEG XR picture"),
-    34887: "LERC data",
-    **dict.fromkeys((34676, 34677), "SGI log data"),
+    **dict.fromkeys((50002, 52546), "a JPEG XL picture"),
+    **{50001: "a WebP picture", 34934: "a JPEG XR picture", 34887: "LERC data"},
 }
 _CONVERT = "Convert it without loss to a TIFF with LZW compression or to a PNG, and give that."
 _FLOAT, _PIECE = 3, 1 << 20  # a sample format; bytes unpacked at a time
