@@ -94,7 +94,7 @@ def test_versions_and_extras_are_those_of_the_project(path: Path) -> None:
     (extras,) = texts(path, "ARG")
     assert '".[$EXTRAS]"' in " ".join(texts(path, "RUN"))
     chosen = set(extras.removeprefix("EXTRAS=").split(","))
-    assert "report" in chosen <= PROJECT["optional-dependencies"].keys()
+    assert "heif" in chosen <= PROJECT["optional-dependencies"].keys()
     bases = {text.split()[0] for text in texts(path, "FROM")}
     (version,) = {re.fullmatch(r"python:(3\.\d+)-slim-\w+", base)[1] for base in bases}
     assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
