@@ -51,7 +51,7 @@ def _conditions(machine: Document, during: float | None = None) -> str:
 def _model_page(model: Document, document: Document) -> list[Block]:
     rival, floor = model["against"], model["floor"]
     ends = Table.of(
-        "End to end: from a JPEG's bytes to a mask on the disk",
+        "End to end: JPEG to mask on disk",
         model["end_to_end"],
         {
             "picture": lambda row: f"{row['size']} x {row['size']}",
@@ -106,12 +106,11 @@ def _way(row: Document) -> str:
 
 
 def _rival_line(rival: Document, each: Document) -> str:
-    ways = f" with N={each['members']}, {each['steps']} steps" if each["steps"] else ""
+    ways = _way({**each, "tiled": False}).replace(",", " with", 1)
     share = each["share"]
     return (
-        f"{rival['name']} at {rival['size']}: {duration(rival['median'])}; the model{ways}"
-        f"{', flips' if each['tta'] else ''} takes {share:.3f} of that, pair by pair"
-        f" ({1 / share:.3g} times as fast)."
+        f"{rival['name']} at {rival['size']}: {duration(rival['median'])}; the model{ways} takes"
+        f" {share:.3f} of that, pair by pair ({1 / share:.3g} times as fast)."
     )
 
 
