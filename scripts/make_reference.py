@@ -20,6 +20,7 @@ from imlctl.core.diff_iml import ENCODERS
 from imlctl.data.layouts import LAYOUTS
 from imlctl.errors import Exit
 from imlctl.forge.to_disk import KINDS
+from imlctl.resources import presets
 from imlctl.train.config import TrainConfig
 from imlctl.train.distill import DistillConfig
 
@@ -38,8 +39,8 @@ def page() -> str:
     blocks = [
         "# Reference",
         "<!-- Made by scripts/make_reference.py; do not edit. -->",
-        "Commands, exit codes, environment and files; what a record holds; what a preset may say.\n"
-        "`man imlctl` has the options of every command, with their defaults and examples.",
+        "Commands, exit status, environment and files; fields of a record; keys of a preset.\n"
+        "`man imlctl` has the options of every command, with defaults and examples.",
         *_commands(),
         *_codes(),
         *_surroundings(),
@@ -60,8 +61,8 @@ def _commands() -> Iterator[str]:
             rows.append((f"`{' '.join(pieces)}`", f"{command.summary}.", _page_link(command.page)))
     yield _table(("command", "what it does", "all options"), rows)
     yield (
-        "`imlctl --install-completion` lets the Tab key complete commands and options in bash,\n"
-        "zsh, fish and PowerShell; `imlctl --show-completion` prints what it would install."
+        "`imlctl --install-completion` turns on tab completion for bash, zsh, fish or PowerShell;\n"
+        "`imlctl --show-completion` prints what it would install."
     )
 
 
@@ -72,8 +73,8 @@ def _page_link(name: str) -> str:
 def _codes() -> Iterator[str]:
     said = words()
     meanings = said["exit"] | said["page"]["imlctl"]["exit"]
-    yield "## Exit codes"
-    yield _table(("code", "meaning"), [(f"{code:d}", meanings[str(code.value)]) for code in Exit])
+    yield "## Exit status"
+    yield _table(("status", "meaning"), [(f"{code:d}", meanings[str(code.value)]) for code in Exit])
 
 
 def _surroundings() -> Iterator[str]:
@@ -83,15 +84,16 @@ def _surroundings() -> Iterator[str]:
     yield _table(("variable", "meaning"), [(f"`{name}`", text) for name, text in variables])
     yield "## Files"
     files = said["files"].values()
-    yield _table(("file", "what it holds"), [(f"`{place}`", text) for place, text in files])
+    yield _table(("file", "contents"), [(f"`{place}`", text) for place, text in files])
 
 
 def _records() -> Iterator[str]:
     schema = json.loads(SCHEMA.read_text("utf-8"))
     yield "## Records"
     yield (
-        "One JSON object for each picture: what `--json` writes, a line of `records.jsonl`, a row\n"
-        "of the ledger. [record.schema.json](record.schema.json) is the exact schema, version "
+        "One JSON object for each picture: the file that `--json` writes, a line of\n"
+        "`records.jsonl`, a row of the ledger. The exact schema is\n"
+        "[record.schema.json](record.schema.json), version "
         f"{schema['properties']['schema_version']['const']}."
     )
     yield _properties(schema)
@@ -130,8 +132,10 @@ def _kind(part: dict[str, Any]) -> str:
 def _presets() -> Iterator[str]:
     yield "## Presets"
     yield (
-        "TOML files; `configs/` has examples. A key that is not known, or of the wrong type, is\n"
-        "an error. Relative paths are taken from the working directory."
+        "A preset is a TOML file, or the name of one that comes with imlctl:\n"
+        f"{_listed(presets())}.\n"
+        "An unknown key, or a value of the wrong type, is an error. Relative paths are taken from\n"
+        "the working directory."
     )
     shown: dict[type, str] = {}
     for command, kind in (("train", TrainConfig), ("distill", DistillConfig)):
@@ -152,7 +156,8 @@ def _preset(kind: type, table: str, shown: dict[type, str], command: str) -> Ite
     hints = get_type_hints(kind)
     rows = []
     for field in _fields(kind):
-        meaning = about.get(field.name, "")
+        inner = "See below." if _inner(hints[field.name]) else ""
+        meaning = about.get(field.name, inner)
         rows.append((f"`{field.name}`", _type(hints[field.name]), _default(field), meaning))
     yield _table(("key", "type", "default", "meaning"), rows)
     for field in _fields(kind):
@@ -210,7 +215,7 @@ def _names() -> Iterator[str]:
     yield f"Condition encoders, for `encoder`: {_listed(ENCODERS)}."
     yield f"Kinds of forgery, for `--kind`: {_listed(KINDS)}."
     yield "Layouts of datasets, for `--layout`:"
-    yield _table(("layout", "how it lies"), [(f"`{x.name}`", x.about) for x in LAYOUTS.values()])
+    yield _table(("layout", "folders"), [(f"`{x.name}`", x.about) for x in LAYOUTS.values()])
 
 
 def _listed(names: Iterable[str]) -> str:

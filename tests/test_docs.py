@@ -150,7 +150,8 @@ def test_every_command_line_parses(line: Line) -> None:
         if word.startswith(("configs/", "examples/", "docs/")):
             assert (ROOT / word).exists()
     command, rest = descend(line.words)
-    if [p.name for p in command.params][:1] == ["config"] and not rest[0].endswith(".toml"):
+    takes_preset = command.params and command.params[0].name in ("config", "preset")
+    if takes_preset and not rest[0].endswith(".toml"):
         assert rest[0] in presets()
 
 
