@@ -54,7 +54,8 @@ def test_training_ends_in_weights_that_localize(run, preset, photos, tmp_path):
     assert ran.out.strip() == str(best)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [e["step"] for e in log if e["event"] == "validation"] == [2, 3]
-    assert "validation" in ran.err
+    assert "step 2: synthetic auc" in ran.err
+    assert "{" not in ran.err
     with Image.open(tmp_path / "run" / "curves.png") as curves:
         assert curves.format == "PNG"
     shown = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
@@ -70,7 +71,7 @@ def test_contact_sheet(run, preset, tmp_path):
     assert ran.code == Exit.OK
     assert "a second" in ran.out
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (8 * 64, 2 * (64 + 18))
+        assert sheet.size == (8 * 140, 2 * (64 + 18))  # captions need as much
     assert run("data", "sheet", preset, "-o", tmp_path / "sheet.png").code == Exit.USAGE
 
 
@@ -79,3 +80,13 @@ def test_wrong_preset_names_the_key(run, preset, tmp_path):
     ran = run("train", preset, "-o", tmp_path / "run")
     assert ran.code == Exit.USAGE
     assert "stepps" in ran.err
+
+
+def test_a_preset_by_name_and_keys_from_the_command_line(run, tmp_path):
+    ran = run("train", "starter", "-o", tmp_path / "run", "--set", f"data.photos={tmp_path / 'no'}")
+    assert ran.code == Exit.USAGE
+    assert f"data.photos: no folder {tmp_path / 'no'}" in ran.err
+    assert not (tmp_path / "run").exists()
+    ran = run("train", "starter", "-o", tmp_path / "run", "--set", "optim.pace=1")
+    assert ran.code == Exit.USAGE
+    assert "unknown key 'pace'" in ran.err

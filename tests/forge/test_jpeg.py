@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pytest
-from imlctl.image.quantisation import jpeg_facts
 from PIL import Image
 
 from imlctl.forge.jpeg import (
@@ -20,6 +19,7 @@ from imlctl.forge.jpeg import (
     mozjpeg,
     random_encoding,
 )
+from imlctl.image.jpeg_facts import jpeg_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from imlctl.core.efficient_rwkv import SIZES
 from imlctl.errors import ConfigError
+from imlctl.forge.synthesizer import Mix
 from imlctl.train.config import TrainConfig, load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -28,7 +31,7 @@ def test_presets_that_ship_load(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["builtin", "efficientiml", "protocol-mvss", "protocol-cat", "diffiml-paper"]
+    "name", ["starter", "efficientiml", "diffiml", "protocol-mvss", "protocol-cat", "diffiml-paper"]
 )
 def test_there_are_presets(name: str) -> None:
     assert (CONFIGS / f"{name}.toml").is_file()
@@ -71,7 +74,7 @@ def test_every_table_is_read(tmp_path: Path) -> None:
         folder = "val"
         """,
     )
-    assert config.init == Path("start.safetensors")
+    assert config.init == "start.safetensors"
     assert config.data.photos == (Path("a"), Path("b"))
     assert config.data.objects == Path("o")
     assert config.data.autoencoder is None
@@ -92,7 +95,7 @@ def test_every_table_is_read(tmp_path: Path) -> None:
         ("", r"preset.toml: lacks 'data'"),
         ("[data]", r"data: lacks 'photos'"),
         ("[data]\nphotos = []", r"data: needs at least one folder"),
-        ('[data]\nphotos = "a"', r"data: photos: must be a list, not 'a'"),
+        ("[data]\nphotos = true", r"data: photos: must be a list, not True"),
         ("[data]\nphotos = [3]", r"data: photos: must be Path, not 3"),
         (DATA + "worker = 2", r"data: unknown key 'worker'\. Known keys: photos, .*workers"),
         (DATA + "workers = 2.5", r"data: workers: must be int, not 2.5"),
@@ -133,8 +136,58 @@ def test_errors_name_the_key(tmp_path: Path, text: str, message: str) -> None:
     assert "preset.toml" in str(caught.value)
 
 
+def test_the_shipped_recipe_is_the_default(tmp_path: Path) -> None:
+    """The preset of what ships names photographs and nothing that decides how they are used."""
+    shipped, bare = load_config("efficientiml"), read(tmp_path, DATA)
+    for table in ("model", "mix", "loss", "optim"):
+        assert getattr(shipped, table) == getattr(bare, table)
+    assert bare.model.backbone == SIZES["forensic"]
+    assert bare.loss.dice == 1.0
+
+
+def test_a_table_changes_only_what_it_names(tmp_path: Path) -> None:
+    config = read(tmp_path, DATA + "[model.backbone]\nwindow = 4\n[mix]\nsplice = 0.5")
+    assert config.model.backbone == replace(SIZES["forensic"], window=4)
+    assert config.mix == replace(Mix(), splice=0.5)
+
+
+def test_keys_are_set_from_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "preset.toml"
+    path.write_text(DATA + 'objects = "o"\n[optim]\nsteps = 5\n')
+    changes = (
+        *("optim.steps=100", "data.photos=Pictures", "data.objects=", "model.backbone.window=4"),
+        *("init=efficientiml", "optim.compile=true", "loss.levels=[1, 0.5]", " mix.splice = 1"),
+    )
+    config = load_config(path, changes)
+    assert config.optim.steps == 100
+    assert config.optim.compile is True
+    assert config.data.photos == (Path("Pictures"),)
+    assert config.data.objects is None
+    assert config.model.backbone.window == 4
+    assert config.init == "efficientiml"
+    assert config.loss.levels == (1.0, 0.5)
+    assert config.mix.splice == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("optim.steps", r"--set: cannot be read: 'optim.steps'\. Write a key and a value"),
+        ("=3", r"--set: cannot be read: '=3'"),
+        ("optim.stepps=3", r"optim: unknown key 'stepps'"),
+        ("optim.steps=many", r"optim: steps: must be int, not 'many'"),
+        ("optim.steps.more=1", r"--set optim.steps.more: 'steps' is no table"),
+    ],
+)
+def test_a_key_that_cannot_be_set_is_named(change: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "preset.toml"
+    path.write_text(DATA + "[optim]\nsteps = 5\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, [change])
+
+
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"gone.toml: cannot be read \(No such file"):
+    with pytest.raises(ConfigError, match=r"gone.toml: there is no such file, and no built-in"):
         load_config(tmp_path / "gone.toml")
 
 

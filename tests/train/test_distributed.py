@@ -23,7 +23,7 @@ from imlctl.train import distributed
 from imlctl.train.config import OptimConfig
 from imlctl.train.distributed import (
     GlobalBatchNorm2d,
-    Place,
+    Process,
     fair,
     micro_batch,
     part_of_batch,
@@ -185,7 +185,7 @@ def test_processes_talk_by_what_suits_the_device(
     monkeypatch.setattr(dist, "init_process_group", lambda *a, **how: told.append((*a, how)))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: told.append("left"))
     with processes(torch.device(device)) as (place, where):
-        assert (place, where) == (Place(3, 4, 1), expected[1])
+        assert (place, where) == (Process(3, 4, 1), expected[1])
     *chosen, (backend, how), left = told
     assert (backend, left) == (expected[0], "left")
     assert how["store"] == ("store", place)
@@ -201,10 +201,10 @@ def test_a_round_is_not_taken_for_the_one_before() -> None:
     seen = []
     for start in range(3):
         with ThreadPoolExecutor(3) as pool:
-            others = [pool.submit(this_round_of, store, Place(rank, 3)) for rank in (2, 1)]
+            others = [pool.submit(this_round_of, store, Process(rank, 3)) for rank in (2, 1)]
             time.sleep(0.2)
             assert not any(other.done() for other in others)
-            first = this_round_of(store, Place(0, 3))
+            first = this_round_of(store, Process(0, 3))
             first.set("word", f"of round {start}")
             assert {other.result().get("word") for other in others} == {b"of round %d" % start}
         seen.append(first)
@@ -215,7 +215,7 @@ def test_without_torchrun_there_is_nobody_to_join(monkeypatch: pytest.MonkeyPatc
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     with processes(torch.device("cuda", 2)) as found:
-        assert found == (Place(), torch.device("cuda", 2))
+        assert found == (Process(), torch.device("cuda", 2))
         assert not dist.is_initialized()
 
 
@@ -229,9 +229,9 @@ def test_half_of_a_batch_is_something_else(preset: Path, tmp_path: Path) -> None
 
 
 def test_parts_of_a_batch() -> None:
-    assert micro_batch(OptimConfig(batch=16, accumulate=2), Place(1, 4)) == 2
+    assert micro_batch(OptimConfig(batch=16, accumulate=2), Process(1, 4)) == 2
     with pytest.raises(ConfigError, match="16 cannot be divided among 3 processes"):
-        micro_batch(OptimConfig(batch=16), Place(0, 3))
+        micro_batch(OptimConfig(batch=16), Process(0, 3))
 
 
 def test_alone_a_denominator_is_its_own() -> None:

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from imlctl.data.manifest import Entry, write_manifest
+from imlctl.errors import Exit
 from imlctl.train.config import load_config
 from imlctl.train.material import load_material
 
@@ -65,9 +67,9 @@ def preset(tmp_path: Path, save_photos: Callable[..., Path]) -> Path:
     return path
 
 
-def begin(preset: Path, out: Path) -> subprocess.Popen[bytes]:
+def begin(preset: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
     program = "from imlctl.cli import main; main()"
-    command = [sys.executable, "-c", program, "train", str(preset), "-o", str(out), "-q"]
+    command = [sys.executable, "-c", program, "train", str(preset), "-o", str(out), "-q", *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
 
@@ -102,3 +104,24 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_an_undisturbed_one(
     epoch = maker.real.epoch_length  # type: ignore[attr-defined]
     assert epoch == 6
     assert resumed % epoch != 0  # one real sample in each step
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_and_says_that_it_goes_on(
+    number: signal.Signals, preset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = begin(preset, out, "--set", "optim.steps=100000")
+    while not (out / "last.safetensors").exists():
+        assert process.poll() is None, process.communicate()[1].decode()
+        time.sleep(0.01)
+    process.send_signal(number)
+    said = process.communicate()[1].decode()
+    assert process.returncode == Exit.INTERRUPTED, said
+    assert "saving after this step" in said
+    assert "saved; the same command goes on from here" in said
+    last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+    assert last["event"] == "stopped"
+    with safe_open(out / "last.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["state"])["step"] == last["step"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imlctl.train.logs import Log, draw_curves, to_tensorboard
+from imlctl.train.logs import Log, _ticks, draw_curves, to_tensorboard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,18 +33,35 @@ def test_one_panel_for_each_kind_of_number(tmp_path: Path) -> None:
     one = draw(tmp_path, lines(*loss))
     scores = [{"event": "validation", "step": n, "synthetic_auc": 0.5 + n / 99} for n in (1, 9)]
     two = draw(tmp_path, lines(*loss, *scores))
-    assert one.shape == (260, 720, 3)
-    assert two.shape == (520, 720, 3)
-    assert np.array_equal(two[:260], one)
+    assert one.shape == (300, 880, 3)
+    assert two.shape == (600, 880, 3)
+    assert np.array_equal(two[:300], one)
 
 
 def test_a_falling_number_is_a_falling_line(tmp_path: Path) -> None:
     picture = draw(tmp_path, lines(*(step(n, loss=1 - n / 100) for n in range(101))))
     blue = (picture == (0, 114, 178)).all(-1)
-    blue[:30] = False  # the legend
-    heights = [np.nonzero(blue[:, x])[0].mean() for x in (100, 300, 500, 680)]
+    blue[:, 690:] = False  # the legend
+    heights = [np.nonzero(blue[:, x])[0].mean() for x in (100, 300, 500, 670)]
     assert heights == sorted(heights)
     assert heights[-1] - heights[0] > 120
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 400, [0, 100, 200, 300, 400]),
+        (0.8579, 0.8692, [0.855, 0.86, 0.865, 0.87]),
+        (1, 1, [0.5, 1.0, 1.5]),
+        (-3, 1e5, [-5e4, 0, 5e4, 1e5]),
+    ],
+)
+def test_ticks_are_round_and_enclose(low: float, high: float, expected: list[float]) -> None:
+    ticks = _ticks(low, high, 4)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    assert len(ticks) <= 8
+    assert {round(t, 9) for t in ticks} >= {round(t, 9) for t in expected[1:-1]}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +74,7 @@ def test_a_falling_number_is_a_falling_line(tmp_path: Path) -> None:
     ],
 )
 def test_odd_logs(text: str, tmp_path: Path) -> None:
-    assert draw(tmp_path, text).shape == (260, 720, 3)
+    assert draw(tmp_path, text).shape == (300, 880, 3)
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:

@@ -284,11 +284,96 @@ class TestWays:
         train(config, tmp_path / "run", device=CPU)
         for path in config.data.photos[0].iterdir():
             path.rename(path.with_name(f"new{path.name}"))
-        with pytest.raises(WeightsError, match=r"another configuration \(pictures differ\)"):
+        with pytest.raises(WeightsError, match=r"another configuration: pictures was"):
             train(config, tmp_path / "run", device=CPU)
 
 
+class TestStopping:
+    def test_it_saves_and_the_same_call_goes_on(self, config: TrainConfig, tmp_path: Path) -> None:
+        whole, broken = tmp_path / "whole", tmp_path / "broken"
+        train(config, whole, device=CPU)
+        asked = iter([False, False, True])
+        told: list[dict[str, Any]] = []
+        stopped = train(config, broken, device=CPU, report=told.append, stop=lambda: next(asked))
+        assert stopped is None
+        assert told[-1] == {"event": "stopped", "step": 3, "of": 4}
+        assert train(config, broken, device=CPU, report=told.append) is not None
+        assert {"event": "resumed", "step": 3} in told
+        first, second = (load_file(folder / "last.safetensors") for folder in (whole, broken))
+        assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+    def test_after_the_last_step_there_is_nothing_to_stop(
+        self, config: TrainConfig, tmp_path: Path
+    ) -> None:
+        count = iter(range(9))
+        assert train(config, tmp_path, device=CPU, stop=lambda: next(count) == 3) is not None
+
+    def test_a_checkpoint_is_written_between_looks(
+        self, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        saved: list[int] = []
+        real = loop.save_state
+        monkeypatch.setattr(
+            loop,
+            "save_state",
+            lambda path, state, _: saved.append(state.step) or real(path, state, _),
+        )
+        monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
+        train(config, tmp_path / "often", device=CPU)
+        assert saved == [1, 2, 3, 4]
+        saved.clear()
+        monkeypatch.setattr(loop, "_SAVE_EVERY", 1e9)
+        train(config, tmp_path / "seldom", device=CPU)
+        assert saved == [2, 4]
+
+    def test_a_finished_run_may_be_made_longer(self, config: TrainConfig, tmp_path: Path) -> None:
+        train(config, tmp_path, device=CPU)
+        longer = replace(config, optim=replace(config.optim, steps=6))
+        told: list[dict[str, Any]] = []
+        best = train(longer, tmp_path, device=CPU, report=told.append)
+        assert {"event": "extended", "step": 4, "was": 4, "of": 6} in told
+        assert [e["step"] for e in told if e["event"] == "validation"] == [6]
+        made = load(best).card.training
+        if made["steps"] == 6:
+            assert made["lengths"] == [[4, 4, 6]]
+
+
 class TestFailures:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+        ],
+    )
+    def test_full_memory_says_what_to_lower(
+        self,
+        error: Exception,
+        config: TrainConfig,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def full(*_: Any, **__: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr(objective, "localization_loss", full)
+        message = (
+            r"out of memory with 2 samples of 64x64 at once \(optim.batch 2, optim.accumulate 1\)"
+            r"\. Raise optim.accumulate to 2, .* lower optim.batch or optim.size"
+        )
+        with pytest.raises(ConfigError, match=message):
+            train(config, tmp_path, device=CPU)
+
+    def test_other_errors_are_left_as_they_are(
+        self, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("shapes do not fit")
+
+        monkeypatch.setattr(objective, "localization_loss", broken)
+        with pytest.raises(RuntimeError, match="shapes do not fit"):
+            train(config, tmp_path, device=CPU)
+
     def test_a_loss_that_is_not_finite_names_its_step(
         self, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -308,7 +393,9 @@ class TestFailures:
     def test_another_configuration_is_refused(self, config: TrainConfig, tmp_path: Path) -> None:
         train(config, tmp_path / "run", device=CPU)
         other = replace(config, optim=replace(config.optim, rate=1e-5))
-        with pytest.raises(WeightsError, match=r"another configuration \(optim differ\)"):
+        with pytest.raises(
+            WeightsError, match=r"another configuration: optim.rate was 0.002, is 1e-05"
+        ):
             train(other, tmp_path / "run", device=CPU)
 
     def test_a_split_without_photographs_is_refused(

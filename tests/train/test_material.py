@@ -23,9 +23,10 @@ from imlctl.train.config import (
     OptimConfig,
     TrainConfig,
     ValidationConfig,
+    load_config,
 )
 from imlctl.train.loop import train
-from imlctl.train.material import decisive, load_material
+from imlctl.train.material import decisive, load_material, require_sources
 from imlctl.train.reals import Mixture, RealConfig, Reals, RealSource
 from imlctl.weights.load import load
 
@@ -160,3 +161,40 @@ def test_only_what_changes_the_result_is_compared(config: TrainConfig) -> None:
         assert decisive(other, "d") != decisive(config, "d")
     assert decisive(config, "e") != decisive(config, "d")
     assert decisive(config, "d") == json.loads(json.dumps(decisive(config, "d")))
+
+
+def test_everything_that_is_missing_is_told_at_once_with_how_to_get_it(tmp_path: Path) -> None:
+    config = load_config(
+        "diffiml",
+        (
+            f"data.photos={tmp_path / 'photos'}",
+            f"data.autoencoder={tmp_path / 'autoencoder'}",
+            f"data.objects={tmp_path}",
+            "validation.folder=",
+            f"diffusion.vae={tmp_path / 'runs' / 'vae' / 'best.safetensors'}",
+            "diffusion.encoder=mit-b3",
+            f"diffusion.backbone={tmp_path / 'mit.safetensors'}",
+            f"evaluation.manifests=['{tmp_path / 'casia.csv'}']",
+        ),
+    )
+    with pytest.raises(ConfigError) as caught:
+        require_sources(config)
+    lines = str(caught.value).splitlines()
+    assert lines[0].strip() == "the preset names things that are not here."
+    told = {line.split(":")[0].strip(): line for line in lines[1:-1]}
+    assert set(told) == {
+        *("data.photos", "data.autoencoder", "diffusion.vae", "diffusion.backbone", "manifest")
+    }
+    assert "--set data.photos=" in told["data.photos"]
+    assert "--set data.autoencoder=" in told["data.autoencoder"]
+    assert f"imlctl distill distill -o {tmp_path / 'runs' / 'vae'}" in told["diffusion.vae"]
+    assert "imlctl weights pull mit-b3" in told["diffusion.backbone"]
+    assert f"imlctl data index FOLDER -o {tmp_path / 'casia.csv'}" in told["manifest"]
+    assert "--set KEY=VALUE" in lines[-1]
+
+
+def test_a_starter_lacks_nothing_but_photographs(save_photos: Callable[..., Path]) -> None:
+    require_sources(load_config("starter", [f"data.photos={save_photos(2)}"]))
+    with pytest.raises(ConfigError) as caught:
+        require_sources(load_config("starter"))
+    assert str(caught.value).count("\n  ") == 1

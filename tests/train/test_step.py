@@ -19,9 +19,9 @@ from imlctl.errors import ConfigError, ImlctlError
 from imlctl.forge.synthesizer import Sample
 from imlctl.train import loop
 from imlctl.train.batches import Batch
-from imlctl.train.checkpoint import EMA, State
+from imlctl.train.checkpoint import EMA, TrainState
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig, ValidationConfig
-from imlctl.train.distributed import Place
+from imlctl.train.distributed import Process
 from imlctl.train.loop import train
 from imlctl.train.objective import encoder_blocks, make_objective
 from imlctl.train.step import Stopwatch, check_compiler, fresh_state, take_step
@@ -46,11 +46,11 @@ class Weighing(nn.Module):
         return loss, {"weighed": loss.detach()}
 
 
-def state(scale: float | None = None) -> State:
+def state(scale: float | None = None) -> TrainState:
     model: Any = nn.Linear(1, 1, bias=False)
     optimizer = torch.optim.SGD([{"params": model.parameters(), "factor": 1.0}], lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale) if scale else None
-    return State(model, optimizer, EMA(model, 0.5), scaler=scaler)
+    return TrainState(model, optimizer, EMA(model, 0.5), scaler=scaler)
 
 
 def maker(index: int) -> Sample:
@@ -58,7 +58,7 @@ def maker(index: int) -> Sample:
     return Sample(empty, empty, "splice", (f"{index // 2}.jpg",))
 
 
-def step(state: State, value: float, watch: Stopwatch | None = None) -> dict[str, float]:
+def step(state: TrainState, value: float, watch: Stopwatch | None = None) -> dict[str, float]:
     """Take a step of two samples whose gradient is `value`, although their loss is finite."""
 
     class Sneaky(torch.autograd.Function):
@@ -77,7 +77,7 @@ def step(state: State, value: float, watch: Stopwatch | None = None) -> dict[str
 
     part = Batch(torch.ones(2, 3, 1, 1), torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1))
     optim = OptimConfig(batch=2, clip=1.0)
-    return take_step(state, Learner(state.model), optim, [part], maker, Place(), watch)
+    return take_step(state, Learner(state.model), optim, [part], maker, Process(), watch)
 
 
 def test_the_time_of_a_step_is_booked_in_four_parts() -> None:

@@ -31,6 +31,7 @@ def distill(
             show_default="what the preset says",
         ),
     ] = None,
+    changes: options.Changes = None,
     device: options.Device = "auto",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress on standard error.")
@@ -43,13 +44,13 @@ def distill(
     from imlctl.train.distill import distill as run
     from imlctl.train.teacher import TeacherConfig, load_teacher
 
-    preset = load_preset(config, DistillConfig)
+    preset = load_preset(config, DistillConfig, changes or ())
     if teacher is not None:
         chosen = TeacherConfig(source="" if teacher == "none" else teacher)
         preset = replace(preset, teacher=chosen)
     where = resolve(device)
     master = load_teacher(preset.teacher, latent=preset.model.latent, device=where)
-    with Progress(quiet, "maps", _line) as progress:
+    with Progress(quiet, _line) as progress:
         best = run(preset, out, device=where, teacher=master, report=progress)
     if not quiet:
         _tell(best, master, where)

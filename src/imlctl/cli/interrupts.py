@@ -1,4 +1,4 @@
-"""Ctrl-C once: finish the pictures that were begun. Twice: stop at once."""
+"""Ctrl-C once: finish what was begun. Twice: stop at once."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ class Interrupts:
     terminal that is closed does not: a scan into a folder goes on without it.
 
     Args:
+        message: Written to standard error at the first interrupt.
         ignore_hangup: Whether to go on when the terminal is closed.
     """
 
-    def __init__(self, *, ignore_hangup: bool = False) -> None:
+    def __init__(self, message: bytes = _MESSAGE, *, ignore_hangup: bool = False) -> None:
+        self.message = message
         self.requested = False
         self._ignore_hangup = ignore_hangup
         self._previous: dict[signal.Signals, object] = {}
@@ -47,7 +49,8 @@ class Interrupts:
             raise KeyboardInterrupt
         self.requested = True
         with suppress(OSError):
-            os.write(2, _MESSAGE)  # not through sys.stderr, which may be in the middle of a line
+            # not through sys.stderr, which may be in the middle of a line
+            os.write(2, self.message)
 
 
 def terminate_as_interrupt() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +17,13 @@ def _models() -> list[str]:
     from imlctl.weights.user_registry import known_weights
 
     return [name for name, entry in known_weights().entries.items() if entry.kind == "model"]
+
+
+def _presets() -> list[str]:
+    """Names of the built-in presets, for the Tab key."""
+    from imlctl.resources import presets
+
+    return list(presets())
 
 
 Model = Annotated[
@@ -67,7 +73,21 @@ TtaFusion = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the noise, for models that sample.")]
 Preset = Annotated[
-    Path, typer.Argument(help="Training preset (TOML); see configs/.", show_default=False)
+    str,
+    typer.Argument(
+        help="Training preset: the name of a built-in one, or a TOML file.",
+        show_default=False,
+        autocompletion=_presets,
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a key of the preset, such as optim.steps=100; repeatable.",
+        show_default=False,
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")]
 

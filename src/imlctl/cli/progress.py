@@ -3,20 +3,86 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 Event = dict[str, Any]
 
+_PARTS = ("waiting", "forward", "backward", "update")
+_SELDOM = 60.0  # seconds between lines about steps where there is no terminal
+
 
 def plain_line(event: Event) -> str:
-    """Say all of an event."""
-    values = (
-        f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in event.items()
-        if name != "event"
-    )
-    return f"{event['event']}: {', '.join(values)}"
+    """Say all of an event; of a table in it, each key."""
+    values = ", ".join(_values(event, ("event",)))
+    return f"{event['event']}: {values}"
+
+
+def train_line(event: Event) -> str:
+    """Say what happened in a training run, in a line."""
+    kind, step = event["event"], event.get("step")
+    if kind == "step":
+        return f"step {step} of {event['of']}: {_pace(event)}"
+    if kind == "validation":
+        return f"step {step}: {', '.join(_values(event, ('event', 'step')))}"
+    if kind == "resumed":
+        return f"going on from step {step}"
+    if kind == "extended":
+        return (
+            f"the run was to have {event['was']} steps and now has {event['of']};"
+            " the learning rate follows the new length"
+        )
+    if kind == "stopped":
+        return f"stopped at step {step} of {event['of']}"
+    if kind == "skipped":
+        return f"left out: {event['what']}"
+    if kind == "not calibrated":
+        return f"not calibrated: {event['why']}"
+    if kind == "calibration":
+        rule = event["rule"]
+        return (
+            f"calibrated on {event['photos']} authentic photographs: manipulated from"
+            f" {rule['manipulated']:.3f}, inconclusive from {rule['inconclusive']:.3f},"
+            f" {event['marked']:.2%} of their pixels marked"
+        )
+    if kind == "evaluation":
+        scores = ", ".join(_values(event, ("event", "set")))
+        return f"{event['set']}: {scores}"
+    return plain_line(event)
+
+
+def _values(event: Event, without: tuple[str, ...] = ()) -> Iterator[str]:
+    """Each number of an event with its name, tables opened up."""
+    for name, value in event.items():
+        if name in without or value is None:
+            continue
+        label = name.replace("_", " ")
+        if isinstance(value, dict):
+            yield from (f"{label} {inner}" for inner in _values(value))
+        elif isinstance(value, list | tuple):
+            yield f"{label} {' '.join(_number(each) for each in value)}"
+        else:
+            yield f"{label} {_number(value)}"
+
+
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _pace(event: Event) -> str:
+    """Loss, speed, and where the time of a step goes."""
+    parts = {name: event[name] for name in _PARTS if name in event}
+    whole = sum(parts.values())
+    shares = [f"{name} {seconds / whole:.0%}" for name, seconds in parts.items() if whole]
+    told = [f"loss {event['loss']:.4f}", f"{event['per_second']:.1f} a second", *shares]
+    return ", ".join([*told, f"{_time(event['eta'])} left"])
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes}:{rest:02} min"
 
 
 class Progress:
@@ -24,14 +90,12 @@ class Progress:
 
     Args:
         quiet: Show nothing.
-        things: What steps are made of.
         line: How an event that is no step is told.
     """
 
-    def __init__(
-        self, quiet: bool, things: str = "samples", line: Callable[[Event], str] = plain_line
-    ) -> None:
-        self.quiet, self.things, self.line = quiet, things, line
+    def __init__(self, quiet: bool, line: Callable[[Event], str] = plain_line) -> None:
+        self.quiet, self.line = quiet, line
+        self.told = -_SELDOM
 
     def __enter__(self) -> Self:
         from tqdm import tqdm
@@ -46,10 +110,14 @@ class Progress:
         """Show an event."""
         from tqdm import tqdm
 
-        if event["event"] == "step":
+        if event["event"] == "step" and not self.bar.disable:
             self.bar.total, self.bar.n = event["of"], event["step"]
-            speed = f"{event['per_second']:.0f} {self.things}/s, ETA {event['eta']} s"
-            self.bar.set_postfix_str(f"loss {event['loss']:.4f}, {speed}")
+            self.bar.set_postfix_str(_pace(event))
+        elif event["event"] == "step":  # into a file: now and then
+            now = time.monotonic()
+            if not self.quiet and now - self.told > _SELDOM:
+                self.told = now
+                tqdm.write(f"step {event['step']} of {event['of']}: {_pace(event)}", sys.stderr)
         elif event["event"] == "regenerated":
             self.bar.total, self.bar.n = event["total"], event["done"]
             self.bar.set_postfix_str("regenerating photographs")

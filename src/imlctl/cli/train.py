@@ -9,7 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from imlctl.cli import options
-from imlctl.cli.progress import Progress
+from imlctl.cli.console import note
+from imlctl.cli.interrupts import Interrupts
+from imlctl.cli.progress import Progress, train_line
+from imlctl.errors import Exit
+
+_STOPPING = b"\nimlctl: saving after this step; press Ctrl-C again to stop now\n"
 
 
 def train(
@@ -18,6 +23,7 @@ def train(
         Path,
         typer.Option("--out", "-o", help="Folder of the run; an interrupted run in it goes on."),
     ],
+    changes: options.Changes = None,
     device: options.Device = "auto",
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the run for TensorBoard too.")
@@ -28,6 +34,8 @@ def train(
 ) -> None:
     """Train a model, on forgeries made on the fly or on real ones.
 
+    Ctrl-C saves and stops; the same command goes on from there, also with more optim.steps.
+
     In several processes: torchrun --nproc-per-node 4 --no-python imlctl train PRESET -o RUN.
     """
     from imlctl.device import resolve
@@ -35,7 +43,7 @@ def train(
     from imlctl.train.logs import to_tensorboard
     from imlctl.train.loop import train as run
 
-    preset = load_config(config)
+    preset = load_config(config, changes or ())
     reports: list[Callable[[dict[str, Any]], None]] = []
     if tensorboard:
         reports.append(to_tensorboard(out / "tensorboard"))
@@ -44,7 +52,16 @@ def train(
         for each in reports:
             each(event)
 
-    with Progress(quiet) as progress:
+    with Interrupts(_STOPPING) as interrupts, Progress(quiet, line=train_line) as progress:
         reports.append(progress)
-        best = run(preset, out, device=resolve(device), report=report)
+        best = run(
+            preset,
+            out,
+            device=resolve(device),
+            report=report,
+            stop=lambda: interrupts.requested,
+        )
+    if best is None:
+        note("saved; the same command goes on from here")
+        raise typer.Exit(Exit.INTERRUPTED)
     typer.echo(best)

@@ -2,7 +2,7 @@
 
 The order matters. Host and donor get *different* random histories, then the forgery is made, then
 the whole picture circulates: it is resized, cut, saved again. So the only consistent cue is a
-mismatch inside the frame. A third of the samples are left authentic and go through the same
+mismatch inside the frame. Two fifths of the samples are left authentic and go through the same
 histories and the same circulation, so processing alone is not the cue. `originals` makes some of
 them the everyday case instead: what a camera saved, edited once and saved again.
 
@@ -50,12 +50,12 @@ _FURTHER = ("splice", "splice", "copy_move", "removal", "retouch")  # of a secon
 class Mix:
     """Relative share of each kind of sample."""
 
-    authentic: float = 0.33
-    splice: float = 0.27
+    authentic: float = 0.40
+    splice: float = 0.25
     copy_move: float = 0.16
-    removal: float = 0.09
-    regenerated: float = 0.09
-    retouch: float = 0.06
+    removal: float = 0.11
+    regenerated: float = 0.14
+    retouch: float = 0.05
 
     def __post_init__(self) -> None:
         """Refuse shares that are no distribution."""

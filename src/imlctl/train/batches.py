@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods
@@ -170,6 +171,12 @@ def _start_method() -> str | None:
 
 
 def _quiet_worker(_: int) -> None:
-    """One thread per worker: OpenCV's own pool would fight the training for the cores."""
+    """One thread per worker, and no say in when to stop.
+
+    OpenCV's and torch's own pools would fight the training for the cores. Ctrl-C at a terminal
+    reaches every process: it is for the one that trains to answer it, and to end the workers.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
@@ -21,12 +21,24 @@ if TYPE_CHECKING:
 
     from imlctl.core.model import Model
 
+_LENGTH = "optim.steps"  # the one key that a run may go on with another value of
 _AVERAGE = "ema."  # start of the averaged weights' names in a checkpoint
 
 
 @dataclass(slots=True)
-class State:
-    """The moving parts of a run; `scaler` only where losses are scaled, for float16."""
+class TrainState:
+    """The moving parts of a run.
+
+    Attributes:
+        model: What learns.
+        optimizer: What moves it.
+        ema: Its average.
+        step: Steps taken.
+        best: Highest objective of a validation so far.
+        scaler: Where losses are scaled, for float16.
+        lengths: For each time that the run was made longer or shorter: the step at which, its
+            length before, and after; the schedule of the learning rate followed each in turn.
+    """
 
     model: Model
     optimizer: torch.optim.Optimizer
@@ -34,9 +46,10 @@ class State:
     step: int = 0
     best: float = float("-inf")
     scaler: torch.amp.GradScaler | None = None
+    lengths: list[list[int]] = field(default_factory=list)
 
 
-def save_state(path: Path, state: State, config: dict[str, Any]) -> None:
+def save_state(path: Path, state: TrainState, config: dict[str, Any]) -> None:
     """Write a checkpoint; an interrupted write leaves the one before it."""
     tensors: dict[str, Tensor] = {}
     for prefix, part in (("model.", state.model), (_AVERAGE, state.ema.model)):
@@ -47,6 +60,7 @@ def save_state(path: Path, state: State, config: dict[str, Any]) -> None:
         "step": state.step,
         "ema_steps": state.ema.steps,
         "best": state.best,
+        "lengths": state.lengths,
         "config": config,
         "scaler": state.scaler.state_dict() if state.scaler else None,
     }
@@ -62,7 +76,7 @@ def load_average(path: Path) -> dict[str, Tensor]:
     return {k.removeprefix(_AVERAGE): v for k, v in tensors.items() if k.startswith(_AVERAGE)}
 
 
-def load_state(path: Path, state: State, config: dict[str, Any]) -> None:
+def load_state(path: Path, state: TrainState, config: dict[str, Any]) -> None:
     """Put a checkpoint's values into `state`.
 
     Raises:
@@ -79,10 +93,14 @@ def load_state(path: Path, state: State, config: dict[str, Any]) -> None:
             source=str(path),
             remedy="Delete it to start over.",
         ) from error
-    changed = sorted(k for k in config if theirs.get(k) != config[k])
+    changed = differences(theirs, config)
+    longer = changed.get(_LENGTH)
+    if longer and longer[1] > numbers["step"]:
+        del changed[_LENGTH]
     if changed:
+        told = (f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
         raise WeightsError(
-            f"is of a run with another configuration ({', '.join(changed)} differ)",
+            f"is of a run with another configuration: {'; '.join(told)}",
             source=str(path),
             remedy="Use another --out folder, or the configuration it was started with.",
         )
@@ -100,6 +118,20 @@ def load_state(path: Path, state: State, config: dict[str, Any]) -> None:
     if state.scaler and numbers.get("scaler"):
         state.scaler.load_state_dict(numbers["scaler"])
     state.step, state.ema.steps, state.best = numbers["step"], numbers["ema_steps"], numbers["best"]
+    state.lengths = [*numbers.get("lengths", []), *([[state.step, *longer]] if longer else [])]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return each key whose values differ, named through its tables, with both values."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = differences(before, after)
+            found |= {f"{key}.{name}": values for name, values in inner.items()}
+        elif before != after:
+            found[key] = (before, after)
+    return found
 
 
 M = TypeVar("M", bound=nn.Module)

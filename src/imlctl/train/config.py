@@ -7,16 +7,21 @@ import tomllib
 import types
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from imlctl.core.denoiser import DENOISERS
 from imlctl.core.diff_iml import ENCODERS
 from imlctl.core.efficient_iml import EfficientIMLConfig
+from imlctl.core.efficient_rwkv import SIZES
 from imlctl.core.sampler import Spacing
 from imlctl.errors import ConfigError
 from imlctl.forge.synthesizer import Mix
+from imlctl.resources import find_preset
 from imlctl.train.losses import LossWeights
 from imlctl.train.reals import RealConfig  # noqa: TC001  # `load_preset` reads the annotation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -34,8 +39,8 @@ class DataConfig:
         validation_share: Share of the photographs never trained on.
         workers: Processes that make samples, for each process that trains.
         real: Real forgeries to train on as well, or instead.
-        originals: Share of the samples whose host is left as it was saved, edited once and saved
-            once more; see `Synthesizer`.
+        originals: Share of the samples whose host is left as it was saved, edited and saved with
+            care; see `Synthesizer`.
         doubled: For the large samples, continue photographs of half their size by mirror images.
     """
 
@@ -47,8 +52,8 @@ class DataConfig:
     validation_share: float = 0.1
     workers: int = 2
     real: RealConfig | None = None
-    originals: float = 0.0
-    doubled: bool = False
+    originals: float = 0.3
+    doubled: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -88,10 +93,10 @@ class OptimConfig:
         seed: Seed of the weights and of the samples.
     """
 
-    steps: int = 4000
-    batch: int = 16
+    steps: int = 20000
+    batch: int = 8
     accumulate: int = 1
-    size: int = 256
+    size: int = 384
     large: int = 0
     rate: float = 2e-3
     weight_decay: float = 0.05
@@ -224,59 +229,94 @@ class DiffusionConfig:
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """A whole preset.
+    """A whole preset; where it is silent it trains what ships.
 
     With a table `diffusion` it trains DiffIML, and `model` and `loss` are not used.
-    `init` names weights to start from: of the same architecture, or, for DiffIML, an EfficientIML
-    that becomes its condition encoder, with or without the path back up. `semantics` names the
-    ImageNet network of a backbone that has one, EfficientNet-Lite0 as safetensors; weights named by
-    `init` may be without such a network, or without an eye for outliers, and then that is added.
+    `init` names weights to start from, by name or path: of the same architecture, or, for DiffIML,
+    an EfficientIML that becomes its condition encoder, with or without the path back up. They may
+    be older than a part of the model, which is then added. `semantics` is the ImageNet network of
+    a backbone that has one, EfficientNet-Lite0 as safetensors; it does not learn, and is that of
+    the bundled weights unless given.
     """
 
     data: DataConfig
-    model: EfficientIMLConfig = field(default_factory=EfficientIMLConfig)
+    model: EfficientIMLConfig = field(
+        default_factory=lambda: EfficientIMLConfig(backbone=SIZES["forensic"])
+    )
     mix: Mix = field(default_factory=Mix)
     loss: LossWeights = field(default_factory=LossWeights)
     optim: OptimConfig = field(default_factory=OptimConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
-    init: Path | None = None
+    init: str | None = None
     semantics: Path | None = None
     diffusion: DiffusionConfig | None = None
     evaluation: EvaluationConfig | None = None
 
 
-def load_config(path: Path) -> TrainConfig:
+def load_config(wanted: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
     """Read a preset of `imlctl train`; see `load_preset`."""
-    return load_preset(path, TrainConfig)
+    return load_preset(wanted, TrainConfig, changes)
 
 
 C = TypeVar("C")
 
 
-def load_preset(path: Path, kind: type[C]) -> C:
+def load_preset(wanted: str | Path, kind: type[C], changes: Sequence[str] = ()) -> C:
     """Read a preset into the dataclass `kind`.
 
     Relative paths in it are taken from the working directory, as on a command line.
 
+    Args:
+        wanted: A file, or the name of a built-in preset.
+        kind: What it describes.
+        changes: Keys to set beyond what the file says, such as ``optim.steps=100``.
+
     Raises:
         ConfigError: The file cannot be read, or a key or value is wrong; says which.
     """
+    path = find_preset(wanted)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", source=str(path)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"is not valid TOML: {error}", source=str(path)) from error
+    for change in changes:
+        _change(values, change)
     return build(kind, values, str(path))
 
 
-def build(kind: type[C], values: Any, where: str) -> C:
+def _change(values: dict[str, Any], change: str) -> None:
+    """Set one key of a preset; an empty value takes the key out."""
+    key, given, text = change.partition("=")
+    *tables, name = key.strip().split(".")
+    if not given or not name:
+        raise ConfigError(
+            f"cannot be read: {change!r}",
+            source="--set",
+            remedy="Write a key and a value, such as optim.steps=100.",
+        )
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{table!r} is no table", source=f"--set {key}")
+    if not text.strip():
+        values.pop(name, None)
+        return
+    try:
+        values[name] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:  # a word or a path, which a shell has taken the quotes from
+        values[name] = text.strip()
+
+
+def build(kind: type[C], values: Any, where: str, base: C | None = None) -> C:
     """Make a frozen dataclass of nested tables, refusing unknown keys and wrong types.
 
     Args:
         kind: The dataclass.
         values: Its table.
         where: Name of the table, for messages.
+        base: What holds where the table is silent, instead of the dataclass's own defaults.
 
     Raises:
         ConfigError: Says which key of which table is wrong.
@@ -290,29 +330,35 @@ def build(kind: type[C], values: Any, where: str) -> C:
         raise ConfigError(
             f"unknown key {unknown[0]!r}", source=where, remedy=f"Known keys: {', '.join(known)}."
         )
-    missing = [
-        f.name
-        for f in fields(kind)  # type: ignore[arg-type]
-        if f.default is MISSING and f.default_factory is MISSING and f.name not in values
-    ]
-    if missing:
-        raise ConfigError(f"lacks {missing[0]!r}", source=where, remedy="Add it to the preset.")
+    silent: dict[str, Any] = {}
+    for f in fields(kind):  # type: ignore[arg-type]
+        if base is not None:
+            silent[f.name] = getattr(base, f.name)
+        elif f.default is not MISSING:
+            silent[f.name] = f.default
+        elif f.default_factory is not MISSING:
+            silent[f.name] = f.default_factory()
+        elif f.name not in values:
+            raise ConfigError(f"lacks {f.name!r}", source=where, remedy="Add it to the preset.")
+    given = {k: _convert(hints[k], v, f"{where}: {k}", silent.get(k)) for k, v in values.items()}
     try:
-        return kind(**{k: _convert(hints[k], v, f"{where}: {k}") for k, v in values.items()})
+        return kind(**(silent | given))
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error), source=where) from error
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Turn one TOML value into the type a field asks for."""
+def _convert(hint: Any, value: Any, where: str, base: Any = None) -> Any:
+    """Turn one TOML value into the type a field asks for; `base` is what a table adds to."""
     if get_origin(hint) in (Union, types.UnionType):  # only `X | None` is used
         hint = next(a for a in get_args(hint) if a is not type(None))
     if is_dataclass(hint) and isinstance(hint, type):
-        return build(hint, value, where)
+        return build(hint, value, where, base)
     if get_origin(hint) is tuple:
+        inner = get_args(hint)[0]
+        if inner is Path and isinstance(value, str):  # --set data.photos=FOLDER
+            value = [value]
         if not isinstance(value, list):
             raise ConfigError(f"must be a list, not {value!r}", source=where)
-        inner = get_args(hint)[0]
         return tuple(_convert(inner, v, where) for v in value)
     if hint is Path and isinstance(value, str):
         return Path(value)

@@ -23,7 +23,7 @@ from imlctl.core.light_vae import LightVAE, LightVAEConfig
 from imlctl.device import autocast
 from imlctl.errors import ImlctlError
 from imlctl.forge.shapes import EdgeKind
-from imlctl.train.checkpoint import EMA, State, load_state, save_state
+from imlctl.train.checkpoint import EMA, TrainState, load_state, save_state
 from imlctl.train.config import OptimConfig
 from imlctl.train.logs import Log, Report
 from imlctl.train.mask_maps import JudgeConfig, MaskMaps, round_trip
@@ -134,7 +134,7 @@ def distill(
     return out / "best.safetensors"
 
 
-def _start(config: DistillConfig, device: torch.device) -> State:
+def _start(config: DistillConfig, device: torch.device) -> TrainState:
     torch.manual_seed(config.optim.seed)
     model = LightVAE(config.model)
     if config.init is not None:
@@ -144,11 +144,11 @@ def _start(config: DistillConfig, device: torch.device) -> State:
     if config.optim.compile:
         for part in (model.encoder, model.decoder):
             part.compile()
-    return State(cast("Any", model), make_optimizer(model, config.optim), cast("Any", ema))
+    return TrainState(cast("Any", model), make_optimizer(model, config.optim), cast("Any", ema))
 
 
 def _steps(
-    state: State,
+    state: TrainState,
     config: DistillConfig,
     teacher: Teacher | None,
     device: torch.device,
@@ -176,7 +176,7 @@ def _steps(
 
 
 def _step(
-    state: State, config: DistillConfig, teacher: Teacher | None, maps: Tensor
+    state: TrainState, config: DistillConfig, teacher: Teacher | None, maps: Tensor
 ) -> dict[str, float]:
     optim, model = config.optim, cast("LightVAE", cast("Any", state.model))
     for group in state.optimizer.param_groups:

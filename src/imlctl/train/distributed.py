@@ -33,7 +33,7 @@ _TIMEOUT = timedelta(hours=2)  # the others wait while the first process validat
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Process:
     """Which process this is.
 
     Attributes:
@@ -53,38 +53,38 @@ class Place:
 
 
 @contextmanager
-def processes(device: torch.device) -> Iterator[tuple[Place, torch.device]]:
+def processes(device: torch.device) -> Iterator[tuple[Process, torch.device]]:
     """Join the other processes, if torchrun started any: nccl between GPUs, gloo elsewhere.
 
     Yields:
-        This process's place, and the device it computes on.
+        Which process this is, and the device it computes on.
     """
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
-        yield Place(), device
+        yield Process(), device
         return
-    place = Place(*(int(os.environ.get(k, "0")) for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    process = Process(*(int(os.environ.get(k, "0")) for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     from torch.distributed.rendezvous import rendezvous  # which not every build of torch has
 
     store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
     how: dict[str, Any] = {
-        "store": this_round_of(store, place),
-        "rank": place.rank,
-        "world_size": place.world,
+        "store": this_round_of(store, process),
+        "rank": process.rank,
+        "world_size": process.world,
         "timeout": _TIMEOUT,
     }
     if device.type == "cuda":
-        device = torch.device("cuda", place.local)
+        device = torch.device("cuda", process.local)
         torch.cuda.set_device(device)
         dist.init_process_group("nccl", device_id=device, **how)
     else:
         dist.init_process_group("gloo", **how)
     try:
-        yield place, device
+        yield process, device
     finally:
         dist.destroy_process_group()
 
 
-def this_round_of(store: Store, place: Place) -> Store:
+def this_round_of(store: Store, process: Process) -> Store:
     """Return a part of a store that holds nothing but what this start's processes put there.
 
     torchrun keeps its store when it restarts processes, and the addresses in it of those that died
@@ -97,17 +97,17 @@ def this_round_of(store: Store, place: Place) -> Store:
     """
     from torch.distributed.distributed_c10d import PrefixStore
 
-    if place.first:
+    if process.first:
         name = secrets.token_hex(8)
         store.set("imlctl/round", name)
-        for rank in range(1, place.world):
+        for rank in range(1, process.world):
             word = store.get(f"imlctl/{name}/{rank}").decode()  # waits
             store.set(f"imlctl/{name}/{rank}/seen", word)
         return PrefixStore(f"imlctl/{name}", store)
     mine, end = secrets.token_hex(8), time.monotonic() + _TIMEOUT.total_seconds()
     while time.monotonic() < end:
         name = store.get("imlctl/round").decode()  # waits for the first; may be an earlier one
-        key = f"imlctl/{name}/{place.rank}"
+        key = f"imlctl/{name}/{process.rank}"
         store.set(key, mine)
         time.sleep(0.05)
         if store.check([f"{key}/seen"]) and store.get(f"{key}/seen").decode() == mine:
@@ -127,13 +127,22 @@ def barrier() -> None:
 
 
 @contextmanager
-def first_alone(place: Place) -> Iterator[None]:
+def first_alone(process: Process) -> Iterator[None]:
     """Let the first process fill a cache before the others read it."""
-    if not place.first:
+    if not process.first:
         barrier()
     yield
-    if place.first:
+    if process.first:
         barrier()
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether any of the processes says so; all of them get the same answer."""
+    if not joined():
+        return flag
+    flags = torch.tensor(float(flag), device=device)
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags.item())
 
 
 def fair(count: Tensor) -> Tensor:
@@ -234,16 +243,16 @@ def share_batch_norm(model: nn.Module) -> None:
             module.__class__ = GlobalBatchNorm2d
 
 
-def micro_batch(optim: OptimConfig, place: Place) -> int:
+def micro_batch(optim: OptimConfig, process: Process) -> int:
     """Pictures that go through the model at once.
 
     Raises:
         ConfigError: The batch cannot be divided so.
     """
-    parts = place.world * optim.accumulate
+    parts = process.world * optim.accumulate
     if optim.batch % parts:
         raise ConfigError(
-            f"a batch of {optim.batch} cannot be divided among {place.world} processes"
+            f"a batch of {optim.batch} cannot be divided among {process.world} processes"
             f" and {optim.accumulate} parts each",
             source="optim",
             remedy="Make optim.batch a multiple of processes times optim.accumulate.",

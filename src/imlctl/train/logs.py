@@ -80,16 +80,19 @@ def to_tensorboard(folder: Path) -> Report:
     return report
 
 
-_PANEL = (720, 260)
-_MARGIN = (64, 30, 20, 30)  # left, top, right, bottom
+_PANEL = (880, 300)
+_MARGIN = (76, 34, 200, 44)  # left, top, right (the legend), bottom
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _GREY, _LIGHT = "#444444", "#dddddd"
+_FONT = 14
+_SETS = ("synthetic", "real", "mean")
 _PANELS = (
     ("loss", ("loss",)),
     ("terms of the loss", ("bce", "dice", "edge", "consistency", "score", "mask")),
     ("norm of the gradient", ("norm",)),
-    ("AUC in validation", ("synthetic_auc", "real_auc", "mean_auc")),
-    ("F1 in validation", ("synthetic_f1", "real_f1", "mean_f1")),
+    ("seconds of a step", ("waiting", "forward", "backward", "update")),
+    ("AUC in validation", tuple(f"{name}_auc" for name in _SETS)),
+    ("F1 in validation", tuple(f"{name}_f1" for name in _SETS)),
 )
 
 Points = list[tuple[float, float]]
@@ -134,42 +137,47 @@ def _series(lines: Iterable[str]) -> dict[str, Points]:
 
 
 def _panel(title: str, curves: dict[str, Points]) -> Image.Image:
+    """One plot: round figures along both axes, and the legend beside it."""
     panel = Image.new("RGB", _PANEL, "white")
-    draw, font = ImageDraw.Draw(panel), ImageFont.load_default(12)
+    draw, font = ImageDraw.Draw(panel), ImageFont.load_default(_FONT)
     left, top, right, bottom = _MARGIN
     box = (left, top, _PANEL[0] - right, _PANEL[1] - bottom)
-    xs = [x for points in curves.values() for x, _ in points]
-    ys = [y for points in curves.values() for _, y in points]
-    across, up = _range(0.0, max(xs)), _range(min(ys), max(ys))
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        y = box[3] - share * (box[3] - box[1])
-        draw.line((box[0], y, box[2], y), fill=_LIGHT)
-        label = f"{up[0] + share * (up[1] - up[0]):.4g}"
-        draw.text((box[0] - 6, y), label, fill=_GREY, font=font, anchor="rm")
-        x = box[0] + share * (box[2] - box[0])
-        label = f"{across[0] + share * (across[1] - across[0]):.0f}"
-        draw.text((x, box[3] + 6), label, fill=_GREY, font=font, anchor="mt")
+    points = [point for curve in curves.values() for point in curve]
+    across = _ticks(0.0, max(x for x, _ in points), 6)
+    up = _ticks(min(y for _, y in points), max(y for _, y in points), 4)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            box[0] + (x - across[0]) / (across[-1] - across[0]) * (box[2] - box[0]),
+            box[3] - (y - up[0]) / (up[-1] - up[0]) * (box[3] - box[1]),
+        )
+
     draw.text((box[0], 8), title, fill="black", font=font)
-    at = box[2]
-    for (name, points), colour in zip(curves.items(), _COLOURS, strict=False):
-        line = [
-            (
-                box[0] + (x - across[0]) / (across[1] - across[0]) * (box[2] - box[0]),
-                box[3] - (y - up[0]) / (up[1] - up[0]) * (box[3] - box[1]),
-            )
-            for x, y in points
-        ]
+    for y in up:
+        at = place(across[0], y)
+        draw.line((*at, box[2], at[1]), fill=_LIGHT)
+        draw.text((at[0] - 8, at[1]), f"{y:.6g}", fill=_GREY, font=font, anchor="rm")
+    for x in across:
+        at = place(x, up[0])
+        draw.line((*at, at[0], at[1] + 4), fill=_GREY)
+        draw.text((at[0], at[1] + 8), f"{x:.6g}", fill=_GREY, font=font, anchor="mt")
+    draw.text((box[2] + 36, box[3] + 8), "steps", fill=_GREY, font=font, anchor="lt")
+    for row, ((name, curve), colour) in enumerate(zip(curves.items(), _COLOURS, strict=False)):
+        line = [place(x, y) for x, y in curve]
         draw.line(line, fill=colour, width=2)
         for x, y in line if len(line) < 40 else ():
-            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
-        label = name.replace("_", " ")
-        draw.text((at, 8), label, fill=colour, font=font, anchor="ra")
-        at -= int(font.getlength(label)) + 14
+            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour)
+        label = f"{name.replace('_', ' ')}  {curve[-1][1]:.4g}"
+        draw.text((box[2] + 12, box[1] + 20 * row), label, fill=colour, font=font)
     return panel
 
 
-def _range(low: float, high: float) -> tuple[float, float]:
-    """Never empty, so that a constant curve is a line in the middle."""
-    if high > low:
-        return low, high
-    return low - 0.5, high + 0.5
+def _ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round figures, evenly spaced, that enclose `low` and `high`; at least two."""
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [n * step for n in range(first, last + 1)]

@@ -6,15 +6,17 @@ import itertools
 import json
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from imlctl.errors import ConfigError
 from imlctl.train.batches import batches
-from imlctl.train.checkpoint import State, load_state, save_state
+from imlctl.train.checkpoint import load_state, save_state
 from imlctl.train.distributed import (
-    Place,
+    any_process,
     barrier,
     first_alone,
     joined,
@@ -22,116 +24,106 @@ from imlctl.train.distributed import (
     processes,
 )
 from imlctl.train.logs import Log, Report
-from imlctl.train.material import decisive, load_material
+from imlctl.train.material import decisive, load_material, require_sources
 from imlctl.train.objective import clues_of, make_objective
 from imlctl.train.step import Learner, Stopwatch, check_compiler, fresh_state, take_step
 from imlctl.train.validate import finish, validate
 from imlctl.weights.load import Card, save
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    import torch
     from torch import nn
 
-    from imlctl.train.config import TrainConfig
+    from imlctl.train.checkpoint import TrainState
+    from imlctl.train.config import OptimConfig, TrainConfig
+    from imlctl.train.distributed import Process
     from imlctl.train.material import Material
-    from imlctl.train.objective import Objective
+
+_LOG_EVERY = 20  # steps
+_SAVE_EVERY = 300.0  # seconds; a crash costs no more than these
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def train(
-    config: TrainConfig, out: Path, *, device: torch.device, report: Report | None = None
-) -> Path:
+    config: TrainConfig,
+    out: Path,
+    *,
+    device: torch.device,
+    report: Report | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Path | None:
     """Train a model, or go on where `out` stopped.
 
-    Writes into `out`: ``log.jsonl``, ``last.safetensors`` (the whole state), ``best.safetensors``
-    (the averaged weights that validated best, with a threshold calibrated on the held-out
-    photographs once the run ends; ready for `imlctl localize --weights`), ``curves.png``, and
-    ``evaluation.json`` if the preset asks for one. Under torchrun the processes divide each batch,
-    and the first of them writes.
+    Writes into `out`: ``log.jsonl``, ``last.safetensors`` (the whole state, every few minutes),
+    ``best.safetensors`` (the averaged weights that validated best, with a rule calibrated on the
+    held-out photographs once the run ends; ready for `imlctl localize --weights`), ``curves.png``,
+    and ``evaluation.json`` if the preset asks for one. Under torchrun the processes divide each
+    batch, and the first of them writes.
 
     Args:
-        config: The preset.
+        config: The preset. A run may go on with more `optim.steps` than it began with.
         out: Folder of the run, made when missing.
         device: Where to compute; under torchrun, the kind of device.
         report: Called with each log line.
+        stop: Asked after each step whether to save and return.
 
     Returns:
-        Path of the best weights.
+        Path of the best weights; None if it was stopped.
 
     Raises:
-        ImlctlError: The loss is not finite; the configuration or a checkpoint is wrong.
+        ImlctlError: The loss is not finite, the memory does not suffice, or the configuration or a
+            checkpoint is wrong.
     """
+    require_sources(config)
     out.mkdir(parents=True, exist_ok=True)
-    with processes(device) as (place, where):
-        log = Log(out / "log.jsonl" if place.first else None, report)
-        micro_batch(config.optim, place)  # refuses before anything is read, as does the next
+    with processes(device) as (process, where):
+        log = Log(out / "log.jsonl" if process.first else None, report)
+        micro_batch(config.optim, process)  # refuses before anything is read, as does the next
         if config.optim.compile:
             check_compiler(where)
-        with first_alone(place):
+        with first_alone(process):
             material = load_material(config, log)
-        run = _Run(config, out, where, place, log, material)
-        run.all_steps()
-        if place.first:
+        ended = _all_steps(config, out, where, process, material, log, stop or (lambda: False))
+        if ended and process.first:
             finish(out, material.held, config.evaluation, where, log)
         barrier()
-    return out / "best.safetensors"
+    return out / "best.safetensors" if ended else None
 
 
-@dataclass(slots=True)
-class _Run:
-    """One run, from its start or checkpoint to its last step."""
+def _all_steps(
+    config: TrainConfig,
+    out: Path,
+    device: torch.device,
+    process: Process,
+    material: Material,
+    log: Log,
+    stop: Callable[[], bool],
+) -> bool:
+    """Take the steps that remain; return whether all of them were taken."""
+    optim, last = config.optim, out / "last.safetensors"
+    objective = make_objective(config)
+    decides = decisive(config, material.digest)
+    state = fresh_state(objective, config, device)
+    if last.exists():
+        load_state(last, state, decides)
+        log({"event": "resumed", "step": state.step})
+        if state.lengths and state.lengths[-1][0] == state.step:
+            _, before, now = state.lengths[-1]
+            log({"event": "extended", "step": state.step, "was": before, "of": now})
+    barrier()  # nobody writes before all have read
 
-    config: TrainConfig
-    out: Path
-    device: torch.device
-    place: Place
-    log: Log
-    material: Material
-
-    def all_steps(self) -> None:
-        config, material, last = self.config, self.material, self.out / "last.safetensors"
-        settings = json.loads(json.dumps(asdict(config), default=str))
-        decides = decisive(config, material.digest)
-        objective = make_objective(config)
-        state = fresh_state(objective, config, self.device)
-        if last.exists():
-            load_state(last, state, decides)
-            self.log({"event": "resumed", "step": state.step})
-        barrier()  # nobody writes before all have read
-        for _ in _steps(state, objective, config, self):
-            if self.place.first:
-                scores = validate(
-                    state.ema.model,
-                    material.judge,
-                    config.validation,
-                    self.device,
-                    material.real_judge,
-                )
-                self.log({"event": "validation", "step": state.step, **scores})
-                if scores["objective"] >= state.best:  # of equals, the one that learned longer
-                    state.best = scores["objective"]
-                    made = {"steps": state.step, "validation": scores, "preset": settings}
-                    card = Card(objective.architecture, state.model.config.to_dict(), training=made)
-                    save(self.out / "best.safetensors", state.ema.model, card)
-                save_state(last, state, decides)
-            barrier()
-
-
-def _steps(state: State, objective: Objective, config: TrainConfig, run: _Run) -> Iterator[int]:
-    """Take all remaining steps; stop over at each that is due for validation."""
-    optim, place = config.optim, run.place
     source = batches(
-        run.material.training,
+        material.training,
         start=state.step * optim.batch,
         stop=optim.steps * optim.batch,
         batch=optim.batch,
         workers=config.data.workers,
-        device=run.device,
-        micro=micro_batch(optim, place),
-        rank=place.rank,
-        world=place.world,
+        device=device,
+        micro=micro_batch(optim, process),
+        rank=process.rank,
+        world=process.world,
         clues=clues_of(state.model),
     )
     learner: nn.Module = Learner(state, objective)
@@ -140,22 +132,76 @@ def _steps(state: State, objective: Objective, config: TrainConfig, run: _Run) -
             warnings.simplefilter("ignore", FutureWarning)
             learner = DistributedDataParallel(learner, broadcast_buffers=False)
     objective.train_mode(state.model)
-    clock, seen = time.monotonic(), 0
-    watch, watched = Stopwatch(), state.step
+
+    saved = begun = time.monotonic()
+    watch, logged, started = Stopwatch(), state.step, state.step
     while state.step < optim.steps:
         parts = itertools.islice(source, optim.accumulate)
-        terms = take_step(state, learner, optim, parts, run.material.training, place, watch)
-        seen += optim.batch
-        if state.step % 20 == 0 or state.step == optim.steps:
-            speed = seen / (time.monotonic() - clock)
+        try:
+            terms = take_step(state, learner, optim, parts, material.training, process, watch)
+        except RuntimeError as error:  # torch's for a full GPU is one as well
+            raise _explained(error, optim, process) from error
+        if state.step % _LOG_EVERY == 0 or state.step == optim.steps:
+            speed = (state.step - started) * optim.batch / (time.monotonic() - begun)
             left = (optim.steps - state.step) * optim.batch / speed
-            progress = {"per_second": round(speed, 2), "eta": round(left)}
             steps = {"step": state.step, "of": optim.steps}
-            seconds = watch.read(state.step - watched)
-            run.log({"event": "step", **steps, **terms, **seconds, **progress})
-            watched = state.step
-        if state.step % config.validation.every == 0 or state.step == optim.steps:
-            yield state.step
+            seconds = watch.read(state.step - logged)
+            pace = {"per_second": round(speed, 2), "eta": round(left)}
+            log({"event": "step", **steps, **terms, **seconds, **pace})
+            logged = state.step
+        stopping = any_process(stop(), device) and state.step < optim.steps
+        validating = state.step % config.validation.every == 0 or state.step == optim.steps
+        if process.first:
+            if validating:
+                _judge(state, config, objective.architecture, out, device, material, log)
+            if validating or stopping or time.monotonic() - saved > _SAVE_EVERY:
+                save_state(last, state, decides)
+                saved = time.monotonic()
+        if stopping:
+            log({"event": "stopped", "step": state.step, "of": optim.steps})
+            return False
+        if validating:
+            barrier()
             objective.train_mode(state.model)
-            clock, seen = time.monotonic(), 0
-            watch, watched = Stopwatch(), state.step
+            begun, watch, logged, started = time.monotonic(), Stopwatch(), state.step, state.step
+    return True
+
+
+def _judge(
+    state: TrainState,
+    config: TrainConfig,
+    architecture: str,
+    out: Path,
+    device: torch.device,
+    material: Material,
+    log: Log,
+) -> None:
+    """Validate the averaged weights, and keep them if they are the best so far."""
+    model, looks = state.ema.model, config.validation
+    scores = validate(model, material.judge, looks, device, material.real_judge)
+    log({"event": "validation", "step": state.step, **scores})
+    if scores["objective"] < state.best:  # of equals, the one that learned longer
+        return
+    state.best = scores["objective"]
+    preset = json.loads(json.dumps(asdict(config), default=str))
+    made = {"steps": state.step, "validation": scores, "preset": preset}
+    if state.lengths:
+        made["lengths"] = state.lengths
+    card = Card(architecture, state.model.config.to_dict(), training=made)
+    save(out / "best.safetensors", model, card)
+
+
+def _explained(error: RuntimeError, optim: OptimConfig, process: Process) -> Exception:
+    """The error itself, or what to lower where memory ran out."""
+    full = isinstance(error, torch.OutOfMemoryError)
+    if not full and not any(sign in str(error).lower() for sign in _NO_MEMORY):
+        return error
+    size = optim.large or optim.size
+    at_once = micro_batch(optim, process)
+    return ConfigError(
+        f"out of memory with {at_once} samples of {size}x{size} at once"
+        f" (optim.batch {optim.batch}, optim.accumulate {optim.accumulate})",
+        source="optim",
+        remedy=f"Raise optim.accumulate to {2 * optim.accumulate}, which costs time instead of"
+        " memory, or lower optim.batch or optim.size; with another --out, for the result differs.",
+    )

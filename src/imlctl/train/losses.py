@@ -28,7 +28,7 @@ class LossWeights:
     """
 
     levels: tuple[float, ...] = (1.0, 0.5, 0.25)
-    dice: float = 0.3
+    dice: float = 1.0
     edge: float = 0.3
     consistency: float = 0.5
     score: float = 0.2

@@ -19,7 +19,7 @@ from imlctl.train.batches import Turns
 from imlctl.train.reals import Mixture, Reals, load_entries, refuse_leaks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from imlctl.forge.synthesizer import Maker
     from imlctl.train.config import TrainConfig
@@ -34,6 +34,75 @@ _PLACES = {
     "validation": ("folder",),
     "diffusion": ("vae", "backbone"),
 }
+
+
+def require_sources(config: TrainConfig) -> None:
+    """Make sure that everything a preset names is there.
+
+    Raises:
+        ConfigError: Something is not: all that is missing, each with how to get it.
+    """
+    missing = [f"\n  {key}: {what}" for key, what in _missing(config)]
+    if missing:
+        raise ConfigError(
+            "the preset names things that are not here",
+            remedy="".join(missing)
+            + "\nChange a key in the preset or with --set KEY=VALUE; an empty value leaves it out.",
+        )
+
+
+def _missing(config: TrainConfig) -> Iterator[tuple[str, str]]:
+    """Yield each key that names something that is not there, and how to get it."""
+    data, diffusion = config.data, config.diffusion
+    only_real = data.real is not None and data.real.share == 1
+    for folder in () if only_real else data.photos:
+        if not folder.is_dir():
+            yield (
+                "data.photos",
+                f"no folder {folder}; name one with photographs of your own, such as"
+                " --set data.photos=Pictures",
+            )
+    optional = (
+        ("data.objects", data.objects, "a folder of object masks, <photograph>__<number>.png"),
+        (
+            "data.autoencoder",
+            data.autoencoder,
+            "a folder with taef2_encoder.safetensors and"
+            " taef2_decoder.safetensors (github.com/madebyollin/taesd); without it, regions that a"
+            " generator would fill become splices",
+        ),
+        (
+            "validation.folder",
+            config.validation.folder,
+            "a folder of sets, each with tampered,"
+            " masks and authentic; without it only synthetic samples are looked at",
+        ),
+    )
+    for key, path, about in optional:
+        if path is not None and not path.is_dir():
+            yield key, f"no folder {path}; {about}. Leave it out with --set {key}="
+    if config.semantics is not None and not config.semantics.is_file():
+        yield (
+            "semantics",
+            f"no file {config.semantics}; EfficientNet-Lite0, by imlctl weights convert. Leave it"
+            " out to take that of the bundled weights: --set semantics=",
+        )
+    if diffusion is not None and not diffusion.vae.is_file():
+        yield (
+            "diffusion.vae",
+            f"no file {diffusion.vae}; imlctl distill distill -o {diffusion.vae.parent}",
+        )
+    if diffusion is not None and diffusion.backbone and not diffusion.backbone.is_file():
+        yield (
+            "diffusion.backbone",
+            f"no file {diffusion.backbone}; imlctl weights pull {diffusion.encoder}, then imlctl"
+            f" weights convert FILE {diffusion.backbone}",
+        )
+    manifests = [source.manifest for source in data.real.sources] if data.real else []
+    manifests += config.evaluation.manifests if config.evaluation else ()
+    for manifest in dict.fromkeys(manifests):
+        if not manifest.is_file():
+            yield "manifest", f"no file {manifest}; imlctl data index FOLDER -o {manifest}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from imlctl.forge.shapes import EdgeKind, edge_map
 from imlctl.train.distributed import within_batch
 from imlctl.train.losses import localization_loss, weighted_mean
 from imlctl.weights.load import load
+from imlctl.weights.use import open_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from imlctl.train.batches import Batch, Clues
     from imlctl.train.config import DiffusionConfig, TrainConfig
 
+_BUNDLED = "efficientiml"
 _SEMANTICS = "backbone.semantics."
 # What older weights may be without: what a clue says to the stem is nothing until it has learned.
 _SILENT = ("backbone.stem.repeats.", "backbone.stem.history.", "backbone.stem.unlike.")
@@ -89,7 +91,7 @@ class Masks:
         """
         model = EfficientIML(self.config.model)
         semantics, init = model.backbone.semantics, self.config.init
-        state = load(init).model.state_dict() if init else model.state_dict()
+        state = open_weights(init).model.state_dict() if init else model.state_dict()
         if semantics is not None and (not init or not any(k.startswith(_SEMANTICS) for k in state)):
             _load_semantics(semantics, self.config.semantics)
             state |= _part_of(model, _SEMANTICS)
@@ -166,8 +168,8 @@ class Latents:
             model.encoder.backbone.requires_grad_(False)
         return model
 
-    def _load_init(self, model: DiffIML, path: Path) -> None:
-        init: nn.Module = load(path).model
+    def _load_init(self, model: DiffIML, wanted: str) -> None:
+        init: nn.Module = open_weights(wanted).model
         part: nn.Module = model
         state = init.state_dict()
         if isinstance(init, EfficientIML):  # its heads are left aside
@@ -178,7 +180,7 @@ class Latents:
         try:
             part.load_state_dict(state)
         except RuntimeError as error:
-            raise self._misfit(path) from error
+            raise self._misfit(wanted) from error
 
     def _load_public(self, model: DiffIML, path: Path) -> None:
         tensors = _tensors(path)
@@ -187,7 +189,7 @@ class Latents:
         except (RuntimeError, AttributeError) as error:  # the latter: our own backbone
             raise self._misfit(path) from error
 
-    def _misfit(self, path: Path) -> ConfigError:
+    def _misfit(self, path: str | Path) -> ConfigError:
         return ConfigError(
             f"does not fit a DiffIML with encoder {self.diffusion.encoder!r}",
             source=str(path),
@@ -256,17 +258,18 @@ def _part_of(model: nn.Module, prefix: str) -> dict[str, Tensor]:
 
 
 def _load_semantics(part: Semantics, path: Path | None) -> None:
-    if path is None:
-        raise ConfigError(
-            "the backbone's ImageNet network has no weights, and it does not learn here",
-            source="semantics",
-            remedy="Name EfficientNet-Lite0 as safetensors; imlctl weights convert makes it.",
-        )
+    """Fill the ImageNet network, which does not learn; from the bundled weights without a file."""
     try:
-        part.network.load_public(_tensors(path))
+        if path is not None:
+            part.network.load_public(_tensors(path))
+            return
+        bundled = open_weights(_BUNDLED).model.state_dict()
+        start = f"{_SEMANTICS}network."
+        found = {k.removeprefix(start): v for k, v in bundled.items() if k.startswith(start)}
+        part.network.load_state_dict(found)
     except RuntimeError as error:
         raise ConfigError(
-            f"is not EfficientNet-Lite0 ({first_line(error)})", source=str(path)
+            f"is not EfficientNet-Lite0 ({first_line(error)})", source=str(path or _BUNDLED)
         ) from error
 
 

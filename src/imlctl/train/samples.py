@@ -18,7 +18,7 @@ from imlctl.data.masks import read_mask
 from imlctl.forge import edits, history, shapes
 from imlctl.image.decode import read
 from imlctl.train.batches import batches
-from imlctl.train.distributed import Place
+from imlctl.train.distributed import Process
 from imlctl.train.material import load_split, synthesizer
 from imlctl.train.objective import clues_of, make_objective
 from imlctl.train.reals import paper_augment
@@ -183,7 +183,7 @@ def model_rate(config: TrainConfig, maker: Maker, device: torch.device, steps: i
         if step == 1:
             _finish(device)
             begun = time.perf_counter()
-        take_step(state, learner, optim, parts, maker, Place())
+        take_step(state, learner, optim, parts, maker, Process())
     _finish(device)
     return steps * optim.batch / (time.perf_counter() - begun)
 

@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from imlctl.errors import ConfigError, ImlctlError, first_line
 from imlctl.train.batches import Batch
-from imlctl.train.checkpoint import EMA, State
-from imlctl.train.distributed import Place, part_of_batch, share_batch_norm
+from imlctl.train.checkpoint import EMA, TrainState
+from imlctl.train.distributed import Process, part_of_batch, share_batch_norm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LEAST_SCALE = 2.0**-10  # of a float16 loss: below, no scale can help
 
 
-def fresh_state(objective: Objective, config: TrainConfig, device: torch.device) -> State:
+def fresh_state(objective: Objective, config: TrainConfig, device: torch.device) -> TrainState:
     """Make the model, what moves it, and its average, as before the first step."""
     torch.manual_seed(config.optim.seed)
     model = objective.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -35,7 +35,7 @@ def fresh_state(objective: Objective, config: TrainConfig, device: torch.device)
     scaler = None
     if config.optim.precision == "float16":
         scaler = torch.amp.GradScaler(device.type)
-    state = State(model, optimizer, EMA(model, config.optim.ema), scaler=scaler)
+    state = TrainState(model, optimizer, EMA(model, config.optim.ema), scaler=scaler)
     if config.optim.compile:
         for part in objective.hot(model):
             part.compile()  # in place: parameters, names and the average stay as they are
@@ -97,7 +97,7 @@ def rate_at(step: int, optim: OptimConfig) -> float:
 class Learner(nn.Module):
     """The loss as a module: what DistributedDataParallel wraps, whatever parts the loss calls."""
 
-    def __init__(self, state: State, objective: Objective) -> None:
+    def __init__(self, state: TrainState, objective: Objective) -> None:
         super().__init__()
         self.model, self.objective = state.model, objective
 
@@ -133,12 +133,12 @@ class Stopwatch:
 
 
 def take_step(
-    state: State,
+    state: TrainState,
     learner: nn.Module,
     optim: OptimConfig,
     parts: Iterable[Batch],
     maker: Maker,
-    place: Place,
+    process: Process,
     watch: Stopwatch | None = None,
 ) -> dict[str, float]:
     """Move the weights once.
@@ -150,7 +150,7 @@ def take_step(
         parts: This process's part of the batch, in `optim.accumulate` parts again, as
             `batches.batches` yields them.
         maker: Of the samples, to name the pictures that were in them.
-        place: Which process this is.
+        process: Which process this is.
         watch: Told where the time goes.
 
     Returns:
@@ -163,7 +163,7 @@ def take_step(
         group["lr"] = rate_at(state.step, optim) * group["factor"]
     state.optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
-    first = place.rank * optim.batch // place.world
+    first = process.rank * optim.batch // process.world
     watch = watch or Stopwatch()
     for number, part in enumerate(parts):
         watch.lap("waiting")
@@ -192,7 +192,7 @@ def take_step(
     return found
 
 
-def _update(state: State, optim: OptimConfig, maker: Maker) -> Tensor:
+def _update(state: TrainState, optim: OptimConfig, maker: Maker) -> Tensor:
     """Clip the gradient and step; float16 skips a step whose scale was too high, and lowers it."""
     scaler = state.scaler
     if scaler:
@@ -210,7 +210,7 @@ def _update(state: State, optim: OptimConfig, maker: Maker) -> Tensor:
     return torch.nan_to_num(norm, posinf=0.0)
 
 
-def _not_finite(what: str, state: State, optim: OptimConfig, maker: Maker) -> ImlctlError:
+def _not_finite(what: str, state: TrainState, optim: OptimConfig, maker: Maker) -> ImlctlError:
     """Name the pictures of the batch: making its samples again tells which they were."""
     first = state.step * optim.batch
     made = [maker(index) for index in range(first, first + optim.batch)]
