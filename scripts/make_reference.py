@@ -132,16 +132,10 @@ def _kind(part: dict[str, Any]) -> str:
 def _presets() -> Iterator[str]:
     yield "## Presets"
     yield (
-<<<<<<< HEAD
         "A preset is a TOML file, or the name of one that comes with imlctl:\n"
         f"{_listed(presets())}.\n"
         "An unknown key, or a value of the wrong type, is an error. Relative paths are taken from\n"
-        "the working directory."
-=======
-        "TOML files, built in (named without folder and ending) or of your own. A key that is not\n"
-        "known, or of the wrong type, is an error. Relative paths are taken from the working\n"
-        "directory. `--set KEY=VALUE` changes a key for one run."
->>>>>>> 7696b9a (Training that can be stopped, lengthened and configured from the command line; the shipped recipe is the default)
+        "the working directory. `--set KEY=VALUE` changes a key for one run."
     )
     shown: dict[type, str] = {}
     for command, kind in (("train", TrainConfig), ("distill", DistillConfig)):
