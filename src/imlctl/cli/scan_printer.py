@@ -28,6 +28,7 @@ from imlctl.mask.decide import Verdict
 from imlctl.mask.rates import in_words
 from imlctl.mask.render import percent, rounded_down
 from imlctl.record import FAILED
+from imlctl.report.facts import SILENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,7 +40,6 @@ _VERDICTS = (*Verdict, FAILED)
 _WIDEST_VERDICT = max(map(len, Verdict))
 _ROOMY = 70  # columns that leave room for more than a verdict, a number and a name
 _PATIENCE, _REDRAW = 2.0, 0.2  # seconds until a line tells of a slow picture, and between two
-_SPEAKS_LITTLE = 0.1  # of a picture: where the map cannot be believed there, the line says so
 
 
 class StageLine:
@@ -263,7 +263,7 @@ def _facts(record: Mapping[str, Any]) -> list[str]:
 def _cautions(record: Mapping[str, Any]) -> list[str]:
     unreliable = record["unreliable_share"]
     found = [f"caution: {caution}" for caution in record["cautions"]]
-    if unreliable is not None and unreliable >= _SPEAKS_LITTLE:
+    if unreliable is not None and unreliable >= SILENT:
         found.insert(0, f"cannot speak here: {percent(unreliable)} of this picture")
     return found
 

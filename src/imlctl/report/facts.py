@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Fact = tuple[str, str, str]  # name, value, and how it is set: "", "hash" or "table"
 Group = dict[str, Any]  # title, remark, wide, whether it is for the screen alone, facts
 
+SILENT = 0.1  # of a picture: where the map cannot be believed there, a reader is told so
 _HASH, _TABLE = "hash", "table"
 
 
@@ -65,7 +66,7 @@ def warnings_of(record: Mapping[str, Any]) -> list[str]:
     """Return what a reader has to know before believing a verdict."""
     found = [f"Caution: {caution}." for caution in record["cautions"]]
     share = record["unreliable_share"]
-    if share is not None and share >= 0.1:
+    if share is not None and share >= SILENT:
         found.append(f"Cannot speak here: {percent(share)} of this picture.")
     return found
 
