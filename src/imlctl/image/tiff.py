@@ -39,13 +39,18 @@ _COMPRESSIONS = _FAX | _DEFLATE | {_PLAIN, _LZW, _OLD_JPEG, _JPEG, _PACKBITS, _L
 _OTHER_COMPRESSIONS = {
     **dict.fromkeys((33003, 33005, 34712), "a JPEG 2000 picture"),
     **dict.fromkeys((50002, 52546), "a JPEG XL picture"),
+<<<<<<< HEAD
     50001: "a WebP picture",
     34934: "a JPEG XR picture",
     34887: "LERC data",
+=======
+    **dict.fromkeys((22610, 34934), "a JPEG XR picture"),
+    50001: "a WebP picture",
+>>>>>>> 526addd (wip)
 }
 _CONVERT = "Convert it without loss to a TIFF with LZW compression or to a PNG, and give that."
-_FLOAT, _PIECE = 3, 1 << 20  # a sample format; bytes unpacked at a time
-_SUBSAMPLED = 6  # photometric: brightness and colour, of which rows have no fixed length
+_FLOAT, _SUBSAMPLED = 3, 6  # a sample format; a photometric, in which rows have no fixed length
+_PIECE = 1 << 20  # bytes unpacked at a time
 _MAX_PAGES = 65_535
 _MAX_ENTRIES = 4096  # of a directory; a camera writes some dozens
 _MAX_VALUES = 2**20  # of a tag: strips or tiles, of which each takes a hundred bytes here
