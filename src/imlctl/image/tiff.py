@@ -39,14 +39,8 @@ _COMPRESSIONS = _FAX | _DEFLATE | {_PLAIN, _LZW, _OLD_JPEG, _JPEG, _PACKBITS, _L
 _OTHER_COMPRESSIONS = {
     **dict.fromkeys((33003, 33005, 34712), "a JPEG 2000 picture"),
     **dict.fromkeys((50002, 52546), "a JPEG XL picture"),
-<<<<<<< HEAD
-    50001: "a WebP picture",
-    34934: "a JPEG XR picture",
-    34887: "LERC data",
-=======
     **dict.fromkeys((22610, 34934), "a JPEG XR picture"),
     50001: "a WebP picture",
->>>>>>> 526addd (wip)
 }
 _CONVERT = "Convert it without loss to a TIFF with LZW compression or to a PNG, and give that."
 _FLOAT, _SUBSAMPLED = 3, 6  # a sample format; a photometric, in which rows have no fixed length
