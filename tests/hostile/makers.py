@@ -336,10 +336,13 @@ def not_pictures() -> dict[str, tuple[bytes, str]]:
         "film.jpg": (b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isommp42" + bytes(99), "video"),
         "film.png": (b"RIFF\x00\x00\x00\x00AVI LIST" + bytes(99), "video"),
         "archive.jpg": (b"PK\x03\x04" + bytes(99), "ZIP"),
-        "layers.jpg": (b"8BPS\x00\x01" + bytes(99), "Photoshop document, a kind that is not read"),
-        "photo.jp2": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99), "JPEG 2000 picture, a kind that"),
-        "photo.jxl": (b"\xff\x0a" + bytes(99), "JPEG XL picture, a kind that is not read"),
-        "photo.ppm": (b"P6\n8 8\n255\n" + bytes(192), "PNM picture, a kind that is not read"),
+        "layers.jpg": (
+            b"8BPS\x00\x01" + bytes(99),
+            "Photoshop document, which imlctl",
+        ),
+        "photo.jp2": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99), "JPEG 2000 picture, which imlctl"),
+        "photo.jxl": (b"\xff\x0a" + bytes(99), "JPEG XL picture, which imlctl"),
+        "photo.ppm": (b"P6\n8 8\n255\n" + bytes(192), "PNM picture, which imlctl"),
         "zeros.jpg": (bytes(5000), "zero bytes"),
         "noise.jpg": (random.Random(0).randbytes(5000), "no kind of picture"),
         "cut-text.jpg": (b"x" * 4095 + "é".encode(), "text file"),
@@ -400,7 +403,7 @@ def broken_in_bug_threads() -> dict[str, tuple[bytes, str]]:
         "cut-in-half.jpg": (jpeg[: len(jpeg) // 2], "the file is truncated"),
         "cut-by-two.jpg": (jpeg[:-2], "no end marker"),
         "cut-and-ended.jpg": (jpeg[: scan + 400].rstrip(b"\xff") + b"\xff\xd9", "premature end"),
-        "second-start.jpg": (jpeg[: scan + 400] + jpeg, "marker D8 stands in the picture data"),
+        "second-start.jpg": (jpeg[: scan + 400] + jpeg, "marker D8 in the picture data"),
     }
 
 

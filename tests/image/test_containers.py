@@ -216,7 +216,7 @@ def test_kinds_that_are_not_read_are_not_called_damaged(makers: Any) -> None:
     for word, file in files.items():
         with pytest.raises(DecodeError, match=word) as caught:
             decode(file)
-        assert "a kind that is not read" in caught.value.what
+        assert "which imlctl does not read" in caught.value.what
         assert "original" not in caught.value.remedy
 
 

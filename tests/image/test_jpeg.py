@@ -65,7 +65,7 @@ def test_cut_jpeg_with_an_end_marker_put_back(makers: Any, name: str, share: flo
     data = makers.samples()[name]
     cut = data[: int(len(data) * share)].rstrip(b"\xff") + b"\xff\xd9"
     assert walk_jpeg(cut).trailing == 0  # the structure alone shows nothing
-    with pytest.raises(DecodeError, match="decoder warns of its picture data"):
+    with pytest.raises(DecodeError, match="in its picture data"):
         decode(cut)
 
 
@@ -74,7 +74,7 @@ def test_jpeg_that_claims_more_rows_than_it_has(makers: Any, name: str) -> None:
     data = bytearray(makers.samples()[name])
     frame = data.index(b"\xff\xc0" if name == "jpeg" else b"\xff\xc2")
     data[frame + 5 : frame + 7] = (2 * makers.HEIGHT).to_bytes(2, "big")
-    with pytest.raises(DecodeError, match="decoder warns of its picture data"):
+    with pytest.raises(DecodeError, match="in its picture data"):
         decode(bytes(data))
 
 
@@ -146,7 +146,7 @@ def test_a_sector_overwritten_is_damage_and_the_whole_file_is_not(
 
 def test_zeros_are_damage_where_they_cannot_be_a_flat_area(makers: Any) -> None:
     data = makers.encode(photograph(makers), "JPEG")
-    with pytest.raises(DecodeError, match="zeros stand in the picture data from byte"):
+    with pytest.raises(DecodeError, match="zeros in the picture data, from byte"):
         decode(overwritten(data, bytes(512), random.Random(0)))
     black = Image.new("RGB", (2048, 2048))
     for options in ({}, {"optimize": True}, {"progressive": True}):
@@ -170,13 +170,13 @@ def test_the_place_of_the_damage_is_named(makers: Any) -> None:
     data = makers.encode(photograph(makers), "JPEG", restart_marker_blocks=4)
     scan = data.index(b"\xff\xda")
     at = data.index(b"\xff\xd3", scan + 2000)
-    with pytest.raises(DecodeError, match=f"near byte {at}: found marker 0xd4 instead of RST3"):
+    with pytest.raises(DecodeError, match=f"0xd4 instead of RST3.* near byte {at}"):
         decode(data[:at] + b"\xff\xd4" + data[at + 2 :])
     plain = makers.encode(photograph(makers), "JPEG")
     at = plain.index(b"\xff\xda") + 3000
-    with pytest.raises(DecodeError, match=f"marker 38 stands in the picture data .* byte {at}"):
+    with pytest.raises(DecodeError, match=f"marker 38 in the picture data, at byte {at}"):
         decode(plain[:at] + b"\xff\x38" + plain[at + 2 :])
-    with pytest.raises(DecodeError, match=f"plain text stands in the picture data at byte {at}"):
+    with pytest.raises(DecodeError, match=f"plain text in the picture data, at byte {at}"):
         decode(plain[:at] + b"Sphinx of black quartz, judge my vow! " * 4 + plain[at + 152 :])
 
 
@@ -219,7 +219,7 @@ def test_unusual_sampling_is_noted_where_the_checker_cannot_follow(makers: Any) 
         ((1, 0xC5), "a hierarchical JPEG"),
         ((1, 0xF7), "a JPEG-LS picture"),
         ((9, 2), "a JPEG of 2 channels"),
-        ((5, 0), "height stands behind"),
+        ((5, 0), "height follows"),
     ],
 )
 def test_kinds_that_are_not_read_are_not_called_damaged(

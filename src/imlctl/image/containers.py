@@ -56,9 +56,9 @@ def walk_png(data: bytes) -> Layout:
         if position == 8:
             if kind == b"CgBI":
                 raise not_read(
-                    "a PNG rewritten for iPhones (CgBI)",
-                    "Undo that without loss (pngcrush -revert-iphone-optimizations), and give the "
-                    "PNG that comes out.",
+                    "a PNG optimised for iPhones (CgBI)",
+                    "Convert it back without loss (pngcrush -revert-iphone-optimizations), and "
+                    "use the result.",
                 )
             if kind != b"IHDR" or length != 13:
                 raise damaged("the PNG does not begin with its header")
@@ -177,8 +177,8 @@ def walk_bmp(data: bytes) -> Layout:
     if header >= 40:  # older ones have shorter fields, and no compression
         if embedded := {4: "JPEG", 5: "PNG"}.get(compression):
             raise not_read(
-                f"a BMP that only wraps a {embedded}",
-                f"Cut out the {embedded}, which begins at byte {start}, and give that.",
+                f"a {embedded} wrapped in a BMP",
+                f"Extract the {embedded}, which begins at byte {start}, and use that.",
             )
         if compression in (1, 2):
             notes.append("pixels that its run-length compression leaves out are black")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_MAX_PIXELS", "Photo", "decode", "of_pixels", "read"]
 
 _REMEDY_UNCLEAR = (
-    "It may be damaged, or of a kind that is not read: compare it with the original, or convert it "
+    "It may be damaged, or of an unusual variety: compare it with the original, or convert it "
     "without loss to a PNG."
 )
 # Modes of images of Pillow's in memory, and the one that holds the same samples.
@@ -103,19 +103,19 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
         raise TooLargeError(
             "the picture is larger than Pillow reads in this format",
             source=source,
-            remedy="Save it as a PNG, and give that.",
+            remedy="Save it as a PNG, and use that.",
         ) from error
     except MemoryError as error:
         raise DecodeError(
             "there is not enough memory to decode it",
             source=source,
-            remedy="Free some memory, or set a lower limit on the number of pixels.",
+            remedy="Free some memory, or lower the pixel limit.",
         ) from error
     except Exception as error:
         # Decoders meet damaged files with nearly every exception that Python has.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         if _UNSUPPORTED.search(reason):
-            what = f"this {kind} is of a kind that is not read ({reason})"
+            what = f"this is a variety of {kind} that imlctl does not read ({reason})"
             raise DecodeError(what, source=source, remedy=TO_CONVERT) from error
         raise DecodeError(
             f"it cannot be decoded as {kind} ({reason})", source=source, remedy=_REMEDY_UNCLEAR
@@ -203,7 +203,7 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) 
         raise InputError(
             "there is no such file",
             source=source,
-            remedy="Was it moved, or its name mistyped?",
+            remedy="Check the path.",
         ) from error
     except PermissionError as error:
         raise InputError(
@@ -226,7 +226,7 @@ def _read_bytes(source: str, max_pixels: int) -> bytes:
     try:
         before = os.fstat(descriptor)
         if stat.S_ISDIR(before.st_mode):
-            raise InputError("this is a folder", remedy="Name the pictures in it.")
+            raise InputError("this is a folder", remedy="Name a picture in it.")
         if not stat.S_ISREG(before.st_mode):
             raise InputError("this is not a regular file", remedy="Copy its content to one.")
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
@@ -236,7 +236,7 @@ def _read_bytes(source: str, max_pixels: int) -> bytes:
             if before.st_size > 8 * max_pixels + 2**26:
                 raise TooLargeError(
                     f"the file has {before.st_size} bytes, more than {max_pixels} pixels can need",
-                    remedy="Raise the limit on the number of pixels if that is right.",
+                    remedy="Raise the pixel limit if that is right.",
                 )
             data = head + stream.read(max(0, before.st_size - len(head)) + 1)
         after = os.fstat(descriptor)

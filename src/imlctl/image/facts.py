@@ -1,4 +1,4 @@
-"""What a file says about itself and where it comes from, read from the bytes that were decoded.
+"""Gather what a file says about itself and its origin, from the bytes that were decoded.
 
 Facts and flags, no verdict: anybody can write metadata, nothing in them is verified, and a camera
 or a messenger explains most of what is flagged.
@@ -117,7 +117,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class FormatFacts:
-    """What a file says about its picture, for the record.
+    """Facts about a picture from its file, for the record.
 
     Attributes:
         format: ``JPEG``, ``MPO``, ``PNG``, ``WEBP``, ``TIFF``, ``BMP``, ``GIF``, ``HEIF``, or

@@ -1,4 +1,4 @@
-"""What kind of file the first bytes announce, and what its structure says before it is decoded.
+"""Recognise a file by its first bytes; errors and limits that all formats share.
 
 Only the kinds named here ever reach a decoder, so that none of the obscure parsers that Pillow
 carries (its EPS reader starts ghostscript) can be reached by renaming a file.
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from imlctl.errors import DecodeError, TooLargeError
 
 HEAD_BYTES = 4096  # enough to recognise every kind below
-REMEDY_DAMAGED = "Get the complete original again; a partly readable picture is not analysed."
-TO_CONVERT = "Convert it without loss to a TIFF or PNG of the same depth, and give that."
+REMEDY_DAMAGED = "Obtain the original file again; a damaged picture is not analysed."
+TO_CONVERT = "Convert it without loss to a TIFF or PNG of the same bit depth, and use that."
 # 16384 x 16384: beyond any phone (200 MP) or medium-format camera (150 MP), and a fraction of what
 # a decompression bomb needs. Pillow itself stops at 179 MP for WebP.
 DEFAULT_MAX_PIXELS = 2**28
@@ -91,7 +91,7 @@ _OTHER_MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"ID3", "a sound recording"),
     (0, b"OggS", "an Ogg recording"),
 )
-_ANALYSED = "Give a photograph: JPEG, PNG, WebP, TIFF, BMP, GIF, MPO, HEIC or AVIF."
+_ANALYSED = "Supported formats: JPEG, PNG, WebP, TIFF, BMP, GIF, MPO, HEIC and AVIF."
 
 
 def identify(data: bytes, *, name: str = "") -> str:
@@ -120,7 +120,7 @@ def identify(data: bytes, *, name: str = "") -> str:
     for offset, magic, what in _OTHER_PICTURES:
         if data.startswith(magic, offset):
             raise not_read(what, TO_CONVERT)
-    raise DecodeError(f"{_describe(data)}, not a photograph that can be read", remedy=_ANALYSED)
+    raise DecodeError(f"{_describe(data)}, not a photograph", remedy=_ANALYSED)
 
 
 def raw_error(kind: str) -> DecodeError:
@@ -128,8 +128,8 @@ def raw_error(kind: str) -> DecodeError:
     return DecodeError(
         f"this is a camera's raw file ({kind}), which holds sensor readings and not yet a picture",
         remedy=(
-            "Develop it to a 16-bit TIFF or PNG at full size, without retouching, and give that; "
-            "the small preview inside it is not the evidence."
+            "Develop it to a 16-bit TIFF or PNG at full size, without retouching, and use that; "
+            "the preview inside it is not the evidence."
         ),
     )
 
@@ -174,7 +174,7 @@ def _describe(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the structure of a file says beyond what the decoder reports.
+    """Structure of a file, beyond what its decoder reports.
 
     Attributes:
         end: Offset just past the (first) picture.
@@ -218,7 +218,7 @@ def damaged(what: str) -> DecodeError:
 
 def not_read(what: str, remedy: str) -> DecodeError:
     """Build the error for a file that may be whole, of a kind that is not read."""
-    return DecodeError(f"this is {what}, a kind that is not read", remedy=remedy)
+    return DecodeError(f"this is {what}, which imlctl does not read", remedy=remedy)
 
 
 def check_pieces(count: int, data: bytes) -> None:
@@ -243,5 +243,5 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         raise TooLargeError(
             f"the picture is {width} x {height}, more than the limit of {max_pixels} pixels"
             + ("" if width * height > max_pixels else f", once no side is under {_LEAST_SIDE}"),
-            remedy="Raise the limit on the number of pixels if that is its true size.",
+            remedy="Raise the pixel limit if that is its true size.",
         )

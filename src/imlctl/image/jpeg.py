@@ -73,7 +73,7 @@ def segments(data: bytes, start: int = 0) -> Iterator[Segment]:
         if stray > _MAX_FILL:
             raise damaged(f"there are {stray} stray bytes before the picture of the JPEG")
         if scans and code not in _BETWEEN_SCANS:
-            raise damaged(f"marker {code:02X} stands in the picture data of the JPEG at byte {at}")
+            raise damaged(f"unexpected marker {code:02X} in the picture data, at byte {at}")
         position = found.end()
         if code in {0x01, START, END}:  # markers without a length
             yield Segment(code, at, position, position)
@@ -144,7 +144,7 @@ def _refuse_unreadable(code: int, bits: int, height: int, channels: int) -> None
     if channels not in {1, 3, 4}:
         raise not_read(f"a JPEG of {channels} channels", TO_CONVERT)
     if not height:
-        raise not_read("a JPEG whose height stands behind its data (DNL)", TO_CONVERT)
+        raise not_read("a JPEG whose height follows its data (DNL)", TO_CONVERT)
 
 
 def walk_mpo(data: bytes, first: Layout, frames: int) -> Layout:
@@ -158,7 +158,7 @@ def walk_mpo(data: bytes, first: Layout, frames: int) -> Layout:
     """
     end = first.end
     if end == len(data):
-        note = f"the file announces {frames} pictures and holds only the first"
+        note = f"the file announces {frames} pictures but holds only the first"
         return replace(first, frames=1, notes=(*first.notes, note))
     for number in range(2, frames + 1):
         start = data.find(b"\xff\xd8\xff", end)
@@ -212,8 +212,8 @@ def check_jpeg(data: bytes) -> tuple[str, ...]:
         if any(word in reason for word in _BEYOND_CHECKER):
             return ("its picture data could not be checked for damage",)
         place = _place_of_damage(data, found[first:])
-        near = "" if place is None else f" near byte {place}"
-        raise damaged(f"the JPEG decoder warns of its picture data{near}: {reason}") from error
+        near = "" if place is None else f", near byte {place}"
+        raise damaged(f'libjpeg reports "{reason}" in its picture data{near}') from error
     return ()
 
 
@@ -241,11 +241,11 @@ def _refuse_foreign_blocks(
         at = kinds.find(_TEXT_RUN)
         while at >= 0:
             if len(set(body[at : at + len(_TEXT_RUN)])) >= _MIN_LETTERS:
-                raise damaged(f"plain text stands in the picture data at byte {scan.end + at}")
+                raise damaged(f"plain text in the picture data, at byte {scan.end + at}")
             at = kinds.find(_TEXT_RUN, at + len(_TEXT_RUN))
         at = body.find(_ZERO_RUN) if zeros_are_foreign else -1
         if at >= 0:
-            raise damaged(f"zeros stand in the picture data from byte {scan.end + at} on")
+            raise damaged(f"zeros in the picture data, from byte {scan.end + at} on")
 
 
 def _shortest_symbols(data: bytes, header: list[Segment]) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""How a JPEG was compressed the last time, and how its file is built: facts, no verdict."""
+"""Describe how a JPEG was compressed last and how its file is built: facts, no verdict."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class JpegFacts:
-    """How a JPEG was compressed the last time, and how its file is built.
+    """Last compression of a JPEG, and the build of its file.
 
     Attributes:
         tables: The quantisation tables in force at the first scan, by slot.

@@ -39,7 +39,7 @@ _C2PA_GIF, _XMP_GIF = b"\x21\xff\x0bC2PA_GIF", b"\x21\xff\x0bXMP DataXMP"
 
 @dataclass(slots=True)
 class Embedded:
-    """What was found, each in the first place that has it.
+    """Metadata of a file, each from the first place that has it.
 
     Attributes:
         exif: The EXIF metadata as a TIFF structure.
@@ -58,7 +58,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class ExifSummary:
-    """What EXIF claims; anybody can write it, and nothing in it is checked.
+    """Claims of EXIF; anybody can write them, and none is checked.
 
     Attributes:
         make: Maker of the camera.
@@ -291,7 +291,7 @@ class Tiff:
 
 @dataclass(frozen=True, slots=True)
 class XmpSummary:
-    """What an XMP packet says of how the file was made.
+    """Claims of an XMP packet about how the file was made.
 
     Attributes:
         tool: Program that made the first version.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How the tensor lies over the stored picture, and how that is turned upright.
+    """Position of the tensor over the stored picture, and the turn that makes it upright.
 
     Attributes:
         height: Of the stored picture, in pixels.

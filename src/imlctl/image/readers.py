@@ -63,7 +63,7 @@ _WALKERS = {
     "AVIF": walk_avif,
     "TIFF": walk_tiff,
 }
-_EXPORT = "Export it as an RGB picture of 16 bits in a TIFF or PNG, and give that."
+_EXPORT = "Export it as a 16-bit RGB TIFF or PNG, and use that."
 _STRIPPED = {"PNG": without_metadata, "GIF": without_extensions}
 _CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff}
 # `Image.open` is not used: it tries one format after another, and limits the size by a global of

@@ -169,7 +169,7 @@ def _wide_colour(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixel
         return _first_three(narrow), [f"{layout.bits}-bit samples read as 8-bit"]
     raise DecodeError(
         "two decoders disagree about its 16-bit colours, or one cannot read them",
-        remedy="Convert it without loss to a 16-bit PNG without transparency, and give that.",
+        remedy="Convert it without loss to a 16-bit PNG without transparency, and use that.",
     )
 
 
@@ -182,9 +182,7 @@ def check_avif(data: bytes) -> None:
         DecodeError: It finds the data damaged.
     """
     if _opencv_reads_avif() and with_opencv(data) is None:
-        raise damaged(
-            "of two AVIF decoders, the stricter one (libaom) finds its picture data corrupt"
-        )
+        raise damaged("libaom, the stricter of two AVIF decoders, rejects its picture data")
 
 
 @cache

@@ -42,7 +42,7 @@ _OTHER_COMPRESSIONS = {
     **dict.fromkeys((22610, 34934), "a JPEG XR picture"),
     50001: "a WebP picture",
 }
-_CONVERT = "Convert it without loss to a TIFF with LZW compression or to a PNG, and give that."
+_CONVERT = "Convert it without loss to a TIFF with LZW compression or to a PNG, and use that."
 _FLOAT, _SUBSAMPLED = 3, 6  # a sample format; a photometric, in which rows have no fixed length
 _PIECE = 1 << 20  # bytes unpacked at a time
 _MAX_PAGES = 65_535
@@ -193,8 +193,8 @@ def check_tiff(data: bytes) -> tuple[str, ...]:
             whole = _packbits_fit(piece, page.row, rows)
         if not whole:
             raise damaged(
-                f"part {number} of {len(page.pieces)} of the TIFF, from byte {start} on, "
-                "does not unpack to what it should"
+                f"strip or tile {number} of {len(page.pieces)}, at byte {start}, "
+                "has a wrong checksum or does not unpack to its size"
             )
     return notes
 
@@ -301,7 +301,7 @@ def _refuse_unreadable(reader: _Reader, pages: list[dict[int, int]]) -> None:
             raise raw_error("TIFF-based")
     if reader.values(first, _SUBFILE, (0,))[0] & 1:
         raise DecodeError(
-            "the first picture in this TIFF is marked as a small copy of another",
+            "the first picture in this TIFF is marked as a reduced copy of another",
             remedy="Export the full-size picture as a TIFF or PNG of its own.",
         )
     if (samples := reader.values(first, _SAMPLES, (1,))[0]) > _MAX_SAMPLES:
@@ -365,11 +365,9 @@ def _check_pieces(reader: _Reader, page: _Page, number: int) -> tuple[str, ...]:
         what = _OTHER_COMPRESSIONS.get(page.compression, unknown)
         raise not_read(f"a TIFF that holds {what}", _CONVERT)
     if page.compression == _OLD_JPEG:
-        raise not_read(
-            "a TIFF with an old-style JPEG, in which missing parts go unnoticed", _CONVERT
-        )
+        raise not_read("a TIFF with old-style JPEG compression", _CONVERT)
     if page.compression in _FAX:
-        notes = ("fax compression: rows that are missing would go unnoticed",)
+        notes = ("fax compression: missing rows would go unnoticed",)
     elif page.compression == _PLAIN and page.row:
         # The decoder reads as many bytes as the rows need, whatever their announced number.
         if any(length < rows * page.row for _, length, rows in pieces):
@@ -400,8 +398,8 @@ def _describe(reader: _Reader, pages: list[dict[int, int]], notes: tuple[str, ..
     if first.bits > 8 and first.samples > 1 and first.separate:
         # Measured: Pillow reads uncompressed 16-bit planes as if they were 8-bit.
         raise not_read(
-            f"a TIFF whose {first.bits}-bit colours are stored in separate planes",
-            "Save it with interleaved colours (planar configuration 1), or as a 16-bit PNG.",
+            f"a TIFF with {first.bits}-bit colours in separate planes",
+            "Save it with interleaved colours (planar configuration 1) or as a 16-bit PNG.",
         )
     if 1 in reader.values(pages[0], _EXTRA_SAMPLES):
         notes = ("premultiplied transparency divided out", *notes)
