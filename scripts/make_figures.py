@@ -1,4 +1,4 @@
-"""Make the examples of docs/explanation.md: forgeries of our own, and what the weights say.
+"""Make the picture of README and the examples of docs/explanation.md, with their verdicts.
 
 Photographs: astronaut (NASA, public domain), chelsea (Stefan van der Walt, CC0), coffee (Rachel
 Michetti, CC0) and rocket (SpaceX, public domain), all as scikit-image ships them. Run from
@@ -8,6 +8,7 @@ anywhere: ``python scripts/make_figures.py``.
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,10 @@ import skimage.data
 from PIL import Image, ImageDraw, ImageFont
 
 import imlctl
+from imlctl import resources
 from imlctl.evaluate.metrics import pixel_auc, pixel_f1
 from imlctl.forge import edits, history
+from imlctl.mask.render import rounded_down
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
 
     from imlctl import Result
 
-OUT = Path(__file__).resolve().parents[1] / "docs" / "images"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+OUT = DOCS / "images"
+PAGE = DOCS / "explanation.md"  # has a line "verdict <!-- example NAME -->" for each example
 HEIGHT = 260  # of one panel, in pixels
 CAPTION = 26
 
@@ -67,11 +72,11 @@ def cases() -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.bool_]]]:
 
 def verdict(result: Result, mask: NDArray[np.bool_]) -> str:
     """Say in a line what was found, and how well it agrees."""
-    said = result.verdict
+    said = f'Verdict "{result.verdict}", score {rounded_down(result.score)}'
     if not mask.any():
-        return f"{said}, score {result.score:.2f}"
+        return f"{said}; {result.decision.share:.1%} of the pixels marked."
     f1, auc = pixel_f1(result.decision.mask, mask), pixel_auc(result.probability, mask)
-    return f"{said}, F1 {f1:.2f}, AUC {auc:.2f}"
+    return f"{said}; F1 of the mask {rounded_down(f1)}, AUC of the map {rounded_down(auc)}."
 
 
 def panel(pixels: NDArray[np.uint8], caption: str) -> Image.Image:
@@ -86,9 +91,12 @@ def panel(pixels: NDArray[np.uint8], caption: str) -> Image.Image:
 
 
 def main() -> None:
-    """Write one strip per example into docs/images."""
+    """Write one strip per example into docs/images, and each verdict into the page."""
     localizer = imlctl.load()
     OUT.mkdir(parents=True, exist_ok=True)
+    shown = localizer.localize(resources.example()).overlay_png()
+    Image.open(io.BytesIO(shown)).convert("RGB").save(OUT / "demo.jpg", quality=88)
+    page = PAGE.read_text("utf-8")
     for number, (name, pixels, mask) in enumerate(cases(), 1):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
@@ -106,7 +114,13 @@ def main() -> None:
             strip.paste(each, (left, 0))
             left += each.width
         strip.save(OUT / f"example-{number}-{name}.jpg", quality=88)
-        print(f"{name}: {verdict(result, mask)}")
+        said = verdict(result, mask)
+        print(f"{name}: {said}")
+        mark = f"<!-- example {name} -->"
+        page, count = re.subn(f"(?m)^.*{mark}$", f"{said} {mark}", page)
+        if count != 1:
+            raise SystemExit(f"{PAGE.name} has {count} lines {mark}")
+    PAGE.write_text(page, "utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -139,8 +139,8 @@ def _with_costs(models: Sequence[Document], speed: Document) -> list[Block]:
     words = (
         f"{every['tampered']} forgeries, {every['authentic']} authentic pictures. {MEANING} MACs:"
         f" multiply-accumulates, every step of every member. time: one picture of {size}x{size},"
-        f" {threads} of {machine['cpu']}; / MiT-B3: the same as a multiple of SegFormer's MiT-B3"
-        f" encoder in the same run. {drawn}."
+        f" {threads} of {machine['cpu'].replace('(R)', '')}; / MiT-B3: the same as a multiple of"
+        f" SegFormer's MiT-B3 encoder in the same run. {drawn}."
     )
     rates = ("F1 [95 %]", "AUC", "found", "alarms")
     return [Table("Accuracy and cost", (*columns, *rates), tuple(rows)), words]
