@@ -31,7 +31,7 @@ from imlctl.mask.regions import Regions, find_regions
 from imlctl.mask.score import EVIDENCE, critical, picture_score
 from imlctl.record import Record
 from imlctl.settings import Settings
-from imlctl.weights.use import open_weights
+from imlctl.weights.open import open_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

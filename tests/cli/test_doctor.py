@@ -15,8 +15,8 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from imlctl.cli import doctor_checks, doctor_packages
-from imlctl.cli.doctor_packages import Requirement
+from imlctl.cli import doctor_checks
+from imlctl.cli.doctor_checks import Requirement
 from imlctl.weights import registry
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def test_a_package_that_is_missing_or_too_old_is_named_with_its_remedy(
     run: Run, untested: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = [Requirement("no-such-package", "1.2", ""), Requirement("numpy", "99.0", "")]
-    monkeypatch.setattr(doctor_packages, "requirements", lambda: needed)
+    monkeypatch.setattr(doctor_checks, "requirements", lambda: needed)
     found = by_name(run, code=2)
     assert "ModuleNotFoundError" in found["no-such-package"]["says"]
     assert found["no-such-package"]["remedy"] == 'pip install "no-such-package>=1.2"'
@@ -110,7 +110,7 @@ def test_an_extra_that_is_missing_is_no_fault_and_says_how_to_add_it(
     run: Run, untested: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = [Requirement("no-such-package", "1.2", "wings")]
-    monkeypatch.setattr(doctor_packages, "requirements", lambda: needed)
+    monkeypatch.setattr(doctor_checks, "requirements", lambda: needed)
     check = by_name(run)["wings"]
     assert (check["state"], check["remedy"]) == ("note", 'pip install "imlctl[wings]"')
     assert 'add it with: pip install "imlctl[wings]"' in run("doctor").out
@@ -195,26 +195,26 @@ def test_little_room_is_a_note(run: Run, untested: None, monkeypatch: pytest.Mon
 def test_requirements_are_read(
     line: str, expected: Requirement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_packages.metadata, "requires", lambda _: [line])
-    assert doctor_packages.requirements() == [expected]
+    monkeypatch.setattr(doctor_checks.metadata, "requires", lambda _: [line])
+    assert doctor_checks.requirements() == [expected]
 
 
 def test_sources_without_a_package_are_a_note(
     run: Run, untested: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def absent(name: str) -> list[str]:
-        raise doctor_packages.metadata.PackageNotFoundError(name)
+        raise doctor_checks.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(doctor_packages.metadata, "requires", absent)
+    monkeypatch.setattr(doctor_checks.metadata, "requires", absent)
     assert by_name(run)["imlctl"]["state"] == "note"
 
 
 COLOUR = re.compile(rb"\x1b\[[0-9;]*3[1-6]m")
 UNWELL = """
-from imlctl.cli import doctor_checks, doctor_packages, main
-from imlctl.cli.doctor_packages import Requirement
+from imlctl.cli import doctor_checks, main
+from imlctl.cli.doctor_checks import Requirement
 doctor_checks.machine = doctor_checks.weights = doctor_checks.storage = lambda: ()
-doctor_packages.requirements = lambda: [Requirement("no-such-package", "1.2", "")]
+doctor_checks.requirements = lambda: [Requirement("no-such-package", "1.2", "")]
 main()
 """
 

@@ -162,10 +162,10 @@ def test_push_prints_the_entry_to_paste(run, hub, weights, tmp_path, monkeypatch
 
 
 def test_convert(run, hub, tmp_path, monkeypatch):
-    from imlctl.weights import unpickle
+    from imlctl.weights import convert as converting
 
     def in_this_process(source: Path, target: Path, part: str) -> dict[str, Any]:
-        return unpickle.convert(str(source), str(target), part)
+        return converting.unpickle(str(source), str(target), part)
 
     monkeypatch.setattr("imlctl.weights.convert._run", in_this_process)
     source, target = tmp_path / "w.pt", tmp_path / "w.safetensors"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imlctl.errors import WeightsError
-from imlctl.weights.adopt import describe
+from imlctl.weights.user_registry import describe
 
 if TYPE_CHECKING:
     from pathlib import Path

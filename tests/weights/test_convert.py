@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from imlctl.errors import OutputError, WeightsError
-from imlctl.weights import unpickle
+from imlctl.weights import convert as converting
 from imlctl.weights.convert import convert
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ STATE = OrderedDict(
 
 
 def in_process(source: Path, target: Path, part: str = "") -> dict[str, Any]:
-    return unpickle.convert(str(source), str(target), part)
+    return converting.unpickle(str(source), str(target), part)
 
 
 def saved(folder: Path, content: Any) -> Path:
@@ -80,7 +80,7 @@ def test_a_hostile_pickle_does_no_harm(
     source = tmp_path / "w.bin"
     source.write_bytes(pickle.dumps({"weight": Harm(mark)}))
     monkeypatch.setattr("sys.argv", ["unpickle", str(source), str(tmp_path / "w.safetensors"), ""])
-    unpickle.main()
+    converting.main()
     assert "cannot be read as tensors" in json.loads(capsys.readouterr().out)["error"]
     assert not mark.exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["w.bin"]
@@ -121,9 +121,9 @@ def test_a_checkpoint_with_one_set_of_tensors(key: str, tmp_path: Path) -> None:
 
 def test_a_checkpoint_with_several(tmp_path: Path) -> None:
     source, target = saved(tmp_path, {"model": STATE, "ema": STATE}), tmp_path / "w.safetensors"
-    with pytest.raises(unpickle.ContentError, match="'ema', 'model'; choose with --part"):
+    with pytest.raises(converting.ContentError, match="'ema', 'model'; choose with --part"):
         in_process(source, target)
-    with pytest.raises(unpickle.ContentError, match="no set of tensors 'best'"):
+    with pytest.raises(converting.ContentError, match="no set of tensors 'best'"):
         in_process(source, target, "best")
     in_process(source, target, "ema")
     assert same(target)
@@ -148,7 +148,7 @@ def test_what_is_no_tensor_is_left_out_and_named(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_written(content: Any, words: str, tmp_path: Path) -> None:
-    with pytest.raises(unpickle.ContentError, match=words):
+    with pytest.raises(converting.ContentError, match=words):
         in_process(saved(tmp_path, content), tmp_path / "w.safetensors")
 
 
@@ -163,10 +163,10 @@ def test_the_report_of_the_process(
     target = str(tmp_path / "w.safetensors")
     for content, words in (({"n": 1}, '"holds no tensors"'), (STATE, '"tensors": 5')):
         monkeypatch.setattr("sys.argv", ["unpickle", str(saved(tmp_path, content)), target, ""])
-        unpickle.main()
+        converting.main()
         assert words in capsys.readouterr().out
     (tmp_path / "w.pt").write_bytes(b"no pickle")
-    unpickle.main()
+    converting.main()
     assert "cannot be read as tensors" in capsys.readouterr().out
 
 

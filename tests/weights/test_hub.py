@@ -13,7 +13,7 @@ import pytest
 
 from imlctl.errors import WeightsError
 from imlctl.weights.hub import cached, fetch
-from imlctl.weights.reference import HubReference
+from imlctl.weights.registry import HubReference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ import pytest
 
 from imlctl.errors import WeightsError
 from imlctl.weights.inventory import Item, State, card_of, inventory, verify
+from imlctl.weights.pull import pull
 from imlctl.weights.registry import Entry, load_registry
-from imlctl.weights.trust import pull
 from imlctl.weights.user_registry import add_entry
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imlctl.errors import WeightsError
+from imlctl.weights.hub import Publication, push
 from imlctl.weights.load import load
-from imlctl.weights.publish import Publication, push
+from imlctl.weights.open import open_weights
+from imlctl.weights.pull import pull
 from imlctl.weights.registry import parse_entries
 from imlctl.weights.selftest import attach
-from imlctl.weights.trust import pull
-from imlctl.weights.use import open_weights
 from imlctl.weights.user_registry import add_entry, to_toml
 
 if TYPE_CHECKING:

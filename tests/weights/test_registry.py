@@ -13,6 +13,9 @@ from imlctl.weights.registry import Entry, load_registry, parse_entries, parse_r
 if TYPE_CHECKING:
     from pathlib import Path
 
+
+from imlctl.weights.registry import HubReference, hub_form, is_commit, parse
+
 GOOD: dict[str, Any] = {
     "source": "bundled",
     "file": "a.safetensors",
@@ -119,3 +122,81 @@ def test_default_must_exist() -> None:
 def test_bad_tables_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         parse_registry({"default": "a", "weights": {"a": GOOD | change}})
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hf://a/b/w.safetensors", HubReference("a/b", "w.safetensors", "main")),
+        ("hf://a/b@v1.0/w.safetensors", HubReference("a/b", "w.safetensors", "v1.0")),
+        (f"hf://a/b@{COMMIT}/w.bin", HubReference("a/b", "w.bin", COMMIT)),
+        ("hf://a/b@refs%2Fpr%2F1/x/y.bin", HubReference("a/b", "x/y.bin", "refs/pr/1")),
+        ("hf://a/b/x y/z@2.bin", HubReference("a/b", "x y/z@2.bin", "main")),
+    ],
+)
+def test_read_and_written_alike(text: str, expected: HubReference) -> None:
+    assert parse(text) == expected
+    assert parse(str(expected)) == expected
+
+
+def test_the_revision_is_spelled_out() -> None:
+    assert str(parse("hf://a/b/w.bin")) == "hf://a/b@main/w.bin"
+    assert parse("hf://a/b/w.bin").at(COMMIT).revision == COMMIT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf://",
+        "hf://a",
+        "hf://a/b",
+        "hf://a/b/",
+        "hf:///b/w.bin",
+        "hf://a/b@/w.bin",
+        "hf://a/../w.bin",
+        "hf://a/b/../w.bin",
+        "hf://a/b//w.bin",
+        "hf://a/b/./w.bin",
+        "hf://a/b/x\\w.bin",
+        "hf://a/b/w.bin\n",
+        "hf://a/b@..%2Fx/w.bin",
+        "hf://a--x/b/w.bin",
+        "hf://a /b/w.bin",
+        "hf://.a/b/w.bin",
+    ],
+)
+def test_everything_else_is_refused(text: str) -> None:
+    with pytest.raises(WeightsError, match="is no reference to the Hub") as caught:
+        parse(text)
+    assert "hf://owner/repo@revision/file" in caught.value.remedy
+
+
+def test_only_forty_lower_digits_are_a_commit() -> None:
+    assert is_commit(COMMIT)
+    assert not any(map(is_commit, ("main", COMMIT[:39], COMMIT + "0", COMMIT.upper())))
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("lab/model", "hf://lab/model/FILE"),
+        ("https://huggingface.co/lab/model", "hf://lab/model/FILE"),
+        ("huggingface.co/lab/model/", "hf://lab/model/FILE"),
+        (
+            "https://huggingface.co/lab/model/blob/main/a/w.safetensors",
+            "hf://lab/model/a/w.safetensors",
+        ),
+        (
+            f"https://hf.co/lab/model/resolve/{COMMIT}/w.bin?download=true",
+            f"hf://lab/model@{COMMIT}/w.bin",
+        ),
+        ("efficientiml", ""),
+        ("/lab/model", ""),
+        ("https://example.org/lab/model/blob/w.bin", ""),
+    ],
+)
+def test_pages_of_the_hub_have_a_form_of_ours(text: str, form: str) -> None:
+    assert hub_form(text) == form

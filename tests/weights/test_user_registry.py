@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imlctl.errors import OutputError, WeightsError
-from imlctl.weights.reference import HubReference
-from imlctl.weights.registry import Entry, load_registry
+from imlctl.weights.registry import Entry, HubReference, load_registry
 from imlctl.weights.user_registry import (
     Seen,
     add_entry,

@@ -12,7 +12,7 @@ from imlctl.cli.console import printable
 from imlctl.errors import Exit
 
 if TYPE_CHECKING:
-    from imlctl.cli.check import Check
+    from imlctl.cli.doctor_checks import Check
 
 _JSON_VERSION = 1
 
@@ -26,15 +26,15 @@ def doctor(
 
     Exit status: 0 when all is well, 2 when something necessary is broken.
     """
-    from imlctl.cli import doctor_checks, doctor_packages
-    from imlctl.cli.check import State
+    from imlctl.cli import doctor_checks
+    from imlctl.cli.doctor_checks import State
 
     checks = [
-        *doctor_packages.packages(),
+        *doctor_checks.packages(),
         *doctor_checks.machine(),
         *doctor_checks.weights(),
         *doctor_checks.storage(),
-        *doctor_packages.extras(),
+        *doctor_checks.extras(),
     ]
     broken = [check for check in checks if check.state is State.BROKEN]
     if json:
@@ -63,7 +63,7 @@ def _print(checks: list[Check]) -> None:
 
 def _lines(checks: list[Check]) -> list[tuple[str, str, str]]:
     """Name, state and text of each line; packages that are well share one."""
-    from imlctl.cli.check import State
+    from imlctl.cli.doctor_checks import State
 
     sound = [c for c in checks if c.group == "packages" and c.state is State.WELL]
     lines = [("packages", "ok", ", ".join(f"{c.name} {c.says}" for c in sound))]

@@ -1,14 +1,14 @@
-"""`imlctl weights`: list, show, verify and add; the commands that use the Hub are elsewhere."""
+"""`imlctl weights`: list, show, verify, add, pull, push, convert and export."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imlctl.cli.console import printable
-from imlctl.cli.weights_export import export
-from imlctl.cli.weights_hub import convert, pull, push
+from imlctl.cli import options
+from imlctl.cli.console import note, printable
 from imlctl.errors import Exit
 
 if TYPE_CHECKING:
@@ -18,11 +18,9 @@ _JSON_VERSION = 1
 _NARROW = 72  # columns; below this a table would break its words
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
 weights = typer.Typer(help="List, fetch, check and publish weights.", no_args_is_help=True)
-weights.command()(pull)
-weights.command()(push)
-weights.command()(convert)
-weights.command()(export)
 
 
 @weights.callback()
@@ -98,8 +96,7 @@ def add(
     card: Annotated[str, typer.Option(help="Address of the model card.", show_default=False)] = "",
 ) -> None:
     """Add your own weights to your registry."""
-    from imlctl.weights.adopt import describe
-    from imlctl.weights.user_registry import add_entry, user_registry_path
+    from imlctl.weights.user_registry import add_entry, describe, user_registry_path
 
     add_entry(
         describe(
@@ -113,6 +110,146 @@ def add(
         )
     )
     typer.echo(f"{printable(name)} is now in {printable(user_registry_path())}")
+
+
+@weights.command()
+def pull(
+    wanted: Annotated[
+        list[str],
+        typer.Argument(help="Names, or hf://owner/repo[@revision]/file.", show_default=False),
+    ],
+    trust_on_first_use: Annotated[
+        bool,
+        typer.Option(
+            "--trust-on-first-use",
+            help="Where no hash is known, accept the file that arrives and record its hash.",
+        ),
+    ] = False,
+    sha256: Annotated[
+        str, typer.Option(help="Expected hash, from a source that you trust.", show_default=False)
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Fetch again, even if it is installed.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Fetch weights from the Hugging Face Hub, and check their hash.
+
+    HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE and HTTPS_PROXY work as for every client of the
+    Hub.
+    """
+    from imlctl.errors import UsageError
+    from imlctl.weights import pull as pulling
+
+    if sha256 and len(wanted) > 1:
+        raise UsageError("belongs to one file", source="--sha256", remedy="Pull them one by one.")
+    for name in wanted:
+        pulled = pulling.pull(
+            name,
+            trust_on_first_use=trust_on_first_use,
+            sha256=sha256,
+            force=force,
+            quiet=quiet,
+            notice=note,
+        )
+        typer.echo(f"{printable(name)}: {printable(pulled.path)}")
+        typer.echo(f"  sha256 {pulled.sha256} (checked: {pulled.checked})")
+        if pulled.revision:
+            typer.echo(f"  commit {pulled.revision}")
+        if pulled.path.suffix in _PICKLES:
+            note(f"{name} is a pickle; convert it with: imlctl weights convert")
+
+
+@weights.command()
+def push(
+    weights: Annotated[
+        Path, typer.Argument(help="Safetensors file written by imlctl.", show_default=False)
+    ],
+    repo: Annotated[
+        str, typer.Argument(help="Repository on the Hub, as owner/name.", show_default=False)
+    ],
+    name: Annotated[str, typer.Option(help="Name for the registry.", show_default=False)],
+    card: Annotated[Path, typer.Option(help="Model card (Markdown).", show_default=False)],
+    licence: Annotated[
+        str, typer.Option(help="Licence, as an SPDX identifier.", show_default=False)
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="If the repository is new, make it private.")
+    ] = False,
+) -> None:
+    """Publish trained weights with their model card.
+
+    Prints their entry for a registry.
+    """
+    from imlctl.weights import hub
+    from imlctl.weights.user_registry import to_toml
+
+    publication = hub.Publication(
+        weights=weights, card=card, repo=repo, name=name, licence=licence, private=private
+    )
+    entry = hub.push(publication)
+    note(f"published as {entry.reference}; its entry for weights.toml:")
+    typer.echo(to_toml(f"[weights.{name}]", entry.to_dict()), nl=False)
+
+
+@weights.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="Pickle written by torch.save.", show_default=False)
+    ],
+    target: Annotated[Path, typer.Argument(help="Safetensors file to write.", show_default=False)],
+    part: Annotated[
+        str,
+        typer.Option(help="Set of tensors to take, where there are several.", show_default=False),
+    ] = "",
+    force: options.Force = False,
+) -> None:
+    """Convert a pickle to safetensors.
+
+    A separate process opens it, and runs no code from the file.
+    """
+    from imlctl.weights import convert as converting
+
+    done = converting.convert(source, target, part=part, overwrite=force)
+    if done.left_out:
+        note(f"left out, because they are not tensors: {', '.join(done.left_out)}")
+    typer.echo(f"{printable(done.path)}: {done.tensors} tensors, sha256 {done.sha256}")
+
+
+@weights.command()
+def export(
+    weights: Annotated[str, typer.Argument(help="A name, or a safetensors file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write.")],
+    height: Annotated[int, typer.Option(help="Height of the pictures, in pixels.")] = 512,
+    width: Annotated[int, typer.Option(help="Width of the pictures, in pixels.")] = 512,
+    force: options.Force = False,
+) -> None:
+    """Export an EfficientIML to ONNX, for pictures of one size.
+
+    Needs pip install "imlctl[onnx]", and takes minutes.
+    """
+    from dataclasses import asdict
+    from typing import cast
+
+    from imlctl.core.efficient_iml import EfficientIML
+    from imlctl.weights.export import export_onnx
+    from imlctl.weights.open import open_weights
+
+    loaded = open_weights(weights)
+    card = loaded.card
+    export_onnx(
+        cast("EfficientIML", loaded.model.eval()),
+        out,
+        height=height,
+        width=width,
+        about={
+            "weights": loaded.name,
+            "weights_sha256": loaded.sha256,
+            **{key: f"{value:g}" for key, value in asdict(card.rule).items()},
+        },
+        overwrite=force,
+    )
+    typer.echo(out)
 
 
 def _row(item: Item) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from imlctl import atomic
 from imlctl.errors import ConfigError, UsageError
 from imlctl.evaluate.metrics import CONFIDENCE, threshold_at
 from imlctl.mask.rates import upper_limit
-from imlctl.weights.files import user_folder
+from imlctl.weights.registry import user_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

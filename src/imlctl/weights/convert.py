@@ -1,7 +1,9 @@
 """Pickled weights made into safetensors: the only place where a pickle is opened.
 
-It is opened by a process of its own, without the user's tokens in its environment, that builds
-tensors and runs no code of the file (see `unpickle`).
+It is opened by a process of its own, ``python -P -m imlctl.weights.convert SOURCE TARGET PART``,
+without the user's tokens in its environment. That one reads with torch's ``weights_only``, which
+builds tensors and plain containers and runs no code of the file, writes safetensors, and prints one
+JSON object: what it wrote, or ``error``.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imlctl import atomic
 from imlctl.errors import WeightsError
-from imlctl.weights.files import sha256_of
+from imlctl.weights.registry import sha256_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PATIENCE = 600  # seconds; reading tensors takes a few, so this one hangs
 
@@ -80,7 +86,7 @@ def convert(source: Path, target: Path, *, part: str = "", overwrite: bool = Fal
 def _run(source: Path, target: Path, part: str) -> dict[str, Any]:
     """Let a process of its own do it; whatever it does, only its report comes back."""
     # -P: a module of the current folder must not pass for one that is installed.
-    command = [sys.executable, "-P", "-m", "imlctl.weights.unpickle"]
+    command = [sys.executable, "-P", "-m", "imlctl.weights.convert"]
     environment = {key: value for key, value in os.environ.items() if "TOKEN" not in key.upper()}
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
@@ -98,3 +104,97 @@ def _run(source: Path, target: Path, part: str) -> dict[str, Any]:
         last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no message"]
         return {"error": f"ended the process that read it (status {done.returncode}: {last[0]})"}
     return dict(report)
+
+
+class ContentError(Exception):
+    """The pickle was read, and does not hold what can be written."""
+
+
+def unpickle(source: str, target: str, part: str) -> dict[str, Any]:
+    """Read the pickle `source` and write its tensors to `target`.
+
+    Args:
+        source: A file that ``torch.save`` wrote.
+        target: A safetensors file; what is there is replaced.
+        part: Which of several sets of tensors; empty if there is one.
+
+    Returns:
+        Number of ``tensors``, and the names ``left_out``, which are no tensors.
+
+    Raises:
+        ContentError: There are no tensors, or several sets of them; says so.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    # What every byte of the file stands for is decided here, not by the file.
+    content = torch.load(source, map_location="cpu", weights_only=True)
+    chosen = _choose(content, part)
+    found = dict(_flat(chosen))
+    tensors = {
+        key: _plain(key, value) for key, value in found.items() if isinstance(value, torch.Tensor)
+    }
+    if not tensors:
+        raise ContentError("holds no tensors")
+    save_file(tensors, target, metadata={"format": "pt"})
+    return {"tensors": len(tensors), "left_out": sorted(found.keys() - tensors.keys())}
+
+
+def _choose(content: Any, part: str) -> Any:
+    """Return the set of tensors that is meant; checkpoints keep it beside other things."""
+    from torch import Tensor
+
+    if isinstance(content, Tensor):
+        return {"tensor": content}
+    if not isinstance(content, Mapping):
+        raise ContentError(f"holds a {type(content).__name__}, not tensors by name")
+    sets = {
+        str(key): value
+        for key, value in content.items()
+        if isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values())
+    }
+    if part:
+        if part not in sets:
+            raise ContentError(f"has no set of tensors {part!r}; it has {_listed(sets)}")
+        return sets[part]
+    if any(isinstance(value, Tensor) for value in content.values()) or not sets:
+        return content
+    if len(sets) > 1:
+        raise ContentError(f"holds several sets of tensors: {_listed(sets)}; choose with --part")
+    return next(iter(sets.values()))
+
+
+def _listed(sets: Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, sorted(sets))) or "none"
+
+
+def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _plain(name: str, value: Tensor) -> Tensor:
+    """Return a dense tensor with memory of its own: safetensors shares none."""
+    import torch
+
+    if value.layout is not torch.strided or value.is_quantized:
+        raise ContentError(f"holds {name!r} in a form that safetensors has not ({value.layout})")
+    return value.detach().clone().contiguous()
+
+
+def main() -> None:
+    """Convert as the command line says, and print what became of it."""
+    try:
+        result = unpickle(*sys.argv[1:4])
+    except ContentError as error:
+        result = {"error": str(error)}
+    except Exception as error:  # a hostile file may raise anything
+        result = {"error": f"cannot be read as tensors ({type(error).__name__}: {error})"}
+    sys.stdout.write(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,25 +1,28 @@
-"""The Hugging Face Hub: files fetched into its shared cache, and plain words when that fails.
+"""The Hugging Face Hub: files fetched into its cache or published, and plain words when that fails.
 
 The client resumes a cut transfer, waits when the Hub asks it to, writes atomically, and honours
 ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_HOME``, ``HF_TOKEN`` and proxies. It checks the size of
-what arrived, never its hash: `trust` does.
+what arrived, never its hash: `pull` does.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from imlctl import __version__
 from imlctl.errors import WeightsError, first_line
+from imlctl.weights.registry import Entry, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from imlctl.weights.reference import HubReference
+    from imlctl.weights.registry import HubReference
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -52,6 +55,7 @@ def fetch(reference: HubReference, *, force: bool = False, quiet: bool = False) 
     """
     from huggingface_hub import hf_hub_download
 
+    _check_endpoint()
     try:
         with warnings.catch_warnings():
             # The client only warns of a disk that is too small, and then fills it.
@@ -68,6 +72,21 @@ def fetch(reference: HubReference, *, force: bool = False, quiet: bool = False) 
     except Exception as error:  # the client's HTTP library is its own choice, and so are its errors
         raise explain(error, reference) from error
     return _in_cache(path, reference)
+
+
+def _check_endpoint() -> None:
+    """Refuse an ``HF_ENDPOINT`` that the client would take for a path.
+
+    Raises:
+        WeightsError: It names no scheme.
+    """
+    endpoint = os.environ.get("HF_ENDPOINT", "")
+    if endpoint and not endpoint.startswith(("https://", "http://")):
+        raise WeightsError(
+            f"is {endpoint!r}, which is no web address",
+            source="HF_ENDPOINT",
+            remedy=f"Write https://{endpoint.split('://')[-1].strip('/')} or unset it.",
+        )
 
 
 def _silent() -> type[Any]:
@@ -216,3 +235,108 @@ def _of_the_way(error: BaseException, reference: HubReference) -> _Finding:
     if "Consistency check failed" in str(error):
         return "arrived incomplete, so it was not kept", "Pull again."
     return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """What to publish, where, and as what.
+
+    Attributes:
+        weights: A file that imlctl wrote.
+        card: The model card, Markdown; it becomes the repository's README.md.
+        repo: ``owner/name``; made if there is none.
+        name: What the registry will call the weights, and the file's name in the repository.
+        licence: SPDX identifier.
+        private: Make the repository private, if it has to be made.
+    """
+
+    weights: Path
+    card: Path
+    repo: str
+    name: str
+    licence: str
+    private: bool = False
+
+
+def push(publication: Publication) -> Entry:
+    """Publish weights and card in one commit.
+
+    The published file carries a self-test; if the given one has none, a copy is given it.
+
+    Returns:
+        The entry that a registry needs to pull exactly this.
+
+    Raises:
+        WeightsError: The weights are not valid, nobody is logged in, or the Hub refuses.
+    """
+    from imlctl.weights.load import load  # imports torch, which fetching does not need
+    from imlctl.weights.selftest import attach
+
+    _check_endpoint()
+    loaded = load(publication.weights)
+    try:
+        text = publication.card.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"the model card cannot be read ({error})", source=str(publication.card)
+        ) from error
+    draft = _draft(publication, loaded.card.architecture)  # before anything is sent
+    _check_login(draft.reference)
+    with TemporaryDirectory(prefix="imlctl-push-") as folder:
+        copy = Path(folder) / draft.file
+        copy.write_bytes(publication.weights.read_bytes())
+        if not loaded.card.self_test:
+            attach(copy)
+        commit = _commit(draft.reference, copy, text, private=publication.private)
+        size = copy.stat().st_size
+        return replace(draft, revision=commit, sha256=sha256_of(copy), size=size)
+
+
+def _draft(publication: Publication, architecture: str) -> Entry:
+    """Return the entry, as far as it is known before the commit."""
+    try:
+        return Entry(
+            name=publication.name,
+            source="hub",
+            repo=publication.repo,
+            file=f"{publication.name}.safetensors",
+            licence=publication.licence,
+            architecture=architecture,
+            card=f"https://huggingface.co/{publication.repo}",
+        )
+    except ValueError as error:
+        raise WeightsError(f"cannot be published so: {error}", source="push") from error
+
+
+def _check_login(target: HubReference) -> None:
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise WeightsError(
+            "nobody is logged in, and only who is may publish",
+            source=str(target),
+            remedy="Log in with `hf auth login` or set HF_TOKEN, with a token that may write.",
+        )
+
+
+def _commit(target: HubReference, file: Path, card: str, *, private: bool) -> str:
+    """Upload both files; return the commit, 40 hexadecimal digits."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    try:
+        with warnings.catch_warnings():
+            # Remarks on the card's front matter; what is wrong with it is an error all the same.
+            warnings.filterwarnings("ignore", "Warnings while validating metadata", UserWarning)
+            api = HfApi(library_name="imlctl")
+            api.create_repo(target.repo, private=private, exist_ok=True)
+            commit = api.create_commit(
+                target.repo,
+                operations=[
+                    CommitOperationAdd(target.file, str(file)),
+                    CommitOperationAdd("README.md", card.encode()),
+                ],
+                commit_message=f"Publish {target.file}",
+            )
+    except Exception as error:  # the client's HTTP library is its own choice, and so are its errors
+        raise explain(error, target) from error
+    return commit.oid

@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from imlctl.errors import WeightsError
 from imlctl.weights import hub
-from imlctl.weights.files import sha256_of, unreadable
-from imlctl.weights.header import read_header
-from imlctl.weights.reference import HubReference, parse
-from imlctl.weights.registry import Entry
-from imlctl.weights.trust import look_up, on_the_hub
+from imlctl.weights.pull import look_up, on_the_hub
+from imlctl.weights.registry import Entry, HubReference, parse, read_header, sha256_of, unreadable
 from imlctl.weights.user_registry import known_weights, load_user_registry
 
 if TYPE_CHECKING:

@@ -26,8 +26,7 @@ from imlctl.errors import WeightsError
 from imlctl.mask.decide import Rule
 from imlctl.mask.rates import Rates
 from imlctl.mask.score import picture_score
-from imlctl.weights.files import mismatch, unreadable
-from imlctl.weights.header import read_header
+from imlctl.weights.registry import mismatch, read_header, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path

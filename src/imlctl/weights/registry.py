@@ -1,16 +1,109 @@
-"""The registry of weights, `weights.toml`: what a name stands for, and where its file is."""
+"""Names and files of weights: the registry `weights.toml`, ``hf://`` references, hashes."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from imlctl.errors import WeightsError
-from imlctl.weights.reference import HubReference, is_commit
+
+SCHEME = "hf://"
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# A page of the Hub, or what people know of a repository.
+_PAGE = re.compile(
+    r"(?:https?://)?(?:(?:www\.)?(?:huggingface\.co|hf\.co)/)?"
+    r"(?P<repo>[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)"
+    r"(?:/(?:blob|resolve|tree)/(?P<revision>[^/?]+)(?:/(?P<file>[^?]+))?)?/?(?:\?.*)?"
+)
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision is a commit, 40 hexadecimal digits, and so cannot move."""
+    return bool(_COMMIT.fullmatch(revision))
+
+
+@dataclass(frozen=True, slots=True)
+class HubReference:
+    """One file of a repository at one revision.
+
+    Attributes:
+        repo: ``owner/name``.
+        file: Path within the repository.
+        revision: A commit, a tag or a branch.
+    """
+
+    repo: str
+    file: str
+    revision: str = "main"
+
+    def __post_init__(self) -> None:
+        """Refuse what could name anything but a file of a repository."""
+        if not _REPO.fullmatch(self.repo) or ".." in self.repo or "--" in self.repo:
+            raise ValueError(f"{self.repo!r} is no repository of the form owner/name")
+        if not _REVISION.fullmatch(self.revision) or ".." in self.revision:
+            raise ValueError(f"{self.revision!r} is no commit, tag or branch")
+        parts = self.file.split("/")
+        if not self.file.isprintable() or "\\" in self.file or {"", ".", ".."} & set(parts):
+            raise ValueError(f"{self.file!r} is no path within a repository")
+
+    def at(self, revision: str) -> HubReference:
+        """Return the same file at another revision."""
+        return replace(self, revision=revision)
+
+    def __str__(self) -> str:
+        """Return the reference as `parse` reads it, with its revision spelled out."""
+        return f"{SCHEME}{self.repo}@{quote(self.revision, safe='')}/{self.file}"
+
+
+def hub_form(text: str) -> str:
+    """Return the ``hf://`` form of a repository's name or page, or "" for anything else."""
+    found = _PAGE.fullmatch(text)
+    if found is None:
+        return ""
+    revision, file = found["revision"], found["file"]
+    at = f"@{revision}" if revision and revision != "main" else ""
+    return f"{SCHEME}{found['repo']}{at}/{file or 'FILE'}"
+
+
+def parse(text: str) -> HubReference:
+    """Read ``hf://owner/repo[@revision]/file``; a slash in a revision is written ``%2F``.
+
+    Raises:
+        WeightsError: The text has another form.
+    """
+    owner, _, rest = text.removeprefix(SCHEME).partition("/")
+    head, _, file = rest.partition("/")
+    name, at, revision = head.partition("@")
+    try:
+        return HubReference(f"{owner}/{name}", file, unquote(revision) if at else "main")
+    except ValueError as error:
+        raise WeightsError(
+            f"is no reference to the Hub: {error}",
+            source=text,
+            remedy="Write hf://owner/repo/file or hf://owner/repo@revision/file.",
+        ) from error
+
+
+MAX_HEADER = 100_000_000  # bytes, the limit of the format
+_GET_AGAIN = "Get the file again."
+# What else is found under the name of weights, by its first bytes.
+_OTHERS = (
+    (b"PK\x03\x04", "is a pickle in a zip archive, whatever its name says, so it is refused"),
+    (b"\x80", "is a pickle, whatever its name says, so it is refused"),
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file that it stands for"),
+    (b"<", "is a page of text, not weights"),
+)
+_REMEDIES = {b"PK\x03\x04": "Convert it with imlctl weights convert.", b"<": _GET_AGAIN}
 
 KINDS = ("model", "encoder", "teacher")
 _OF_FORMER_VERSIONS = ("preprocessing", "calibration")  # keys that a user's own registry may hold
@@ -122,10 +215,12 @@ class Registry:
         try:
             return self.entries[name]
         except KeyError:
+            form = hub_form(name)
+            known = f"Known names: {', '.join(self.entries)}. A file is named by its path."
             raise WeightsError(
                 f"there are no weights named {name!r}",
                 source="weights.toml",
-                remedy=f"Known names: {', '.join(self.entries)}. A file is named by its path.",
+                remedy=f"A file of the Hub is written {form}." if form else known,
             ) from None
 
 
@@ -169,3 +264,89 @@ def parse_entries(tables: dict[str, Any]) -> dict[str, Entry]:
         name: Entry(name=name, **{k: v for k, v in table.items() if k not in _OF_FORMER_VERSIONS})
         for name, table in dict(tables).items()
     }
+
+
+def user_folder(kind: str) -> Path:
+    """Return our folder below ``$XDG_CONFIG_HOME`` or ``$XDG_CACHE_HOME``.
+
+    Args:
+        kind: ``config`` or ``cache``.
+    """
+    base = os.environ.get(f"XDG_{kind.upper()}_HOME", "")
+    # The specification says to ignore a relative path.
+    root = Path(base) if Path(base).is_absolute() else Path.home() / f".{kind}"
+    return root / "imlctl"
+
+
+def sha256_of(path: Path, name: str = "") -> str:
+    """Return the sha256 of a file, read in pieces.
+
+    Raises:
+        WeightsError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(error, name or str(path)) from error
+
+
+def unreadable(error: OSError, name: str) -> WeightsError:
+    """Say why a file of weights cannot be read."""
+    return WeightsError(
+        f"cannot be read ({error.strerror})",
+        source=name,
+        remedy="Check the path and that you may read it.",
+    )
+
+
+def mismatch(name: str, path: Path, found: str, expected: str, remedy: str) -> WeightsError:
+    """Say that a file is not the one that was expected, with both hashes."""
+    return WeightsError(
+        f"has sha256 {found}, expected {expected}",
+        source=name,
+        remedy=f"It was not used and nothing was deleted; the file is {path}. {remedy}",
+    )
+
+
+def read_header(data: bytes, name: str) -> dict[str, Any]:
+    """Return the header of a safetensors file: tensors by name, and ``__metadata__``.
+
+    Args:
+        data: The whole file. The header is JSON, and its length stands in the first 8 bytes.
+        name: For messages.
+
+    Raises:
+        WeightsError: The file is empty, truncated, or no safetensors; says which.
+    """
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8:
+        raise _damaged(f"is damaged or not safetensors: it ends after {len(data)} bytes", name)
+    if size > MAX_HEADER:
+        for start, what in _OTHERS:
+            if data.startswith(start):
+                raise WeightsError(what, source=name, remedy=_REMEDIES.get(start, _GET_AGAIN))
+        raise _damaged(
+            "is damaged or not safetensors: it announces a header of "
+            f"{size} bytes, and the format allows {MAX_HEADER}",
+            name,
+        )
+    if size > len(data) - 8:
+        raise _truncated(len(data), 8 + size, name)
+    try:
+        header = json.loads(data[8 : 8 + size])
+        ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+        whole = 8 + size + max(ends, default=0)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError) as error:
+        raise _damaged(f"is damaged or not safetensors: no valid header ({error})", name) from error
+    if whole > len(data):
+        raise _truncated(len(data), whole, name)
+    return dict(header)
+
+
+def _damaged(what: str, name: str) -> WeightsError:
+    return WeightsError(what, source=name, remedy=_GET_AGAIN)
+
+
+def _truncated(here: int, whole: int, name: str) -> WeightsError:
+    return _damaged(f"is damaged: it is truncated to {here} of at least {whole} bytes", name)

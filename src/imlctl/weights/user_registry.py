@@ -1,6 +1,6 @@
 """The user's own registry, ``$XDG_CONFIG_HOME/imlctl/weights.toml``: it extends ours.
 
-It holds ``[weights.NAME]`` tables like ours, and ``[[seen]]`` tables: what a file on the Hub was
+It holds ``[weights.NAME]`` tables like ours, and ``[[seen]]`` tables: a file of the Hub as it was
 when it was first pulled. It is only ever added to, so a person's comments stay and no record of
 what was trusted is lost. The first record of a reference counts.
 """
@@ -10,16 +10,26 @@ from __future__ import annotations
 import json
 import tomllib
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imlctl import atomic
 from imlctl.errors import WeightsError
-from imlctl.weights.files import user_folder
-from imlctl.weights.reference import HubReference, is_commit
-from imlctl.weights.registry import Entry, Registry, is_sha256, load_registry, parse_entries
+from imlctl.weights.registry import (
+    SCHEME,
+    Entry,
+    Registry,
+    is_commit,
+    is_sha256,
+    load_registry,
+    parse,
+    parse_entries,
+    sha256_of,
+    user_folder,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from imlctl.weights.registry import HubReference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,3 +215,65 @@ def _append(table: str, record: Seen | None = None) -> UserRegistry:
             return after
     except OSError as error:
         raise atomic.output_error(error, str(path)) from error
+
+
+def describe(name: str, source: str, *, kind: str, sha256: str = "", **fields: Any) -> Entry:
+    """Return an entry for weights of the user's own.
+
+    Args:
+        name: What to call them.
+        source: A safetensors file, whose hash is taken now, or ``hf://owner/repo[@revision]/file``,
+            which is pinned if its revision is a commit.
+        kind: ``model``, ``encoder`` or ``teacher``; a file of kind model must load.
+        sha256: What the hash must be.
+        **fields: Further fields of `Entry`.
+
+    Raises:
+        WeightsError: The file is not valid, or the entry would contradict itself.
+    """
+    sha256 = sha256.lower()
+    try:
+        if source.startswith(SCHEME):
+            found = parse(source)
+            revision = found.revision if is_commit(found.revision) else ""
+            if not revision and found.revision != "main":
+                raise ValueError(f"{name}: the tag {found.revision!r} can move; give a commit")
+            return Entry(
+                name=name,
+                source="hub",
+                repo=found.repo,
+                file=found.file,
+                revision=revision,
+                kind=kind,
+                sha256=sha256,
+                **fields,
+            )
+        return _of_file(name, Path(source), kind, sha256, fields)
+    except ValueError as error:
+        raise WeightsError(
+            f"cannot be added: {error}", source=source, remedy="Correct that, and add it again."
+        ) from error
+
+
+def _of_file(name: str, path: Path, kind: str, expected: str, fields: dict[str, Any]) -> Entry:
+    found = sha256_of(path)
+    if expected and found != expected:
+        raise WeightsError(
+            f"has sha256 {found}, expected {expected}",
+            source=str(path),
+            remedy="It was not added; get the right file.",
+        )
+    if kind == "model":
+        from imlctl.weights.load import load  # imports torch, which names do not need
+
+        loaded = load(path, expected_sha256=found)
+        fields["architecture"] = loaded.card.architecture
+    return Entry(
+        name=name,
+        source="file",
+        file=str(path.resolve()),
+        kind=kind,
+        sha256=found,
+        size=path.stat().st_size,
+        **fields,
+    )

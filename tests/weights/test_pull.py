@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imlctl.errors import UsageError, WeightsError
+from imlctl.weights import pull as pulling
 from imlctl.weights.hub import cached
-from imlctl.weights.reference import HubReference, parse
-from imlctl.weights.registry import Entry
-from imlctl.weights.trust import pull
-from imlctl.weights.use import find
+from imlctl.weights.open import find
+from imlctl.weights.pull import pull
+from imlctl.weights.registry import Entry, HubReference, parse
 from imlctl.weights.user_registry import add_entry, load_user_registry, user_registry_path
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def test_a_given_hash_needs_no_other_trust(hub: Any, commit: str) -> None:
     assert pull(TEXT).checked == "earlier pull"
 
 
-@pytest.mark.parametrize("bad", ["abc", SHA256.upper(), SHA256 + "0"])
+@pytest.mark.parametrize("bad", ["abc", SHA256[:-1] + "g", SHA256 + "0"])
 def test_a_given_hash_must_be_one(bad: str, hub: Any) -> None:
     with pytest.raises(UsageError, match="64 hexadecimal digits"):
         pull(TEXT, sha256=bad)
@@ -212,18 +212,36 @@ def test_the_slower_of_two_that_saw_different_files_is_refused(
     hub: Any, commit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both trusted on first use; only the record that was written first counts."""
-    from imlctl.weights import trust
 
-    real = trust.hub.fetch
+    real = pulling.hub.fetch
 
     def overtaken(reference: HubReference, **options: bool) -> Any:
         fetched = real(reference, **options)
-        monkeypatch.setattr(trust.hub, "fetch", real)
+        monkeypatch.setattr(pulling.hub, "fetch", real)
         pull(TEXT, trust_on_first_use=True)
         moved = hub.repo("lab/model").commit({"w.safetensors": OTHER}, ref="v1")
         assert fetched.revision != moved
         return real(reference, **options)
 
-    monkeypatch.setattr(trust.hub, "fetch", overtaken)
+    monkeypatch.setattr(pulling.hub, "fetch", overtaken)
     with pytest.raises(WeightsError, match="'v1' was commit"):
         pull(TEXT, trust_on_first_use=True)
+
+
+def test_a_hash_in_upper_case_is_the_same_hash(hub: Any, commit: str) -> None:
+    assert pull(TEXT, sha256=SHA256.upper()).checked == "given"
+
+
+def test_an_endpoint_without_a_scheme_is_named(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "mirror.example/")
+    with pytest.raises(WeightsError, match=r"HF_ENDPOINT: is 'mirror.example/'") as caught:
+        pull(TEXT, sha256=SHA256)
+    assert "https://mirror.example " in caught.value.remedy
+
+
+@pytest.mark.parametrize("wanted", ["lab/model", "https://huggingface.co/lab/model"])
+def test_a_repository_or_its_page_gets_a_hint(hub: Any, wanted: str) -> None:
+    for ask in (pull, find):
+        with pytest.raises(WeightsError) as caught:
+            ask(wanted)
+        assert "hf://lab/model/FILE" in caught.value.remedy

@@ -17,10 +17,10 @@ from imlctl.mask.decide import Rule
 from imlctl.pipeline import Localizer
 from imlctl.settings import Settings
 from imlctl.weights.load import Card, load, save
+from imlctl.weights.open import find, open_weights
+from imlctl.weights.pull import pull
 from imlctl.weights.registry import Entry, load_registry
 from imlctl.weights.selftest import attach
-from imlctl.weights.trust import pull
-from imlctl.weights.use import find, open_weights
 from imlctl.weights.user_registry import add_entry
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ def test_a_mistyped_name_lists_the_known_ones(name: str) -> None:
         open_weights(name)
 
 
-@pytest.mark.parametrize("text", ["gone.safetensors", "./gone", "some/gone"])
+@pytest.mark.parametrize(
+    "text", ["gone.safetensors", "./gone", "some/where/gone", "some/gone.safetensors"]
+)
 def test_a_path_is_a_path(text: str) -> None:
     with pytest.raises(WeightsError, match=rf"^{text}: cannot be read \(No such file"):
         open_weights(text)
@@ -189,3 +191,17 @@ def test_with_sockets_blocked_the_bundled_weights_localize(
     Image.fromarray(photo).save(buffer, "PNG")
     result = Localizer(Settings(device="cpu")).localize(buffer.getvalue())
     assert result.probability.shape == (64, 80)
+
+
+@pytest.mark.parametrize("home", ["/dev/null", "read-only"])
+def test_a_home_that_cannot_be_written_to_is_enough(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "home"
+    folder.mkdir(mode=0o500)
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", home if home == "/dev/null" else str(folder))
+    assert open_weights("efficientiml").name == "efficientiml"
+    with pytest.raises(WeightsError, match="is not on this machine"):
+        find("hf://lab/model/w.safetensors")

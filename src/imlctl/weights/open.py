@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from imlctl.errors import WeightsError
 from imlctl.weights import hub
-from imlctl.weights.files import user_folder
 from imlctl.weights.load import Card, Loaded, load
-from imlctl.weights.reference import SCHEME
-from imlctl.weights.registry import Entry
+from imlctl.weights.pull import look_up, on_the_hub
+from imlctl.weights.registry import SCHEME, Entry, hub_form, user_folder
 from imlctl.weights.selftest import check_on_first_use
-from imlctl.weights.trust import look_up, on_the_hub
 from imlctl.weights.user_registry import known_weights, load_user_registry
 
 if TYPE_CHECKING:
-    from imlctl.weights.reference import HubReference
+    from imlctl.weights.registry import HubReference
     from imlctl.weights.user_registry import Seen
 
 _LOCALIZERS = ("efficient-iml", "diff-iml")
@@ -78,6 +76,13 @@ def find(wanted: str | Path, *, kind: str = "") -> Found:
         return Found(str(wanted), wanted, None, None)
     if not wanted.startswith(SCHEME) and wanted not in known_weights().entries:
         path = Path(wanted)
+        form = hub_form(wanted)
+        if form and not path.exists() and path.suffix != ".safetensors":
+            raise WeightsError(
+                "is no file on this machine",
+                source=wanted,
+                remedy=f"A file of the Hub is written {form}.",
+            )
         if path.suffix or path.name != wanted or path.exists():  # a path, not a mistyped name
             return Found(wanted, path, None, None)
     target = look_up(wanted)

@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING
 
 from imlctl.errors import UsageError, WeightsError
 from imlctl.weights import hub
-from imlctl.weights.files import mismatch, sha256_of
-from imlctl.weights.reference import SCHEME, HubReference, is_commit, parse
-from imlctl.weights.registry import Entry, is_sha256
+from imlctl.weights.registry import (
+    SCHEME,
+    Entry,
+    HubReference,
+    is_commit,
+    is_sha256,
+    mismatch,
+    parse,
+    sha256_of,
+)
 from imlctl.weights.user_registry import Seen, add_seen, known_weights, load_user_registry
 
 if TYPE_CHECKING:
@@ -73,8 +80,9 @@ def pull(
     Raises:
         WeightsError: They cannot be had, or are not what they should be.
     """
+    sha256 = sha256.lower()
     if sha256 and not is_sha256(sha256):
-        raise UsageError("needs 64 hexadecimal digits, in lower case", source="--sha256")
+        raise UsageError("needs 64 hexadecimal digits", source="--sha256")
     target = look_up(wanted)
     if isinstance(target, Entry) and target.source != "hub":
         return _here(target, sha256)
