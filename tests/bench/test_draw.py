@@ -9,11 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imlctl.bench.draw import Panel, Shown, charts, contact_sheet, extremes, round_top
-
-
-def score(f1: float | None, name: str = "x.png") -> dict[str, Any]:
-    return {"set": "s", "image": name, "tampered": f1 is not None, "f1": f1}
+from imlctl.bench.draw import Panel, charts, contact_sheet, round_top
 
 
 def as_array(data: bytes | None) -> Any:
@@ -21,39 +17,18 @@ def as_array(data: bytes | None) -> Any:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-class TestSheet:
-    def test_worst_and_best_are_different_pictures(self) -> None:
-        scores = [score(None), score(0.5), score(0.1), score(0.9), score(0.3), score(0.7)]
-        assert extremes(scores, 2) == ([2, 4], [3, 5])
-        assert extremes(scores, 9) == ([2, 4, 1], [3, 5])
-        assert extremes([score(None)], 2) == ([], [])
-        assert extremes([score(0.4)], 2) == ([0], [])
-
-    def test_what_is_drawn(self) -> None:
-        shown = Shown(
-            np.full((50, 100, 3), (200, 30, 30), np.uint8),
-            np.ones((50, 100), bool),
-            np.full((50, 100), 0.5, np.float32),
-        )
-        asked: list[int] = []
-
-        def show(place: int) -> Shown:
-            asked.append(place)
-            return shown
-
-        picture = as_array(contact_sheet([score(0.2), score(0.8)], show))
-        assert asked == [0, 1]
-        colours = {tuple(c) for c in picture.reshape(-1, 3).tolist()}
-        assert {(200, 30, 30), (128, 128, 128), (255, 255, 255)} <= colours
-
-    def test_deep_pictures_and_odd_names(self) -> None:
-        shown = Shown(
-            np.full((40, 30, 3), 65535, np.uint16), np.zeros((40, 30), bool), np.zeros((40, 30))
-        )
-        assert as_array(contact_sheet([score(0.2, "\x1b[31m" + "n" * 200)], lambda _: shown)).size
-
-    def test_nothing_tampered_nothing_drawn(self) -> None:
-        assert contact_sheet([score(None)], lambda _: pytest.fail("not asked for")) is None
+def test_a_contact_sheet_shows_every_kind_of_view() -> None:
+    shape = (50, 100)
+    views = (
+        np.full((*shape, 3), (200, 30, 30), np.uint8),
+        np.full((*shape, 3), 65535, np.uint16),
+        np.zeros(shape, bool),
+        np.full(shape, 0.5, np.float32),
+    )
+    sheet = as_array(contact_sheet([("one", views), ("\x1b[31m" + "n" * 999, views[:2])]))
+    colours = {tuple(c) for c in sheet.reshape(-1, 3).tolist()}
+    assert {(200, 30, 30), (255, 255, 255), (0, 0, 0), (128, 128, 128)} <= colours
+    assert sheet.shape[1] > sheet.shape[0]
 
 
 class TestCharts:

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
-from imlctl.bench.draw import Panel, Shown, charts, contact_sheet
+from imlctl.bench.draw import Panel, charts, contact_sheet
 from imlctl.bench.page import known
 from imlctl.data.masks import read_mask
 from imlctl.evaluate.robustness import CLEAN, NOTES, degraded, grid
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from imlctl.pipeline import Localizer
 
     Track = Callable[[Iterable[Any], int], Iterable[Any]]
+
+_CASES = 6  # of the worst, and of the best, on a contact sheet
 
 
 def accuracy(localizers: Iterable[Localizer], entries: Sequence[Entry], track: Track) -> list[Any]:
@@ -67,22 +69,29 @@ def about(localizer: Localizer) -> dict[str, Any]:
 
 
 def cases_png(
-    localizer: Localizer, entries: Sequence[Entry], pictures: Sequence[Any]
+    localizer: Localizer, entries: Sequence[Entry], pictures: Sequence[dict[str, Any]]
 ) -> bytes | None:
-    """Draw the worst and the best cases; None where no picture is tampered.
+    """Draw the forgeries with the lowest and the highest pixel F1: picture, truth, probability.
 
     Args:
         localizer: Made the scores.
         entries: Pictures.
         pictures: Their scores, as `accuracy` returned them.
+
+    Returns:
+        A PNG; None where no picture is tampered.
     """
-
-    def show(index: int) -> Shown:
-        entry = entries[index]
+    forged = [(p["f1"], n) for n, p in enumerate(pictures) if p["tampered"]]
+    ranked = [number for _, number in sorted(forged)]
+    chosen = ranked if len(ranked) <= 2 * _CASES else ranked[:_CASES] + ranked[-_CASES:]
+    cases = []
+    for number in chosen:
+        entry, score = entries[number], pictures[number]
         result = localizer.localize(entry.image)
-        return Shown(result.pixels, read_mask(cast("Path", entry.mask)), result.probability)
-
-    return contact_sheet(pictures, show)
+        truth = read_mask(cast("Path", entry.mask))
+        caption = f"F1 {score['f1']:.3f}  {entry.set}/{entry.image.name}"
+        cases.append((caption, (result.pixels, truth, result.probability)))
+    return contact_sheet(cases) if cases else None
 
 
 def reliability_png(models: Sequence[dict[str, Any]]) -> bytes | None:
@@ -172,6 +181,6 @@ def calibrate(localizer: Localizer, entries: Sequence[Entry], track: Track) -> d
         "pictures": len(entries),
         "rule": asdict(localizer.card.rule),
         "verdicts": {str(v): r.authentic.to_dict() for v, r in rates.verdicts.items()},
-        "thresholds": [asdict(row) for row in thresholds_for(levels, resamples=RESAMPLES)],
+        "thresholds": thresholds_for(levels),
         "kept_in": str(kept),
     }

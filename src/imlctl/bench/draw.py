@@ -10,16 +10,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
-
-    from imlctl.evaluate.metrics import Mask, Probability
 
     _At = Callable[[float, float], tuple[float, float]]
 
@@ -27,8 +24,7 @@ _WIDTH, _HEIGHT, _COLUMNS, _SCALE = 420, 280, 3, 2  # of a panel; drawn larger, 
 _LEFT, _TOP, _RIGHT, _BOTTOM = 52, 38, 18, 44
 _PAPER, _INK, _SOFT, _RULE = (255, 255, 255), (22, 24, 29), (105, 112, 122), (224, 227, 232)
 _LINE, _BAND = (0, 92, 175), (170, 200, 228)
-_SIDE, _GAP, _CAPTION, _HEADING = 200, 8, 20, 34
-_GROUND = (250, 250, 250)
+_SIDE, _GAP, _CAPTION = 200, 8, 20  # of a contact sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +68,7 @@ def charts(panels: Sequence[Panel]) -> bytes:
     for number, panel in enumerate(panels):
         corner = ((number % columns) * _WIDTH, (number // columns) * _HEIGHT)
         _draw(draw, panel, *corner)
-    buffer = io.BytesIO()
-    reduced = image.resize((columns * _WIDTH, rows * _HEIGHT), Image.Resampling.LANCZOS)
-    reduced.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return _png(image.resize((columns * _WIDTH, rows * _HEIGHT), Image.Resampling.LANCZOS))
 
 
 def round_top(values: Sequence[float]) -> float:
@@ -137,91 +130,37 @@ def _draw_level(draw: ImageDraw.ImageDraw, panel: Panel, at: _At) -> None:
         draw.line([(x, y), (x + 5 * _SCALE, y)], fill=_SOFT, width=_SCALE)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Shown:
-    """One case of the sheet.
-
-    Attributes:
-        pixels: (H, W, 3) uint8 or uint16, upright.
-        truth: (H, W).
-        probability: (H, W).
-    """
-
-    pixels: NDArray[np.unsignedinteger[Any]]
-    truth: Mask
-    probability: Probability
-
-
-def extremes(scores: Sequence[Mapping[str, Any]], count: int) -> tuple[list[int], list[int]]:
-    """Places of the tampered pictures with the lowest and the highest F1, none in both.
+def contact_sheet(cases: Sequence[tuple[str, Sequence[NDArray[Any]]]]) -> bytes:
+    """Draw cases below each other, each with a caption over its views.
 
     Args:
-        scores: Of all pictures.
-        count: At most so many of each.
+        cases: Caption and views, each (H, W) or (H, W, 3); bool, uint8, uint16, or 0 to 1.
 
     Returns:
-        The worst, worst first; and the best, best first.
+        A PNG.
     """
-    places = [i for i, s in enumerate(scores) if s["tampered"]]
-    ranked = sorted(places, key=lambda i: (scores[i]["f1"], i))
-    worst = ranked[: min(count, (len(ranked) + 1) // 2)]
-    best = ranked[: len(worst) - 1 : -1][:count]
-    return worst, best
-
-
-def contact_sheet(
-    scores: Sequence[Mapping[str, Any]], show: Callable[[int], Shown], *, count: int = 6
-) -> bytes | None:
-    """Draw the worst and the best cases by pixel F1 as a PNG.
-
-    Args:
-        scores: Of all pictures.
-        show: Place of a picture to what is drawn of it.
-        count: At most so many of each.
-
-    Returns:
-        The PNG; None where no picture is tampered.
-    """
-    worst, best = extremes(scores, count)
-    if not worst:
-        return None
-    columns = [("Worst", worst), *([("Best", best)] if best else [])]
-    width = 3 * _SIDE + 2 * _GAP
-    height = _HEADING + max(len(places) for _, places in columns) * (_SIDE + _CAPTION + _GAP)
-    sheet = Image.new("RGB", (len(columns) * (width + 3 * _GAP) + _GAP, height + _GAP), _GROUND)
+    width = max(len(views) for _, views in cases) * (_SIDE + _GAP) + _GAP
+    sheet = Image.new("RGB", (width, len(cases) * (_SIDE + _CAPTION + _GAP)), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    for number, (title, places) in enumerate(columns):
-        left = _GAP + number * (width + 3 * _GAP)
-        heading = f"{title} by pixel F1: picture, truth, probability (black 0, white 1)"
-        draw.text((left, _GAP), heading, fill=_INK, font=ImageFont.load_default(15))
-        for row, place in enumerate(places):
-            top = _HEADING + row * (_SIDE + _CAPTION + _GAP)
-            _draw_case(sheet, left, top, show(place))
-            score = scores[place]
-            caption = _short(f"{score['f1']:.3f}  {score['set']}/{score['image']}", 82)
-            spot = (left, top + _SIDE + 2)
-            draw.text(spot, caption, fill=_SOFT, font=ImageFont.load_default(13))
+    for row, (caption, views) in enumerate(cases):
+        top = row * (_SIDE + _CAPTION + _GAP)
+        printed = "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in caption)
+        font = ImageFont.load_default(13)
+        draw.text((_GAP, top + 3), printed[: width // 8], fill=_INK, font=font)
+        for column, view in enumerate(views):
+            small = Image.fromarray(_eight_bit(view)).convert("RGB")
+            small = ImageOps.contain(small, (_SIDE, _SIDE), Image.Resampling.BOX)
+            sheet.paste(small, (_GAP + column * (_SIDE + _GAP), top + _CAPTION))
+    return _png(sheet)
+
+
+def _eight_bit(view: NDArray[Any]) -> NDArray[np.uint8]:
+    if view.dtype == np.uint16:
+        return (view >> 8).astype(np.uint8)
+    return view if view.dtype == np.uint8 else np.rint(view * 255.0).astype(np.uint8)
+
+
+def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
-
-
-def _draw_case(sheet: Image.Image, left: int, top: int, case: Shown) -> None:
-    pixels = case.pixels if case.pixels.dtype == np.uint8 else (case.pixels >> 8).astype(np.uint8)
-    views = (
-        pixels,
-        case.truth.astype(np.uint8) * 255,
-        np.rint(case.probability * 255).astype(np.uint8),
-    )
-    for number, view in enumerate(views):
-        height, width = view.shape[:2]
-        scale = _SIDE / max(height, width)
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-        small = Image.fromarray(np.asarray(cv2.resize(view, size, interpolation=method)))
-        sheet.paste(small.convert("RGB"), (left + number * (_SIDE + _GAP), top))
-
-
-def _short(text: str, length: int) -> str:
-    printed = "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in text)
-    return printed if len(printed) <= length else f"{printed[: length - 3]}..."

@@ -209,17 +209,13 @@ def calibration_page(document: Document) -> list[Block]:
         document["thresholds"],
         {
             "share of pictures": lambda row: f"{row['rate']:g}",
-            "threshold [95 %]": lambda row: (
-                f"{row['threshold']:.4f} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]"
-            ),
-            "marked here": lambda row: percentage(row["marked"]),
-            "share, at most (95 %)": lambda row: f"{row['upper']:.1%}",
+            "threshold": lambda row: f"{row['threshold']:.4f}",
+            "marked here [95 %]": lambda row: proportion(row["marked"]),
         },
     )
     lines = [
-        "A picture is marked if more than half a percent of its pixels reach the threshold."
-        " threshold [95 %]: bootstrap over pictures. share, at most: the true share lies below it"
-        " with 95 % confidence, if these pictures are like yours.",
+        "A picture is marked if more than half a percent of its pixels reach the threshold. The"
+        " true share lies in the interval with 95 % confidence, if these pictures are like yours.",
         f"Sampling: {sampling_line(document['settings'])}.",
         "Kept for these weights: use imlctl localize --threshold fpr=RATE, with any rate. A"
         " threshold changes the mask, never the verdict.",

@@ -89,26 +89,23 @@ def summarize(
             each set are drawn anew, with replacement.
         seed: Of those draws, which depend on it and on the set's name alone.
     """
-    groups = [_Group(n, [s for s in scores if s.set == n]) for n in dict.fromkeys(_sets(scores))]
-    drawn = [group.resampled(resamples, seed) for group in groups]
-    rows = [g.row(values) for g, values in zip(groups, drawn, strict=True)]
-    if len(groups) > 1:
-        means = columns_mean(np.stack([group.means() for group in groups]))
-        spread = _intervals(means, columns_mean(np.stack(drawn, axis=-2)))
+    names = dict.fromkeys(s.set for s in scores)
+    scored = [_set_score(n, [s for s in scores if s.set == n], resamples, seed) for n in names]
+    rows = [row for row, _ in scored]
+    if len(rows) > 1:
+        own = np.array([[getattr(row, key) for key in PIXEL_METRICS] for row in rows])
+        means = columns_mean(own)
         aucs = [row.image_auc for row in rows if row.image_auc == row.image_auc]
-        rows.append(
-            SetScore(
-                name=OVER_SETS,
-                tampered=sum(row.tampered for row in rows),
-                authentic=sum(row.authentic for row in rows),
-                **dict(zip(PIXEL_METRICS, map(float, means), strict=True)),
-                image_auc=float(np.mean(aucs)) if aucs else _NAN,
-                rates=None,
-                intervals=spread,
-            )
+        mean = SetScore(
+            name=OVER_SETS,
+            tampered=sum(row.tampered for row in rows),
+            authentic=sum(row.authentic for row in rows),
+            **dict(zip(PIXEL_METRICS, map(float, means), strict=True)),
+            image_auc=float(np.mean(aucs)) if aucs else _NAN,
+            rates=None,
+            intervals=_intervals(means, columns_mean(np.stack([d for _, d in scored], axis=-2))),
         )
-        every = _Group(EVERY, scores)
-        rows.append(every.row(every.resampled(resamples, seed)))
+        rows += [mean, _set_score(EVERY, scores, resamples, seed)[0]]
     return rows
 
 
@@ -155,64 +152,36 @@ def reliability(scores: Sequence[PictureScore], bins: int = _BINS) -> list[dict[
     return rows
 
 
-def _sets(scores: Sequence[PictureScore]) -> list[str]:
-    return [s.set for s in scores]
-
-
-class _Group:
-    """Pictures of one set.
-
-    Args:
-        name: Of the set.
-        scores: Of its pictures.
-    """
-
-    def __init__(self, name: str, scores: Sequence[PictureScore]) -> None:
-        self.name = name
-        self.forged = [s for s in scores if s.tampered]
-        self.authentic = [s for s in scores if not s.tampered]
-        values = [[getattr(s, key) for key in PIXEL_METRICS] for s in self.forged]
-        self.pixels = np.array(values, float).reshape(-1, len(PIXEL_METRICS))  # (N, K)
-
-    def means(self) -> NDArray[np.float64]:
-        """Mean pixel metrics, (K,)."""
-        return columns_mean(self.pixels)
-
-    def resampled(self, count: int, seed: int) -> NDArray[np.float64]:
-        """Mean pixel metrics of `count` resamples, (count, K)."""
-        rng = np.random.default_rng([seed % 2**63, *self.name.encode("utf-8", "surrogateescape")])
-        size = len(self.forged)
-        rows = np.full((count, len(PIXEL_METRICS)), np.nan)
-        for row in rows if size > 1 else ():  # one picture tells nothing of the spread
-            row[:] = columns_mean(self.pixels[rng.integers(size, size=size)])
-        return rows
-
-    def row(self, drawn: NDArray[np.float64]) -> SetScore:
-        """Scores of the set.
-
-        Args:
-            drawn: As `resampled` returns them.
-        """
-        known = self.means()
-        intervals = _intervals(known, drawn)
-        ranked = np.array([s.score for s in (*self.forged, *self.authentic)])
-        image_auc = _NAN
-        if self.forged and self.authentic:
-            image_auc = auc_of(*curve(ranked, np.arange(len(ranked)) < len(self.forged)))
-        auc_limits = auc_interval(image_auc, len(self.forged), len(self.authentic))
-        return SetScore(
-            name=self.name,
-            tampered=len(self.forged),
-            authentic=len(self.authentic),
-            **dict(zip(PIXEL_METRICS, map(float, known), strict=True)),
-            image_auc=image_auc,
-            rates=Rates.measured(
-                self.name,
-                [(s.verdict, s.edited) for s in self.forged],
-                [s.verdict for s in self.authentic],
-            ),
-            intervals=intervals | ({} if auc_limits is None else {"image_auc": auc_limits}),
-        )
+def _set_score(
+    name: str, scores: Sequence[PictureScore], resamples: int, seed: int
+) -> tuple[SetScore, NDArray[np.float64]]:
+    """Score one set; also return the mean pixel metrics of its resamples, (resamples, K)."""
+    forged, authentic = ([s for s in scores if s.tampered is kind] for kind in (True, False))
+    values = [[getattr(s, key) for key in PIXEL_METRICS] for s in forged]
+    pixels = np.array(values, float).reshape(-1, len(PIXEL_METRICS))  # (N, K)
+    rng = np.random.default_rng([seed % 2**63, *name.encode("utf-8", "surrogateescape")])
+    drawn = np.full((resamples, len(PIXEL_METRICS)), np.nan)
+    for row in drawn if len(forged) > 1 else ():  # one picture tells nothing of the spread
+        row[:] = columns_mean(pixels[rng.integers(len(forged), size=len(forged))])
+    means = columns_mean(pixels)
+    intervals = _intervals(means, drawn)
+    image_auc = _NAN
+    if forged and authentic:
+        ranked = np.array([s.score for s in (*forged, *authentic)])
+        image_auc = auc_of(*curve(ranked, np.arange(len(ranked)) < len(forged)))
+    limits = auc_interval(image_auc, len(forged), len(authentic))
+    scored = SetScore(
+        name=name,
+        tampered=len(forged),
+        authentic=len(authentic),
+        **dict(zip(PIXEL_METRICS, map(float, means), strict=True)),
+        image_auc=image_auc,
+        rates=Rates.measured(
+            name, [(s.verdict, s.edited) for s in forged], [s.verdict for s in authentic]
+        ),
+        intervals=intervals | ({} if limits is None else {"image_auc": limits}),
+    )
+    return scored, drawn
 
 
 def _intervals(

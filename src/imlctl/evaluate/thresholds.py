@@ -9,15 +9,15 @@ later.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from imlctl import atomic
 from imlctl.errors import ConfigError, UsageError
-from imlctl.evaluate.metrics import CONFIDENCE, threshold_at
-from imlctl.mask.rates import upper_limit
+from imlctl.evaluate.metrics import threshold_at
+from imlctl.mask.rates import Proportion
 from imlctl.weights.registry import user_folder
 
 if TYPE_CHECKING:
@@ -30,56 +30,27 @@ RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 _VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class RateThreshold:
-    """The threshold for one false-positive rate.
-
-    Attributes:
-        rate: Asked for.
-        threshold: Least one that marks at most that share of the pictures.
-        interval: Its confidence interval, by bootstrap over the pictures.
-        marked: Share that it marks of the pictures it was measured on.
-        upper: The true rate lies below this with 95 % confidence (Clopper and Pearson).
-        resolved: Whether there are enough pictures to see one false alarm at that rate.
-    """
-
-    rate: float
-    threshold: float
-    interval: tuple[float, float]
-    marked: float
-    upper: float
-    resolved: bool
-
-
 def thresholds_for(
-    critical: Sequence[float], *, resamples: int, seed: int = 0, rates: Sequence[float] = RATES
-) -> list[RateThreshold]:
-    """Find the threshold for each rate, and how sure it is.
+    critical: Sequence[float], rates: Sequence[float] = RATES
+) -> list[dict[str, Any]]:
+    """Find the least threshold that marks at most each share of the pictures.
 
     Args:
         critical: Critical threshold of each authentic picture, at least one.
-        resamples: Of the bootstrap; 0 leaves each interval a point.
-        seed: Of the bootstrap.
-        rates: Each in [0, 1).
+        rates: Shares, each in [0, 1).
+
+    Returns:
+        For each its ``rate``, ``threshold``, the proportion ``marked`` of these pictures with its
+        exact interval, and ``resolved``: whether they are enough to see one that is marked.
     """
     values = np.asarray(critical, np.float32)
-    rng = np.random.default_rng(seed % 2**63)
-    drawn = [rng.choice(values, len(values)) for _ in range(resamples)] or [values]
-    tail = (1 - CONFIDENCE) / 2
     found = []
     for rate in rates:
         threshold = threshold_at(critical, rate)
-        low, high = np.quantile([threshold_at(d.tolist(), rate) for d in drawn], [tail, 1 - tail])
-        alarms = int(np.count_nonzero(values >= np.float32(threshold)))
+        marked = Proportion(int(np.count_nonzero(values >= np.float32(threshold))), len(values))
+        enough = rate * len(values) >= 1
         found.append(
-            RateThreshold(
-                rate,
-                threshold,
-                (float(low), float(high)),
-                alarms / len(values),
-                upper_limit(alarms, len(values)),
-                rate * len(values) >= 1,
-            )
+            {"rate": rate, "threshold": threshold, "marked": marked.to_dict(), "resolved": enough}
         )
     return found
 
