@@ -24,7 +24,7 @@ from imlctl.image.decode import Photo, decode, of_pixels, read
 from imlctl.image.facts import cautions
 from imlctl.image.prepare import prepare, restore, upright
 from imlctl.image.views import VIEWS, views_of
-from imlctl.inference import OVERLAP, predict
+from imlctl.inference import OVERLAP, predict, predict_together
 from imlctl.mask import render
 from imlctl.mask.decide import Decision, Verdict, check_probability, decide
 from imlctl.mask.regions import Regions, find_regions
@@ -34,6 +34,8 @@ from imlctl.settings import Settings
 from imlctl.weights.open import open_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from imlctl.core.model import Model
@@ -276,9 +278,38 @@ class Localizer:
         photo = self._decode(source, name)
         image, geometry = prepare(photo)
         answer = self.predict(image, bytes.fromhex(photo.sha256), progress)
+        return self._result(photo, answer, geometry, time.perf_counter() - start)
+
+    def localize_together(self, photos: Sequence[Photo]) -> list[Result]:
+        """Localize in photographs of one size in one pass, where a single one leaves a GPU idle.
+
+        Args:
+            photos: At least one, no larger than a tile. Probabilities differ from those of
+                `localize` by rounding, at most 1e-3.
+
+        Raises:
+            InputError: One of them cannot be analysed, so that none has a result.
+        """
+        start = time.perf_counter()
+        prepared = [prepare(photo) for photo in photos]
+        answers = predict_together(
+            self.model,
+            [image for image, _ in prepared],
+            device=self.device,
+            tile=self.settings.tile,
+            overlap=self.overlap,
+            sampling=self.settings.sampling,
+            keys=[bytes.fromhex(photo.sha256) for photo in photos],
+        )
+        seconds = (time.perf_counter() - start) / len(photos)
+        return [
+            self._result(photo, answer, geometry, seconds)
+            for photo, answer, (_, geometry) in zip(photos, answers, prepared, strict=True)
+        ]
+
+    def _result(self, photo: Photo, answer: Answer, geometry: Geometry, seconds: float) -> Result:
         found = self._decide(answer.probability, answer.score, geometry)
         reliability = None if answer.reliability is None else restore(answer.reliability, geometry)
-        seconds = time.perf_counter() - start
         return Result(photo, *found, self.provenance, seconds, self.card.rates, reliability)
 
     def _survive_fork(self) -> None:

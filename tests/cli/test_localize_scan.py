@@ -284,7 +284,7 @@ def test_the_limit_is_the_library_s():
 def test_a_single_picture_that_crashes_its_decoder_fails_as_in_a_scan(
     run, weights, photos, monkeypatch
 ):
-    monkeypatch.setattr("imlctl.scan.pool._DECODER", _CRASHING)
+    monkeypatch.setattr("imlctl.scan.processes._DECODER", _CRASHING)
     ran = run("localize", photos / "a.jpg", "--jobs", 1, "--weights", weights)
     assert ran.code == Exit.SOME_FAILED
     assert "the process that decoded it crashed" in ran.err

@@ -18,12 +18,12 @@ from contextlib import ExitStack
 from imlctl.cli.report import followed, write_reports
 from imlctl.report import jsonl  # noqa: F401
 from imlctl.scan import ledger, naming, worker  # noqa: F401
-from imlctl.scan.analysis import InProcess, Options
+from imlctl.scan.analysis import Options
 from imlctl.scan.find import discover
 from imlctl.scan.folder import Outputs
 from imlctl.scan.messages import Finished
 from imlctl.scan.naming import Kind
-from imlctl.scan.pool import Decoders, Pool
+from imlctl.scan.pool import Decoders, InProcess, Pool
 from imlctl.scan.run import scan
 from imlctl.settings import Settings
 

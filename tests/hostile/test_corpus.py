@@ -13,7 +13,8 @@ import pytest
 from imlctl.errors import Exit, InputError
 from imlctl.image.decode import decode
 from imlctl.scan.messages import Decoded, Failed, Request
-from imlctl.scan.pool import Decoders, Limits
+from imlctl.scan.pool import Decoders
+from imlctl.scan.processes import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 import imlctl
-from imlctl.scan.analysis import InProcess, Options
+from imlctl.scan.analysis import Options
 from imlctl.scan.find import discover
 from imlctl.scan.messages import Finished, failed
 from imlctl.scan.naming import Kind, plan
-from imlctl.scan.pool import Decoders, Pool
+from imlctl.scan.pool import Decoders, InProcess, Pool
 from imlctl.scan.run import scan
 from imlctl.settings import Settings
 

@@ -6,7 +6,7 @@ import pytest
 
 from imlctl.errors import DecodeError, WeightsError
 from imlctl.scan.messages import Failed, failed, receive, send
-from imlctl.scan.pool import Decoder, Limits
+from imlctl.scan.processes import Decoder, Limits
 
 
 class OutOfMemoryError(RuntimeError):

@@ -1,5 +1,6 @@
 """Decoders that crash, hang, or answer with something else cost one picture each."""
 
+import io
 import os
 import subprocess
 import sys
@@ -9,15 +10,17 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from imlctl.errors import InputError, UsageError, WeightsError
+from imlctl.errors import InputError, NumericalError, UsageError, WeightsError
 from imlctl.image.decode import read
-from imlctl.scan import pool
-from imlctl.scan.analysis import Analysis, InProcess, Options
+from imlctl.scan import processes
+from imlctl.scan.analysis import Analysis, Options
 from imlctl.scan.custody import sha256_of
 from imlctl.scan.messages import Decoded, Failed, Request, Unchanged
 from imlctl.scan.naming import Kind
-from imlctl.scan.pool import Decoders, Limits, start_engine, suitable_jobs
+from imlctl.scan.pool import Batches, Decoders, InProcess, start_engine
+from imlctl.scan.processes import Limits, suitable_jobs
 from imlctl.scan.worker import decode_file
 from imlctl.settings import Settings
 
@@ -84,7 +87,7 @@ def test_refusals_arrive_as_they_are_raised_here(tmp_path, folder):
 
 
 def test_a_crash_costs_one_picture(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "_DECODER", UNRULY)
+    monkeypatch.setattr(processes, "_DECODER", UNRULY)
     names = ("a.png", "crash.png", "b.png", "eat.png", "bug.png", "lie.png", "c.png", "print.png")
     with Decoders(1, Limits(30, max_pixels=10_000)) as decoders:
         replies = dict(decoders.run(folder(*names)))
@@ -101,7 +104,7 @@ def test_a_crash_costs_one_picture(folder, tmp_path, monkeypatch):
 
 
 def test_a_hang_costs_one_picture_and_its_time(folder, monkeypatch):
-    monkeypatch.setattr(pool, "_DECODER", UNRULY)
+    monkeypatch.setattr(processes, "_DECODER", UNRULY)
     began = time.monotonic()
     with Decoders(1, Limits(0.5)) as decoders:
         replies = dict(decoders.run(folder("a.png", "hang.png", "b.png")))
@@ -113,7 +116,7 @@ def test_a_hang_costs_one_picture_and_its_time(folder, monkeypatch):
 
 
 def test_leaving_does_not_wait_for_a_hang(folder, monkeypatch):
-    monkeypatch.setattr(pool, "_DECODER", UNRULY)
+    monkeypatch.setattr(processes, "_DECODER", UNRULY)
     began = time.monotonic()
     with Decoders(1) as decoders:
         replies = decoders.run(folder("a.png", "hang.png", "b.png", "c.png"))
@@ -122,7 +125,7 @@ def test_leaving_does_not_wait_for_a_hang(folder, monkeypatch):
 
 
 def test_nothing_of_a_decoder_reaches_the_terminal(folder, monkeypatch, capfd):
-    monkeypatch.setattr(pool, "_DECODER", UNRULY)
+    monkeypatch.setattr(processes, "_DECODER", UNRULY)
     with Decoders(1) as decoders:
         ((_, reply),) = decoders.run(folder("print.png"))
     assert isinstance(reply, Decoded)
@@ -130,7 +133,7 @@ def test_nothing_of_a_decoder_reaches_the_terminal(folder, monkeypatch, capfd):
 
 
 def test_a_decoder_that_cannot_start_is_said_and_not_blamed_on_the_picture(folder, monkeypatch):
-    monkeypatch.setattr(pool, "_DECODER", "import nonsense; int")
+    monkeypatch.setattr(processes, "_DECODER", "import nonsense; int")
     with Decoders(1) as decoders, pytest.raises(UsageError, match="--jobs 0"):
         list(decoders.run(folder("a.png")))
 
@@ -185,17 +188,17 @@ def _lives(pid):
 
 
 def test_as_many_models_as_cores_and_memory_allow(monkeypatch):
-    monkeypatch.setattr(pool, "cores", lambda: 8)
-    monkeypatch.setattr(pool, "free_memory", lambda: 2**40)
+    monkeypatch.setattr(processes, "cores", lambda: 8)
+    monkeypatch.setattr(processes, "free_memory", lambda: 2**40)
     assert [suitable_jobs(pictures) for pictures in (1, 3, 100)] == [1, 3, 8]
-    monkeypatch.setattr(pool, "free_memory", lambda: 3 * 2**30)
+    monkeypatch.setattr(processes, "free_memory", lambda: 3 * 2**30)
     assert suitable_jobs(100) == 3
-    monkeypatch.setattr(pool, "free_memory", lambda: 0)
+    monkeypatch.setattr(processes, "free_memory", lambda: 0)
     assert suitable_jobs(100) == 1
-    monkeypatch.setattr(pool, "free_memory", lambda: None)
+    monkeypatch.setattr(processes, "free_memory", lambda: None)
     assert suitable_jobs(100) == 8
     monkeypatch.undo()
-    assert 1 <= pool.cores() <= os.cpu_count()
+    assert 1 <= processes.cores() <= os.cpu_count()
 
 
 def test_limits_must_be_positive():
@@ -240,7 +243,7 @@ from imlctl.scan.worker import serve_model; serve_model"""
 @pytest.fixture
 def models(monkeypatch):
     """Starts an engine of as many processes, whose models are unruly."""
-    monkeypatch.setattr(pool, "_MODEL", UNRULY_MODEL)
+    monkeypatch.setattr(processes, "_MODEL", UNRULY_MODEL)
     with ExitStack() as stack:
 
         def start(jobs, model=""):
@@ -332,3 +335,51 @@ def test_options_of_sampling_are_refused_for_a_model_that_does_not_sample(option
     options = Options(Settings(device="cpu"), sampled=(option,))
     with pytest.raises(UsageError, match=f"{option}: the model efficientiml draws no samples"):
         Analysis(options)
+
+
+@pytest.fixture(params=["efficientiml", "diffiml"])
+def card(request):
+    """Analysis on what stands for a graphics card, and the decoders in front of it."""
+    options = Options(Settings(model=request.param, device="cpu"), (Kind.MASK,), soft=True)
+    analysis = Analysis(options)
+    with Decoders(1) as decoders:
+        yield analysis, Batches(decoders, analysis)
+
+
+def test_pictures_of_one_size_go_to_a_card_together(card, folder, tmp_path, makers, monkeypatch):
+    analysis, engine = card
+    sizes = [(80, 90), (64, 64), (80, 90), (80, 90), (64, 64), (70, 71)]
+    names = [f"{n}.png" for n in range(len(sizes))]
+    requests = folder(*names, "bad.png")
+    for seed, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        (tmp_path / name).write_bytes(makers.encode(makers.texture(*size, seed=seed), "PNG"))
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    real, together = analysis.localizer.localize_together, []
+    monkeypatch.setattr(
+        analysis.localizer, "localize_together", lambda p: together.append(len(p)) or real(p)
+    )
+    answers = dict(engine.run(requests, never))
+    assert list(answers) == [*names, "bad.png"]
+    assert isinstance(answers["bad.png"], Failed)
+    assert together == [3, 2]  # the one of another size goes alone
+    for name in names:
+        alone = analysis.localizer.localize(tmp_path / name)
+        found = np.asarray(Image.open(io.BytesIO(answers[name].outputs[Kind.MASK])), float) / 65535
+        np.testing.assert_allclose(found, alone.probability, atol=1e-3)
+        assert abs(answers[name].record["score"] - alone.score) < 1e-3
+
+
+def test_a_picture_that_fails_in_a_batch_fails_alone(card, folder, monkeypatch):
+    analysis, engine = card
+    real = analysis.localizer._decide
+
+    def decide(probability, score, geometry):
+        if failing and not failing.pop():
+            raise NumericalError("it is NaN")
+        return real(probability, score, geometry)
+
+    failing = [True, False, True, False]  # read from the end: in the batch, then when alone
+    monkeypatch.setattr(analysis.localizer, "_decide", decide)
+    answers = dict(engine.run(folder("a.png", "b.png", "c.png"), never))
+    assert [isinstance(answer, Failed) for answer in answers.values()] == [False, True, False]
+    assert str(answers["b.png"].error).endswith("b.png: it is NaN")

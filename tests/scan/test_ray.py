@@ -20,7 +20,7 @@ from imlctl.scan.analysis import Analysis, Options, key_of
 from imlctl.scan.custody import sha256_of
 from imlctl.scan.messages import Failed, Finished, Request, Unchanged
 from imlctl.scan.naming import Kind
-from imlctl.scan.pool import Limits
+from imlctl.scan.processes import Limits
 from imlctl.scan.ray_cluster import Share, capacity, gist, joined, share_for
 from imlctl.scan.ray_pool import Assignment, OutOfReach, RayPool, Worker
 from imlctl.scan.worker import decode_file

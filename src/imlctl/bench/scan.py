@@ -21,7 +21,8 @@ from imlctl.scan.analysis import Options
 from imlctl.scan.find import Discovery, discover
 from imlctl.scan.folder import Outputs
 from imlctl.scan.naming import Kind
-from imlctl.scan.pool import Limits, start_engine, suitable_jobs
+from imlctl.scan.pool import start_engine
+from imlctl.scan.processes import Limits, suitable_jobs
 from imlctl.scan.run import scan
 
 if TYPE_CHECKING:

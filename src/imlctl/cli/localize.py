@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from imlctl.scan.find import Discovery
     from imlctl.scan.folder import Outputs
     from imlctl.scan.naming import Job
-    from imlctl.scan.pool import Limits
+    from imlctl.scan.processes import Limits
     from imlctl.scan.run import Engine
     from imlctl.settings import Fusion
 
@@ -82,7 +82,7 @@ def localize(
     from imlctl.scan.find import Patterns, discover, read_names
     from imlctl.scan.folder import Outputs
     from imlctl.scan.naming import Kind, Shard
-    from imlctl.scan.pool import Limits
+    from imlctl.scan.processes import Limits
     from imlctl.scan.run import scan
     from imlctl.settings import MEMBERS, STEPS, Sampling, Settings
 

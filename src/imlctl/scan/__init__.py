@@ -53,7 +53,8 @@ def _run(
     from imlctl.scan.analysis import Options
     from imlctl.scan.find import discover
     from imlctl.scan.naming import plan
-    from imlctl.scan.pool import Limits, start_engine
+    from imlctl.scan.pool import start_engine
+    from imlctl.scan.processes import Limits
     from imlctl.scan.run import scan
 
     found = discover(named, recursive=recursive)

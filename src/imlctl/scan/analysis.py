@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +17,14 @@ from imlctl.report.preview import FOUND_SIDE, PHOTO_SIDE, make_preview
 from imlctl.scan.ledger import Key
 from imlctl.scan.messages import Decoded, Failed, Finished, failed
 from imlctl.scan.naming import Kind
-from imlctl.scan.worker import decode_file, identified
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Mapping, Sequence
 
     from imlctl.inference import Progress
     from imlctl.pipeline import Result
     from imlctl.report.preview import Preview
-    from imlctl.scan.messages import Request, Unchanged
     from imlctl.scan.naming import Job
-    from imlctl.scan.pool import Decoders
     from imlctl.settings import Settings
 
 
@@ -95,9 +93,27 @@ class Analysis:
         Raises:
             ImlctlError: Of any kind but `InputError`: other pictures would fail as well.
         """
+        result = self.localize(decoded)
+        return result if isinstance(result, Failed) else self.finish(result, decoded)
+
+    def localize(self, decoded: Decoded) -> Result | Failed:
+        """Run the model over a picture; raises as the call does."""
         try:
-            result = self.localizer.localize(decoded.photo, progress=self.progress)
-            timings = {"decode": decoded.seconds, "analyse": result.seconds}
+            return self.localizer.localize(decoded.photo, progress=self.progress)
+        except Exception as error:
+            return _failed(error, decoded)
+
+    def localize_together(self, several: Sequence[Decoded]) -> list[Result | Failed]:
+        """Run the model over pictures of one size, each alone if that fails for any of them."""
+        if len(several) > 1:
+            with suppress(Exception):  # whose fault it was shows when each goes alone
+                return list(self.localizer.localize_together([each.photo for each in several]))
+        return [self.localize(each) for each in several]
+
+    def finish(self, result: Result, decoded: Decoded) -> Finished | Failed:
+        """Encode all that is wanted of a result; raises as the call does."""
+        timings = {"decode": decoded.seconds, "analyse": result.seconds}
+        try:
             record = dataclasses.replace(
                 result.record(),
                 seconds=round(sum(timings.values()), 4),
@@ -109,9 +125,7 @@ class Analysis:
                 self._preview(result) if self.options.previews else None,
             )
         except Exception as error:
-            photo = decoded.photo
-            failure = failed(error, photo.source)
-            return dataclasses.replace(failure, sha256=photo.sha256)
+            return _failed(error, decoded)
 
     def _preview(self, result: Result) -> Preview:
         """Make what a report shows; more of it where something was found."""
@@ -141,37 +155,9 @@ class Analysis:
         return (record.to_json(indent=2) + "\n").encode()
 
 
-class InProcess:
-    """Analyse in this process, one picture after another.
-
-    Args:
-        analysis: With its model in memory.
-        decoders: Decode a few pictures ahead; None to decode here too.
-    """
-
-    def __init__(self, analysis: Analysis, decoders: Decoders | None) -> None:
-        self._analysis = analysis
-        self._decode = _decode_here if decoders is None else decoders.run
-        self.provenance = analysis.provenance
-
-    def run(
-        self, requests: Iterable[tuple[Job, Request]], stopped: Callable[[], bool]
-    ) -> Iterator[tuple[Job, Finished | Unchanged | Failed]]:
-        """Analyse each picture as it is asked for."""
-        for job, reply in self._decode(requests):
-            if stopped():
-                return
-            yield job, self._analysis(reply) if isinstance(reply, Decoded) else reply
-            del reply  # or its pixels would stay until the next picture is decoded
-
-
-def _decode_here(
-    requests: Iterable[tuple[Job, Request]],
-) -> Iterator[tuple[Job, Decoded | Unchanged | Failed]]:
-    for job, request in requests:
-        reply = decode_file(request)
-        yield job, identified(reply) if isinstance(reply, Failed) else reply
-        del reply
+def _failed(error: Exception, decoded: Decoded) -> Failed:
+    photo = decoded.photo
+    return dataclasses.replace(failed(error, photo.source), sha256=photo.sha256)
 
 
 def key_of(provenance: Mapping[str, Any], options: Options) -> Key:

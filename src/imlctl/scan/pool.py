@@ -1,31 +1,24 @@
-"""Processes that decode and processes that run the model, all of them replaceable.
+"""Engines of a scan: what decodes and analyses on this machine, and in which processes.
 
 On a CPU there are as many models as cores, with one thread each: the network is small, so that
 threads inside a picture gain less than pictures side by side; and one thread has one rounding,
-whatever the number of processes.
+whatever the number of processes. A graphics card is given several pictures at once.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-import re
-import signal
-import subprocess
 import sys
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from imlctl.errors import ImlctlError, InputError, UsageError
-from imlctl.image.decode import DEFAULT_MAX_PIXELS
-from imlctl.scan.messages import Decoded, Failed, receive, send
-from imlctl.scan.worker import HELLO
+from imlctl.scan.messages import Decoded, Failed
+from imlctl.scan.processes import Decoder, Limits, ModelProcess, cores, suitable_jobs
+from imlctl.scan.worker import decode_file, identified
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,279 +26,15 @@ if TYPE_CHECKING:
     from typing import Self
 
     from imlctl.inference import Progress
-    from imlctl.scan.analysis import InProcess, Options
+    from imlctl.scan.analysis import Analysis, Options
     from imlctl.scan.messages import Finished, Request, Unchanged
     from imlctl.scan.naming import Job
 
 Tag = TypeVar("Tag")
 
 _MOST_DECODERS = 16
-_START = 60.0  # seconds that a decoder may take until it answers at all
-_DECODER = "from imlctl.scan.worker import serve_decoder; serve_decoder"
-_MODEL = "from imlctl.scan.worker import serve_model; serve_model"
-_PIPE = 2**20  # bytes; the usual 64 KiB make a large picture many small steps
-_MODEL_MEMORY = 2**30  # bytes of one process with a tile of the default size in hand, about
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits on decoding one picture.
-
-    Attributes:
-        seconds: Longest time to read and decode it.
-        max_pixels: Largest picture that is decoded; sets how much memory that may take.
-    """
-
-    seconds: float = 120.0
-    max_pixels: int = DEFAULT_MAX_PIXELS
-
-    def __post_init__(self) -> None:
-        if not 0 < self.seconds <= threading.TIMEOUT_MAX or self.max_pixels < 1:
-            raise UsageError(
-                f"{self.seconds:g} seconds and {self.max_pixels} pixels are no usable limits",
-                source="--timeout, --max-pixels",
-                remedy="Both must be positive, and --timeout a finite number of seconds.",
-            )
-
-    @property
-    def memory(self) -> int:
-        """Most bytes a decoder may ask for: the file, its samples, and their conversions."""
-        return 2**30 + 32 * self.max_pixels
-
-
-def cores() -> int:
-    """Return how many cores this process may use at once."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-        if quota != "max":
-            return max(1, min(usable or 1, int(quota) // int(period)))
-    return usable or 1
-
-
-def free_memory() -> int | None:
-    """Return how many bytes of memory are free, or None where the system does not say."""
-    sizes = []
-    with suppress(OSError):
-        listing = Path("/proc/meminfo").read_text("ascii")
-        if free := re.search(r"MemAvailable:\s*(\d+) kB", listing):
-            sizes.append(int(free[1]) * 1024)
-    with suppress(OSError, ValueError):  # no limit is "max"
-        folder = Path("/sys/fs/cgroup")
-        limit = int((folder / "memory.max").read_text("ascii"))
-        sizes.append(limit - int((folder / "memory.current").read_text("ascii")))
-    return max(0, min(sizes)) if sizes else None
-
-
-def suitable_jobs(pictures: int) -> int:
-    """Return how many model processes suit a scan on a CPU: one a core, if memory allows it."""
-    free = free_memory()
-    by_memory = pictures if free is None else free // _MODEL_MEMORY
-    return max(1, min(pictures, cores(), by_memory))
-
-
-class _Child:
-    """A process that answers one message after another; started anew after it died."""
-
-    def __init__(self, program: str) -> None:
-        self._program = program
-        self._process: subprocess.Popen[bytes] | None = None
-        self._greeted = self._closed = False
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the process, without waiting for it."""
-        # From our own folder, and not from the current one (-P): that one may hold anything.
-        places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-        threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
-        self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-P", "-c", self._program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # libtiff and others print whatever they dislike
-            env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, places))},
-            start_new_session=True,  # Ctrl-C at the terminal is for the scan alone
-            pipesize=_PIPE,
-        )
-        self._greeted = False
-        return self._process
-
-    def stop(self) -> int:
-        """End the process, whatever it does, and return its status."""
-        process, self._process = self._process, None
-        if process is None:
-            return 0
-        process.kill()
-        for stream in (process.stdin, process.stdout):
-            with suppress(OSError):
-                if stream is not None:
-                    stream.close()
-        return process.wait()
-
-    def abandon(self) -> None:
-        """End the process from another thread than the one that waits for it, for good."""
-        self._closed = True
-        if self._process is not None:
-            self._process.kill()
-
-
-class Decoder(_Child):
-    """One process that decodes."""
-
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(f"{_DECODER}({limits.memory})")
-        self.limits = limits
-        self._expired = False
-        self.start()
-
-    def __call__(self, request: Request) -> Decoded | Unchanged | Failed:
-        """Have a file read and decoded; one that fails is hashed at least.
-
-        Raises:
-            UsageError: The process cannot be started.
-        """
-        reply = self._ask(request)
-        if isinstance(reply, Failed) and request.data is None and not self._closed:
-            known = self._ask(replace(request, done={}, decoded=False))
-            if isinstance(known, Failed):
-                return replace(reply, sha256=known.sha256, size=known.size)
-        return reply
-
-    def _ask(self, request: Request) -> Decoded | Unchanged | Failed:
-        if self._closed:
-            return Failed(InputError("the scan has ended", source=request.path))
-        process = self._process or self.start()
-        assert process.stdin and process.stdout  # noqa: S101, PT018
-        self._expired = False
-        try:
-            if not self._greeted:
-                with self._alarm(_START):
-                    self._greeted = process.stdout.read(len(HELLO)) == HELLO
-            with self._alarm(self.limits.seconds):
-                send(process.stdin, request)
-                return receive(process.stdout)  # type: ignore[no-any-return]
-        except Exception:  # what a process answers that was taken over can be anything
-            greeted = self._greeted
-            code = self.stop()
-            if not greeted and not self._closed:
-                raise UsageError(
-                    f"the process that decodes pictures does not start ({_ending(code)})",
-                    remedy="Try --jobs 0, which does everything in this process.",
-                ) from None
-            return Failed(self._reason(request.path, code))
-
-    @contextmanager
-    def _alarm(self, seconds: float) -> Iterator[None]:
-        """End the process if the block takes longer, so that reading from it ends too."""
-        alarm = threading.Timer(seconds, self._expire)
-        alarm.daemon = True
-        alarm.start()
-        try:
-            yield
-        finally:
-            alarm.cancel()
-
-    def _expire(self) -> None:
-        self._expired = True
-        if self._process is not None:
-            self._process.kill()
-
-    def _reason(self, path: str, code: int) -> InputError:
-        if self._expired:
-            return InputError(
-                f"decoding it took longer than {self.limits.seconds:g} seconds",
-                source=path,
-                remedy="Raise --timeout if the file is good and its disk is slow.",
-            )
-        return InputError(
-            f"the process that decoded it crashed ({_ending(code)})",
-            source=path,
-            remedy="The file may be made to crash programs, or memory ran out.",
-        )
-
-
-class ModelProcess(_Child):
-    """One process that holds a model, on a CPU with one thread."""
-
-    def __init__(self, options: Options) -> None:
-        super().__init__(f"{_MODEL}()")
-        self._options = options
-        self._provenance: dict[str, Any] = {}
-        self.start()
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the process, without waiting for it."""
-        process = super().start()
-        assert process.stdin  # noqa: S101
-        with suppress(OSError):  # it is dead already: whoever reads from it will say so
-            send(process.stdin, self._options)
-        return process
-
-    def provenance(self) -> dict[str, Any]:
-        """Wait until the model is in memory, and return the provenance of its results.
-
-        Raises:
-            ImlctlError: The model, its weights or the device cannot be had, or the process does
-                not start.
-        """
-        process = self._process or self.start()
-        assert process.stdout  # noqa: S101
-        if not self._greeted:
-            try:
-                hello = receive(process.stdout, trusted=True)
-            except (OSError, EOFError, pickle.UnpicklingError):
-                code = self.stop()
-                raise UsageError(
-                    f"the process that runs the model does not start ({_ending(code)})",
-                    remedy="Free some memory, or try --jobs 0, which does all in this process.",
-                ) from None
-            if isinstance(hello, ImlctlError):
-                raise hello
-            self._provenance, self._greeted = hello, True
-        return self._provenance
-
-    def __call__(self, decoded: Decoded) -> Finished | Failed:
-        """Have a picture analysed.
-
-        Raises:
-            ImlctlError: Of any kind but `InputError`: other pictures would fail as well.
-        """
-        path = decoded.photo.source
-        if self._process is not None and self._process.poll() is not None:
-            self.stop()  # it died with nothing in hand
-        if self._closed:
-            return Failed(InputError("the scan has ended", source=path))
-        try:
-            self.provenance()
-            process = self._process
-            assert process and process.stdin and process.stdout  # noqa: S101, PT018
-            send(process.stdin, decoded)
-            answer = receive(process.stdout, trusted=True)
-        except ImlctlError:
-            if self._closed:
-                return Failed(InputError("the scan has ended", source=path))
-            raise
-        except (OSError, EOFError, pickle.UnpicklingError):
-            error = _model_died(path, self.stop())
-            return Failed(error, sha256=decoded.photo.sha256)
-        if isinstance(answer, ImlctlError):
-            raise answer
-        return answer  # type: ignore[no-any-return]
-
-
-def _model_died(path: str, code: int) -> InputError:
-    if _ending(code) == "SIGKILL":
-        what = "the process that analysed it was killed; probably memory ran out"
-    else:
-        what = f"the process that analysed it crashed ({_ending(code)})"
-    remedy = "Use fewer processes, such as --jobs 1, or smaller tiles, such as --tile 512."
-    return InputError(what, source=path, remedy=remedy)
-
-
-def _ending(code: int) -> str:
-    """Name the end of a process: its exit status, or the signal that ended it."""
-    with suppress(ValueError):
-        return signal.Signals(-code).name if code < 0 else f"status {code}"
-    return f"signal {-code}"
+_BATCH = 8  # pictures of one size that a graphics card is given at once
+_WINDOW_PIXELS = 2**25  # decoded pictures that wait for others of their size have no more
 
 
 class Decoders:
@@ -365,13 +94,45 @@ def _first(waiting: deque[tuple[Tag, Future[Any]]]) -> tuple[Tag, Any]:
     return tag, future.result()
 
 
+class InProcess:
+    """Analyse in this process, one picture after another.
+
+    Args:
+        analysis: With its model in memory.
+        decoders: Decode a few pictures ahead; None to decode here too.
+    """
+
+    def __init__(self, analysis: Analysis, decoders: Decoders | None) -> None:
+        self._analysis = analysis
+        self._decode = _decode_here if decoders is None else decoders.run
+        self.provenance = analysis.provenance
+
+    def run(
+        self, requests: Iterable[tuple[Job, Request]], stopped: Callable[[], bool]
+    ) -> Iterator[tuple[Job, Finished | Unchanged | Failed]]:
+        """Analyse each picture as it is asked for."""
+        for job, reply in self._decode(requests):
+            if stopped():
+                return
+            yield job, self._analysis(reply) if isinstance(reply, Decoded) else reply
+            del reply  # or its pixels would stay until the next picture is decoded
+
+
+def _decode_here(
+    requests: Iterable[tuple[Job, Request]],
+) -> Iterator[tuple[Job, Decoded | Unchanged | Failed]]:
+    for job, request in requests:
+        reply = decode_file(request)
+        yield job, identified(reply) if isinstance(reply, Failed) else reply
+        del reply
+
+
 class Pool:
     """Decoders, and models behind them; results come in the order of the requests.
 
     Args:
         decoders: Shared by all models.
-        models: Each takes a decoded picture and returns what came of it; processes, or a model on
-            a graphics card in this one.
+        models: Each takes a decoded picture and returns what came of it.
         provenance: Of all results.
     """
 
@@ -439,6 +200,81 @@ class Pool:
             self._room.release()
 
 
+class Batches:
+    """A model on a graphics card, in this process, that takes pictures of one size together.
+
+    The card works on the next pictures while the outputs of the last are encoded beside it.
+
+    Args:
+        decoders: Decode ahead.
+        analysis: With its model on the card.
+    """
+
+    def __init__(self, decoders: Decoders, analysis: Analysis) -> None:
+        self.provenance = analysis.provenance
+        self._decoders = decoders
+        self._analysis = analysis
+
+    def run(
+        self, requests: Iterable[tuple[Job, Request]], stopped: Callable[[], bool]
+    ) -> Iterator[tuple[Job, Finished | Unchanged | Failed]]:
+        """Analyse pictures in their order; once told to stop, those on the card are finished.
+
+        Raises:
+            ImlctlError: A setting is wrong, or a process cannot be started.
+        """
+        encoders = ThreadPoolExecutor(max(1, min(cores() - 1, 4)), thread_name_prefix="encode")
+        with encoders, ThreadPoolExecutor(1, thread_name_prefix="model") as card:
+            on_card: deque[Future[list[Any]]] = deque()
+            for window in self._windows(requests, stopped):
+                on_card.append(card.submit(self._localize, window))
+                if len(on_card) > 1:
+                    yield from encoders.map(self._finish, on_card.popleft().result())
+            while on_card:
+                yield from encoders.map(self._finish, on_card.popleft().result())
+
+    def _windows(
+        self, requests: Iterable[tuple[Job, Request]], stopped: Callable[[], bool]
+    ) -> Iterator[list[tuple[Job, Any]]]:
+        """Yield so many decoded pictures that there are some of one size among them."""
+        window: list[tuple[Job, Any]] = []
+        pixels = 0
+        for job, reply in self._decoders.run(requests):
+            if stopped():
+                return
+            window.append((job, reply))
+            pixels += reply.photo.pixels.size // 3 if isinstance(reply, Decoded) else 0
+            if len(window) >= 4 * _BATCH or pixels >= _WINDOW_PIXELS:
+                yield window
+                window, pixels = [], 0
+        if window:
+            yield window
+
+    def _localize(self, window: list[tuple[Job, Any]]) -> list[tuple[Job, Any, Any]]:
+        """Run the model; return each job with what was decoded and its result."""
+        tile = self._analysis.options.settings.tile
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        results: list[Any] = [reply for _, reply in window]
+        for place, (_, reply) in enumerate(window):
+            if isinstance(reply, Decoded):
+                height, width = reply.photo.pixels.shape[:2]
+                alone = max(height, width) > tile
+                by_size.setdefault((height, width, place if alone else -1), []).append(place)
+        for places in by_size.values():
+            for start in range(0, len(places), _BATCH):
+                some = places[start : start + _BATCH]
+                found = self._analysis.localize_together([window[place][1] for place in some])
+                for place, result in zip(some, found, strict=True):
+                    results[place] = result
+        return [(job, reply, result) for (job, reply), result in zip(window, results, strict=True)]
+
+    def _finish(self, item: tuple[Job, Any, Any]) -> tuple[Job, Finished | Unchanged | Failed]:
+        job, reply, result = item
+        if not isinstance(reply, Decoded) or isinstance(result, Failed):
+            return job, result
+        return job, self._analysis.finish(result, reply)
+
+
 def start_engine(
     options: Options,
     pictures: int,
@@ -447,7 +283,7 @@ def start_engine(
     *,
     jobs: int | None = None,
     progress: Progress = lambda done, total: None,
-) -> InProcess | Pool:
+) -> InProcess | Pool | Batches:
     """Start what decodes and analyses on this machine.
 
     On a CPU, several pictures are analysed by processes of one thread each, so `options.threads`
@@ -465,7 +301,7 @@ def start_engine(
     Raises:
         ImlctlError: The model, its weights or the device cannot be had.
     """
-    from imlctl.scan.analysis import Analysis, InProcess
+    from imlctl.scan.analysis import Analysis
 
     if jobs == 0 or not pictures:
         return InProcess(Analysis(options, progress), None)
@@ -484,7 +320,7 @@ def start_engine(
     analysis = Analysis(options, progress)
     if pictures == 1:
         return InProcess(analysis, decoders)
-    return stack.enter_context(Pool(decoders, [analysis], analysis.provenance))
+    return Batches(decoders, analysis)
 
 
 def _on_cpu(device: str) -> bool:

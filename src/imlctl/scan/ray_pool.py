@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from imlctl.errors import ConfigError, ImlctlError, InputError, UsageError
 from imlctl.scan.analysis import Analysis, key_of
 from imlctl.scan.messages import Decoded, Failed, Finished, Unchanged
-from imlctl.scan.pool import Decoder
+from imlctl.scan.processes import Decoder
 from imlctl.scan.ray_cluster import capacity, gist, joined, share_for
 from imlctl.scan.worker import decode_file, identified
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from imlctl.scan.ledger import Key
     from imlctl.scan.messages import Request
     from imlctl.scan.naming import Job
-    from imlctl.scan.pool import Limits
+    from imlctl.scan.processes import Limits
     from imlctl.scan.ray_cluster import Share
 
 _MOST_DEATHS = 3  # of workers with the same picture in hand; then it is the picture's fault
