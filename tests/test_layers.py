@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -162,6 +163,15 @@ def import_names(requirements: list[str]) -> set[str]:
 def test_the_sources_keep_to_their_layers() -> None:
     assert len(list(SOURCE.rglob("*.py"))) > 30  # an empty tree would pass
     assert violations(SOURCE) == []
+
+
+def test_the_map_for_contributors_shows_the_layers() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rows = re.findall(r"(?m)^\| (\d) \| ([^|]+) \|", page)
+    shown = {
+        name: int(rank) for rank, cell in rows for name in re.findall(r"`(\w+)(?:/|\.py)`", cell)
+    }
+    assert shown == {name: rank for name, rank in RANKS.items() if not name.startswith("__")}
 
 
 def test_third_party_imports_are_declared_and_extras_deferred() -> None:
