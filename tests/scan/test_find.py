@@ -180,7 +180,7 @@ def test_pictures_are_known_by_their_content(tmp_path, picture):
     discovery = discover([str(tmp_path)])
     assert sorted(str(each.name) for each in discovery.pictures) == sorted(names)
     assert discovery.left_out == (
-        LeftOut(tmp_path / "notes.doc", "this is a text file, not a photograph that can be read"),
+        LeftOut(tmp_path / "notes.doc", "this is a text file, not a photograph"),
     )
 
 

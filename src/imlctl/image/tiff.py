@@ -411,7 +411,7 @@ def _describe(reader: _Reader, pages: list[dict[int, int]], notes: tuple[str, ..
         frames=len(pages),
         size=first.size,
         tile=first.tile or (1, 1),
-        kind=f"a {meaning} TIFF with {first.samples} {kind}samples of {first.bits} bits per pixel",
+        kind=f"a TIFF with {first.samples} {kind}samples of {first.bits} bits ({meaning})",
         bits=first.bits,
         signed=first.sample_format == 2,
         notes=notes,
