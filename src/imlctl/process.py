@@ -38,6 +38,16 @@ def spin_moderately() -> None:
         os.environ["GOMP_SPINCOUNT"], os.environ["KMP_BLOCKTIME"] = _SPINS, _BLOCK_TIME
 
 
+def sleep_at_once() -> None:
+    """Let waiting threads sleep at once instead, unless the environment says otherwise.
+
+    For training on a CPU, where processes that make samples want the cores that a spinning thread
+    would hold. To be called after `spin_moderately` and before torch is imported.
+    """
+    if os.environ.get("GOMP_SPINCOUNT") == _SPINS and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["GOMP_SPINCOUNT"] = os.environ["KMP_BLOCKTIME"] = "0"
+
+
 def keep_freed_blocks() -> bool:
     """Let glibc's malloc reuse large blocks instead of handing each back to the kernel.
 

@@ -13,6 +13,7 @@ from imlctl.cli.console import note
 from imlctl.cli.interrupts import Interrupts
 from imlctl.cli.progress import Progress, train_line
 from imlctl.errors import Exit
+from imlctl.process import sleep_at_once
 
 _STOPPING = b"\nimlctl: saving after this step; press Ctrl-C again to stop now\n"
 
@@ -38,6 +39,9 @@ def train(
 
     In several processes: torchrun --nproc-per-node 4 --no-python imlctl train PRESET -o RUN.
     """
+    # The command line has turned malloc's trimming off already: together with this a step takes a
+    # fraction of the time that it takes beside processes that make samples.
+    sleep_at_once()
     from imlctl.device import resolve
     from imlctl.train.config import load_config
     from imlctl.train.logs import to_tensorboard

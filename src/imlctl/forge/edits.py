@@ -69,7 +69,7 @@ def blend(host: Pixels, source: Pixels, alpha: NDArray[np.float32]) -> Pixels:
 
 
 def _changed(alpha: NDArray[np.float32]) -> Mask:
-    """Where a feathered edit counts: from half of its strongest place on, so no edit vanishes."""
+    """Mark a feathered edit from half of its strongest place on, so that no edit vanishes."""
     return alpha >= 0.5 * float(alpha.max())
 
 
@@ -134,7 +134,7 @@ def clone(host: Pixels, outline: Mask, rng: Rng) -> tuple[Pixels, Mask]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Motion:
-    """How a copy was moved: the affine map, and the whole-pixel shift where it is nothing else."""
+    """Motion of a copy: the affine map, and the whole-pixel shift where it is nothing else."""
 
     turn: NDArray[np.float64]
     shift: tuple[int, int] | None  # down, right

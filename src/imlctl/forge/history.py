@@ -1,4 +1,4 @@
-"""What happens to a photograph between sensor and screen: real encoders, real resamplers.
+"""Histories of photographs between sensor and screen: real encoders, real resamplers.
 
 `random_history` makes the past of one source, different for donor and host, which is the evidence.
 `Circulation` is what the whole picture goes through after the edit, the same everywhere, forged or
@@ -279,7 +279,7 @@ _Change = _Cut | _Resize | Encoding | Step
 
 @dataclass(frozen=True, slots=True)
 class Circulation:
-    """What a whole picture goes through after the edit.
+    """Steps that a whole picture goes through after the edit.
 
     Attributes:
         canvas: Height and width at which the picture is edited; the steps lead from there to the

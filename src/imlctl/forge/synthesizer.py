@@ -207,7 +207,7 @@ class Synthesizer:
     def _host(
         self, kind: str, shape: Shape, rng: Rng, *, careful: bool, whole: int
     ) -> tuple[Pixels, Mask | None]:
-        """What is to be edited, and the outline of a thing in it, if it was chosen for one."""
+        """Choose what is to be edited, with the outline of a thing if it was chosen for one."""
         outline = None
         if whole >= 0:
             self._used.append(self.pool.names[whole])

@@ -33,7 +33,7 @@ KINDS = tuple(f.name for f in fields(Mix))
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to make.
+    """Order for pictures, or for a part of them.
 
     Attributes:
         count: Pictures in all parts together.

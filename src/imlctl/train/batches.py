@@ -30,7 +30,7 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one step, or a part of one, learns from.
+    """Pictures and truth that one step, or a part of one, learns from.
 
     Attributes:
         image: (B, 3, S, S) in [0, 1], float32, padded below and on the right as for inference.
@@ -88,7 +88,7 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Which samples make which batch; each is a list of numbers.
+    """Numbers of the samples of each batch, a list for each.
 
     Attributes:
         start: First sample.

@@ -28,7 +28,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
-    """Where photographs come from.
+    """Sources of the samples.
 
     Attributes:
         photos: Folders of authentic photographs; may be empty when all samples are real.
@@ -72,7 +72,7 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True)
 class OptimConfig:
-    """How long and how fast.
+    """Length, batches and learning rate of a run.
 
     Attributes:
         steps: Optimizer steps.
@@ -155,7 +155,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationConfig:
-    """What the finished weights are measured on. It never chooses between weights.
+    """Pictures that the finished weights are measured on; they never choose between weights.
 
     Attributes:
         manifests: As `imlctl data index` writes them.

@@ -39,7 +39,7 @@ _BOUND = 3.0  # standard deviations within which latents should stay
 
 @dataclass(frozen=True, slots=True)
 class DistillWeights:
-    """What counts how much.
+    """Weights of the terms of the loss.
 
     Attributes:
         teacher: Squared distance to the teacher's latents, lambda of Eq. 6.

@@ -34,7 +34,7 @@ _TIMEOUT = timedelta(hours=2)  # the others wait while the first process validat
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """Which process this is.
+    """Place of this process among those that train.
 
     Attributes:
         rank: From 0.
@@ -48,7 +48,7 @@ class Process:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes what only one may write."""
+        """True for the one process that writes files."""
         return self.rank == 0
 
 
@@ -116,7 +116,7 @@ def this_round_of(store: Store, process: Process) -> Store:
 
 
 def joined() -> bool:
-    """Whether there are other processes."""
+    """Return true if there are other processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -137,7 +137,7 @@ def first_alone(process: Process) -> Iterator[None]:
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether any of the processes says so; all of them get the same answer."""
+    """Return true in all processes if the flag is set in any."""
     if not joined():
         return flag
     flags = torch.tensor(float(flag), device=device)
@@ -172,7 +172,7 @@ def part_of_batch(first: int, total: int) -> Iterator[None]:
 
 
 def within_batch() -> tuple[int, int]:
-    """Where the pictures at hand lie in the whole batch: number of the first, and the total.
+    """Return the place of the pictures at hand in the batch: the first number, and the total.
 
     The total is 0 where nobody said.
     """

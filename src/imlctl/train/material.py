@@ -1,4 +1,4 @@
-"""What a run learns from and what it is judged on, and a digest of both."""
+"""Samples that a run learns from and is judged on, and a digest of both."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _missing(config: TrainConfig) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a run works with.
+    """Samples and photographs of a run.
 
     Attributes:
         training: Makes samples to learn from.

@@ -1,4 +1,4 @@
-"""What is trained, and towards what: EfficientIML by its masks, DiffIML by denoising latents.
+"""Objectives: EfficientIML learns from masks, DiffIML from denoising latents.
 
 The loop knows neither model; it asks an objective to build one, and for the loss of a batch.
 """

@@ -40,7 +40,7 @@ _BATCH = 8  # a worker makes whole batches; how large they are changes nothing
 
 @dataclass(frozen=True, slots=True)
 class SampleCost:
-    """What one process spends on a sample, in seconds.
+    """Cost of a sample in one process, in seconds.
 
     Attributes:
         whole: All of it.

@@ -28,7 +28,7 @@ _LATENTS = "latents (B, C, h, w)"
 
 @dataclass(frozen=True, slots=True)
 class TeacherConfig:
-    """Which autoencoder teaches.
+    """Choice of the autoencoder that teaches.
 
     Attributes:
         source: Id on the Hub, a folder in its layout, or an ONNX encoder (a file ending in
@@ -55,7 +55,7 @@ class TeacherConfig:
 
     @property
     def is_onnx(self) -> bool:
-        """Whether the source is an ONNX file."""
+        """True where the source is an ONNX file."""
         return Path(self.source).suffix.lower() == ".onnx"
 
 
