@@ -47,6 +47,28 @@ def test_threads_of_the_command_line_spin_moderately_unless_told_otherwise(
     assert wanted in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, "0"),
+        ({"GOMP_SPINCOUNT": "77"}, "77"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ],
+)
+def test_training_lets_threads_sleep_unless_told_otherwise(
+    given: dict[str, str], wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in process._CHOSEN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    process.spin_moderately()
+    process.sleep_at_once()
+    assert os.environ.get("GOMP_SPINCOUNT") == wanted
+    for name in process._CHOSEN:
+        os.environ.pop(name, None)
+
+
 FAULTS = """
 import resource
 from imlctl import process

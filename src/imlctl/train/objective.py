@@ -26,7 +26,7 @@ from imlctl.forge.shapes import EdgeKind, edge_map
 from imlctl.train.distributed import within_batch
 from imlctl.train.losses import localization_loss, weighted_mean
 from imlctl.weights.load import load
-from imlctl.weights.use import open_weights
+from imlctl.weights.open import open_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
