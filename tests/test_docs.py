@@ -24,6 +24,7 @@ from PIL import Image
 from imlctl import __version__
 from imlctl.cli import app, main
 from imlctl.resources import presets
+from imlctl.train.config import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +44,7 @@ ONLY_PARSED = {
     "uv tool install ": "fetches packages",
     "make ": "sets up an environment of its own, from a package registry",
     "imlctl weights pull ": "fetches weights",
-    "imlctl data sheet ": "needs photographs to train on",
-    "imlctl train ": "takes hours",
+    "imlctl train ": "takes ten minutes to hours",
     "imlctl localize photo.jpg --weights runs/": "needs what training makes",
     "imlctl bench ": "takes minutes; tests/cli/test_bench.py runs it on small sets",
 }
@@ -357,6 +357,19 @@ def in_a_shell(line: str, folder: Path) -> None:
     subprocess.run(["bash", "-ec", script], cwd=folder, check=True, capture_output=True)
     with Image.open(io.BytesIO((folder / "mask.png").read_bytes())) as mask:
         assert mask.mode == "L"
+
+
+def test_presets_of_the_docs_can_be_read(tmp_path: Path) -> None:
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.findall(r"(?ms)^```toml\n(.*?)^```$", page.read_text("utf-8"))
+    ]
+    assert blocks
+    for number, block in enumerate(blocks):
+        preset = tmp_path / f"{number}.toml"
+        preset.write_text(block, "utf-8")
+        assert load_config(preset).optim.steps > 0
 
 
 def test_the_python_of_the_readme_works(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

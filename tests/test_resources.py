@@ -33,6 +33,8 @@ def test_a_preset_is_found_by_path_before_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert resources.find_preset("diffiml").samefile(ROOT / "configs" / "diffiml.toml")
+    Path("starter").mkdir()
+    assert resources.find_preset("starter").samefile(ROOT / "configs" / "starter.toml")
     Path("diffiml").write_text("")
     assert resources.find_preset(Path("diffiml")) == Path("diffiml")
 

@@ -27,7 +27,7 @@ def find_preset(wanted: str | Path) -> Path:
         ConfigError: It is neither; lists the names.
     """
     path = Path(wanted)
-    if path.exists():
+    if path.exists() and not path.is_dir():
         return path
     known = presets()
     if str(wanted) in known:
