@@ -29,10 +29,11 @@ from imlctl.errors import (
     UsageError,
     WeightsError,
 )
-from imlctl.mask.decide import Rule
+from imlctl.mask.decide import Rule, Verdict
+from imlctl.mask.rates import Rates
 from imlctl.mask.score import EVIDENCE, critical
 from imlctl.pipeline import Localizer
-from imlctl.settings import Settings
+from imlctl.settings import Sampling, Settings
 from imlctl.weights.load import Card, load, save
 
 
@@ -158,6 +159,30 @@ def test_the_score_is_read_from_the_map_where_the_weights_say_how(
     assert result.score == pytest.approx(1 / (1 + math.exp(-(1.5 * odds - 0.25))))
     assert result.record().to_dict()["score"] == result.score
     assert result.score != localizer.localize(encoded(photo())).score  # the model's own number
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, True),
+        ({"threshold": 0.3}, True),  # which changes marks, not scores
+        ({"sampling": Sampling(seed=3)}, True),
+        ({"sampling": Sampling(tta=True)}, False),
+        ({"tile": 512}, False),
+    ],
+)
+def test_rates_are_told_for_the_settings_that_they_were_measured_with(
+    weights: Path, tmp_path: Path, settings: dict[str, Any], told: bool
+) -> None:
+    rates = Rates.measured("of a test", [(Verdict.MANIPULATED, 0.2)], list(Verdict))
+    loaded = load(weights)
+    path = tmp_path / "measured.safetensors"
+    save(path, loaded.model, replace(loaded.card, rates=rates))
+    record = Localizer(Settings(weights=path, **settings)).localize(encoded(photo())).to_dict()
+    assert (record["rates"] is not None) == told
+    if told:
+        assert record["rates"]["pictures"] == "of a test"
+        assert record["rates"]["authentic"]["of"] == 3
 
 
 def test_record_and_pictures(localizer: Localizer) -> None:

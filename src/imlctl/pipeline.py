@@ -30,11 +30,11 @@ from imlctl.mask.decide import Decision, Verdict, check_probability, decide
 from imlctl.mask.regions import Regions, find_regions
 from imlctl.mask.score import EVIDENCE, critical, picture_score
 from imlctl.record import Record
-from imlctl.settings import Settings
+from imlctl.settings import DEFAULT_TILE, Sampling, Settings
 from imlctl.weights.open import open_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -164,22 +164,19 @@ class Result:
         """Probability as colours over the photograph, and a legend."""
         return render.heatmap_png(self.pixels, self.probability, threshold=self.decision.threshold)
 
-    @cached_property
-    def views(self) -> dict[str, NDArray[np.uint8]]:
-        """Error levels, JPEG ghost and more, (H, W, 3) uint8, upright; see `image.views`."""
-        turn, found = (
-            self.photo.facts.orientation,
-            views_of(self.photo.pixels, self.photo.thumbnail),
-        )
-        return {name: upright(view, turn) for name, view in found}
+    def views(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Yield error levels, JPEG ghost and more, (H, W, 3) uint8, upright; see `image.views`.
+
+        They are as large as the photograph, and made one after another.
+        """
+        for name, view in views_of(self.photo.pixels, self.photo.thumbnail):
+            yield name, upright(view, self.photo.facts.orientation)
 
     def views_png(self) -> bytes:
         """All views below each other, each with how to read it; none enters the verdict."""
         return render.captioned_png(
-            [
-                (pixels, [line for text in VIEWS[name].lines for line in wrap(text, 64)])
-                for name, pixels in self.views.items()
-            ]
+            (view, [line for text in VIEWS[name].lines for line in wrap(text, 64)])
+            for name, view in self.views()
         )
 
     def record(self) -> Record:
@@ -310,7 +307,15 @@ class Localizer:
     def _result(self, photo: Photo, answer: Answer, geometry: Geometry, seconds: float) -> Result:
         found = self._decide(answer.probability, answer.score, geometry)
         reliability = None if answer.reliability is None else restore(answer.reliability, geometry)
-        return Result(photo, *found, self.provenance, seconds, self.card.rates, reliability)
+        return Result(photo, *found, self.provenance, seconds, self._rates(), reliability)
+
+    def _rates(self) -> Rates | None:
+        """Return the measured rates; None with settings that the score was not measured with."""
+        how, usual = self.settings.sampling, Sampling()
+        same = self.settings.tile == DEFAULT_TILE and how.tta == usual.tta
+        if self.model.samples:
+            same = same and (how.steps, how.ensemble) == (usual.steps, usual.ensemble)
+        return self.card.rates if same else None
 
     def _survive_fork(self) -> None:
         """Compute with one thread in a child that was forked: OpenMP's others are not there.

@@ -15,7 +15,7 @@ from imlctl.mask import legend
 from imlctl.mask.decide import DEFAULT_THRESHOLD, check_probability, check_threshold
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,6 +25,7 @@ _KEYWORD = "imlctl"  # of the text chunk by which a scan knows its own outputs
 
 # Of pictures for the eye only; masks are always written at the size of the photograph.
 _MAX_PIXELS = 32_000_000
+_PANEL_PIXELS = 6_000_000  # of each of several pictures in one file
 _MAX_SIDE = 12_000
 _MIN_SIDE = 480  # the longer side of a smaller picture is enlarged to at least this
 
@@ -134,18 +135,19 @@ def rounded_down(value: float) -> str:
     return f"{math.floor(value * 100 + 1e-9) / 100:.2f}"
 
 
-def captioned_png(panels: Sequence[tuple[NDArray[np.uint8], Sequence[str]]]) -> bytes:
+def captioned_png(panels: Iterable[tuple[NDArray[np.uint8], Sequence[str]]]) -> bytes:
     """Put pictures of one size below each other, each with a headline and smaller lines under it.
 
     Args:
-        panels: Pictures, (H, W, 3) uint8, with their lines.
+        panels: Pictures, (H, W, 3) uint8, with their lines; of more than 6 million pixels each is
+            reduced, and its last line says so.
 
     Returns:
         An RGB PNG.
     """
     parts = []
     for pixels, lines in panels:
-        size = _Size.of(*pixels.shape[:2])
+        size = _Size.of(pixels.shape[0], pixels.shape[1], _PANEL_PIXELS)
         picture = size.photo(pixels)
         text = legend.text_size(*picture.shape[:2])
         strip = legend.key_strip(picture.shape[1], text, [*lines, *size.note()], None)
@@ -214,12 +216,12 @@ class _Size:
     zoom: float  # a whole number where enlarged, 1, or a fraction where reduced
 
     @classmethod
-    def of(cls, height: int, width: int) -> _Size:
+    def of(cls, height: int, width: int, most: int = 0) -> _Size:
         longer = max(height, width)
         if longer < _MIN_SIDE:
             factor = math.ceil(_MIN_SIDE / longer)
             return cls(height * factor, width * factor, factor)
-        zoom = min(1.0, _MAX_SIDE / longer, math.sqrt(_MAX_PIXELS / (height * width)))
+        zoom = min(1.0, _MAX_SIDE / longer, math.sqrt((most or _MAX_PIXELS) / (height * width)))
         return cls(max(1, int(height * zoom)), max(1, int(width * zoom)), zoom)
 
     def photo(self, pixels: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from imlctl import __version__
@@ -130,9 +131,9 @@ class Analysis:
     def _preview(self, result: Result) -> Preview:
         """Make what a report shows; more of it where something was found."""
         found = result.verdict is not Verdict.NOTHING_FOUND
-        views = list(result.views.items()) if Kind.VIEWS in self.options.kinds else []
+        views = result.views() if Kind.VIEWS in self.options.kinds else iter(())
         if result.reliability is not None:
-            views.append(("reliability", veiled(result.pixels, result.reliability)))
+            views = chain(views, [("reliability", veiled(result.pixels, result.reliability))])
         return make_preview(
             result.pixels,
             result.probability,
