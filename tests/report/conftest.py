@@ -219,7 +219,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def until(self, condition: str, seconds: float = 20) -> float:
+    def until(self, condition: str, seconds: float = 120) -> float:
         """Wait until an expression is true; return how long that took, in seconds."""
         start = time.monotonic()
         while not self.run(f"Boolean({condition})"):

@@ -1,1 +1,1 @@
-"""How fast, how costly, and how right."""
+"""Measurements of speed, cost and accuracy, and the pages that show them."""

@@ -1,4 +1,4 @@
-"""What a forward pass costs: parameters and multiply-accumulates, part by part.
+"""Cost of a forward pass: parameters and multiply-accumulates, part by part.
 
 Counted by torch's `FlopCounterMode`: matrix products, convolutions and the WKV operator, each by
 its formula, two operations per multiply-accumulate. Norms, activations and interpolation count

@@ -33,7 +33,7 @@ _CPU = 0  # torch's number of the device type
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where and under which conditions something is measured.
+    """A machine and its condition at the time of a measurement.
 
     Attributes:
         device: What computes, with its own name if it has one.

@@ -60,7 +60,7 @@ def _rate(verdict: str, kind: str) -> Callable[[Document], str]:
 
 
 def _verdict_tables(sets: Sequence[Document]) -> list[Block]:
-    """How often each verdict is given to forgeries and to authentic pictures of each set."""
+    """Frequency of each verdict among the forgeries and the authentic pictures of each set."""
     tables: list[Block] = []
     for what, count, kind in (
         ("forgeries", "tampered", "forgeries"),

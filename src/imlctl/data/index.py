@@ -32,7 +32,7 @@ _CORRECTIONS = "github.com/SunnyHaze/IML-Dataset-Corrections may have a correcte
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """How pictures are divided.
+    """Division of pictures into splits.
 
     Attributes:
         main: Split of most.
@@ -57,7 +57,7 @@ class Splits:
 
 @dataclass(slots=True)
 class Index:
-    """What `build_index` found.
+    """Result of `build_index`.
 
     Attributes:
         layout: By its name.

@@ -45,11 +45,11 @@ CORRECTED = frozenset({"casia2", "coverage", "imd2020"})
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How one dataset lies in its folders.
+    """The arrangement of one dataset in folders.
 
     Attributes:
         name: For `--layout`.
-        sees: Whether a folder looks like it.
+        sees: Tells whether a folder looks like it.
         find: Yields pictures and remarks.
         about: One line for people.
     """

@@ -1,1 +1,1 @@
-"""How right a model is: metrics, verdicts and their rates, on datasets whose truth is known."""
+"""Accuracy on datasets whose truth is known: metrics, verdicts and their rates."""

@@ -37,7 +37,7 @@ _NAN = float("nan")
 
 
 class Answer(Protocol):
-    """What a detector says of a picture: `pipeline.Result`, or `MapAnswer`."""
+    """A detector's answer for one picture: `pipeline.Result`, or `MapAnswer`."""
 
     @property
     def probability(self) -> Probability:
