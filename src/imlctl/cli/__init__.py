@@ -19,7 +19,7 @@ from imlctl.cli.doctor import doctor
 from imlctl.cli.help import command_line, width
 from imlctl.cli.interrupts import terminate_as_interrupt
 from imlctl.cli.localize import localize
-from imlctl.cli.localize_options import BareCheckCommand
+from imlctl.cli.localize_options import LocalizeCommand
 from imlctl.cli.report import report
 from imlctl.cli.train import train
 from imlctl.cli.verify import verify
@@ -35,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: in half the time, and it reads on narrow terminals
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(cls=BareCheckCommand)(localize)
+app.command(cls=LocalizeCommand)(localize)
 app.command()(train)
 app.command()(distill)
 app.command()(bench)

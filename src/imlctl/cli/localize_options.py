@@ -240,8 +240,11 @@ class CheckFor(StrEnum):
     ANY = "any"
 
 
-class BareCheckCommand(TyperCommand):
-    """Command whose `--check` may stand without a value, which must follow an equals sign."""
+class LocalizeCommand(TyperCommand):
+    """Command with its options in groups, and a `--check` that may stand without a value.
+
+    A value must follow an equals sign.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give a bare `--check` its value; after `--` there are only names of files."""
@@ -249,6 +252,20 @@ class BareCheckCommand(TyperCommand):
         options = [f"--check={CheckFor.MANIPULATED}" if a == "--check" else a for a in args[:end]]
         parsed: list[str] = super().parse_args(ctx, options + args[end:])
         return parsed
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """List the options in their groups, in the order in which the groups first appear."""
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        for parameter in self.get_params(ctx):
+            row = parameter.get_help_record(ctx)
+            is_argument = parameter.param_type_name == "argument"
+            group = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None)
+            if row is not None:
+                groups.setdefault(group or "Other", []).append(row)
+        for name, rows in groups.items():
+            if rows:
+                with formatter.section(name):
+                    formatter.write_dl(rows)
 
 
 Check = Annotated[
