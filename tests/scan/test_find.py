@@ -148,6 +148,8 @@ def test_a_folder_that_cannot_be_read_is_reported_and_the_rest_is_found(tmp_path
     discovery = discover([str(tmp_path)], recursive=True)
     assert [str(picture.name) for picture in discovery.pictures] == ["a.jpg", "z/c.jpg"]
     (problem,) = discovery.problems
+    (recorded,) = discovery.not_analysed
+    assert recorded == LeftOut(tmp_path / "secret", problem.what)
     assert isinstance(problem, InputError)
     assert problem.source == str(tmp_path / "secret")
     assert "Permission denied" in str(problem)
@@ -163,8 +165,8 @@ def test_a_folder_without_pictures_says_what_lies_there(tmp_path):
     with pytest.raises(UsageError, match="Left out: 1 the file is empty") as caught:
         discover([str(tmp_path)], recursive=True)
     assert "--recursive" not in str(caught.value)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="It is empty"):
+    (tmp_path / "empty" / "deep").mkdir(parents=True)  # --recursive would find nothing either
+    with pytest.raises(UsageError, match="nothing in it"):
         discover([str(tmp_path / "empty")])
 
 

@@ -82,6 +82,13 @@ class Discovery:
     left_out: tuple[LeftOut, ...] = ()
     many: bool = False
 
+    @property
+    def not_analysed(self) -> tuple[LeftOut, ...]:
+        """Everything that will have no record: what was left out, and what cannot be had."""
+        known = {each.path for each in self.left_out}
+        problems = (LeftOut(Path(each.source), each.what) for each in self.problems)
+        return (*self.left_out, *(each for each in problems if each.path not in known))
+
 
 @dataclass(frozen=True, slots=True)
 class Patterns:
@@ -277,13 +284,14 @@ class _Search:
                 source=str(self.root),
                 remedy="Upper and lower case differ; put patterns in quotes.",
             )
-        if any(each.reason == _NOT_SEARCHED for each in self.left_out):
+        folders = [each.path for each in self.left_out if each.reason == _NOT_SEARCHED]
+        if any(files for folder in folders for _, _, files in os.walk(folder)):
             remedy = "Add --recursive to search the folders within it."
-        elif self.left_out:
+        elif len(self.left_out) > len(folders):
             counts = Counter(each.reason for each in self.left_out).most_common(3)
             remedy = "Left out: " + "; ".join(f"{count} {reason}" for reason, count in counts) + "."
         else:
-            remedy = "It is empty."
+            remedy = "There is nothing in it."
         return UsageError(
             "there is no picture in this folder", source=str(self.root), remedy=remedy
         )

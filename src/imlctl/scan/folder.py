@@ -145,7 +145,7 @@ class Outputs:
         if self.folder is not None:
             path = ledger_path(self.folder, self.shard)
             self.ledger = self.ledger or stack.enter_context(Ledger(path))
-            self.ledger.begin(jobs, found.left_out, command)
+            self.ledger.begin(jobs, found.not_analysed, command)
             if self.shard is None:  # reports that a killed scan was writing; nobody else writes any
                 atomic.sweep([self.folder], "")
         return self.ledger
