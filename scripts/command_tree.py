@@ -38,7 +38,7 @@ class Parameter:
 
     @property
     def required(self) -> bool:
-        """Whether the command does not run without it."""
+        """True if the command does not run without it."""
         return not self.default
 
 
@@ -70,12 +70,12 @@ class Command:
 
     @property
     def arguments(self) -> list[Parameter]:
-        """What is given by place."""
+        """Parameters given by position."""
         return [p for p in self.parameters if not p.spellings]
 
     @property
     def options(self) -> list[Parameter]:
-        """What is given by name."""
+        """Parameters given by name."""
         return [p for p in self.parameters if p.spellings]
 
 

@@ -43,7 +43,7 @@ def texts(path: Path, name: str, stage: int | None = None) -> list[str]:
 
 
 def copied(path: Path) -> list[str]:
-    """What is taken from the sources."""
+    """Files and folders taken from the sources."""
     taken = []
     for text in texts(path, "COPY"):
         words = shlex.split(text)

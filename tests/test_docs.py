@@ -1,4 +1,4 @@
-"""What the documentation says can be typed: all of it parses, and what can be run here is run."""
+"""The documentation can be typed: every line parses, and each that can run here is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may import whom. The checker itself is tried on made-up trees below."""
+"""Layers of imports. The checker itself is tried on made-up trees below."""
 
 from __future__ import annotations
 

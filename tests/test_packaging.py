@@ -1,4 +1,4 @@
-"""What is shipped, how large its parts are, what starting it costs, and that tests stay offline."""
+"""Contents of the packages, sizes of files, imports of the help; tests stay offline."""
 
 from __future__ import annotations
 
@@ -196,6 +196,18 @@ def test_files_and_functions_stay_short(path: Path) -> None:
     ]
     lengths = {f.name: (f.end_lineno or 0) - f.body[0].lineno + 1 for f in functions}
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION} == {}
+
+
+def test_docstrings_open_with_a_verb_or_a_noun() -> None:
+    riddles = re.compile("(What|Where|How|Whether|Why|Which|When|Who)\\b")
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [
+        f"{path.relative_to(SOURCE)}: {(ast.get_docstring(node) or '').splitlines()[0]}"
+        for path in sorted(SOURCE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, kinds) and riddles.match(ast.get_docstring(node) or "")
+    ]
+    assert found == []
 
 
 HELP = """

@@ -1,4 +1,4 @@
-"""Which device computes, and with which guarantees."""
+"""Choice of the device that computes, and its guarantees."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def describe(device: torch.device) -> str:
 
 
 def bfloat16_pays(device: torch.device) -> bool:
-    """Whether autocast to bfloat16 saves time: processors without AVX-512 only emulate it.
+    """Tell whether autocast to bfloat16 saves time: CPUs without AVX-512 only emulate it.
 
     There a training step takes two and a half times as long as in float32, and an autoencoder
     nine times.

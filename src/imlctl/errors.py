@@ -78,6 +78,6 @@ class NumericalError(InputError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a foreign error says, in one line; its kind, if it says nothing."""
+    """Return the message of a foreign error in one line, or its kind if it has none."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)

@@ -254,7 +254,7 @@ def probabilities(
 
 
 def flips_at_once(model: Model, image: Tensor, tile: int = DEFAULT_TILE) -> bool:
-    """Whether a picture (..., H, W) and its mirror image are analysed as one batch."""
+    """Tell whether a picture (..., H, W) and its mirror image are analysed as one batch."""
     height, width = image.shape[-2:]
     fits = max(height, width) <= tile and height * width <= _FLIPS_AT_ONCE
     return fits and not model.samples

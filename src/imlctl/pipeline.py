@@ -62,7 +62,7 @@ Source = (
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """What was found in one photograph.
+    """Result for one photograph.
 
     Attributes:
         photo: The decoded photograph; its `source` is what the record calls it.
@@ -143,7 +143,7 @@ class Result:
         return render.soft_png(self.probability)
 
     def reliability_png(self) -> bytes:
-        """Where the map can be believed: 16-bit PNG, 65535 for 1.
+        """Reliability of the map: 16-bit PNG, 65535 for 1.
 
         Raises:
             UsageError: The model does not say.
@@ -205,7 +205,7 @@ class Result:
         )
 
     def _measured_rates(self) -> dict[str, object] | None:
-        """How often pictures get this verdict, with the pictures that were counted."""
+        """Rates of this verdict, with the pictures that were counted."""
         if self.rates is None:
             return None
         return {"pictures": self.rates.pictures, **self.rates.verdicts[self.verdict].to_dict()}

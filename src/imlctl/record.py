@@ -1,4 +1,4 @@
-"""What is known of one picture after its analysis: one frozen, versioned record."""
+"""The frozen, versioned record of one analysed picture."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def software_versions() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a picture has no mask.
+    """Reason why a picture has no mask.
 
     Attributes:
         kind: Name of the error's class, such as "DecodeError".

@@ -21,7 +21,7 @@ DEFAULT_TILE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a prediction is drawn. Only `tta` concerns models that do not sample.
+    """Settings of sampling. Only `tta` concerns models that do not sample.
 
     Attributes:
         steps: Denoising steps of DiffIML, 1 to 1000.
@@ -53,7 +53,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to localize.
+    """Settings of one localization.
 
     Attributes:
         model: Name in the registry; its default when empty.

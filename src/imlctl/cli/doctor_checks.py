@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class State(StrEnum):
-    """How a thing is."""
+    """Outcome of a check."""
 
     WELL = "ok"
     NOTE = "note"  # worth knowing; all that was asked for works
@@ -35,7 +35,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was found of one thing.
+    """One check and its outcome.
 
     Attributes:
         group: ``packages``, ``machine``, ``weights``, ``storage`` or ``extras``.
@@ -70,7 +70,7 @@ class Requirement:
 
     @property
     def module(self) -> str:
-        """What Python imports it as."""
+        """Name by which Python imports it."""
         return _MODULES.get(self.package, self.package.replace("-", "_"))
 
 
@@ -124,7 +124,7 @@ def _imported(requirement: Requirement) -> Check:
 
 
 def extras() -> Iterator[Check]:
-    """What else can be installed, and how."""
+    """Check optional packages, and say how to install them."""
     wanted: dict[str, list[Requirement]] = {}
     for requirement in requirements():
         if requirement.extra:

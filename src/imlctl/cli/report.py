@@ -152,7 +152,7 @@ def write_reports(
 
 
 def _scan_line(coverage: Coverage) -> Iterator[dict[str, Any]]:
-    """What the records do not say of the scan: a last line, if there is any of it."""
+    """Yield a last line about the scan, for whatever its records do not say."""
     from imlctl.record import SCHEMA_VERSION
 
     if coverage.incomplete or coverage.left_out:

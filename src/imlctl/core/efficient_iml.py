@@ -134,7 +134,7 @@ class EfficientIML(TopDown, Model):
 
     @property
     def scored(self) -> bool:  # type: ignore[override]  # of each model its own
-        """Whether the score was trained on whole pictures."""
+        """True if the score was trained on whole pictures."""
         return self.config.scored
 
     def forward(  # type: ignore[override]  # features for others, a prediction for us

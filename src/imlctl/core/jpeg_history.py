@@ -258,7 +258,7 @@ def _requantised(masses: Tensor, steps: Tensor, sigma: float) -> Tensor:
 
 
 def _was_saved(blocks: Tensor, valid: Tensor, last: Tensor) -> Tensor:
-    """Whether coefficients lie near multiples of the last steps, as those of a JPEG do, ()."""
+    """Tell whether coefficients lie near multiples of the last steps, as in a JPEG, ()."""
     size = blocks.abs()  # (h, w, F)
     large = (size > last / 2) & valid[..., None]
     apart = (size - last * torch.round(size / last)).abs()

@@ -115,7 +115,7 @@ class PictureScore(nn.Module):
         return torch.cat([self.judge(row) for row in rows])
 
     def judge(self, described: Tensor) -> Tensor:
-        """What `describe` returns, (B, D), to (B,)."""
+        """(B, D), as `describe` returns it, to (B,)."""
         x = (described - self.mean) / self.spread
         return cast("Tensor", self.out(F.relu(self.hidden(x))).squeeze(1))
 

@@ -1,4 +1,4 @@
-"""Where a photograph's noise is unlike the rest of it: evidence of foreign pixels, in closed form.
+"""Outliers of a photograph's noise: evidence of foreign pixels, in closed form.
 
 After Splicebuster (Cozzolino, Poggi and Verdoliva 2015, "Splicebuster: a new blind image splicing
 detector"). A camera leaves the same fine statistics everywhere: how residuals of neighbouring

@@ -123,7 +123,7 @@ def _cells(values: Tensor) -> Tensor:
 
 
 def _moved(values: Tensor, shift: Tensor) -> Tensor:
-    """What lies at x + d, for each place x of (B, H, W); outside, what is nearest."""
+    """Value at x + d for each place x of (B, H, W); outside, the nearest one."""
     height, width = values.shape[-2:]
     down, across = _targets(values, shift)
     rows, columns = down[:, :, 0].clamp(0, height - 1), across[:, 0].clamp(0, width - 1)
@@ -132,7 +132,7 @@ def _moved(values: Tensor, shift: Tensor) -> Tensor:
 
 
 def _within(values: Tensor, shift: Tensor) -> Tensor:
-    """Whether x + d lies in the picture, for each place x of (B, H, W)."""
+    """Tell whether x + d lies in the picture, for each place x of (B, H, W)."""
     height, width = values.shape[-2:]
     down, across = _targets(values, shift)
     return (down >= 0) & (down < height) & (across >= 0) & (across < width)
@@ -187,7 +187,7 @@ def find_shifts(detail: Tensor, around: Tensor, count: int) -> tuple[Tensor, Ten
 
 
 def _count(index: Tensor, counted: Tensor, size: int) -> Tensor:
-    """How many of (B, N) share their index with each one, (B, N) float32."""
+    """Count how many of (B, N) share their index with each one, (B, N) float32."""
     total = torch.zeros(len(index), size, device=index.device)
     return total.scatter_add(1, index, counted.float()).gather(1, index)
 

@@ -54,7 +54,7 @@ def _suits(key: Tensor, value: Tensor) -> bool:
 
 
 def _allowed(device: torch.device) -> bool:
-    """Whether the kernels may run there; tries them when asked for the first time."""
+    """Tell whether the kernels may run there; the first call tries them."""
     if _off.is_set() or os.environ.get(SWITCH) == "0" or not _present():
         return False
     return _proven(device)

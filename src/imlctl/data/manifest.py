@@ -1,4 +1,4 @@
-"""Which pictures a dataset has: a manifest of them, or a tree of folders.
+"""Pictures of a dataset, from a manifest or a tree of folders.
 
 A manifest is CSV with a header, JSON lines (``.jsonl``, ``.ndjson``), or ``.json`` with either one
 list of objects or such lines. Its columns: ``image``; ``mask``, empty for an authentic picture;

@@ -1,4 +1,4 @@
-"""How often each verdict is given to forgeries and to authentic pictures, as it was measured."""
+"""Measured rates of each verdict, on forgeries and on authentic pictures."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Proportion:
 
 @dataclass(frozen=True, slots=True)
 class VerdictRates:
-    """How often one verdict is given.
+    """Measured rates of one verdict.
 
     Attributes:
         forgeries: Of all forgeries.
@@ -70,7 +70,7 @@ class VerdictRates:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as often forgeries get it: the strength of the evidence.
+        """Strength of the evidence: how many times as often forgeries get the verdict.
 
         None where no authentic picture got it, so that there is no number.
         """
@@ -90,7 +90,7 @@ class VerdictRates:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How often each verdict is given, on real pictures.
+    """Measured rates of all verdicts, on real pictures.
 
     Attributes:
         pictures: Which ones, in words.

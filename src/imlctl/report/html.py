@@ -83,7 +83,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What stands at the head of a report.
+    """Head of a report.
 
     Attributes:
         title: Heading.
@@ -213,7 +213,7 @@ def _encoded(text: str) -> bytes:
 
 @dataclass(slots=True)
 class _Budget:
-    """How large previews may be, so that the page stays small whatever the number of pictures."""
+    """Return the largest previews that keep the page small, whatever the number of pictures."""
 
     count: int
     left: float = PAGE_BYTES
@@ -229,7 +229,7 @@ class _Budget:
 
 @dataclass(slots=True)
 class _Summary:
-    """What the page knows of all pictures at once."""
+    """Facts about all pictures together, for the page."""
 
     rows: list[list[Any]] = field(default_factory=list)
     models: Counter[tuple[str, str]] = field(default_factory=Counter)

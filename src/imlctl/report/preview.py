@@ -1,4 +1,4 @@
-"""What a report shows of a picture: photograph and map made small, and crops at full size."""
+"""Previews for a report: photograph and map made small, and crops at full size."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a report shows of one picture; some tens of kilobytes, or hundreds with a finding.
+    """Preview of one picture; some tens of kilobytes, or hundreds with a finding.
 
     Attributes:
         photo: JPEG, upright, for the eye only.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is done with each picture of a scan.
+    """Options for each picture of a scan.
 
     Attributes:
         settings: Of the localizer.

@@ -66,7 +66,7 @@ _PAGE, _FEW = 100, 10  # rows read at once, without and with previews of up to a
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What outputs depend on besides the picture: another key, other outputs.
+    """Everything that outputs depend on besides the picture: another key, other outputs.
 
     Attributes:
         weights: sha256 of the file of weights.
@@ -79,7 +79,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How one picture ended.
+    """Outcome for one picture.
 
     Attributes:
         path: Of the input; None for the standard input.
@@ -117,7 +117,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How much of what was planned is done, and what else lay in the folders.
+    """Progress against the plan, and files that were left out.
 
     Attributes:
         planned: Pictures that all runs together were to analyse.

@@ -60,7 +60,7 @@ class Unchanged:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Why a picture has no result.
+    """Reason why a picture has no result.
 
     Attributes:
         error: Message for the user; holds no traceback, whose frames would hold pixels.

@@ -34,7 +34,7 @@ _LONGEST_NAME = 255  # bytes, on every common file system
 
 
 class Kind(StrEnum):
-    """What can be written of one picture."""
+    """Kinds of outputs of one picture."""
 
     MASK = "mask"
     OVERLAY = "overlay"

@@ -117,7 +117,7 @@ def _start(ray: Any, address: str, folder: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one worker has of the cluster.
+    """Share of the cluster for one worker.
 
     Attributes:
         device: For its settings.

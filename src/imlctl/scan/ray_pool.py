@@ -43,7 +43,7 @@ _SHARED = "Inputs, outputs and weights must have the same path on all machines o
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What every worker is told before it begins.
+    """Instructions to every worker before it begins.
 
     Attributes:
         options: What is done with each picture, with the worker's own device and threads.

@@ -129,7 +129,7 @@ def rule_for(levels: tuple[float, float], scale: Scale) -> Rule:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
-    """What is kept of a map, which may be one of many large ones.
+    """Summary of a map, which may be one of many large ones.
 
     Attributes:
         level: The picture's score before it is scaled, 0 to 1.

@@ -133,7 +133,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, slots=True)
 class ValidationConfig:
-    """When and on what to look.
+    """Schedule and data of validation.
 
     Attributes:
         folder: A folder of sets, each with ``tampered``, ``masks``, ``authentic``; optional.

@@ -186,7 +186,7 @@ _NOISE = 0.2  # standard deviation in scaled latents for the figure `f1_noisy`
 
 @dataclass(frozen=True, slots=True)
 class JudgeConfig:
-    """When and on what to look.
+    """Schedule and data of validation.
 
     Attributes:
         every: Steps between looks; also between checkpoints.

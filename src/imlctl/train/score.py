@@ -42,7 +42,7 @@ _SEED = 7
 
 @dataclass(frozen=True, slots=True)
 class HeadConfig:
-    """How the two heads are trained.
+    """Settings for training the two heads.
 
     Attributes:
         pictures: Authentic pictures, and as many forgeries.

@@ -1,1 +1,1 @@
-"""What a name of weights stands for, and reading them safely."""
+"""Weights: from their names to files that are checked and read safely."""

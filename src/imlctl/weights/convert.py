@@ -30,7 +30,7 @@ _PATIENCE = 600  # seconds; reading tensors takes a few, so this one hangs
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What became of a pickle.
+    """Result of a conversion.
 
     Attributes:
         path: The safetensors file.

@@ -239,7 +239,7 @@ def _of_the_way(error: BaseException, reference: HubReference) -> _Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """What to publish, where, and as what.
+    """Weights to publish, with repository, name and card.
 
     Attributes:
         weights: A file that imlctl wrote.

@@ -1,4 +1,4 @@
-"""What weights are known, which of them are here, and whether they still are what they were."""
+"""Inventory of known weights: which are installed, and whether they are intact."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class State(StrEnum):
-    """Where weights stand."""
+    """State of weights on this machine."""
 
     HERE = "here"
     ABSENT = "not here"

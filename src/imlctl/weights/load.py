@@ -45,7 +45,7 @@ _MODELS: dict[str, tuple[Any, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What travels with weights in their metadata.
+    """Card that travels with weights in their metadata.
 
     Attributes:
         architecture: ``efficient-iml``.

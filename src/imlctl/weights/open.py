@@ -109,7 +109,7 @@ def find(wanted: str | Path, *, kind: str = "") -> Found:
 
 
 def _pulled(reference: HubReference, seen: Seen | None) -> Path | None:
-    """Where a reference is cached, at the commit that it had when it was first pulled."""
+    """Return the cached file of a reference, at the commit of its first pull."""
     here = hub.cached(reference.at(seen.revision) if seen else reference)
     return here.path if here else None
 

@@ -28,7 +28,7 @@ _PAGE = re.compile(
 
 
 def is_commit(revision: str) -> bool:
-    """Whether a revision is a commit, 40 hexadecimal digits, and so cannot move."""
+    """Tell whether a revision is a commit, 40 hexadecimal digits, and so cannot move."""
     return bool(_COMMIT.fullmatch(revision))
 
 
@@ -113,7 +113,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def is_sha256(text: str) -> bool:
-    """Whether a text is 64 hexadecimal digits in lower case."""
+    """Tell whether a text is 64 hexadecimal digits in lower case."""
     return bool(_SHA256.fullmatch(text))
 
 
@@ -185,12 +185,12 @@ class Entry:
 
     @property
     def reference(self) -> HubReference:
-        """Where the file is on the Hub; only for `source` ``hub``."""
+        """Reference to the file on the Hub; only for `source` ``hub``."""
         return HubReference(self.repo, self.file, self.revision or "main")
 
     @property
     def path(self) -> Path:
-        """Where the file is; not for `source` ``hub``, whose files lie in the Hub's cache."""
+        """Path of the file; not for `source` ``hub``, whose files lie in the Hub's cache."""
         return _PACKAGE / "bundled" / self.file if self.source == "bundled" else Path(self.file)
 
     def to_dict(self) -> dict[str, Any]:

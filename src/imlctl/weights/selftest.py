@@ -65,7 +65,7 @@ def _mixed(count: int, seed: int) -> Tensor:
 
 @torch.inference_mode()
 def answer(model: nn.Module, image: Tensor) -> Tensor:
-    """What a model in evaluation mode on the CPU makes of a picture, (logits,) float32.
+    """Answer of a model in evaluation mode on the CPU for a picture, (logits,) float32.
 
     Args:
         model: DiffIML is given noise of our own for two steps of one member, and LightVAE the

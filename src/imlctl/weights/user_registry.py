@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What a file of the Hub was when it was first pulled.
+    """State of a file of the Hub when it was first pulled.
 
     Attributes:
         weights: The reference that was pulled, with its revision.
@@ -63,7 +63,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class UserRegistry:
-    """What a user added, and what was seen.
+    """Entries added by the user, and files seen on the Hub.
 
     Attributes:
         entries: By name.
