@@ -242,3 +242,12 @@ def test_how_the_file_is_built(makers: Any) -> None:
     assert facts.order == ("APP0", "DQT", "SOF0", "DHT", "DRI", "SOS", "EOI")
     assert (facts.restart_interval, facts.scans) == (4, 1)
     assert (facts.starts, facts.ends, facts.trailing) == (2, 2, len(data) + 4)
+
+
+def test_damage_in_a_further_picture_of_an_mpo_is_damage_too(makers: Any) -> None:
+    picture = photograph(makers)
+    data = makers.encode(picture, "MPO", save_all=True, append_images=[picture])
+    assert decode(data).facts.frames == 2
+    for at in (len(data) // 3, len(data) * 3 // 4):
+        with pytest.raises(DecodeError, match="plain text in the picture data"):
+            decode(data[:at] + b"Sphinx of black quartz, judge my vow! " * 4 + data[at + 152 :])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -286,3 +287,18 @@ def test_a_big_endian_bigtiff_is_not_called_damaged() -> None:
     data += b"".join(struct.pack(">HHQQ", tag, 16, 1, value) for tag, value in values.items())
     with pytest.raises(DecodeError, match="a big-endian BigTIFF, which imlctl does not read"):
         decode(data + bytes(8))
+
+
+@pytest.mark.parametrize("compression", [8, 32773, 34925])
+def test_a_last_strip_filled_up_is_no_damage_and_a_bomb_ends(makers: Any, compression: int) -> None:
+    samples = np.kron(sixteen_bits(), np.ones((2, 2, 1), np.uint16))  # 80 rows
+    padded = np.concatenate([samples, samples[:16]])  # to three strips of 32 rows
+    data = makers.colour_tiff(padded, compression, rows=32)
+    shorter = makers.colour_tiff(padded, compression, rows=32, t257=80)
+    assert np.array_equal(decode(shorter).pixels, samples)
+    assert np.array_equal(decode(data).pixels, padded)
+    bomb = makers.tiff(
+        makers.grey_page(t259=8, t279=200_000), body=zlib.compress(bytes(200_000_000))[:200_000]
+    )
+    with pytest.raises(DecodeError):
+        decode(bomb)

@@ -154,7 +154,7 @@ def walk_mpo(data: bytes, first: Layout, frames: int) -> Layout:
     that one; it is complete, and noted.
 
     Raises:
-        DecodeError: A further picture is missing or incomplete.
+        DecodeError: A further picture is missing, incomplete or damaged.
     """
     end = first.end
     if end == len(data):
@@ -165,6 +165,7 @@ def walk_mpo(data: bytes, first: Layout, frames: int) -> Layout:
         if start < 0:
             raise truncated(f"picture {number} of {frames} is missing")
         end = walk_jpeg(data, start).end
+        check_jpeg(data[start:end])
     return replace(first, trailing=len(data) - end, frames=frames)
 
 

@@ -45,8 +45,7 @@ _OTHER_COMPRESSIONS = {
 _CONVERT = "Convert it without loss to a TIFF with LZW compression or to a PNG, and use that."
 _FLOAT, _SUBSAMPLED = 3, 6  # a sample format; a photometric, in which rows have no fixed length
 _PIECE = 1 << 20  # bytes unpacked at a time
-_MAX_PAGES = 65_535
-_MAX_ENTRIES = 4096  # of a directory; a camera writes some dozens
+_MAX_PAGES, _MAX_ENTRIES = 65_535, 4096  # of a file, and of a directory; cameras write dozens
 _MAX_VALUES = 2**20  # of a tag: strips or tiles, of which each takes a hundred bytes here
 _MAX_SAMPLES = 6  # CMYK and two more
 
@@ -175,22 +174,24 @@ def check_tiff(data: bytes) -> tuple[str, ...]:
         raise not_read("a big-endian BigTIFF", _CONVERT)
     page = _first_page(data)
     notes: tuple[str, ...] = ()
+    full = page.pieces[0][2]  # rows; some writers fill the last strip up to it
+    widest = page.row or page.samples * page.bits * (page.tile or page.size)[0]
     for number, (start, length, rows) in enumerate(page.pieces, 1):
-        piece, expected = data[start : start + length], rows * page.row
+        piece, least, most = data[start : start + length], rows * page.row, full * widest
         if page.compression == _JPEG:
             shared = page.tables[:-2] if page.tables else b""
             notes += check_jpeg(shared + piece[2:] if shared else piece)
             continue
         whole = True
         if page.compression in _DEFLATE:
-            whole = _inflates(zlib.decompressobj(), piece, expected)
+            whole = _inflates(zlib.decompressobj(), piece, least, most)
         elif page.compression == _LZMA:
             with suppress(ImportError):  # some builds of Python come without
                 import lzma
 
-                whole = _inflates(lzma.LZMADecompressor(), piece, expected)
+                whole = _inflates(lzma.LZMADecompressor(), piece, least, most)
         elif page.compression == _PACKBITS and page.row:
-            whole = _packbits_fit(piece, page.row, rows)
+            whole = any(_packbits_fit(piece, page.row, each) for each in {rows, full})
         if not whole:
             raise damaged(
                 f"strip or tile {number} of {len(page.pieces)}, at byte {start}, "
@@ -251,11 +252,11 @@ def _with_directory(data: bytes, tags: dict[int, tuple[int, ...]]) -> bytes:
     return bytes(blob + struct.pack(f"{order}H", len(tags)) + entries + bytes(4))
 
 
-def _inflates(inflate: Any, piece: bytes, expected: int) -> bool:
-    """Tell whether data unpack to so many bytes, and to no more unless a checksum ends them."""
+def _inflates(inflate: Any, piece: bytes, least: int, most: int) -> bool:
+    """Tell whether data unpack to so many bytes, exactly the least if no checksum ends them."""
     made, rest = 0, piece
     try:
-        while not inflate.eof:
+        while not inflate.eof and made <= most + _PIECE:
             unpacked = inflate.decompress(rest, _PIECE)
             made += len(unpacked)
             rest = getattr(inflate, "unconsumed_tail", b"")  # lzma keeps it to itself
@@ -263,7 +264,7 @@ def _inflates(inflate: Any, piece: bytes, expected: int) -> bool:
                 break
     except Exception:  # each decoder has its own
         return False
-    return made >= expected if inflate.eof else made == expected
+    return made >= least if inflate.eof else made == least
 
 
 def _packbits_fit(piece: bytes, row: int, rows: int) -> bool:
