@@ -207,7 +207,7 @@ def _blocks(
     """
     batch, channels, length = maps[0].shape
     rows = max(1, _BLOCK_VALUES // length)
-    flat = tuple(x.reshape(batch * channels, length) for x in maps)
+    flat = tuple(x.reshape(batch * channels, length).contiguous() for x in maps)
     decay, bonus = decay.repeat(batch), bonus.repeat(batch)
     for start in range(0, batch * channels, rows):
         block = slice(start, start + rows)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,9 +20,6 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from imlctl import atomic
-from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
-from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
-from imlctl.core.light_vae import LightVAE, LightVAEConfig
 from imlctl.errors import WeightsError
 from imlctl.mask.decide import Rule
 from imlctl.mask.rates import Rates
@@ -31,15 +29,18 @@ from imlctl.weights.registry import mismatch, read_header, unreadable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imlctl.core.light_vae import LightVAE
     from imlctl.core.model import Model
+
 
 FORMAT = 2
 KEY = "imlctl"  # of our document in the metadata
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
-_MODELS: dict[str, tuple[Any, Any]] = {
-    "efficient-iml": (EfficientIML, EfficientIMLConfig),
-    "diff-iml": (DiffIML, DiffIMLConfig),
-    "light-vae": (LightVAE, LightVAEConfig),
+# Module, and class; `Config` is added for that of the configuration. Imported when it is built.
+_MODELS = {
+    "efficient-iml": ("efficient_iml", "EfficientIML"),
+    "diff-iml": ("diff_iml", "DiffIML"),
+    "light-vae": ("light_vae", "LightVAE"),
 }
 
 
@@ -217,7 +218,9 @@ def _build(card: Card, name: str) -> Model | LightVAE:
             source=name,
             remedy=f"This version knows {', '.join(_MODELS)}, format {FORMAT}.",
         )
-    model, config = _MODELS[card.architecture]
+    module, name_of_class = _MODELS[card.architecture]
+    home = import_module(f"imlctl.core.{module}")
+    model, config = getattr(home, name_of_class), getattr(home, f"{name_of_class}Config")
     try:
         return cast("Model | LightVAE", model(config.from_dict(card.config)))
     except (ValueError, TypeError, RuntimeError) as error:  # torch raises the last

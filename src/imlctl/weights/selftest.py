@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imlctl import __version__, atomic
-from imlctl.core.light_vae import LightVAE
+from imlctl.core.model import Model
 from imlctl.errors import OutputError, WeightsError
 from imlctl.weights.load import KEY, Loaded, load
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imlctl.core.model import Model
+    from imlctl.core.light_vae import LightVAE
 
 SIDE = 64  # pixels; the smallest picture that every model takes
 _BLOCK = 8  # the answer is averaged over blocks of 8 x 8 pixels
@@ -65,7 +65,7 @@ def _mixed(count: int, seed: int) -> Tensor:
 
 @torch.inference_mode()
 def answer(model: nn.Module, image: Tensor) -> Tensor:
-    """Answer of a model in evaluation mode on the CPU for a picture, (logits,) float32.
+    """Run a model, in evaluation mode on the CPU, over a picture; (logits,) float32.
 
     Args:
         model: DiffIML is given noise of our own for two steps of one member, and LightVAE the
@@ -75,10 +75,11 @@ def answer(model: nn.Module, image: Tensor) -> Tensor:
     Returns:
         The mean logit of each block, row by row, and, of a model that has one, the score's logit.
     """
-    if isinstance(model, LightVAE):
+    if not isinstance(model, Model):
+        vae = cast("LightVAE", model)
         mask = (image[:, :1] > 0.5).float() * 2 - 1
-        return _blocks(model.decode(model.encode(mask)))
-    noise, shape = None, cast("Model", model).noise_shape(*image.shape[-2:])
+        return _blocks(vae.decode(vae.encode(mask)))
+    noise, shape = None, model.noise_shape(*image.shape[-2:])
     if shape is not None:
         noise = _mixed(math.prod(shape), 0) / 2**32 - 0.5  # uniform, of variance 1/12
         noise = (noise * math.sqrt(12)).view(1, *shape)
