@@ -53,7 +53,7 @@ def resolve(name: str = "auto") -> torch.device:
 
 
 def make_deterministic() -> None:
-    """Make repeated runs on one device agree bit for bit (forensic rule 7)."""
+    """Make repeated runs on one device agree bit for bit."""
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -204,7 +204,7 @@ def finite(values: Tensor) -> Tensor:
     """Return a map as it is.
 
     Raises:
-        NumericalError: It holds NaN or infinity (forensic rule 5).
+        NumericalError: It holds NaN or infinity.
     """
     if not bool(torch.isfinite(values).all()):
         raise NumericalError(

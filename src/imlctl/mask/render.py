@@ -95,7 +95,7 @@ def heatmap_png(
 ) -> bytes:
     """Draw the probabilities in colour over the photograph in dim grey, and a scale under it.
 
-    The scale always runs from 0 to 1 (forensic rule 4), and is drawn with the very blend that the
+    The scale always runs from 0 to 1, and is drawn with the very blend that the
     picture is drawn with, over a middle grey. A line marks where the threshold is reached.
 
     Args:
