@@ -120,7 +120,7 @@ def test_an_interrupted_run_saves_and_says_that_it_goes_on(
     said = process.communicate()[1].decode()
     assert process.returncode == Exit.INTERRUPTED, said
     assert "saving after this step" in said
-    assert "saved; the same command goes on from here" in said
+    assert "saved; the same command continues from here" in said
     last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
     assert last["event"] == "stopped"
     with safe_open(out / "last.safetensors", "pt") as file:

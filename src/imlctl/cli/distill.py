@@ -22,7 +22,7 @@ def distill(
     config: options.Preset,
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Folder of the run; an interrupted run in it goes on."),
+        typer.Option("--out", "-o", help="Folder of the run; an interrupted one is continued."),
     ],
     teacher: Annotated[
         str | None,

@@ -12,35 +12,13 @@ if TYPE_CHECKING:
     from imlctl.settings import Sampling
 
 
-def _models() -> list[str]:
-    """Names that the Tab key offers for `--model`; reads the registries, and no weights."""
-    from imlctl.weights.user_registry import known_weights
-
-    return [name for name, entry in known_weights().entries.items() if entry.kind == "model"]
-
-
 def _presets() -> list[str]:
-    """Names of the built-in presets, for the Tab key."""
+    """Names of the built-in presets, for tab completion."""
     from imlctl.resources import presets
 
     return list(presets())
 
 
-Model = Annotated[
-    str,
-    typer.Option(
-        help="Name in the registry of weights.",
-        show_default="the registry's default",
-        autocompletion=_models,
-    ),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        help="Other weights: a name, a safetensors file, or hf://owner/repo[@revision]/file.",
-        show_default=False,
-    ),
-]
 Device = Annotated[
     str,
     typer.Option(
@@ -48,30 +26,6 @@ Device = Annotated[
         autocompletion=lambda: ["auto", "cpu", "cuda", "mps", "xpu"],
     ),
 ]
-Threshold = Annotated[
-    str | None,
-    typer.Option(
-        metavar="P|fpr=RATE",
-        help="Probability from which a pixel is marked, between 0 and 1; or fpr=0.01 for the one"
-        " that flags that share of authentic pictures, as imlctl bench --calibrate found it.",
-        show_default="what the weights carry",
-    ),
-]
-Steps = Annotated[
-    int, typer.Option(min=1, max=1000, help="Denoising steps, for models that sample.")
-]
-Ensemble = Annotated[
-    int, typer.Option(min=1, help="Samples that are averaged, for models that sample.")
-]
-Tta = Annotated[bool, typer.Option("--tta", help="Analyse the mirrored picture too.")]
-TtaFusion = Annotated[
-    str,
-    typer.Option(
-        help="How --tta brings the two together: mean, or max, which marks more of everything.",
-        autocompletion=lambda: ["mean", "max"],
-    ),
-]
-Seed = Annotated[int, typer.Option(help="Seed of the noise, for models that sample.")]
 Preset = Annotated[
     str,
     typer.Argument(
@@ -89,7 +43,7 @@ Changes = Annotated[
         show_default=False,
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace existing outputs.")]
 
 
 def chosen_threshold(

@@ -22,7 +22,7 @@ def train(
     config: options.Preset,
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Folder of the run; an interrupted run in it goes on."),
+        typer.Option("--out", "-o", help="Folder of the run; an interrupted one is continued."),
     ],
     changes: options.Changes = None,
     device: options.Device = "auto",
@@ -35,7 +35,7 @@ def train(
 ) -> None:
     """Train a model, on forgeries made on the fly or on real ones.
 
-    Ctrl-C saves and stops; the same command goes on from there, also with more optim.steps.
+    Ctrl-C saves and stops. The same command continues, also with more optim.steps.
 
     In several processes: torchrun --nproc-per-node 4 --no-python imlctl train PRESET -o RUN.
     """
@@ -66,6 +66,6 @@ def train(
             stop=lambda: interrupts.requested,
         )
     if best is None:
-        note("saved; the same command goes on from here")
+        note("saved; the same command continues from here")
         raise typer.Exit(Exit.INTERRUPTED)
     typer.echo(best)

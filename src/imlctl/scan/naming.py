@@ -346,6 +346,6 @@ def _refuse_existing(jobs: Sequence[Job], *, force: bool, ours: Container[Path])
         source=str(taken[0]),
         remedy="It is not a regular file; choose another name."
         if force
-        else "Choose another name, add --force to replace it, or --resume to go on with"
+        else "Choose another name, add --force to replace it, or --resume to continue"
         " an interrupted scan.",
     )
