@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,6 +47,16 @@ def sleep_at_once() -> None:
     """
     if os.environ.get("GOMP_SPINCOUNT") == _SPINS and "OMP_WAIT_POLICY" not in os.environ:
         os.environ["GOMP_SPINCOUNT"] = os.environ["KMP_BLOCKTIME"] = "0"
+
+
+def cores() -> int:
+    """Return how many cores this process may use at once."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        if quota != "max":
+            return max(1, min(usable or 1, int(quota) // int(period)))
+    return usable or 1
 
 
 def keep_freed_blocks() -> bool:

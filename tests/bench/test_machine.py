@@ -13,11 +13,11 @@ from imlctl.bench.machine import (
     clock,
     least_seconds,
     observe,
-    our_cores,
     peak_memory,
     processor,
     resident_peak,
 )
+from imlctl.process import cores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ def test_the_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", "3000")
     here = observe(CPU)
     assert (here.device, here.torch) == ("cpu", torch.__version__)
-    assert here.cores == len(our_cores()) >= 1
+    assert here.cores == cores() >= 1
     assert here.threads == torch.get_num_threads()
     assert here.cpu
     assert here.waiting == "OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=3000"
@@ -54,7 +54,7 @@ class TestNeighbours:
     def two_cores(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         """This process may use two cores; the list holds the seconds it has computed."""
         seconds = [0.0]
-        monkeypatch.setattr("imlctl.bench.machine.our_cores", lambda: [0, 1])
+        monkeypatch.setattr("imlctl.bench.machine._our_cores", lambda: [0, 1])
         monkeypatch.setattr("os.times", lambda: (seconds[0], 0.0, 0.0, 0.0, 0.0))
         return seconds
 

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from imlctl.bench.timing import waits_for
 from imlctl.device import describe
-from imlctl.process import silent_stderr
+from imlctl.process import cores, silent_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,7 +68,7 @@ def observe(device: torch.device) -> Machine:
     return Machine(
         device=describe(device),
         cpu=processor(),
-        cores=len(our_cores()),
+        cores=cores(),
         threads=torch.get_num_threads(),
         waiting=" ".join(f"{n}={os.environ[n]}" for n in _WAITING if n in os.environ),
         others=neighbours.share(),
@@ -79,7 +79,7 @@ def observe(device: torch.device) -> Machine:
     )
 
 
-def our_cores() -> list[int]:
+def _our_cores() -> list[int]:
     """Numbers of the logical cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
@@ -109,7 +109,7 @@ class Neighbours:
         """Ticks of our cores since the start of the system: all, busy ones, and this process's."""
         try:
             lines = [line.split() for line in self._listing.read_text("ascii").splitlines()]
-            names = {f"cpu{core}" for core in our_cores()}
+            names = {f"cpu{core}" for core in _our_cores()}
             ticks = [[int(n) for n in line[1:9]] for line in lines if line[0] in names]
         except (OSError, ValueError, IndexError):
             return None

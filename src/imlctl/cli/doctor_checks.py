@@ -177,15 +177,16 @@ def machine() -> Iterator[Check]:
 def _device() -> Check:
     import torch
 
-    from imlctl.bench.machine import our_cores, processor
+    from imlctl.bench.machine import processor
     from imlctl.device import available, describe, resolve
+    from imlctl.process import cores
 
     device = resolve()
     facts = {
         "device": str(device),
         "available": list(available()),
         "cpu": processor(),
-        "cores": len(our_cores()),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
     }
     # Numbers that float16 and TF32 hold exactly, so that any device must get the same.

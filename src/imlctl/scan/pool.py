@@ -16,8 +16,9 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from imlctl.process import cores
 from imlctl.scan.messages import Decoded, Failed
-from imlctl.scan.processes import Decoder, Limits, ModelProcess, cores, suitable_jobs
+from imlctl.scan.processes import Decoder, Limits, ModelProcess, suitable_jobs
 from imlctl.scan.worker import decode_file, identified
 
 if TYPE_CHECKING:

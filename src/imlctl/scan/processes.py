@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from imlctl.errors import ImlctlError, InputError, UsageError
 from imlctl.image.decode import DEFAULT_MAX_PIXELS
+from imlctl.process import cores
 from imlctl.scan.messages import Decoded, Failed, receive, send
 from imlctl.scan.worker import HELLO
 
@@ -56,16 +57,6 @@ class Limits:
     def memory(self) -> int:
         """Most bytes a decoder may ask for: the file, its samples, and their conversions."""
         return 2**30 + 32 * self.max_pixels
-
-
-def cores() -> int:
-    """Return how many cores this process may use at once."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-        if quota != "max":
-            return max(1, min(usable or 1, int(quota) // int(period)))
-    return usable or 1
 
 
 def free_memory() -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from imlctl.data.masks import read_mask
 from imlctl.forge import edits, history, shapes
 from imlctl.image.decode import read
+from imlctl.process import cores
 from imlctl.train.batches import batches
 from imlctl.train.distributed import Process
 from imlctl.train.material import load_split, synthesizer
@@ -147,9 +147,8 @@ def loader_rate(make: Maker, workers: int, count: int) -> float:
 
 def usual_workers() -> tuple[int, ...]:
     """Numbers of workers worth a try: doubling, up to the cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
-    return tuple(sorted({*(2**n for n in range(cores.bit_length())), cores}))
+    most = cores()
+    return tuple(sorted({*(2**n for n in range(most.bit_length())), most}))
 
 
 def model_rate(config: TrainConfig, maker: Maker, device: torch.device, steps: int) -> float:
