@@ -209,7 +209,7 @@ def test_an_interrupted_scan_finishes_what_is_in_hand_and_goes_on(scans, cluster
         process.send_signal(signal.SIGINT)
         _, remarks = process.communicate()
     assert process.returncode == Exit.INTERRUPTED, remarks
-    assert b"--resume goes on" in remarks
+    assert b"--resume continues" in remarks
     assert all(line.startswith(b"imlctl: ") for line in remarks.splitlines() if line), remarks
     begun = masks(folder)
     assert 2 <= len(begun) <= COUNT
@@ -218,7 +218,7 @@ def test_an_interrupted_scan_finishes_what_is_in_hand_and_goes_on(scans, cluster
     going_on = ("--ray", "--resume", "--manifest", "--check")
     code, _, remarks = scans.run("out", *going_on, environment=cluster.environment)
     assert code in (Exit.FOUND, Exit.SOME_FAILED)
-    assert b"%d of these done before" % (len(begun) - 1) in remarks
+    assert b"%d done by an earlier scan" % (len(begun) - 1) in remarks
     assert all(path.stat().st_mtime_ns == dates[path] for path in begun[1:])
     scans.run("here")
     assert files(folder) == files(tmp_path / "here")
@@ -245,7 +245,7 @@ def test_a_cluster_of_its_own_is_quiet_and_imports_nothing_from_here(
         text=True,
     )
     assert ran.returncode == Exit.OK, ran.stderr
-    assert [line.split()[0] for line in ran.stderr.splitlines()] == ["imlctl:"] * 3
+    assert [line.split()[0] for line in ran.stderr.splitlines()] == ["imlctl:"] * 4
     assert len(ran.stdout.splitlines()) == 2
     assert (tmp_path / "out" / "a.png.mask.png").is_file()
     assert not (tmp_path / "ran").exists()
