@@ -120,6 +120,16 @@ def test_the_report_is_printed(run, scanned):
     assert run("verify", scanned).code == Exit.OK
 
 
+def test_a_report_can_be_written_elsewhere_and_leaves_the_case_as_it_is(run, scanned, tmp_path):
+    before = {path.name: path.read_bytes() for path in scanned.iterdir() if path.is_file()}
+    out = tmp_path / "else" / "where"
+    ran = run("report", scanned, "-o", out, "--csv", "--title", "Case 7")
+    assert ran.code == Exit.OK, ran.err
+    assert sorted(path.name for path in out.iterdir()) == ["records.csv", "report.html"]
+    after = {path.name: path.read_bytes() for path in scanned.iterdir() if path.is_file()}
+    assert after == before
+
+
 def test_without_a_browser_it_says_how_to_print(run, scanned, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     ran = run("report", scanned, "--pdf")

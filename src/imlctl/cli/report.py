@@ -24,7 +24,19 @@ if TYPE_CHECKING:
 
 
 def report(
-    out: Annotated[Path, typer.Argument(help="Folder that was given to localize with -o.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="CASE", help="Folder that was given to localize with -o."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder to write into, such as when the case may not be written to.",
+            show_default="the case itself",
+        ),
+    ] = None,
     title: Annotated[
         str | None, typer.Option(help="Heading.", show_default="Image manipulation report")
     ] = None,
@@ -52,17 +64,18 @@ def report(
     browser = find_browser() if pdf else ""
     head = Case(title or TITLE, case, examiner, notes)
     with ExitStack() as stack:
-        folder = CaseFolder.opened(out, stack)
+        opened = CaseFolder.opened(folder, stack)
         written = write_reports(
-            folder, head, page=True, browser=browser, jsonl=jsonl, csv=csv, quiet=quiet
+            opened, head, out=out, page=True, browser=browser, jsonl=jsonl, csv=csv, quiet=quiet
         )
-    kept = custody.add_reports(out, written, ["imlctl", *sys.argv[1:]])
+    # The manifest of a case lists what lies in it.
+    kept = None if out else custody.add_reports(folder, written, ["imlctl", *sys.argv[1:]])
     if quiet:
         return
     for path in written:
         note(f"wrote {printable(path)}")
     if kept:
-        note(f"added to {printable(out / 'SHA256SUMS')}; the previous one is {kept.name}")
+        note(f"added to {printable(folder / 'SHA256SUMS')}; the previous one is {kept.name}")
 
 
 def followed(outcomes: Iterable[Outcome], outputs: Outputs) -> Iterator[Outcome]:
@@ -96,6 +109,7 @@ def write_reports(
     case: CaseFolder,
     head: Case | None = None,
     *,
+    out: Path | None = None,
     page: bool,
     browser: str = "",
     jsonl: bool,
@@ -107,6 +121,7 @@ def write_reports(
     Args:
         case: Its folder and ledgers.
         head: Title, number and examiner of the case.
+        out: Where to write; its folder if None.
         page: Whether to write the page.
         browser: What prints it to PDF; "" to print nothing.
         jsonl: Whether to write records as JSON Lines.
@@ -122,19 +137,20 @@ def write_reports(
         return (row.record for row in case.rows(previews=False))
 
     coverage = case.coverage()
+    out = out or case.folder
     written = []
     if jsonl:
         from imlctl.report.jsonl import write_jsonl
 
-        written.append(case.folder / report_name(JSONL, case.shard))
+        written.append(out / report_name(JSONL, case.shard))
         write_jsonl(written[-1], (*records(), *_scan_line(coverage)), overwrite=True)
     if csv:
         from imlctl.report.csv import write_csv
 
-        written.append(case.folder / report_name(CSV, case.shard))
+        written.append(out / report_name(CSV, case.shard))
         write_csv(written[-1], (*records(), *_rows_without_record(coverage)), overwrite=True)
     if page:
-        written.append(case.folder / report_name(PAGE, case.shard))
+        written.append(out / report_name(PAGE, case.shard))
         lacking = _write_page(written[-1], case, coverage, head)
         if lacking and not quiet:
             note(_lacking(lacking))
@@ -143,7 +159,7 @@ def write_reports(
 
         from imlctl.report.pdf import write_pdf
 
-        written.append(case.folder / report_name(PDF, case.shard))
+        written.append(out / report_name(PDF, case.shard))
         with TemporaryDirectory(prefix="imlctl-paper-") as folder:
             paper = Path(folder, "paper.html")
             _write_page(paper, case, coverage, head, paper=True)
