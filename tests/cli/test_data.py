@@ -155,11 +155,11 @@ def test_speed(run, preset):
     ran = run(*common, "--workers", 1, "--steps", 1)
     assert ran.code == Exit.OK
     assert "one sample of 64x64 in one process:" in ran.out
-    assert "decode 0.0 ms, cut " in ran.out
+    assert "splice " in ran.out
     assert "1 workers:" in ran.out
     assert "samples/s on cpu: " in ran.out
     ran = run(*common, "--workers", 1, "--steps", 0, "--json")
     found = json.loads(ran.out)
     assert found["model"] is None
-    assert set(found["stages"]) == {"decode", "cut", "history", "forgery", "finish"}
+    assert found["kinds"]
     assert found["workers"]["1"] > 0

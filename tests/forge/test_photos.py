@@ -137,29 +137,6 @@ class TestLoadPool:
         assert large.regenerated[0] is photos[2]
         assert pool.at_least(1000) is pool
 
-    def test_doubled_photographs_keep_their_grid_and_mirror_at_the_seams(self) -> None:
-        rng = np.random.default_rng(0)
-        sizes = ((100, 140), (70, 90), (131, 300))
-        photos = tuple(rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in sizes)
-        outline = (np.ones(sizes[0], bool),)
-        pool = PhotoPool(("a", "b", "c"), photos, {0: outline, 2: outline}, {0: photos[0]})
-        large = pool.at_least(192, doubled=True)
-        assert large.names == ("a", "c")  # 70 is too little even twice
-        a, c = large.photos
-        assert a.shape == (192, 272, 3)  # of whole blocks of eight
-        assert c.shape == (256, 592, 3)
-        assert (a[:96, :136] == photos[0][:96, :136]).all()
-        assert (a[96:, :136] == photos[0][95::-1, :136]).all()
-        assert (a[:96, 136:] == photos[0][:96, 135::-1]).all()
-        assert large.objects == {}  # outlines would not fit
-        assert (large.regenerated[0] == a).all()
-
-    def test_what_is_large_enough_is_not_doubled(self) -> None:
-        photo = np.zeros((128, 200, 3), np.uint8)
-        pool = PhotoPool(("a",), (photo,), {0: ()}, {})
-        assert pool.at_least(128, doubled=True).photos[0] is photo
-        assert list(pool.at_least(128, doubled=True).objects) == [0]
-
     def test_missing_folder_of_objects(
         self, save_photos: Callable[..., Path], tmp_path: Path
     ) -> None:

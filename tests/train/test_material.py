@@ -27,7 +27,7 @@ from imlctl.train.config import (
 )
 from imlctl.train.loop import train
 from imlctl.train.material import decisive, load_material, require_sources
-from imlctl.train.reals import Mixture, RealConfig, Reals, RealSource
+from imlctl.train.real_samples import Mixture, RealConfig, RealSamples, RealSource
 from imlctl.weights.load import load
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def test_real_and_synthetic_are_mixed(
     (training,) = material.training.makers  # type: ignore[attr-defined]
     assert isinstance(training, Mixture)
     assert isinstance(material.judge, Synthesizer)
-    assert isinstance(material.real_judge, Reals)
+    assert isinstance(material.real_judge, RealSamples)
     assert material.held is not None
     sources = [material.training(n).sources for n in range(40)]
     assert sum("ours-train" in name for names in sources for name in names) == 10

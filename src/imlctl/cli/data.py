@@ -100,7 +100,7 @@ def speed(
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=1, help="Samples per worker, and to time by stage.")
+        int, typer.Option(min=1, help="Samples per worker, and to time by kind.")
     ] = 64,
     steps: Annotated[
         int, typer.Option(min=0, help="Training steps to time; 0 skips the model.")
@@ -110,7 +110,7 @@ def speed(
 ) -> None:
     """Measure how fast training samples are made.
 
-    Compares that with the speed of the model: by stage and kind in one process, then by number of
+    Compares that with the speed of the model: by kind in one process, then by number of
     workers. Writes nothing.
     """
     from imlctl.device import describe, resolve
@@ -125,12 +125,11 @@ def speed(
     preset = load_config(config)
     where = resolve(device)
     maker = load_material(preset, report).training
-    cost = sample_cost(maker, samples)
+    seconds, kinds = sample_cost(maker, samples)
     found = {
         "size": preset.optim.size,
-        "seconds": cost.whole,
-        "stages": cost.stages,
-        "kinds": cost.kinds,
+        "seconds": seconds,
+        "kinds": kinds,
         "workers": {n: loader_rate(maker, n, samples) for n in workers or usual_workers()},
         "device": describe(where),
         "model": model_rate(preset, maker, where, steps) if steps else None,
@@ -144,7 +143,7 @@ def _speed_lines(found: dict[str, Any]) -> list[str]:
 
     size = found["size"]
     lines = [f"one sample of {size}x{size} in one process: {_ms(found['seconds'])}"]
-    lines += [f"  {listed(found[part])}" for part in ("stages", "kinds")]
+    lines += [f"  {listed(found['kinds'])}"]
     lines += [f"{n:4} workers: {rate:8.1f} samples/s" for n, rate in found["workers"].items()]
     takes = found["model"]
     if takes is None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 
 _MIN_SIDE = 128
-_GRID = 8  # pixels, of JPEG's blocks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,16 +44,8 @@ class PhotoPool:
     def __len__(self) -> int:
         return len(self.photos)
 
-    def at_least(self, side: int, *, doubled: bool = False) -> PhotoPool:
-        """Photographs of which a square of `side` pixels can be cut; all, if there is none.
-
-        Args:
-            side: Of the square, in pixels.
-            doubled: Continue smaller photographs, from half of `side` on, by their mirror images:
-                nothing else is as large and of one camera where only small pieces are at hand.
-        """
-        if doubled:
-            return self._doubled(side).at_least(side)
+    def at_least(self, side: int) -> PhotoPool:
+        """Photographs of which a square of `side` pixels can be cut; all, if there is none."""
         chosen = [i for i, photo in enumerate(self.photos) if min(photo.shape[:2]) >= side]
         if not chosen:
             return self
@@ -64,24 +55,6 @@ class PhotoPool:
             tuple(self.photos[i] for i in chosen),
             {place[i]: masks for i, masks in self.objects.items() if i in place},
             {place[i]: photo for i, photo in self.regenerated.items() if i in place},
-        )
-
-    def _doubled(self, side: int) -> PhotoPool:
-        """The same, but photographs of half of `side` are as large as that, without objects."""
-
-        def continued(photo: Pixels) -> Pixels:
-            # Of whole 8x8 blocks the mirror images keep the grid, at both seams.
-            height, width = (n // _GRID * _GRID for n in photo.shape[:2])
-            return np.pad(photo[:height, :width], ((0, height), (0, width), (0, 0)), "symmetric")
-
-        small = {
-            i for i, photo in enumerate(self.photos) if side // 2 <= min(photo.shape[:2]) < side
-        }
-        return PhotoPool(
-            self.names,
-            tuple(continued(p) if i in small else p for i, p in enumerate(self.photos)),
-            {i: masks for i, masks in self.objects.items() if i not in small},
-            {i: continued(p) if i in small else p for i, p in self.regenerated.items()},
         )
 
 

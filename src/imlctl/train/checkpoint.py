@@ -122,9 +122,9 @@ def load_state(path: Path, state: TrainState, config: dict[str, Any]) -> None:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return each key whose values differ, named through its tables, with both values."""
+    """Return each key of `new` whose value differs, named through its tables, with both values."""
     found: dict[str, tuple[Any, Any]] = {}
-    for key in sorted({*old, *new}):
+    for key in sorted(new):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             inner = differences(before, after)

@@ -18,7 +18,7 @@ from imlctl.errors import ConfigError
 from imlctl.forge.synthesizer import Mix
 from imlctl.resources import find_preset
 from imlctl.train.losses import LossWeights
-from imlctl.train.reals import RealConfig  # noqa: TC001  # `load_preset` reads the annotation
+from imlctl.train.real_samples import RealConfig  # noqa: TC001  # `load_preset` reads the annotation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,6 @@ class DataConfig:
         real: Real forgeries to train on as well, or instead.
         originals: Share of the samples whose host is left as it was saved, edited and saved with
             care; see `Synthesizer`.
-        doubled: For the large samples, continue photographs of half their size by mirror images.
     """
 
     photos: tuple[Path, ...]
@@ -53,7 +52,6 @@ class DataConfig:
     workers: int = 2
     real: RealConfig | None = None
     originals: float = 0.3
-    doubled: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""

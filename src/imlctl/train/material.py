@@ -16,7 +16,7 @@ from imlctl.forge.regenerate import add_regenerated
 from imlctl.forge.synthesizer import Synthesizer
 from imlctl.image.decode import read
 from imlctl.train.batches import Turns
-from imlctl.train.reals import Mixture, Reals, load_entries, refuse_leaks
+from imlctl.train.real_samples import Mixture, RealSamples, load_entries, refuse_leaks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -145,10 +145,7 @@ def load_material(config: TrainConfig, report: Report) -> Material:
     if data.photos and not (data.real and data.real.share == 1):
         pool = load_split(config, validation=False, report=report)
         names += [f"{n} {p.shape}" for n, p in zip(pool.names, pool.photos, strict=True)]
-        fitting = [
-            pool if size == optim.size else pool.at_least(size, doubled=data.doubled)
-            for size in sizes
-        ]
+        fitting = [pool if size == optim.size else pool.at_least(size) for size in sizes]
         makers += [[synthesizer(config, p, s) for p, s in zip(fitting, sizes, strict=True)]]
         if holds_out:
             held = load_split(config, validation=True, report=report)
@@ -160,9 +157,11 @@ def load_material(config: TrainConfig, report: Report) -> Material:
         _refuse_leaks(config, [e for _, each in (*entries, *validation) for e in each])
         names += [f"{e.set} {e.sha256 or e.image.name}" for _, each in entries for e in each]
         theirs: Any = {"per_epoch": data.real.per_epoch, "augment": data.real.augment}
-        makers += [[Reals(entries, size=size, seed=optim.seed, **theirs) for size in sizes]]
+        makers += [[RealSamples(entries, size=size, seed=optim.seed, **theirs) for size in sizes]]
         if validation:
-            real_judge = Reals(validation, seed=_VALIDATION_SEED, size=optim.size, augment="ours")
+            real_judge = RealSamples(
+                validation, seed=_VALIDATION_SEED, size=optim.size, augment="ours"
+            )
             held = held or _authentic(e for _, each in validation for e in each)
     training = Turns(
         [

@@ -3,61 +3,35 @@
 from __future__ import annotations
 
 import io
-import sys
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from imlctl.data.masks import read_mask
-from imlctl.forge import edits, history, shapes
-from imlctl.image.decode import read
 from imlctl.process import cores
 from imlctl.train.batches import batches
 from imlctl.train.distributed import Process
 from imlctl.train.material import load_split, synthesizer
 from imlctl.train.objective import clues_of, make_objective
-from imlctl.train.reals import paper_augment
 from imlctl.train.step import Learner, fresh_state, take_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from types import CodeType, FrameType
-
     from numpy.typing import NDArray
 
     from imlctl.forge.synthesizer import Maker, Sample
     from imlctl.train.config import TrainConfig
 
-STAGES = ("decode", "cut", "history", "forgery", "finish")
-
 _BATCH = 8  # a worker makes whole batches; how large they are changes nothing
 
 
-@dataclass(frozen=True, slots=True)
-class SampleCost:
-    """Cost of a sample in one process, in seconds.
+def sample_cost(make: Maker, count: int) -> tuple[float, dict[str, float]]:
+    """Make samples 0 to `count` in this process.
 
-    Attributes:
-        whole: All of it.
-        stages: By stage of `STAGES`: reading files; cutting, scaling and drawing numbers; what each
-            source went through before; the forgery; what the whole picture went through after.
-        kinds: All of it, by kind of sample.
-    """
-
-    whole: float
-    stages: dict[str, float]
-    kinds: dict[str, float]
-
-
-def sample_cost(make: Maker, count: int) -> SampleCost:
-    """Make samples 0 to `count` in this process, and say where the time went.
-
-    Each is made twice: once by the clock, once under a profiler, which knows the stages' shares.
+    Returns:
+        Seconds of a sample, and of one of each kind.
     """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -68,66 +42,10 @@ def sample_cost(make: Maker, count: int) -> SampleCost:
             begun = time.perf_counter()
             kind = make(index).kind
             took.setdefault(kind, []).append(time.perf_counter() - begun)
-        watch = _Watch(_entrances())
-        with watch:
-            for index in range(count):
-                make(index)
     finally:
         cv2.setNumThreads(threads)
     whole = sum(map(sum, took.values())) / count
-    watched = sum(watch.spent.values())
-    stages = {name: watch.spent[name] / watched * whole for name in STAGES}
-    return SampleCost(whole, stages, {k: sum(v) / len(v) for k, v in sorted(took.items())})
-
-
-def _entrances() -> dict[CodeType, str]:
-    """Functions that begin a stage; what they call belongs to it, unless it begins another."""
-    stages: dict[str, Sequence[Callable[..., Any]]] = {
-        "decode": (read, read_mask),
-        "history": (history.random_history,),
-        "forgery": (paper_augment, *_own(edits), *_own(shapes)),
-        "finish": (history.random_finish, history.Circulation.__call__),
-    }
-    return {f.__code__: stage for stage, functions in stages.items() for f in functions}
-
-
-def _own(module: Any) -> list[Callable[..., Any]]:
-    """Public functions that a module defines."""
-    return [
-        value
-        for name, value in vars(module).items()
-        if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
-        if hasattr(value, "__code__")
-    ]
-
-
-class _Watch:
-    """Attributes this thread's time to the innermost stage, while it is entered."""
-
-    def __init__(self, entrances: Mapping[CodeType, str]) -> None:
-        self.entrances, self.spent = entrances, dict.fromkeys(STAGES, 0.0)
-        self.open: list[tuple[FrameType | None, str]] = [(None, "cut")]
-
-    def __enter__(self) -> None:
-        self.since = time.perf_counter()
-        sys.setprofile(self._notice)
-
-    def __exit__(self, *_: object) -> None:
-        sys.setprofile(None)
-        self._book()
-
-    def _notice(self, frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code in self.entrances:
-            self._book()
-            self.open.append((frame, self.entrances[frame.f_code]))
-        elif event == "return" and frame is self.open[-1][0]:
-            self._book()
-            self.open.pop()
-
-    def _book(self) -> None:
-        now = time.perf_counter()
-        self.spent[self.open[-1][1]] += now - self.since
-        self.since = now
+    return whole, {kind: sum(each) / len(each) for kind, each in sorted(took.items())}
 
 
 def loader_rate(make: Maker, workers: int, count: int) -> float:

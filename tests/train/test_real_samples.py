@@ -10,10 +10,10 @@ from PIL import Image
 from imlctl.data.manifest import Entry, write_manifest
 from imlctl.errors import ConfigError
 from imlctl.forge.synthesizer import Sample
-from imlctl.train.reals import (
+from imlctl.train.real_samples import (
     Mixture,
     RealConfig,
-    Reals,
+    RealSamples,
     RealSource,
     _crop,
     copy_paste,
@@ -51,7 +51,7 @@ def forgery(tmp_path: Path, photo: Callable[..., Any]) -> Entry:
 class TestBalance:
     def test_an_epoch_holds_as_many_of_each_set(self) -> None:
         sets = [(1.0, entries("large", 100)), (1.0, entries("small", 7)), (2.0, entries("w", 9))]
-        make = Reals(sets, size=64, per_epoch=20)
+        make = RealSamples(sets, size=64, per_epoch=20)
         assert make.epoch_length == 80
         for epoch in range(3):
             drawn = [make.entry(80 * epoch + i) for i in range(80)]
@@ -61,22 +61,24 @@ class TestBalance:
             assert {often[e.image] for e in sets[1][1]} == {2, 3}
 
     def test_the_next_epoch_draws_anew(self) -> None:
-        make = Reals([(1.0, entries("a", 50))], size=64, per_epoch=20)
+        make = RealSamples([(1.0, entries("a", 50))], size=64, per_epoch=20)
         first, second = ([make.entry(20 * e + i) for i in range(20)] for e in (0, 1))
         assert set(first) != set(second)
 
     def test_without_a_number_each_picture_comes_once(self) -> None:
-        make = Reals([(1.0, entries("a", 5)), (1.0, entries("b", 3))], size=64)
+        make = RealSamples([(1.0, entries("a", 5)), (1.0, entries("b", 3))], size=64)
         drawn = [make.entry(i) for i in range(8)]
         assert set(drawn) == {*entries("a", 5), *entries("b", 3)}
         assert drawn != [*entries("a", 5), *entries("b", 3)]
 
     def test_any_order_of_asking_gives_the_same(self) -> None:
         sets = [(1.0, entries("a", 9)), (0.5, entries("b", 4))]
-        one, other = (Reals(sets, size=64, per_epoch=5, seed=3) for _ in range(2))
+        one, other = (RealSamples(sets, size=64, per_epoch=5, seed=3) for _ in range(2))
         asked = [one.entry(i) for i in range(30)]
         assert [other.entry(i) for i in reversed(range(30))] == asked[::-1]
-        assert [Reals(sets, size=64, per_epoch=5, seed=4).entry(i) for i in range(30)] != asked
+        assert [
+            RealSamples(sets, size=64, per_epoch=5, seed=4).entry(i) for i in range(30)
+        ] != asked
 
 
 class TestSamples:
@@ -110,7 +112,7 @@ class TestSamples:
 
     @pytest.mark.parametrize("augment", ["paper", "ours", "both"])
     def test_numbers_repeat_and_differ(self, augment: str, forgery: Entry) -> None:
-        make, again = (Reals([(1.0, (forgery,))], size=64, augment=augment) for _ in range(2))
+        make, again = (RealSamples([(1.0, (forgery,))], size=64, augment=augment) for _ in range(2))
         samples = [make(i) for i in range(4)]
         for index in (2, 0):
             assert np.array_equal(again(index).pixels, samples[index].pixels)
@@ -133,7 +135,7 @@ class TestSamples:
         upright = np.zeros((96, 64), np.uint8)
         upright[:20, :10] = 255  # top left of what people see is bottom left of what is stored
         Image.fromarray(upright).save(tmp_path / "m.png")
-        from imlctl.train.reals import _load
+        from imlctl.train.real_samples import _load
 
         found, mask = _load(Entry(tmp_path / "a.png", tmp_path / "m.png", "s", "t"))
         assert np.array_equal(found, pixels)
@@ -145,7 +147,7 @@ class TestSamples:
         assert forgery.mask is not None
         Image.new("L", (30, 30), 255).save(forgery.mask)
         with pytest.raises(ConfigError, match=r"m\.png: does not fit its picture .*a\.png"):
-            Reals([(1.0, (forgery,))], size=64)(0)
+            RealSamples([(1.0, (forgery,))], size=64)(0)
 
 
 class TestPaperAugment:

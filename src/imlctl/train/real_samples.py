@@ -127,7 +127,7 @@ def refuse_leaks(training: Iterable[Entry], evaluation: Iterable[Entry]) -> None
             )
 
 
-class Reals:
+class RealSamples:
     """Numbered samples of real pictures.
 
     An epoch holds so many pictures of each set, in random order; the next draws anew.
