@@ -16,6 +16,8 @@ import numpy as np
 from imlctl.image.formats import Layout, check_pieces, damaged, not_read, truncated
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from PIL import Image
 
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
@@ -70,20 +72,26 @@ def walk_png(data: bytes) -> Layout:
             return Layout(end=position, trailing=trailing, bits=bits, profile=profile)
 
 
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, start and end of the content of each chunk of a PNG before its end chunk."""
+    position = 8
+    while (name := data[position + 4 : position + 8]) and name != b"IEND":
+        start = position + 8
+        position = start + int.from_bytes(data[position : position + 4], "big") + 4
+        yield name, start, position - 4
+
+
 def without_metadata(data: bytes) -> bytes:
     """Return a PNG, which `walk_png` found whole, without what no pixel depends on.
 
     Pillow refuses a whole picture for a colour profile or a compressed text of over a megabyte, as
     scanners and editors write them. Texts in which it looks for EXIF stay unless they are large.
     """
-    parts, kept, position = [], 0, 8
-    while (kind := data[position + 4 : position + 8]) != b"IEND":
-        length = int.from_bytes(data[position : position + 4], "big")
-        body, stop = position + 8, position + 12 + length
-        if kind == b"iCCP" or (kind in _TEXTS and not _may_hold_exif(kind, data[body : stop - 4])):
-            parts.append(data[kept:position])
-            kept = stop
-        position = stop
+    parts, kept = [], 0
+    for name, start, stop in png_chunks(data):
+        if name == b"iCCP" or (name in _TEXTS and not _may_hold_exif(name, data[start:stop])):
+            parts.append(data[kept : start - 8])
+            kept = stop + 4
     return b"".join([*parts, data[kept:]]) if parts else data
 
 
@@ -260,14 +268,10 @@ def check_png(image: Image.Image, data: bytes) -> None:
 
 def _inflated_size(data: bytes) -> int:
     """Count what the data chunks of a PNG inflate to, a piece at a time."""
-    inflate, total, position = zlib.decompressobj(), 0, 8
-    view = memoryview(data)
-    while (kind := data[position + 4 : position + 8]) != b"IEND":
-        length = int.from_bytes(data[position : position + 4], "big")
-        if kind == b"IDAT":
-            rest: bytes | memoryview = view[position + 8 : position + 8 + length]
-            while rest and not inflate.eof:
-                total += len(inflate.decompress(rest, _PIECE))
-                rest = inflate.unconsumed_tail
-        position += 12 + length
+    inflate, total, view = zlib.decompressobj(), 0, memoryview(data)
+    for name, start, stop in png_chunks(data):
+        rest: bytes | memoryview = view[start:stop] if name == b"IDAT" else b""
+        while rest and not inflate.eof:
+            total += len(inflate.decompress(rest, _PIECE))
+            rest = inflate.unconsumed_tail
     return total

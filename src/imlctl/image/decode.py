@@ -15,7 +15,7 @@ from PIL import (
 )
 
 from imlctl.errors import DecodeError, ImlctlError, InputError, TooLargeError, UsageError
-from imlctl.image.facts import FormatFacts, embedded_thumbnail, provenance
+from imlctl.image.facts import FormatFacts, provenance
 from imlctl.image.formats import (
     DEFAULT_MAX_PIXELS,
     HEAD_BYTES,
@@ -95,8 +95,8 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
             pixels, facts = decode_heif(data, max_pixels)
         else:
             pixels, facts = decode_with_pillow(kind, data, max_pixels)
-        facts = replace(facts, provenance=provenance(data, kind, pixels))
-        thumbnail = embedded_thumbnail(data, kind)
+        traces, thumbnail = provenance(data, kind, pixels)
+        facts = replace(facts, provenance=traces)
     except ImlctlError as error:
         raise type(error)(error.what, source=source, remedy=error.remedy) from error
     except Image.DecompressionBombError as error:

@@ -155,13 +155,16 @@ class FormatFacts:
         object.__setattr__(self, "notes", tuple(dict.fromkeys(self.notes))[:_MAX_NOTES])
 
 
-def provenance(data: bytes, kind: str, pixels: NDArray[Any]) -> Provenance:
+def provenance(data: bytes, kind: str, pixels: NDArray[Any]) -> tuple[Provenance, bytes]:
     """Gather the traces in a file that was decoded; no file can make it fail.
 
     Args:
         data: The whole file.
         kind: As `identify` returned it.
         pixels: As `decode` returns them.
+
+    Returns:
+        The traces, and the thumbnail in the EXIF metadata, a JPEG, or nothing.
     """
     embedded = find_embedded(data, kind)
     exif = summarise(embedded.exif) if embedded.exif else None
@@ -170,7 +173,7 @@ def provenance(data: bytes, kind: str, pixels: NDArray[Any]) -> Provenance:
     generator = c2pa_text(embedded.c2pa, "claim_generator_info") or c2pa_text(
         embedded.c2pa, "claim_generator"
     )
-    return Provenance(
+    traces = Provenance(
         bytes=len(data),
         pixels_sha256=pixels_sha256(pixels),
         jpeg=jpeg_facts(data) if kind == "JPEG" else None,
@@ -180,12 +183,7 @@ def provenance(data: bytes, kind: str, pixels: NDArray[Any]) -> Provenance:
         thumbnail=compared,
         flags=_flags(embedded, exif, compared, generator, pixels.shape[1::-1]),
     )
-
-
-def embedded_thumbnail(data: bytes, kind: str) -> bytes:
-    """Return the JPEG that the EXIF metadata of a file hold beside the picture, or nothing."""
-    embedded = find_embedded(data, kind)
-    return embedded.exif.thumbnail() if embedded.exif else b""
+    return traces, thumbnail
 
 
 def with_history(

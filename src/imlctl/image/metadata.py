@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imlctl.image.boxes import boxes, item_places, items, meta_boxes
+from imlctl.image.containers import png_chunks
 from imlctl.image.jpeg import readable_segments
 
 if TYPE_CHECKING:
@@ -152,14 +153,9 @@ def _in_chunks(
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at, wanted = 8, (b"eXIf", b"caBX", b"tEXt", b"iTXt")
-    for _ in range(_MAX_BLOCKS):
-        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        if not name or name == b"IEND":
-            return
-        if name in wanted:  # nothing else is copied
-            yield name, data[at + 8 : at + 8 + min(length, _MAX_BODY)]
-        at += 12 + length
+    for name, start, stop in png_chunks(data):
+        if name in (b"eXIf", b"caBX", b"tEXt", b"iTXt"):  # nothing else is copied
+            yield name, data[start : min(stop, start + _MAX_BODY)]
 
 
 def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
