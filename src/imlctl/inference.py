@@ -181,6 +181,7 @@ def _analyse(
     own = [to_float(view)[None].to(device) for view in views]
     clues = _over_padded([model.clues(view) for view in own], padded, CLUE_STRIDE)
     known = _over_padded([model.reliability(view) for view in own], padded, CELL)
+    del own  # of a large picture as much memory as a tile takes
     inside = torch.zeros(padded.shape[2] // CELL, padded.shape[3] // CELL, device=device)
     inside[: -(-height // CELL), : -(-width // CELL)] = 1
     pooled: dict[Tile, Any] = {}

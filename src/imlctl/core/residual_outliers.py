@@ -38,7 +38,7 @@ _FREEDOM = 4.0  # degrees of, of the t distribution
 _ROUNDS = 5  # of fitting it
 _NEWTON = 20  # steps of inverting a matrix whose condition the ridge keeps under about 1,000
 _REACH = 6  # rows of pixels, at most, that a row of residuals reaches beyond its own
-_AREA = 2**22  # pixels that are looked at together
+_AREA = 2**20  # pixels that are looked at together: what a cache holds, for speed as for memory
 _HALF_KNOWN = 8000  # cells, two megapixels: of a picture so large, half is believed
 
 
