@@ -248,8 +248,9 @@ def test_pictures_that_look_like_outputs_are_analysed_and_the_rest_named(
 def test_an_interrupted_scan_is_called_incomplete(localize, run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         on_call(patch, 2, interrupt)
-        ran = localize()
+        ran = localize("--jsonl")
     assert "INCOMPLETE: 2 of 5 pictures were analysed" in ran.err
+    assert "INCOMPLETE: 2 of 5" in (tmp_path / "out/records.jsonl").read_text().splitlines()[-1]
     assert run("report", tmp_path / "out", "--jsonl", "--csv").code == Exit.OK
     incomplete = "INCOMPLETE: 2 of 5 pictures were analysed"
     for name in ("report.html", "records.jsonl", "records.csv"):

@@ -103,12 +103,24 @@ def test_a_crash_costs_one_picture(folder, tmp_path, monkeypatch):
         assert replies[name].sha256 == sha256_of(tmp_path / name), name
 
 
+def test_a_scan_whose_every_file_crashes_or_hangs_comes_to_its_end(folder, monkeypatch):
+    monkeypatch.setattr(processes, "_DECODER", UNRULY)
+    names = [f"{kind}{n}.png" for n in range(3) for kind in ("crash", "hang")]
+    with Decoders(2, Limits(1.0)) as decoders:
+        replies = dict(decoders.run(folder(*names)))
+    assert list(replies) == names
+    for name, reply in replies.items():
+        assert isinstance(reply, Failed)
+        assert ("crashed" if "crash" in name else "took longer than 1 s") in str(reply.error)
+        assert reply.sha256
+
+
 def test_a_hang_costs_one_picture_and_its_time(folder, monkeypatch):
     monkeypatch.setattr(processes, "_DECODER", UNRULY)
     with Decoders(1, Limits(0.5)) as decoders:  # the hang itself would last an hour
         replies = dict(decoders.run(folder("a.png", "hang.png", "b.png")))
     assert isinstance(replies["a.png"], Decoded)
-    assert "took longer than 0.5 seconds" in str(replies["hang.png"].error)
+    assert "took longer than 0.5 s" in str(replies["hang.png"].error)
     assert "--timeout" in replies["hang.png"].error.remedy
     assert isinstance(replies["b.png"], Decoded)
 
@@ -379,3 +391,17 @@ def test_a_picture_that_fails_in_a_batch_fails_alone(card, folder, monkeypatch):
     answers = dict(engine.run(folder("a.png", "b.png", "c.png"), never))
     assert [isinstance(answer, Failed) for answer in answers.values()] == [False, True, False]
     assert str(answers["b.png"].error).endswith("b.png: it is NaN")
+
+
+def test_one_thread_and_two_give_the_same_mask(makers):
+    """And maps that differ by rounding alone, which is why the record says how many there were."""
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            localizer = Analysis(Options(Settings(device="cpu"), threads=threads)).localizer
+            found.append(localizer.localize(makers.encode(makers.texture(300, 280), "PNG")))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(found[0].probability, found[1].probability, atol=1e-5)
+    np.testing.assert_array_equal(found[0].decision.mask, found[1].decision.mask)
+    assert [result.provenance["settings"]["threads"] for result in found] == [1, 2]

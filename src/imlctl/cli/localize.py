@@ -184,11 +184,13 @@ def localize(
             ledger.end()
         if found.many and not quiet:
             printer.summarize(planned=len(planned) + len(found.problems))
+        case = outputs.case()
         if not complete:
+            if case:  # of a scan that was stopped they say so, and are written in no time
+                write_reports(case, page=False, jsonl=jsonl, csv=csv)
             remedy = "" if outputs.folder is None else "; the same command with --resume continues"
             complain(f"interrupted after {printer.seen} of {len(planned)} pictures{remedy}")
             raise typer.Exit(Exit.INTERRUPTED)
-        case = outputs.case()
         reports = (
             write_reports(case, page=report, jsonl=jsonl, csv=csv, quiet=quiet) if case else []
         )

@@ -188,7 +188,7 @@ class Decoder(_Child):
     def _reason(self, path: str, code: int) -> InputError:
         if self._expired:
             return InputError(
-                f"decoding it took longer than {self.limits.seconds:g} seconds",
+                f"decoding it took longer than {self.limits.seconds:g} s",
                 source=path,
                 remedy="Raise --timeout if the file is good and its disk is slow.",
             )
