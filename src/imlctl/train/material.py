@@ -11,7 +11,7 @@ import numpy as np
 
 from imlctl.data.manifest import Entry, read_manifest
 from imlctl.errors import ConfigError
-from imlctl.forge.photos import PhotoPool, load_pool
+from imlctl.forge.photos import PhotoPool, list_photos, load_pool
 from imlctl.forge.regenerate import add_regenerated
 from imlctl.forge.synthesizer import Synthesizer
 from imlctl.image.decode import read
@@ -218,8 +218,13 @@ def load_split(config: TrainConfig, *, validation: bool, report: Report | None =
         validation_share=data.validation_share,
     )
     if not len(pool):
+        found = len(list_photos(data.photos))
+        purpose = "held out for validation" if validation else "left to train on"
+        left_out = f"; left out: {pool.skipped[0]}" if pool.skipped else ""
         raise ConfigError(
-            "no usable photographs in this split", source=", ".join(map(str, data.photos))
+            f"of {found} photographs, none is {purpose}{left_out}",
+            source=", ".join(map(str, data.photos)),
+            remedy="Add photographs, or hold out another share: --set data.validation_share=0.3.",
         )
     for line in pool.skipped:
         tell({"event": "skipped", "what": line})
