@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from imlctl.core.sampler import ScheduleConfig, alpha_bars
 from imlctl.errors import ConfigError
 from imlctl.train import distributed
-from imlctl.train.config import OptimConfig
+from imlctl.train.config import OptimConfig, load_config
 from imlctl.train.distributed import (
     GlobalBatchNorm2d,
     Process,
@@ -31,6 +31,7 @@ from imlctl.train.distributed import (
     share_batch_norm,
     this_round_of,
 )
+from imlctl.train.loop import train
 from imlctl.train.objective import Latents
 
 if TYPE_CHECKING:
@@ -90,18 +91,25 @@ def preset(tmp_path: Path, save_photos: Callable[..., Path]) -> Path:
     return path
 
 
-def run(preset: Path, out: Path, world: int, stop: int = -1) -> list[int]:
-    """Train in `world` processes; return their exit codes."""
+def alone(preset: Path, out: Path) -> None:
+    """Train in this process, on one thread as the others do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(load_config(preset), out, device=torch.device("cpu"))
+    torch.set_num_threads(threads)
+
+
+def run(preset: Path, out: Path, stop: int = -1) -> list[int]:
+    """Train in two processes; return their exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     started = []
-    for rank in range(world):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    for rank in range(2):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
         command = [sys.executable, "-c", PROGRAM, str(preset), str(out), str(stop)]
-        environment = common | (place if world > 1 else {})
-        started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
+        started.append(subprocess.Popen(command, env=common | place, stderr=subprocess.PIPE))
     codes = []
     for rank, process in enumerate(started):
         if stop > 0 and rank > 0:
@@ -145,16 +153,16 @@ def test_two_processes_train_what_one_does_and_go_on_bit_for_bit(
     preset: Path, tmp_path: Path
 ) -> None:
     one, two, broken = (tmp_path / name for name in ("one", "two", "broken"))
-    run(preset, one, 1)
-    run(preset, two, 2)
+    alone(preset, one)
+    run(preset, two)
     first, second = state(one), state(two)
     # The gradients, averaged by Adam, and the statistics of batch norm. Weights are no measure:
     # Adam makes whole steps of the rounding errors where there is no gradient.
     assert apart(first, second, ".exp_avg") < 1e-2
     assert apart(first, second, "running_") < 1e-2
     assert {p.name for p in two.iterdir()} == {p.name for p in one.iterdir()}
-    assert 9 in run(preset, broken, 2, stop=4)
-    run(preset, broken, 2)
+    assert 9 in run(preset, broken, stop=4)
+    run(preset, broken)
     restarted = tmp_path / "restarted"
     assert "exitcode: -9" in elastic(preset, restarted, tmp_path)
     for out in (broken, restarted):
@@ -222,9 +230,9 @@ def test_without_torchrun_there_is_nobody_to_join(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.timeout(1800)
 def test_half_of_a_batch_is_something_else(preset: Path, tmp_path: Path) -> None:
     """What the bound above is worth."""
-    run(preset, tmp_path / "whole", 1)
+    alone(preset, tmp_path / "whole")
     preset.write_text(preset.read_text().replace("batch = 4", "batch = 2"))
-    run(preset, tmp_path / "half", 1)
+    alone(preset, tmp_path / "half")
     assert apart(state(tmp_path / "whole"), state(tmp_path / "half"), ".exp_avg") > 0.1
 
 
