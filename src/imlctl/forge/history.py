@@ -333,10 +333,10 @@ def circulate(
         careful: As an editor saves his work, at good quality, and less often resized.
         largest: Most that the canvas may exceed the result by.
     """
-    count = int(rng.choice(4, p=(0.22, 0.53, 0.25, 0.0) if careful else (0.17, 0.48, 0.28, 0.07)))
+    count = int(rng.choice(4, p=(0.25, 0.55, 0.2, 0.0) if careful else (0.2, 0.5, 0.24, 0.06)))
     resized = native is not None and native != shape
     factor = 1.0
-    if native is None and rng.random() < (0.25 if careful else 0.45):
+    if native is None and rng.random() < (0.25 if careful else 0.38):
         resized = True
         factor = _factor(rng, largest)
     if resized and count == 0 and rng.random() < 0.75:
