@@ -17,7 +17,6 @@ from imlctl.core.wkv import MAX_DECAY, bi_wkv, bi_wkv6
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
 
 from torch import Tensor
 
