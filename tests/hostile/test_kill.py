@@ -13,10 +13,15 @@ import pytest
 
 import imlctl
 from imlctl.errors import Exit
-from imlctl.report.jsonl import read_jsonl
 from imlctl.scan.folder import rows
 
 SCANNER = Path(__file__).with_name("scanner.py")
+
+
+def read_jsonl(path):
+    """Records of a file, without what may be left of an incomplete last line."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
 def scan(source, out, *, workers=0, line=0):
