@@ -26,6 +26,9 @@ def test_a_row_has_a_cell_for_each_column() -> None:
 def test_numbers() -> None:
     assert page.fraction(None) == page.percentage(None) == "-"
     assert (page.fraction(0.12345), page.percentage(0.126)) == ("0.123", "13%")
+    assert (page.fraction(0.99997), page.fraction(1.0)) == ("0.999", "1.000")
+    shares = (0.0, 0.001, 0.994, 0.999, 1.0, 1.02)
+    assert [page.percentage(v) for v in shares] == ["0%", "<1%", "99%", ">99%", "100%", "102%"]
     assert (page.duration(0.01234), page.duration(12.3)) == ("12.34 ms", "12.3 s")
     assert [page.amount(v) for v in (0.5, 1500, 2e6, 3e9, 4e12)] == [
         "0.5",

@@ -74,8 +74,10 @@ def headline(document: dict[str, Any]) -> str:
 
 
 def fraction(value: float | None) -> str:
-    """Three decimals, or a dash for no value."""
-    return "-" if value is None else f"{value:.3f}"
+    """Three decimals, or a dash for no value; what is less than 1 does not become 1.000."""
+    if value is None:
+        return "-"
+    return f"{min(value, 0.9994) if value < 1 else value:.3f}"
 
 
 def proportion(value: dict[str, Any]) -> str:
@@ -83,12 +85,16 @@ def proportion(value: dict[str, Any]) -> str:
     if not value["of"]:
         return "-"
     low, high = value["interval"]
-    return f"{value['share']:.0%} [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{percentage(value['share'])} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def percentage(value: float | None) -> str:
-    """Whole percent, or a dash for no value."""
-    return "-" if value is None else f"{value:.0%}"
+    """Whole percent, or a dash for no value; some are not none, and nearly all are not all."""
+    if value is None:
+        return "-"
+    if 0 < value < 0.005 or 0.995 <= value < 1:
+        return "<1%" if value < 1 / 2 else ">99%"
+    return f"{value:.0%}"
 
 
 def duration(seconds: float) -> str:
