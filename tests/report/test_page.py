@@ -402,6 +402,19 @@ def test_a_region_is_shown_at_full_size(
     assert (x, y) == pytest.approx((0.35 * 1600, 0.5 * 1200), abs=12)
 
 
+def test_a_region_larger_than_a_crop_says_that_it_is_reduced(
+    page: Any, tmp_path: Path, entry: Callable[..., ReportEntry]
+) -> None:
+    path = tmp_path / "report.html"
+    write_report(path, [entry("huge.png", size=(2400, 3200), crops=True)])
+    page.open(path)
+    page.until(DRAWN)
+    page.run("document.querySelector('[data-part=\"1\"]').click()")
+    page.until(f"document.querySelector('[data-part=\"1\"]').ariaPressed === 'true' && {DRAWN}")
+    shown = page.run("document.querySelector('[data-part=\"1\"]').textContent")
+    assert re.fullmatch("Region 1, at [3-6][0-9](\\.\\d)?.% of its size", shown), shown
+
+
 def test_views_are_chosen_and_flicker(
     page: Any, tmp_path: Path, entry: Callable[..., ReportEntry]
 ) -> None:

@@ -77,6 +77,9 @@ async function showPart(part) {
   if (view.index !== index) return;
   view.source = source;
   markPressed("part", part);
+  if (part && source.photo.naturalWidth < source.box[2]) {
+    document.querySelector(`[data-part="${part}"]`).textContent = `Region ${part}, at ${percent(source.photo.naturalWidth / source.box[2])} of its size`;
+  }
   drawNow();
   byId("canvas").ariaBusy = "false";
 }
