@@ -55,4 +55,17 @@ def test_every_error_is_documented_and_in_the_tree() -> None:
 
 def test_exit_code_table() -> None:
     codes = {code.name: int(code) for code in Exit}
-    assert codes == {"OK": 0, "FOUND": 1, "USAGE": 2, "SOME_FAILED": 3, "INTERRUPTED": 130}
+    assert codes == {
+        "OK": 0,
+        "FOUND": 1,
+        "USAGE": 2,
+        "SOME_FAILED": 3,
+        "INTERNAL": 70,
+        "INTERRUPTED": 130,
+    }
+
+
+def test_details_stand_on_lines_of_their_own() -> None:
+    error = UsageError("two things are missing", remedy="Get them.", details=("one", "two"))
+    assert error.message == "two things are missing. Get them."
+    assert str(error) == "two things are missing. Get them.\n  one\n  two"

@@ -28,19 +28,28 @@ class ImlctlError(Exception):
         what: What is wrong, as a clause without a final full stop.
         source: The file or setting concerned, as the user named it.
         remedy: What to do, as a sentence.
+        details: Single findings, for a line each below the message.
     """
 
     exit_code: ClassVar[Exit] = Exit.USAGE
 
-    def __init__(self, what: str, *, source: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, what: str, *, source: str = "", remedy: str = "", details: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(what)  # alone, so that the error survives pickling
         self.what = what
         self.source = source
         self.remedy = remedy
+        self.details = details
 
-    def __str__(self) -> str:
+    @property
+    def message(self) -> str:
+        """All but the details."""
         head = f"{self.source}: {self.what}" if self.source else self.what
         return f"{head}. {self.remedy}" if self.remedy else head
+
+    def __str__(self) -> str:
+        return "\n  ".join([self.message, *self.details])
 
 
 class UsageError(ImlctlError):

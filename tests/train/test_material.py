@@ -179,9 +179,10 @@ def test_everything_that_is_missing_is_told_at_once_with_how_to_get_it(tmp_path:
     )
     with pytest.raises(ConfigError) as caught:
         require_sources(config)
-    lines = str(caught.value).splitlines()
-    assert lines[0].strip() == "the preset names things that are not here."
-    told = {line.split(":")[0].strip(): line for line in lines[1:-1]}
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith("the preset names files or folders that do not exist. ")
+    assert "--set KEY=VALUE" in first
+    told = {line.split(":")[0].strip(): line for line in lines}
     assert set(told) == {
         *("data.photos", "data.autoencoder", "diffusion.vae", "diffusion.backbone", "manifest")
     }
@@ -190,7 +191,6 @@ def test_everything_that_is_missing_is_told_at_once_with_how_to_get_it(tmp_path:
     assert f"imlctl distill distill -o {tmp_path / 'runs' / 'vae'}" in told["diffusion.vae"]
     assert "imlctl weights pull mit-b3" in told["diffusion.backbone"]
     assert f"imlctl data index FOLDER -o {tmp_path / 'casia.csv'}" in told["manifest"]
-    assert "--set KEY=VALUE" in lines[-1]
 
 
 def test_a_starter_lacks_nothing_but_photographs(save_photos: Callable[..., Path]) -> None:

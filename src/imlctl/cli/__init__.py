@@ -86,7 +86,7 @@ def _run() -> int:
             command(prog_name="imlctl", terminal_width=width(), standalone_mode=False) or Exit.OK
         )
     except ImlctlError as error:
-        complain(str(error))
+        complain(error.message, error.details)
         return error.exit_code
     except KeyboardInterrupt:
         complain("interrupted")

@@ -44,9 +44,11 @@ def echo(line: str) -> None:
         ) from error
 
 
-def complain(message: str) -> None:
-    """Print an error to standard error."""
+def complain(message: str, details: tuple[str, ...] = ()) -> None:
+    """Print an error to standard error, and its details below it."""
     _remark(f"{_ERROR} {printable(message)}")
+    for detail in details:
+        _remark(f"  {printable(detail)}")
 
 
 def note(message: str) -> None:

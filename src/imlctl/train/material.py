@@ -42,12 +42,13 @@ def require_sources(config: TrainConfig) -> None:
     Raises:
         ConfigError: Something is not: all that is missing, each with how to get it.
     """
-    missing = [f"\n  {key}: {what}" for key, what in _missing(config)]
+    missing = tuple(f"{key}: {what}" for key, what in _missing(config))
     if missing:
         raise ConfigError(
-            "the preset names things that are not here",
-            remedy="".join(missing)
-            + "\nChange a key in the preset or with --set KEY=VALUE; an empty value leaves it out.",
+            "the preset names files or folders that do not exist",
+            remedy="Change each key in the preset, or with --set KEY=VALUE; an empty value"
+            " leaves it out.",
+            details=missing,
         )
 
 
