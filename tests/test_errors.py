@@ -66,6 +66,6 @@ def test_exit_code_table() -> None:
 
 
 def test_details_stand_on_lines_of_their_own() -> None:
-    error = UsageError("two things are missing", remedy="Get them.", details=("one", "two"))
+    error = ImlctlError("two things are missing", remedy="Get them.", details=("one", "two"))
     assert error.message == "two things are missing. Get them."
     assert str(error) == "two things are missing. Get them.\n  one\n  two"
