@@ -70,6 +70,15 @@ def test_tables_of_another_program_are_compared_and_not_called_a_setting(makers:
     assert abs(found.quality - 80) <= 3
 
 
+@pytest.mark.parametrize("setting", ["web_low", "web_maximum", "medium", "maximum"])
+def test_the_tables_of_photoshop_are_known(makers: Any, setting: str) -> None:
+    found = jpeg_facts(makers.encode(makers.texture(), "JPEG", quality=setting))
+    assert (found.standard, found.program) == (False, f"Photoshop, {setting.replace('_', ' ')}")
+    assert jpeg_facts(makers.encode(makers.texture(), "JPEG")).program == "libjpeg"
+    other = [[7 + at % 50 for at in range(64)]] * 2
+    assert jpeg_facts(makers.encode(makers.texture(), "JPEG", qtables=other)).program is None
+
+
 @pytest.mark.parametrize(
     ("option", "name"), [("4:4:4", "4:4:4"), ("4:2:2", "4:2:2"), ("4:2:0", "4:2:0")]
 )

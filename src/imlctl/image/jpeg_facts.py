@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL.JpegPresets import presets
 
 from imlctl.image.jpeg import (
     END,
@@ -72,6 +73,8 @@ class JpegFacts:
         quality: 1 to 100, the setting of libjpeg whose tables come closest; None without tables.
         standard: Whether they are exactly libjpeg's, as most programs write and many cameras and
             Photoshop do not; otherwise `quality` is a comparison and no setting.
+        program: Whose tables they are: ``libjpeg``, or Photoshop and its setting; None for those
+            of a camera or of another program.
         subsampling: Of colour, such as ``4:2:0``; None for grey, and for what has no usual name.
         progressive: It comes in scans of growing detail.
         order: Names of the segments in the order of the file, such as ``APP1`` or ``DQT``; one
@@ -95,6 +98,7 @@ class JpegFacts:
     starts: int = 1
     ends: int = 1
     trailing: int = 0
+    program: str | None = None
 
 
 def jpeg_facts(data: bytes) -> JpegFacts:
@@ -131,6 +135,7 @@ def jpeg_facts(data: bytes) -> JpegFacts:
         starts=1 + codes.count(START) + data.count(b"\xff\xd8\xff", end),
         ends=codes.count(END) + data.count(b"\xff\xd9", end),
         trailing=len(data) - end,
+        program="libjpeg" if standard else _photoshop(tables),
     )
 
 
@@ -177,6 +182,16 @@ def _quality(tables: dict[int, Table], slots: list[int]) -> tuple[int | None, bo
         apart += np.abs(reference - np.array(tables[slot].values)).sum(axis=1)
     best = int(apart.argmin())
     return best + 1, bool(apart[best] == 0)
+
+
+def _photoshop(tables: dict[int, Table]) -> str | None:
+    """Name the setting of Photoshop with exactly these tables, as Pillow lists them."""
+    found = [list(tables[slot].values) for slot in sorted(tables)]
+    for name, preset in presets.items():
+        known: Any = preset["quantization"]
+        if found and found == [list(table) for table in known[: len(found)]]:
+            return f"Photoshop, {name.replace('_', ' ')}"
+    return None
 
 
 def _subsampling(components: list[tuple[int, int]]) -> str | None:
