@@ -26,6 +26,7 @@ JPEG = {
     "starts": 2,
     "ends": 2,
     "trailing": 1234567,
+    "program": "libjpeg",
 }
 EXIF = {
     "make": "Acme",
@@ -82,6 +83,7 @@ def test_all_that_is_known_is_told(record: dict[str, Any]) -> None:
     assert groups["Picture"]["Orientation"] == "6; turned upright here"
     history = groups["JPEG history"]
     assert history["Last quality"] == "92, exactly libjpeg\u2019s tables"
+    assert history["Tables of"] == "libjpeg"
     assert history["Compressed"] == "twice"
     assert history["8 \u00d7 8 grid"] == "shifted by 3 columns and 5 rows"
     assert history["Segments"] == "SOI APP1 DQT"

@@ -118,6 +118,8 @@ def _history(traces: Mapping[str, Any]) -> Iterable[Fact]:
         exact = f"{jpeg['quality']}, exactly libjpeg\u2019s tables"
         near = f"about {jpeg['quality']}; the tables are not libjpeg\u2019s"
         yield "Last quality", exact if jpeg["standard"] else near, ""
+    if jpeg.get("program"):
+        yield "Tables of", jpeg["program"], ""
     for table in jpeg["tables"]:
         yield f"Quantisation table {table['slot']}", _matrix(table["values"]), _TABLE
     yield "Compressed", traces.get("compressions", ""), ""
