@@ -298,7 +298,7 @@ def test_known_misalignments_say_where_the_mended_mask_is(
 
 def test_an_unknown_tree_names_the_layouts(tmp_path: Path, photo: Put) -> None:
     photo("holiday/a.jpg")
-    with pytest.raises(UsageError, match=r"none of the layouts .* --layout: casia1, casia2"):
+    with pytest.raises(UsageError, match=r"none of the known layouts.* --layout: casia1, casia2"):
         detect(tmp_path)
     index = build_index(tmp_path, tmp_path / "rewritten", layout="authentic", name="mine")
     assert by_set(index) == {"mine": (0, 1)}

@@ -96,7 +96,7 @@ class TestEvaluate:
             answer.probability[2, 2] = value
             return answer
 
-        with pytest.raises(NumericalError, match=r"a.png: its map holds NaN or infinity"):
+        with pytest.raises(NumericalError, match=r"a.png: its map contains NaN or infinity"):
             next(evaluate(cases, broken))
 
 

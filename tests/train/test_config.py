@@ -176,7 +176,7 @@ def test_keys_are_set_from_the_command_line(tmp_path: Path) -> None:
         ("=3", r"--set: cannot be read: '=3'"),
         ("optim.stepps=3", r"optim: unknown key 'stepps'"),
         ("optim.steps=many", r"optim: steps: must be int, not 'many'"),
-        ("optim.steps.more=1", r"--set optim.steps.more: 'steps' is no table"),
+        ("optim.steps.more=1", r"--set optim.steps.more: 'steps' is not a table"),
     ],
 )
 def test_a_key_that_cannot_be_set_is_named(change: str, message: str, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_what_is_no_tensor_is_left_out_and_named(tmp_path: Path) -> None:
         ([torch.ones(1)], "holds a list"),
         ({"epoch": 3}, "holds no tensors"),
         ({}, "holds no tensors"),
-        ({"w": torch.eye(2).to_sparse()}, "'w' in a form"),
+        ({"w": torch.eye(2).to_sparse()}, "'w' in a layout"),
     ],
 )
 def test_what_cannot_be_written(content: Any, words: str, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_the_report_of_the_process(
 
 
 def test_the_target_must_say_what_it_is(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"does not end in \.safetensors"):
+    with pytest.raises(WeightsError, match=r"must end in \.safetensors"):
         convert(saved(tmp_path, STATE), tmp_path / "w.pt")
     with pytest.raises(WeightsError, match=r"gone\.pt: cannot be read"):
         convert(tmp_path / "gone.pt", tmp_path / "w.safetensors")

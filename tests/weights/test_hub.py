@@ -240,7 +240,7 @@ def test_a_full_disk_is_told_from_other_errors(
     for number, words in (
         (errno.ENOSPC, "does not fit on the disk"),
         (errno.EROFS, "cannot be written to the cache"),
-        (errno.EIO, "the exchange with the Hub failed"),
+        (errno.EIO, "the connection to the Hub failed"),
     ):
         monkeypatch.setattr("huggingface_hub.file_download.http_get", fail(number))
         with pytest.raises(WeightsError, match=rf"{words} .*as the system says it"):

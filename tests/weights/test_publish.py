@@ -80,7 +80,7 @@ def test_the_key_is_told_to_the_hub_only(
 
 
 def test_nobody_is_logged_in(hub: Any, publication: Publication) -> None:
-    with pytest.raises(WeightsError, match="nobody is logged in") as caught:
+    with pytest.raises(WeightsError, match="needs a login") as caught:
         push(publication)
     assert "hf auth login" in caught.value.remedy
     assert hub.log == []

@@ -70,7 +70,7 @@ def detect(root: Path) -> Layout:
         if layout.sees(root):
             return layout
     raise UsageError(
-        "is in none of the layouts that can be told apart",
+        "matches none of the known layouts",
         source=str(root),
         remedy=f"Name one with --layout: {', '.join(LAYOUTS)}.",
     )

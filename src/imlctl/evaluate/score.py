@@ -135,7 +135,7 @@ def score_picture(
     """
     probability, decision = answer.probability, answer.decision
     if not np.isfinite(probability).all():
-        raise NumericalError("its map holds NaN or infinity", source=str(entry.image))
+        raise NumericalError("its map contains NaN or infinity", source=str(entry.image))
     for mask, path in ((truth, entry.mask), (source, entry.source)):
         if mask is not None and mask.shape != probability.shape:
             shapes = f"{mask.shape[1]}x{mask.shape[0]}, its picture "

@@ -146,8 +146,14 @@ def _load() -> dict[str, list[dict[str, Any]]]:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
-            f"cannot be read ({error})", source=str(path), remedy="Move it away, calibrate again."
+            f"cannot be read ({error})",
+            source=str(path),
+            remedy="Move it away and calibrate again.",
         ) from error
     if not sound:
-        raise ConfigError("is not ours", source=str(path), remedy="Move it away, calibrate again.")
+        raise ConfigError(
+            "is not a file of thresholds written by imlctl",
+            source=str(path),
+            remedy="Move it away and calibrate again.",
+        )
     return weights

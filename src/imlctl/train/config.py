@@ -297,7 +297,7 @@ def _change(values: dict[str, Any], change: str) -> None:
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{table!r} is no table", source=f"--set {key}")
+            raise ConfigError(f"{table!r} is not a table", source=f"--set {key}")
     if not text.strip():
         values.pop(name, None)
         return

@@ -138,7 +138,7 @@ def load_material(config: TrainConfig, report: Report) -> Material:
         raise ConfigError(
             "validation_share = 0 leaves no photographs to validate on",
             source="data",
-            remedy="Set validation_share, or validation.synthetic = 0 to train blindly.",
+            remedy="Set validation_share, or validation.synthetic = 0 to train without validation.",
         )
     makers: list[list[Maker]] = []  # for each kind of sample one of each size
     names: list[str] = []

@@ -62,9 +62,9 @@ def convert(source: Path, target: Path, *, part: str = "", overwrite: bool = Fal
     """
     if target.suffix != ".safetensors":
         raise WeightsError(
-            "does not end in .safetensors, which it will be",
+            "must end in .safetensors",
             source=str(target),
-            remedy="Give it that ending.",
+            remedy="Choose another name.",
         )
     before = sha256_of(source)
     with tempfile.TemporaryDirectory(prefix="imlctl-convert-") as folder:
@@ -181,7 +181,9 @@ def _plain(name: str, value: Tensor) -> Tensor:
     import torch
 
     if value.layout is not torch.strided or value.is_quantized:
-        raise ContentError(f"holds {name!r} in a form that safetensors has not ({value.layout})")
+        raise ContentError(
+            f"holds {name!r} in a layout that safetensors does not support ({value.layout})"
+        )
     return value.detach().clone().contiguous()
 
 

@@ -124,9 +124,9 @@ def explain(error: Exception, reference: HubReference) -> WeightsError:
                 return WeightsError(found[0], source=str(reference), remedy=found[1])
     *_, last = _chain(error)  # wrappers say less than what they wrap
     return WeightsError(
-        f"the exchange with the Hub failed ({type(last).__name__}: {first_line(last)})",
+        f"the connection to the Hub failed ({type(last).__name__}: {first_line(last)})",
         source=str(reference),
-        remedy="Try again; if it stays so, report it with this message.",
+        remedy="Try again; if it fails again, report this message.",
     )
 
 
@@ -305,7 +305,7 @@ def _draft(publication: Publication, architecture: str) -> Entry:
             card=f"https://huggingface.co/{publication.repo}",
         )
     except ValueError as error:
-        raise WeightsError(f"cannot be published so: {error}", source="push") from error
+        raise WeightsError(f"cannot be published: {error}", source="push") from error
 
 
 def _check_login(target: HubReference) -> None:
@@ -313,9 +313,9 @@ def _check_login(target: HubReference) -> None:
 
     if get_token() is None:
         raise WeightsError(
-            "nobody is logged in, and only who is may publish",
+            "publishing needs a login to the Hub",
             source=str(target),
-            remedy="Log in with `hf auth login` or set HF_TOKEN, with a token that may write.",
+            remedy="Log in with `hf auth login`, or set HF_TOKEN to a token with write access.",
         )
 
 

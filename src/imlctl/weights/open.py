@@ -54,7 +54,7 @@ def open_weights(wanted: str | Path = "") -> Loaded:
         raise WeightsError(
             f"holds {loaded.card.architecture!r}, which marks no pixels by itself",
             source=loaded.name,
-            remedy="It is a part of others; see imlctl weights list for models.",
+            remedy="It is only a part of a model; imlctl weights list shows models.",
         )
     if found.entry is not None:
         _check_against(loaded.card, found.entry)

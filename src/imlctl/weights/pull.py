@@ -158,10 +158,10 @@ def _record(
 
 def _untrusted(name: str, reference: HubReference) -> WeightsError:
     return WeightsError(
-        f"no hash of {reference} is known, so what arrives could not be checked",
+        f"no hash of {reference} is known, so the file could not be checked",
         source=name,
-        remedy="Give its hash with --sha256, or accept what arrives and hold the repository to it "
-        "from now on with --trust-on-first-use.",
+        remedy="Give its hash with --sha256, or add --trust-on-first-use to accept the file and to"
+        " check later pulls against it.",
     )
 
 
@@ -178,7 +178,7 @@ def _wrong(
             f"{reference.revision!r} was commit {seen.revision} with sha256 {expected} when it was "
             f"first pulled, and is now commit {fetched.revision} with sha256 {found}",
             source=name,
-            remedy="What was pulled first stays in use. If the change is meant, pull "
+            remedy="The first file stays in use. If the change is intended, pull "
             f"{reference.at(fetched.revision)} by its commit.",
         )
     return mismatch(

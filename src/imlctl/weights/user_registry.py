@@ -98,7 +98,7 @@ def load_user_registry() -> UserRegistry:
         raise WeightsError(
             f"cannot be read ({error})",
             source=str(path),
-            remedy="Mend it, or move it away to go on without it.",
+            remedy="Correct it, or move it away to continue without it.",
         ) from error
     taken = registry.entries.keys() & load_registry().entries.keys()
     if taken:
