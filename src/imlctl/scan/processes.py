@@ -195,7 +195,7 @@ class Decoder(_Child):
         return InputError(
             f"the process that decoded it crashed ({_ending(code)})",
             source=path,
-            remedy="The file may be made to crash programs, or memory ran out.",
+            remedy="The file may have been made to crash programs, or memory ran out.",
         )
 
 

@@ -54,7 +54,7 @@ def joined() -> Iterator[None]:
             raise UsageError(
                 f"cannot join or start Ray: {gist(error)}",
                 source=f"RAY_ADDRESS {address}" if address else "--ray",
-                remedy="Is the cluster up, and this machine one of it? See `ray status`.",
+                remedy="Check with `ray status` that the cluster runs and includes this machine.",
             ) from error
         try:
             yield

@@ -242,7 +242,7 @@ class RayPool:
                 f"Ray gave up: {gist(error)}",
                 source="--ray",
                 remedy="The same imlctl must be installed on all machines; Ray's logs say more."
-                " --resume goes on with what is left.",
+                " --resume continues with what is left.",
             ) from error
 
     def _hand_out(self, todo: deque[_Item], members: list[_Member]) -> None:
