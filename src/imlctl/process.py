@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Turns that a waiting thread spins before it sleeps. GNU's OpenMP spins for 300,000 by itself, some
-# milliseconds, longer than most loops of the network last.
-_SPINS = "5000"
-_BLOCK_TIME = "1"  # milliseconds; the same for Intel's and LLVM's
+# Turns that a waiting thread spins before it sleeps, on idle cores and on busy ones. GNU's OpenMP
+# spins for 300,000 by itself, some milliseconds, longer than most loops of the network last.
+_SPINS = ("3000", "0")
+_BLOCK_TIMES = ("1", "0")  # milliseconds; the same for Intel's and LLVM's
 _CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, glibc's malloc.h
@@ -31,12 +32,25 @@ def spin_moderately() -> None:
 
     OpenMP's threads wait for each other between two loops, of which a network has thousands. Asleep
     at once, each wait costs as much as a loop: a picture of 512x512 takes twice as long on idle
-    cores. Spinning for milliseconds, they spin on the very time that busy neighbours need to
-    finish: with two other programs a picture takes three times as long. To be called before torch
-    is imported.
+    cores. Where other programs hold the cores, threads spin on the very time that their neighbours
+    need to finish, so there they sleep at once. To be called before torch is imported.
     """
     if not any(name in os.environ for name in _CHOSEN):
-        os.environ["GOMP_SPINCOUNT"], os.environ["KMP_BLOCKTIME"] = _SPINS, _BLOCK_TIME
+        busy = others_running() * 2 >= (os.cpu_count() or 1)
+        os.environ["GOMP_SPINCOUNT"], os.environ["KMP_BLOCKTIME"] = _SPINS[busy], _BLOCK_TIMES[busy]
+
+
+def others_running() -> int:
+    """Count the threads of this machine that run or wait for a core, but for the one that asks.
+
+    0 where the system does not say.
+    """
+    try:
+        listing = Path("/proc/stat").read_bytes()
+    except OSError:
+        return 0
+    found = re.search(rb"^procs_running (\d+)$", listing, re.MULTILINE)
+    return max(0, int(found[1]) - 1) if found else 0
 
 
 def sleep_at_once() -> None:
@@ -45,7 +59,7 @@ def sleep_at_once() -> None:
     For training on a CPU, where processes that make samples want the cores that a spinning thread
     would hold. To be called after `spin_moderately` and before torch is imported.
     """
-    if os.environ.get("GOMP_SPINCOUNT") == _SPINS and "OMP_WAIT_POLICY" not in os.environ:
+    if os.environ.get("GOMP_SPINCOUNT") == _SPINS[0] and "OMP_WAIT_POLICY" not in os.environ:
         os.environ["GOMP_SPINCOUNT"] = os.environ["KMP_BLOCKTIME"] = "0"
 
 

@@ -266,7 +266,7 @@ def _folder(kind: str, folder: Path) -> Check:
     standing = next(p for p in (folder, *folder.parents) if p.exists())
     facts = {"path": str(folder), "bytes": size}
     says = f"{printable(folder)}, {_megabytes(size)}"
-    if not os.access(standing, os.W_OK):
+    if not standing.is_dir() or not os.access(standing, os.W_OK):
         remedy = f"Set XDG_{kind.upper()}_HOME to a folder that you may write to."
         return Check("storage", kind, State.NOTE, f"{says}, cannot be written", remedy, facts)
     return Check("storage", kind, State.WELL, says, "", facts)
