@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from io import BytesIO
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -211,6 +211,16 @@ class Result:
         return {"pictures": self.rates.pictures, **self.rates.verdicts[self.verdict].to_dict()}
 
 
+@cache
+def _one_thread_after_fork() -> None:
+    """Have children that are forked compute with one thread: OpenMP's others are not there.
+
+    They would be waited for without end, also by a model that the child loads itself.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
 class Localizer:
     """A model in memory, ready for one photograph after another.
 
@@ -226,6 +236,7 @@ class Localizer:
     def __init__(self, settings: Settings | None = None, *, loaded: Loaded | None = None) -> None:
         self.settings = settings or Settings()
         self._process = os.getpid()
+        _one_thread_after_fork()
         self.device = resolve(self.settings.device)
         if loaded is None:
             make_deterministic()
@@ -318,7 +329,7 @@ class Localizer:
         return self.card.rates if same else None
 
     def _survive_fork(self) -> None:
-        """Compute with one thread in a child that was forked: OpenMP's others are not there.
+        """Say in a child that was forked that it computes with one thread.
 
         Raises:
             UsageError: The model is on a device that a child cannot use.
@@ -330,7 +341,6 @@ class Localizer:
                 f"this process was forked after the model was loaded onto {self.device}",
                 remedy="Load the model in the child, or start it with the method spawn.",
             )
-        torch.set_num_threads(1)
         settings = cast("dict[str, object]", self.provenance["settings"])
         self.provenance = {**self.provenance, "settings": {**settings, "threads": 1}}
         self._process = os.getpid()

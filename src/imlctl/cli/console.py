@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 import textwrap
-from typing import TextIO
+from contextlib import suppress
+from typing import Any, TextIO
 
 from imlctl.errors import OutputError
 
@@ -75,6 +76,28 @@ def _write(stream: TextIO, line: str) -> None:
     encoding = stream.encoding or "utf-8"
     stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
+
+
+class Indestructible:
+    """Stream that goes on when its terminal has gone; what is written then is lost."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, if anybody is there."""
+        with suppress(OSError, ValueError):
+            return self._stream.write(text) if self._stream is not None else 0
+        return 0
+
+    def flush(self) -> None:
+        """Flush, likewise."""
+        with suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def is_terminal(stream: TextIO | None) -> bool:

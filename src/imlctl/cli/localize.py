@@ -159,6 +159,7 @@ def localize(
             live=not quiet,
             verbose=verbose,
             until_the_end=out is not None or check is not None,
+            outputs=out is not None,
         )
         stack.enter_context(printer.stages)
         engine = _start(planned, options, limits, stack, jobs=jobs, ray=ray, stages=printer.stages)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from imlctl.cli.console import (
+    Indestructible,
     ReaderGoneError,
     columns,
     complain,
@@ -24,6 +25,7 @@ from imlctl.cli.console import (
     styled,
 )
 from imlctl.cli.localize_options import CheckFor
+from imlctl.errors import OutputError
 from imlctl.mask.decide import Verdict
 from imlctl.mask.rates import in_words
 from imlctl.mask.render import percent, rounded_down
@@ -107,6 +109,7 @@ class ScanPrinter:
         live: Show a live line where standard error is a terminal.
         verbose: Print sizes, times, warnings, tracebacks, and what an earlier scan did.
         until_the_end: Go on when nobody reads the output any more.
+        outputs: Go on, too, when it cannot be written, since there are files as well.
         counts: Pictures by verdict.
         seen: Pictures that were followed.
         resumed: Those of them that an earlier scan did.
@@ -120,6 +123,7 @@ class ScanPrinter:
     live: bool = True
     verbose: bool = False
     until_the_end: bool = False
+    outputs: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     seen: int = 0
     resumed: int = 0
@@ -139,14 +143,19 @@ class ScanPrinter:
 
         hidden = not self.live or self.total < 2 or not is_terminal(sys.stderr)
         with tqdm(
-            total=self.total, unit="picture", disable=hidden, dynamic_ncols=True, leave=False
+            total=self.total,
+            unit="picture",
+            disable=hidden,
+            dynamic_ncols=True,
+            leave=False,
+            file=Indestructible(sys.stderr),
         ) as bar:
             for outcome in outcomes:
                 if hidden:
                     self._print(outcome)
                 else:
-                    with bar.external_write_mode(file=sys.stderr):
-                        self._print(outcome)
+                    bar.clear()
+                    self._print(outcome)
                 self.seen += 1
                 self.counts[outcome.record["verdict"]] += 1
                 self.resumed += outcome.resumed
@@ -173,9 +182,11 @@ class ScanPrinter:
                 echo(json.dumps(record, allow_nan=False))
             elif not self.silent:
                 echo(self._lines(outcome))
-        except ReaderGoneError:
-            if not self.until_the_end:
+        except (ReaderGoneError, OutputError) as error:
+            if not (self.outputs or (self.until_the_end and isinstance(error, ReaderGoneError))):
                 raise
+            if isinstance(error, OutputError):
+                complain(str(error))
             self.silent, self.as_json = True, False
         if self.verbose:
             note(f"{outcome.job.picture}: {_particulars(record)}")

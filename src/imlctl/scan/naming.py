@@ -31,6 +31,7 @@ _KEPT = re.compile(
 )
 _SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 _LONGEST_NAME = 255  # bytes, on every common file system
+_LONGEST_PATH = 4096 - 64  # bytes, on Linux; the rest is for the names of temporary files
 
 
 class Kind(StrEnum):
@@ -235,9 +236,10 @@ def _into_folder(pictures: Sequence[Picture], out: str, wanted: Sequence[Kind]) 
             source=f"-o {out}",
             remedy=f"Name a folder, or write {out}{os.sep} if you mean one.",
         )
+    room = _LONGEST_PATH - len(os.fsencode(folder.absolute())) - _LONGEST_SUFFIX
     return tuple(
         Job(picture, {kind: _output(folder, picture.name, kind) for kind in wanted})
-        for picture in _unambiguous(pictures)
+        for picture in _unambiguous(pictures, room)
     )
 
 
@@ -245,8 +247,10 @@ def _output(folder: Path, name: PurePath, kind: Kind) -> Path:
     return folder / name.with_name(name.name + kind.suffix)
 
 
-def _unambiguous(pictures: Sequence[Picture]) -> Iterator[Picture]:
+def _unambiguous(pictures: Sequence[Picture], room: int) -> Iterator[Picture]:
     """Rename pictures in the tree of the outputs so that no two meet on any common file system.
+
+    One whose path has no room there goes to the top of the tree.
 
     macOS and Windows take A.png and a.png, and composed and decomposed accents, for the same. The
     first of several keeps its name, in the order of the pictures.
@@ -255,6 +259,8 @@ def _unambiguous(pictures: Sequence[Picture]) -> Iterator[Picture]:
     taken: set[str] = set()
     for picture in pictures:
         name = picture.name
+        if len(os.fsencode(name)) > room:
+            name = PurePath(_marked(name.name, os.fsencode(name)))
         if len(name.parts) > 1 and is_kept(name.parts[0]):
             name = PurePath(_marked(name.parts[0], os.fsencode(name.parts[0])), *name.parts[1:])
         if _is_long(name) or _outputs_of(name) & (taken | folders):
