@@ -40,14 +40,14 @@ def test_list_as_json(run, hub):
     document = json.loads(run("weights", "list", "--json").out)
     rows = {row["name"]: row for row in document["weights"]}
     default = rows[document["default"]]
-    assert (default["kind"], default["state"], default["trust"]) == ("model", "here", None)
+    assert (default["kind"], default["state"], default["trust"]) == ("model", "installed", None)
     assert len(default["sha256"]) == 64
     assert rows["taesd"] | {"path": None} == {
         "name": "taesd",
         "kind": "teacher",
         "licence": "MIT",
         "size": None,
-        "state": "not here",
+        "state": "not installed",
         "trust": "no hash verified: pull with --trust-on-first-use",
         "sha256": None,
         "found_sha256": None,

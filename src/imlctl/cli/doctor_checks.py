@@ -234,7 +234,7 @@ def _registry() -> Check:
 
     items = inventory()
     here = sum(item.state is Whereabouts.HERE for item in items)
-    says = f"{len(items)} weights known, {here} of them here"
+    says = f"{len(items)} weights known, {here} of them installed"
     return Check("weights", "registry", State.WELL, says, "", {"known": len(items), "here": here})
 
 
@@ -245,7 +245,7 @@ def _tested(entry: Entry) -> Check:
     loaded = load(entry.path, name=entry.name, expected_sha256=entry.sha256)
     with tempfile.TemporaryDirectory() as nothing_passed_here:
         tested = check_on_first_use(loaded, Path(nothing_passed_here))
-    says = f"sha256 {entry.sha256[:12]} is right, self-test {'passed' if tested else 'absent'}"
+    says = f"sha256 {entry.sha256[:12]} verified, self-test {'passed' if tested else 'absent'}"
     return Check("weights", entry.name, State.WELL, says, "", {"sha256": entry.sha256})
 
 
@@ -295,9 +295,9 @@ def _network() -> Check:
 
     offline = bool(constants.HF_HUB_OFFLINE)
     says = (
-        "HF_HUB_OFFLINE is set: the Hub is never asked"
+        "HF_HUB_OFFLINE is set: nothing is fetched"
         if offline
-        else "used by weights pull and push, and by teachers named on the Hub; not now"
+        else "HF_HUB_OFFLINE is not set; this command uses no network"
     )
     return Check("storage", "network", State.WELL, says, "", {"offline": offline})
 

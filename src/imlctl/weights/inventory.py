@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class State(StrEnum):
     """State of weights on this machine."""
 
-    HERE = "here"
-    ABSENT = "not here"
+    HERE = "installed"
+    ABSENT = "not installed"
     INTACT = "intact"
     CHANGED = "CHANGED"  # another hash than it must have
     UNKNOWN = "no known hash"
