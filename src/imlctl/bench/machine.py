@@ -111,13 +111,11 @@ class Neighbours:
             lines = [line.split() for line in self._listing.read_text("ascii").splitlines()]
             names = {f"cpu{core}" for core in _our_cores()}
             ticks = [[int(n) for n in line[1:9]] for line in lines if line[0] in names]
-        except (OSError, ValueError, IndexError):
-            return None
-        if not ticks:
+            own = sum(os.times()[:4]) * os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError, IndexError, AttributeError):
             return None
         total, idle = sum(map(sum, ticks)), sum(each[3] + each[4] for each in ticks)
-        own = sum(os.times()[:4]) * os.sysconf("SC_CLK_TCK")
-        return total, total - idle, own
+        return (total, total - idle, own) if ticks else None
 
 
 def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
