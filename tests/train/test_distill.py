@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -23,6 +22,9 @@ from imlctl.train.distill import (
 from imlctl.train.mask_maps import JudgeConfig, round_trip
 from imlctl.train.teacher import Teacher
 from imlctl.weights.load import load
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CPU = torch.device("cpu")
 TINY = DistillConfig(
@@ -179,22 +181,35 @@ def test_latents_follow_the_teacher(tmp_path: Path) -> None:
     assert terms[-1] < terms[0] / 4
 
 
-def test_the_preset_for_a_quick_look_loads() -> None:
-    path = Path(__file__).parents[2] / "configs" / "ablation" / "distill-quick.toml"
-    assert load_preset(path, DistillConfig).model == LightVAEConfig()
-
-
 def test_the_preset_that_ships_loads() -> None:
-    config = load_preset(Path(__file__).parents[2] / "configs" / "distill.toml", DistillConfig)
+    config = load_preset("distill", DistillConfig)
     assert config.model == SIZES["light"]
     assert not config.teacher.source
     assert config.optim.warmup < config.optim.steps
 
 
-def test_another_configuration_does_not_resume(tmp_path: Path) -> None:
+def test_another_configuration_does_not_resume_but_a_longer_run_does(tmp_path: Path) -> None:
     distill(TINY, tmp_path, device=CPU)
-    with pytest.raises(WeightsError, match="another configuration"):
-        distill(longer(6), tmp_path, device=CPU)
+    other = replace(TINY, optim=replace(TINY.optim, rate=1e-5))
+    with pytest.raises(WeightsError, match=r"another configuration: optim.rate was"):
+        distill(other, tmp_path, device=CPU)
+    more = replace(TINY, optim=replace(TINY.optim, steps=6))
+    assert distill(more, tmp_path, device=CPU) is not None
+    assert events(tmp_path)[-1]["step"] == 6
+
+
+def test_it_can_be_stopped_and_continued(tmp_path: Path) -> None:
+    whole = distill(TINY, tmp_path / "whole", device=CPU)
+    assert whole is not None
+    assert distill(TINY, tmp_path / "cut", device=CPU, stop=lambda: True) is None
+    assert events(tmp_path / "cut")[-1] == {"event": "stopped", "step": 1} | {
+        k: v for k, v in events(tmp_path / "cut")[-1].items() if k in ("of", "time")
+    }
+    resumed = distill(TINY, tmp_path / "cut", device=CPU)
+    assert resumed is not None
+    for name in ("last.safetensors", "best.safetensors"):
+        first, second = (folder / name for folder in (whole.parent, resumed.parent))
+        assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:

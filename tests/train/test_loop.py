@@ -318,11 +318,11 @@ class TestStopping:
             "save_state",
             lambda path, state, _: saved.append(state.step) or real(path, state, _),
         )
-        monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
+        monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
         train(config, tmp_path / "often", device=CPU)
         assert saved == [1, 2, 3, 4]
         saved.clear()
-        monkeypatch.setattr(loop, "_SAVE_EVERY", 1e9)
+        monkeypatch.setattr(loop, "SAVE_EVERY", 1e9)
         train(config, tmp_path / "seldom", device=CPU)
         assert saved == [2, 4]
 

@@ -10,7 +10,7 @@ import typer
 
 from imlctl.cli import options
 from imlctl.cli.console import note
-from imlctl.cli.progress import Progress, plain_line
+from imlctl.cli.progress import Progress, saving_interrupts, stopped, train_line
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +50,17 @@ def distill(
         preset = replace(preset, teacher=chosen)
     where = resolve(device)
     master = load_teacher(preset.teacher, latent=preset.model.latent, device=where)
-    with Progress(quiet, _line) as progress:
-        best = run(preset, out, device=where, teacher=master, report=progress)
+    with saving_interrupts() as interrupts, Progress(quiet, _line) as progress:
+        best = run(
+            preset,
+            out,
+            device=where,
+            teacher=master,
+            report=progress,
+            stop=lambda: interrupts.requested,
+        )
+    if best is None:
+        raise stopped()
     if not quiet:
         _tell(best, master, where)
     typer.echo(best)
@@ -106,7 +115,7 @@ def _latency(model: Any, teacher: Teacher, device: torch.device) -> str:
 
 def _line(event: dict[str, Any]) -> str:
     if event["event"] != "round trip":
-        return plain_line(event)
+        return train_line(event)
     return (
         f"step {event['step']}: round trip F1 {event['f1']:.4f}, "
         f"with noise {event['f1_noisy']:.4f} ({_kinds(event['masks'])})"

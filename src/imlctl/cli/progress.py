@@ -7,10 +7,27 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
+import typer
+
+from imlctl.cli.console import note
+from imlctl.cli.interrupts import Interrupts
+from imlctl.errors import Exit
+
 Event = dict[str, Any]
 
 _PARTS = ("waiting", "forward", "backward", "update")
 _SELDOM = 60.0  # seconds between lines about steps where there is no terminal
+
+
+def saving_interrupts() -> Interrupts:
+    """Catch the first Ctrl-C of a run that can be saved and continued."""
+    return Interrupts(b"\nimlctl: saving after this step; press Ctrl-C again to stop now\n")
+
+
+def stopped() -> typer.Exit:
+    """Say that a run was saved, and return the exit that it ends with."""
+    note("saved; the same command continues from here")
+    return typer.Exit(Exit.INTERRUPTED)
 
 
 def plain_line(event: Event) -> str:

@@ -9,13 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from imlctl.cli import options
-from imlctl.cli.console import note
-from imlctl.cli.interrupts import Interrupts
-from imlctl.cli.progress import Progress, train_line
-from imlctl.errors import Exit
+from imlctl.cli.progress import Progress, saving_interrupts, stopped, train_line
 from imlctl.process import sleep_at_once
-
-_STOPPING = b"\nimlctl: saving after this step; press Ctrl-C again to stop now\n"
 
 
 def train(
@@ -56,7 +51,7 @@ def train(
         for each in reports:
             each(event)
 
-    with Interrupts(_STOPPING) as interrupts, Progress(quiet, line=train_line) as progress:
+    with saving_interrupts() as interrupts, Progress(quiet, line=train_line) as progress:
         reports.append(progress)
         best = run(
             preset,
@@ -66,6 +61,5 @@ def train(
             stop=lambda: interrupts.requested,
         )
     if best is None:
-        note("saved; the same command continues from here")
-        raise typer.Exit(Exit.INTERRUPTED)
+        raise stopped()
     typer.echo(best)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from imlctl.core.model import Model
 
+SAVE_EVERY = 300.0  # seconds; a crash costs no more than these
 _LENGTH = "optim.steps"  # the one key that a run may go on with another value of
 _AVERAGE = "ema."  # start of the averaged weights' names in a checkpoint
 

@@ -23,7 +23,7 @@ from imlctl.core.light_vae import LightVAE, LightVAEConfig
 from imlctl.device import autocast
 from imlctl.errors import ImlctlError
 from imlctl.forge.shapes import EdgeKind
-from imlctl.train.checkpoint import EMA, TrainState, load_state, save_state
+from imlctl.train.checkpoint import EMA, SAVE_EVERY, TrainState, load_state, save_state
 from imlctl.train.config import OptimConfig
 from imlctl.train.logs import Log, Report
 from imlctl.train.mask_maps import JudgeConfig, MaskMaps, round_trip
@@ -32,7 +32,7 @@ from imlctl.train.teacher import Teacher, TeacherConfig, load_teacher
 from imlctl.weights.load import Card, load, save
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 _BOUND = 3.0  # standard deviations within which latents should stay
 
@@ -90,7 +90,8 @@ def distill(
     device: torch.device,
     teacher: Teacher | None = None,
     report: Report | None = None,
-) -> Path:
+    stop: Callable[[], bool] = lambda: False,
+) -> Path | None:
     """Train LightVAE, or go on where `out` stopped.
 
     Writes into `out`: ``log.jsonl``, ``last.safetensors`` (the whole state) and
@@ -102,9 +103,10 @@ def distill(
         device: Where to compute.
         teacher: Of `load_teacher`; loaded here as the preset says when None.
         report: Called with each log line.
+        stop: Asked after each step whether to save and return.
 
     Returns:
-        Path of the best weights.
+        Path of the best weights; None if it was stopped.
 
     Raises:
         ImlctlError: The loss is not finite; the teacher or a checkpoint is wrong.
@@ -115,23 +117,57 @@ def distill(
     log = Log(out / "log.jsonl", report)
     settings = json.loads(json.dumps(asdict(config), default=str))
     teacher = teacher or load_teacher(config.teacher, latent=config.model.latent, device=device)
-    optim = {k: v for k, v in settings["optim"].items() if k != "compile"}
-    decides = settings | {"optim": optim}
+    kept = {k: v for k, v in settings["optim"].items() if k != "compile"}
+    decides = settings | {"optim": kept}
+    optim, last = config.optim, out / "last.safetensors"
     state = _start(config, device)
-    if (out / "last.safetensors").exists():
-        load_state(out / "last.safetensors", state, decides)
+    if last.exists():
+        load_state(last, state, decides)
         log({"event": "resumed", "step": state.step})
-    for _ in _steps(state, config, teacher, device, log):
-        model = cast("LightVAE", state.ema.model)
-        found = round_trip(model, config.judge, config.edges, device)
-        log({"event": "round trip", "step": state.step, **found})
-        if found["f1"] >= state.best:  # of equals, the one that learned longer
-            state.best = found["f1"]
-            made = {"steps": state.step, "round_trip": found, "preset": settings}
-            card = Card("light-vae", config.model.to_dict(), training=made)
-            save(out / "best.safetensors", cast("Any", model), card)
-        save_state(out / "last.safetensors", state, decides)
+    stream = MaskMaps(optim.size, optim.seed, config.edges)
+    state.model.train()
+    saved = clock = time.monotonic()
+    begun = state.step
+    while state.step < optim.steps:
+        maps = stream.batch(state.step * optim.batch, optim.batch).to(device)
+        terms = _step(state, config, teacher, maps)
+        if state.step % 20 == 0 or state.step == optim.steps:
+            speed = (state.step - begun) / (time.monotonic() - clock)
+            left = round((optim.steps - state.step) / speed)
+            pace = {"per_second": round(speed * len(maps), 2), "eta": left}
+            log({"event": "step", "step": state.step, "of": optim.steps, **terms, **pace})
+        judging = state.step % config.judge.every == 0 or state.step == optim.steps
+        stopping = stop() and state.step < optim.steps
+        if judging:
+            _judge(state, config, out, device, settings, log)
+            state.model.train()
+            clock, begun = time.monotonic(), state.step
+        if judging or stopping or time.monotonic() - saved > SAVE_EVERY:
+            save_state(last, state, decides)
+            saved = time.monotonic()
+        if stopping:
+            log({"event": "stopped", "step": state.step, "of": optim.steps})
+            return None
     return out / "best.safetensors"
+
+
+def _judge(
+    state: TrainState,
+    config: DistillConfig,
+    out: Path,
+    device: torch.device,
+    settings: dict[str, Any],
+    log: Report,
+) -> None:
+    """Measure the round trip of held-out masks, and keep the best weights so far."""
+    model = cast("LightVAE", state.ema.model)
+    found = round_trip(model, config.judge, config.edges, device)
+    log({"event": "round trip", "step": state.step, **found})
+    if found["f1"] >= state.best:  # of equals, the one that learned longer
+        state.best = found["f1"]
+        made = {"steps": state.step, "round_trip": found, "preset": settings}
+        card = Card("light-vae", config.model.to_dict(), training=made)
+        save(out / "best.safetensors", cast("Any", model), card)
 
 
 def _start(config: DistillConfig, device: torch.device) -> TrainState:
@@ -145,34 +181,6 @@ def _start(config: DistillConfig, device: torch.device) -> TrainState:
         for part in (model.encoder, model.decoder):
             part.compile()
     return TrainState(cast("Any", model), make_optimizer(model, config.optim), cast("Any", ema))
-
-
-def _steps(
-    state: TrainState,
-    config: DistillConfig,
-    teacher: Teacher | None,
-    device: torch.device,
-    log: Report,
-) -> Iterator[int]:
-    """Take all remaining steps; stop over at each that is due for a round trip."""
-    optim = config.optim
-    stream = MaskMaps(optim.size, optim.seed, config.edges)
-    state.model.train()
-    clock, begun = time.monotonic(), state.step
-    while state.step < optim.steps:
-        maps = stream.batch(state.step * optim.batch, optim.batch).to(device)
-        terms = _step(state, config, teacher, maps)
-        if state.step % 20 == 0 or state.step == optim.steps:
-            speed = (state.step - begun) / (time.monotonic() - clock)
-            pace = {
-                "per_second": round(speed * len(maps), 2),
-                "eta": round((optim.steps - state.step) / speed),
-            }
-            log({"event": "step", "step": state.step, "of": optim.steps, **terms, **pace})
-        if state.step % config.judge.every == 0 or state.step == optim.steps:
-            yield state.step
-            state.model.train()
-            clock, begun = time.monotonic(), state.step
 
 
 def _step(

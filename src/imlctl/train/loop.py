@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from imlctl.errors import ConfigError
 from imlctl.train.batches import batches
-from imlctl.train.checkpoint import load_state, save_state
+from imlctl.train.checkpoint import SAVE_EVERY, load_state, save_state
 from imlctl.train.distributed import (
     any_process,
     barrier,
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from imlctl.train.material import Material
 
 _LOG_EVERY = 20  # steps
-_SAVE_EVERY = 300.0  # seconds; a crash costs no more than these
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
@@ -154,7 +153,7 @@ def _all_steps(
         if process.first:
             if validating:
                 _judge(state, config, objective.architecture, out, device, material, log)
-            if validating or stopping or time.monotonic() - saved > _SAVE_EVERY:
+            if validating or stopping or time.monotonic() - saved > SAVE_EVERY:
                 save_state(last, state, decides)
                 saved = time.monotonic()
         if stopping:
