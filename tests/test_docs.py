@@ -322,6 +322,12 @@ def test_readme_lines_of_other_programs_name_what_is_there(line: str) -> None:
     if words[0] == "make":
         target = re.compile(f"(?m)^{re.escape(words[1])}:")
         assert target.search((ROOT / "Makefile").read_text("utf-8"))
+        if shutil.which("make"):
+            told = subprocess.run(
+                ["make", "-n", words[1]], cwd=ROOT, check=True, capture_output=True, text=True
+            )
+            does = {"demo": "imlctl localize --example -o out/mask.png", "test": "-m pytest"}
+            assert does[words[1]] in told.stdout
     elif "torch" not in words:
         assert words[-1] in (".", f"imlctl-{__version__}-py3-none-any.whl")
 
