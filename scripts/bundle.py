@@ -1,14 +1,16 @@
-"""Make trained weights the bundled ones: averaged, calibrated, self-tested, in weights.toml.
+"""Make trained weights the bundled ones: averaged, scored, calibrated, self-tested, registered.
 
-    python scripts/bundle.py NAME RUN... [--rate 0.05]
+    python scripts/bundle.py NAME RUN... [--real data/val --pictures "..."]
 
-NAME is `efficientiml` or `diffiml`, RUN the folder of a finished `imlctl train`. Taken are the
-averaged weights of its last step, when the learning rate has come to nothing; of several runs, of
-which each must have started from another or from one ancestor, their mean (model soups, Wortsman
-et al. 2022). A run may be named twice to weigh double, and parts that only later runs have are
-theirs alone. The log odds of EfficientIML are lowered, verdict and score calibrated, on the
-photographs that the first run's preset holds out. After it,
-`python scripts/make_tables.py` brings the model cards up to date.
+NAME is `efficientiml` or `diffiml`, RUN the folder of an `imlctl train`, or a file of weights.
+Taken are the averaged weights of a run's last step; of several, of which each must have started
+from another or from one ancestor, their mean (model soups, Wortsman et al. 2022). One may be named
+twice to weigh double, and parts that only some have are theirs alone.
+
+Of the photographs of the first run's preset a quarter is kept for calibration, on the others the
+score and the reliability of EfficientIML are trained. `--real` names a folder of real forgeries and
+authentic pictures, `<set>/tampered`, `masks`, `authentic`: how often each verdict is given there
+goes into the card. After it, `python scripts/make_tables.py` brings the model cards up to date.
 """
 
 from __future__ import annotations
@@ -24,7 +26,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from imlctl.data.manifest import evaluation_pictures
+from imlctl.evaluate.score import evaluate
 from imlctl.forge.photos import load_pool
+from imlctl.mask.rates import Rates
+from imlctl.pipeline import Localizer, Settings
 from imlctl.train.calibrate import calibrate, with_verdict
 from imlctl.train.checkpoint import load_average
 from imlctl.weights import selftest
@@ -33,6 +39,7 @@ from imlctl.weights.load import Loaded, load, save
 if TYPE_CHECKING:
     from imlctl.core.efficient_iml import EfficientIML
 
+KEPT = 0.25  # of the photographs, for calibration
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -41,29 +48,49 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=("efficientiml", "diffiml"))
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--real", type=Path, help="folder to measure the verdicts' rates on")
+    parser.add_argument("--pictures", default="", help="what these pictures are, in words")
     given = parser.parse_args()
     loaded = mean_of([averaged(run) for run in given.runs])
-    data = loaded.card.training["preset"]["data"]
-    held = load_pool(
-        [Path(folder) for folder in data["photos"]],
-        validation=True,
-        validation_share=data["validation_share"],
+    folders = [Path(folder) for folder in loaded.card.training["preset"]["data"]["photos"]]
+    teaching, held = (
+        load_pool(folders, validation=held, validation_share=KEPT) for held in (False, True)
     )
     cpu = torch.device("cpu")
     fused = copy.deepcopy(loaded.model).fuse().to(memory_format=torch.channels_last)  # for speed
-    found = calibrate(fused, held, device=cpu)
+    found = calibrate(fused, held, device=cpu, teaching=teaching)
     if found.lowered:
         cast("EfficientIML", loaded.model).lower(found.lowered)  # as its copy was
         print(f"{found.lowered:.3f} taken from the log odds of a pixel")
-    card = with_verdict(loaded.card, found)
+    if fused.scored:
+        scored, model = cast("EfficientIML", fused), cast("EfficientIML", loaded.model)
+        model.whole, model.sight, model.config = scored.whole, scored.sight, scored.config
+    card = replace(with_verdict(loaded.card, found), config=loaded.model.config.to_dict())
     path = ROOT / "src" / "imlctl" / "weights" / "bundled" / f"{given.name}.safetensors"
     save(path, loaded.model.eval(), card)
     selftest.attach(path)
+    if given.real is not None:
+        measure(path, given.real, given.pictures)
     enter(given.name, path, card.config)
 
 
+def measure(path: Path, folder: Path, pictures: str) -> None:
+    """Count the verdicts on real pictures, and say so in the card."""
+    localizer = Localizer(Settings(weights=path))
+    seen = list(evaluate(evaluation_pictures(folder), localizer.localize))
+    rates = Rates.measured(
+        pictures,
+        [(each.verdict, each.edited) for each in seen if each.tampered],
+        [each.verdict for each in seen if not each.tampered],
+    )
+    loaded = load(path)
+    save(path, loaded.model, replace(loaded.card, rates=rates))
+
+
 def averaged(run: Path) -> Loaded:
-    """Load a run's weights as they were averaged at its last step."""
+    """Load a run's weights as they were averaged at its last step; those of a file as they are."""
+    if run.is_file():
+        return load(run)
     loaded = load(run / "best.safetensors")
     loaded.model.load_state_dict(load_average(run / "last.safetensors"))
     steps = loaded.card.training["preset"]["optim"]["steps"]

@@ -39,6 +39,9 @@ def preset(tmp_path):
         batch = 2
         size = 64
         precision = "float32"
+        [heads]
+        pictures = 2
+        epochs = 3
         [validation]
         every = 2
         synthetic = 4

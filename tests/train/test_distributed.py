@@ -78,6 +78,8 @@ batch = 4
 size = 64
 warmup = 1
 precision = "float32"
+[heads]
+pictures = 0
 [validation]
 every = 2
 synthetic = 4

@@ -47,6 +47,8 @@ batch = 2
 size = 64
 warmup = 1
 precision = "float32"
+[heads]
+pictures = 0
 [validation]
 every = 4
 synthetic = 2

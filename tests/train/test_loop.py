@@ -19,6 +19,7 @@ from imlctl.train.config import DataConfig, OptimConfig, TrainConfig, Validation
 from imlctl.train.loop import train
 from imlctl.train.losses import localization_loss
 from imlctl.train.material import load_split
+from imlctl.train.score import HeadConfig
 from imlctl.train.step import make_optimizer, rate_at
 from imlctl.weights.load import load
 
@@ -41,6 +42,7 @@ def config(save_photos: Callable[..., Path]) -> TrainConfig:
         model=MODEL,
         optim=OptimConfig(steps=4, batch=2, size=64, warmup=1, precision="float32"),
         validation=ValidationConfig(every=2, synthetic=6),
+        heads=HeadConfig(pictures=0),
     )
 
 

@@ -26,6 +26,7 @@ from imlctl.forge.synthesizer import Mix, Synthesizer
 from imlctl.inference import predict
 from imlctl.mask.decide import Rule
 from imlctl.mask.score import EVIDENCE, Scale, critical, fit_scale, log_odds, picture_score
+from imlctl.train.score import fit_heads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,13 +36,14 @@ if TYPE_CHECKING:
     from imlctl.core.efficient_iml import EfficientIML
     from imlctl.core.model import Model
     from imlctl.forge.photos import PhotoPool
+    from imlctl.train.score import HeadConfig
     from imlctl.weights.load import Card
 
 MANIPULATED, INCONCLUSIVE = 0.01, 0.125  # of authentic photographs, that reach each score
 PIXELS = 0.02  # of an authentic photograph, on average, that may be marked
 _SEED = 5
 _SIDE = 384  # of a forgery, in pixels
-_VERSIONS = 2  # of each photograph and each sort of reprocessing
+_VERSIONS = 1  # of each photograph and each sort of reprocessing
 _TAIL = 0.1  # of the photographs: the shape of what is rarer is fitted to these
 _FINE = 2.0**-8  # log odds; float16 loses nothing of a bias that is lowered by such steps
 _MOST = 12 * 2**8  # steps; float32 tells probabilities from certainty about as far
@@ -54,8 +56,8 @@ class Calibration:
 
     Attributes:
         rule: Scores of the verdict; the default ones where there is no scale.
-        photos: How many photographs it was measured on, each in five versions: as it is, twice
-            reprocessed, and twice as a reduced copy.
+        photos: How many photographs it was measured on, each in three versions: as it is,
+            reprocessed, and as a reduced copy.
         lowered: What was taken from the model's log odds before, for the share of pixels.
         marked: Share of their pixels that reach one half, on average over the photographs.
         levels: The number that one photograph in a hundred reaches, and one in eight, before it is
@@ -81,19 +83,28 @@ def calibrate(
     *,
     device: torch.device,
     share: float = PIXELS,
+    teaching: PhotoPool | None = None,
+    heads: HeadConfig | None = None,
 ) -> Calibration:
-    """Lower a model's log odds as far as it takes, then measure its rule.
+    """Lower a model's log odds as far as it takes, train its score, then measure its rule.
 
     Args:
         model: In evaluation mode, on `device`; an EfficientIML is changed in place.
         pool: Authentic photographs that it was not trained on.
         device: Where to compute.
         share: Of a photograph's pixels, on average, that may reach one half.
+        teaching: Other photographs, on which an EfficientIML's score and reliability are trained;
+            without them they stay as they are.
+        heads: How these are trained.
     """
     seen = [_look(model, each, device) for each in _authentic(pool)]
     lowered = 0.0 if model.samples else excess(seen, share)
+    learns = teaching is not None and not model.samples
     if lowered:
         cast("EfficientIML", model).lower(lowered)
+    if teaching is not None and learns:
+        fit_heads(cast("EfficientIML", model), teaching, device=device, config=heads)
+    if lowered or learns:
         seen = [_look(model, each, device) for each in _authentic(pool)]
     authentic = [each.level for each in seen]
     forged = [_look(model, each, device).level for each in _forged(pool)]

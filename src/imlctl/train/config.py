@@ -19,6 +19,7 @@ from imlctl.forge.synthesizer import Mix
 from imlctl.resources import find_preset
 from imlctl.train.losses import LossWeights
 from imlctl.train.real_samples import RealConfig  # noqa: TC001  # `load_preset` reads the annotation
+from imlctl.train.score import HeadConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -234,7 +235,7 @@ class TrainConfig:
     an EfficientIML that becomes its condition encoder, with or without the path back up. They may
     be older than a part of the model, which is then added. `semantics` is the ImageNet network of
     a backbone that has one, EfficientNet-Lite0 as safetensors; it does not learn, and is that of
-    the bundled weights unless given.
+    the bundled weights unless given. `heads` are trained when all else is done.
     """
 
     data: DataConfig
@@ -249,6 +250,7 @@ class TrainConfig:
     semantics: Path | None = None
     diffusion: DiffusionConfig | None = None
     evaluation: EvaluationConfig | None = None
+    heads: HeadConfig = field(default_factory=HeadConfig)
 
 
 def load_config(wanted: str | Path, changes: Sequence[str] = ()) -> TrainConfig:

@@ -86,7 +86,7 @@ def train(
             material = load_material(config, log)
         ended = _all_steps(config, out, where, process, material, log, stop or (lambda: False))
         if ended and process.first:
-            finish(out, material.held, config.evaluation, where, log)
+            finish(out, material, config, where, log)
         barrier()
     return out / "best.safetensors" if ended else None
 

@@ -114,6 +114,7 @@ class Material:
         training: Makes samples to learn from.
         judge: Makes held-out synthetic samples; None without photographs.
         real_judge: Makes samples of held-out real forgeries; None without any.
+        photos: Photographs that samples are made of; None without any.
         held: Authentic photographs never trained on; None without any.
         digest: Of the names of everything learned from.
     """
@@ -121,6 +122,7 @@ class Material:
     training: Maker
     judge: Maker | None
     real_judge: Maker | None
+    photos: PhotoPool | None
     held: PhotoPool | None
     digest: str
 
@@ -142,7 +144,7 @@ def load_material(config: TrainConfig, report: Report) -> Material:
         )
     makers: list[list[Maker]] = []  # for each kind of sample one of each size
     names: list[str] = []
-    judge, held = None, None
+    pool, judge, held = None, None, None
     if data.photos and not (data.real and data.real.share == 1):
         pool = load_split(config, validation=False, report=report)
         names += [f"{n} {p.shape}" for n, p in zip(pool.names, pool.photos, strict=True)]
@@ -172,7 +174,7 @@ def load_material(config: TrainConfig, report: Report) -> Material:
         optim.batch,
     )
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
-    return Material(training, judge, real_judge, held, digest)
+    return Material(training, judge, real_judge, pool, held, digest)
 
 
 def synthesizer(

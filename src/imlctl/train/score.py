@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from imlctl.core.model import CELL
 from imlctl.core.picture_score import PictureScore, Pooled, describe
 from imlctl.core.reliability import Reliability, conditions
+from imlctl.errors import ConfigError
 from imlctl.forge.history import random_copy, random_finish
 from imlctl.forge.synthesizer import Mix, Synthesizer
 from imlctl.image.prepare import to_float
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _SIDES = (320, 448, 640, 896)  # of the squares that hold the pictures
 _CELLS = 96  # of each forgery, at most, that teach reliability
+_LEAST_FORGERIES = 12  # that teach reliability
 _LEAST_EDITED = 0.99  # of a cell, for it to teach
 _LEAST_SPREAD = 1e-3  # of an input; a constant one is left as it is
 _ORIGINALS = 0.4  # of the pictures made are what a camera saved, edited once and saved again
@@ -45,7 +47,7 @@ class HeadConfig:
     """Settings for training the two heads.
 
     Attributes:
-        pictures: Authentic pictures, and as many forgeries.
+        pictures: Authentic pictures, and as many forgeries; 0 trains no heads.
         epochs: Passes over what was seen of them.
         rate: Of AdamW.
         weight_decay: Of AdamW.
@@ -60,8 +62,8 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        if min(self.pictures, self.epochs) < 1 or self.rate <= 0:
-            raise ValueError("pictures, epochs and rate must be positive")
+        if self.pictures < 0 or self.epochs < 1 or self.rate <= 0:
+            raise ValueError("epochs and rate must be positive, pictures not negative")
         if self.weight_decay < 0 or not 0 <= self.dropout < 1:
             raise ValueError("weight_decay must not be negative, dropout must lie in [0, 1)")
 
@@ -96,7 +98,7 @@ def fit_heads(
         torch.manual_seed(_SEED)
         model.whole, model.sight = None, Reliability().to(device)
         model.config = replace(model.config, scored=True)
-        examples = list(itertools.islice(forgeries(pool), how.pictures // 3))
+        examples = list(itertools.islice(forgeries(pool), max(_LEAST_FORGERIES, how.pictures // 3)))
         described, seen, weight = _edited_cells(model, examples, device)
         _fit_reliability(model.sight, described, seen, weight, how)
         rows = _Rows()
@@ -183,7 +185,11 @@ def _edited_cells(
         seen.append((chance.flatten()[chosen] >= 0.5).float().to(device))
         weights.append(torch.full((len(chosen),), 1 / len(chosen), device=device))
     if not described:
-        raise ValueError("no forgery is large enough to learn from")
+        raise ConfigError(
+            "no forgery made of these photographs is large enough to train the reliability map on",
+            source="heads",
+            remedy="Raise heads.pictures, or set it to 0 to train neither score nor reliability.",
+        )
     return torch.cat(described), torch.cat(seen), torch.cat(weights)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from imlctl.core.model import Model
     from imlctl.forge.photos import PhotoPool
     from imlctl.forge.synthesizer import Maker
-    from imlctl.train.config import EvaluationConfig, ValidationConfig
+    from imlctl.train.config import EvaluationConfig, TrainConfig, ValidationConfig
     from imlctl.train.logs import Log
+    from imlctl.train.material import Material
+    from imlctl.train.score import HeadConfig
 
 _BATCH = 16
 _HELD_OUT = ("synthetic", "real")
@@ -113,42 +115,44 @@ def _real(model: Model, folder: Path, device: torch.device) -> dict[str, float]:
 
 
 def finish(
-    out: Path,
-    held: PhotoPool | None,
-    evaluation: EvaluationConfig | None,
-    device: torch.device,
-    log: Log,
+    out: Path, material: Material, config: TrainConfig, device: torch.device, log: Log
 ) -> None:
-    """Calibrate the best weights, measure them, and draw the run's curves.
+    """Train the score of the best weights, calibrate and measure them, and draw the run's curves.
 
     Writes the weights anew with their rule, ``evaluation.json``, and ``curves.png``.
 
     Args:
         out: Folder of the run.
-        held: Authentic photographs never trained on; without them nothing is calibrated.
-        evaluation: What to measure on.
+        material: Without photographs held out from training nothing is calibrated.
+        config: The preset.
         device: Where to compute.
         log: Told the results.
     """
     best = out / "best.safetensors"
-    if held is not None and len(held):
-        _calibrate(best, held, device, log)
+    if material.held is not None and len(material.held):
+        _calibrate(best, material, config.heads, device, log)
     else:
         log({"event": "not calibrated", "why": "no authentic photographs were held out"})
-    if evaluation is not None:
-        _evaluate(best, evaluation, out / "evaluation.json", device, log)
+    if config.evaluation is not None:
+        _evaluate(best, config.evaluation, out / "evaluation.json", device, log)
     png = draw_curves(out / "log.jsonl")
     if png is not None:
         atomic.write(out / "curves.png", png, overwrite=True)
 
 
-def _calibrate(path: Path, held: PhotoPool, device: torch.device, log: Log) -> None:
+def _calibrate(
+    path: Path, material: Material, heads: HeadConfig, device: torch.device, log: Log
+) -> None:
     """Let finished weights mark little of authentic photographs, and seldom accuse one."""
     loaded = load(path)
     model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = calibrate(model, held, device=device)
+    teaching = material.photos if heads.pictures else None
+    found = calibrate(
+        model, cast("PhotoPool", material.held), device=device, teaching=teaching, heads=heads
+    )
     log({"event": "calibration", **asdict(found)})
-    save(path, model, with_verdict(loaded.card, found))
+    card = replace(with_verdict(loaded.card, found), config=model.config.to_dict())
+    save(path, model, card)
 
 
 def _evaluate(
