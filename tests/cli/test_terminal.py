@@ -191,3 +191,12 @@ def test_a_request_to_terminate_exits_as_an_interrupt(
         "imlctl.scan.custody.manifests", lambda _: os.kill(os.getpid(), signal.SIGTERM) or []
     )
     assert run("verify", tmp_path).code == Exit.INTERRUPTED
+
+
+def test_the_options_of_localize_are_grouped_and_none_is_forgotten(run: Run) -> None:
+    ran = run("localize", "--help")
+    groups = re.split(r"^(\w+):$", ran.out, flags=re.MULTILINE)
+    found = dict(zip(groups[1::2], groups[2::2], strict=True))
+    assert list(found) == ["Arguments", "Input", "Output", "Model", "Scan", "Advanced", "Other"]
+    assert "--weights" in found["Model"]
+    assert re.findall(r"--[a-z-]+", found["Other"]) == ["--help"]

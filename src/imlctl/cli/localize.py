@@ -12,7 +12,7 @@ from imlctl import resources
 from imlctl.cli import localize_options as its
 from imlctl.cli.console import complain, note
 from imlctl.cli.interrupts import Interrupts
-from imlctl.cli.options import chosen_threshold
+from imlctl.cli.options import Device, Force, chosen_threshold
 from imlctl.cli.report import followed, write_reports
 from imlctl.errors import Exit, UsageError
 from imlctl.record import FAILED
@@ -52,12 +52,12 @@ def localize(
     csv: its.Csv = False,
     report: its.Report = False,
     manifest: its.Manifest = False,
-    force: its.Force = False,
+    force: Force = False,
     quiet: its.Quiet = False,
     verbose: its.Verbose = False,
     model: its.Model = "",
     weights: its.Weights = None,
-    device: its.Device = "auto",
+    device: Device = "auto",
     threshold: its.Threshold = None,
     check: its.Check = None,
     resume: its.Resume = False,

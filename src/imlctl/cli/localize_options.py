@@ -8,7 +8,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-_INPUT, _OUTPUT, _MODEL, _SCAN, _ADVANCED = "Input", "Output", "Model", "Scan", "Advanced"
+_GROUPS = {  # of the help, by the names of parameters
+    "Input": "example recursive include exclude files_from null max_pixels timeout",
+    "Output": "out everything soft overlay heatmap views reliability json jsonl csv report"
+    " manifest force quiet verbose",
+    "Model": "model weights device threshold",
+    "Scan": "check resume shard jobs ray",
+    "Advanced": "tile tta tta_fusion steps ensemble seed",
+}
 
 Inputs = Annotated[
     list[str] | None,
@@ -16,24 +23,17 @@ Inputs = Annotated[
 ]
 Example = Annotated[
     bool,
-    typer.Option(
-        "--example",
-        help="Analyse the example that comes with imlctl: a forgery.",
-        rich_help_panel=_INPUT,
-    ),
+    typer.Option("--example", help="Analyse the example that comes with imlctl: a forgery."),
 ]
 Recursive = Annotated[
     bool,
-    typer.Option(
-        "--recursive", "-r", help="Search folders within folders.", rich_help_panel=_INPUT
-    ),
+    typer.Option("--recursive", "-r", help="Search folders within folders."),
 ]
 Include = Annotated[
     list[str] | None,
     typer.Option(
         help="In folders, take only pictures that match, as 'IMG_*' or 'case-7/*'. Repeatable.",
         show_default=False,
-        rich_help_panel=_INPUT,
     ),
 ]
 Exclude = Annotated[
@@ -41,7 +41,6 @@ Exclude = Annotated[
     typer.Option(
         help="In folders, leave out pictures and folders that match. Repeatable.",
         show_default=False,
-        rich_help_panel=_INPUT,
     ),
 ]
 FilesFrom = Annotated[
@@ -50,30 +49,20 @@ FilesFrom = Annotated[
         "--files-from",
         help="Also take the files listed in this file, one per line; - for standard input.",
         show_default=False,
-        rich_help_panel=_INPUT,
     ),
 ]
 Null = Annotated[
     bool,
-    typer.Option(
-        "--null", "-0", help="Names in --files-from end in a zero byte.", rich_help_panel=_INPUT
-    ),
+    typer.Option("--null", "-0", help="Names in --files-from end in a zero byte."),
 ]
 MaxPixels = Annotated[
     int,
-    typer.Option(
-        "--max-pixels",
-        min=1,
-        help="Refuse larger pictures; none is ever shrunk.",
-        rich_help_panel=_INPUT,
-    ),
+    typer.Option("--max-pixels", min=1, help="Refuse larger pictures; none is ever shrunk."),
 ]
 Timeout = Annotated[
     float,
     typer.Option(
-        min=0.1,
-        help="Give up on a picture whose decoding takes longer than this, in seconds.",
-        rich_help_panel=_INPUT,
+        min=0.1, help="Give up on a picture whose decoding takes longer than this, in seconds."
     ),
 ]
 
@@ -85,7 +74,6 @@ Out = Annotated[
         help="Mask to write (PNG), a folder for many, or - for standard output."
         " Without it, only verdicts are printed.",
         show_default=False,
-        rich_help_panel=_OUTPUT,
     ),
 ]
 All = Annotated[
@@ -93,30 +81,19 @@ All = Annotated[
     typer.Option(
         "--all",
         help="Write everything into the folder: overlay, heat map, JSON, CSV, report, manifest.",
-        rich_help_panel=_OUTPUT,
     ),
 ]
 Soft = Annotated[
     bool,
-    typer.Option(
-        "--soft",
-        help="Write the probability map (16-bit) instead of the binary mask.",
-        rich_help_panel=_OUTPUT,
-    ),
+    typer.Option("--soft", help="Write the probability map (16-bit) instead of the binary mask."),
 ]
 Overlay = Annotated[
     bool,
-    typer.Option(
-        "--overlay",
-        help="Also write the photograph with the mask outlined.",
-        rich_help_panel=_OUTPUT,
-    ),
+    typer.Option("--overlay", help="Also write the photograph with the mask outlined."),
 ]
 Heatmap = Annotated[
     bool,
-    typer.Option(
-        "--heatmap", help="Also write the probabilities as colours.", rich_help_panel=_OUTPUT
-    ),
+    typer.Option("--heatmap", help="Also write the probabilities as colours."),
 ]
 Views = Annotated[
     bool,
@@ -124,7 +101,6 @@ Views = Annotated[
         "--views",
         help="Also write error levels, JPEG ghost, noise and gradient, for your own eyes; with"
         " --report, show them there. They do not enter the verdict.",
-        rich_help_panel=_OUTPUT,
     ),
 ]
 Reliability = Annotated[
@@ -132,59 +108,42 @@ Reliability = Annotated[
     typer.Option(
         "--reliability",
         help="Also write where the map can be believed (16-bit), if the model says so.",
-        rich_help_panel=_OUTPUT,
     ),
 ]
 Json = Annotated[
     bool,
-    typer.Option(
-        "--json", help="Also write the full record; without -o, print it.", rich_help_panel=_OUTPUT
-    ),
+    typer.Option("--json", help="Also write the full record; without -o, print it."),
 ]
 Jsonl = Annotated[
     bool,
     typer.Option(
-        "--jsonl",
-        help="Also write all records to records.jsonl, each as soon as it is there.",
-        rich_help_panel=_OUTPUT,
+        "--jsonl", help="Also write all records to records.jsonl, each as soon as it is there."
     ),
 ]
 Csv = Annotated[
     bool,
-    typer.Option(
-        "--csv", help="Also write the main facts to records.csv.", rich_help_panel=_OUTPUT
-    ),
+    typer.Option("--csv", help="Also write the main facts to records.csv."),
 ]
 Report = Annotated[
     bool,
     typer.Option(
         "--report",
         help="Also write report.html: one self-contained file, loads nothing from the network.",
-        rich_help_panel=_OUTPUT,
     ),
 ]
 Manifest = Annotated[
     bool,
     typer.Option(
-        "--manifest",
-        help="Also write SHA256SUMS of all inputs and outputs, for `imlctl verify`.",
-        rich_help_panel=_OUTPUT,
+        "--manifest", help="Also write SHA256SUMS of all inputs and outputs, for `imlctl verify`."
     ),
 ]
-Force = Annotated[
-    bool,
-    typer.Option("--force", "-f", help="Replace existing outputs.", rich_help_panel=_OUTPUT),
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print only errors.", rich_help_panel=_OUTPUT)
-]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 Verbose = Annotated[
     bool,
     typer.Option(
         "--verbose",
         "-v",
         help="Print sizes, tiles, times and warnings, and where an internal error came from.",
-        rich_help_panel=_OUTPUT,
     ),
 ]
 
@@ -202,7 +161,6 @@ Model = Annotated[
         help="Name in the registry of weights.",
         show_default="the registry's default",
         autocompletion=_models,
-        rich_help_panel=_MODEL,
     ),
 ]
 Weights = Annotated[
@@ -210,15 +168,6 @@ Weights = Annotated[
     typer.Option(
         help="Other weights: a name, a safetensors file, or hf://owner/repo[@revision]/file.",
         show_default=False,
-        rich_help_panel=_MODEL,
-    ),
-]
-Device = Annotated[
-    str,
-    typer.Option(
-        help="auto, cpu, cuda, cuda:N, mps or xpu.",
-        autocompletion=lambda: ["auto", "cpu", "cuda", "mps", "xpu"],
-        rich_help_panel=_MODEL,
     ),
 ]
 Threshold = Annotated[
@@ -228,7 +177,6 @@ Threshold = Annotated[
         help="Mark pixels from this probability, between 0 and 1; or fpr=0.01 for the one that"
         " flags this share of authentic pictures, as measured by imlctl bench --calibrate.",
         show_default="depends on the verdict",
-        rich_help_panel=_MODEL,
     ),
 ]
 
@@ -254,14 +202,15 @@ class LocalizeCommand(TyperCommand):
         return parsed
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """List the options in their groups, in the order in which the groups first appear."""
-        groups: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        """List the options in their groups."""
+        group_of = {name: group for group, names in _GROUPS.items() for name in names.split()}
+        groups: dict[str, list[Any]] = {name: [] for name in ("Arguments", *_GROUPS, "Other")}
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx)
             is_argument = parameter.param_type_name == "argument"
-            group = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None)
+            group = "Arguments" if is_argument else group_of.get(parameter.name, "Other")
             if row is not None:
-                groups.setdefault(group or "Other", []).append(row)
+                groups[group].append(row)
         for name, rows in groups.items():
             if rows:
                 with formatter.section(name):
@@ -276,7 +225,6 @@ Check = Annotated[
         help="Exit with status 1 if any picture is manipulated; with --check=any also if one is"
         " inconclusive.",
         show_default=False,
-        rich_help_panel=_SCAN,
     ),
 ]
 Resume = Annotated[
@@ -285,7 +233,6 @@ Resume = Annotated[
         "--resume",
         help="Continue an interrupted scan: skip pictures that the hashes of inputs and outputs"
         " prove to be done with the same weights and settings.",
-        rich_help_panel=_SCAN,
     ),
 ]
 ShardOf = Annotated[
@@ -295,7 +242,6 @@ ShardOf = Annotated[
         help="Analyse one of several parts, such as 2/8, for job arrays. The name of a picture"
         " alone decides its part.",
         show_default=False,
-        rich_help_panel=_SCAN,
     ),
 ]
 Jobs = Annotated[
@@ -306,7 +252,6 @@ Jobs = Annotated[
         help="Processes: on a CPU those that analyse, with one thread each; on a graphics card, or"
         " for each worker of --ray, those that decode. 0 does everything in this process.",
         show_default="as many as cores and memory allow",
-        rich_help_panel=_SCAN,
     ),
 ]
 Ray = Annotated[
@@ -315,53 +260,35 @@ Ray = Annotated[
         "--ray",
         help="Analyse on a Ray cluster: the one named by RAY_ADDRESS, or else one started on this"
         " machine. Needs imlctl[ray].",
-        rich_help_panel=_SCAN,
     ),
 ]
 
 Tile = Annotated[
     int,
-    typer.Option(
-        help="Side of a tile for large pictures; smaller needs less memory.",
-        rich_help_panel=_ADVANCED,
-    ),
+    typer.Option(help="Side of a tile for large pictures; smaller needs less memory."),
 ]
-Tta = Annotated[
-    bool, typer.Option("--tta", help="Analyse the mirrored picture too.", rich_help_panel=_ADVANCED)
-]
+Tta = Annotated[bool, typer.Option("--tta", help="Analyse the mirrored picture too.")]
 TtaFusion = Annotated[
     str | None,
     typer.Option(
         help="How to combine the two maps of --tta: mean, or max, which marks more of everything.",
         show_default="mean",
         autocompletion=lambda: ["mean", "max"],
-        rich_help_panel=_ADVANCED,
     ),
 ]
 Steps = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        max=1000,
-        help="Denoising steps, for models that sample.",
-        show_default="8",
-        rich_help_panel=_ADVANCED,
+        min=1, max=1000, help="Denoising steps, for models that sample.", show_default="8"
     ),
 ]
 Ensemble = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        help="Number of samples to average, for models that sample.",
-        show_default="5",
-        rich_help_panel=_ADVANCED,
+        min=1, help="Number of samples to average, for models that sample.", show_default="5"
     ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(
-        help="Seed of the noise, for models that sample.",
-        show_default="0",
-        rich_help_panel=_ADVANCED,
-    ),
+    typer.Option(help="Seed of the noise, for models that sample.", show_default="0"),
 ]
