@@ -81,7 +81,8 @@ def test_every_option_and_argument_is_explained_with_its_default(page: str) -> N
     named = {name: head for head in entries for name in re.findall(r"(?:^|, )(-[^ ,]+)", head)}
     for param in COMMANDS[page].params:
         if param.param_type_name == "argument":
-            head = next(h for h in entries if h.startswith(param.name.upper()))
+            shown = (param.metavar or param.name).upper()
+            head = next(h for h in entries if h.startswith(shown))
         else:
             (head,) = {named[name] for name in (*param.opts, *param.secondary_opts)}
             assert ("[required]" in entries[head]) == param.required
