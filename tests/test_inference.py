@@ -172,6 +172,7 @@ def test_tiles_see_the_clues_of_the_whole_picture(
         return forward(self, view, clues, *rest)
 
     monkeypatch.setattr(type(model), "forward", listen)
+    monkeypatch.setattr(inference, "_MOST_TILES", 1)  # in order
     run(model, image, tile=64, overlap=0, sampling=Sampling(1, 1, tta=tta))
     expected = [whole[..., left : left + 16] for left in (0, 16, 32)]
     if tta:  # the mirrored picture is analysed as a picture of its own
@@ -181,6 +182,25 @@ def test_tiles_see_the_clues_of_the_whole_picture(
     assert len(seen) == len(expected)
     for got, wanted in zip(seen, expected, strict=True):
         assert torch.equal(got, wanted)
+
+
+def test_tiles_side_by_side_give_what_they_give_one_after_the_other(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    answers = []
+    try:
+        for threads, tiles in ((1, 1), (3, 3)):  # one thread for each tile, both times
+            torch.set_num_threads(threads)
+            monkeypatch.setattr(inference, "_MOST_TILES", tiles)
+            options: dict[str, Any] = {"tile": 64, "overlap": 32, "sampling": QUICK, "device": CPU}
+            answers.append(predict(model, picture(160, 200), **options))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    one, side_by_side = answers
+    torch.testing.assert_close(side_by_side.probability, one.probability, rtol=0, atol=1e-6)
+    assert side_by_side.score == pytest.approx(one.score, abs=1e-6)
 
 
 def test_tiles_have_noise_of_their_own() -> None:
