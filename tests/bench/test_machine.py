@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from imlctl.bench.machine import (
-    Neighbours,
+    OtherPrograms,
     clock,
-    least_seconds,
+    hardware_floor,
     observe,
     peak_memory,
     processor,
@@ -62,20 +62,20 @@ class TestNeighbours:
         self, tmp_path: Path, two_cores: list[float]
     ) -> None:
         path = self.stat(tmp_path / "stat", (0, 0), (0, 0), (0, 0))
-        neighbours = Neighbours(path)
+        others = OtherPrograms(path)
         self.stat(path, (80, 20), (40, 60), (100, 0))  # the third core is not ours
-        assert neighbours.share() == 0.6
+        assert others.share() == 0.6
         two_cores[0] = 60 / os.sysconf("SC_CLK_TCK")
-        assert neighbours.share() == 0.3
+        assert others.share() == 0.3
         two_cores[0] = 200 / os.sysconf("SC_CLK_TCK")
-        assert neighbours.share() == 0.0
+        assert others.share() == 0.0
 
     def test_systems_that_say_nothing(self, tmp_path: Path) -> None:
-        assert Neighbours(tmp_path / "missing").share() is None
+        assert OtherPrograms(tmp_path / "missing").share() is None
         (tmp_path / "odd").write_text("cpu0 x\n\n")
-        assert Neighbours(tmp_path / "odd").share() is None
+        assert OtherPrograms(tmp_path / "odd").share() is None
         path = self.stat(tmp_path / "stat", (1, 1), (1, 1))
-        assert Neighbours(path).share() is None  # no time has passed
+        assert OtherPrograms(path).share() is None  # no time has passed
 
 
 def test_the_processor_is_named(tmp_path: Path) -> None:
@@ -104,8 +104,8 @@ def test_the_process_has_held_some_memory() -> None:
 def test_the_floor_is_the_slower_of_product_and_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.5, 0.25] * 2)  # of the best product, and of the best copy
     monkeypatch.setattr("imlctl.bench.machine._best", lambda *_: next(seconds))
-    assert least_seconds(CPU, 1000, 0, side=10, size=4000) == 0.5
-    assert least_seconds(CPU, 1000, 80_000, side=10, size=4000) == 2.5
+    assert hardware_floor(CPU, 1000, 0, side=10, size=4000) == 0.5
+    assert hardware_floor(CPU, 1000, 80_000, side=10, size=4000) == 2.5
 
 
 def hold(*sizes: int) -> list[torch.Tensor]:

@@ -55,7 +55,7 @@ class Localizer:
 def small_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "MixTransformer", lambda: MixTransformer(SIZES["b0"]))
     monkeypatch.setattr("imlctl.bench.machine._LOOK", 0.01)
-    monkeypatch.setattr(speed, "least_seconds", lambda *_: 1e-3)
+    monkeypatch.setattr(speed, "hardware_floor", lambda *_: 1e-3)
 
 
 def measured(localizer: Localizer, *sizes: int, runs: int = 1, **plan: Any) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def test_another_network_takes_turns_with_the_model() -> None:
 
 def test_neighbours_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for during, busy in ((0.0, False), (0.5, True), (None, False)):
-        monkeypatch.setattr(speed.Neighbours, "share", lambda _, share=during: share)
+        monkeypatch.setattr(speed.OtherPrograms, "share", lambda _, share=during: share)
         document = measure([cast("Any", Localizer())], Plan((64,), 1, tta=False))
         assert (document["others_during"], document["busy"]) == (during, busy)
 

@@ -117,7 +117,7 @@ class TestSpeed:
     def test_neighbours_are_told(
         self, weights: Path, monkeypatch: pytest.MonkeyPatch, share: float | None, busy: bool
     ) -> None:
-        monkeypatch.setattr("imlctl.bench.machine.Neighbours.share", lambda _: share)
+        monkeypatch.setattr("imlctl.bench.machine.OtherPrograms.share", lambda _: share)
         text = bench("--fps", "--weights", weights, "--size", 64, "--runs", 1, "--no-tta")
         used = "-" if share is None else f"{share:.0%}"
         assert f"other programs used {used} of the cores before" in " ".join(text.split())

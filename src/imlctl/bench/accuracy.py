@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from imlctl.bench.draw import Panel, charts, contact_sheet
-from imlctl.bench.page import known
+from imlctl.bench.page import without_nan
 from imlctl.data.masks import read_mask
 from imlctl.evaluate.robustness import CLEAN, NOTES, degraded, grid
 from imlctl.evaluate.score import evaluate
@@ -50,7 +50,7 @@ def accuracy(localizers: Iterable[Localizer], entries: Sequence[Entry], track: T
         seconds = (time.perf_counter() - start) / len(entries)
         found.append(
             {
-                **about(localizer),
+                **provenance_of(localizer),
                 "seconds": seconds,
                 "rule": asdict(localizer.card.rule),
                 "sets": [row.to_json() for row in summarize(pictures, resamples=RESAMPLES)],
@@ -62,7 +62,7 @@ def accuracy(localizers: Iterable[Localizer], entries: Sequence[Entry], track: T
     return found
 
 
-def about(localizer: Localizer) -> dict[str, Any]:
+def provenance_of(localizer: Localizer) -> dict[str, Any]:
     """Name what was measured: the model, its weights, the device, and the settings."""
     keys = ("model", "weights_sha256", "device", "settings", "seed")
     return {key: localizer.provenance[key] for key in keys}
@@ -131,7 +131,7 @@ def robustness(localizer: Localizer, entries: Sequence[Entry], track: Track) -> 
             }
         )
     return {
-        **about(localizer),
+        **provenance_of(localizer),
         "rule": asdict(localizer.card.rule),
         "pictures": len(entries),
         "notes": list(NOTES),
@@ -146,7 +146,7 @@ def _over_sets(rows: Sequence[SetScore]) -> SetScore:
 
 def robustness_png(rows: Sequence[dict[str, Any]]) -> bytes | None:
     """Draw a panel for each kind of degradation; None where no picture is tampered."""
-    rows = known(rows)
+    rows = without_nan(rows)
     clean = rows[0]["f1"]
     if clean is None:
         return None
@@ -173,7 +173,7 @@ def calibrate(localizer: Localizer, entries: Sequence[Entry], track: Track) -> d
         result = localizer.localize(entry.image)
         levels.append(critical(result.probability, EVIDENCE))
         verdicts.append(result.decision.verdict)
-    start = about(localizer)
+    start = provenance_of(localizer)
     kept = keep(start["weights_sha256"], drawn_with(start["settings"]), levels)
     rates = Rates.measured("these pictures", [], verdicts)
     return {

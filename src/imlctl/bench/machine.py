@@ -63,7 +63,7 @@ class Machine:
 
 def observe(device: torch.device) -> Machine:
     """Describe this machine as it is now. Takes half a second, to watch other programs."""
-    neighbours = Neighbours()
+    others = OtherPrograms()
     time.sleep(_LOOK)
     return Machine(
         device=describe(device),
@@ -71,7 +71,7 @@ def observe(device: torch.device) -> Machine:
         cores=cores(),
         threads=torch.get_num_threads(),
         waiting=" ".join(f"{n}={os.environ[n]}" for n in _WAITING if n in os.environ),
-        others=neighbours.share(),
+        others=others.share(),
         clock=clock(),
         torch=torch.__version__,
         python=platform.python_version(),
@@ -86,7 +86,7 @@ def _our_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-class Neighbours:
+class OtherPrograms:
     """Watches how much of our cores other programs use, from its making on.
 
     Args:
@@ -142,7 +142,7 @@ def _values(listing: Path, key: str) -> Iterator[str]:
 
 
 @torch.inference_mode()
-def least_seconds(
+def hardware_floor(
     device: torch.device, macs: float, moved: float, *, side: int = 0, size: int = 0
 ) -> float:
     """Measure in how little time this machine could do so much work at the best.

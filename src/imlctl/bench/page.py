@@ -133,12 +133,12 @@ def sampling_line(settings: dict[str, Any]) -> str:
     return ", ".join([*parts, "no flips" if tta == "none" else f"flips fused by {tta}"])
 
 
-def known(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The same without NaN, which JSON does not have: null where there is no value."""
     if isinstance(value, float):
         return value if value == value else None
     if isinstance(value, dict):
-        return {key: known(each) for key, each in value.items()}
+        return {key: without_nan(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [known(each) for each in value]
+        return [without_nan(each) for each in value]
     return value

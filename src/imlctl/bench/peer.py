@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from imlctl.bench.accuracy import about
+from imlctl.bench.accuracy import provenance_of
 from imlctl.data.masks import read_mask
 from imlctl.errors import InputError, UsageError
 from imlctl.evaluate.score import MapAnswer, score_picture
@@ -132,7 +132,7 @@ class _Side:
     scores: list[PictureScore] = field(default_factory=list)
 
 
-def beside(
+def compare_with_peer(
     localizer: Localizer, entries: Sequence[Entry], command: str, track: Track
 ) -> dict[str, Any]:
     """Run ours and a peer on the same pictures, in turns.
@@ -174,7 +174,7 @@ def beside(
     gains = [mine.f1 - other.f1 for mine, other in pairs if mine.tampered]
     ratios = [a / b for a, b in zip(ours.seconds, theirs.seconds, strict=True)]
     return {
-        **about(localizer),
+        **provenance_of(localizer),
         "command": command,
         "rows": rows,
         "ratio": {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from imlctl.bench.accuracy import about
+from imlctl.bench.accuracy import provenance_of
 from imlctl.bench.machine import BUSY_SHARE, observe
 from imlctl.bench.timing import timer_for
 from imlctl.image.decode import read
@@ -73,7 +73,7 @@ def throughput(localizer: Localizer, folder: Path, runs: int, track: Track) -> d
     rounds = [_round(localizer, found, timed) for _ in track(range(runs), runs)]
     at_once = machine.cores if localizer.device.type == "cpu" else 1
     return {
-        **about(localizer),
+        **provenance_of(localizer),
         "machine": asdict(machine),
         "busy": (machine.others or 0.0) > BUSY_SHARE,
         "rounds": [asdict(each) for each in rounds],

@@ -18,8 +18,8 @@ from imlctl import atomic
 from imlctl.bench import flops
 from imlctl.bench.machine import (
     BUSY_SHARE,
-    Neighbours,
-    least_seconds,
+    OtherPrograms,
+    hardware_floor,
     observe,
     peak_memory,
     resident_peak,
@@ -91,9 +91,9 @@ def measure(
         UsageError: A size does not suit a model.
     """
     machine = observe(localizers[0].device)
-    neighbours = Neighbours()
+    others = OtherPrograms()
     models = [_measure_model(each, plan, progress) for each in localizers]
-    during = neighbours.share()
+    during = others.share()
     shares = [share for share in (machine.others, during) if share is not None]
     return {
         "runs": plan.runs,
@@ -146,8 +146,8 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
     cost = flops.count_model(model, COST_SIZE, steps=main.steps, members=main.ensemble)
     macs = cost.macs * (sizes[0] / cost.size) ** 2
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    floor = least_seconds(device, macs, weights + 4 * 4 * sizes[0] ** 2)  # 3 colours in, 1 map out
-    beside = [(w, t) for (s, w), t in zip(cells, models, strict=True) if s == sizes[0]]
+    floor = hardware_floor(device, macs, weights + 4 * 4 * sizes[0] ** 2)  # 3 colours in, 1 map out
+    at_its_size = [(w, t) for (s, w), t in zip(cells, models, strict=True) if s == sizes[0]]
     return {
         **{key: localizer.provenance[key] for key in ("model", "weights_sha256")},
         "cost": cost.to_json(),
@@ -160,7 +160,7 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
             "name": name,
             "size": sizes[0],
             "median": theirs.median,
-            "shares": [_drawn(model, way) | {"share": t.over(theirs)} for way, t in beside],
+            "shares": [_drawn(model, way) | {"share": t.over(theirs)} for way, t in at_its_size],
             # Counted without computing, which takes a while for this one.
             "cost": flops.count(encoder.to("meta"), COST_SIZE, flops.MIX_TRANSFORMER).to_json(),
         },

@@ -302,9 +302,9 @@ def _on_pictures(
             "robustness.png": accuracy.robustness_png(found["rows"])
         }
     if peer:
-        from imlctl.bench.peer import beside
+        from imlctl.bench.peer import compare_with_peer
 
-        return {"kind": "peer", **beside(models.one(), entries, peer, _track)}, {}
+        return {"kind": "peer", **compare_with_peer(models.one(), entries, peer, _track)}, {}
     rows = accuracy.accuracy(models.every(), entries, _track)
     pictures: dict[str, bytes | None] = {}
     if out is not None:
@@ -327,10 +327,10 @@ def _show(
 ) -> None:
     """Print the document, and write it to the folder if there is one."""
     from imlctl import atomic
-    from imlctl.bench.page import known, to_markdown
+    from imlctl.bench.page import to_markdown, without_nan
     from imlctl.bench.pages import page_of
 
-    document = known(document)
+    document = without_nan(document)
     text = json_module.dumps(document, indent=2, allow_nan=False)
     if out is not None:
         name = document["kind"]

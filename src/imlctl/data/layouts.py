@@ -49,13 +49,13 @@ class Layout:
 
     Attributes:
         name: For `--layout`.
-        sees: Tells whether a folder looks like it.
+        matches: Tells whether a folder looks like it.
         find: Yields pictures and remarks.
         about: One line for people.
     """
 
     name: str
-    sees: Callable[[Path], bool]
+    matches: Callable[[Path], bool]
     find: Find
     about: str
 
@@ -67,7 +67,7 @@ def detect(root: Path) -> Layout:
         UsageError: None fits.
     """
     for layout in LAYOUTS.values():
-        if layout.sees(root):
+        if layout.matches(root):
             return layout
     raise UsageError(
         "matches none of the known layouts",
@@ -124,7 +124,7 @@ def pairs(root: Path) -> Iterator[Found | Remark]:
         yield from authentic(pictures(below(root, folder), deep=True), name)
 
 
-def _sees_casia(root: Path, prefix: str) -> bool:
+def _is_casia(root: Path, prefix: str) -> bool:
     """Tell CASIA by the prefix of its forgeries' names, ``Sp_`` in v1 or ``Tp_`` in v2."""
     names = (p.name for p in pictures(_casia_tampered(root), deep=True))
     return any(name.startswith(prefix) for name in names)
@@ -342,32 +342,32 @@ def _has(*names: str) -> Callable[[Path], bool]:
     return lambda root: all(below(root, name) is not None for name in names)
 
 
-def _sees_coverage(root: Path) -> bool:
+def _is_coverage(root: Path) -> bool:
     return any(re.fullmatch(r"\d+forged", p.stem) for p in pictures(below(root, "mask")))
 
 
-def _sees_imd2020(root: Path) -> bool:
+def _is_imd2020(root: Path) -> bool:
     return any(p.stem.endswith("_orig") for folder in _near(root) for p in pictures(folder))
 
 
-def _sees_cocoglide(root: Path) -> bool:
+def _is_cocoglide(root: Path) -> bool:
     return any(p.name.startswith("glide_") for p in pictures(below(root, "fake")))
 
 
-def _sees_compraise(root: Path) -> bool:
+def _is_compraise(root: Path) -> bool:
     return "compraise" in root.resolve().name.casefold() and not subfolders(root)
 
 
 _TAMPCOCO = ("cm", "sp", "bcm", "bcmc")
 _ALL: tuple[tuple[str, Callable[[Path], bool], Find, str], ...] = (
-    ("casia1", partial(_sees_casia, prefix="Sp_"), partial(_casia, name="casia1"),
+    ("casia1", partial(_is_casia, prefix="Sp_"), partial(_casia, name="casia1"),
      "Au, Tp/CM, Tp/Sp, and masks from casia1groundtruth"),
-    ("casia2", partial(_sees_casia, prefix="Tp_"), partial(_casia, name="casia2"),
+    ("casia2", partial(_is_casia, prefix="Tp_"), partial(_casia, name="casia2"),
      "Au, Tp, and masks from casia2groundtruth"),
     ("columbia", _has("4cam_splc"), _columbia, "4cam_auth, 4cam_splc with edgemask"),
-    ("coverage", _sees_coverage, _coverage, "image, mask"),
+    ("coverage", _is_coverage, _coverage, "image, mask"),
     ("nist16", lambda root: (root / _NIST_INDEX).is_file(), _nist16, "NC2016 as released"),
-    ("cocoglide", _sees_cocoglide, _cocoglide, "fake, mask, real"),
+    ("cocoglide", _is_cocoglide, _cocoglide, "fake, mask, real"),
     ("autosplice", _has("Forged_JPEG100"), _autosplice, "Authentic, Forged_JPEG*, Mask"),
     ("fantasticreality", _has("ColorFakeImages"), _fantastic,
      "ColorFakeImages, ColorRealImages, SegmentationFake"),
@@ -375,8 +375,8 @@ _ALL: tuple[tuple[str, Callable[[Path], bool], Find, str], ...] = (
      "cm_images, cm_masks, and sp, bcm, bcmc likewise"),
     ("defacto", lambda root: bool(_defacto_annotations(root)), _defacto,
      "splicing_1_img/img, splicing_1_annotations/probe_mask, ..."),
-    ("imd2020", _sees_imd2020, _imd2020, "a folder per original"),
-    ("compraise", _sees_compraise, partial(_authentic_only, name="compraise"),
+    ("imd2020", _is_imd2020, _imd2020, "a folder per original"),
+    ("compraise", _is_compraise, partial(_authentic_only, name="compraise"),
      "one folder of authentic pictures"),
     ("tree", lambda root: bool(tree_sets(root)), trees, "tampered, masks, authentic"),
     ("pairs", lambda root: pair_folders(root) is not None, pairs,
