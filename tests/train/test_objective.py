@@ -30,6 +30,7 @@ from imlctl.train.loop import train
 from imlctl.train.objective import Latents, Masks, make_objective
 from imlctl.train.step import make_optimizer
 from imlctl.weights.load import Card, load, save
+from imlctl.weights.open import open_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -355,11 +356,16 @@ class TestSemantics:
         built = make_objective(config).build().state_dict()
         assert all(torch.equal(v, built[k]) for k, v in source.state_dict().items())
 
-    def test_without_weights_are_refused(self, config: TrainConfig, backbone: Path) -> None:
+    def test_without_a_file_are_those_of_the_bundled_weights(
+        self, config: TrainConfig, backbone: Path
+    ) -> None:
         config = replace(config, model=self.SHAPE, diffusion=None)
+        bundled = open_weights("efficientiml").model.state_dict()
         for init in (None, backbone):
-            with pytest.raises(ConfigError, match=r"ImageNet network has no weights.*convert"):
-                make_objective(replace(config, init=init)).build()
+            built = make_objective(replace(config, init=init)).build().state_dict()
+            names = [k for k in built if k.startswith("backbone.semantics.network.")]
+            assert len(names) > 50
+            assert all(torch.equal(built[name], bundled[name]) for name in names)
 
     def test_of_another_network_are_refused(self, config: TrainConfig, tmp_path: Path) -> None:
         path = tmp_path / "other.safetensors"
