@@ -7,7 +7,7 @@ import json
 import time
 import warnings
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -106,11 +106,7 @@ def _all_steps(
     decides = decisive(config, material.digest)
     state = fresh_state(objective, config, device)
     if last.exists():
-        load_state(last, state, decides)
-        log({"event": "resumed", "step": state.step})
-        if state.lengths and state.lengths[-1][0] == state.step:
-            _, before, now = state.lengths[-1]
-            log({"event": "extended", "step": state.step, "was": before, "of": now})
+        _resume(last, state, decides, log)
     barrier()  # nobody writes before all have read
 
     source = batches(
@@ -164,6 +160,14 @@ def _all_steps(
             objective.train_mode(state.model)
             begun, watch, logged, started = time.monotonic(), Stopwatch(), state.step, state.step
     return True
+
+
+def _resume(last: Path, state: TrainState, decides: dict[str, Any], log: Log) -> None:
+    load_state(last, state, decides)
+    log({"event": "resumed", "step": state.step})
+    if state.lengths and state.lengths[-1][0] == state.step:
+        _, before, now = state.lengths[-1]
+        log({"event": "extended", "step": state.step, "was": before, "of": now})
 
 
 def _judge(
