@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -20,14 +21,14 @@ from imlctl.record import FAILED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imlctl.cli.scan_printer import StageLine
+    from imlctl.cli.scan_printer import ScanPrinter, StageLine
     from imlctl.scan.analysis import Options
     from imlctl.scan.find import Discovery
     from imlctl.scan.folder import Outputs
-    from imlctl.scan.naming import Job
+    from imlctl.scan.naming import Job, Kind
     from imlctl.scan.processes import Limits
     from imlctl.scan.run import Engine
-    from imlctl.settings import Fusion
+    from imlctl.settings import Fusion, Settings
 
 
 def localize(
@@ -77,14 +78,11 @@ def localize(
     --check=any: or inconclusive), 2 for wrong usage or weights, 3 when some pictures failed (the
     others are done), 70 for an internal error, 130 when interrupted; --resume continues the scan.
     """
-    from imlctl.cli.scan_printer import ScanPrinter
     from imlctl.scan.analysis import Options
     from imlctl.scan.find import Patterns, discover, read_names
     from imlctl.scan.folder import Outputs
-    from imlctl.scan.naming import Kind, Shard
+    from imlctl.scan.naming import Shard
     from imlctl.scan.processes import Limits
-    from imlctl.scan.run import scan
-    from imlctl.settings import MEMBERS, STEPS, Sampling, Settings
 
     _refuse_ignored(
         ("--tta-fusion", tta_fusion is not None and not tta, "Add --tta."),
@@ -93,17 +91,11 @@ def localize(
         ("--soft", soft and out is None, "Add -o with a file or folder."),
         ("--force", force and out is None, "Add -o with a file or folder."),
     )
-    overlay, heatmap, json = overlay or everything, heatmap or everything, json or everything
-    csv, report, manifest = csv or everything, report or everything, manifest or everything
-    wanted = {
-        Kind.MASK: out is not None,
-        Kind.OVERLAY: overlay,
-        Kind.HEATMAP: heatmap,
-        Kind.VIEWS: views,
-        Kind.RELIABILITY: reliability,
-        Kind.JSON: json and (out is not None or everything),
-    }
-    kinds = tuple(kind for kind, yes in wanted.items() if yes)
+    overlay, heatmap, csv = overlay or everything, heatmap or everything, csv or everything
+    report, manifest = report or everything, manifest or everything
+    written = everything or (json and out is not None)
+    also = {"views": views, "reliability": reliability, "json": written}
+    kinds = _kinds(mask=out is not None, overlay=overlay, heatmap=heatmap, **also)
     if files_from == "-" and "-" in (inputs or []):
         raise UsageError("standard input cannot be both a picture and a list", source="-")
     found = discover(
@@ -116,92 +108,133 @@ def localize(
     )
     part = None if shard is None else Shard.parse(shard)
     outputs = Outputs(out, found.many, force=force, resume=resume, shard=part)
-    _need_folder(
-        outputs,
-        all=everything,
-        resume=resume,
-        manifest=manifest,
-        report=report,
-        jsonl=jsonl,
-        csv=csv,
-    )
-    fusion = cast("Fusion", tta_fusion or "mean")
-    sampling = Sampling(steps or STEPS, ensemble or MEMBERS, tta, fusion, seed or 0)
-    settings = Settings(
-        model=model,
-        weights=weights,
-        device=device,
-        threshold=chosen_threshold(threshold, model, weights, sampling),
-        tile=tile,
-        sampling=sampling,
-        max_pixels=max_pixels,
-    )
-    sampled = {"--steps": steps, "--ensemble": ensemble, "--seed": seed}
+    wanted = {"report": report, "jsonl": jsonl, "csv": csv, "manifest": manifest}
+    _need_folder(outputs, all=everything, resume=resume, **wanted)
+    drawn = {"--steps": steps, "--ensemble": ensemble, "--seed": seed}
     options = Options(
-        settings,
+        _settings(
+            {"model": model, "weights": weights, "device": device, "tile": tile},
+            max_pixels,
+            threshold,
+            (steps, ensemble, tta, tta_fusion, seed),
+        ),
         kinds,
         soft=soft,
         previews=report,
         threads=1 if found.many else None,
-        sampled=tuple(name for name, value in sampled.items() if value is not None),
+        sampled=tuple(name for name, value in drawn.items() if value is not None),
     )
     limits = Limits(timeout, max_pixels)
-    command = ["imlctl", *sys.argv[1:]]
+    say = {"json": json and out is None, "quiet": quiet, "verbose": verbose}
+    _run(_Scan(found, outputs, options, limits, jobs, ray, check, **say, **wanted))
 
+
+def _kinds(**wanted: bool) -> tuple[Kind, ...]:
+    from imlctl.scan.naming import Kind
+
+    return tuple(kind for kind in Kind if wanted[kind])
+
+
+def _settings(
+    chosen: dict[str, Any],
+    max_pixels: int,
+    threshold: str | None,
+    drawn: tuple[int | None, int | None, bool, str | None, int | None],
+) -> Settings:
+    from imlctl.settings import MEMBERS, STEPS, Sampling, Settings
+
+    steps, ensemble, tta, fusion, seed = drawn
+    how = cast("Fusion", fusion or "mean")
+    sampling = Sampling(steps or STEPS, ensemble or MEMBERS, tta, how, seed or 0)
+    least = chosen_threshold(threshold, chosen["model"], chosen["weights"], sampling)
+    return Settings(**chosen, threshold=least, sampling=sampling, max_pixels=max_pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """Everything that the command line asks for."""
+
+    found: Discovery
+    outputs: Outputs
+    options: Options
+    limits: Limits
+    jobs: int | None
+    ray: bool
+    check: its.CheckFor | None
+    json: bool  # printed
+    quiet: bool
+    verbose: bool
+    report: bool
+    jsonl: bool
+    csv: bool
+    manifest: bool
+
+
+def _run(wanted: _Scan) -> None:
+    """Analyse, write, and exit with what came of it."""
+    command = ["imlctl", *sys.argv[1:]]
     with ExitStack() as stack:
-        planned = outputs.plan(found, kinds, stack)
-        _say_what_is_missing(found, quiet=quiet, verbose=verbose)
-        printer = ScanPrinter(
-            len(planned),
-            many=found.many,
-            as_json=json and out is None,
-            silent=quiet or out == "-",
-            live=not quiet,
-            verbose=verbose,
-            until_the_end=out is not None or check is not None,
-            outputs=out is not None,
-        )
-        stack.enter_context(printer.stages)
-        engine = _start(planned, options, limits, stack, jobs=jobs, ray=ray, stages=printer.stages)
-        ledger = outputs.begin(planned, found, command, stack)
-        interrupts = Interrupts(ignore_hangup=outputs.folder is not None)
-        if found.many:  # a single picture stops at once
-            stack.enter_context(interrupts)
-        outcomes = scan(
-            planned,
-            engine,
-            options,
-            ledger=ledger,
-            resume=resume,
-            overwrite=force,
-            stdin=getattr(sys.stdin, "buffer", None),
-            stdout=getattr(sys.stdout, "buffer", None),
-            stopped=lambda: interrupts.requested,
-        )
-        printer.follow(followed(outcomes, outputs) if jsonl else outcomes)
-        printer.counts[FAILED] += len(found.problems)
-        complete = printer.seen == len(planned)
-        if ledger and complete:
-            ledger.end()
-        if found.many and not quiet:
-            printer.summarize(planned=len(planned) + len(found.problems))
-        case = outputs.case()
-        if not complete:
+        printer, total = _analyse(wanted, command, stack)
+        case = wanted.outputs.case()
+        if printer.seen < total:
             if case:  # of a scan that was stopped they say so, and are written in no time
-                write_reports(case, page=False, jsonl=jsonl, csv=csv)
-            remedy = "" if outputs.folder is None else "; the same command with --resume continues"
-            complain(f"interrupted after {printer.seen} of {len(planned)} pictures{remedy}")
+                write_reports(case, page=False, jsonl=wanted.jsonl, csv=wanted.csv)
+            remedy = "; the same command with --resume continues" if case else ""
+            complain(f"interrupted after {printer.seen} of {total} pictures{remedy}")
             raise typer.Exit(Exit.INTERRUPTED)
-        reports = (
-            write_reports(case, page=report, jsonl=jsonl, csv=csv, quiet=quiet) if case else []
-        )
-        changed = outputs.write_manifest(command, also=reports) if manifest else []
+        kinds = {"page": wanted.report, "jsonl": wanted.jsonl, "csv": wanted.csv}
+        reports = write_reports(case, **kinds, quiet=wanted.quiet) if case else []  # type: ignore[arg-type]
+        changed = wanted.outputs.write_manifest(command, also=reports) if wanted.manifest else []
         for finding in changed:
             complain(f"{finding.path}: {finding.problem}")
-    if check and printer.found(check):
+    if wanted.check and printer.found(wanted.check):
         raise typer.Exit(Exit.FOUND)
     if printer.counts[FAILED] or changed:
         raise typer.Exit(Exit.SOME_FAILED)
+
+
+def _analyse(wanted: _Scan, command: Sequence[str], stack: ExitStack) -> tuple[ScanPrinter, int]:
+    """Analyse all pictures, or those until an interrupt; return the printer, and their number."""
+    from imlctl.cli.scan_printer import ScanPrinter
+    from imlctl.scan.run import scan
+
+    found, outputs, options = wanted.found, wanted.outputs, wanted.options
+    planned = outputs.plan(found, options.kinds, stack)
+    _say_what_is_missing(found, quiet=wanted.quiet, verbose=wanted.verbose)
+    printer = ScanPrinter(
+        len(planned),
+        many=found.many,
+        as_json=wanted.json,
+        silent=wanted.quiet or outputs.out == "-",
+        live=not wanted.quiet,
+        verbose=wanted.verbose,
+        until_the_end=outputs.out is not None or wanted.check is not None,
+        outputs=outputs.out is not None,
+    )
+    stack.enter_context(printer.stages)
+    engine = _start(wanted, planned, stack, printer.stages)
+    ledger = outputs.begin(planned, found, command, stack)
+    interrupts = Interrupts(ignore_hangup=outputs.folder is not None)
+    if found.many:  # a single picture stops at once
+        stack.enter_context(interrupts)
+    outcomes = scan(
+        planned,
+        engine,
+        options,
+        ledger=ledger,
+        resume=outputs.resume,
+        overwrite=outputs.force,
+        stdin=getattr(sys.stdin, "buffer", None),
+        stdout=getattr(sys.stdout, "buffer", None),
+        stopped=lambda: interrupts.requested,
+    )
+    printer.follow(followed(outcomes, outputs) if wanted.jsonl else outcomes)
+    printer.counts[FAILED] += len(found.problems)
+    if ledger and printer.seen == len(planned):
+        ledger.end()
+    if found.many and not wanted.quiet:
+        printer.summarize(planned=len(planned) + len(found.problems))
+    return printer, len(planned)
 
 
 def _refuse_ignored(*options: tuple[str, bool, str]) -> None:
@@ -232,19 +265,11 @@ def _say_what_is_missing(found: Discovery, *, quiet: bool, verbose: bool) -> Non
         complain(str(problem))
 
 
-def _start(
-    planned: Sequence[Job],
-    options: Options,
-    limits: Limits,
-    stack: ExitStack,
-    *,
-    jobs: int | None,
-    ray: bool,
-    stages: StageLine,
-) -> Engine:
+def _start(wanted: _Scan, planned: Sequence[Job], stack: ExitStack, stages: StageLine) -> Engine:
     """Start what decodes and analyses, here or on a cluster."""
+    options, limits = wanted.options, wanted.limits
     if any(job.picture.path is None for job in planned):
-        if ray:
+        if wanted.ray:
             raise UsageError(
                 "standard input cannot be read by a cluster",
                 source="--ray",
@@ -252,13 +277,15 @@ def _start(
             )
         if sys.stdin is None:
             raise UsageError("standard input is closed", source="-", remedy="Name a file.")
-    if ray:
+    if wanted.ray:
         from imlctl.scan.ray_pool import start_ray
 
-        return start_ray(options, limits, stack, decoders=jobs, tell=note)
+        return start_ray(options, limits, stack, decoders=wanted.jobs, tell=note)
     from imlctl.scan.pool import start_engine
 
     stages("loading the model")
-    engine = start_engine(options, len(planned), limits, stack, jobs=jobs, progress=stages.tile)
+    engine = start_engine(
+        options, len(planned), limits, stack, jobs=wanted.jobs, progress=stages.tile
+    )
     stages("analysing")
     return engine

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from imlctl.report.html import Case
+    from imlctl.scan.coverage import Coverage
     from imlctl.scan.folder import CaseFolder, Outputs
-    from imlctl.scan.ledger import Coverage
     from imlctl.scan.run import Outcome
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from imlctl import atomic
 from imlctl.errors import OutputError, UsageError
 from imlctl.scan import custody
-from imlctl.scan.ledger import Coverage, Ledger, ledger_path, ledgers
+from imlctl.scan.coverage import Coverage
+from imlctl.scan.ledger import Ledger, ledger_path, ledgers
 from imlctl.scan.naming import is_folder, plan
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from imlctl import __version__, atomic
 from imlctl.errors import OutputError, UsageError
 from imlctl.report.preview import Preview
+from imlctl.scan.coverage import Coverage, Run
 from imlctl.scan.find import LeftOut
 from imlctl.scan.naming import LEDGER, Shard
 
@@ -94,60 +95,6 @@ class Row:
     outputs: Mapping[Path, str]
     record: Mapping[str, Any]
     preview: Preview | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One command that wrote into this folder.
-
-    Attributes:
-        began: UTC, ISO 8601.
-        ended: Likewise; None if it was killed.
-        command: The command line.
-        folder: The current folder.
-        version: Of imlctl.
-    """
-
-    began: str
-    ended: str | None
-    command: str
-    folder: str
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Progress against the plan, and files that were left out.
-
-    Attributes:
-        planned: Pictures that all runs together were to analyse.
-        done: Pictures that have a record, failed ones among them.
-        pending: Pictures without a record.
-        left_out: Files and folders that were found and not analysed.
-        runs: Commands, oldest first.
-    """
-
-    planned: int = 0
-    done: int = 0
-    pending: tuple[Path, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
-    runs: tuple[Run, ...] = ()
-
-    def __add__(self, other: Coverage) -> Coverage:
-        return Coverage(
-            self.planned + other.planned,
-            self.done + other.done,
-            self.pending + other.pending,
-            tuple(sorted({*self.left_out, *other.left_out}, key=lambda each: _raw(each.path))),
-            tuple(sorted((*self.runs, *other.runs), key=lambda run: run.began)),
-        )
-
-    @property
-    def incomplete(self) -> str:
-        """Sentence such as "INCOMPLETE: 15 of 63 pictures were analysed"; "" for a whole scan."""
-        if not self.pending:
-            return ""
-        return f"INCOMPLETE: {self.done} of {self.planned} pictures were analysed"
 
 
 def ledger_path(folder: Path, shard: Shard | None = None) -> Path:

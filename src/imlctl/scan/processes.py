@@ -46,11 +46,17 @@ class Limits:
     max_pixels: int = DEFAULT_MAX_PIXELS
 
     def __post_init__(self) -> None:
-        if not 0 < self.seconds <= threading.TIMEOUT_MAX or self.max_pixels < 1:
+        if not 0 < self.seconds <= threading.TIMEOUT_MAX:
             raise UsageError(
-                f"{self.seconds:g} seconds and {self.max_pixels} pixels are no usable limits",
-                source="--timeout, --max-pixels",
-                remedy="Both must be positive, and --timeout a finite number of seconds.",
+                f"{self.seconds:g} seconds cannot be waited for",
+                source="--timeout",
+                remedy="Give a positive and finite number of seconds.",
+            )
+        if self.max_pixels < 1:
+            raise UsageError(
+                f"no picture has {self.max_pixels} pixels",
+                source="--max-pixels",
+                remedy="Give a positive number.",
             )
 
     @property
