@@ -33,13 +33,7 @@ _CASES = 6  # of the worst, and of the best, on a contact sheet
 def accuracy(localizers: Iterable[Localizer], entries: Sequence[Entry], track: Track) -> list[Any]:
     """Score each model, or each setting of one, on the same pictures.
 
-    Args:
-        localizers: One after the other, so that one is in memory at a time.
-        entries: Pictures with their truth.
-        track: Passes items on and shows the progress.
-
-    Returns:
-        For each its scores as plain values, and the scores of the single pictures.
+    `track` passes items on and shows the progress. Of the localizers one at a time is in memory.
     """
     found = []
     for localizer in localizers:
@@ -71,16 +65,7 @@ def provenance_of(localizer: Localizer) -> dict[str, Any]:
 def cases_png(
     localizer: Localizer, entries: Sequence[Entry], pictures: Sequence[dict[str, Any]]
 ) -> bytes | None:
-    """Draw the forgeries with the lowest and the highest pixel F1: picture, truth, probability.
-
-    Args:
-        localizer: Made the scores.
-        entries: Pictures.
-        pictures: Their scores, as `accuracy` returned them.
-
-    Returns:
-        A PNG; None where no picture is tampered.
-    """
+    """Draw the forgeries with the lowest and highest F1; None where no picture is tampered."""
     forged = [(p["f1"], n) for n, p in enumerate(pictures) if p["tampered"]]
     ranked = [number for _, number in sorted(forged)]
     chosen = ranked if len(ranked) <= 2 * _CASES else ranked[:_CASES] + ranked[-_CASES:]

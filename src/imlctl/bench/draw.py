@@ -29,16 +29,9 @@ _SIDE, _GAP, _CAPTION = 200, 8, 20  # of a contact sheet
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart.
+    """One chart, upwards from 0 to `top`: for each labelled place a value and a band, or None.
 
-    Attributes:
-        title: What it shows.
-        across: What the places across are, in words.
-        places: Their labels.
-        values: One for each place; None leaves a gap.
-        bands: Lower and upper limit of each value, or None.
-        level: A value to compare with, drawn as a dashed line; None for none.
-        top: End of the upward axis, which starts at 0.
+    `level` is a value to compare with, drawn as a dashed line.
     """
 
     title: str
@@ -55,11 +48,7 @@ class Panel:
 
 
 def charts(panels: Sequence[Panel]) -> bytes:
-    """Draw panels in rows of three.
-
-    Returns:
-        A PNG.
-    """
+    """Draw panels in rows of three, as a PNG."""
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     size = (columns * _WIDTH * _SCALE, rows * _HEIGHT * _SCALE)
@@ -131,13 +120,9 @@ def _draw_level(draw: ImageDraw.ImageDraw, panel: Panel, at: _At) -> None:
 
 
 def contact_sheet(cases: Sequence[tuple[str, Sequence[NDArray[Any]]]]) -> bytes:
-    """Draw cases below each other, each with a caption over its views.
+    """Draw cases below each other as a PNG, each a caption over its views.
 
-    Args:
-        cases: Caption and views, each (H, W) or (H, W, 3); bool, uint8, uint16, or 0 to 1.
-
-    Returns:
-        A PNG.
+    A view is (H, W) or (H, W, 3); bool, uint8, uint16, or 0 to 1.
     """
     width = max(len(views) for _, views in cases) * (_SIDE + _GAP) + _GAP
     sheet = Image.new("RGB", (width, len(cases) * (_SIDE + _CAPTION + _GAP)), _PAPER)

@@ -1,10 +1,8 @@
 """Cost of a forward pass: parameters and multiply-accumulates, part by part.
 
-Counted by torch's `FlopCounterMode`: matrix products, convolutions and the WKV operator, each by
-its formula, two operations per multiply-accumulate. Norms, activations and interpolation count
-nothing, there as in the literature. The papers' "FLOPs" are multiply-accumulates too. DiffIML's
-paper counts one call of the denoiser for each member of an ensemble, though each makes eight; here
-all are counted, and the paper's way is given beside it.
+Counted by torch's `FlopCounterMode`, two operations each: matrix products, convolutions, the WKV.
+Norms, activations and interpolation count nothing, as in the literature. DiffIML's paper counts one
+call of the denoiser for each member; here all are counted, and the paper's way is given beside it.
 """
 
 from __future__ import annotations
@@ -37,13 +35,7 @@ _WKV = "bi_wkv"  # in the operator's name
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Cost of one part of a model.
-
-    Attributes:
-        name: Of the part; ``other`` for what belongs to no named one.
-        parameters: Numbers that are learned, as the model runs (fused, if it was fused).
-        macs: Multiply-accumulates of one forward pass of one picture.
-    """
+    """Cost of one part of a model; ``other`` belongs to no named one."""
 
     name: str
     parameters: int
@@ -52,12 +44,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Cost of one forward pass of one square picture.
+    """Cost of one forward pass of a square picture, `size` pixels a side.
 
-    Attributes:
-        size: Side of the picture in pixels.
-        parts: In the model's order.
-        wkv: Multiply-accumulates of the WKV operator, which the parts hold too.
+    The parts hold the WKV's multiply-accumulates too.
     """
 
     size: int
@@ -87,14 +76,7 @@ class Cost:
 
 
 def count_model(model: Model, size: int, *, steps: int, members: int) -> Cost:
-    """Count one prediction of a model of ours, without computing it.
-
-    Args:
-        model: In evaluation mode; it is copied, and the copy emptied of its values.
-        size: Side of the picture in pixels.
-        steps: Denoising steps, for DiffIML.
-        members: Of the ensemble, for DiffIML.
-    """
+    """Count one prediction of a model of ours, without computing it: on an empty copy."""
     empty = copy.deepcopy(model).to("meta")
     shape = empty.noise_shape(size, size)
     noise = None if shape is None else torch.empty(members, *shape, device="meta")
@@ -104,17 +86,7 @@ def count_model(model: Model, size: int, *, steps: int, members: int) -> Cost:
 def compare_counts(
     model: Model, size: int, steps: Sequence[int], members: Sequence[int]
 ) -> dict[str, Any]:
-    """Count a model with its last settings, and each setting in both ways of counting.
-
-    Args:
-        model: As for `count_model`.
-        size: Side of the picture in pixels.
-        steps: Denoising steps, at least one number.
-        members: Of the ensemble, likewise.
-
-    Returns:
-        Plain values: the settings in words, the cost, and the counts.
-    """
+    """Count a model with its last settings, and each setting in both ways of counting."""
     samples = model.samples
     return {
         "way": f"N={members[-1]}, {steps[-1]} steps" if samples else "one pass",

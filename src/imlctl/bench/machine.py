@@ -40,10 +40,9 @@ class Machine:
         cpu: Model of the processor.
         cores: Logical cores that this process may use.
         threads: Threads that torch uses on them.
-        waiting: Environment variables that say how idle threads wait; empty for OpenMP's default.
-        others: Share of the cores that other programs used just before, 0 to 1; None where the
-            system does not say. What this process did itself does not count.
-        clock: Mean clock of the cores in MHz at that time; None likewise.
+        waiting: Environment variables that say how idle threads wait.
+        others: Share of the cores that other programs used just before; None if unknown.
+        clock: Mean clock of the cores in MHz; None if unknown.
         torch: Version.
         python: Version.
         system: Operating system and architecture.
@@ -87,11 +86,7 @@ def _our_cores() -> list[int]:
 
 
 class OtherPrograms:
-    """Watches how much of our cores other programs use, from its making on.
-
-    Args:
-        listing: Where the kernel counts the ticks of each core.
-    """
+    """Watches how much of our cores other programs use, from its making on."""
 
     def __init__(self, listing: Path = Path("/proc/stat")) -> None:
         self._listing = listing
@@ -147,15 +142,8 @@ def hardware_floor(
 ) -> float:
     """Measure in how little time this machine could do so much work at the best.
 
-    A model can be no faster than its operations at the rate of a large matrix product, nor than its
-    weights, picture and map at the rate of a copy, both measured on the spot in float32.
-
-    Args:
-        device: Where.
-        macs: Multiply-accumulates.
-        moved: Bytes to read and write.
-        side: Of the square matrices; 0 for one that suits the device.
-        size: Bytes to copy; 0 likewise.
+    A model can be no faster than its multiply-accumulates at the rate of a large matrix product,
+    nor than the bytes it moves at the rate of a copy, both measured on the spot in float32.
     """
     side = side or _SIDES.get(device.type, 4096)
     size = size or _BYTES.get(device.type, 2**28)
@@ -180,17 +168,9 @@ def _best(run: Callable[[], object], device: torch.device) -> float:
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
-    """Return the most bytes that `call` held at once, beyond what was there before it.
+    """Return the most bytes that `call`, warmed up, held at once on a device beyond what was there.
 
-    Counted by torch's own allocators: the resident size of a process also holds what earlier calls
-    left behind. On CPUs it was within a tenth of the growth of a fresh process.
-
-    Args:
-        call: Warmed up: what it allocates once and keeps would count.
-        device: Where it computes. Its own memory is meant: on a GPU, the GPU's.
-
-    Returns:
-        Bytes, or None for a device whose memory torch does not count.
+    Counted by torch's own allocators; None for a device whose memory torch does not count.
     """
     if device.type == "cpu":
         return _peak_on_cpu(call)

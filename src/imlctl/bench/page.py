@@ -1,7 +1,6 @@
 """Tables and sentences, before they are drawn on a terminal or written as Markdown.
 
-A page is made from a document, the same that ``--json`` prints. So a table in the docs can be made
-anew from the JSON that is kept beside it, and compared.
+A page is made from the document that ``--json`` prints, so a table in the docs can be made anew.
 """
 
 from __future__ import annotations
@@ -15,13 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; the first column holds names, the others numbers.
-
-    Attributes:
-        title: Printed above it.
-        columns: Their headings.
-        rows: As many cells as columns, each; printable text.
-    """
+    """A table of printable cells; the first column holds names, the others numbers."""
 
     title: str
     columns: tuple[str, ...]

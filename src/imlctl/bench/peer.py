@@ -1,7 +1,6 @@
 """`--peer`: another detector on the same pictures, in turns with ours.
 
-Both run as a process of their own for each picture, so that starting up, which costs more than the
-picture does, is in both times or in neither.
+Both run as a process of their own for each picture, so that starting up is in both times.
 """
 
 from __future__ import annotations
@@ -46,12 +45,7 @@ _MAPS = Rule(0.5, 0.5, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command line with places for the picture and for the map.
-
-    Attributes:
-        words: Of the command.
-        seconds: After which it has failed.
-    """
+    """A command line with places for the picture and the map; fails after so many seconds."""
 
     words: tuple[str, ...]
     seconds: float = 600.0
@@ -100,11 +94,7 @@ class Command:
 
 
 def read_map(path: Path, shape: tuple[int, ...]) -> Probability:
-    """Read a grey picture as probabilities: 0 for black, 1 for white, of any depth.
-
-    Args:
-        path: The picture.
-        shape: (H, W) that it must have.
+    """Read a grey picture of any depth as probabilities (H, W): 0 for black, 1 for white.
 
     Raises:
         InputError: It cannot be read, or has another size.
@@ -135,15 +125,9 @@ class _Side:
 def compare_with_peer(
     localizer: Localizer, entries: Sequence[Entry], command: str, track: Track
 ) -> dict[str, Any]:
-    """Run ours and a peer on the same pictures, in turns.
+    """Run ours, with its settings, and a peer on the same pictures, in turns, after a warm-up.
 
-    Of a peer only the map is known, and both are judged by their maps alone.
-
-    Args:
-        localizer: Ours; its settings are given to our own command line.
-        entries: Pictures with their truth; the first is analysed once more before, as a warm-up.
-        command: The peer's, with ``{image}`` and ``{out}``.
-        track: Passes items on and shows the progress.
+    Both are judged by their maps alone.
 
     Raises:
         UsageError: The command lacks a place.

@@ -38,13 +38,7 @@ _MOST = 24  # pictures
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Seconds for all pictures.
-
-    Attributes:
-        decode: To read, decode and prepare them, one after another.
-        model: Of the model alone, one after another, on a CPU with one thread.
-        scan: From files to masks and the ledger.
-    """
+    """Seconds of all pictures to decode, of the model alone, and of a scan from files to ledger."""
 
     decode: float
     model: float
@@ -52,16 +46,10 @@ class Round:
 
 
 def throughput(localizer: Localizer, folder: Path, runs: int, track: Track) -> dict[str, Any]:
-    """Time the bare model and a scan over the same pictures, in turns.
+    """Time the bare model and a scan over a few pictures, evenly spread, in turns.
 
     On a CPU the model runs on one thread, and what a scan could reach at best is its rate times the
     cores; on a GPU it is the model's own rate.
-
-    Args:
-        localizer: With its model in memory.
-        folder: Of pictures; a few are taken, evenly spread.
-        runs: Rounds.
-        track: Passes items on and shows the progress.
 
     Raises:
         InputError: A picture cannot be analysed.

@@ -62,7 +62,7 @@ class Plan:
         runs: Timed rounds, at least one.
         steps: Denoising steps of models that sample; each at the smallest size.
         members: Of their ensemble, likewise.
-        tta: Mirror the picture too, always or never; None for both at the smallest size.
+        tta: Mirror the picture too; None for both at the smallest size.
         budget: Seconds for the timed passes of each row; see `take_turns`.
     """
 
@@ -77,12 +77,7 @@ class Plan:
 def measure(
     localizers: Sequence[Localizer], plan: Plan, *, progress: Progress = lambda _: None
 ) -> dict[str, Any]:
-    """Time each model alone and from the bytes of a file to a mask on the disk; count its cost.
-
-    Args:
-        localizers: At least one, all on one device.
-        plan: Sizes and settings.
-        progress: Told what runs next.
+    """Time each model alone and from file to mask, all on one device; count its cost.
 
     Returns:
         Plain values, free of NaN; seconds and bytes.

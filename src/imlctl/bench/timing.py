@@ -23,13 +23,9 @@ _WARM_PASSES, _WARM_SECONDS = 2, 0.2  # at least both
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A piece of work to time.
+    """A piece of work to time, `passes` times in each turn.
 
-    Attributes:
-        name: For progress.
-        run: One pass.
-        passes: Timed passes of each turn. Of several, one more runs first and is not counted: it
-            pays for what the others left in the caches.
+    Of several passes one more runs first: it pays for what the others left in the caches.
     """
 
     name: str
@@ -79,12 +75,7 @@ Timer = Callable[[Callable[[], object]], float]
 
 
 class WallTimer:
-    """Seconds of a call by a clock of the host.
-
-    Args:
-        synchronize: Waits until the device has done what it was told.
-        clock: Seconds that only grow.
-    """
+    """Seconds of a call by a clock of the host, the device's work included."""
 
     def __init__(
         self,
@@ -124,9 +115,6 @@ def take_turns(
         budget: Seconds for the timed passes of each. What is slower has fewer rounds, at least
             one; what takes longer for its first pass has that one only.
         progress: Told what runs next.
-
-    Returns:
-        One timing for each subject, in order.
     """
     timed = timed or WallTimer()
     turns: list[list[tuple[float, ...]]] = []

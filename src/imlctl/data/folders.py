@@ -39,13 +39,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something to know about a file.
-
-    Attributes:
-        path: The file.
-        what: A clause without a final full stop.
-        wrong: It is left out of the manifest; otherwise this is only worth knowing.
-    """
+    """Something to know about a file, in a clause; what is wrong is left out of the manifest."""
 
     path: Path
     what: str
@@ -68,12 +62,7 @@ def pictures(folder: Path | None, *, deep: bool = False) -> list[Path]:
 
 
 def below(root: Path, *names: str) -> Path | None:
-    """Find a folder by name, or a chain of names, at most a few levels down; nearest first.
-
-    Args:
-        root: Where to look; may itself have the name.
-        names: Of the folder and of those in it, compared without regard to case.
-    """
+    """Find a folder, or a chain of them, a few levels down; nearest first, whatever the case."""
     wanted = [name.casefold() for name in names]
     level = [root]
     for _ in range(_DEPTH):

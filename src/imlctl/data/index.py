@@ -32,20 +32,13 @@ _CORRECTIONS = "github.com/SunnyHaze/IML-Dataset-Corrections may have a correcte
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Division of pictures into splits.
-
-    Attributes:
-        main: Split of most.
-        share: Share of the scenes that goes to `held_out` instead.
-        held_out: Name of that split.
-    """
+    """Division of scenes into splits: a share of them goes to `held_out`, the rest to `main`."""
 
     main: str = "train"
     share: float = 0.0
     held_out: str = "val"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         if not 0 <= self.share < 1:
             raise ValueError("the share held out must lie in [0, 1)")
 
@@ -57,13 +50,7 @@ class Splits:
 
 @dataclass(slots=True)
 class Index:
-    """Result of `build_index`.
-
-    Attributes:
-        layout: By its name.
-        entries: What goes into the manifest.
-        remarks: What is wrong or worth knowing, in the order of the files.
-    """
+    """Result of `build_index`: a manifest's entries, and remarks in the order of the files."""
 
     layout: str
     entries: list[Entry] = field(default_factory=list)
@@ -93,8 +80,7 @@ def build_index(
 
     Args:
         root: The dataset's folder.
-        masks: Folder for masks that do not simply mark in white; they are written there anew, made
-            when the first is needed.
+        masks: Folder for masks that do not simply mark in white, written there anew.
         layout: One of `LAYOUTS`, or ``auto``.
         name: Set that all pictures belong to, instead of the layout's own.
         splits: How to divide them.

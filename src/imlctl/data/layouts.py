@@ -45,14 +45,7 @@ CORRECTED = frozenset({"casia2", "coverage", "imd2020"})
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The arrangement of one dataset in folders.
-
-    Attributes:
-        name: For `--layout`.
-        matches: Tells whether a folder looks like it.
-        find: Yields pictures and remarks.
-        about: One line for people.
-    """
+    """Arrangement of one dataset in folders; yields pictures and remarks."""
 
     name: str
     matches: Callable[[Path], bool]
@@ -134,9 +127,7 @@ def _casia(root: Path, name: str) -> Iterator[Found | Remark]:
     """CASIA v1 and v2, whose pictures came without ground truth.
 
     The masks in use (github.com/namtpham/casia1groundtruth and casia2groundtruth) are named after
-    corrected pictures: in v2, 39 pictures called copy-moves (``Tp_S_``) are splices, and 60 called
-    splices (``Tp_D_``) are copy-moves. Pictures as first distributed find their mask by the number
-    that ends both names.
+    corrected pictures; pictures as first distributed find theirs by the number that ends both.
     """
     images = [p for p in pictures(_casia_tampered(root), deep=True) if not _is_mask(p)]
     yield from _casia_pairs(images, _casia_masks(root), name)

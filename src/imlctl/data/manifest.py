@@ -51,7 +51,6 @@ class Entry:
     source: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that no manifest may hold."""
         if not self.set:
             raise ValueError("set must not be empty")
         if self.sha256 and len(self.sha256) != 64:

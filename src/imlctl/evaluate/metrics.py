@@ -89,12 +89,7 @@ def best_f1_of(true: Counts, false: Counts) -> float:
 
 
 def threshold_at(critical: Sequence[float], rate: float) -> float:
-    """Return the least threshold that at most a share `rate` of some values reach.
-
-    Args:
-        critical: The values, such as scores of authentic pictures, as float32 holds them.
-        rate: In [0, 1).
-    """
+    """Return the least threshold that at most a share `rate` in [0, 1) of float32 values reach."""
     ordered = np.sort(np.asarray(critical, np.float32))[::-1]
     place = int(rate * len(ordered) + 1e-9)  # 0.29 * 100 is a little less than 29
     # The next float32: a map is compared in float32, where the next float64 is the same number.
@@ -103,14 +98,7 @@ def threshold_at(critical: Sequence[float], rate: float) -> float:
 
 
 def columns_mean(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of each column over the values that exist; NaN where none does.
-
-    Args:
-        rows: (..., N, K).
-
-    Returns:
-        (..., K).
-    """
+    """Mean of each column, (..., N, K) to (..., K), of the values that exist; NaN without any."""
     known = ~np.isnan(rows)
     count = known.sum(-2)
     total = np.where(known, rows, 0.0).sum(-2)
@@ -121,15 +109,8 @@ def auc_interval(auc: float, positives: int, negatives: int) -> tuple[float, flo
     """Interval of an area under a ROC curve, 95 % (Newcombe 2006, part 2, method 5).
 
     It inverts the score test with the variance of Hanley and McNeil (1982), so that it stays inside
-    0 to 1 and has a width where the area is 1, unlike a bootstrap.
-
-    Args:
-        auc: The area, 0 to 1.
-        positives: Number of positive values.
-        negatives: Number of negative ones.
-
-    Returns:
-        Both limits; None for fewer than two values of either kind, of which no spread is known.
+    0 to 1 and has a width where the area is 1, unlike a bootstrap. None for fewer than two values
+    of either kind, of which no spread is known.
     """
     if min(positives, negatives) < 2 or math.isnan(auc):
         return None

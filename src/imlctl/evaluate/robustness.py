@@ -1,9 +1,7 @@
 """Degradations of a photograph after a forgery: the papers' grid, and a social network.
 
-The grid is that of the field's benchmark (IMDL-BenCo): JPEG of quality 50 to 100, Gaussian blur of
-kernel 3 to 23, Gaussian noise "3 to 23". Of the noise, its code passes these numbers as variances,
-so its standard deviations are 1.7 to 4.8 grey levels; read as standard deviations they are another,
-harsher test. Both are here, and each says which it is.
+The grid is that of the field's benchmark (IMDL-BenCo). Its code passes the noise's "3 to 23" as
+variances, 1.7 to 4.8 grey levels; as standard deviations they are a harsher test. Both are here.
 """
 
 from __future__ import annotations
@@ -55,29 +53,14 @@ NOTES = (
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """One thing that happens to a picture.
-
-    Attributes:
-        kind: Of the grid.
-        level: How much of it, in words.
-        change: What it does; None leaves the file as it is.
-    """
+    """One thing that happens to a picture, and how much of it; no change leaves the file."""
 
     kind: str
     level: str
     change: Change | None
 
     def __call__(self, pixels: Pixels, *, seed: int, key: bytes) -> bytes:
-        """Degrade a picture.
-
-        Args:
-            pixels: (H, W, 3) uint8, upright.
-            seed: Of the noise, which depends on it, on `key` and on the degradation alone.
-            key: Of the picture.
-
-        Returns:
-            A file.
-        """
+        """Degrade upright pixels (H, W, 3) uint8 to a file; noise depends on seed and key alone."""
         assert self.change is not None  # noqa: S101 - the clean file is not changed
         name = f"{seed}/{self.kind}/{self.level}/".encode() + key
         digest = hashlib.sha256(name).digest()
@@ -103,13 +86,7 @@ def grid() -> tuple[Degradation, ...]:
 def degraded(
     localizer: Localizer, entry: Entry, *, seed: int = 0
 ) -> Iterator[tuple[Degradation, PictureScore]]:
-    """Score a picture after each degradation, the clean file first.
-
-    Args:
-        localizer: Analyses the degraded files as any other.
-        entry: Picture.
-        seed: Of the noise.
-    """
+    """Score a picture after each degradation, the clean file first."""
     truth, source = (None if m is None else read_mask(m) for m in (entry.mask, entry.source))
     original = localizer.localize(entry.image)
     pixels = eight_bit(original.pixels)

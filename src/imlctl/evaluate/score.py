@@ -1,7 +1,6 @@
 """Scoring single pictures: how well a map, its mask and its verdict agree with the truth.
 
-Nothing is permuted or inverted, and no threshold is fitted to the truth but for `best_f1`, which
-says so.
+Nothing is permuted, inverted, or fitted to the truth, but for `best_f1`.
 """
 
 from __future__ import annotations
@@ -61,21 +60,12 @@ class PictureScore:
     """Agreement on one picture. Pixel metrics are NaN for an authentic picture.
 
     Attributes:
-        set: Name of its set.
-        image: Name of its file.
-        tampered: Whether it has a mask.
         edited: Share of its pixels that are manipulated, 0 to 1.
-        verdict: On the picture.
         score: Of the whole picture, 0 to 1.
         marked: Share of its pixels in the mask that goes with the verdict.
-        f1: Pixel F1 at 0.5.
-        f1_verdict: Pixel F1 of the mask that goes with the verdict.
-        iou: Pixel intersection over union at 0.5.
-        precision: Of pixels at 0.5.
-        recall: Of pixels at 0.5.
-        auc: Pixel area under the ROC curve.
-        ap: Pixel average precision.
-        best_f1: Pixel F1 at the picture's best threshold: optimistic.
+        f1: At 0.5, as iou, precision and recall.
+        f1_verdict: F1 of the mask that goes with the verdict.
+        best_f1: At the picture's best threshold: optimistic.
         f1_copy: Of a copy-move with known source: F1 where only the copy counts as manipulated.
         f1_both: The same where copy and source count.
     """
@@ -102,11 +92,7 @@ class PictureScore:
 def evaluate(
     entries: Iterable[Entry], localize: Callable[[Path], Answer]
 ) -> Iterator[PictureScore]:
-    """Score a detector on each picture, in order.
-
-    Args:
-        entries: Pictures.
-        localize: The detector, such as `Localizer.localize`.
+    """Score a detector, such as `Localizer.localize`, on each picture, in order.
 
     Raises:
         InputError: A picture or a mask cannot be read.
@@ -181,10 +167,9 @@ def _agreement(probability: Probability, predicted: Mask, truth: Mask) -> dict[s
 
 
 def copy_move_masks(truth: Mask, source: Mask) -> tuple[Mask, Mask]:
-    """Return both conventions of a copy-move's mask: the copy alone, and copy and source.
+    """Return the copy alone, and copy and source: both conventions of a copy-move's mask.
 
-    Some sets mark both in their masks, some the copy. If more than half of the source is marked,
-    the mask is taken to mark both.
+    If more than half of the source is marked, the mask is taken to mark both.
     """
     marks_both = 2 * np.count_nonzero(truth & source) > np.count_nonzero(source)
     return (truth & ~source if marks_both else truth), truth | source

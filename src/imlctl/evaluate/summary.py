@@ -46,14 +46,8 @@ _NAN = float("nan")
 class SetScore:
     """Scores of one set, or over sets. NaN where there is nothing to measure on.
 
-    Attributes:
-        name: Of the set.
-        tampered: Number of tampered pictures.
-        authentic: Number of authentic pictures.
-        f1: As the other pixel metrics, the mean over the tampered pictures; see `PictureScore`.
-        image_auc: Area under the ROC curve of the picture scores.
-        rates: How often each verdict is given, with exact intervals; None for a mean over sets.
-        intervals: 95 % intervals of the pixel metrics and the image AUC, where there is one.
+    Pixel metrics are means over the tampered pictures; see `PictureScore`. `rates` say how often
+    each verdict is given; None for a mean over sets. Intervals are of 95 %.
     """
 
     name: str
@@ -83,11 +77,8 @@ def summarize(
 ) -> list[SetScore]:
     """Score each set, in order of appearance; of several also their mean, and all pictures pooled.
 
-    Args:
-        scores: Of all pictures.
-        resamples: Of the bootstrap; 0 for no intervals of pixel metrics. The tampered pictures of
-            each set are drawn anew, with replacement.
-        seed: Of those draws, which depend on it and on the set's name alone.
+    The tampered pictures of each set are drawn anew `resamples` times for intervals of pixel
+    metrics; the draws depend on the seed and the set's name alone.
     """
     names = dict.fromkeys(s.set for s in scores)
     scored = [_set_score(n, [s for s in scores if s.set == n], resamples, seed) for n in names]
@@ -125,12 +116,8 @@ def by_size(scores: Sequence[PictureScore]) -> list[dict[str, Any]]:
 def reliability(scores: Sequence[PictureScore], bins: int = _BINS) -> list[dict[str, Any]]:
     """Compare scores with how often pictures are tampered: the numbers of a reliability diagram.
 
-    A score is a probability if one picture in two is tampered. So both kinds weigh the same here,
-    however many there are of each; without one of them there is nothing to compare.
-
-    Returns:
-        For each bin that holds a picture its limits, the number of tampered and of authentic
-        pictures, and the weighted means of their scores and of whether they are tampered.
+    A score is a probability if one picture in two is tampered. So both kinds weigh the same here;
+    without one of them there is nothing to compare.
     """
     counts = [sum(not s.tampered for s in scores), sum(s.tampered for s in scores)]
     rows = []

@@ -1,9 +1,7 @@
 """Thresholds of masks by how many authentic pictures they mark: measured, and kept for later use.
 
-Each authentic picture has one critical threshold: up to it more than half a percent of its pixels
-are marked, above it not. The threshold for a rate is a quantile of those. They are kept whole, in
-the user's own ``thresholds.json``, under the hash of the weights, so that any rate can be asked for
-later.
+Up to its critical threshold more than half a percent of a picture's pixels are marked. These are
+kept whole, in the user's own ``thresholds.json``, by the hash of the weights, for any rate.
 """
 
 from __future__ import annotations
@@ -35,10 +33,6 @@ def thresholds_for(
 ) -> list[dict[str, Any]]:
     """Find the least threshold that marks at most each share of the pictures.
 
-    Args:
-        critical: Critical threshold of each authentic picture, at least one.
-        rates: Shares, each in [0, 1).
-
     Returns:
         For each its ``rate``, ``threshold``, the proportion ``marked`` of these pictures with its
         exact interval, and ``resolved``: whether they are enough to see one that is marked.
@@ -66,15 +60,7 @@ def kept_in() -> Path:
 
 
 def keep(sha256: str, settings: dict[str, Any], critical: Sequence[float]) -> Path:
-    """Keep a calibration of weights, in place of an earlier one with the same settings.
-
-    Args:
-        sha256: Of the weights.
-        settings: From `drawn_with`.
-        critical: Critical threshold of each authentic picture.
-
-    Returns:
-        The file it is kept in.
+    """Keep a calibration of weights, in place of one with the same settings (see `drawn_with`).
 
     Raises:
         ConfigError: What is kept there is damaged.

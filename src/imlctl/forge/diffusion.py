@@ -1,7 +1,6 @@
 """Diffusion edits of whole photographs, as EfficientIML's SIF set was made.
 
-A semantic mask, a prompt, an inpainting pipeline of diffusers; what it returns is put back into the
-photograph at native resolution, inside the mask alone. Outside it every pixel stays as it was.
+A mask, a prompt, an inpainting pipeline of diffusers; outside the mask every pixel stays.
 """
 
 from __future__ import annotations
@@ -46,12 +45,7 @@ _CONTEXT = 1.6  # side of the square that is repainted, against the mask's
 
 
 class Pipeline:
-    """An inpainting pipeline, and the side of the square that it works on.
-
-    Attributes:
-        inpaint: Repaints a square.
-        side: Of that square, in pixels.
-    """
+    """An inpainting pipeline, and the side in pixels of the square that it repaints."""
 
     def __init__(self, inpaint: Inpaint, side: int) -> None:
         self.inpaint, self.side = inpaint, side
@@ -65,14 +59,9 @@ def load_pipeline(
     steps: int = 30,
     side: int | None = None,
 ) -> Pipeline:
-    """Load an inpainting pipeline from the Hub, or from a folder in its layout.
+    """Load an inpainting pipeline, an id on the Hub or a folder in its layout.
 
-    Args:
-        name: Id on the Hub, or a folder.
-        revision: Commit, tag or branch on the Hub.
-        device: Where it computes.
-        steps: Of denoising.
-        side: Of the square that it works on; what it was trained at unless given.
+    The side of its square is what it was trained at unless given.
 
     Raises:
         UsageError: The extra is not installed.
@@ -142,11 +131,8 @@ def read_prompts(path: Path | None) -> tuple[str, ...]:
 class DiffusionEdits:
     """Makes edited photograph number i, always the same one on one device.
 
-    Args:
-        pool: Photographs; where objects are outlined, an object is what is repainted.
-        pipeline: Repaints.
-        prompts: One is drawn for each picture.
-        seed: Seed of everything.
+    Outlined objects of the pool are what is repainted, where there are any; of the prompts one is
+    drawn for each picture.
     """
 
     def __init__(

@@ -1,8 +1,4 @@
-"""The forgeries: each takes a canvas and changes it inside a mask.
-
-Every kind returns the changed canvas and the mask of what changed. Compositing (feathering, colour
-transfer, Poisson blending) is shared by the kinds that paste.
-"""
+"""Forgeries: each takes a canvas and returns it changed, with the mask of what changed."""
 
 from __future__ import annotations
 
@@ -74,10 +70,7 @@ def _changed(alpha: NDArray[np.float32]) -> Mask:
 
 
 def match_colour(source: Pixels, host: Pixels, mask: Mask, strength: float) -> Pixels:
-    """Move the source's mean and spread inside the mask towards the host's.
-
-    Reinhard et al. 2001, in RGB; `strength` 1 goes all the way.
-    """
+    """Move the source's mean and spread in the mask towards the host's (Reinhard et al. 2001)."""
     inside, around = source[mask].astype(np.float32), host[mask].astype(np.float32)
     spread = np.clip((around.std(0) + 1) / (inside.std(0) + 1), 0.6, 1.6)
     gain = 1 + strength * (spread - 1)
@@ -112,9 +105,7 @@ def _poisson(host: Pixels, source: Pixels, mask: Mask) -> tuple[Pixels, Mask] | 
 def copy_move(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
     """Cover the mask with another part of the same picture, often turned or scaled.
 
-    Returns the picture and what is duplicated. A copy that was only moved equals its source, and
-    nothing tells the two apart, so both are marked; otherwise only the copy, whose resampling or
-    other history gives it away.
+    A copy that was only moved equals its source, so both are marked; otherwise the copy alone.
     """
     return _duplicate(host, mask, _motion(mask, rng), rng)
 
@@ -232,13 +223,7 @@ def retouch(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
 
 
 def fill_by_diffusion(host: Pixels, hole: Mask, rng: Rng) -> Pixels:
-    """Continue the surroundings inwards: Telea 2004, or Bertalmio et al. 2001; slow on large holes.
-
-    Args:
-        host: (H, W, 3).
-        hole: (H, W).
-        rng: Chooses.
-    """
+    """Continue the surroundings inwards: Telea 2004 or Bertalmio et al. 2001; slow on large holes."""
     method = cv2.INPAINT_TELEA if rng.random() < 0.5 else cv2.INPAINT_NS
     return cv2.inpaint(host, hole.astype(np.uint8), 3, method)  # type: ignore[return-value]
 
@@ -265,8 +250,7 @@ def fill_smoothly(host: Pixels, hole: Mask, rng: Rng) -> Pixels:
 def fill_piecewise(host: Pixels, hole: Mask, rng: Rng) -> Pixels:
     """Copy each piece of the hole from the place that continues its surroundings best.
 
-    What exemplar-based filling leaves (Criminisi et al. 2004, and "content-aware" tools since):
-    genuine texture in coherent pieces, sometimes a little smoothed where several were averaged.
+    What exemplar-based filling leaves (Criminisi et al. 2004): genuine texture in coherent pieces.
     """
     filled = fill_smoothly(host, hole, rng)  # where no place fits
     inside = np.argwhere(hole)

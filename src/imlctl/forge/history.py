@@ -1,9 +1,7 @@
 """Histories of photographs between sensor and screen: real encoders, real resamplers.
 
-`random_history` makes the past of one source, different for donor and host, which is the evidence.
-`Circulation` is what the whole picture goes through after the edit, the same everywhere, forged or
-not, so that it is no evidence at all: it is resized, cut and saved again as pictures that circulate
-are.
+`random_history` is the past of one source, different for donor and host, which is the evidence.
+`Circulation` is what the whole picture goes through after the edit, which is none.
 """
 
 from __future__ import annotations
@@ -119,16 +117,10 @@ def colour_cast(pixels: Pixels, gains: NDArray[np.float64]) -> Pixels:
 
 
 def camera(pixels: Pixels, sigma: float, denoising: float, rng: Rng) -> Pixels:
-    """Take the picture again with a colour filter array, as a phone's camera does.
+    """Take the picture (H, W, 3) again with a colour filter array, as a phone's camera does.
 
-    Each pixel keeps one colour, gets noise that grows with the light, and the other two colours are
-    interpolated; what is denoised after that is left with blotches instead of grain.
-
-    Args:
-        pixels: (H, W, 3); even sides keep their last row and column out of interpolation.
-        sigma: Noise at full light, in grey levels.
-        denoising: Strength of the bilateral filter, in grey levels; 0 for none.
-        rng: Draws the noise and the filter's phase.
+    Noise is `sigma` grey levels at full light; `denoising` is the bilateral filter's strength in
+    grey levels, 0 for none, and leaves blotches instead of grain.
     """
     down, across = rng.integers(2, size=2)
     array = pixels[..., 1].astype(np.float32)
@@ -279,13 +271,7 @@ _Change = _Cut | _Resize | Encoding | Step
 
 @dataclass(frozen=True, slots=True)
 class Circulation:
-    """Steps that a whole picture goes through after the edit.
-
-    Attributes:
-        canvas: Height and width at which the picture is edited; the steps lead from there to the
-            shape that was asked for.
-        steps: In order.
-    """
+    """Steps that a whole picture goes through after the edit, from its canvas's shape on."""
 
     canvas: Shape
     steps: tuple[_Change, ...]
@@ -328,8 +314,7 @@ def circulate(
     Args:
         shape: Height and width of the result.
         rng: Draws.
-        native: The picture is whole and has this shape; it is reduced to `shape`, or to as much of
-            it as `shape` holds.
+        native: Shape of a whole picture, which is reduced to what of it `shape` holds.
         careful: As an editor saves his work, at good quality, and less often resized.
         largest: Most that the canvas may exceed the result by.
     """

@@ -28,13 +28,9 @@ _PROGRESSIVE = 0.04  # changes no pixel, and takes four times as long
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """Settings of a JPEG encoder.
+    """Settings of a JPEG encoder; `tables`, of brightness and colour, replace libjpeg's.
 
-    Attributes:
-        quality: Of libjpeg, 1 to 100; with `tables`, the setting whose tables come closest.
-        tables: Quantisation tables of brightness and of colour instead of libjpeg's.
-        subsampling: One of `SUBSAMPLINGS`.
-        progressive: Write scans of growing detail.
+    With them, `quality` (1 to 100) is the setting whose tables come closest.
     """
 
     quality: int
@@ -122,14 +118,10 @@ def jpeg(
     *,
     offset: tuple[int, int] = (0, 0),
 ) -> Pixels:
-    """Encode as JPEG and decode again.
+    """Encode a picture (H, W, 3) as JPEG and decode it again.
 
-    Args:
-        pixels: (H, W, 3).
-        encoding: Settings, or a quality of libjpeg.
-        subsampling: With a quality, how colour is sampled.
-        offset: Rows and columns by which the grid of blocks lies off the picture's corner, as when
-            the picture was part of a larger one.
+    With a `quality` for an encoding, `subsampling` is how colour is sampled. By `offset`, rows and
+    columns, the grid of blocks lies off the corner, as when the picture was part of a larger one.
     """
     if isinstance(encoding, int):
         encoding = Encoding(encoding, None, subsampling)

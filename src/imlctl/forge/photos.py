@@ -92,8 +92,8 @@ def load_pool(
     """Decode the photographs of one split.
 
     Args:
-        folders: Folders of photographs, searched through.
-        objects: Folder of 1-bit object masks named ``<stem of the photograph>__<id>.png``.
+        folders: Searched through.
+        objects: Folder of object masks named ``<stem of the photograph>__<id>.png``.
         validation: Load the held-out photographs instead of the others.
         validation_share: Share of the photographs that is held out.
     """

@@ -1,7 +1,6 @@
 """Regenerated photographs: a trip through a generator's autoencoder and back.
 
-An inpainting model of the latent-diffusion family returns its region through its autoencoder, and
-that trip is the trace it leaves. Making it needs no diffusion model. What is regenerated once is
+That trip is the trace that a latent-diffusion model's inpainting leaves. What is regenerated is
 kept on disk, since it costs a thousand times more than the rest of a sample.
 """
 
@@ -90,10 +89,7 @@ class TinyAutoencoder(nn.Module):
 
 
 def load_autoencoder(folder: Path) -> tuple[TinyAutoencoder, str]:
-    """Load ``*_encoder.safetensors`` and ``*_decoder.safetensors`` from a folder.
-
-    Returns:
-        The model, and a short hash of its files.
+    """Load ``*_encoder.safetensors`` and ``*_decoder.safetensors``; also return their short hash.
 
     Raises:
         ConfigError: The folder does not hold exactly one of each.
@@ -125,15 +121,7 @@ def add_regenerated(
     limit: int,
     report: Callable[[int, int], None] | None = None,
 ) -> PhotoPool:
-    """Return the pool with up to `limit` of its photographs regenerated, through the cache.
-
-    Args:
-        pool: Photographs.
-        autoencoder: Folder for `load_autoencoder`.
-        cache: Folder of earlier results, made when missing.
-        limit: How many photographs, spread evenly over the pool.
-        report: Called with (done, total).
-    """
+    """Return the pool with up to `limit` of its photographs regenerated, through the cache."""
     model, name = load_autoencoder(autoencoder)
     folder = cache / f"regenerated-{name}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,6 @@
 """Authentic pictures that look edited: things on plain grounds, prints, screens, pages of text.
 
-Photographs of landscapes and people do not teach that sharp outlines on an even ground, motifs that
-repeat, and the raster of a screen are nothing suspicious. These are drawn by code; most of them are
-photographed by a camera that is simulated as well, others are left as a program makes them.
+Drawn by code; most are photographed by a simulated camera, others left as a program makes them.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ _FONTS = (
 
 
 def draw(shape: Shape, rng: Rng, *, thing: tuple[Pixels, Mask] | None, shown: Pixels) -> Pixels:
-    """Draw one of the scenes.
+    """Draw one of the scenes in `shape`.
 
     Args:
         shape: Height and width.

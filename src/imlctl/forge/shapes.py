@@ -1,8 +1,4 @@
-"""Random shapes for manipulated regions: the places a forger might touch.
-
-Shapes are decorrelated from objects on purpose: a net that has only seen forged objects learns to
-find objects (TGIF2 measures this bias).
-"""
+"""Random shapes for manipulated regions, not objects' outlines: a net would learn to find these."""
 
 from __future__ import annotations
 
@@ -157,16 +153,7 @@ _SHAPES: tuple[Callable[[Rng, int, int, float], Mask], ...] = (
 
 
 def segment(pixels: Pixels, rng: Rng) -> Mask | None:
-    """Grow a region of like colours.
-
-    Args:
-        pixels: (H, W, 3).
-        rng: Chooses the spot, and how alike is alike.
-
-    Returns:
-        (H, W), between `MIN_AREA` and `MAX_AREA` of the frame; None where nothing was found, as in
-        a picture without borders.
-    """
+    """Grow a region of like colours in (H, W, 3); None without one of `MIN_AREA` to `MAX_AREA`."""
     height, width = pixels.shape[:2]
     scale = min(1.0, _SIDE / max(height, width))
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -216,11 +203,10 @@ def edge_map(mask: Mask, kind: EdgeKind = "canny", *, width: int = EDGE_WIDTH) -
 
     Args:
         mask: True inside.
-        kind: ``canny``: Canny's line, one pixel wide, dilated by a square (Eq. 7 of DiffIML).
-            ``band``: what a cross reaches both from inside and from outside, the morphological
-            band of its authors' code.
-        width: Side of the square or the cross in pixels, odd. A straight border is marked `width`
-            pixels wide, or `width - 1` by ``band``.
+        kind: ``canny``: Canny's line dilated by a square (Eq. 7 of DiffIML); ``band``: what a cross
+            reaches both from inside and from outside, as the authors' code.
+        width: Side of the square or the cross in pixels, odd; a straight border is marked as wide,
+            or by one less with ``band``.
 
     Raises:
         ValueError: The kind is unknown, or the width is even or below 1.

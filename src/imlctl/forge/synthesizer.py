@@ -1,13 +1,9 @@
 """Forgeries made on the fly: index in, picture and mask out, the same for the same seed.
 
-The order matters. Host and donor get *different* random histories, then the forgery is made, then
-the whole picture circulates: it is resized, cut, saved again. So the only consistent cue is a
-mismatch inside the frame. Two fifths of the samples are left authentic and go through the same
-histories and the same circulation, so processing alone is not the cue. `originals` makes some of
-them the everyday case instead: what a camera saved, edited once and saved again.
-
-A sample is a crop, or a whole picture reduced until it fits; and it need not fill its square: as
-most photographs do, it has sides that are no multiple of what the network takes.
+Host and donor get *different* random histories, then the forgery is made, then the whole picture
+circulates: a mismatch inside the frame is the only consistent cue. Authentic samples go through
+the same. `originals` makes some of them what a camera saved, edited once and saved again. A sample
+is a crop, or a whole picture reduced; like most photographs, it need not fill its square.
 """
 
 from __future__ import annotations
@@ -58,7 +54,6 @@ class Mix:
     retouch: float = 0.05
 
     def __post_init__(self) -> None:
-        """Refuse shares that are no distribution."""
         shares = self.shares()
         if min(shares.values()) < 0 or sum(shares.values()) <= 0:
             raise ValueError("shares of the kinds of forgery must not be negative, nor all zero")
@@ -110,11 +105,10 @@ class Synthesizer:
     Args:
         pool: Photographs to work on.
         size: Side of a sample's square, in pixels.
-        mix: Shares of the kinds; `regenerated` needs regenerated photographs in the pool and
-            becomes more splices without them.
+        mix: Shares of the kinds; without regenerated photographs more splices.
         seed: Seed of everything.
-        originals: Share of the samples whose host is a photograph as it was saved: its own pixels
-            on its own JPEG grid, without a history of ours, and after the edit saved with care.
+        originals: Share of the samples whose host is a photograph on its own JPEG grid, without a
+            history of ours, and after the edit saved with care.
     """
 
     def __init__(
@@ -281,11 +275,7 @@ class Synthesizer:
     def _original(self, among: NDArray[np.intp], shape: Shape, rng: Rng) -> list[Pixels]:
         """A crop of a photograph as it was saved, and of its regenerated version if it has one.
 
-        Args:
-            among: Numbers of the photographs to choose from: of those that are large enough for
-                `shape`, if there are any, and the larger the more often.
-            shape: Of the crop.
-            rng: Chooses.
+        Chosen among those large enough for `shape`, if there are any; the larger the more often.
         """
         fits = among[(self.shapes[among] >= shape).all(1)]
         among = fits if len(fits) else among

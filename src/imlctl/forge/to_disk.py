@@ -1,7 +1,6 @@
 """Forgeries on disk: pictures, masks and a manifest, in parts that can be stopped and gone on with.
 
-The same photographs, seed and number give the same picture bit for bit, whichever part makes it and
-however often the making was interrupted: so a test set needs no storage, only its command.
+The same photographs, seed and number give the same picture bit for bit, whichever part makes it.
 """
 
 from __future__ import annotations
@@ -50,7 +49,6 @@ class Order:
     parts: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         if self.count < 1 or not 1 <= self.part <= self.parts:
             raise ValueError("count must be positive, and part one of 1 to parts")
 
@@ -92,20 +90,9 @@ def make_maker(pool: PhotoPool, order: Order, *, size: int, mix: Mix, seed: int)
 def synthesize(
     make: Maker, order: Order, out: Path, *, name: str, report: Report | None = None
 ) -> Path:
-    """Write one part of a set: ``images``, ``masks`` and this part's manifest.
+    """Write one part of a set, as a folder of ``images`` and ``masks``; return its manifest.
 
-    A picture that is there already is not made again. Each is written after its mask, so a picture
-    that is there is complete.
-
-    Args:
-        make: Makes a sample by its number.
-        order: Which.
-        out: Folder of the set, made when missing.
-        name: Of the set, for the manifest.
-        report: Called with (done, total).
-
-    Returns:
-        The manifest.
+    A picture that is there is complete, since it is written after its mask, and not made again.
 
     Raises:
         OutputError: Something cannot be written.

@@ -71,12 +71,7 @@ class _Samples(Dataset[tuple[Tensor, ...]]):
 
 
 class Turns:
-    """Makers that take turns, one batch each: samples of one batch must have one size.
-
-    Args:
-        makers: Each is asked for its own samples by their numbers.
-        batch: Samples of a global batch.
-    """
+    """Makers that take turns, one batch each: samples of one batch must have one size."""
 
     def __init__(self, makers: Sequence[Maker], batch: int) -> None:
         self.makers, self.batch = makers, batch
@@ -88,15 +83,10 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Numbers of the samples of each batch, a list for each.
+    """Numbers of the samples from `start` to before `stop`, a list for each batch.
 
-    Attributes:
-        start: First sample.
-        stop: One past the last.
-        batch: Samples of a global batch.
-        micro: Of them, those that are handed out at once.
-        rank: Which part of each global batch is handed out here.
-        world: How many parts there are; each is contiguous.
+    A global batch of `batch` is divided into `world` contiguous parts, of which this is number
+    `rank`; `micro` samples of it are handed out at once.
     """
 
     start: int
@@ -130,18 +120,9 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield batches of samples `start` to `stop`: the same ones however many workers make them.
 
-    Args:
-        make: Makes a sample by its number.
-        start: First sample.
-        stop: One past the last.
-        batch: Samples of a global batch.
-        workers: Processes that make them, on one thread each.
-        device: Where they go: as bytes, a quarter of what they are as numbers, and for a GPU from
-            memory that it reads by itself while the loop goes on.
-        micro: Samples handed out at once; all of this part of a batch unless given.
-        rank: See `Numbers`.
-        world: See `Numbers`.
-        clues: Looks for clues in a sample's own pixels, in the worker that made it.
+    They go to the device as bytes, a quarter of what they are as numbers, and to a GPU from memory
+    that it reads by itself. `clues` is called in the worker, on a sample's own pixels. For `batch`,
+    `micro`, `rank` and `world` see `Numbers`; `micro` is the whole part unless given.
     """
     loader = DataLoader(
         _Samples(make, clues),
@@ -171,11 +152,7 @@ def _start_method() -> str | None:
 
 
 def _quiet_worker(_: int) -> None:
-    """One thread per worker, and no say in when to stop.
-
-    OpenCV's and torch's own pools would fight the training for the cores. Ctrl-C at a terminal
-    reaches every process: it is for the one that trains to answer it, and to end the workers.
-    """
+    """One thread per worker, for pools would fight for the cores; Ctrl-C is not its to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)

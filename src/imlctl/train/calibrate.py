@@ -1,14 +1,9 @@
 """Calibration of finished weights: how much of authentic photographs they mark, and their verdict.
 
-Pixels first. Training shows far more forgery than the world holds, so the map's odds are too high
-(Saerens et al. 2002); `excess` says by how much, as seen on authentic photographs, and the model
-gives that up.
-
-Then the score: a logistic curve is fitted to the model's own number for authentic photographs and
-for forgeries made of them; where the model has none that was trained on whole pictures, to what
-half a percent of the pixels reach. The rule's two scores are those that one authentic photograph in
-a hundred reaches, and one in eight. Few photographs decide a small rate, so it is read from the
-tail's shape, not from the one photograph that happens to lie there.
+Training shows far more forgery than the world holds, so the map's odds are too high (Saerens et al.
+2002): they are lowered first. Then a logistic curve is fitted to the score of authentic photographs
+and of forgeries made of them, and the rule's two scores are those that one authentic photograph in
+a hundred reaches, and one in eight, read from the tail's shape.
 """
 
 from __future__ import annotations
@@ -56,16 +51,12 @@ class Calibration:
 
     Attributes:
         rule: Scores of the verdict; the default ones where there is no scale.
-        photos: How many photographs it was measured on, each in three versions: as it is,
-            reprocessed, and as a reduced copy.
-        lowered: What was taken from the model's log odds before, for the share of pixels.
-        marked: Share of their pixels that reach one half, on average over the photographs.
-        levels: The number that one photograph in a hundred reaches, and one in eight, before it is
-            scaled; the rule's scores are made of them.
-        score_scale: Of the picture's score: fitted to these photographs and to as many forgeries
-            made of them; None where forgeries do not stand out.
-        by_source: For each folder that the photographs come from, how many pictures it gave, and
-            the shares of them that reach the rule's two scores.
+        photos: Number of photographs; each is seen as it is, reprocessed, and as a reduced copy.
+        lowered: What was taken from the model's log odds.
+        marked: Share of their pixels that reach one half, on average.
+        levels: Unscaled scores that one photograph in a hundred reaches, and one in eight.
+        score_scale: Of the picture's score; None where forgeries do not stand out.
+        by_source: For each folder its number of pictures, and the shares that reach the two scores.
     """
 
     rule: Rule
@@ -93,8 +84,7 @@ def calibrate(
         pool: Authentic photographs that it was not trained on.
         device: Where to compute.
         share: Of a photograph's pixels, on average, that may reach one half.
-        teaching: Other photographs, on which an EfficientIML's score and reliability are trained;
-            without them they stay as they are.
+        teaching: Other photographs, to train an EfficientIML's score and reliability on.
         heads: How these are trained.
     """
     seen = [_look(model, each, device) for each in _authentic(pool)]
@@ -161,14 +151,10 @@ def _look(model: Model, pixels: NDArray[np.uint8], device: torch.device) -> _See
 
 
 def threshold_for(levels: Sequence[float], rate: float) -> float:
-    """Return the level that a share `rate` of such pictures reaches.
+    """Return the level that a share `rate` (above 0) of such pictures reaches.
 
     Down to a tenth it is the quantile. What is rarer is read from an exponential fitted to the log
     odds beyond that tenth, the plainest of the tails that exceedances tend to (Pickands 1975).
-
-    Args:
-        levels: Of each picture.
-        rate: Above 0.
     """
     start = threshold_at(levels, max(rate, _TAIL))
     if rate >= _TAIL:
@@ -181,15 +167,7 @@ def threshold_for(levels: Sequence[float], rate: float) -> float:
 
 
 def excess(seen: Sequence[_Seen], share: float) -> float:
-    """Say what to take from the log odds of maps so that little of them reaches one half.
-
-    Args:
-        seen: Maps of authentic photographs.
-        share: Of a photograph's pixels, on average, that may reach one half.
-
-    Returns:
-        Log odds, 0 where the maps keep to that as they are; 12 at most.
-    """
+    """Return the log odds, 0 to 12, to take from maps so that a share at most reaches one half."""
     marked = np.mean([each.marked for each in seen], axis=0)
     return int(np.argmax([*(marked[:-1] <= share), True])) * _FINE
 
@@ -212,11 +190,7 @@ def _forged(pool: PhotoPool) -> Iterator[NDArray[np.uint8]]:
 
 
 def with_verdict(card: Card, found: Calibration) -> Card:
-    """Say in a model's card how its verdict was calibrated.
-
-    Not by how much the log odds were lowered: that is in the weights, and nothing is left to lower
-    when they are calibrated again.
-    """
+    """Put a calibration into a model's card; not what was lowered, which is in the weights."""
     kept = asdict(found)
     del kept["lowered"]
     return replace(

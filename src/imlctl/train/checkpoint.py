@@ -28,18 +28,7 @@ _AVERAGE = "ema."  # start of the averaged weights' names in a checkpoint
 
 @dataclass(slots=True)
 class TrainState:
-    """The moving parts of a run.
-
-    Attributes:
-        model: What learns.
-        optimizer: What moves it.
-        ema: Its average.
-        step: Steps taken.
-        best: Highest objective of a validation so far.
-        scaler: Where losses are scaled, for float16.
-        lengths: For each time that the run was made longer or shorter: the step at which, its
-            length before, and after; the schedule of the learning rate followed each in turn.
-    """
+    """Moving parts of a run; `lengths` holds step, length before and after of each change of it."""
 
     model: Model
     optimizer: torch.optim.Optimizer
@@ -139,12 +128,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class EMA(Generic[M]):
-    """A shadow of a model, its running statistics included.
+    """Shadow of a model, its running statistics included.
 
-    Args:
-        model: What to follow.
-        decay: Share of the past kept at each step, in [0, 1). The first steps keep less, so that
-            the random start is forgotten: min(decay, (1 + n) / (10 + n)).
+    Each step keeps a share `decay` in [0, 1) of the past; the first ones less, so that the random
+    start is forgotten: min(decay, (1 + n) / (10 + n)).
     """
 
     def __init__(self, model: M, decay: float) -> None:

@@ -55,7 +55,6 @@ class DataConfig:
     originals: float = 0.3
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         if (
             not (self.photos or (self.real and self.real.share == 1))
             or not 0 <= self.validation_share < 1
@@ -107,7 +106,6 @@ class OptimConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         if (
             min(self.steps, self.batch, self.size) < 1
             or self.rate <= 0
@@ -147,7 +145,6 @@ class ValidationConfig:
     real: int = 256
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         if self.every < 1 or min(self.synthetic, self.real) < 0:
             raise ValueError("every must be positive, synthetic and real not negative")
 
@@ -165,7 +162,6 @@ class EvaluationConfig:
     split: str = "test"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         if not self.manifests:
             raise ValueError("needs at least one manifest")
 
@@ -207,7 +203,6 @@ class DiffusionConfig:
     encoder_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         for name, known in (
             ("encoder", ENCODERS),
             ("denoiser", tuple(DENOISERS)),
@@ -262,14 +257,10 @@ C = TypeVar("C")
 
 
 def load_preset(wanted: str | Path, kind: type[C], changes: Sequence[str] = ()) -> C:
-    """Read a preset into the dataclass `kind`.
+    """Read a preset, a file or the name of a built-in one, into the dataclass `kind`.
 
-    Relative paths in it are taken from the working directory, as on a command line.
-
-    Args:
-        wanted: A file, or the name of a built-in preset.
-        kind: What it describes.
-        changes: Keys to set beyond what the file says, such as ``optim.steps=100``.
+    Relative paths in it are taken from the working directory. `changes` set further keys, such as
+    ``optim.steps=100``.
 
     Raises:
         ConfigError: The file cannot be read, or a key or value is wrong; says which.
@@ -310,16 +301,10 @@ def _change(values: dict[str, Any], change: str) -> None:
 
 
 def build(kind: type[C], values: Any, where: str, base: C | None = None) -> C:
-    """Make a frozen dataclass of nested tables, refusing unknown keys and wrong types.
-
-    Args:
-        kind: The dataclass.
-        values: Its table.
-        where: Name of the table, for messages.
-        base: What holds where the table is silent, instead of the dataclass's own defaults.
+    """Make a frozen dataclass of nested tables; where they are silent, `base` or its defaults hold.
 
     Raises:
-        ConfigError: Says which key of which table is wrong.
+        ConfigError: A key is unknown or missing, or a value has the wrong type; says which.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"must be a table, not {values!r}", source=where)

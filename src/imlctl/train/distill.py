@@ -1,10 +1,7 @@
 """Distilling LightVAE: masks in, a small autoencoder out, with a teacher's latents or without.
 
-Eq. 6 of DiffIML asks for a reconstruction and for the teacher's latents. Its reconstruction term
-is L1 on values in -1 and +1; ours is the cross-entropy of the logits, since L1 is least where every
-probability is 0 or 1 and so calibrates nothing. Diffusion will move latents about, hence what is
-decoded in training is moved too: by noise, and by blending the latents of two maps, which must
-decode to the blend of the maps, as the mean of several sampled latents should.
+Eq. 6 of DiffIML with cross-entropy for its L1, which calibrates nothing. Diffusion will move
+latents about, so what is decoded in training is moved too: by noise, and by blending two maps.
 """
 
 from __future__ import annotations
@@ -56,7 +53,6 @@ class DistillWeights:
     blend: float = 0.05
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         if min(self.teacher, self.moments, self.noise) < 0 or not 0 <= self.blend <= 1:
             raise ValueError("weights and noise must not be negative, blend must lie in [0, 1]")
 
@@ -77,7 +73,6 @@ class DistillConfig:
     init: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         if self.edges not in get_args(EdgeKind):
             known = ", ".join(get_args(EdgeKind))
             raise ValueError(f"unknown edge map {self.edges!r}; known: {known}")
@@ -217,16 +212,10 @@ def _step(
 def disturb(
     latents: Tensor, inside: Tensor, weights: DistillWeights, chance: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Blend some latents with others' and add noise to all.
-
-    Args:
-        latents: (B, C, h, w), of masks and then of as many edge maps.
-        inside: Probability of each pixel being inside, (B, 1, H, W).
-        weights: How many and how much; each map has a level of noise of its own.
-        chance: On the CPU.
+    """Blend some latents (B, C, h, w) with others' and add noise to all; masks first, then edges.
 
     Returns:
-        What to decode, and what should come out.
+        Latents to decode, and the probability (B, 1, H, W) that should come out.
     """
     count, device = len(latents), latents.device
     blended = (torch.rand(count, 1, 1, 1, generator=chance) < weights.blend).float()
@@ -249,7 +238,7 @@ def distillation_loss(
     target: Tensor | None,
     weights: DistillWeights,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Eq. 6 with cross-entropy as its reconstruction.
+    """Eq. 6 with cross-entropy as its reconstruction; its terms before weighting, detached.
 
     Args:
         logits: Decoded, (B, 1, H, W).
@@ -257,9 +246,6 @@ def distillation_loss(
         latents: Encoded and scaled, (B, C, h, w).
         target: The teacher's, of the same shape; None for no teacher.
         weights: Of the terms.
-
-    Returns:
-        The loss, and its terms before weighting, detached.
     """
     reconstruction = F.binary_cross_entropy_with_logits(logits.float(), inside)
     if target is not None:
@@ -271,11 +257,7 @@ def distillation_loss(
 
 
 def moment_penalty(latents: Tensor) -> Tensor:
-    """Distance from what diffusion expects, since it adds noise of unit variance.
-
-    Squared mean plus squared (deviation - 1), averaged over channels, plus a tenth of the squared
-    reach beyond three.
-    """
+    """Distance from zero mean and unit variance by channel, plus a tenth of the reach beyond 3."""
     flat = latents.transpose(0, 1).flatten(1)  # (C, B h w)
     deviation = flat.var(1).clamp(min=1e-6).sqrt()
     reach = F.relu(latents.abs() - _BOUND).square().mean()

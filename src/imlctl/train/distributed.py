@@ -1,8 +1,7 @@
 """Training in several processes: one global batch, divided; the same result as in one process.
 
-Started by torchrun, each process takes its contiguous part of every batch. Gradients are averaged
-by DistributedDataParallel; what one process would take over the whole batch (batch norm's
-statistics, the denominators of losses, the numbering of noise) is taken over all processes here.
+DistributedDataParallel averages gradients; what one process would take over the whole batch
+(statistics of batch norm, denominators, numbers of noise) is taken over all processes here.
 """
 
 from __future__ import annotations
@@ -34,13 +33,7 @@ _TIMEOUT = timedelta(hours=2)  # the others wait while the first process validat
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """Place of this process among those that train.
-
-    Attributes:
-        rank: From 0.
-        world: How many there are.
-        local: Number on its machine, which is its GPU's.
-    """
+    """Place of this process among those that train; `local` is the number of its GPU."""
 
     rank: int = 0
     world: int = 1
@@ -54,11 +47,7 @@ class Process:
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[tuple[Process, torch.device]]:
-    """Join the other processes, if torchrun started any: nccl between GPUs, gloo elsewhere.
-
-    Yields:
-        Which process this is, and the device it computes on.
-    """
+    """Join the other processes, if torchrun started any: nccl between GPUs, gloo elsewhere."""
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         yield Process(), device
         return
@@ -87,10 +76,9 @@ def processes(device: torch.device) -> Iterator[tuple[Process, torch.device]]:
 def this_round_of(store: Store, process: Process) -> Store:
     """Return a part of a store that holds nothing but what this start's processes put there.
 
-    torchrun keeps its store when it restarts processes, and the addresses in it of those that died
-    would be taken for those of their successors, who would wait for them. So the first process
-    names the round, each other answers with a word of its own, and believes in the round once it
-    reads that word back.
+    torchrun keeps its store when it restarts processes, with the addresses of those that died. So
+    the first process names the round, each other answers with a word of its own, and believes in
+    the round once it reads that word back.
 
     Raises:
         ImlctlError: The first process does not answer.
@@ -146,11 +134,7 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 
 def fair(count: Tensor) -> Tensor:
-    """Denominator of a mean over the whole batch, at least 1, such that processes may be averaged.
-
-    Args:
-        count: This process's part of the denominator; no gradient goes through it.
-    """
+    """Denominator of a mean over the whole batch, at least 1, for processes to be averaged."""
     if not joined():
         return count.clamp_min(1)
     total = count.detach().clone()
@@ -172,18 +156,12 @@ def part_of_batch(first: int, total: int) -> Iterator[None]:
 
 
 def within_batch() -> tuple[int, int]:
-    """Return the place of the pictures at hand in the batch: the first number, and the total.
-
-    The total is 0 where nobody said.
-    """
+    """Return the first number of the pictures at hand, and the batch's total; 0 if nobody said."""
     return _part.get()
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the whole batch, whichever process holds its pictures; on any device.
-
-    torch's SyncBatchNorm is for GPUs only.
-    """
+    """Batch norm over the batch of all processes, on any device; SyncBatchNorm is for GPUs."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's own name
         """Normalise (B, C, H, W) by the statistics of all processes."""

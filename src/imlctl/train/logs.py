@@ -23,12 +23,7 @@ _PROGRESS = ("regenerated",)  # progress, not history
 
 
 class Log:
-    """One JSON line per event, in the file and to whoever watches.
-
-    Args:
-        path: The file, appended to; None where another process writes it.
-        report: Called with each event.
-    """
+    """One JSON line per event, in the file, if any, and to whoever watches."""
 
     def __init__(self, path: Path | None, report: Report | None) -> None:
         self.path, self.report = path, report

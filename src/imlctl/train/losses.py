@@ -34,7 +34,6 @@ class LossWeights:
     score: float = 0.2
 
     def __post_init__(self) -> None:
-        """Refuse negative weights."""
         others = (self.dice, self.edge, self.consistency, self.score)
         if min(*self.levels, *others) < 0:
             raise ValueError("loss weights must not be negative")
@@ -56,8 +55,7 @@ def localization_loss(
         prediction: Of the model, for (B, 3, H, W).
         mask: (B, 1, H, W), 0 or 1.
         weights: Of the terms.
-        valid: (B, 1, H, W), 0 where the picture was padded and nothing is to be learned; all of it
-            is the picture's own unless given.
+        valid: (B, 1, H, W), 0 on padding, where nothing is to be learned; none unless given.
     """
     w = weights or LossWeights()
     mask = mask.float()
@@ -97,10 +95,7 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """1 - Dice, averaged over the pictures of the batch that hold a forgery; 0 when none does.
 
-    Args:
-        logits: (B, 1, H, W).
-        target: (B, 1, H, W) in [0, 1].
-        valid: (B, 1, H, W), how much of each place counts; all of it unless given.
+    All are (B, 1, H, W): logits, the target in [0, 1], and how much of each place counts.
     """
     p, m = torch.sigmoid(logits), target
     if valid is not None:

@@ -26,20 +26,13 @@ _HELD_OUT = 1 << 40  # first number of the held-out masks; no run gets there
 
 @dataclass(frozen=True, slots=True)
 class MaskMaps:
-    """Masks and edge maps by number; the same number is always the same pair.
-
-    Attributes:
-        size: Side in pixels.
-        seed: Seed of the stream.
-        edges: How edge maps are made.
-    """
+    """Masks and edge maps by number, `size` pixels a side; a number is always the same pair."""
 
     size: int = 128
     seed: int = 0
     edges: EdgeKind = "canny"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         if self.size < 64 or self.size % 8:
             raise ValueError(f"size must be a multiple of 8 and at least 64, not {self.size}")
         if self.edges not in get_args(EdgeKind):
@@ -62,14 +55,7 @@ class MaskMaps:
 
 
 def held_out(kind: str, count: int, size: int, edges: EdgeKind) -> list[tuple[Mask, Mask]]:
-    """Masks that no stream holds, and their edge maps.
-
-    Args:
-        kind: ``shape``, ``thin`` or ``small``.
-        count: How many.
-        size: Side in pixels.
-        edges: How edge maps are made.
-    """
+    """Return masks of a kind (``shape``, ``thin``, ``small``) that no stream holds, with edges."""
     masks = (
         HELD_OUT[kind](np.random.default_rng((_HELD_OUT, index)), size) for index in range(count)
     )
@@ -199,7 +185,6 @@ class JudgeConfig:
     size: int = 512
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         if min(self.every, self.masks) < 1:
             raise ValueError("every and masks must be positive")
         if self.size < 64 or self.size % 8:
@@ -213,9 +198,8 @@ def round_trip(
     """Encode and decode held-out masks and their edge maps.
 
     Returns:
-        ``f1``: F1 at 0.5, the mean over all masks; ``f1_noisy``: the same with noise of deviation
-        0.2 on the latents; ``worst``: the least of any mask; ``masks`` and ``edges``: F1 by kind;
-        ``latents``: mean and deviation by channel and largest magnitude, of masks and of edge maps.
+        ``f1``: F1 at 0.5, the mean over all masks; ``f1_noisy``: with noise on the latents;
+        ``worst``: of any mask; ``masks``, ``edges``: F1 by kind; ``latents``: their statistics.
     """
     model.eval()
     scores: dict[str, dict[str, list[float]]] = {

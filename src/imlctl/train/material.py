@@ -40,7 +40,7 @@ def require_sources(config: TrainConfig) -> None:
     """Make sure that everything a preset names is there.
 
     Raises:
-        ConfigError: Something is not: all that is missing, each with how to get it.
+        ConfigError: Lists all that is missing, each with how to get it.
     """
     missing = tuple(f"{key}: {what}" for key, what in _missing(config))
     if missing:
@@ -108,14 +108,14 @@ def _missing(config: TrainConfig) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Samples and photographs of a run.
+    """Samples and photographs of a run; None where there are none.
 
     Attributes:
         training: Makes samples to learn from.
-        judge: Makes held-out synthetic samples; None without photographs.
-        real_judge: Makes samples of held-out real forgeries; None without any.
-        photos: Photographs that samples are made of; None without any.
-        held: Authentic photographs never trained on; None without any.
+        judge: Makes held-out synthetic samples.
+        real_judge: Makes samples of held-out real forgeries.
+        photos: Photographs that samples are made of.
+        held: Authentic photographs never trained on.
         digest: Of the names of everything learned from.
     """
 
@@ -246,7 +246,7 @@ def load_split(config: TrainConfig, *, validation: bool, report: Report | None =
 def decisive(config: TrainConfig, digest: str) -> dict[str, Any]:
     """Return what of a configuration decides the result, as JSON would give it back.
 
-    Paths and counts of workers are left out; the digest stands for what lies at the paths.
+    The digest stands for what lies at its paths.
     """
     settings: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
     for table, keys in _PLACES.items():

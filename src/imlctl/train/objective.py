@@ -45,12 +45,7 @@ _SILENT = ("backbone.stem.repeats.", "backbone.stem.history.", "backbone.stem.un
 
 
 class Objective(Protocol):
-    """A model and its loss.
-
-    Attributes:
-        architecture: As `weights.load.Card` names it.
-        rates: Factors on the learning rate, by the start of a parameter's name.
-    """
+    """A model and its loss; `rates` are factors on the learning rate, by the start of a name."""
 
     architecture: str
     rates: Mapping[str, float]
@@ -86,8 +81,7 @@ class Masks:
         """Make the model; from `init`, if the preset names one.
 
         Raises:
-            WeightsError: A file cannot be read.
-            ConfigError: A file does not fit, or there is none for a network that does not learn.
+            ImlctlError: A file cannot be read or does not fit.
         """
         model = EfficientIML(self.config.model)
         semantics, init = model.backbone.semantics, self.config.init
@@ -109,15 +103,15 @@ class Masks:
         return model
 
     def train_mode(self, model: nn.Module) -> None:
-        """All of it learns."""
+        """See `Objective`."""
         model.train()
 
     def hot(self, model: Model) -> Iterable[nn.Module]:
-        """Parts that a step spends its time in."""
+        """See `Objective`."""
         return encoder_blocks(model)
 
     def loss(self, model: Model, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch; see `losses.localization_loss`."""
+        """See `Objective`."""
         del step
         with autocast(batch.image.device, self.config.optim.precision):
             prediction = model(batch.image, batch.clues)
@@ -127,8 +121,7 @@ class Masks:
 class Latents:
     """DiffIML: the mean squared error of clean latents of mask and edge map (Eq. 8 to 10, 15).
 
-    Noise, prior and time step are drawn on the CPU by a generator of the seed and the step, so that
-    a resumed run draws what an undisturbed one would have.
+    Noise, prior and time step are drawn on the CPU from seed and step: a resumed run draws alike.
     """
 
     architecture = "diff-iml"
@@ -141,8 +134,7 @@ class Latents:
         """Make the model around a finished LightVAE; the backbone from `init`, if there is one.
 
         Raises:
-            WeightsError: A file cannot be read.
-            ConfigError: A file holds another architecture.
+            ImlctlError: A file cannot be read or does not fit.
         """
         named = self.diffusion.vae
         vae = load(named).model
@@ -291,10 +283,7 @@ def encoder_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def clues_of(model: Model) -> Clues | None:
-    """Return what looks for a model's clues, for whoever makes the samples to call; None without.
-
-    Nothing of it is learned, so it may run in other processes and before the step that needs it.
-    """
+    """Return what finds a model's clues, for whoever makes the samples to call; None without."""
     if model.clues(torch.zeros(1, 3, 64, 64)) is None:
         return None
     return cast("Clues", model.clues)

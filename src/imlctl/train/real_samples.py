@@ -50,7 +50,6 @@ class RealSource:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         if self.kind not in ("all", "tampered", "authentic"):
             raise ValueError(f"unknown kind {self.kind!r}; known: all, tampered, authentic")
         if self.weight <= 0 or self.split == self.validation:
@@ -75,7 +74,6 @@ class RealConfig:
     augment: str = "both"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         if not self.sources or not 0 < self.share <= 1 or self.per_epoch < 0:
             raise ValueError("needs a source, a share in (0, 1], and per_epoch not negative")
         if self.augment not in ("paper", "ours", "both"):
@@ -128,16 +126,9 @@ def refuse_leaks(training: Iterable[Entry], evaluation: Iterable[Entry]) -> None
 
 
 class RealSamples:
-    """Numbered samples of real pictures.
+    """Numbered samples of real pictures; see `RealConfig`.
 
     An epoch holds so many pictures of each set, in random order; the next draws anew.
-
-    Args:
-        sets: Pictures of each set, and its weight.
-        size: Side of a sample, in pixels.
-        per_epoch: See `RealConfig`.
-        augment: See `RealConfig`.
-        seed: Seed of everything.
     """
 
     def __init__(
@@ -231,13 +222,7 @@ def _crop(pixels: Pixels, mask: Mask, side: int, rng: Rng) -> tuple[Pixels, Mask
 
 
 class Mixture:
-    """Real and synthetic samples in a fixed proportion, evenly interleaved.
-
-    Args:
-        synthetic: Makes the synthetic ones.
-        real: Makes the real ones.
-        share: Of the real ones, in [0, 1].
-    """
+    """Real and synthetic samples, a fixed share of real ones, evenly interleaved."""
 
     def __init__(self, synthetic: Maker, real: Maker, share: float) -> None:
         self.synthetic, self.real = synthetic, real

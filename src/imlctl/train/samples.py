@@ -28,11 +28,7 @@ _BATCH = 8  # a worker makes whole batches; how large they are changes nothing
 
 
 def sample_cost(make: Maker, count: int) -> tuple[float, dict[str, float]]:
-    """Make samples 0 to `count` in this process.
-
-    Returns:
-        Seconds of a sample, and of one of each kind.
-    """
+    """Make samples 0 to `count` here; return seconds of a sample, and of one of each kind."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -49,13 +45,7 @@ def sample_cost(make: Maker, count: int) -> tuple[float, dict[str, float]]:
 
 
 def loader_rate(make: Maker, workers: int, count: int) -> float:
-    """Samples a second that come out of a loader whose workers make `count` each.
-
-    Args:
-        make: Makes a sample by its number.
-        workers: Processes; at least 1.
-        count: Rounded up to whole batches.
-    """
+    """Samples a second of a loader whose workers make `count` each, in whole batches."""
     total = -(-count // _BATCH) * _BATCH * workers
     begun = time.perf_counter()
     for _ in batches(make, start=0, stop=total, batch=_BATCH, workers=workers):
@@ -70,14 +60,7 @@ def usual_workers() -> tuple[int, ...]:
 
 
 def model_rate(config: TrainConfig, maker: Maker, device: torch.device, steps: int) -> float:
-    """Samples a second that training takes when it never waits for them.
-
-    Args:
-        config: The preset; every step is of its whole batch.
-        maker: Makes the samples of the one batch that all steps see.
-        device: Where to compute.
-        steps: Timed steps, after one that is not.
-    """
+    """Samples a second that training takes when it never waits: `steps` timed ones on one batch."""
     optim = config.optim
     objective = make_objective(config)
     state = fresh_state(objective, config, device)
@@ -117,11 +100,7 @@ _OUTLINE = ((0, 0, 0), (255, 220, 0))  # dark under bright: visible on any groun
 
 
 def contact_sheet(config: TrainConfig, *, start: int, count: int) -> tuple[bytes, float]:
-    """Draw samples `start` to `start + count` as a PNG.
-
-    Returns:
-        The PNG, and samples made per second by this one process.
-    """
+    """Draw samples `start` to `start + count` as a PNG; also return the samples made per second."""
     make = synthesizer(config, load_split(config, validation=False), config.optim.size)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)

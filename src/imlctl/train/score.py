@@ -1,8 +1,7 @@
 """Training of a finished network's score and reliability, on whole pictures, with all else frozen.
 
-Two small heads learn, in minutes. Reliability first: of cells that were forged, which did the map
-mark? Then the score, from what the decoder saw all over a picture, against authentic photographs:
-as they are, as they circulate, and processed at random.
+Reliability first: of cells that were forged, which did the map mark? Then the score, from what the
+decoder saw all over a picture, against authentic photographs as they are and processed.
 """
 
 from __future__ import annotations
@@ -61,7 +60,6 @@ class HeadConfig:
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         if self.pictures < 0 or self.epochs < 1 or self.rate <= 0:
             raise ValueError("epochs and rate must be positive, pictures not negative")
         if self.weight_decay < 0 or not 0 <= self.dropout < 1:
@@ -84,14 +82,9 @@ def fit_heads(
     config: HeadConfig | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Give a network a score and a reliability map, in place.
+    """Give a network in evaluation mode a score and a reliability map, in place.
 
-    Args:
-        model: In evaluation mode, on `device`; nothing of it changes but the two heads.
-        pool: Photographs.
-        device: Where to compute.
-        config: How long, and how fast.
-        report: Told how many of how many pictures were seen.
+    `report` is told how many of how many pictures were seen.
     """
     how = config or HeadConfig()
     with torch.random.fork_rng(devices=[]):

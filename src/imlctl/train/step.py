@@ -43,10 +43,10 @@ def fresh_state(objective: Objective, config: TrainConfig, device: torch.device)
 
 
 def check_compiler(device: torch.device) -> None:
-    """Make sure that `torch.compile` works here, by a function that is soon compiled.
+    """Compile a small function.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: `torch.compile` does not work here.
     """
     try:
         torch.compile(torch.square)(torch.zeros(8, device=device))
@@ -64,10 +64,7 @@ def make_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices and filters, not on norms, biases and the WKV's decays.
 
-    Args:
-        model: Parameters that need no gradient are left out.
-        optim: Rates and decay.
-        rates: Factors on the learning rate of parameters whose names start so; others have 1.
+    `rates` are factors on the learning rate of parameters whose names start so; others have 1.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -109,10 +106,9 @@ class Learner(nn.Module):
 
 
 class Stopwatch:
-    """Seconds that went into each part of the steps since the last reading.
+    """Seconds of each part of the steps since the last reading.
 
-    A GPU works behind the program's back: what it still owes shows where its result is first asked
-    for, backward's in ``update``.
+    What a GPU still owes shows where its result is first asked for, backward's in ``update``.
     """
 
     def __init__(self) -> None:
@@ -147,8 +143,7 @@ def take_step(
         state: What moves.
         learner: A `Learner`, or that in a DistributedDataParallel.
         optim: How far.
-        parts: This process's part of the batch, in `optim.accumulate` parts again, as
-            `batches.batches` yields them.
+        parts: This process's part of the batch, in `optim.accumulate` parts again.
         maker: Of the samples, to name the pictures that were in them.
         process: Which process this is.
         watch: Told where the time goes.

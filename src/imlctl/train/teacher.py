@@ -1,7 +1,6 @@
-"""Teachers of LightVAE: autoencoders whose latents a student learns to imitate.
+"""Teachers of LightVAE, whose latents a student imitates: diffusers' or ONNX encoders.
 
-From the Hub (or a folder in its layout) through diffusers, or an encoder in an ONNX file through
-onnxruntime. Both are extras, imported only here and only when one is asked for.
+Both packages are extras, imported only when a teacher is asked for.
 """
 
 from __future__ import annotations
@@ -47,7 +46,6 @@ class TeacherConfig:
     scale: float = 0.18215
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
         if not self.scale > 0:
             raise ValueError("scale must be positive")
         if self.decoder is not None and not self.is_onnx:
@@ -84,9 +82,7 @@ def load_teacher(config: TeacherConfig, *, latent: int, device: torch.device) ->
         device: Where it computes; an ONNX teacher computes on the CPU.
 
     Raises:
-        UsageError: The extra is not installed.
-        WeightsError: The teacher cannot be fetched or read.
-        ConfigError: Its latents are not the student's.
+        ImlctlError: It cannot be fetched or read, or its latents are not the student's.
     """
     if not config.source:
         return None
@@ -165,19 +161,11 @@ def _three(maps: Tensor) -> Tensor:
 
 
 def open_network(path: str, *, expects: str) -> Callable[[Tensor], Tensor]:
-    """Open a network that computes on the CPU, with as many threads as torch has.
-
-    Args:
-        path: Of the file.
-        expects: What it has to take and return, for messages.
-
-    Returns:
-        A function of one float32 tensor; of several outputs it returns the largest.
+    """Open an ONNX network with one input, on the CPU; of several outputs it returns the largest.
 
     Raises:
-        UsageError: The extra is not installed.
-        WeightsError: The file is no network with one input. The function raises it for an input
-            that does not suit.
+        ImlctlError: The extra is not installed, or the file is no such network. The function itself
+            raises it for an input that does not suit.
     """
     try:
         import onnxruntime

@@ -49,22 +49,14 @@ def validate(
     device: torch.device,
     real: Maker | None = None,
 ) -> dict[str, float]:
-    """Score a model.
-
-    Args:
-        model: What to score.
-        judge: Makes held-out synthetic samples.
-        config: How many, and a folder of real forgeries.
-        device: Where to compute.
-        real: Makes samples of real forgeries held out from training.
+    """Score a model on held-out synthetic samples, on held-out real ones, and on a folder of sets.
 
     Returns:
-        ``synthetic_auc`` and ``synthetic_f1`` over all pixels of the held-out samples, ``real_auc``
-        and ``real_f1`` likewise; for a validation folder ``<set>_auc``, ``<set>_f1``, ``mean_auc``,
-        ``mean_f1``, ``mean_image_auc``; and ``objective``, by which the best weights are chosen:
-        the mean of AUC and F1 on held-out samples where there are any, so that the folder stays
-        unseen. A score that nothing was found to measure on is left out; without any, the objective
-        is 0.
+        ``synthetic_auc`` and ``synthetic_f1`` over all pixels, ``real_auc`` and ``real_f1``
+        likewise; for the folder ``<set>_auc``, ``<set>_f1``, ``mean_auc``, ``mean_f1``,
+        ``mean_image_auc``; and ``objective``, by which the best weights are chosen: the mean of AUC
+        and F1 on held-out samples where there are any, so that the folder stays unseen. What cannot
+        be measured is left out.
     """
     model.eval()
     scores: dict[str, float] = {}
@@ -119,14 +111,8 @@ def finish(
 ) -> None:
     """Train the score of the best weights, calibrate and measure them, and draw the run's curves.
 
-    Writes the weights anew with their rule, ``evaluation.json``, and ``curves.png``.
-
-    Args:
-        out: Folder of the run.
-        material: Without photographs held out from training nothing is calibrated.
-        config: The preset.
-        device: Where to compute.
-        log: Told the results.
+    Writes the weights anew with their rule, ``evaluation.json``, and ``curves.png``. Without
+    photographs held out from training nothing is calibrated.
     """
     best = out / "best.safetensors"
     if material.held is not None and len(material.held):
