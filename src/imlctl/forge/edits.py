@@ -223,7 +223,7 @@ def retouch(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
 
 
 def fill_by_diffusion(host: Pixels, hole: Mask, rng: Rng) -> Pixels:
-    """Continue the surroundings inwards: Telea 2004 or Bertalmio et al. 2001; slow on large holes."""
+    """Continue the surroundings inwards: Telea 2004, Bertalmio et al. 2001; slow on large holes."""
     method = cv2.INPAINT_TELEA if rng.random() < 0.5 else cv2.INPAINT_NS
     return cv2.inpaint(host, hole.astype(np.uint8), 3, method)  # type: ignore[return-value]
 
