@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from imlctl.core.model import CELL, CLUE_STRIDE, Model, Prediction, continued
 from imlctl.core.sampler import fused, member_noise
 from imlctl.errors import NumericalError
-from imlctl.image.prepare import pad, to_float
-from imlctl.image.tiles import Tile, run_tiled
+from imlctl.image.prepare import Tile, pad, run_tiled, to_float
 from imlctl.settings import DEFAULT_TILE, Sampling
 
 if TYPE_CHECKING:

@@ -65,7 +65,7 @@ def test_whatever_a_decoder_raises_becomes_a_decode_error(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(decode_module, "decode_with_pillow", fail)
+    monkeypatch.setattr(decode_module, "_decode_with_pillow", fail)
     with pytest.raises(DecodeError, match="cannot be decoded as JPEG") as caught:
         decode(makers.samples()["jpeg"], source="a.jpg")
     assert caught.value.__cause__ is error
@@ -75,7 +75,7 @@ def test_running_out_of_memory_is_said(makers: Any, monkeypatch: pytest.MonkeyPa
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(decode_module, "decode_with_pillow", fail)
+    monkeypatch.setattr(decode_module, "_decode_with_pillow", fail)
     with pytest.raises(DecodeError, match="not enough memory"):
         decode(makers.samples()["jpeg"])
 
@@ -84,7 +84,7 @@ def test_a_user_interrupt_is_not_swallowed(makers: Any, monkeypatch: pytest.Monk
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(decode_module, "decode_with_pillow", interrupt)
+    monkeypatch.setattr(decode_module, "_decode_with_pillow", interrupt)
     with pytest.raises(KeyboardInterrupt):
         decode(makers.samples()["jpeg"])
 
@@ -419,15 +419,13 @@ def test_warnings_become_notes_in_every_thread(makers: Any) -> None:
 
 
 def test_warnings_of_others_are_passed_on(makers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from imlctl.image import readers as module
-
-    opened = module._open
+    opened = decode_module._open
 
     def open_while_another_thread_warns(kind: str, *rest: Any) -> ImageFile.ImageFile:
         warnings.warn("not Pillow's", UserWarning, stacklevel=1)
         return opened(kind, *rest)
 
-    monkeypatch.setattr(module, "_open", open_while_another_thread_warns)
+    monkeypatch.setattr(decode_module, "_open", open_while_another_thread_warns)
     with pytest.warns(UserWarning, match="not Pillow's"):
         photo = decode(makers.samples()["png"])
     assert photo.facts.notes == ()

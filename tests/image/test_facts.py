@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from imlctl.image.decode import decode, read
 from imlctl.image.facts import Provenance, cautions, compare_thumbnail, pixels_sha256, with_history
-from imlctl.image.jpeg_facts import jpeg_facts
+from imlctl.image.jpeg import jpeg_facts
 from imlctl.image.metadata import ExifSummary, Tiff, c2pa_text, find_embedded, read_xmp, summarise
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "launchpad.jpg"

@@ -14,8 +14,7 @@ from torch import Tensor
 from imlctl.errors import NumericalError, UsageError
 from imlctl.image.decode import Photo
 from imlctl.image.facts import FormatFacts
-from imlctl.image.prepare import pad, prepare, restore, to_float, upright
-from imlctl.image.tiles import Tile, plan, run_tiled
+from imlctl.image.prepare import Tile, pad, plan, prepare, restore, run_tiled, to_float, upright
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

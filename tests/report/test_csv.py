@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imlctl.image.facts import ExifSummary, FormatFacts, Provenance
-from imlctl.image.jpeg_facts import JpegFacts
+from imlctl.image.jpeg import JpegFacts
 from imlctl.report.csv import HEADINGS, row, write_csv
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
 """Walk a PNG, GIF, BMP or WebP, to find what its decoder passes over in silence.
 
-Measured with Pillow 13: it reads a PNG without its end, with a wrong checksum or with rows missing
-(which it leaves black), a GIF or APNG whose later pictures are cut off, and a WebP that ends in
-zeros as after a failed copy; and it says nothing of bytes that follow the picture.
+Pillow 13 reads a PNG without its end, with a wrong checksum or with rows missing, a GIF or APNG
+whose later pictures are cut off, and a WebP that ends in zeros; and says nothing of bytes behind.
 """
 
 from __future__ import annotations
@@ -27,13 +26,8 @@ _ZERO_TAIL = bytes(1024)  # no arithmetic coder writes that many zeros; failed c
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by PNG colour type
 # Adam7: first column, first row, column step, row step of each pass.
 _PASSES = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
 _PIECE = 1 << 20  # bytes inflated at a time
 
@@ -220,37 +214,33 @@ def walk_webp(data: bytes) -> Layout:
     else:
         raise damaged("the WebP does not begin with a picture header")
     end += end & 1  # chunks are padded to even length
-    position, pieces = 12, 0
-    while position + 8 <= end:
-        pieces += 1
+    for pieces, (kind, start, stop) in enumerate(riff_chunks(data), 1):
+        if start > end:
+            break
         check_pieces(pieces, data)
-        kind, length = (
-            data[position : position + 4],
-            int.from_bytes(data[position + 4 : position + 8], "little"),
-        )
-        position += 8 + length
         if kind in {b"VP8 ", b"VP8L", b"ANMF"}:
-            refuse_zero_tail(data, position)
-        position += length & 1
+            refuse_zero_tail(data, stop)
     return Layout(end=end, trailing=max(0, len(data) - end), size=(width, height))
 
 
-def refuse_zero_tail(data: bytes, end: int) -> None:
-    """Refuse picture data that end in zeros.
+def riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, start and end of the content of each chunk of a WebP."""
+    position = 12
+    while position + 8 <= len(data):
+        start = position + 8
+        stop = start + int.from_bytes(data[position + 4 : start], "little")
+        yield data[position : position + 4], start, stop
+        position = stop + (stop - start & 1)
 
-    Raises:
-        DecodeError: They do.
-    """
+
+def refuse_zero_tail(data: bytes, end: int) -> None:
+    """Refuse picture data that end in zeros, as after a failed copy."""
     if data.endswith(_ZERO_TAIL, 0, end):
         raise damaged("its picture data ends in zeros, as after a copy that failed")
 
 
 def check_png(image: Image.Image, data: bytes) -> None:
-    """Check a loaded PNG whose last row is zero, or that is interlaced, by counting its bytes.
-
-    Raises:
-        DecodeError: The data end before the picture is complete.
-    """
+    """Check a loaded PNG whose last row is zero, or that is interlaced, by counting its bytes."""
     interlaced = data[28] == 1
     last_row = image.crop((0, image.height - 1, image.width, image.height))
     if not interlaced and np.asarray(last_row).any():

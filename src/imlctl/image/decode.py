@@ -6,28 +6,46 @@ import hashlib
 import os
 import re
 import stat
+import threading
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import (
-    Image,
-)
+from PIL import Image, ImageFile, JpegImagePlugin, features
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from imlctl.errors import DecodeError, ImlctlError, InputError, TooLargeError, UsageError
+from imlctl.image import containers
+from imlctl.image.boxes import walk_avif, walk_boxes
 from imlctl.image.facts import FormatFacts, provenance
 from imlctl.image.formats import (
     DEFAULT_MAX_PIXELS,
     HEAD_BYTES,
     TO_CONVERT,
     check_size,
+    damaged,
     identify,
+    not_read,
 )
-from imlctl.image.readers import decode_heif, decode_with_pillow, exif_orientation
+from imlctl.image.jpeg import check_jpeg, walk_jpeg, walk_mpo
+from imlctl.image.samples import check_avif, to_rgb
+from imlctl.image.tiff import check_tiff, walk_tiff
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
+    from imlctl.image.formats import Layout
 
 __all__ = ["DEFAULT_MAX_PIXELS", "Photo", "decode", "of_pixels", "read"]
 
@@ -38,6 +56,31 @@ _REMEDY_UNCLEAR = (
 # Modes of images of Pillow's in memory, and the one that holds the same samples.
 _EXACT = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
 _UNSUPPORTED = re.compile("unsupported|not supported|cannot handle", re.IGNORECASE)
+_ORIENTATION = 0x0112  # EXIF tag
+_WARNINGS = threading.Lock()  # Python keeps one set of warning filters for all threads
+
+_WALKERS = {
+    "JPEG": walk_jpeg,
+    "PNG": containers.walk_png,
+    "GIF": containers.walk_gif,
+    "BMP": containers.walk_bmp,
+    "WEBP": containers.walk_webp,
+    "AVIF": walk_avif,
+    "TIFF": walk_tiff,
+}
+_EXPORT = "Export it as a 16-bit RGB TIFF or PNG, and use that."
+_STRIPPED = {"PNG": containers.without_metadata, "GIF": containers.without_extensions}
+_CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff}
+# `Image.open` is not used: it tries one format after another, and limits the size by a global of
+# Pillow's that a library must not change. Our own limit is checked instead.
+_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
+    "PNG": PngImageFile,
+    "WEBP": WebPImageFile,
+    "TIFF": TiffImageFile,
+    "BMP": BmpImageFile,
+    "GIF": GifImageFile,
+    "AVIF": AvifImageFile,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,10 +89,10 @@ class Photo:
 
     Attributes:
         pixels: (H, W, 3) uint8 or uint16, red green blue, as stored (not turned), read-only.
-        facts: What the file says about itself.
+        facts: Particulars of the file.
         sha256: Of exactly the encoded bytes that were decoded, 64 hexadecimal digits.
         source: Name for messages.
-        thumbnail: The small JPEG in its EXIF metadata, which may show an earlier state; else empty.
+        thumbnail: The small JPEG in its EXIF metadata; else empty.
     """
 
     pixels: NDArray[Any]
@@ -78,9 +121,6 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
         source: Its name, for messages; its suffix helps to tell raw files from TIFF.
         max_pixels: Largest picture accepted, checked before any pixel is decoded.
 
-    Returns:
-        The photo, with pixels as stored and all particulars in `Photo.facts`.
-
     Raises:
         DecodeError: Not a complete picture of a kind that can be read.
         TooLargeError: More pixels than `max_pixels`.
@@ -92,9 +132,9 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
     try:
         kind = identify(data, name=source)
         if kind == "HEIF":
-            pixels, facts = decode_heif(data, max_pixels)
+            pixels, facts = _decode_heif(data, max_pixels)
         else:
-            pixels, facts = decode_with_pillow(kind, data, max_pixels)
+            pixels, facts = _decode_with_pillow(kind, data, max_pixels)
         traces, thumbnail = provenance(data, kind, pixels)
         facts = replace(facts, provenance=traces)
     except ImlctlError as error:
@@ -129,10 +169,7 @@ def of_pixels(
     source: str = "<pixels>",
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Photo:
-    """Take a picture that is in memory already, as an array or as Pillow has it.
-
-    There is no file, so none is hashed: `Photo.sha256` is that of type, size and samples, and the
-    notes say so. What only a file tells, such as its compression, is unknown.
+    """Take a picture that is in memory already; `Photo.sha256` is of type, size and samples.
 
     Args:
         pixels: (H, W) or (H, W, 3), uint8 or uint16, colours as red, green, blue; or an image of
@@ -147,7 +184,7 @@ def of_pixels(
     mode, orientation, alpha = "array", 1, False
     if isinstance(pixels, Image.Image):
         mode, alpha = pixels.mode, pixels.mode in ("RGBA", "LA", "PA", "RGBa", "La")
-        orientation = exif_orientation(pixels.getexif(), [])
+        orientation = _exif_orientation(pixels.getexif(), [])
         if mode in _EXACT:
             pixels = np.asarray(pixels.convert(_EXACT[mode]))
         elif mode.startswith("I;16"):
@@ -201,9 +238,7 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) 
         raise type(error)(error.what, source=source, remedy=error.remedy) from error
     except FileNotFoundError as error:
         raise InputError(
-            "there is no such file",
-            source=source,
-            remedy="Check the path.",
+            "there is no such file", source=source, remedy="Check the path."
         ) from error
     except PermissionError as error:
         raise InputError(
@@ -249,3 +284,174 @@ def _read_bytes(source: str, max_pixels: int) -> bytes:
             remedy="Wait until it is complete, then try again.",
         )
     return data
+
+
+def _decode_with_pillow(
+    kind: str, data: bytes, max_pixels: int
+) -> tuple[NDArray[Any], FormatFacts]:
+    layout = _WALKERS[kind](data)
+    check_size(*layout.tile, max_pixels)
+    if layout.size:
+        check_size(*layout.size, max_pixels)
+    notes = list(_CHECKS[kind](data)) if kind in _CHECKS else []
+    with _noting(notes):
+        image = _open(kind, data, layout)
+        check_size(*image.size, max_pixels)
+        if image.format == "MPO":
+            layout = walk_mpo(data, layout, image.n_frames)  # type: ignore[attr-defined]
+        orientation = _load_tiff(image, layout, notes) if kind == "TIFF" else None
+    image.load()  # outside the lock, so that threads decode at the same time
+    if orientation is None:
+        with _noting(notes):
+            orientation = _exif_orientation(_exif(image, notes), notes)
+    if kind == "PNG":
+        containers.check_png(image, data)
+    elif kind == "AVIF":
+        check_avif(data)
+    # Pillow swaps the size of a turned TIFF whether or not it turns the pixels; a copy has theirs.
+    whole = image if layout.size in {None, image.size} else image.copy()
+    pixels, conversions = to_rgb(whole, layout, data)
+    return pixels, _facts(image, layout, pixels, orientation, [*conversions, *notes])
+
+
+def _open(kind: str, data: bytes, layout: Layout) -> ImageFile.ImageFile:
+    if kind == "JPEG":
+        return JpegImagePlugin.jpeg_factory(BytesIO(data))
+    if kind == "AVIF" and not features.check("avif"):
+        raise DecodeError("this Pillow cannot read AVIF", remedy="Run: pip install -U pillow")
+    try:
+        return _PLUGINS[kind](BytesIO(_STRIPPED.get(kind, bytes)(data)))
+    except SyntaxError as error:
+        if layout.kind:  # its structure is in order, so it is the samples that Pillow cannot read
+            raise not_read(layout.kind, _EXPORT) from error
+        raise
+
+
+def _load_tiff(image: ImageFile.ImageFile, layout: Layout, notes: list[str]) -> int:
+    """Load a TIFF without letting Pillow turn it upright, and return its orientation.
+
+    Pillow turns TIFF, and only TIFF, while loading; an orientation of 1 in its parsed metadata
+    stops that. It also applies its global size limit here, unless the memory is there already.
+    """
+    exif = image.getexif()
+    orientation = _exif_orientation(exif, notes)
+    exif[_ORIENTATION] = 1
+    if layout.size:
+        image.im = Image.new(image.mode, layout.size).im
+    image.load()  # under the lock, because reading the last tags may warn
+    return orientation
+
+
+def _exif(image: ImageFile.ImageFile, notes: list[str]) -> Image.Exif:
+    """Return the EXIF metadata; a picture is no worse for metadata that cannot be read."""
+    try:
+        return image.getexif()
+    except Exception as error:
+        notes.append(f"EXIF metadata cannot be read ({type(error).__name__})")
+        return Image.Exif()
+
+
+def _exif_orientation(exif: Image.Exif, notes: list[str]) -> int:
+    """Return the orientation, 1 to 8; an invalid one is noted and taken for 1."""
+    value = exif.get(_ORIENTATION, 1)
+    if isinstance(value, int) and 1 <= value <= 8:
+        return value
+    notes.append(f"invalid EXIF orientation {str(value)[:20]!r} taken for 1")
+    return 1
+
+
+def _facts(
+    image: ImageFile.ImageFile,
+    layout: Layout,
+    pixels: NDArray[Any],
+    orientation: int,
+    oddities: list[str],
+) -> FormatFacts:
+    frames: int = getattr(image, "n_frames", 1) if layout.frames is None else layout.frames
+    alpha = image.mode in {"RGBA", "LA", "La", "PA"} or "transparency" in image.info
+    icc_profile = layout.profile or bool(image.info.get("icc_profile"))
+    notes = [*layout.notes]
+    notes += [f"first of {frames} frames analysed"] if frames > 1 else []
+    notes += _left_aside(alpha=alpha, icc_profile=icc_profile)
+    if layout.trailing:
+        notes.append(f"{layout.trailing} bytes after the end of the picture not read")
+    height, width, _ = pixels.shape
+    return FormatFacts(
+        str(image.format),
+        width,
+        height,
+        image.mode,
+        1 if image.mode == "1" else layout.bits,
+        orientation,
+        frames,
+        icc_profile=icc_profile,
+        alpha=alpha,
+        notes=(*notes, *oddities),
+    )
+
+
+def _left_aside(*, alpha: bool, icc_profile: bool) -> list[str]:
+    ignored = ["transparency ignored"] if alpha else []
+    return [*ignored, "colour profile not applied"] if icc_profile else ignored
+
+
+@contextmanager
+def _noting(notes: list[str]) -> Iterator[None]:
+    """Turn Pillow's warnings into notes, and pass on those that other threads caused."""
+    with _WARNINGS:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+        for warning in caught:
+            if Path(warning.filename).parent.name == "PIL":
+                text = " ".join(str(warning.message).split()).rstrip(".")
+                notes.append(f"Pillow warns: {text[:200]}")
+            else:
+                warnings.warn_explicit(
+                    warning.message, warning.category, warning.filename, warning.lineno
+                )
+
+
+def _decode_heif(data: bytes, max_pixels: int) -> tuple[NDArray[Any], FormatFacts]:
+    """Decode the primary picture of a HEIF container.
+
+    The container's own cropping and turning belong to the format and are applied by the decoder;
+    an EXIF orientation beside them is informative only, by the standard, and is not.
+    """
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise DecodeError(
+            "reading HEIC needs the optional package pillow-heif",
+            remedy='Install it with: pip install "imlctl[heif]"',
+        ) from error
+    layout = walk_boxes(data)
+    container = pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=False)
+    picture = container[container.primary_index]
+    width, height = picture.size
+    check_size(width, height, max_pixels)
+    pixels = np.asarray(picture)[:, :width]  # rows may be padded
+    if pixels.shape[:2] != (height, width):
+        raise damaged(f"its header says {width} x {height}, its data do not")
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    info: dict[str, Any] = picture.info
+    bits = int(info.get("bit_depth", 8))
+    icc_profile, alpha = bool(info.get("icc_profile")), bool(picture.has_alpha)
+    frames = len(container)
+    notes = [f"primary of {frames} pictures analysed"] if frames > 1 else []
+    notes += _left_aside(alpha=alpha, icc_profile=icc_profile)
+    if pixels.dtype == np.uint16:
+        notes.append(f"{bits}-bit samples shifted up to 16 bits")
+    facts = FormatFacts(
+        "HEIF",
+        width,
+        height,
+        str(picture.mode),
+        bits,
+        frames=frames,
+        icc_profile=icc_profile,
+        alpha=alpha,
+        notes=(*layout.notes, *notes),
+    )
+    return np.ascontiguousarray(pixels[..., :3]), facts

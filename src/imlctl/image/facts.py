@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from imlctl.image.jpeg_facts import JpegFacts, jpeg_facts
+from imlctl.image.jpeg import JpegFacts, jpeg_facts
 from imlctl.image.metadata import (
     Embedded,
     ExifSummary,
@@ -37,7 +37,7 @@ _LEAST_QUALITY = 50  # of libjpeg; below it little but the compression is left
 _FLAT = 2  # levels of 255 that a picture of one colour may differ by
 _MAX_THUMBNAIL = 2**22  # pixels
 _OTHER_SCENE = 0.1  # of the range: thumbnails of the same scene differ by 0.01 to 0.04
-_DARK = 24  # of 255: bars that fill a thumbnail of another aspect
+DARK = 24  # of 255: bars that fill a thumbnail of another aspect
 _DATE = re.compile(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d")
 _EDITORS = re.compile(
     r"photoshop|lightroom|gimp|affinity|snapseed|pixelmator|picsart|canva|capture one|luminar"
@@ -72,8 +72,7 @@ class Thumbnail:
         width: In pixels.
         height: In pixels.
         same_aspect: It has the picture's proportions, dark bars beside it left aside.
-        difference: Mean difference of brightness from the picture at that size, 0 to 1; None
-            where it cannot be decoded. Some 0.01 to 0.04 of an untouched camera picture.
+        difference: Mean difference of brightness from the picture at that size, 0 to 1.
     """
 
     bytes: int
@@ -89,17 +88,15 @@ class Provenance:
 
     Attributes:
         bytes: Size of the file.
-        pixels_sha256: Of the decoded samples, see `pixels_sha256`; the same for two files that
-            differ in their metadata only.
-        jpeg: How a JPEG was compressed; None for other formats.
-        exif: What EXIF says; None where there is none.
+        pixels_sha256: Of the decoded samples, whatever the metadata.
+        jpeg: Compression of a JPEG; None for other formats.
+        exif: Claims of EXIF; None where there is none.
         c2pa: A C2PA manifest store (content credentials) is embedded; it is not verified.
         c2pa_generator: Program that made it, by its own word; not verified.
         thumbnail: The picture in the EXIF metadata; None where there is none.
-        flags: What does not fit together or tells of editing, one phrase each. Facts and no
-            verdict: a camera, a messenger or an honest export explains most of them.
+        flags: Phrases on what does not fit together or tells of editing.
         grid: Columns and rows by which the 8 x 8 grid of a JPEG compression is shifted in the
-            pixels; None where it was not looked for, or there is none. See `with_history`.
+            pixels; None where it was not looked for, or there is none.
         compressions: ``once``, ``twice`` or ``not decidable``, by the same measurement.
     """
 
@@ -164,7 +161,7 @@ def provenance(data: bytes, kind: str, pixels: NDArray[Any]) -> tuple[Provenance
         pixels: As `decode` returns them.
 
     Returns:
-        The traces, and the thumbnail in the EXIF metadata, a JPEG, or nothing.
+        The traces, and the thumbnail in the EXIF metadata, a JPEG; else empty.
     """
     embedded = find_embedded(data, kind)
     exif = summarise(embedded.exif) if embedded.exif else None
@@ -225,12 +222,8 @@ def _flags(
         flags.append("XMP names documents that it was made from")
     if embedded.photoshop:
         flags.append("it holds Photoshop resources (APP13), which other programs write as well")
-    texts = [exif.software or "", xmp.text, *embedded.texts]
-    texts += [
-        embedded.photoshop.decode("latin-1"),
-        embedded.exif.comment() if embedded.exif else "",
-    ]
-    everything = "\n".join(texts)
+    texts = [exif.software or "", xmp.text, *embedded.texts, embedded.photoshop.decode("latin-1")]
+    everything = "\n".join([*texts, embedded.exif.comment() if embedded.exif else ""])
     flags += [f"a mark of {who}" for mark, who in _CARRIERS.items() if mark in everything]
     source = xmp.source_type or c2pa_text(embedded.c2pa, "digitalSourceType")
     if source:
@@ -244,47 +237,51 @@ def _flags(
 
 def compare_thumbnail(thumbnail: bytes, pixels: NDArray[Any]) -> Thumbnail | None:
     """Hold a thumbnail, encoded as JPEG, against the picture (H, W, 3) that it belongs to."""
-    try:
-        image = JpegImagePlugin.JpegImageFile(BytesIO(thumbnail))
-        width, height = image.size
-        if width * height > _MAX_THUMBNAIL:
-            return None
-        small = np.asarray(image.convert("L"), np.float32)
-    except Exception:  # decoders meet damaged files with nearly every exception that Python has
+    decoded = decode_thumbnail(thumbnail)
+    if decoded is None:
         return None
-    tall, wide = pixels.shape[:2]
-    scale = min(width / wide, height / tall)
-    inner = max(1, round(wide * scale)), max(1, round(tall * scale))
-    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
-    within = small[top : top + inner[1], left : left + inner[0]]
+    small = np.asarray(Image.fromarray(decoded).convert("L"), np.float32)
+    (height, width), (tall, wide) = small.shape, pixels.shape[:2]
+    within = small[picture_within(small.shape, pixels.shape)]
     bars = small.sum() - within.sum()
-    same = max(width - inner[0], height - inner[1]) <= 2
-    if not same and bars <= _DARK * (small.size - within.size):
+    same = max(width - within.shape[1], height - within.shape[0]) <= 2
+    if not same and bars <= DARK * (small.size - within.size):
         same, small = True, within
     step = max(1, min(tall // height, wide // width) // 4)
-    sparse = pixels[::step, ::step]
-    grey = Image.fromarray(sparse if sparse.dtype == np.uint8 else (sparse >> 8).astype(np.uint8))
-    shrunk = grey.convert("L").resize(small.shape[::-1], Image.Resampling.BOX)
+    grey = Image.fromarray(eight_bit(pixels[::step, ::step])).convert("L")
+    shrunk = grey.resize(small.shape[::-1], Image.Resampling.BOX)
     difference = float(np.abs(np.asarray(shrunk, np.float32) - small).mean() / 255)
     return Thumbnail(len(thumbnail), width, height, same, round(difference, 4))
 
 
+def decode_thumbnail(data: bytes) -> NDArray[np.uint8] | None:
+    """Decode a JPEG to (H, W, 3); None if it is empty, damaged or no thumbnail's size."""
+    try:
+        image = JpegImagePlugin.JpegImageFile(BytesIO(data))
+        if image.width * image.height > _MAX_THUMBNAIL:
+            return None
+        return np.asarray(image.convert("RGB"))
+    except Exception:  # decoders meet damaged files with nearly every exception that Python has
+        return None
+
+
+def picture_within(small: tuple[int, ...], pixels: tuple[int, ...]) -> tuple[slice, slice]:
+    """Return the middle of a thumbnail that has its picture's proportions, by their shapes."""
+    scale = min(small[1] / pixels[1], small[0] / pixels[0])
+    height, width = (max(1, round(side * scale)) for side in pixels[:2])
+    top, left = (small[0] - height) // 2, (small[1] - width) // 2
+    return slice(top, top + height), slice(left, left + width)
+
+
+def eight_bit(pixels: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
+    """Return uint8 samples as they are, and the high bytes of uint16 ones."""
+    return (pixels if pixels.dtype == np.uint8 else pixels >> 8).astype(np.uint8, copy=False)
+
+
 def pixels_sha256(pixels: NDArray[Any]) -> str:
-    """Hash decoded samples: row by row as stored, red green blue, 16-bit ones little-endian.
-
-    Args:
-        pixels: (H, W, 3) uint8 or uint16.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    rows = max(1, _STRIP_SAMPLES // (3 * pixels.shape[1]))
-    for top in range(0, pixels.shape[0], rows):  # no copy of the whole where it is a view
-        strip = np.ascontiguousarray(pixels[top : top + rows])
-        little = strip.astype(strip.dtype.newbyteorder("<"), copy=False)
-        digest.update(little.tobytes())
-    return digest.hexdigest()
+    """Hash samples (H, W, 3) row by row: red green blue, 16-bit ones little-endian."""
+    little = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
+    return hashlib.sha256(np.ascontiguousarray(little).data).hexdigest()
 
 
 def cautions(photo: Photo) -> tuple[str, ...]:

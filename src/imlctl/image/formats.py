@@ -21,76 +21,59 @@ DEFAULT_MAX_PIXELS = 2**28
 _LEAST_SIDE = 64  # what a strip is widened to before it is analysed, see `prepare`
 _HARMLESS = 2**22  # that many pixels fit anywhere
 
-# Fujifilm, Olympus, Panasonic, Sigma, Minolta, Canon, Phase One: not TIFF, or TIFF with a mark.
-_RAW_MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"FUJIFILMCCD-RAW", "RAF"),
-    (0, b"IIRO", "ORF"),
-    (0, b"IIRS", "ORF"),
-    (0, b"MMOR", "ORF"),
-    (0, b"IIU\x00", "RW2"),
-    (0, b"FOVb", "X3F"),
-    (0, b"\x00MRM", "MRW"),
-    (8, b"CR\x02", "CR2"),
-    (8, b"IIII", "IIQ"),
-)
 _RAW_SUFFIX = re.compile(
     r"\.(3fr|arw|cr2|cr3|crw|dcr|dng|erf|fff|iiq|kdc|mef|mos|mrw|nef|nrw|orf|pef|raf|raw|rw2|rwl"
     r"|sr2|srf|srw|x3f)$",
     re.IGNORECASE,
 )
-
-_PICTURE_MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
-    (8, b"WEBP", "WEBP"),
-    (0, b"II*\x00", "TIFF"),
-    (0, b"MM\x00*", "TIFF"),
-    (0, b"II+\x00", "TIFF"),  # BigTIFF
-    (0, b"MM\x00+", "TIFF"),
-    (0, b"GIF87a", "GIF"),
-    (0, b"GIF89a", "GIF"),
-    (0, b"BM", "BMP"),
-)
+_RAW = {
+    b"FUJIFILMCCD-RAW": "RAF",
+    **dict.fromkeys((b"IIRO", b"IIRS", b"MMOR"), "ORF"),
+    b"IIU\x00": "RW2",
+    b"FOVb": "X3F",
+    b"\x00MRM": "MRW",
+}
+_RAW_AT_8 = {b"CR\x02": "CR2", b"IIII": "IIQ"}  # TIFF with a mark
+_PICTURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    **dict.fromkeys((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), "TIFF"),
+    **dict.fromkeys((b"GIF87a", b"GIF89a"), "GIF"),
+    b"BM": "BMP",
+}
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 )
-
-_OTHER_PICTURES: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture"),
-    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
-    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture"),
-    (0, b"\xff\x0a", "a JPEG XL picture"),
-    (0, b"II\xbc", "a JPEG XR picture"),
-    (0, b"BPG\xfb", "a BPG picture"),
-    (0, b"8BPS", "a Photoshop document"),
-    (0, b"v/1\x01", "an OpenEXR picture"),
-    (0, b"#?RADIANCE", "a Radiance picture"),
-    (0, b"DDS ", "a DDS texture"),
-    (0, b"qoif", "a QOI picture"),
-    (0, b"\x00\x00\x01\x00", "an icon"),
-    (0, b"SIMPLE  =", "a FITS file"),
-    (0, b"AT&TFORM", "a DjVu document"),
-    (128, b"DICM", "a DICOM file"),
-    *((0, b"P%d\n" % number, "a PNM picture") for number in range(1, 8)),
-)
-_OTHER_MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"%PDF", "a PDF document"),
-    (0, b"%!PS", "a PostScript document"),
-    (0, b"\xc5\xd0\xd3\xc6", "a PostScript document"),
-    (0, b"PK\x03\x04", "a ZIP archive or an office document"),
-    (0, b"\x1f\x8b", "a gzip archive"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
-    (0, b"Rar!", "a RAR archive"),
-    (0, b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
-    (8, b"AVI ", "an AVI video"),
-    (0, b"\x00\x00\x01\xba", "an MPEG video"),
-    (0, b"\x00\x00\x01\xb3", "an MPEG video"),
-    (0, b"FLV\x01", "a Flash video"),
-    (8, b"WAVE", "a sound recording"),
-    (0, b"ID3", "a sound recording"),
-    (0, b"OggS", "an Ogg recording"),
-)
+_OTHER_PICTURES = {
+    **dict.fromkeys((b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"), "a JPEG 2000 picture"),
+    **dict.fromkeys((b"\x00\x00\x00\x0cJXL ", b"\xff\x0a"), "a JPEG XL picture"),
+    b"II\xbc": "a JPEG XR picture",
+    b"BPG\xfb": "a BPG picture",
+    b"8BPS": "a Photoshop document",
+    b"v/1\x01": "an OpenEXR picture",
+    b"#?RADIANCE": "a Radiance picture",
+    b"DDS ": "a DDS texture",
+    b"qoif": "a QOI picture",
+    b"\x00\x00\x01\x00": "an icon",
+    b"SIMPLE  =": "a FITS file",
+    b"AT&TFORM": "a DjVu document",
+    **{b"P%d\n" % number: "a PNM picture" for number in range(1, 8)},
+}
+_OTHERS = {
+    b"%PDF": "a PDF document",
+    **dict.fromkeys((b"%!PS", b"\xc5\xd0\xd3\xc6"), "a PostScript document"),
+    b"PK\x03\x04": "a ZIP archive or an office document",
+    b"\x1f\x8b": "a gzip archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"Rar!": "a RAR archive",
+    b"\x1aE\xdf\xa3": "a Matroska or WebM video",
+    **dict.fromkeys((b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3"), "an MPEG video"),
+    b"FLV\x01": "a Flash video",
+    b"ID3": "a sound recording",
+    b"OggS": "an Ogg recording",
+}
+_OTHERS_AT_8 = {b"AVI ": "an AVI video", b"WAVE": "a sound recording"}
 _ANALYSED = "Supported formats: JPEG, PNG, WebP, TIFF, BMP, GIF, MPO, HEIC and AVIF."
 
 
@@ -107,20 +90,23 @@ def identify(data: bytes, *, name: str = "") -> str:
     """
     if not data:
         raise DecodeError("the file is empty", remedy="Get the original again.")
-    for offset, magic, raw_kind in _RAW_MAGIC:
-        if data.startswith(magic, offset):
-            raise raw_error(raw_kind)
+    if raw_kind := _starting(data, _RAW) or _starting(data, _RAW_AT_8, 8):
+        raise raw_error(raw_kind)
     if data[4:8] == b"ftyp":
         return _identify_boxes(data)
-    for offset, magic, kind in _PICTURE_MAGIC:
-        if data.startswith(magic, offset):
-            if kind == "TIFF" and (suffix := _RAW_SUFFIX.search(name)):
-                raise raw_error(suffix[1].upper())
-            return kind
-    for offset, magic, what in _OTHER_PICTURES:
-        if data.startswith(magic, offset):
-            raise not_read(what, TO_CONVERT)
+    if kind := _starting(data, _PICTURES) or _starting(data, {b"WEBP": "WEBP"}, 8):
+        if kind == "TIFF" and (suffix := _RAW_SUFFIX.search(name)):
+            raise raw_error(suffix[1].upper())
+        return kind
+    if data.startswith(b"DICM", 128):
+        raise not_read("a DICOM file", TO_CONVERT)
+    if other := _starting(data, _OTHER_PICTURES):
+        raise not_read(other, TO_CONVERT)
     raise DecodeError(f"{_describe(data)}, not a photograph", remedy=_ANALYSED)
+
+
+def _starting(data: bytes, kinds: dict[bytes, str], at: int = 0) -> str:
+    return next((kind for magic, kind in kinds.items() if data.startswith(magic, at)), "")
 
 
 def raw_error(kind: str) -> DecodeError:
@@ -151,9 +137,8 @@ def _identify_boxes(data: bytes) -> str:
 
 
 def _describe(data: bytes) -> str:
-    for offset, magic, what in _OTHER_MAGIC:
-        if data.startswith(magic, offset):
-            return f"this is {what}"
+    if what := _starting(data, _OTHERS) or _starting(data, _OTHERS_AT_8, 8):
+        return f"this is {what}"
     head = data[:HEAD_BYTES]
     if not head.strip(b"\x00"):
         return "the file starts with nothing but zero bytes"
@@ -174,36 +159,19 @@ def _describe(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Structure of a file, beyond what its decoder reports.
+    """Structure of a file, beyond what its decoder reports."""
 
-    Attributes:
-        end: Offset just past the (first) picture.
-        trailing: Number of bytes after everything that belongs to the file's format.
-        frames: Number of pictures, or None where the decoder is the one to ask.
-        size: Width and height in pixels as stored, or None where the decoder can be asked
-            before it allocates anything.
-        channels: Samples per pixel where the structure says so, else 0.
-        bits: Bits per sample as stored.
-        signed: Samples are signed integers.
-        white_is_zero: Samples count down from white.
-        tile: TIFF only: width and height of one internal tile, which a decoder allocates whole.
-        kind: TIFF only: what its samples are, for a message.
-        profile: PNG only: there is a colour profile.
-        notes: Sentences for the record.
-    """
-
-    end: int
-    trailing: int = 0
-    frames: int | None = None
-    size: tuple[int, int] | None = None
-    channels: int = 0
-    bits: int = 8
+    end: int  # offset just past the (first) picture
+    trailing: int = 0  # bytes after everything that belongs to the format
+    frames: int | None = None  # None where the decoder is the one to ask
+    size: tuple[int, int] | None = None  # width, height; None where the decoder tells in time
+    bits: int = 8  # of a sample as stored
     signed: bool = False
-    white_is_zero: bool = False
-    tile: tuple[int, int] = (1, 1)
-    kind: str = ""
-    profile: bool = False
-    notes: tuple[str, ...] = ()
+    white_is_zero: bool = False  # samples count down from white
+    tile: tuple[int, int] = (1, 1)  # of a TIFF, width and height; a decoder allocates it whole
+    kind: str = ""  # of a TIFF: its samples, for a message
+    profile: bool = False  # of a PNG: it has a colour profile
+    notes: tuple[str, ...] = ()  # for the record
 
 
 def truncated(what: str) -> DecodeError:
@@ -222,11 +190,7 @@ def not_read(what: str, remedy: str) -> DecodeError:
 
 
 def check_pieces(count: int, data: bytes) -> None:
-    """Refuse a file of very many tiny parts, on which decoders spend hours.
-
-    Raises:
-        DecodeError: It has more parts than any picture of its size.
-    """
+    """Refuse a file of very many tiny parts, on which decoders spend hours."""
     if count > 50_000 + len(data) // 1024:
         raise damaged(f"it consists of more than {count - 1} pieces")
 
@@ -235,8 +199,8 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     """Refuse a picture by the size in its header, before anything is decoded.
 
     Raises:
-        TooLargeError: It has more pixels than `max_pixels`, or would have once it is as wide and
-            as high as a model needs: a strip one pixel high grows 64 times.
+        TooLargeError: It has more pixels than `max_pixels`, or would have once it is padded for a
+            model: a strip one pixel high grows 64 times.
     """
     widened = max(width, _LEAST_SIDE) * max(height, _LEAST_SIDE)
     if width * height > max_pixels or widened > max(max_pixels, _HARMLESS):

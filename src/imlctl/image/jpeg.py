@@ -1,9 +1,8 @@
-"""A JPEG's segments, and whether its picture data are whole.
+"""A JPEG's segments, the damage in its picture data, and how it was compressed last.
 
-libjpeg decodes damaged data as best it can and only warns, and Pillow drops the warnings: after a
-bad sector it returns a picture with grey, shifted or coloured parts. Here a second, quick decoding
-(an eighth of the size, brightness only) asks libjpeg for its warnings, and any of them refuses the
-file. Bits that happen to decode to as many coefficients as the right ones cannot be told apart.
+libjpeg decodes damaged data as best it can and only warns, and Pillow drops the warnings. Here a
+second, quick decoding (an eighth of the size, brightness only) asks libjpeg for its warnings, and
+any of them refuses the file.
 """
 
 from __future__ import annotations
@@ -11,11 +10,14 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from functools import cache
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import simplejpeg
+from PIL.JpegImagePlugin import MARKER, zigzag_index
+from PIL.JpegPresets import presets
 
 from imlctl.errors import DecodeError
 from imlctl.image.formats import TO_CONVERT, Layout, check_pieces, damaged, not_read, truncated
@@ -23,6 +25,7 @@ from imlctl.image.formats import TO_CONVERT, Layout, check_pieces, damaged, not_
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither stuffing, restart nor fill
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -38,22 +41,34 @@ _BEYOND_CHECKER = ("subsampling", "olor", "not implemented", "emory")  # in Turb
 _TEXT = bytes(84 if 32 <= byte < 127 or byte in b"\t\n\r" else 0 for byte in range(256))
 _TEXT_RUN, _MIN_LETTERS = b"T" * 96, 8
 _ZERO_RUN = bytes(64)
+_EIGHTH: dict[str, Any] = {"min_height": 1, "min_width": 1, "min_factor": 8}
+
+_MAX_NAMES = 100  # of segments, in the record
+# ITU-T T.81, tables K.1 and K.2, row by row.
+_LUMINANCE = """
+    16 11 10 16  24  40  51  61   12 12 14 19  26  58  60  55   14 13 16 24  40  57  69  56
+    14 17 22 29  51  87  80  62   18 22 37 56  68 109 103  77   24 35 55 64  81 104 113  92
+    49 64 78 87 103 121 120 101   72 92 95 98 112 100 103  99"""
+_CHROMINANCE = (
+    "17 18 24 47 99 99 99 99   18 21 26 66 99 99 99 99   24 26 56 99 99 99 99 99   47 66"
+    + " 99" * 38
+)
+_SUBSAMPLINGS: dict[tuple[float, float], str] = {
+    (1, 1): "4:4:4",
+    (2, 1): "4:2:2",
+    (2, 2): "4:2:0",
+    (1, 2): "4:4:0",
+    (4, 1): "4:1:1",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One marker and what belongs to it.
+    """One marker and what belongs to it, by offsets in the file."""
 
-    Attributes:
-        code: The marker's second byte.
-        at: Offset of its first.
-        start: Offset of its content, behind the length; of a scan, of the scan's header.
-        end: Offset just past the content.
-    """
-
-    code: int
+    code: int  # the marker's second byte
     at: int
-    start: int
+    start: int  # of its content, behind the length; of a scan, of the scan's header
     end: int
 
 
@@ -109,7 +124,7 @@ def walk_jpeg(data: bytes, start: int = 0) -> Layout:
         DecodeError: It is not whole (see `segments`), or of a kind that is not read.
     """
     size: tuple[int, int] | None = None
-    position, scans, stray, channels = start + 2, 0, 0, 0
+    position, scans, stray = start + 2, 0, 0
     for segment in segments(data, start):
         if not scans:
             stray += len(data[position : segment.at].strip(b"\xff"))
@@ -120,21 +135,16 @@ def walk_jpeg(data: bytes, start: int = 0) -> Layout:
         if segment.code in FRAMES and size is None:
             frame = data[segment.start : segment.end].ljust(6, b"\0")
             size = int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big")
-            channels = frame[5]
-            _refuse_unreadable(segment.code, frame[0], size[1], channels)
+            _refuse_unreadable(segment.code, frame[0], size[1], frame[5])
     if not scans:
         raise damaged("the JPEG ends before its picture begins")
     notes = (f"{stray} stray bytes between the segments of its header",) if stray else ()
     trailing = len(data) - position
-    return Layout(end=position, trailing=trailing, size=size, channels=channels, notes=notes)
+    return Layout(end=position, trailing=trailing, size=size, notes=notes)
 
 
 def _refuse_unreadable(code: int, bits: int, height: int, channels: int) -> None:
-    """Refuse the kinds of JPEG that no decoder at hand reads.
-
-    Raises:
-        DecodeError: See above.
-    """
+    """Refuse the kinds of JPEG that no decoder at hand reads."""
     if code in {0xC3, 0xCB}:
         raise not_read("a lossless JPEG", TO_CONVERT)
     if code not in _SEQUENTIAL | PROGRESSIVE:
@@ -170,16 +180,13 @@ def walk_mpo(data: bytes, first: Layout, frames: int) -> Layout:
 
 
 def check_jpeg(data: bytes) -> tuple[str, ...]:
-    """Decode the picture data of a JPEG for nothing but the decoder's warnings.
+    """Decode the picture data of a JPEG for nothing but the decoder's warnings; return notes.
 
     What stands beside the picture (application data, comments, stray bytes in the header) is left
     out, so that an odd version number in it is no reason to refuse a picture.
 
     Args:
         data: A JPEG that `walk_jpeg` found whole; what follows its end marker is not looked at.
-
-    Returns:
-        Notes for the record.
 
     Raises:
         DecodeError: Its data are damaged; says where, if that is known.
@@ -200,13 +207,7 @@ def check_jpeg(data: bytes) -> tuple[str, ...]:
     colours = "CMYK" if data[frame.start + 5] == 4 else "GRAY"
     try:
         simplejpeg.decode_jpeg(
-            b"".join([*parts, body]),
-            colours,
-            fastdct=True,
-            fastupsample=True,
-            min_height=1,
-            min_width=1,
-            min_factor=8,
+            b"".join([*parts, body]), colours, fastdct=True, fastupsample=True, **_EIGHTH
         )
     except ValueError as error:
         reason = str(error).removeprefix("Corrupt JPEG data: ")
@@ -223,9 +224,7 @@ def _refuse_foreign_blocks(
 ) -> None:
     """Refuse picture data overwritten by text or zeros, which may decode without a warning.
 
-    Raises:
-        DecodeError: There is a run of plain text, or one of zeros where the Huffman tables read
-            zeros as blocks in which every coefficient is the same.
+    Zeros, that is, where the Huffman tables read them as blocks of all the same coefficients.
     """
     # A scan of all channels has a block of each in any long run of zeros.
     interleaved = data[found[0].start] == data[frame.start + 5]
@@ -260,12 +259,7 @@ def _shortest_symbols(data: bytes, header: list[Segment]) -> Iterator[int]:
 
 
 def _place_of_damage(data: bytes, found: list[Segment]) -> int | None:
-    """Return the offset of the first marker that cannot stand where it does; None without one.
-
-    Args:
-        data: The JPEG.
-        found: Its segments from the first scan on.
-    """
+    """Return the offset of the first marker, from a scan on, that cannot stand where it does."""
     for segment, following in pairwise(found):
         if segment.code == SCAN:
             body = np.frombuffer(data, np.uint8, following.at - segment.end, segment.end)
@@ -277,3 +271,144 @@ def _place_of_damage(data: bytes, found: list[Segment]) -> int | None:
         elif data[segment.end] != 0xFF:
             return segment.at
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One quantisation table."""
+
+    slot: int  # 0 to 3, where components refer to it
+    bits: int  # of each value, 8 or 16
+    values: tuple[int, ...]  # 64 divisors, row by row from the lowest frequencies
+
+
+@dataclass(frozen=True, slots=True)
+class JpegFacts:
+    """Last compression of a JPEG, and the build of its file.
+
+    Attributes:
+        tables: Those in force at the first scan, by slot.
+        quality: 1 to 100, the setting of libjpeg whose tables come closest; None without tables.
+        standard: Whether they are exactly libjpeg's; else `quality` is a comparison, no setting.
+        subsampling: Of colour, such as ``4:2:0``; None for grey, and for what has no usual name.
+        progressive: It comes in scans of growing detail.
+        order: Names of the segments, such as ``APP1``; several alike in a row stand once.
+        scans: Number of scans.
+        restart_interval: Blocks of pixels between restart markers; 0 without any.
+        starts: Start markers outside its metadata. More than one: another JPEG within or behind
+            the picture, such as that of a phone's motion photo.
+        ends: End markers, likewise.
+        trailing: Bytes after the first picture.
+        program: Whose tables they are: ``libjpeg``, or Photoshop and its setting; else None.
+    """
+
+    tables: tuple[Table, ...]
+    quality: int | None
+    standard: bool
+    subsampling: str | None
+    progressive: bool
+    order: tuple[str, ...] = ()
+    scans: int = 0
+    restart_interval: int = 0
+    starts: int = 1
+    ends: int = 1
+    trailing: int = 0
+    program: str | None = None
+
+
+def jpeg_facts(data: bytes) -> JpegFacts:
+    """Describe the compression of the first picture of a JPEG, which need not be whole."""
+    tables: dict[int, Table] = {}
+    components: list[tuple[int, int]] = []  # sampling factors in one byte, slot of the table
+    progressive, interval = False, 0
+    found = readable_segments(data)
+    for segment in found:
+        content = data[segment.start : segment.end]
+        if segment.code == SCAN:
+            break
+        if segment.code == QUANTISATION:
+            tables |= {table.slot: table for table in _read_tables(content)}
+        elif segment.code == RESTART:
+            interval = int.from_bytes(content[:2], "big")
+        elif segment.code in FRAMES and not components:
+            progressive = segment.code in PROGRESSIVE
+            number = min(content[5] if len(content) > 5 else 0, 4)
+            places = range(6, min(6 + 3 * number, len(content) - 2), 3)
+            components = [(content[at + 1], content[at + 2]) for at in places]
+    quality, standard = _quality(tables, [slot for _, slot in components])
+    codes = [segment.code for segment in found]
+    end = found[-1].end if codes and codes[-1] == END else len(data)
+    return JpegFacts(
+        tables=tuple(tables[slot] for slot in sorted(tables)),
+        quality=quality,
+        standard=standard,
+        subsampling=_subsampling(components),
+        progressive=progressive,
+        order=tuple(_name(code) for code, _ in groupby(codes))[:_MAX_NAMES],
+        scans=codes.count(SCAN),
+        restart_interval=interval,
+        starts=1 + codes.count(START) + data.count(b"\xff\xd8\xff", end),
+        ends=codes.count(END) + data.count(b"\xff\xd9", end),
+        trailing=len(data) - end,
+        program="libjpeg" if standard else _photoshop(tables),
+    )
+
+
+def _name(code: int) -> str:
+    return str(MARKER.get(0xFF00 | code, (f"{code:02X}",))[0])
+
+
+def _read_tables(content: bytes) -> Iterator[Table]:
+    at = 0
+    while at < len(content):
+        size = 2 if content[at] >> 4 else 1
+        raw = content[at + 1 : at + 1 + 64 * size]
+        if len(raw) < 64 * size:
+            return
+        values = np.frombuffer(raw, f">u{size}")[list(zigzag_index)]
+        yield Table(content[at] & 3, 8 * size, tuple(values.tolist()))
+        at += 1 + 64 * size
+
+
+@cache
+def _libjpeg(base: str) -> NDArray[np.int64]:
+    """Return libjpeg's tables for the qualities 1 to 100, (100, 64)."""
+    quality = np.arange(1, 101)[:, None]
+    scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    values = np.array(base.split(), np.int64)
+    return np.clip((values * scale + 50) // 100, 1, 255)
+
+
+def _quality(tables: dict[int, Table], slots: list[int]) -> tuple[int | None, bool]:
+    """Return the quality that comes closest, and whether it fits exactly."""
+    used = [slot for slot in dict.fromkeys(slots) if slot in tables]
+    if not used:
+        return None, False
+    apart = np.zeros(100, np.int64)
+    for index, slot in enumerate(used):  # the first component is brightness
+        reference = _libjpeg(_CHROMINANCE if index else _LUMINANCE)
+        apart += np.abs(reference - np.array(tables[slot].values)).sum(axis=1)
+    best = int(apart.argmin())
+    return best + 1, bool(apart[best] == 0)
+
+
+def _photoshop(tables: dict[int, Table]) -> str | None:
+    """Name the setting of Photoshop with exactly these tables, as Pillow lists them."""
+    found = [list(tables[slot].values) for slot in sorted(tables)]
+    for name, preset in presets.items():
+        known: Any = preset["quantization"]
+        if found and found == [list(table) for table in known[: len(found)]]:
+            return f"Photoshop, {name.replace('_', ' ')}"
+    return None
+
+
+def _subsampling(components: list[tuple[int, int]]) -> str | None:
+    """Name the sampling factors of a three-component picture."""
+    if len(components) != 3:
+        return None
+    factors = [(byte >> 4, byte & 15) for byte, _ in components]
+    (across, down), *colours = factors
+    if colours[0] != colours[1] or 0 in colours[0]:
+        return None
+    ratio = across / colours[0][0], down / colours[0][1]
+    return _SUBSAMPLINGS.get(ratio)

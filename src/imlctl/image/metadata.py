@@ -1,7 +1,6 @@
 """Find the metadata of a file: EXIF, XMP, texts, Photoshop's and C2PA's blocks.
 
-Everything is read by slices, which cannot fail, and in bounded loops: what was made to annoy costs
-its own fields and nothing else.
+Everything is read by slices, which cannot fail, and in bounded loops.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imlctl.image.boxes import boxes, item_places, items, meta_boxes
-from imlctl.image.containers import png_chunks
+from imlctl.image.containers import png_chunks, riff_chunks
 from imlctl.image.jpeg import readable_segments
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ _XMP_TIFF_TAG, _C2PA_TIFF_TAG, _PHOTOSHOP_TIFF_TAG = 700, 0xCD41, 34377
 _TEXT, _SHORT, _LONG, _UNDEFINED, _DIRECTORY, _UTF8 = 2, 3, 4, 7, 13, 129
 _MAX_ENTRIES = 1000
 _MAX_TEXT = 200  # characters kept of a field
-_MAX_BLOCKS = 20_000
 _MAX_BODY = 1 << 20  # bytes looked through of XMP, a text or a manifest
 _EXIF_MARK, _XMP_MARK = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _PHOTOSHOP_MARK = b"Photoshop 3.0\0"
@@ -40,49 +38,28 @@ _C2PA_GIF, _XMP_GIF = b"\x21\xff\x0bC2PA_GIF", b"\x21\xff\x0bXMP DataXMP"
 
 @dataclass(slots=True)
 class Embedded:
-    """Metadata of a file, each from the first place that has it.
-
-    Attributes:
-        exif: The EXIF metadata as a TIFF structure.
-        xmp: An XMP packet.
-        photoshop: Photoshop's resources (APP13 of a JPEG), which also hold IPTC fields.
-        texts: Comments and texts of PNG, keyword first.
-        c2pa: A C2PA manifest store; its signatures are not verified here.
-    """
+    """Metadata of a file, each from the first place that has it."""
 
     exif: Tiff | None = None
     xmp: bytes = b""
-    photoshop: bytes = b""
-    texts: list[str] = field(default_factory=list)
-    c2pa: bytes = b""
+    photoshop: bytes = b""  # resources (APP13 of a JPEG), which also hold IPTC fields
+    texts: list[str] = field(default_factory=list)  # comments; texts of PNG, keyword first
+    c2pa: bytes = b""  # the manifest store, not verified
 
 
 @dataclass(frozen=True, slots=True)
 class ExifSummary:
-    """Claims of EXIF; anybody can write them, and none is checked.
-
-    Attributes:
-        make: Maker of the camera.
-        model: Camera.
-        lens: Lens.
-        software: Program that wrote the file, or the camera's firmware.
-        taken: When the picture was taken, as written: usually ``2024:05:17 08:30:00``.
-        modified: When the file was changed, as written.
-        width: Of the picture by its EXIF, in pixels; differs after cropping by some programs.
-        height: Likewise.
-        gps: A position is given; it is not copied here.
-        thumbnail: There is a thumbnail, which may show an earlier state.
-    """
+    """Claims of EXIF; anybody can write them, and none is checked."""
 
     make: str | None = None
     model: str | None = None
     lens: str | None = None
-    software: str | None = None
-    taken: str | None = None
+    software: str | None = None  # or the camera's firmware
+    taken: str | None = None  # as written: usually ``2024:05:17 08:30:00``
     modified: str | None = None
-    width: int | None = None
+    width: int | None = None  # in pixels; some programs leave it when they crop
     height: int | None = None
-    gps: bool = False
+    gps: bool = False  # a position is given; it is not copied here
     thumbnail: bool = False
 
 
@@ -92,9 +69,9 @@ def find_embedded(data: bytes, kind: str) -> Embedded:
         case "JPEG":
             return _in_jpeg(data)
         case "PNG":
-            return _in_chunks(_png_chunks(data), (b"eXIf", b"", b"caBX"))
+            return _in_chunks(data, png_chunks(data), (b"eXIf", b"", b"caBX"))
         case "WEBP":
-            return _in_chunks(_riff_chunks(data), (b"EXIF", b"XMP ", b"C2PA"))
+            return _in_chunks(data, riff_chunks(data), (b"EXIF", b"XMP ", b"C2PA"))
         case "HEIF" | "AVIF":
             return _in_boxes(data)
         case "TIFF":
@@ -132,12 +109,15 @@ def _in_jpeg(data: bytes) -> Embedded:
 
 
 def _in_chunks(
-    chunks: Iterator[tuple[bytes, bytes]], names: tuple[bytes, bytes, bytes]
+    data: bytes, chunks: Iterator[tuple[bytes, int, int]], names: tuple[bytes, bytes, bytes]
 ) -> Embedded:
     """Gather from the chunks that are called so: EXIF, XMP and C2PA; texts are a PNG's."""
     found = Embedded()
     exif, xmp, c2pa = names
-    for name, content in chunks:
+    for name, start, stop in chunks:
+        if name not in (*names, b"tEXt", b"iTXt"):  # nothing else is copied
+            continue
+        content = data[start : min(stop, start + _MAX_BODY)]
         if name == exif and found.exif is None:
             # Some writers of WebP leave the mark there.
             found.exif = Tiff(content.removeprefix(_EXIF_MARK))
@@ -150,23 +130,6 @@ def _in_chunks(
                 found.xmp = found.xmp or content
             found.texts.append(content[: 4 * _MAX_TEXT].decode("utf-8", "replace"))
     return found
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    for name, start, stop in png_chunks(data):
-        if name in (b"eXIf", b"caBX", b"tEXt", b"iTXt"):  # nothing else is copied
-            yield name, data[start : min(stop, start + _MAX_BODY)]
-
-
-def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at, wanted = 12, (b"EXIF", b"XMP ", b"C2PA")
-    for _ in range(_MAX_BLOCKS):
-        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        if not name:
-            return
-        if name in wanted:
-            yield name, data[at + 8 : at + 8 + min(length, _MAX_BODY)]
-        at += 8 + length + (length & 1)
 
 
 def _in_boxes(data: bytes) -> Embedded:
@@ -214,13 +177,9 @@ def summarise(tiff: Tiff) -> ExifSummary | None:
 
 @dataclass(frozen=True, slots=True)
 class Tiff:
-    """A classic TIFF structure, as EXIF has one: read by slices, so that nothing is out of bounds.
+    """A classic TIFF structure, as EXIF has one, read by slices: nothing is out of bounds."""
 
-    Attributes:
-        data: From its ``II*`` or ``MM*`` on.
-    """
-
-    data: bytes
+    data: bytes  # from its ``II*`` or ``MM*`` on
 
     @property
     def first(self) -> int | None:
@@ -245,19 +204,15 @@ class Tiff:
 
     def text(self, tags: dict[int, int], tag: int) -> str | None:
         """Return a tag's text on one line, cut to a length that a record can hold."""
-        at = tags.get(tag)
-        if not at or self._integer(at + 2, 2) not in (_TEXT, _UTF8):
-            return None
-        length = self._integer(at + 4, 4)
-        start = at + 8 if length <= 4 else self._integer(at + 8, 4)
-        raw = self.data[start : start + min(length, 4 * _MAX_TEXT)].split(b"\0")[0]
-        line = "".join(c if c.isprintable() else " " for c in raw.decode("utf-8", "replace"))
-        return " ".join(line.split())[:_MAX_TEXT] or None
+        raw = self.content(tags, tag, (_TEXT, _UTF8))[: 4 * _MAX_TEXT].split(b"\0")[0]
+        return _one_line(raw.decode("utf-8", "replace"))[:_MAX_TEXT] or None
 
-    def content(self, tags: dict[int, int], tag: int) -> bytes:
+    def content(
+        self, tags: dict[int, int], tag: int, types: tuple[int, ...] = (1, _TEXT, _UNDEFINED)
+    ) -> bytes:
         """Return the bytes of a tag of single bytes, such as an embedded block or a comment."""
         at = tags.get(tag)
-        if not at or self._integer(at + 2, 2) not in (1, _TEXT, _UNDEFINED):
+        if not at or self._integer(at + 2, 2) not in types:
             return b""
         length = self._integer(at + 4, 4)
         start = at + 8 if length <= 4 else self._integer(at + 8, 4)
@@ -287,23 +242,14 @@ class Tiff:
 
 @dataclass(frozen=True, slots=True)
 class XmpSummary:
-    """Claims of an XMP packet about how the file was made.
+    """Claims of an XMP packet about how the file was made."""
 
-    Attributes:
-        tool: Program that made the first version.
-        agents: Programs of the editing history, each once.
-        actions: Editing steps, in order, such as ``saved``.
-        derived: Other documents are named that it was made from.
-        source_type: IPTC's digital source type, such as ``trainedAlgorithmicMedia``.
-        text: All of it, cut to a length that can be searched.
-    """
-
-    tool: str | None = None
-    agents: tuple[str, ...] = ()
-    actions: tuple[str, ...] = ()
-    derived: bool = False
-    source_type: str | None = None
-    text: str = ""
+    tool: str | None = None  # program that made the first version
+    agents: tuple[str, ...] = ()  # programs of the editing history, each once
+    actions: tuple[str, ...] = ()  # editing steps, in order, such as ``saved``
+    derived: bool = False  # other documents are named that it was made from
+    source_type: str | None = None  # of IPTC, such as ``trainedAlgorithmicMedia``
+    text: str = ""  # all of it, cut to a length that can be searched
 
 
 def read_xmp(packet: bytes) -> XmpSummary:
@@ -314,7 +260,7 @@ def read_xmp(packet: bytes) -> XmpSummary:
         found = re.findall(
             rf"(?<!/){name}(?:=[\"']|>|[^<>=]{{0,40}}rdf:resource=[\"'])([^\"'<]{{1,200}})", text
         )
-        return [" ".join("".join(c if c.isprintable() else " " for c in v).split()) for v in found]
+        return [_one_line(value) for value in found]
 
     kinds = [value.rstrip("/").rpartition("/")[2] for value in values("[Dd]igitalSourceType")]
     return XmpSummary(
@@ -344,4 +290,8 @@ def c2pa_text(store: bytes, key: str) -> str | None:
         size = length - 23
         length, start = int.from_bytes(store[start : start + size], "big"), start + size
     text = store[start : start + min(length, _MAX_TEXT)].decode("utf-8", "replace")
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split()) or None
+    return _one_line(text) or None
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,7 +1,12 @@
-"""A photograph as a tensor, and the exact way back from the map computed on it."""
+"""A photograph as a tensor, whole or in overlapping tiles, and the exact way back from its map.
+
+Evidence is not shrunk: a picture beyond the memory budget is analysed in pieces at full
+resolution. Tiles start on multiples of the model's stride, where the JPEG grid has its own phase.
+"""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imlctl.errors import NumericalError, UsageError
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from numpy.typing import NDArray
 
     from imlctl.image.decode import Photo
@@ -17,17 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Position of the tensor over the stored picture, and the turn that makes it upright.
-
-    Attributes:
-        height: Of the stored picture, in pixels.
-        width: Of the stored picture, in pixels.
-        orientation: EXIF orientation of the stored picture, 1 to 8.
-    """
+    """Size of the stored picture in pixels, and the turn that makes it upright."""
 
     height: int
     width: int
-    orientation: int = 1
+    orientation: int = 1  # by EXIF, 1 to 8
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
@@ -63,9 +66,6 @@ def pad(image: Tensor, *, multiple: int = 32, min_side: int = 64) -> Tensor:
         image: (3, H, W), whose type stays.
         multiple: Height and width become multiples of this.
         min_side: Height and width become at least this.
-
-    Returns:
-        (3, H', W'), of the size that `padded_size` says.
     """
     if multiple < 1 or min_side < 1:
         raise ValueError("multiple and min_side must be positive")
@@ -101,9 +101,6 @@ def restore(probability: Tensor | NDArray[Any], geometry: Geometry) -> NDArray[n
         probability: (H, W), of the tensor that `prepare` returned.
         geometry: From the same call.
 
-    Returns:
-        The map of the upright picture, float32, of shape `Geometry.upright_shape`.
-
     Raises:
         ValueError: The map does not have the geometry's shape.
     """
@@ -116,11 +113,7 @@ def restore(probability: Tensor | NDArray[Any], geometry: Geometry) -> NDArray[n
 
 
 def stored(upright_map: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
-    """Turn a map of the upright picture back to lie over the stored one: undoes `upright`.
-
-    Raises:
-        ValueError: The map does not have the shape of the upright picture.
-    """
+    """Turn a map of the upright picture back to lie over the stored one: undoes `upright`."""
     if upright_map.shape[:2] != geometry.upright_shape:
         raise ValueError(f"map of shape {upright_map.shape}, expected {geometry.upright_shape}")
     # Six and eight are quarter turns, each the other's inverse; the rest undo themselves.
@@ -140,3 +133,188 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
         8: lambda a: np.rot90(a, 1),
     }[orientation](pixels)
     return np.array(turned, order="C", copy=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A rectangle of the picture, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.top < 0 or self.left < 0 or self.height < 1 or self.width < 1:
+            raise ValueError(f"impossible tile: {self}")
+
+    def of(self, values: Tensor, stride: int = 1) -> Tensor:
+        """Cut this part from (..., H / stride, W / stride); the sides are multiples of `stride`."""
+        rows, columns = (
+            slice(start // stride, (start + side) // stride)
+            for start, side in ((self.top, self.height), (self.left, self.width))
+        )
+        return values[..., rows, columns]
+
+
+def plan(
+    height: int, width: int, *, tile: int, overlap: int, multiple: int = 32, grain: int = 0
+) -> tuple[Tile, ...]:
+    """Cover a picture with equal tiles, row by row.
+
+    Args:
+        height: Of the picture, a multiple of `multiple`.
+        width: As the height.
+        tile: Largest side of a tile, a multiple of `grain`. Tiles are as small as their number
+            allows, each side on its own.
+        overlap: Pixels shared by neighbours at the least, rounded up to a multiple of `grain`.
+            The last tile of a row or column is shifted back inside and shares more.
+        multiple: What the model asks of a picture's sides.
+        grain: Sides of tiles are multiples of this, where there are several; `multiple` when 0.
+
+    Raises:
+        UsageError: `tile` and `overlap` do not fit each other or `grain`.
+        ValueError: The picture's sides are not positive multiples of `multiple`.
+    """
+    if height < 1 or width < 1 or height % multiple or width % multiple:
+        raise ValueError(f"{height} x {width} is not a positive multiple of {multiple}")
+    grain = grain or multiple
+    if tile < 1 or tile % grain:
+        raise UsageError(
+            f"a tile of {tile} pixels is not a multiple of {grain}",
+            remedy=f"Use {max(1, round(tile / grain)) * grain}, for instance.",
+        )
+    shared = -(-overlap // grain) * grain
+    if overlap < 0 or tile - shared < grain:
+        raise UsageError(
+            f"an overlap of {overlap} pixels does not fit tiles of {tile}",
+            remedy="Use larger tiles or a smaller overlap.",
+        )
+    rows, columns = (_even(side, tile, shared, grain) for side in (height, width))
+    return tuple(
+        Tile(top=top, left=left, height=rows, width=columns)
+        for top in _starts(height, rows, rows - shared)
+        for left in _starts(width, columns, columns - shared)
+    )
+
+
+def run_tiled(
+    fn: Callable[[Tensor, Tile], Tensor],
+    image: Tensor,
+    *,
+    tile: int,
+    overlap: int,
+    multiple: int = 32,
+    grain: int = 0,
+    workers: int = 1,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Tensor:
+    """Apply a model tile by tile and blend its answers.
+
+    In an overlap each tile's weight falls off linearly towards its edge; the weights of all tiles
+    over a pixel are positive and sum to one, so that a blend never leaves the range of what was
+    blended. A picture of one tile is passed to `fn` whole and its answer returned as it is.
+
+    Besides one tile for each worker, memory holds the integer picture and one float32 map.
+
+    Args:
+        fn: From (V, 3, h, w) float32 in [0, 1], and where that lies in the picture, to
+            (V, 1, h, w), probabilities or logits.
+        image: (V, 3, H', W') uint8, uint16 or float: views of one picture.
+        tile: See `plan`.
+        overlap: See `plan`.
+        multiple: See `plan`.
+        grain: See `plan`.
+        workers: Threads that work on a tile each, sharing out this process's threads; the result is
+            the same for any number of them that leaves each one thread.
+        progress: Called with the number of finished tiles and of all, also before the first.
+
+    Returns:
+        (V, H', W') float32, on the CPU.
+
+    Raises:
+        NumericalError: `fn` returned NaN or infinity.
+        UsageError: See `plan`.
+    """
+    height, width = image.shape[2:]
+    tiles = plan(height, width, tile=tile, overlap=overlap, multiple=multiple, grain=grain)
+    if len(tiles) == 1:
+        return _checked(fn, image, tiles[0])
+    rows = _weights(height, tiles[0].height, sorted({each.top for each in tiles}))
+    columns = _weights(width, tiles[0].width, sorted({each.left for each in tiles}))
+    merged = torch.zeros(len(image), height, width)
+    low, high = float("inf"), float("-inf")
+    progress(0, len(tiles))
+    results = _in_parallel(lambda each: _checked(fn, each.of(image), each), tiles, workers)
+    for done, (each, result) in enumerate(zip(tiles, results, strict=True), 1):
+        progress(done, len(tiles))
+        low, high = min(low, float(result.min())), max(high, float(result.max()))
+        each.of(merged).addcmul_(result, rows[each.top][:, None] * columns[each.left])
+    # Rounding may carry a blend past the values it came from by one unit in the last place.
+    return merged.clamp_(low, high)
+
+
+def _in_parallel(
+    work: Callable[[Tile], Tensor], tiles: Sequence[Tile], workers: int
+) -> Iterator[Tensor]:
+    """Yield what `work` returns for each tile, in order, computed by some threads at once."""
+    if workers <= 1:
+        yield from map(work, tiles)
+        return
+    threads = torch.get_num_threads()
+    each = max(1, threads // workers)
+    try:
+        with ThreadPoolExecutor(workers, "tile", torch.set_num_threads, (each,)) as pool:
+            yield from pool.map(work, tiles)
+    finally:  # threads that are started from now on have all of them again
+        torch.set_num_threads(threads)
+
+
+def _even(length: int, tile: int, shared: int, multiple: int) -> int:
+    """Return the least side, at most `tile`, that covers the axis with as few tiles as it does."""
+    if length <= tile:
+        return length
+    count = -(-(length - shared) // (tile - shared))
+    return -(-(length + (count - 1) * shared) // (count * multiple)) * multiple
+
+
+def _starts(length: int, tile: int, step: int) -> list[int]:
+    """Return where tiles start along one axis; the last is shifted back inside."""
+    last = length - tile
+    return [*range(0, last, step), last] if last else [0]
+
+
+def _weights(length: int, tile: int, starts: list[int]) -> dict[int, Tensor]:
+    """Return each tile's weights (tile,) along one axis; over any pixel they sum to one.
+
+    The tiles form a grid, so the weight of a pixel is the product of its row's and its column's.
+    """
+    ramp = 1 + (starts[0] + tile - starts[1] if len(starts) > 1 else 0)
+    distance = np.minimum(np.arange(1, tile + 1), np.arange(tile, 0, -1))
+    profile = np.minimum(distance / ramp, 1.0)
+    total = np.zeros(length)
+    for start in starts:
+        total[start : start + tile] += profile
+    return {
+        start: torch.from_numpy((profile / total[start : start + tile]).astype(np.float32))
+        for start in starts
+    }
+
+
+def _checked(fn: Callable[[Tensor, Tile], Tensor], image: Tensor, tile: Tile) -> Tensor:
+    """Return what `fn` answers for a part of the picture, (V, h, w) float32 on the CPU."""
+    answer = fn(to_float(image), tile)
+    expected = (len(image), 1, *image.shape[2:])
+    if tuple(answer.shape) != expected:
+        raise ValueError(f"the model returned {tuple(answer.shape)}, expected {expected}")
+    return finite(answer[:, 0].detach().to("cpu", torch.float32))
+
+
+def finite(values: Tensor) -> Tensor:
+    """Return a map as it is; raise NumericalError if it holds NaN or infinity."""
+    if not bool(torch.isfinite(values).all()):
+        raise NumericalError(
+            "the model returned NaN or infinity, so there is no mask",
+            remedy="Check the weights; if they are the bundled ones, report this picture.",
+        )
+    return values

@@ -34,7 +34,7 @@ def to_rgb(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixels, lis
 
     Args:
         image: The loaded picture, of any mode.
-        layout: What the file says about its samples.
+        layout: Structure of its file.
         data: The encoded file, read again by a second decoder for 16-bit colour.
 
     Raises:
@@ -114,9 +114,8 @@ def _integer_grey(grey: NDArray[Any], layout: Layout) -> tuple[Pixels, list[str]
     if (highest := int(unsigned.max())) <= 255:
         return _three_times(unsigned.astype(np.uint8)), ["32-bit samples below 256 read as 8-bit"]
     if highest <= 65535:
-        return _three_times(unsigned.astype(np.uint16)), [
-            "32-bit samples up to 65535 read as 16-bit"
-        ]
+        note = "32-bit samples up to 65535 read as 16-bit"
+        return _three_times(unsigned.astype(np.uint16)), [note]
     note = "32-bit samples reduced to their 16 highest bits"
     return _three_times((unsigned >> 16).astype(np.uint16)), [note]
 
@@ -158,7 +157,7 @@ def _wide_colour(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixel
     its own way, and agrees within a few steps.
     """
     narrow = np.asarray(image)[..., :3]
-    wide = wide_samples(data) if layout.kind else with_opencv(data)
+    wide = wide_samples(data) if layout.kind else _with_opencv(data)
     if wide is not None and wide.dtype == np.uint16 and wide.shape[:2] == narrow.shape[:2]:
         pixels: Pixels = np.ascontiguousarray(wide[..., :3])
         pixels, notes = _to_sixteen_bits(pixels, layout.bits)
@@ -174,14 +173,12 @@ def _wide_colour(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixel
 
 
 def check_avif(data: bytes) -> None:
-    """Decode an AVIF a second time, with the decoder in OpenCV, which is stricter than Pillow's.
-
-    libaom wants each part of the data used up exactly; dav1d makes a picture of anything.
+    """Decode an AVIF a second time, with OpenCV's libaom; dav1d makes a picture of anything.
 
     Raises:
         DecodeError: It finds the data damaged.
     """
-    if _opencv_reads_avif() and with_opencv(data) is None:
+    if _opencv_reads_avif() and _with_opencv(data) is None:
         raise damaged("libaom, the stricter of two AVIF decoders, rejects its picture data")
 
 
@@ -192,7 +189,7 @@ def _opencv_reads_avif() -> bool:
     return re.search(r"AVIF:\s+(?!NO\b)", cv2.getBuildInformation()) is not None
 
 
-def with_opencv(data: bytes) -> NDArray[Any] | None:
+def _with_opencv(data: bytes) -> NDArray[Any] | None:
     """Decode a PNG or AVIF with OpenCV: (H, W, C), red first; None if it cannot."""
     import cv2
 

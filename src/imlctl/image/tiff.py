@@ -1,8 +1,7 @@
 """Walk the directories of a TIFF, check its picture data, and read its 16-bit colours.
 
-Pillow opens most raw files as the small preview they contain, stops looking at the first page,
-leaves the rows of missing strips black, and keeps only the high byte of 16-bit colours. libtiff
-fills a strip without looking whether its data end there, or have the right checksum.
+Pillow opens most raw files as the small preview they contain, leaves the rows of missing strips
+black, and keeps only the high byte of 16-bit colours. libtiff checks neither ends nor checksums.
 """
 
 from __future__ import annotations
@@ -44,6 +43,7 @@ _OTHER_COMPRESSIONS = {
 }
 _CONVERT = "Convert it without loss to a TIFF with LZW compression or to a PNG, and use that."
 _FLOAT, _SUBSAMPLED = 3, 6  # a sample format; a photometric, in which rows have no fixed length
+_COLOURS = {5: "CMYK", 8: "Lab", 6: "YCbCr", 2: "RGB", 3: "palette"}
 _PIECE = 1 << 20  # bytes unpacked at a time
 _MAX_PAGES, _MAX_ENTRIES = 65_535, 4096  # of a file, and of a directory; cameras write dozens
 _MAX_VALUES = 2**20  # of a tag: strips or tiles, of which each takes a hundred bytes here
@@ -154,8 +154,29 @@ def walk_tiff(data: bytes) -> Layout:
         raise damaged("the TIFF holds no picture")
     _refuse_unreadable(reader, pages)
     reader.budget = 2 * len(data) + 4096  # pieces of the pictures may share a few bytes, too
-    notes = [_check_pieces(reader, _page(reader, page, n), n) for n, page in enumerate(pages, 1)]
-    return _describe(reader, pages, notes[0])
+    checked = [_check_pieces(reader, _page(reader, page, n), n) for n, page in enumerate(pages, 1)]
+    notes, first = checked[0], _page(reader, pages[0], 1)
+    if first.bits > 8 and first.samples > 1 and first.separate:
+        # Measured: Pillow reads uncompressed 16-bit planes as if they were 8-bit.
+        raise not_read(
+            f"a TIFF with {first.bits}-bit colours in separate planes",
+            "Save it with interleaved colours (planar configuration 1) or as a 16-bit PNG.",
+        )
+    if 1 in reader.values(pages[0], _EXTRA_SAMPLES):
+        notes = ("premultiplied transparency divided out", *notes)
+    kind = "floating-point " if first.sample_format == _FLOAT else ""
+    meaning = _COLOURS.get(first.photometric, "grey")
+    return Layout(
+        end=len(data),
+        frames=len(pages),
+        size=first.size,
+        tile=first.tile or (1, 1),
+        kind=f"a TIFF with {first.samples} {kind}samples of {first.bits} bits ({meaning})",
+        bits=first.bits,
+        signed=first.sample_format == 2,
+        notes=notes,
+        white_is_zero=first.photometric == 0,
+    )
 
 
 def check_tiff(data: bytes) -> tuple[str, ...]:
@@ -164,15 +185,12 @@ def check_tiff(data: bytes) -> tuple[str, ...]:
     Args:
         data: A TIFF that `walk_tiff` found whole, of a size that may be decoded.
 
-    Returns:
-        Notes for the record.
-
     Raises:
         DecodeError: Its data are damaged, or Pillow does not read such a file.
     """
     if data.startswith(b"MM\0+"):
         raise not_read("a big-endian BigTIFF", _CONVERT)
-    page = _first_page(data)
+    page = _first_page(_Reader(data))
     notes: tuple[str, ...] = ()
     full = page.pieces[0][2]  # rows; some writers fill the last strip up to it
     widest = page.row or page.samples * page.bits * (page.tile or page.size)[0]
@@ -208,12 +226,12 @@ def wide_samples(data: bytes) -> NDArray[np.uint16] | None:
     Returns:
         (H, W, samples), unturned; None where the samples are none of 16 bits, interleaved.
     """
-    page = _first_page(data)
+    page = _first_page(_Reader(data))
     if page.bits != 16 or page.separate or page.sample_format != 1 or len(data) >= 2**32 - 2**24:
         return None
     starts, lengths = (tuple(each[at] for each in page.pieces) for at in (0, 1))
     (width, height), (across, down) = page.size, page.tile or (0, page.pieces[0][2])
-    tags = {
+    tags: dict[int, tuple[int, ...]] = {
         _WIDTH: (width * page.samples,),
         _HEIGHT: (height,),
         _BITS: (16,),
@@ -221,11 +239,12 @@ def wide_samples(data: bytes) -> NDArray[np.uint16] | None:
         _PHOTOMETRIC: (1,),
         _FILL_ORDER: (page.fill_order,),
         _SAMPLES: (1,),
-        _TILE_OFFSETS if across else _STRIP_OFFSETS: starts,
-        _TILE_COUNTS if across else _STRIP_COUNTS: lengths,
-        _TILE_HEIGHT if across else _ROWS_PER_STRIP: (down,),
-        **({_TILE_WIDTH: (across * page.samples,)} if across else {}),
     }
+    if across:
+        tags |= {_TILE_OFFSETS: starts, _TILE_COUNTS: lengths, _TILE_HEIGHT: (down,)}
+        tags[_TILE_WIDTH] = (across * page.samples,)
+    else:
+        tags |= {_STRIP_OFFSETS: starts, _STRIP_COUNTS: lengths, _ROWS_PER_STRIP: (down,)}
     image = TiffImagePlugin.TiffImageFile(BytesIO(_with_directory(data, tags)))
     image.im = Image.new(image.mode, image.size).im  # else Pillow's global size limit applies
     image.load()
@@ -287,8 +306,7 @@ def _packbits_fit(piece: bytes, row: int, rows: int) -> bool:
     return made == total and 0 <= len(piece) - position <= 3
 
 
-def _first_page(data: bytes) -> _Page:
-    reader = _Reader(data)
+def _first_page(reader: _Reader) -> _Page:
     return _page(reader, reader.directory(reader.first())[0], 1)
 
 
@@ -383,38 +401,7 @@ def _check_pieces(reader: _Reader, page: _Page, number: int) -> tuple[str, ...]:
     if reader.budget < 0:
         raise damaged("the parts of its pictures overlap")
     for start, length, rows in pieces if page.compression == _JPEG else ():
-        _check_jpeg_piece(reader.data[start : start + length], rows)
+        size = walk_jpeg(reader.data[start : start + length]).size
+        if size is None or size[1] < rows:  # libtiff makes up what one lacks
+            raise truncated("a JPEG strip of the TIFF lacks rows")
     return notes
-
-
-def _check_jpeg_piece(data: bytes, rows: int) -> None:
-    """Check that a strip or tile is a whole JPEG; libtiff makes up what one lacks."""
-    size = walk_jpeg(data).size
-    if size is None or size[1] < rows:
-        raise truncated("a JPEG strip of the TIFF lacks rows")
-
-
-def _describe(reader: _Reader, pages: list[dict[int, int]], notes: tuple[str, ...]) -> Layout:
-    first = _page(reader, pages[0], 1)
-    if first.bits > 8 and first.samples > 1 and first.separate:
-        # Measured: Pillow reads uncompressed 16-bit planes as if they were 8-bit.
-        raise not_read(
-            f"a TIFF with {first.bits}-bit colours in separate planes",
-            "Save it with interleaved colours (planar configuration 1) or as a 16-bit PNG.",
-        )
-    if 1 in reader.values(pages[0], _EXTRA_SAMPLES):
-        notes = ("premultiplied transparency divided out", *notes)
-    kind = "floating-point " if first.sample_format == _FLOAT else ""
-    colours = {5: "CMYK", 8: "Lab", 6: "YCbCr", 2: "RGB", 3: "palette"}
-    meaning = colours.get(first.photometric, "grey")
-    return Layout(
-        end=len(reader.data),
-        frames=len(pages),
-        size=first.size,
-        tile=first.tile or (1, 1),
-        kind=f"a TIFF with {first.samples} {kind}samples of {first.bits} bits ({meaning})",
-        bits=first.bits,
-        signed=first.sample_format == 2,
-        notes=notes,
-        white_is_zero=first.photometric == 0,
-    )

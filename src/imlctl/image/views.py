@@ -13,35 +13,29 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from imlctl.image.facts import DARK, decode_thumbnail, eight_bit, picture_within
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    Pixels = NDArray[np.uint8]
+    Pixels = NDArray[np.uint8]  # (H, W, 3)
 
 ELA_QUALITY, ELA_GAIN = 90, 20
 GHOST_QUALITIES = tuple(range(40, 96, 5))
 GHOST_BLOCK = 16  # pixels
 NOISE_GAIN = 12
 THUMBNAIL_GAIN = 4
-_MOST = 2**22  # pixels of a thumbnail
-_BAR = 24  # of 255: darker is what fills a thumbnail of another aspect
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A view and how to read it.
+    """A view and how to read it."""
 
-    Attributes:
-        title: With every number that it depends on.
-        look_for: What a manipulation may show.
-        ignore: What shows likewise, and means nothing.
-    """
-
-    title: str
-    look_for: str
-    ignore: str
+    title: str  # with every number that it depends on
+    look_for: str  # effects of manipulation
+    ignore: str  # what shows likewise, and means nothing
 
     @property
     def lines(self) -> tuple[str, str, str]:
@@ -105,31 +99,19 @@ def views_of(
         pixels: (H, W, 3) uint8 or uint16, as stored and not turned: compression has a grid.
         thumbnail: The one in the file, JPEG; empty if there is none.
     """
-    eight = _eight_bit(pixels)
-    for name, make in (
-        ("error-levels", error_levels),
-        ("ghost", ghost),
-        ("noise", noise),
-        ("gradient", gradient),
-    ):
-        yield name, make(eight)
-    small = _decoded(thumbnail)
+    eight = eight_bit(pixels)
+    yield "error-levels", error_levels(eight)
+    yield "ghost", ghost(eight)
+    yield "noise", noise(eight)
+    yield "gradient", gradient(eight)
+    small = decode_thumbnail(thumbnail)
     if small is not None:
         yield "thumbnail", _enlarged(_framed(small, eight), eight)
         yield "thumbnail-difference", thumbnail_difference(small, eight)
 
 
 def error_levels(pixels: Pixels, quality: int = ELA_QUALITY, gain: int = ELA_GAIN) -> Pixels:
-    """Return how much a picture changes when it is saved again (Krawetz 2007).
-
-    Args:
-        pixels: (H, W, 3) uint8.
-        quality: Of libjpeg, 1 to 100; colour is not subsampled.
-        gain: What the absolute difference is multiplied by.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+    """Return how much a picture changes when it is saved again (Krawetz 2007), times `gain`."""
     difference = cv2.absdiff(pixels, _resaved(pixels, quality))
     return np.asarray(cv2.multiply(difference, np.full(4, gain, np.float64)), np.uint8)
 
@@ -142,12 +124,6 @@ def ghost(pixels: Pixels) -> Pixels:
     not decide, and at each quality by their median over the picture; what is shown is the depth of
     the deepest dip that is left, white for a thirty-second or less. Blocks that hardly change are
     black.
-
-    Args:
-        pixels: (H, W, 3) uint8.
-
-    Returns:
-        (H, W, 3) uint8.
     """
     height, width = pixels.shape[:2]
     tops, lefts = (np.arange(0, side, GHOST_BLOCK) for side in (height, width))
@@ -168,15 +144,7 @@ def ghost(pixels: Pixels) -> Pixels:
 
 
 def noise(pixels: Pixels, gain: int = NOISE_GAIN) -> Pixels:
-    """Return luminance without its 3 x 3 median, around middle grey.
-
-    Args:
-        pixels: (H, W, 3) uint8.
-        gain: What the residual is multiplied by.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+    """Return luminance without its 3 x 3 median, times `gain`, around middle grey."""
     grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
     residual = grey.astype(np.int16) - np.asarray(cv2.medianBlur(grey, 3)).astype(np.int16)
     shown = np.clip(128 + gain * residual, 0, 255).astype(np.uint8)
@@ -186,11 +154,7 @@ def noise(pixels: Pixels, gain: int = NOISE_GAIN) -> Pixels:
 def gradient(pixels: Pixels) -> Pixels:
     """Return the slope of luminance by Sobel's filter: across in red, down in green, both in blue.
 
-    Args:
-        pixels: (H, W, 3) uint8.
-
-    Returns:
-        (H, W, 3) uint8; a slope of 0 is 128 in red and green, and 0 in blue.
+    A slope of 0 is 128 in red and green, and 0 in blue.
     """
     grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
     across, down = (
@@ -203,16 +167,7 @@ def gradient(pixels: Pixels) -> Pixels:
 
 
 def thumbnail_difference(small: Pixels, pixels: Pixels, gain: int = THUMBNAIL_GAIN) -> Pixels:
-    """Return how far a thumbnail is from its picture reduced to its size, enlarged again.
-
-    Args:
-        small: The thumbnail, (h, w, 3) uint8.
-        pixels: (H, W, 3) uint8.
-        gain: What the absolute difference is multiplied by.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+    """Return how far a thumbnail is from its picture at that size, times `gain`, enlarged again."""
     framed = _framed(small, pixels)
     size = framed.shape[1::-1]
     reduced = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
@@ -222,20 +177,15 @@ def thumbnail_difference(small: Pixels, pixels: Pixels, gain: int = THUMBNAIL_GA
 
 def _framed(small: Pixels, pixels: Pixels) -> Pixels:
     """Give a thumbnail the picture's proportions: without bars at its sides, or with black ones."""
-    height, width = small.shape[:2]
-    tall, wide = pixels.shape[:2]
-    scale = min(width / wide, height / tall)
-    inner_width, inner_height = max(1, round(wide * scale)), max(1, round(tall * scale))
-    left, top = (width - inner_width) // 2, (height - inner_height) // 2
-    within = np.s_[top : top + inner_height, left : left + inner_width]
+    (height, width), (tall, wide) = small.shape[:2], pixels.shape[:2]
+    within = picture_within(small.shape, pixels.shape)
     outside = np.ones((height, width), bool)
     outside[within] = False
-    if not outside.any() or small[outside].mean() <= _BAR:
+    if not outside.any() or small[outside].mean() <= DARK:
         return np.ascontiguousarray(small[within])
     scale = max(width / wide, height / tall)
-    frame = np.zeros(
-        (max(height, round(tall * scale)), max(width, round(wide * scale)), 3), np.uint8
-    )
+    shape = max(height, round(tall * scale)), max(width, round(wide * scale)), 3
+    frame = np.zeros(shape, np.uint8)
     top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
     frame[top : top + height, left : left + width] = small
     return frame
@@ -246,23 +196,8 @@ def _enlarged(small: Pixels, pixels: Pixels) -> Pixels:
     return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _decoded(thumbnail: bytes) -> Pixels | None:
-    """Decode a thumbnail; None for none, and for one that is damaged or no thumbnail's size."""
-    if not thumbnail:
-        return None
-    try:
-        with Image.open(io.BytesIO(thumbnail), formats=["JPEG"]) as image:
-            return None if image.width * image.height > _MOST else np.asarray(image.convert("RGB"))
-    except Exception:  # decoders meet damaged files with nearly every exception that Python has
-        return None
-
-
 def _resaved(pixels: Pixels, quality: int) -> Pixels:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0)
     with Image.open(buffer, formats=["JPEG"]) as image:
         return np.asarray(image)
-
-
-def _eight_bit(pixels: NDArray[np.unsignedinteger[Any]]) -> Pixels:
-    return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
