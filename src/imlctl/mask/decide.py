@@ -32,22 +32,15 @@ class Rule:
 
     It travels in the card of the weights. The defaults are for weights that were never calibrated.
 
-    Attributes:
-        manipulated: Least score of a picture that is called manipulated, 0 to 1.
-        inconclusive: Least score of one that is called inconclusive, at most `manipulated`.
-        threshold: Of the mask where nothing was found, and the highest of any mask, inside (0, 1).
-        peak_share: Elsewhere the threshold is this share of the map's 99.5th percentile ...
-        lowest: ... but never below this.
-
     Raises:
         ValueError: A number is out of its range, or the two scores are in the wrong order.
     """
 
-    manipulated: float = 0.9
-    inconclusive: float = 0.5
-    threshold: float = DEFAULT_THRESHOLD
-    peak_share: float = 0.4
-    lowest: float = 0.05
+    manipulated: float = 0.9  # least score of a picture that is called so, 0 to 1
+    inconclusive: float = 0.5  # likewise, at most `manipulated`
+    threshold: float = DEFAULT_THRESHOLD  # where nothing was found, and the highest of any mask
+    peak_share: float = 0.4  # elsewhere the threshold is this of the map's 99.5th percentile,
+    lowest: float = 0.05  # but never below this
 
     def __post_init__(self) -> None:
         if not 0 <= self.inconclusive <= self.manipulated <= 1:
@@ -84,21 +77,12 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decision:
-    """The verdict on a picture and the pixels that are marked.
+    """The verdict on a picture and the pixels that are marked."""
 
-    Attributes:
-        mask: (H, W) bool, read-only; true where the probability is at or over the threshold.
-        share: Fraction of the pixels that are marked, 0 to 1.
-        threshold: Of the mask, inside (0, 1).
-        score: Of the whole picture, 0 to 1.
-        verdict: What the rule makes of the score.
-        rule: The rule.
-    """
-
-    mask: NDArray[np.bool_]
-    share: float
-    threshold: float
-    score: float
+    mask: NDArray[np.bool_]  # (H, W), read-only; true from the threshold on
+    share: float  # of the pixels that are marked, 0 to 1
+    threshold: float  # of the mask, inside (0, 1)
+    score: float  # of the whole picture, 0 to 1
     verdict: Verdict
     rule: Rule
 
@@ -141,11 +125,7 @@ def decide(
 
 
 def check_threshold(threshold: float) -> None:
-    """Refuse a threshold that would mark everything or nothing whatever the picture.
-
-    Raises:
-        UsageError: The threshold is not inside (0, 1).
-    """
+    """Raise UsageError for a threshold outside (0, 1), which marks all or nothing anywhere."""
     if not 0 < threshold < 1:  # also catches NaN
         raise UsageError(
             f"the threshold is {threshold}, not between 0 and 1",

@@ -18,7 +18,7 @@ _GROUND = (24, 26, 30)
 _INK = (242, 243, 245)
 _SOFT_INK = (176, 182, 191)
 _EDGE = (92, 98, 108)  # parts the strip from a picture that is as dark as the strip
-_TICKS = ((0.0, "0"), (0.25, "0.25"), (0.5, "0.5"), (0.75, "0.75"), (1.0, "1"))
+_TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _MIN_WIDTH = 400  # a narrower picture stands in the middle of a wider canvas
 _MIN_TEXT = 15
 _SMOOTH_TEXT = 60  # smaller text is drawn larger and reduced: at its own size it is badly spaced
@@ -56,11 +56,11 @@ def key_strip(
     Args:
         width: Of the picture, in pixels.
         size: Of the headline's text, in pixels, as `text_size` gives it.
-        lines: The headline and what follows it.
+        lines: Headline first.
         sample: (S, S, 3) uint8 that shows how marked pixels look, or None.
 
     Returns:
-        The strip, (H, W, 3) uint8; W is the picture's width or more.
+        (H, W, 3) uint8; W is the picture's width or more.
     """
     side = 0 if sample is None else sample.shape[0]
     indent = size + (side + size if side else 0)
@@ -85,14 +85,11 @@ def scale_strip(
     """Draw a headline, a colour bar from 0 to 1 with the threshold on it, and smaller lines.
 
     Args:
-        width: Of the picture, in pixels.
-        size: Of the headline's text, in pixels, as `text_size` gives it.
-        lines: The headline and what follows the bar.
-        colours: (256, 3) uint8, the colours of the probabilities 0 to 1.
+        width: See `key_strip`.
+        size: See `key_strip`.
+        lines: Headline first; the others follow the bar.
+        colours: (256, 3) uint8, of the probabilities 0 to 1.
         threshold: Marked on the bar.
-
-    Returns:
-        The strip, (H, W, 3) uint8; W is the picture's width or more.
     """
     head = _lines_height(lines[:1], size)
     bar_top = size + head + 2 * size
@@ -173,11 +170,10 @@ class _Sheet:
             ramp.resize((round(length * zoom), size * zoom), Image.Resampling.BILINEAR),
             (round(left * zoom), top * zoom),
         )
-        for value, label in _TICKS:
+        for value in _TICKS:
             x = left + value * length
             self.box(x - line / 2, top + size + line, x + line / 2, top + 1.35 * size, _SOFT_INK)
-            self.text(x, top + 1.5 * size, label, "ma", headline=False)
-
+            self.text(x, top + 1.5 * size, f"{value:g}", "ma", headline=False)
         x = left + threshold * length
         self.box(x - 1.5 * line, top, x + 1.5 * line, top + size, (0, 0, 0))
         self.box(x - line / 2, top, x + line / 2, top + size, (255, 255, 255))

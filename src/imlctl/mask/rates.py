@@ -19,11 +19,7 @@ _HALVINGS = 60
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """`count` of `of` pictures.
-
-    Raises:
-        ValueError: `count` is not within 0 to `of`.
-    """
+    """`count` of `of` pictures; ValueError where that cannot be."""
 
     count: int
     of: int
@@ -44,36 +40,27 @@ class Proportion:
 
     def to_dict(self) -> dict[str, Any]:
         """Return count, total, share and interval."""
-        low, high = (round(bound, 5) for bound in self.interval)
-        share = self.share
-        return {
-            "count": self.count,
-            "of": self.of,
-            "share": None if share is None else round(share, 5),
-            "interval": [low, high],
-        }
+        share = None if self.share is None else round(self.share, 5)
+        interval = [round(bound, 5) for bound in self.interval]
+        return {"count": self.count, "of": self.of, "share": share, "interval": interval}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Proportion:
+        """Read the counts that `to_dict` returned."""
+        return cls(int(values["count"]), int(values["of"]))
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictRates:
-    """Measured rates of one verdict.
-
-    Attributes:
-        forgeries: Of all forgeries.
-        authentic: Of all authentic pictures.
-        by_size: Of the forgeries, by the share of the picture that was edited; see `SIZES`.
-    """
+    """Measured rates of one verdict: of forgeries, of authentic pictures, of forgeries by size."""
 
     forgeries: Proportion
     authentic: Proportion
-    by_size: tuple[Proportion, Proportion, Proportion]
+    by_size: tuple[Proportion, ...]  # see `SIZES`
 
     @property
     def ratio(self) -> float | None:
-        """Strength of the evidence: how many times as often forgeries get the verdict.
-
-        None where no authentic picture got it, so that there is no number.
-        """
+        """How many times as often forgeries get the verdict; None if no authentic picture did."""
         if not self.authentic.count or self.forgeries.share is None:
             return None
         return self.forgeries.share / (self.authentic.count / self.authentic.of)
@@ -90,15 +77,10 @@ class VerdictRates:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Measured rates of all verdicts, on real pictures.
+    """Measured rates of all verdicts, on real pictures."""
 
-    Attributes:
-        pictures: Which ones, in words.
-        verdicts: By verdict; what a picture gets exactly, not what it gets at least.
-    """
-
-    pictures: str
-    verdicts: Mapping[Verdict, VerdictRates]
+    pictures: str  # which ones, in words
+    verdicts: Mapping[Verdict, VerdictRates]  # by the verdict that a picture gets exactly
 
     @classmethod
     def measured(
@@ -114,19 +96,15 @@ class Rates:
             forgeries: Verdict on each, and the share of it that was edited, 0 to 1.
             authentic: Verdict on each.
         """
-        groups = [
-            [verdict for verdict, share in forgeries if size_of(share) == index]
-            for index in range(len(SIZES))
-        ]
+        every, sizes = [each for each, _ in forgeries], range(len(SIZES))
+        groups = [[each for each, share in forgeries if size_of(share) == size] for size in sizes]
 
         def given(verdict: Verdict) -> VerdictRates:
-            small, middle, large = (Proportion(g.count(verdict), len(g)) for g in groups)
-            every = [each for each, _ in forgeries]
-            return VerdictRates(
-                Proportion(every.count(verdict), len(every)),
-                Proportion(list(authentic).count(verdict), len(authentic)),
-                (small, middle, large),
+            whole, real, *by_size = (
+                Proportion(list(group).count(verdict), len(group))
+                for group in (every, authentic, *groups)
             )
+            return VerdictRates(whole, real, tuple(by_size))
 
         return cls(pictures, {verdict: given(verdict) for verdict in Verdict})
 
@@ -145,16 +123,10 @@ class Rates:
             ValueError, TypeError, KeyError: It is something else.
         """
 
-        def proportion(value: Mapping[str, Any]) -> Proportion:
-            return Proportion(int(value["count"]), int(value["of"]))
-
         def given(value: Mapping[str, Any]) -> VerdictRates:
-            small, middle, large = (proportion(value["by_size"][name]) for name in SIZES)
-            return VerdictRates(
-                proportion(value["forgeries"]),
-                proportion(value["authentic"]),
-                (small, middle, large),
-            )
+            parts = value["forgeries"], value["authentic"], *(value["by_size"][s] for s in SIZES)
+            whole, real, *by_size = map(Proportion.from_dict, parts)
+            return VerdictRates(whole, real, tuple(by_size))
 
         return cls(str(values["pictures"]), {v: given(values[str(v)]) for v in Verdict})
 
@@ -164,18 +136,15 @@ def in_words(verdict: str, rates: Mapping[str, Any]) -> str:
 
     Args:
         verdict: One of `Verdict`.
-        rates: As `VerdictRates.to_dict` returns them, and as a record keeps them.
+        rates: As `VerdictRates.to_dict` returns them.
     """
     forgeries = _of_pictures(rates["forgeries"])
     if verdict == Verdict.NOTHING_FOUND:
         return f"{forgeries} forgeries get this verdict too"
     authentic = _of_pictures(rates["authentic"])
-    one = authentic.startswith(("1 ", "none"))
-    if verdict == Verdict.MANIPULATED:
-        verb = "scores this high" if one else "score this high"
-    else:
-        verb = "gets this verdict" if one else "get this verdict"
-    return f"{authentic} authentic pictures {verb}, {forgeries} forgeries do"
+    verb, what = ("score", "high") if verdict == Verdict.MANIPULATED else ("get", "verdict")
+    ending = "s" if authentic.startswith(("1 ", "none")) else ""
+    return f"{authentic} authentic pictures {verb}{ending} this {what}, {forgeries} forgeries do"
 
 
 def _of_pictures(proportion: Mapping[str, Any]) -> str:

@@ -21,19 +21,14 @@ _STRIP_PIXELS = 1 << 20  # pixels summed at a time; bounds the float64 copies
 class Region:
     """One 8-connected set of marked pixels.
 
-    Attributes:
-        polygon: Corners (x, y) of the outer outline in pixel coordinates, on marked pixels, at
-            most one pixel away from the exact outline; holes are not described. One or two
-            corners where the region is a dot or a line.
-        box: (x, y, width, height) in pixels.
-        area: Marked pixels, holes not counted.
-        mean_probability: Mean over the marked pixels, 0 to 1.
+    Its polygon has the corners (x, y) of the outer outline, on marked pixels, at most one pixel
+    away from the exact outline; holes are not described, and a dot or line has one or two corners.
     """
 
     polygon: tuple[tuple[int, int], ...]
-    box: tuple[int, int, int, int]
-    area: int
-    mean_probability: float
+    box: tuple[int, int, int, int]  # x, y, width, height in pixels
+    area: int  # marked pixels, holes not counted
+    mean_probability: float  # over the marked pixels, 0 to 1
 
     def __post_init__(self) -> None:
         if not self.polygon or self.area < 1 or not 0 <= self.mean_probability <= 1:
@@ -42,18 +37,11 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """The regions of one mask; iterating gives those that are listed.
+    """The regions of one mask; iterating gives those that are listed."""
 
-    Attributes:
-        listed: Regions of at least `min_area` pixels, largest first.
-        rest_count: How many smaller regions there are.
-        rest_area: Their pixels together, so that all areas add up to the mask's.
-        min_area: Fewest pixels of a listed region.
-    """
-
-    listed: tuple[Region, ...]
-    rest_count: int
-    rest_area: int
+    listed: tuple[Region, ...]  # of at least `min_area` pixels, largest first
+    rest_count: int  # smaller regions
+    rest_area: int  # their pixels together
     min_area: int
 
     def __iter__(self) -> Iterator[Region]:
@@ -64,10 +52,7 @@ class Regions:
 
 
 def default_min_area(height: int, width: int) -> int:
-    """Return the fewest pixels that a region is listed for: 1/50,000 of the picture, at least 16.
-
-    That is 22 x 22 pixels of a 24-megapixel photograph, and keeps a noisy mask's list finite.
-    """
+    """Return the fewest pixels of a listed region: 1/50,000 of the picture, at least 16."""
     return max(16, height * width // 50_000)
 
 
@@ -121,9 +106,8 @@ def _outlines(
 ) -> dict[int, tuple[tuple[int, int], ...]]:
     """Trace the outer outline of every large label.
 
-    The small ones are dropped first: a speckled mask has millions, and each would be an array.
-    Only what lies in no hole is traced, then taken away, until nothing is left. Asking cv2 for
-    the holes as well takes minutes on a noisy mask, whose one region has a hundred thousand.
+    Only what lies in no hole is traced, then taken away, until nothing is left: asking cv2 for
+    the holes as well takes minutes on a noisy mask.
     """
     outlines: dict[int, tuple[tuple[int, int], ...]] = {}
     left = large.astype(np.uint8)

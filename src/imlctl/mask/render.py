@@ -43,10 +43,7 @@ def binary_png(mask: NDArray[np.bool_]) -> bytes:
 
 
 def soft_png(probability: NDArray[np.floating[Any]]) -> bytes:
-    """Encode a probability map as 16-bit grey PNG, `round(p * 65535)`, never stretched.
-
-    Args:
-        probability: (H, W) floating point, each value in [0, 1].
+    """Encode an (H, W) probability map as 16-bit grey PNG, `round(p * 65535)`, never stretched.
 
     Raises:
         NumericalError: A value is NaN, infinite or outside [0, 1].
@@ -95,16 +92,13 @@ def heatmap_png(
 ) -> bytes:
     """Draw the probabilities in colour over the photograph in dim grey, and a scale under it.
 
-    The scale always runs from 0 to 1, and is drawn with the very blend that the
-    picture is drawn with, over a middle grey. A line marks where the threshold is reached.
+    The scale runs from 0 to 1 and is drawn with the blend of the picture, over a middle grey. A
+    line marks where the threshold is reached.
 
     Args:
-        pixels: (H, W, 3) uint8 or uint16, upright.
+        pixels: (H, W, 3) uint8 or uint16, upright; sized as `overlay_png` does.
         probability: (H, W) floating point, each value in [0, 1].
         threshold: Inside (0, 1).
-
-    Returns:
-        An RGB PNG, enlarged or reduced as `overlay_png` does.
 
     Raises:
         NumericalError: A value is NaN, infinite or outside [0, 1].
@@ -141,9 +135,6 @@ def captioned_png(panels: Iterable[tuple[NDArray[np.uint8], Sequence[str]]]) -> 
     Args:
         panels: Pictures, (H, W, 3) uint8, with their lines; of more than 6 million pixels each is
             reduced, and its last line says so.
-
-    Returns:
-        An RGB PNG.
     """
     parts = []
     for pixels, lines in panels:
@@ -180,7 +171,7 @@ def veiled(
         pixels: (H, W, 3) uint8 or uint16.
         reliability: (H, W) in [0, 1]; one half and more leaves the picture as it is.
     """
-    eight = (pixels if pixels.dtype == np.uint8 else pixels >> 8).astype(np.uint8, copy=False)
+    eight = _eight_bit(pixels)
     veil = np.clip(1 - 2 * reliability, 0, 1)[..., None].astype(np.float32) * _VEIL_STRENGTH
     mixed = eight * (1 - veil) + np.array(_VEIL, np.float32) * veil
     return np.asarray(np.rint(mixed), np.uint8)
@@ -226,8 +217,7 @@ class _Size:
 
     def photo(self, pixels: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
         """Return a fresh (height, width, 3) uint8 copy."""
-        eight = pixels if pixels.dtype == np.uint8 else pixels >> 8
-        picture = self._resized(eight.astype(np.uint8, copy=False))
+        picture = self._resized(_eight_bit(pixels))
         return picture.copy() if np.may_share_memory(picture, pixels) else picture
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -252,12 +242,11 @@ class _Size:
         if self.zoom == 1:
             return image
         how = cv2.INTER_NEAREST if self.zoom > 1 else cv2.INTER_AREA
-        return _uint8(cv2.resize(image, (self.width, self.height), interpolation=how))
+        return np.asarray(cv2.resize(image, (self.width, self.height), interpolation=how), np.uint8)
 
 
-def _uint8(image: cv2.typing.MatLike) -> NDArray[np.uint8]:
-    """Tell the type checker what cv2 returns for uint8; copies nothing."""
-    return image.astype(np.uint8, copy=False)
+def _eight_bit(pixels: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
+    return (pixels if pixels.dtype == np.uint8 else pixels >> 8).astype(np.uint8, copy=False)
 
 
 def _line_width(picture: NDArray[np.uint8], wanted: float) -> int:
@@ -295,7 +284,7 @@ def _heat(picture: NDArray[np.uint8], levels: NDArray[np.uint8]) -> NDArray[np.u
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     grey = cv2.multiply(grey, cv2.LUT(levels, keep), scale=1 / 255)
     heat = cv2.LUT(cv2.cvtColor(levels, cv2.COLOR_GRAY2RGB), np.ascontiguousarray(colours)[None])
-    return _uint8(cv2.add(heat, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)))
+    return np.asarray(cv2.add(heat, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)), np.uint8)
 
 
 def _png(image: NDArray[np.unsignedinteger[Any]], kind: str, *, quick: bool = False) -> bytes:
@@ -307,11 +296,7 @@ def _png(image: NDArray[np.unsignedinteger[Any]], kind: str, *, quick: bool = Fa
 
 
 def kind_of_output(head: bytes) -> str:
-    """Return the kind of output that a file of imlctl's own is, such as "mask"; "" for any other.
-
-    Args:
-        head: The first bytes of a file, a few hundred at least.
-    """
+    """Return the kind of output, such as "mask", by a file's first 256 bytes; "" if not ours."""
     at = head.find(b"tEXt" + _KEYWORD.encode() + b"\0", 0, 256)
     if at < 4 or not head.startswith(b"\x89PNG"):
         return ""

@@ -25,10 +25,7 @@ _ROUNDS = 50  # of Newton's method, which needs about eight
 
 
 def critical(probability: NDArray[np.floating[Any]], share: float) -> float:
-    """Return the highest threshold that more than a share of the pixels reach, 0 <= share < 1.
-
-    That is the value of the pixel at this place from the top.
-    """
+    """Return the highest threshold that more than a share of the pixels reach, 0 <= share < 1."""
     place = int(share * probability.size)
     return float(np.partition(probability, -1 - place, axis=None)[-1 - place])
 
