@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from imlctl.core.model import CELL, CLUE_STRIDE, Model, Prediction, continued
-from imlctl.core.sampler import fused, member_noise
+from imlctl.core.sampler import member_noise
 from imlctl.errors import NumericalError
 from imlctl.image.prepare import Tile, pad, run_tiled, to_float
 from imlctl.settings import DEFAULT_TILE, Sampling
@@ -130,7 +130,11 @@ def _joined(views: Sequence[_View], how: Sampling) -> Answer:
     """Answer for a picture from that for itself and, if there is one, for its mirror image."""
     probability = views[0].probability
     if how.tta:
-        probability = fused(probability, views[1].probability.flip(-1), how.fusion)
+        mirrored = views[1].probability.flip(-1)
+        if how.fusion == "max":  # either is enough, as in the authors' code
+            probability = torch.maximum(probability, mirrored)
+        else:
+            probability = (probability + mirrored) / 2
     score = torch.stack([view.score for view in views])
     fuse = torch.amax if how.fusion == "max" else torch.mean
     return Answer(probability, _finite_score(fuse(score, 0)), views[0].reliability)

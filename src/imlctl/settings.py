@@ -27,7 +27,7 @@ class Sampling:
         steps: Denoising steps of DiffIML, 1 to 1000.
         ensemble: Runs of it that are averaged, at least 1.
         tta: Whether the mirrored picture is analysed too.
-        fusion: How the two are brought together, ``mean`` or ``max``; see `sampler.fused`.
+        fusion: How the two are brought together, ``mean`` or ``max``; see `inference`.
         seed: Of the noise, which depends on it and on the picture alone.
     """
 
@@ -38,7 +38,6 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
         if not 1 <= self.steps <= 1000 or self.ensemble < 1:
             raise UsageError(
                 f"{self.steps} steps and {self.ensemble} members cannot be run",

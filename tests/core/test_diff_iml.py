@@ -214,10 +214,6 @@ class TestEncoders:
         flat = image(128, 128)
         torch.testing.assert_close(folded(flat), resized(flat))
 
-    def test_unknown(self) -> None:
-        with pytest.raises(ValueError, match="unknown encoder 'vgg'; known: efficient-iml-tiny"):
-            build_backbone("vgg")
-
 
 class TestConfig:
     @pytest.mark.parametrize("name", list(SIZES))

@@ -13,14 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from imlctl.core.sampler import (
-    Fusion,
     Spacing,
     alpha_bars,
     ddim,
-    fused,
     member_noise,
     respaced,
-    sample_mean,
 )
 
 if TYPE_CHECKING:
@@ -187,16 +184,6 @@ def test_members_in_one_batch_equal_members_alone(clip: float | None) -> None:
     assert denoise.calls == [(t, (5, 4, 9, 7)) for t in EIGHT]
 
 
-def test_an_ensemble_is_the_mean_of_its_members_latents() -> None:
-    denoise, noise = ToyDenoiser(), member_noise(0, b"picture", 5, (4, 9, 7))
-    alone = [ddim(denoise, one, EIGHT, BARS, clip=0.5) for one in noise[:, None]]
-    denoise.calls.clear()
-    mean = sample_mean(denoise, noise, EIGHT, BARS, clip=0.5)
-    assert mean.shape == (1, 4, 9, 7)
-    assert len(denoise.calls) == 8
-    torch.testing.assert_close(mean, sum(alone) / 5, rtol=1e-5, atol=1e-5)
-
-
 @given(
     seed=st.integers(), key=st.binary(max_size=40), few=st.integers(1, 4), more=st.integers(0, 4)
 )
@@ -251,23 +238,6 @@ def test_noise_neither_reads_nor_moves_what_others_draw() -> None:
     assert torch.equal(drawn, expected)
 
 
-@pytest.mark.parametrize("fusion", ["mean", "max"])
-def test_maps_of_both_views_are_combined(fusion: Fusion) -> None:
-    rng = torch.Generator().manual_seed(5)
-    straight, mirrored = torch.rand(2, 1, 6, 7, generator=rng)
-    both = torch.stack((straight, mirrored))
-    expected = both.mean(0) if fusion == "mean" else both.amax(0)
-    torch.testing.assert_close(fused(straight, mirrored, fusion), expected)
-    swapped = fused(mirrored, straight, fusion)
-    assert torch.equal(fused(straight, mirrored, fusion), swapped)  # so that maps mirror exactly
-    straight[0, 2, 3] = float("nan")
-    assert bool(fused(straight, mirrored, fusion)[0, 2, 3].isnan())
-
-
-def test_the_mean_is_the_default() -> None:
-    assert float(fused(torch.zeros(1), torch.ones(1))) == 0.5
-
-
 @pytest.mark.parametrize(
     ("visited", "match"),
     [
@@ -286,33 +256,13 @@ def test_impossible_steps_are_refused(visited: tuple[int, ...], match: str) -> N
 @pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
 def test_impossible_clips_are_refused(clip: float) -> None:
     with pytest.raises(ValueError, match="clip must be positive"):
-        sample_mean(ToyDenoiser(), torch.zeros(1, 4, 4, 4), EIGHT, BARS, clip=clip)
+        ddim(ToyDenoiser(), torch.zeros(1, 4, 4, 4), EIGHT, BARS, clip=clip)
 
 
 @pytest.mark.parametrize(("members", "shape"), [(0, (4, 2, 2)), (1, (4, 0, 2)), (1, (4, 2))])
 def test_impossible_noise_is_refused(members: int, shape: Any) -> None:
     with pytest.raises(ValueError, match="noise needs members and a shape"):
         member_noise(0, b"", members, shape)
-
-
-def test_an_empty_ensemble_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one member"):
-        sample_mean(ToyDenoiser(), torch.zeros(0, 4, 4, 4), EIGHT, BARS)
-
-
-def test_ensembles_of_several_pictures_are_averaged_each_by_itself() -> None:
-    noise = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
-    both = sample_mean(lambda z, _t: z / 2, noise, (500, 0), BARS, pictures=2)
-    for picture, rows in zip(both, noise.split(3), strict=True):
-        alone = sample_mean(lambda z, _t: z / 2, rows, (500, 0), BARS)
-        torch.testing.assert_close(picture, alone[0], rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match="6 members cannot be shared out among 4 pictures"):
-        sample_mean(lambda z, _t: z, noise, (500, 0), BARS, pictures=4)
-
-
-def test_unknown_fusions_are_refused() -> None:
-    with pytest.raises(ValueError, match="known: mean, max"):
-        fused(torch.zeros(1), torch.zeros(1), "median")  # type: ignore[arg-type]
 
 
 SCHEDULER: Any = DDIMScheduler  # it has no types that hold

@@ -1,14 +1,9 @@
 """The denoiser of DiffIML: a UNet over the latents of a mask and of its edge map.
 
 It predicts the clean latents z_0 from noisy ones z_t and the condition f (DiffIML, section 3.2).
-The authors' network is diffusers' UNet2DModel with one level of 128 channels: two residual blocks
-down, a middle with self-attention, three blocks up, no change of resolution. The same class builds
-it and a lighter one, which works on patches of 2x2 latents: the mask's latents are smooth, and a
-quarter of the positions makes eight steps cheap.
-
-The condition enters at every step: Conv3([x, f]), written here as Conv3(x) + Conv3(f), which is the
-same sum; the second half does not depend on the step, nor on the member of an ensemble, and is
-computed once.
+The authors' network is diffusers' UNet2DModel with one level of 128 channels; the same class builds
+a lighter one, which works on patches of 2x2 latents. The condition enters at every step, as
+Conv3([x, f]) = Conv3(x) + Conv3(f), whose second half is computed once.
 """
 
 from __future__ import annotations
@@ -45,7 +40,6 @@ class DenoiserConfig:
     condition: int = 64
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
         if self.channels < _GROUPS or self.channels % _GROUPS:
             raise ValueError(f"channels must be a multiple of {_GROUPS}, not {self.channels}")
         if self.blocks < 1 or self.latents < 1 or self.condition < 1 or self.patch not in (1, 2):
@@ -120,11 +114,7 @@ class Denoiser(nn.Module):
         self.leave = nn.Conv2d(c, packed, 3, padding=1)
 
     def prepare(self, condition: Tensor) -> Tensor:
-        """Compute what the condition adds at every step, (B, channels, h / patch, w / patch).
-
-        Args:
-            condition: (B, condition, h / patch, w / patch).
-        """
+        """Compute what the condition (B, condition, ...) adds at every step, (B, channels, ...)."""
         return cast("Tensor", self.inject(condition))
 
     def forward(self, z: Tensor, t: Tensor, prepared: Tensor) -> Tensor:
@@ -155,12 +145,7 @@ class Denoiser(nn.Module):
 
 
 def time_embedding(t: Tensor, channels: int) -> Tensor:
-    """Sinusoids of the time step (Vaswani et al. 2017), cosines first, (M, channels) float32.
-
-    Args:
-        t: (M,).
-        channels: Even.
-    """
+    """Sinusoids of time steps (M,) (Vaswani et al. 2017), cosines first, (M, channels) float32."""
     half = channels // 2
     rates = torch.exp(-math.log(10000) / half * torch.arange(half, device=t.device))
     angles = t.float()[:, None] * rates

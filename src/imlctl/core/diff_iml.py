@@ -1,21 +1,15 @@
 """DiffIML: localization as generation. A mask is sampled, given the picture.
 
-"Towards Generalized Image Manipulation Localization via Score-based Model". Its named parts are the
-condition encoder, which runs once for a picture; the denoiser, which runs at every step; and
-LightVAE, whose decoder turns the result into a map. Mask and edge map are generated together, as
-eight channels of latents.
-
-The condition (section 3.2): each level of any backbone through a 1x1 convolution, resized to the
-size of the latents, concatenated, and mixed by a 3x3 convolution. The authors' code resizes to a
-fixed 64x64 and so fails at any size but 512; here the size follows the picture. A level that is
-finer than the condition may be folded into channels instead, which keeps all of it.
+"Towards Generalized Image Manipulation Localization via Score-based Model". The condition encoder
+runs once for a picture, the denoiser at every step; LightVAE's decoder turns the result into a map.
+Mask and edge map are generated together, as eight channels of latents.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +19,11 @@ from imlctl.core import efficient_rwkv, mit, resnet
 from imlctl.core.denoiser import DENOISERS, Denoiser, DenoiserConfig
 from imlctl.core.efficient_iml import EfficientIMLConfig, TopDown
 from imlctl.core.efficient_rwkv import STRIDES, EfficientRWKV
-from imlctl.core.layers import Config, ConvNorm, check_size, fuse_all
+from imlctl.core.layers import Config, ConvNorm, check_size
 from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
 from imlctl.core.light_vae import SIZES as VAE_SIZES
 from imlctl.core.model import STEPS, Model, Parts, Prediction
-from imlctl.core.sampler import ScheduleConfig, Spacing, alpha_bars, respaced, sample_mean
+from imlctl.core.sampler import ScheduleConfig, Spacing, alpha_bars, ddim, respaced
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,55 +86,39 @@ class ImageNetInput(nn.Module):
             self.backbone.load_state_dict(inner)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Backbone:
-    """A network that maps an image in [0, 1], and the clues in it, to its levels.
-
-    Attributes:
-        module: The network.
-        widths: Channels of each level.
-        strides: Of each level against the image.
-        multiple: Height and width must be multiples of this.
-    """
+class Backbone(NamedTuple):
+    """A network that maps an image in [0, 1], and the clues in it, to its levels."""
 
     module: nn.Module
-    widths: tuple[int, ...]
-    strides: tuple[int, ...]
-    multiple: int
+    widths: tuple[int, ...]  # channels of each level
+    strides: tuple[int, ...]  # of each level against the image
+    multiple: int  # of which height and width must be multiples
 
 
 def build_backbone(name: str) -> Backbone:
-    """Build a backbone with random weights.
-
-    Args:
-        name: One of `ENCODERS`.
-
-    Raises:
-        ValueError: The name is not known.
-    """
-    if name not in ENCODERS:
-        raise ValueError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}")
+    """Build a backbone of `ENCODERS` with random weights."""
     if name.startswith("mit-"):
         shape = mit.SIZES[name.removeprefix("mit-")]
         module = ImageNetInput(mit.MixTransformer(shape))
-        return Backbone(module, shape.dims, mit.STRIDES, shape.multiple)
+        return Backbone(module, shape.dims, mit.STRIDES, mit.STRIDES[-1])
     if name.startswith("resnet"):
         layout = resnet.SIZES[name.removeprefix("resnet")]
         module = ImageNetInput(resnet.ResNet(layout))
-        return Backbone(module, layout.dims, mit.STRIDES, layout.multiple)
+        return Backbone(module, layout.dims, mit.STRIDES, 1)
     config = efficient_rwkv.SIZES[name.rpartition("-")[2]]
     if name.startswith("efficient-iml-"):  # its path back up too: what it knows of forgeries
         whole = EfficientIMLConfig(config)
-        return Backbone(
-            TopDown(whole), (whole.width,) * 3, efficient_rwkv.STRIDES, efficient_rwkv.STRIDES[0]
-        )
+        return Backbone(TopDown(whole), (whole.width,) * 3, STRIDES, STRIDES[0])
     strides = (STRIDES[0], *STRIDES)  # the stem shares the first
     widths = (config.dims[0], *config.dims)
     return Backbone(EfficientRWKV(config), widths, strides, strides[0])
 
 
 class ConditionEncoder(nn.Module):
-    """Backbone and head: from the picture to the condition f.
+    """Backbone and head: from the picture to the condition f (section 3.2).
+
+    Each level goes through a 1x1 convolution and to the size of the latents, which follows the
+    picture; a 3x3 convolution mixes them.
 
     Args:
         name: One of `ENCODERS`.
@@ -179,12 +157,8 @@ class ConditionEncoder(nn.Module):
         """
         features: Sequence[Tensor] = self.backbone(image, clues)
         size = (image.shape[-2] // self.stride, image.shape[-1] // self.stride)
-        gathered = [
-            _resized(level(F.pixel_unshuffle(x, n)), scale, size)
-            for level, x, scale, n in zip(
-                self.levels, features, self.scales, self.folds, strict=True
-            )
-        ]
+        each = zip(self.levels, features, self.scales, self.folds, strict=True)
+        gathered = [_resized(level(F.pixel_unshuffle(x, n)), s, size) for level, x, s, n in each]
         return F.relu(self.mix(torch.cat(gathered, dim=1)), inplace=True)
 
 
@@ -220,7 +194,6 @@ class DiffIMLConfig(Config):
     fold: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
         if self.encoder not in ENCODERS:
             raise ValueError(f"unknown encoder {self.encoder!r}; known: {', '.join(ENCODERS)}")
         if self.denoiser.latents != 2 * self.vae.latent:
@@ -242,13 +215,7 @@ SIZES = {
 
 
 class DiffIML(Model):
-    """Localization by denoising, at any size.
-
-    Attributes:
-        encoder: Picture to condition.
-        denoiser: Noisy latents, step and condition to clean latents.
-        vae: Mask and edge maps to latents and back.
-    """
+    """Localization by denoising, at any size."""
 
     config: DiffIMLConfig
     samples = True
@@ -278,14 +245,7 @@ class DiffIML(Model):
         return self.encoder.clues(image)
 
     def condition(self, image: Tensor, clues: Tensor | None = None) -> Tensor:
-        """Encode a picture, once.
-
-        Args:
-            image: (B, 3, H, W) in [0, 1]; H and W multiples of `multiple`.
-            clues: See `EfficientRWKV.forward`.
-
-        Returns:
-            What the denoiser adds at every step, (B, channels, h, w).
+        """Encode a picture, once: what the denoiser adds at every step, (B, channels, h, w).
 
         Raises:
             ValueError: The size does not fit.
@@ -312,14 +272,15 @@ class DiffIML(Model):
         if pictures > 1:  # one alone broadcasts over its members
             prepared = prepared.repeat_interleave(len(noise) // pictures, dim=0)
         timesteps = respaced(steps, self.config.schedule.steps, self.config.spacing)
-        latents = sample_mean(
+        latents = ddim(
             lambda z, t: self.denoiser(z.to(prepared.dtype), t, prepared),
             noise,
             timesteps,
             self.bars,
             clip=self.config.clip,
-            pictures=pictures,
         )
+        # The mean comes before the decoder, which therefore runs once whatever N is.
+        latents = torch.unflatten(latents, 0, (pictures, -1)).mean(1)  # (B, C, h, w)
         return self.vae.decode(latents[:, : self.config.vae.latent].to(prepared.dtype)).float()
 
     def forward(
@@ -345,11 +306,6 @@ class DiffIML(Model):
             "LightVAE decoder": ("vae.decoder",),
             "LightVAE encoder (training)": ("vae.encoder",),
         }
-
-    def fuse(self) -> Self:
-        """Fold every norm and shift into its convolution, for inference. Returns self."""
-        fuse_all(self.eval())
-        return self
 
 
 def spot_score(logits: Tensor) -> Tensor:

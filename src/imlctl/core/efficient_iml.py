@@ -15,15 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imlctl.core.efficient_rwkv import STRIDES, EfficientRWKV, EfficientRWKVConfig
-from imlctl.core.layers import Config, ConvNorm, check_size, fuse_all
+from imlctl.core.layers import Config, ConvNorm, check_size
 from imlctl.core.model import STEPS, Model, Parts, Prediction
 from imlctl.core.picture_score import PictureScore, Pooled, merge, pool
 from imlctl.core.reliability import Reliability
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_SEMANTICS: Parts = {"backbone: semantics": ("backbone.semantics",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +31,9 @@ class EfficientIMLConfig(Config):
     Attributes:
         backbone: Shape of the backbone.
         width: Channels of the decoder.
-        outlier_gain: What outliers, where the backbone looks for them, add to a pixel's log odds
-            beyond what the network makes of them, for each unit of their second channel. What is
-            foreign in a photograph of many megapixels shows beside the whole of it, which samples
-            for training are too small to teach.
-        scored: Whether it has a score and a reliability that were trained on whole pictures, with
-            all the rest done.
+        outlier_gain: What each unit of the outliers' second channel, where the backbone looks for
+            them, adds to a pixel's log odds: samples for training are too small to teach it.
+        scored: Whether it has a score and a reliability that were trained on whole pictures.
     """
 
     backbone: EfficientRWKVConfig = field(default_factory=EfficientRWKVConfig)
@@ -47,7 +42,6 @@ class EfficientIMLConfig(Config):
     scored: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
         if self.width < 1:
             raise ValueError("the decoder's width must be at least 1")
         if self.outlier_gain < 0:
@@ -153,7 +147,8 @@ class EfficientIML(TopDown, Model):
         finest, between, coarse = features
         fine = self.head(finest)  # (B, 1, H / s, W / s)
         if clues is not None and self.config.backbone.outliers:
-            fine = fine + self.config.outlier_gain * _at(clues[:, -1:], fine)
+            far = F.avg_pool2d(clues[:, -1:], clues.shape[-1] // fine.shape[-1])
+            fine = fine + self.config.outlier_gain * far
         levels = (self.level_heads[0](between), self.level_heads[1](coarse))
         size = image.shape[-2:]
         logits = F.interpolate(fine.float(), size=size, mode="bilinear", align_corners=False)
@@ -163,13 +158,9 @@ class EfficientIML(TopDown, Model):
         """Image-level logit from pooled features and from the map itself, (B,)."""
         flat = coarse.float().flatten(2)  # (B, width, T)
         spots = F.avg_pool2d(fine.detach().float(), 4).flatten(1)  # a lone pixel is not a finding
-        pooled = (
-            flat.mean(-1),
-            flat.amax(-1),
-            spots.amax(-1, keepdim=True),
-            spots.mean(-1, keepdim=True),
-        )
-        features = torch.cat(pooled, dim=1).to(self.head.weight.dtype)  # (B, 2 * width + 2)
+        of_map = torch.stack((spots.amax(-1), spots.mean(-1)), dim=1)
+        pooled = torch.cat((flat.mean(-1), flat.amax(-1), of_map), dim=1)
+        features = pooled.to(self.head.weight.dtype)  # (B, 2 * width + 2)
         # A product of few rows may round each of them in its own way; a picture has no place.
         rows = (features,) if self.training else torch.split(features, 1)
         return torch.cat([self.score(row) for row in rows]).squeeze(1)
@@ -193,8 +184,10 @@ class EfficientIML(TopDown, Model):
 
     def parts(self) -> Parts:
         """Name the backbone's stages, the decoder and the score."""
-        semantics = {} if self.backbone.semantics is None else _SEMANTICS
-        return semantics | {
+        named: Parts = {}
+        if self.backbone.semantics is not None:
+            named["backbone: semantics"] = ("backbone.semantics",)
+        return named | {
             "backbone: stem": ("backbone.stem", "backbone.clues"),
             "backbone: stage 1": ("backbone.down.0", "backbone.stages.0"),
             "backbone: stage 2": ("backbone.down.1", "backbone.stages.1"),
@@ -211,13 +204,3 @@ class EfficientIML(TopDown, Model):
         first = cast("nn.Linear", self.score[0])  # its last two inputs are read from the map
         first.bias.add_(by * first.weight[:, -2:].sum(1))
         return self
-
-    def fuse(self) -> Self:
-        """Fold every norm and shift into its convolution, for inference. Returns self."""
-        fuse_all(self.eval())
-        return self
-
-
-def _at(clue: Tensor, like: Tensor) -> Tensor:
-    """Mean of a clue over each place of a coarser map."""
-    return F.avg_pool2d(clue, clue.shape[-1] // like.shape[-1])

@@ -1,10 +1,9 @@
 """EfficientRWKV: three stages of blocks that mix globally, locally and not at all, in parallel.
 
-Li, He, Xie and Zhang 2025, "EfficientIML" (arXiv 2509.08583) describe the backbone in words: three
-stages, a hybrid of state-space and attention, global context and local detail in parallel, channels
-allotted per stage. This is a reconstruction in the mould of MobileMamba (He et al. 2024), with the
-bidirectional WKV of Vision-RWKV (Duan et al. 2024) in the place of its state-space scan, and the
-two-pass row-and-column recurrence and reparameterised shift of Restore-RWKV (Yang et al. 2024).
+Li, He, Xie and Zhang 2025, "EfficientIML" (arXiv 2509.08583) describe it in words. This is a
+reconstruction in the mould of MobileMamba (He et al. 2024), with the bidirectional WKV of
+Vision-RWKV (Duan et al. 2024), and the two-pass row-and-column recurrence and reparameterised shift
+of Restore-RWKV (Yang et al. 2024).
 
 There is no position embedding, and decay is relative to the picture's size: any size from 64 px up
 works, and the same weights serve a crop and a whole photograph.
@@ -48,7 +47,7 @@ class EfficientRWKVConfig(Config):
         self_similarity: Whether the stem sees where the picture repeats itself (ours).
         history: Whether it sees where a JPEG's history is unlike the rest of the picture (ours).
         outliers: Whether it sees where the noise is unlike the rest of the picture (ours).
-        semantics: Whether the stages see what an ImageNet network makes of the picture (ours);
+        semantics: Whether the stages see what an ImageNet network makes of the picture (ours).
     """
 
     dims: tuple[int, int, int] = (64, 128, 256)
@@ -66,16 +65,13 @@ class EfficientRWKVConfig(Config):
     retired: ClassVar[dict[str, Any]] = {"high_pass": "srm", "local": "window", "stem_stride": 8}
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
         for name in ("dims", "depths", "global_share", "local_share"):
             if len(getattr(self, name)) != 3:
                 raise ValueError(f"{name} needs one value for each of the three stages")
         if any(d < 16 or d % 16 for d in self.dims) or min(self.depths) < 1 or self.window < 2:
             raise ValueError("dims must be multiples of 16, depths at least 1, window at least 2")
-        if any(
-            g <= 0 or i < 0 or g + i > 1
-            for g, i in zip(self.global_share, self.local_share, strict=True)
-        ):
+        shares = zip(self.global_share, self.local_share, strict=True)
+        if any(wide <= 0 or near < 0 or wide + near > 1 for wide, near in shares):
             raise ValueError(
                 "each stage needs a global share above 0, and shares that sum to at most 1"
             )
@@ -145,10 +141,7 @@ class ResidualInput(nn.Module):
 
 
 class Clues(nn.Module):
-    """Evidence that only a whole picture shows, none of it learned: copies, history, outliers.
-
-    A tile is given its part of them, since what it is to be compared with may lie outside it.
-    """
+    """Evidence that only a whole picture shows, none of it learned: copies, history, outliers."""
 
     def __init__(self, config: EfficientRWKVConfig) -> None:
         super().__init__()
@@ -185,13 +178,14 @@ class Stem(nn.Module):
         x = F.relu(self.first(self.input(image)), inplace=True)  # (B, dims[0] / 2, H / 2, W / 2)
         x = self.rest[0](x)  # (B, dims[0], H / 4, W / 4)
         start = 0
-        for branch, seen, width in (
-            (self.repeats, SIMILARITY_CHANNELS, SIMILARITY_CHANNELS),
-            (self.history, HISTORY_CHANNELS, HISTORY_CHANNELS),
-            (self.unlike, 1, 2),  # the second is for the decoder
+        # The last channel, where there are outliers, is for the decoder.
+        for branch, width in (
+            (self.repeats, SIMILARITY_CHANNELS),
+            (self.history, HISTORY_CHANNELS),
+            (self.unlike, 1),
         ):
             if branch is not None and clues is not None:
-                x = x + branch(clues[:, start : start + seen])
+                x = x + branch(clues[:, start : start + width])
                 start += width
         return F.relu(self.rest[1](F.relu(x, inplace=True)), inplace=True)  # (B, ., H / 8, W / 8)
 
@@ -213,17 +207,14 @@ class ParallelMixer(nn.Module):
         near = min(channels - wide, round(channels * config.local_share[stage] / 8) * 8)
         self.split = [wide, near, channels - wide - near]
         self.wide = SpatialMixV4(wide) if config.mixing == "v4" else SpatialMixV6(wide)
-        self.near: nn.Module = nn.Identity()
-        if near:
-            self.near = WindowAttention(near, config.window)
+        self.near = WindowAttention(near, config.window) if near else nn.Identity()
         self.project = ConvNorm(channels, channels, gain=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
         wide, near, same = torch.split(x, self.split, dim=1)
-        return cast(
-            "Tensor", self.project(torch.cat((self.wide(wide), self.near(near), same), dim=1))
-        )
+        x = torch.cat((self.wide(wide), self.near(near), same), dim=1)
+        return cast("Tensor", self.project(x))
 
 
 class ChannelMix(nn.Module):
@@ -259,9 +250,8 @@ class Block(nn.Module):
 class Semantics(nn.Module):
     """Features of an ImageNet network for the picture at half its size, one for each stage.
 
-    What gives a forgery away lies in the residuals; where an object begins and ends, and that text
-    or leaves look busy without having been touched, does not. Half the size is a quarter of the
-    cost, and objects are larger in photographs than in what the network was trained on.
+    Half the size is a quarter of the cost, and objects are larger in photographs than in what the
+    network was trained on.
     """
 
     def __init__(self, dims: tuple[int, int, int]) -> None:

@@ -9,10 +9,8 @@ via DCT coefficient analysis") and Bianchi and Piva 2012 ("Image forgery localiz
 block-grained analysis of JPEG artifacts").
 
 Everything is read from decoded pixels, so a JPEG that was saved as PNG tells as much. The grid is
-found by counting zeros (after Nikoukhah et al. 2021, "ZERO"); a picture without one says nothing,
-and the clue is then exactly zero everywhere. One recompression at low quality, or any resizing,
-takes the evidence away, and many authentic pictures are compressed twice: this is for the network
-to weigh, not a verdict.
+found by counting zeros (after Nikoukhah et al. 2021, "ZERO"). Many authentic pictures are
+compressed twice: this is for the network to weigh, not a verdict.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
 C = TypeVar("C")
@@ -82,13 +81,8 @@ def check_size(image: Tensor, multiple: int) -> None:
 class ConvNorm(nn.Module):
     """Convolution without bias, then batch norm; one convolution once fused.
 
-    Args:
-        inputs: Channels in.
-        outputs: Channels out.
-        kernel: Odd kernel size; padding keeps the size at stride 1.
-        stride: Stride.
-        groups: Groups of the convolution; `inputs` for a depthwise one.
-        gain: Initial weight of the norm: 0 makes a residual branch start silent.
+    The kernel is odd, and padding keeps the size at stride 1. The norm's weight starts as `gain`: 0
+    makes a residual branch start silent.
     """
 
     def __init__(
@@ -168,12 +162,9 @@ def fuse_all(model: nn.Module) -> None:
             fuse()
 
 
-_LUMA = (0.299, 0.587, 0.114)
-
-
 def grey_levels(image: Tensor) -> Tensor:
     """Luma of colours in [0, 1], (B, 3, H, W), in grey levels of 0 to 255, (B, H, W)."""
-    red, green, blue = (255 * weight for weight in _LUMA)
+    red, green, blue = (255 * weight for weight in (0.299, 0.587, 0.114))
     return red * image[:, 0] + green * image[:, 1] + blue * image[:, 2]
 
 
@@ -184,12 +175,8 @@ def box_mean(values: Tensor, rows: int, columns: int) -> Tensor:
 
 def block_mean(values: Tensor, side: int) -> Tensor:
     """Mean of each block of `side` x `side`, (B, H / side, W / side); H and W are multiples."""
-    rows = _total(values[:, start::side] for start in range(side))
-    return _total(rows[:, :, start::side] for start in range(side)) / side**2
-
-
-def _total(parts: Iterable[Tensor]) -> Tensor:
-    return reduce(torch.add, parts)
+    rows = reduce(torch.add, (values[:, start::side] for start in range(side)))
+    return reduce(torch.add, (rows[:, :, start::side] for start in range(side))) / side**2
 
 
 def _mean_along(values: Tensor, side: int, dim: int) -> Tensor:
@@ -204,16 +191,13 @@ def _mean_along(values: Tensor, side: int, dim: int) -> Tensor:
 def _running_sum(values: Tensor, side: int, dim: int) -> Tensor:
     """Sum of `side` neighbours from each place on, by sums of 1, 2, 4, ... of them."""
     length = values.shape[dim] - side + 1
-    total, done = None, 0
-    power, reach = values, 1  # sums of `reach` neighbours
-    while True:
-        if side & reach:
-            part = power.narrow(dim, done, length)
-            total = part if total is None else total + part
-            done += reach
-        if done == side:
-            assert total is not None  # noqa: S101
-            return total
+    total = values.narrow(dim, 0, length)  # `side` is odd
+    power, reach, done = values, 1, 1  # sums of `reach` neighbours
+    while done < side:
         count = power.shape[dim] - reach
         power = power.narrow(dim, 0, count) + power.narrow(dim, reach, count)
         reach *= 2
+        if side & reach:
+            total = total + power.narrow(dim, done, length)
+            done += reach
+    return total

@@ -31,8 +31,7 @@ class LightVAEConfig(Config):
         hidden: Channels of the shuffling decoder at 1/8.
         fine: Its channels at 1/2.
         blocks: Its residual blocks at 1/8.
-        encoder_blocks: Residual blocks of the encoder at 1/8. They cost training only: a picture
-            is never encoded, it has no mask yet.
+        encoder_blocks: Residual blocks of the encoder at 1/8, which cost training only.
         latent: Channels of a latent.
         scale: Factor on latents, as Stable Diffusion's, so that they have about unit variance.
     """
@@ -47,7 +46,6 @@ class LightVAEConfig(Config):
     scale: float = 0.18215
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
         if len(self.widths) != 3 or min(self.widths) < 1:
             raise ValueError(f"widths must be three positive numbers, not {self.widths}")
         if self.decoder not in get_args(Decoder):

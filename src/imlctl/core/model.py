@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from imlctl.core.layers import fuse_all
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -130,21 +132,13 @@ class Model(nn.Module):
     def parts(self) -> Parts:
         """Name the parts whose cost is worth knowing, in the order in which they run."""
 
-    @abstractmethod
     def fuse(self) -> Self:
         """Fold every norm and shift into its convolution, for inference. Returns self."""
+        fuse_all(self.eval())
+        return self
 
 
 def continued(maps: Tensor, rows: int, columns: int) -> Tensor:
-    """Repeat the last row and column of a picture's maps until they cover the padded picture.
-
-    Args:
-        maps: (B, C, h, w).
-        rows: At least h.
-        columns: At least w.
-
-    Returns:
-        (B, C, rows, columns).
-    """
+    """Repeat the last row and column of maps (B, C, h, w) up to (B, C, rows, columns)."""
     below, right = rows - maps.shape[2], columns - maps.shape[3]
     return F.pad(maps, (0, right, 0, below), mode="replicate") if below or right else maps

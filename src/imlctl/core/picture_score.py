@@ -123,9 +123,8 @@ class PictureScore(nn.Module):
 def describe(pooled: Pooled) -> Tensor:
     """Bring pooled features and statistics into one row for each picture, (B, D)."""
     means = pooled.sums / pooled.weights[..., None].clamp_min(1e-12)  # (B, 2, 3, C)
-    p, p2, r, r2, both, count = (pooled.map_sums / pooled.map_sums[:, -1:]).unbind(1)
-    del count
     number = pooled.map_sums[:, -1]
+    p, p2, r, r2, both = (pooled.map_sums[:, :-1] / number[:, None]).unbind(1)
     peak, believed = pooled.map_largest.unbind(1)
     # Log odds spread out what lies near certainty, where most pictures are.
     statistics = (

@@ -4,16 +4,11 @@ After Splicebuster (Cozzolino, Poggi and Verdoliva 2015, "Splicebuster: a new bl
 detector"). A camera leaves the same fine statistics everywhere: how residuals of neighbouring
 pixels go together. Their joint histograms are taken over windows of 80 pixels, one Gaussian is
 fitted to all windows of the picture, and each window's distance from it is the clue. Nothing is
-learned, and nothing is known of the camera; what it takes is a picture large enough to show what is
-usual in it, at its native size.
+learned; it takes a picture large enough to show what is usual in it, at its native size.
 
-Three things differ. The fit is that of a heavy-tailed t distribution, in which a window counts the
-less the further off it lies, instead of a second class for what is foreign. A ridge takes the place
-of principal components, so that nothing is decomposed and the whole runs in any runtime. And
-distances are compared with the picture's own: some pictures are of one piece, others are not.
-
-It is evidence for the network to weigh, not a verdict: a dark corner, or glass, is unlike the rest
-as well.
+Three things differ: the fit is that of a heavy-tailed t distribution instead of two classes, a
+ridge takes the place of principal components, and distances are compared with the picture's own. A
+dark corner, or glass, is unlike the rest as well: it is evidence for the network to weigh.
 """
 
 from __future__ import annotations

@@ -17,9 +17,7 @@ from imlctl.core.layers import fold, fuse_all
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Four = tuple[int, int, int, int]
-
-STRIDES: Four = (4, 8, 16, 32)  # of each stage against the picture
+    from imlctl.core.mit import Four
 
 _EXPANSION = 4  # how much wider a block's output is than its 3x3 convolution
 _CLASSIFIER = frozenset({"fc.weight", "fc.bias"})
@@ -37,23 +35,11 @@ class ResNetConfig:
     depths: Four = (3, 4, 6, 3)
     width: int = 64
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
-        if len(self.depths) != 4 or min(self.depths) < 1:
-            raise ValueError("depths needs a positive value for each of the four stages")
-        if self.width < 1:
-            raise ValueError("width must be at least 1")
-
     @property
     def dims(self) -> Four:
         """Channels that each stage returns."""
         first = self.width * _EXPANSION
         return first, first * 2, first * 4, first * 8
-
-    @property
-    def multiple(self) -> int:
-        """Height and width must be multiples of this: any size will do."""
-        return 1
 
 
 SIZES = {
@@ -123,14 +109,8 @@ class ResNet(nn.Module):
         """Return the features of the four stages, (B, dims[i], H / STRIDES[i], W / STRIDES[i]).
 
         Args:
-            image: (B, 3, H, W) of any size, normalised as the weights expect it; the public ones
-                take the mean and standard deviation of ImageNet. Sizes of features are rounded up.
-
-        Raises:
-            ValueError: There is no pixel.
+            image: (B, 3, H, W) of any size, normalised; sizes of features are rounded up.
         """
-        if not image.shape[-2] or not image.shape[-1]:
-            raise ValueError(f"a picture of {image.shape[-2]}x{image.shape[-1]} has no pixels")
         x = F.relu(self.bn1(self.conv1(image)), inplace=True)  # (B, width, H / 2, W / 2)
         x = F.max_pool2d(x, 3, 2, 1)  # (B, width, H / 4, W / 4)
         first = self.layer1(x)

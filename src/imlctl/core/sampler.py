@@ -1,9 +1,8 @@
-"""Noise schedule and sampling: how much noise at which step, DDIM, and the mean of an ensemble.
+"""Noise schedule and sampling: how much noise at which step, DDIM, and the noise of an ensemble.
 
-Free functions over any denoiser. Ho et al. 2020 (arXiv 2006.11239) for the linear schedule; Song et
-al. 2021, "Denoising Diffusion Implicit Models" (arXiv 2010.02502), Eq. 12 with sigma 0; DiffIML,
-Eq. 2, Eq. 15 and Algorithm 2. Schedules are small and stay on the CPU in float64, where
-1 - abar_0 = 1e-4 keeps all its digits.
+Ho et al. 2020 (arXiv 2006.11239) for the linear schedule; Song et al. 2021 (arXiv 2010.02502),
+Eq. 12 with sigma 0; DiffIML, Eq. 2, Eq. 15 and Algorithm 2. Schedules stay on the CPU in float64,
+where 1 - abar_0 = 1e-4 keeps all its digits.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from torch import Tensor
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 Spacing = Literal["leading", "trailing"]
-Fusion = Literal["mean", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,6 @@ class ScheduleConfig:
     beta_end: float = 0.02
 
     def __post_init__(self) -> None:
-        """Refuse what is no schedule."""
         if self.steps < 1:
             raise ValueError("a schedule needs at least 1 step")
         if not 0 < self.beta_start <= self.beta_end < 1:
@@ -63,12 +60,9 @@ def alpha_bars(config: ScheduleConfig | None = None) -> Tensor:
 def respaced(count: int, steps: int = 1000, spacing: Spacing = "leading") -> tuple[int, ...]:
     """Steps that a sampler of `count` steps visits, noisiest first.
 
-    ``leading`` is what the authors' code does: multiples of steps // count, down to 0, so that 8 of
-    1000 are 875, 750, ..., 125, 0. It never visits the noisiest steps, which 8 steps forgive
-    (abar_875 is 4e-4) but one does not: alone, step 0 is told that pure noise is an all but clean
-    latent, which a good denoiser returns as it came. ``trailing`` starts from the noisiest step
-    whatever the count (Lin et al. 2024, arXiv 2305.08891, Table 2): 8 of 1000 are 999, 874, ...,
-    124.
+    ``leading`` is what the authors' code does: 8 of 1000 are 875, 750, ..., 125, 0. It never visits
+    the noisiest steps, which 8 steps forgive but one does not. ``trailing`` starts from them (Lin
+    et al. 2024, arXiv 2305.08891, Table 2): 8 of 1000 are 999, 874, ..., 124.
 
     Raises:
         ValueError: `count` does not lie in 1 to `steps`, or the spacing is unknown.
@@ -93,14 +87,13 @@ def diffuse(
 ) -> Tensor:
     """z_t = sqrt(abar_t) (z_0 + c xi) + sqrt(1 - abar_t) eps: Eq. 15, and Eq. 2 where c is 0.
 
-    The prior c xi stands for the error that the denoiser's earlier steps made, which training never
-    sees otherwise. Its targets stay clean: the loss compares with `z0`, not with z_0 + c xi.
+    The prior c xi stands for the error of the denoiser's earlier steps; the loss still compares
+    with the clean `z0`.
 
     Args:
         z0: Clean latents, (B, C, h, w) float32.
         noise: eps, standard normal, of the shape of `z0`.
-        t: Steps, (B,) int64. Best drawn on the CPU beside `bars`: on an accelerator their way back
-            makes it wait.
+        t: Steps, (B,) int64, best on the CPU beside `bars`.
         bars: abar, as `alpha_bars` returns them.
         prior: c, the prior rate, at least 0; the paper's is 0.1.
         prior_noise: xi, standard normal, of the shape of `z0`; needed unless `prior` is 0.
@@ -150,19 +143,15 @@ def ddim(
         eps = (z_t - sqrt(abar_t) zhat_0) / sqrt(1 - abar_t)
         z   = sqrt(abar') zhat_0 + sqrt(1 - abar') eps
 
-    The result is therefore the last prediction itself. Gradients flow; callers who want none say
-    so, and it is for them to refuse NaN and infinity.
+    The result is therefore the last prediction itself. Gradients flow.
 
     Args:
         denoise: Predicts clean latents; called once for each step, with all of the batch.
-        noise: Standard normal, (M, C, h, w); computed in float32 on its device, whatever its dtype
-            and that of the predictions.
+        noise: Standard normal, (M, C, h, w), of any dtype.
         timesteps: Steps to visit, noisiest first, as `respaced` returns them.
         bars: abar, as `alpha_bars` returns them.
-        clip: Limit each prediction to [-clip, clip]; eps is taken before that, as the authors'
-            scheduler does. None, the default, limits nothing: their scheduler clips to [-1, 1], but
-            latents scaled by 0.18215 are not confined to it, and where a mask's true latent lies
-            beyond, clipping makes it unreachable at every step.
+        clip: Limit each prediction to [-clip, clip], after eps is taken, as the authors' scheduler
+            does to [-1, 1]; None for no limit, since true latents may lie beyond it.
 
     Returns:
         (M, C, h, w) float32.
@@ -189,11 +178,9 @@ def ddim(
 
 
 def member_noise(seed: int, key: bytes, members: int, shape: tuple[int, int, int]) -> Tensor:
-    """Noise that starts each member of an ensemble, the same wherever and whenever it is asked for.
+    """Noise that starts each member of an ensemble, from the SHA-256 of seed, member and key alone.
 
-    Every member has its own generator, seeded from the SHA-256 of seed, member and key. Its noise
-    depends on nothing else: not on how many members there are, on what was drawn before, on the
-    batch or on the device. So members are a prefix of any larger ensemble.
+    It depends neither on the number of members nor on the batch or the device.
 
     Args:
         seed: The user's, any integer.
@@ -209,69 +196,10 @@ def member_noise(seed: int, key: bytes, members: int, shape: tuple[int, int, int
     """
     if members < 1 or len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"noise needs members and a shape (C, h, w), not {members} of {shape}")
-    return torch.stack([_noise(seed, key, member, shape) for member in range(members)])
-
-
-def _noise(seed: int, key: bytes, member: int, shape: tuple[int, int, int]) -> Tensor:
-    # The key comes last, so that no other triple spells the same bytes.
-    digest = hashlib.sha256(b"%d/%d/" % (seed, member) + key).digest()
-    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little"))
-    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-
-
-def sample_mean(
-    denoise: Denoiser,
-    noise: Tensor,
-    timesteps: Sequence[int],
-    bars: Tensor,
-    *,
-    clip: float | None = None,
-    pictures: int = 1,
-) -> Tensor:
-    """Run the members of an ensemble as one batch and average them, as latents.
-
-    The average comes before the decoder (Algorithm 2), which therefore runs once whatever N is.
-
-    Args:
-        denoise: As for `ddim`; it sees all N members of all pictures at once. What it knows of a
-            single picture broadcasts over them.
-        noise: One row for each member, (N, C, h, w), as `member_noise` returns them; those of the
-            next picture follow.
-        timesteps: As for `ddim`.
-        bars: As for `ddim`.
-        clip: As for `ddim`.
-        pictures: B, each with as many members.
-
-    Returns:
-        (B, C, h, w) float32.
-
-    Raises:
-        ValueError: There is no member, pictures have not equally many, or as `ddim` does.
-    """
-    if not len(noise):
-        raise ValueError("an ensemble needs at least one member")
-    if len(noise) % pictures:
-        raise ValueError(f"{len(noise)} members cannot be shared out among {pictures} pictures")
-    latents = ddim(denoise, noise, timesteps, bars, clip=clip)
-    return torch.unflatten(latents, 0, (pictures, -1)).mean(1)
-
-
-def fused(straight: Tensor, mirrored: Tensor, fusion: Fusion = "mean") -> Tensor:
-    """Combine the maps of a picture and of its mirror image, the second turned back already.
-
-    Args:
-        straight: Probabilities of any shape.
-        mirrored: Of the same shape.
-        fusion: ``mean``, the default, averages the two: what both agree on keeps its probability,
-            and a calibrated one stays calibrated. ``max`` is what the authors' code does, though
-            the paper does not say so: either one is enough to mark a pixel, so recall rises, and
-            false alarms with it.
-
-    Raises:
-        ValueError: The fusion is unknown.
-    """
-    if fusion not in get_args(Fusion):
-        raise ValueError(f"unknown fusion {fusion!r}; known: {', '.join(get_args(Fusion))}")
-    if fusion == "max":
-        return torch.maximum(straight, mirrored)
-    return (straight + mirrored) / 2
+    noise = []
+    for member in range(members):
+        # The key comes last, so that no other triple spells the same bytes.
+        digest = hashlib.sha256(b"%d/%d/" % (seed, member) + key).digest()
+        generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little"))
+        noise.append(torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu"))
+    return torch.stack(noise)

@@ -12,8 +12,7 @@ equals, places that look alike lie side by side, and each pair of neighbours vot
 Chance spreads its votes over all shifts; a copy puts its own on one. Even the noise of an empty
 wall suffices, since no camera repeats it.
 
-Sorting makes it n log n. Only translations are seen. Repetition is no proof: windows and tiles
-repeat too. So this is evidence for the network to weigh, not a verdict.
+Only translations are seen. Windows and tiles repeat too: it is evidence for the network to weigh.
 """
 
 from __future__ import annotations
@@ -71,26 +70,22 @@ def self_similarity(image: Tensor) -> Tensor:
         far the shift between them stands out from chance, as far as they agree (0 to about 2), and
         how much texture there is to compare (0 to about 1).
     """
+    size = tuple(-(-side // STRIDE) for side in image.shape[-2:])
     with full_precision(image.device):
-        return _self_similarity(image.float())
-
-
-def _self_similarity(image: Tensor) -> Tensor:
-    rows, columns = (-(-side // STRIDE) for side in image.shape[-2:])
-    grey = grey_levels(image)  # (B, H, W)
-    factor = math.ceil(math.sqrt(grey[0].numel() / MAX_AREA))
-    if factor > 1:
-        grey = F.avg_pool2d(grey[:, None], factor)[:, 0]
-    below, right = (-side % STRIDE for side in grey.shape[1:])
-    if below or right:  # the edge, repeated to whole cells
-        grey = F.pad(grey[:, None], (0, right, 0, below), mode="replicate")[:, 0]
-    around = box_mean(grey, _AROUND, _AROUND)
-    detail = grey - around
-    shifts, scores = find_shifts(detail, around, CANDIDATES)
-    maps = _compare(detail, shifts, scores)  # (B, 3, h / 4, w / 4)
-    if factor > 1:
-        maps = F.interpolate(maps, size=(rows, columns), mode="bilinear", align_corners=False)
-    return maps
+        grey = grey_levels(image.float())  # (B, H, W)
+        factor = math.ceil(math.sqrt(grey[0].numel() / MAX_AREA))
+        if factor > 1:
+            grey = F.avg_pool2d(grey[:, None], factor)[:, 0]
+        below, right = (-side % STRIDE for side in grey.shape[1:])
+        if below or right:  # the edge, repeated to whole cells
+            grey = F.pad(grey[:, None], (0, right, 0, below), mode="replicate")[:, 0]
+        around = box_mean(grey, _AROUND, _AROUND)
+        detail = grey - around
+        shifts, scores = find_shifts(detail, around, CANDIDATES)
+        maps = _compare(detail, shifts, scores)  # (B, 3, h / 4, w / 4)
+        if factor > 1:
+            maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        return maps
 
 
 def _compare(detail: Tensor, shifts: Tensor, scores: Tensor) -> Tensor:

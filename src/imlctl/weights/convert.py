@@ -62,9 +62,7 @@ def convert(source: Path, target: Path, *, part: str = "", overwrite: bool = Fal
     """
     if target.suffix != ".safetensors":
         raise WeightsError(
-            "must end in .safetensors",
-            source=str(target),
-            remedy="Choose another name.",
+            "must end in .safetensors", source=str(target), remedy="Choose another name."
         )
     before = sha256_of(source)
     with tempfile.TemporaryDirectory(prefix="imlctl-convert-") as folder:
@@ -111,12 +109,7 @@ class ContentError(Exception):
 
 
 def unpickle(source: str, target: str, part: str) -> dict[str, Any]:
-    """Read the pickle `source` and write its tensors to `target`.
-
-    Args:
-        source: A file that ``torch.save`` wrote.
-        target: A safetensors file; what is there is replaced.
-        part: Which of several sets of tensors; empty if there is one.
+    """Read a pickle and write its tensors; arguments as for `convert`.
 
     Returns:
         Number of ``tensors``, and the names ``left_out``, which are no tensors.

@@ -20,7 +20,7 @@ from imlctl.errors import WeightsError, first_line
 from imlctl.weights.registry import Entry, sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from imlctl.weights.registry import HubReference
 
@@ -196,24 +196,20 @@ def _of_the_hub(error: BaseException, reference: HubReference) -> _Finding:
             f"{constants.ENDPOINT} does not answer as a Hub does",
             "Check HF_ENDPOINT, proxies and firewalls.",
         )
-    return None if status is None else _STATUS.get(status, _other_status)(status)
-
-
-def _other_status(status: int) -> tuple[str, str]:
+    if status == 403:
+        return (
+            "the Hub refused it (HTTP 403)",
+            f"{_LOG_IN} with a token that has the right to it.",
+        )
+    if status == 429:
+        return (
+            "the Hub has had too many requests from here (HTTP 429), and still after waiting",
+            f"Try again in a few minutes. {_LOG_IN}: the limit is higher then.",
+        )
+    if status is None:
+        return None
     who = "has trouble of its own" if status >= 500 else "refused the request"
     return f"the Hub {who} (HTTP {status})", "Try again later."
-
-
-_STATUS: dict[int, Callable[[int], tuple[str, str]]] = {
-    403: lambda _: (
-        "the Hub refused it (HTTP 403)",
-        f"{_LOG_IN} with a token that has the right to it.",
-    ),
-    429: lambda _: (
-        "the Hub has had too many requests from here (HTTP 429), and still after waiting",
-        f"Try again in a few minutes. {_LOG_IN}: the limit is higher then.",
-    ),
-}
 
 
 def _of_the_way(error: BaseException, reference: HubReference) -> _Finding:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from imlctl.errors import WeightsError
-from imlctl.weights import hub
-from imlctl.weights.pull import look_up, on_the_hub
+from imlctl.weights.pull import look_up, pulled_before
 from imlctl.weights.registry import Entry, HubReference, parse, read_header, sha256_of, unreadable
 from imlctl.weights.user_registry import known_weights, load_user_registry
 
@@ -69,12 +68,8 @@ def _item(name: str, target: Entry | HubReference) -> Item:
     if entry is not None and entry.source != "hub":
         state = State.HERE if entry.path.is_file() else State.ABSENT
         return Item(name, entry, entry.path, entry.sha256, state)
-    known, reference = on_the_hub(target)
-    seen = load_user_registry().first_seen(reference)
-    here = hub.cached(reference.at(seen.revision) if seen else reference)
-    sha256 = known or (seen.sha256 if seen else "")
-    state = State.HERE if here else State.ABSENT
-    return Item(name, entry, here.path if here else None, sha256, state)
+    path, sha256 = pulled_before(target)
+    return Item(name, entry, path, sha256, State.HERE if path else State.ABSENT)
 
 
 def verify(item: Item) -> Item:
@@ -84,10 +79,11 @@ def verify(item: Item) -> Item:
     try:
         found = sha256_of(item.path, item.name)
     except WeightsError:
-        return _judged(item, State.UNREADABLE, "")
+        return replace(item, state=State.UNREADABLE)
     if not item.sha256:
-        return _judged(item, State.UNKNOWN, found)
-    return _judged(item, State.INTACT if found == item.sha256 else State.CHANGED, found)
+        return replace(item, state=State.UNKNOWN, found=found)
+    state = State.INTACT if found == item.sha256 else State.CHANGED
+    return replace(item, state=state, found=found)
 
 
 def card_of(item: Item) -> dict[str, Any]:
@@ -108,7 +104,3 @@ def card_of(item: Item) -> dict[str, Any]:
         raise WeightsError(
             f"has metadata that this version cannot read ({error})", source=item.name
         ) from error
-
-
-def _judged(item: Item, state: State, found: str) -> Item:
-    return Item(item.name, item.entry, item.path, item.sha256, state, found)

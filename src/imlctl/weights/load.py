@@ -70,7 +70,6 @@ class Card:
     rates: Rates | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no file of ours holds."""
         if self.score_scale is not None:  # JSON knows no tuples
             slope, offset = map(float, self.score_scale)
             if not 0 < slope < math.inf or not math.isfinite(offset):
@@ -107,9 +106,8 @@ class Card:
 def _of_format_1(values: dict[str, Any]) -> dict[str, Any]:
     """Give a card of imlctl 0.1 a rule: it had thresholds of the map where there are now scores.
 
-    A picture is manipulated from the score on that one authentic photograph in a hundred reached
-    when the weights were calibrated, inconclusive from that of one in ten. This function goes when
-    no weights of that format ship any more.
+    Manipulated from the score of one authentic photograph in a hundred, inconclusive from that of
+    one in ten. This function goes when no weights of that format ship any more.
     """
     kept = {k: v for k, v in values.items() if k not in ("min_share", "verdict_threshold")}
     threshold = kept.pop("threshold", 0.5)
@@ -206,11 +204,6 @@ def _read_card(data: bytes, name: str) -> Card:
         ) from error
 
 
-def _damaged(error: Exception, name: str) -> WeightsError:
-    what = f"is damaged or not safetensors ({error})"
-    return WeightsError(what, source=name, remedy="Get the file again.")
-
-
 def _build(card: Card, name: str) -> Model | LightVAE:
     if card.format != FORMAT or card.architecture not in _MODELS:
         raise WeightsError(
@@ -233,7 +226,9 @@ def _fill(model: Model | LightVAE, data: bytes, name: str) -> None:
     try:
         tensors = load_tensors(data)
     except SafetensorError as error:
-        raise _damaged(error, name) from error
+        raise WeightsError(
+            f"is damaged or not safetensors ({error})", source=name, remedy="Get the file again."
+        ) from error
     expected = model.state_dict()
     both = expected.keys() & tensors.keys()
     faults = {

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imlctl.errors import WeightsError
-from imlctl.weights import hub
 from imlctl.weights.load import Card, Loaded, load
-from imlctl.weights.pull import look_up, on_the_hub
+from imlctl.weights.pull import look_up, pulled_before
 from imlctl.weights.registry import SCHEME, Entry, hub_form, user_folder
 from imlctl.weights.selftest import check_on_first_use
-from imlctl.weights.user_registry import known_weights, load_user_registry
-
-if TYPE_CHECKING:
-    from imlctl.weights.registry import HubReference
-    from imlctl.weights.user_registry import Seen
+from imlctl.weights.user_registry import known_weights
 
 _LOCALIZERS = ("efficient-iml", "diff-iml")
 
@@ -95,10 +90,7 @@ def find(wanted: str | Path, *, kind: str = "") -> Found:
         )
     if entry is not None and entry.source != "hub":
         return Found(wanted, entry.path, entry.sha256, entry)
-    known, reference = on_the_hub(target)
-    seen = load_user_registry().first_seen(reference)
-    here = _pulled(reference, seen)
-    expected = known or (seen.sha256 if seen else "")
+    here, expected = pulled_before(target)
     if here is None or not expected:
         raise WeightsError(
             "is not on this machine, and weights are fetched only when asked for",
@@ -106,12 +98,6 @@ def find(wanted: str | Path, *, kind: str = "") -> Found:
             remedy=f"Fetch it with: imlctl weights pull {wanted}",
         )
     return Found(wanted, here, expected, entry)
-
-
-def _pulled(reference: HubReference, seen: Seen | None) -> Path | None:
-    """Return the cached file of a reference, at the commit of its first pull."""
-    here = hub.cached(reference.at(seen.revision) if seen else reference)
-    return here.path if here else None
 
 
 def _stated(config: dict[str, Any]) -> dict[str, Any]:

@@ -91,7 +91,12 @@ def pull(
     seen = registry.first_seen(reference)
     expected, checked = _expectation(wanted, known, sha256, seen)
     if not expected and not trust_on_first_use:
-        raise _untrusted(wanted, reference)
+        raise WeightsError(
+            f"no hash of {reference} is known, so the file could not be checked",
+            source=wanted,
+            remedy="Give its hash with --sha256, or add --trust-on-first-use to accept the file and"
+            " to check later pulls against it.",
+        )
     licence, restriction = "", ""
     if isinstance(target, Entry) and target.restriction:
         licence, restriction = target.licence, target.restriction
@@ -102,8 +107,22 @@ def pull(
     if expected and found != expected:
         raise _wrong(wanted, reference, fetched, found, expected, seen)
     if is_commit(reference.revision) and fetched.revision != reference.revision:
-        raise _other_commit(reference, fetched)
-    first = _record(reference, fetched, found, checked, licence)
+        raise WeightsError(
+            f"the Hub answered with commit {fetched.revision}",
+            source=str(reference),
+            remedy="Check HF_ENDPOINT: a mirror must serve the commit that is asked for.",
+        )
+    first = add_seen(
+        Seen(
+            weights=str(reference),
+            revision=fetched.revision,
+            sha256=found,
+            size=fetched.path.stat().st_size,
+            checked=checked,
+            date=datetime.now(UTC).date().isoformat(),
+            licence=licence,
+        )
+    )
     if found != first.sha256:  # another process was the first, a moment ago, and saw something else
         raise _wrong(wanted, reference, fetched, found, first.sha256, first)
     if fetched.revision != first.revision:  # another commit with the same file: keep to the first
@@ -140,29 +159,15 @@ def on_the_hub(target: Entry | HubReference) -> tuple[str, HubReference]:
     return target.sha256, target.reference
 
 
-def _record(
-    reference: HubReference, fetched: hub.Fetched, sha256: str, checked: str, licence: str
-) -> Seen:
-    return add_seen(
-        Seen(
-            weights=str(reference),
-            revision=fetched.revision,
-            sha256=sha256,
-            size=fetched.path.stat().st_size,
-            checked=checked,
-            date=datetime.now(UTC).date().isoformat(),
-            licence=licence,
-        )
-    )
+def pulled_before(target: Entry | HubReference) -> tuple[Path | None, str]:
+    """Return the cached file of the Hub, at the commit of its first pull, and its known hash.
 
-
-def _untrusted(name: str, reference: HubReference) -> WeightsError:
-    return WeightsError(
-        f"no hash of {reference} is known, so the file could not be checked",
-        source=name,
-        remedy="Give its hash with --sha256, or add --trust-on-first-use to accept the file and to"
-        " check later pulls against it.",
-    )
+    None where the cache lacks the file, and "" where nobody knows the hash.
+    """
+    known, reference = on_the_hub(target)
+    seen = load_user_registry().first_seen(reference)
+    here = hub.cached(reference.at(seen.revision) if seen else reference)
+    return here.path if here else None, known or (seen.sha256 if seen else "")
 
 
 def _wrong(
@@ -187,12 +192,4 @@ def _wrong(
         found,
         expected,
         "If a transfer went wrong, pull again with --force; if not, do not trust its source.",
-    )
-
-
-def _other_commit(reference: HubReference, fetched: hub.Fetched) -> WeightsError:
-    return WeightsError(
-        f"the Hub answered with commit {fetched.revision}",
-        source=str(reference),
-        remedy="Check HF_ENDPOINT: a mirror must serve the commit that is asked for.",
     )

@@ -47,7 +47,6 @@ class HubReference:
     revision: str = "main"
 
     def __post_init__(self) -> None:
-        """Refuse what could name anything but a file of a repository."""
         if not _REPO.fullmatch(self.repo) or ".." in self.repo or "--" in self.repo:
             raise ValueError(f"{self.repo!r} is no repository of the form owner/name")
         if not _REVISION.fullmatch(self.revision) or ".." in self.revision:
@@ -61,7 +60,6 @@ class HubReference:
         return replace(self, revision=revision)
 
     def __str__(self) -> str:
-        """Return the reference as `parse` reads it, with its revision spelled out."""
         return f"{SCHEME}{self.repo}@{quote(self.revision, safe='')}/{self.file}"
 
 
@@ -155,7 +153,6 @@ class Entry:
     card: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse an entry that contradicts itself."""
         for problem, found in (
             ("a name of letters, digits, dots and dashes", not _NAME.fullmatch(self.name)),
             (f"a kind that is one of {', '.join(KINDS)}", self.kind not in KINDS),
@@ -321,16 +318,13 @@ def read_header(data: bytes, name: str) -> dict[str, Any]:
     """
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8:
-        raise _damaged(f"is damaged or not safetensors: it ends after {len(data)} bytes", name)
+        raise _damaged(f" or not safetensors: it ends after {len(data)} bytes", name)
     if size > MAX_HEADER:
         for start, what in _OTHERS:
             if data.startswith(start):
                 raise WeightsError(what, source=name, remedy=_REMEDIES.get(start, _GET_AGAIN))
-        raise _damaged(
-            "is damaged or not safetensors: it announces a header of "
-            f"{size} bytes, and the format allows {MAX_HEADER}",
-            name,
-        )
+        how = f"it announces a header of {size} bytes, and the format allows {MAX_HEADER}"
+        raise _damaged(f" or not safetensors: {how}", name)
     if size > len(data) - 8:
         raise _truncated(len(data), 8 + size, name)
     try:
@@ -338,15 +332,15 @@ def read_header(data: bytes, name: str) -> dict[str, Any]:
         ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
         whole = 8 + size + max(ends, default=0)
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError) as error:
-        raise _damaged(f"is damaged or not safetensors: no valid header ({error})", name) from error
+        raise _damaged(f" or not safetensors: no valid header ({error})", name) from error
     if whole > len(data):
         raise _truncated(len(data), whole, name)
     return dict(header)
 
 
-def _damaged(what: str, name: str) -> WeightsError:
-    return WeightsError(what, source=name, remedy=_GET_AGAIN)
+def _damaged(how: str, name: str) -> WeightsError:
+    return WeightsError(f"is damaged{how}", source=name, remedy=_GET_AGAIN)
 
 
 def _truncated(here: int, whole: int, name: str) -> WeightsError:
-    return _damaged(f"is damaged: it is truncated to {here} of at least {whole} bytes", name)
+    return _damaged(f": it is truncated to {here} of at least {whole} bytes", name)

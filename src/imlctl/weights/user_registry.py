@@ -56,7 +56,6 @@ class Seen:
     licence: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a record that pins nothing."""
         if not is_sha256(self.sha256) or not is_commit(self.revision):
             raise ValueError(f"the record of {self.weights} needs a sha256 and a commit")
 
@@ -191,11 +190,6 @@ def _parse(text: str) -> UserRegistry:
     )
 
 
-def _is_known(record: Seen, registry: UserRegistry) -> bool:
-    shown = not record.licence or (record.weights, record.licence) in registry.licences
-    return record.weights in registry.seen and shown
-
-
 def _append(table: str, record: Seen | None = None) -> UserRegistry:
     """Add a table at the end, atomically, and one process at a time; not a record that is there."""
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
@@ -206,8 +200,10 @@ def _append(table: str, record: Seen | None = None) -> UserRegistry:
         with WeakFileLock(path.with_name(path.name + ".lock")):
             before = _read(path)
             now = load_user_registry()
-            if record is not None and _is_known(record, now):
-                return now
+            if record is not None and record.weights in now.seen:
+                shown = (record.weights, record.licence) in now.licences
+                if shown or not record.licence:
+                    return now
             gap = "\n" if before.endswith("\n") or not before else "\n\n"
             text = (before + gap if before else "") + table
             after = _parse(text)  # never write what cannot be read back
