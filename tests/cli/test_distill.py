@@ -69,8 +69,6 @@ def test_with_an_onnx_teacher(run, preset, encoder, tmp_path):
     arguments = ("distill", preset, "-o", tmp_path / "run", "--teacher", encoder)
     ran = run(*arguments, "--device", "cpu")
     assert ran.code == Exit.OK
-    assert f"teacher {encoder}" in ran.err
-    assert "times as long" in ran.err
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert all("teacher" in e for e in log if e["event"] == "step")
     again = run(*arguments, "--device", "cpu", "--quiet")

@@ -49,12 +49,11 @@ def test_samples_have_the_size_asked_for(size: int, pool: PhotoPool) -> None:
     for index in range(25):
         sample = make(index)
         assert sample.side == size
-        assert size // 2 <= min(sample.height, sample.width)
-        assert max(sample.height, sample.width) <= size
-        assert sample.pixels.shape == (sample.height, sample.width, 3)
+        assert size // 2 <= min(sample.mask.shape)
+        assert max(sample.mask.shape) <= size
+        assert sample.pixels.shape == (*sample.mask.shape, 3)
         assert sample.pixels.dtype == np.uint8
         assert sample.pixels.flags.c_contiguous
-        assert sample.mask.shape == (sample.height, sample.width)
         assert sample.mask.dtype == bool
         assert sample.kind in KINDS
 
@@ -124,9 +123,9 @@ def test_small_photographs_are_enlarged(photo: Callable[..., Any]) -> None:
 def test_many_samples_do_not_fill_their_square(pool: PhotoPool) -> None:
     make = Synthesizer(pool, size=128)
     samples = [make(i) for i in range(200)]
-    padded = [s for s in samples if (s.height, s.width) != (128, 128)]
+    padded = [s for s in samples if s.mask.shape != (128, 128)]
     assert 0.25 < len(padded) / len(samples) < 0.75
-    ragged = [s for s in padded if s.height % 32 or s.width % 32]
+    ragged = [s for s in padded if s.mask.shape[0] % 32 or s.mask.shape[1] % 32]
     assert len(ragged) > 0.6 * len(padded)
 
 
@@ -139,7 +138,7 @@ def test_whole_photographs_are_reduced_until_they_fit(photo: Callable[..., Any])
     for sample in map(make, range(80)):
         left, right = (sample.pixels[:, side].mean(0) for side in (2, -3))
         red_to_blue = left[0] > 170 > left[2] + 60 and right[2] > 170 > right[0] + 60
-        whole += red_to_blue and abs(sample.width / sample.height - 4 / 3) < 0.05
+        whole += red_to_blue and abs(sample.mask.shape[1] / sample.mask.shape[0] - 4 / 3) < 0.05
     assert 10 < whole < 50
 
 

@@ -62,14 +62,14 @@ def test_batches_are_the_numbered_samples_padded_as_for_inference(pool: PhotoPoo
     small = 0
     for index in range(40):
         sample = make(index)
-        inside = (slice(0, sample.height), slice(0, sample.width))
-        small += sample.height < 64 and sample.width < 64
+        inside = (slice(0, sample.mask.shape[0]), slice(0, sample.mask.shape[1]))
+        small += sample.mask.shape[0] < 64 and sample.mask.shape[1] < 64
         own = torch.from_numpy(np.moveaxis(sample.pixels, 2, 0).copy())
         expected = pad(own, multiple=64)
         assert torch.equal((images[index] * 255).round().to(torch.uint8), expected)
         assert torch.equal(masks[index, 0][inside] > 0, torch.from_numpy(sample.mask))
         assert valid[index, 0][inside].all()
-        assert valid[index].sum() == sample.height * sample.width
+        assert valid[index].sum() == sample.mask.shape[0] * sample.mask.shape[1]
     assert small > 2
 
 
@@ -82,8 +82,8 @@ def test_clues_are_of_a_sample_s_own_pixels(workers: int, pool: PhotoPool) -> No
         assert batch.clues.shape == (len(batch), 2, 16, 16)
         for place, clues in enumerate(batch.clues):
             sample = make(4 * first + place)
-            assert (clues[1] == sample.height * 1000 + sample.width).all()
-            rows, columns = -(-sample.height // 4), -(-sample.width // 4)
+            assert (clues[1] == sample.mask.shape[0] * 1000 + sample.mask.shape[1]).all()
+            rows, columns = -(-sample.mask.shape[0] // 4), -(-sample.mask.shape[1] // 4)
             assert (clues[0, rows - 1 :] == clues[0, rows - 1]).all()  # its edge repeated
             assert (clues[0, :, columns - 1 :] == clues[0, :, columns - 1 : columns]).all()
 

@@ -90,7 +90,7 @@ def test_refuses_other_sizes(size: int) -> None:
 def test_refuses_other_edges() -> None:
     wrong: Any = "sobel"
     with pytest.raises(ValueError, match="unknown edge map 'sobel'"):
-        MaskMaps(edges=wrong)
+        MaskMaps(edges=wrong)(0)
 
 
 CPU = torch.device("cpu")

@@ -294,8 +294,6 @@ class TestConfig:
         [
             ({"encoder": "vgg"}, f"unknown encoder 'vgg'; known: {ENCODERS[0]}"),
             ({"denoiser": "huge"}, "unknown denoiser"),
-            ({"edges": "sobel"}, "unknown edges"),
-            ({"spacing": "even"}, "unknown spacing"),
             ({"prior": -0.1}, "must not be negative"),
             ({"mask_weight": 1.5}, "mask_weight must lie"),
             ({"encoder_rate": -1.0}, "must not be negative"),

@@ -40,16 +40,9 @@ def test_none_is_none() -> None:
     assert load_teacher(TeacherConfig(), latent=4, device=CPU) is None
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"scale": 0.0}, "scale must be positive"),
-        ({"source": "some/name", "decoder": Path("d.onnx")}, "with an ONNX encoder only"),
-    ],
-)
-def test_refuses_what_cannot_work(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TeacherConfig(**options)
+def test_refuses_what_cannot_work() -> None:
+    with pytest.raises(ValueError, match="scale must be positive"):
+        TeacherConfig(scale=0.0)
 
 
 class TestOnnx:
@@ -60,7 +53,7 @@ class TestOnnx:
         def write(name: str = "encoder.onnx", channels: int = 4, stride: int = 8) -> Path:
             rng = np.random.default_rng(channels)
             weight = rng.normal(size=(channels, 3, stride, stride)).astype(np.float32)
-            return save_conv(tmp_path / name, "Conv", weight, stride)
+            return save_conv(tmp_path / name, weight, stride)
 
         return write
 
@@ -73,19 +66,6 @@ class TestOnnx:
         expected = F.conv2d(maps().expand(-1, 3, -1, -1), weight, stride=8)[:, :4]
         got = teacher(path, scale=0.5).encode(maps())
         torch.testing.assert_close(got, 0.5 * expected, rtol=1e-4, atol=1e-4)
-
-    def test_a_decoder_takes_what_the_encoder_gave(
-        self, encoder: Callable[..., Path], tmp_path: Path
-    ) -> None:
-        rng = np.random.default_rng(1)
-        weight = rng.normal(size=(4, 3, 8, 8)).astype(np.float32)
-        decoder = save_conv(tmp_path / "decoder.onnx", "ConvTranspose", weight, 8)
-        found = teacher(encoder(), scale=0.5, decoder=decoder)
-        assert found.decode is not None
-        latents = torch.randn(1, 4, 3, 5)
-        expected = F.conv_transpose2d(latents / 0.5, torch.from_numpy(weight), stride=8)
-        torch.testing.assert_close(found.decode(latents), expected, rtol=1e-4, atol=1e-4)
-        assert teacher(encoder()).decode is None
 
     @pytest.mark.parametrize("wrong", [{"channels": 3}, {"stride": 4}])
     def test_refuses_latents_of_another_shape(
@@ -104,7 +84,7 @@ class TestOnnx:
 
     def test_refuses_a_model_of_something_else(self, tmp_path: Path) -> None:
         weight = np.zeros((4, 5, 8, 8), np.float32)
-        path = save_conv(tmp_path / "five.onnx", "Conv", weight, 8)
+        path = save_conv(tmp_path / "five.onnx", weight, 8)
         with pytest.raises(WeightsError, match=r"five.onnx: does not take .*\(1, 3, 64, 64\)"):
             teacher(path)
 
@@ -117,10 +97,10 @@ class TestOnnx:
             teacher(path)
 
 
-def save_conv(path: Path, kind: str, weight: np.ndarray[Any, Any], stride: int) -> Path:
+def save_conv(path: Path, weight: np.ndarray[Any, Any], stride: int) -> Path:
     """Write an ONNX model of one convolution, for any batch and size."""
-    inputs, outputs = weight.shape[1::-1] if kind == "Conv" else weight.shape[:2]
-    node = helper.make_node(kind, ["x", "w"], ["y"], strides=[stride, stride])
+    outputs, inputs = weight.shape[:2]
+    node = helper.make_node("Conv", ["x", "w"], ["y"], strides=[stride, stride])
     graph = helper.make_graph(
         [node],
         "one",
@@ -167,13 +147,9 @@ class TestDiffusers:
             if kind == "AutoencoderKL":
                 # Of the encoder's eight channels, the mean comes first.
                 expected = 0.3 * model.quant_conv(model.encoder(grey))[:, :4]
-                picture = model.decoder(model.post_quant_conv(expected / 0.3))
             else:
                 expected = 0.7 * model.encoder(grey)
-                picture = model.decode(expected / 0.7).sample
         torch.testing.assert_close(found.encode(maps()), expected)
-        assert found.decode is not None
-        torch.testing.assert_close(found.decode(expected), picture)
 
     def test_pickles_are_refused(self, tmp_path: Path) -> None:
         tiny("AutoencoderKL").save_pretrained(tmp_path / "vae", safe_serialization=False)

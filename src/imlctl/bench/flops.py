@@ -8,15 +8,13 @@ call of the denoiser for each member; here all are counted, and the paper's way 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-
-from imlctl.core.model import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -65,14 +63,7 @@ class Cost:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the totals included."""
-        parts = [{"name": p.name, "parameters": p.parameters, "macs": p.macs} for p in self.parts]
-        return {
-            "size": self.size,
-            "parameters": self.parameters,
-            "macs": self.macs,
-            "wkv": self.wkv,
-            "parts": parts,
-        }
+        return asdict(self) | {"parameters": self.parameters, "macs": self.macs}
 
 
 def count_model(model: Model, size: int, *, steps: int, members: int) -> Cost:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from imlctl.cli import options
 from imlctl.cli.console import note
 from imlctl.cli.progress import Progress, saving_interrupts, stopped, train_line
-
-if TYPE_CHECKING:
-    import torch
-
-    from imlctl.train.teacher import Teacher
 
 
 def distill(
@@ -62,12 +57,12 @@ def distill(
     if best is None:
         raise stopped()
     if not quiet:
-        _tell(best, master, where)
+        _tell(best)
     typer.echo(best)
 
 
-def _tell(best: Path, teacher: Teacher | None, device: torch.device) -> None:
-    """Say how good the kept weights are, and how fast next to the teacher."""
+def _tell(best: Path) -> None:
+    """Say how good the kept weights are."""
     from imlctl.weights.load import load
 
     loaded = load(best)
@@ -77,40 +72,10 @@ def _tell(best: Path, teacher: Teacher | None, device: torch.device) -> None:
         f"F1 {found['f1']:.4f} ({_kinds(found['masks'])}; worst {found['worst']:.4f}), "
         f"edge maps {_kinds(found['edges'])}"
     )
-    if teacher is not None:
-        model: Any = loaded.model
-        note(_latency(model.fuse().to(device), teacher, device))
 
 
 def _kinds(scores: dict[str, float]) -> str:
     return ", ".join(f"{kind} {score:.4f}" for kind, score in scores.items())
-
-
-def _latency(model: Any, teacher: Teacher, device: torch.device) -> str:
-    """Time both in turns on one 512x512 map: encode and decode, or encode if that is all."""
-    import torch
-
-    from imlctl.bench.timing import Subject, take_turns, timer_for
-
-    maps = torch.ones(1, 1, 512, 512, device=device)
-    decode = teacher.decode
-
-    def theirs() -> object:
-        latents = teacher.encode(maps)
-        return decode(latents) if decode else latents
-
-    def ours() -> object:
-        latents = model.encode(maps)
-        return model.decode(latents) if decode else latents
-
-    with torch.inference_mode():
-        subjects = (Subject("LightVAE", ours, passes=5), Subject("teacher", theirs))
-        mine, other = take_turns(subjects, 3, timed=timer_for(device))
-    what = "encode + decode" if decode else "encode"
-    return (
-        f"{what} of one 512x512 map: {mine.median * 1e3:.1f} ms, teacher {teacher.name} "
-        f"{other.median * 1e3:.0f} ms, {other.over(mine):.0f} times as long"
-    )
 
 
 def _line(event: dict[str, Any]) -> str:

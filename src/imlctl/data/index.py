@@ -13,7 +13,7 @@ import numpy as np
 
 from imlctl import atomic
 from imlctl.data.folders import Found, Remark
-from imlctl.data.layouts import CORRECTED, LAYOUTS, Layout, detect
+from imlctl.data.layouts import CORRECTED, LAYOUTS, detect
 from imlctl.data.manifest import Entry, share_of
 from imlctl.data.masks import is_plain, mask_png, read_mask
 from imlctl.errors import InputError, UsageError
@@ -93,7 +93,13 @@ def build_index(
     """
     if not root.is_dir():
         raise UsageError("no such folder", source=str(root))
-    chosen = _layout(root, layout)
+    if layout != "auto" and layout not in LAYOUTS:
+        raise UsageError(
+            f"unknown layout {layout!r}",
+            source="--layout",
+            remedy=f"Known: auto, {', '.join(LAYOUTS)}.",
+        )
+    chosen = detect(root) if layout == "auto" else LAYOUTS[layout]
     splits = splits or Splits()
     index = Index(chosen.name)
     found: list[Found] = []
@@ -116,18 +122,6 @@ def build_index(
     return index
 
 
-def _layout(root: Path, name: str) -> Layout:
-    if name == "auto":
-        return detect(root)
-    if name not in LAYOUTS:
-        raise UsageError(
-            f"unknown layout {name!r}",
-            source="--layout",
-            remedy=f"Known: auto, {', '.join(LAYOUTS)}.",
-        )
-    return LAYOUTS[name]
-
-
 def _admit(entry: Entry, index: Index, homes: dict[str, Entry]) -> None:
     """Take an entry in, unless its bytes are known in another split, or as the opposite."""
     other = homes.setdefault(entry.sha256, entry)
@@ -146,13 +140,13 @@ def _check(found: Found, masks: Path) -> Entry | Remark:
     try:
         photo = read(found.image)
     except InputError as error:
-        return Remark(found.image, _clause(error))
+        return Remark(found.image, error.what.rstrip("."))
     if found.mask is None:
         return Entry(found.image, None, found.set, "-", photo.sha256)
     try:
         mask = read_mask(found.mask, found.rule)
     except InputError as error:
-        return Remark(found.mask, _clause(error))
+        return Remark(found.mask, error.what.rstrip("."))
     turned = photo.facts.orientation >= 5
     shape = photo.pixels.shape[1::-1] if turned else photo.pixels.shape[:2]
     problem = _objection(found, mask, shape)
@@ -183,10 +177,6 @@ def _own_name(found: Found) -> str:
     digest = hashlib.sha256(str(found.image).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     stem = re.sub(r"[^\w.-]", "_", found.image.stem)[:120]
     return f"{stem}-{digest}.png"
-
-
-def _clause(error: InputError) -> str:
-    return error.what.rstrip(".")
 
 
 def counts(entries: Iterable[Entry]) -> dict[tuple[str, str], tuple[int, int]]:

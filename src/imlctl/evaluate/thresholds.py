@@ -93,8 +93,16 @@ def threshold_for(sha256: str, rate: float, sampling: Sampling) -> float:
     asked = asdict(sampling) | {"tta": sampling.fusion if sampling.tta else "none"}
     for entry in entries:
         if all(asked[key] == value for key, value in entry["settings"].items()):
-            return _usable(threshold_at(entry["critical"], rate), rate)
-    known = "; ".join(_in_words(entry["settings"]) for entry in entries)
+            threshold = threshold_at(entry["critical"], rate)
+            if threshold < 1:
+                return threshold
+            raise UsageError(
+                f"no threshold below 1 marks at most {rate:.1%} of the pictures calibrated on",
+                source=f"--threshold fpr={rate:g}",
+                remedy="Ask for a higher rate.",
+            )
+    settings = (entry["settings"].items() for entry in entries)
+    known = "; ".join(", ".join(f"{key} {value}" for key, value in each) for each in settings)
     raise UsageError(
         "these weights were calibrated with other settings only: " + known
         if known
@@ -102,20 +110,6 @@ def threshold_for(sha256: str, rate: float, sampling: Sampling) -> float:
         source=f"--threshold fpr={rate:g}",
         remedy="Run: imlctl bench --calibrate AUTHENTIC_PICTURES, with the same settings.",
     )
-
-
-def _usable(threshold: float, rate: float) -> float:
-    if threshold >= 1:
-        raise UsageError(
-            f"no threshold below 1 marks at most {rate:.1%} of the pictures calibrated on",
-            source=f"--threshold fpr={rate:g}",
-            remedy="Ask for a higher rate.",
-        )
-    return threshold
-
-
-def _in_words(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def _load() -> dict[str, list[dict[str, Any]]]:

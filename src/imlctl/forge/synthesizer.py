@@ -81,16 +81,6 @@ class Sample:
     sources: tuple[str, ...] = ()
     side: int = 0
 
-    @property
-    def height(self) -> int:
-        """Its own, in pixels, without padding."""
-        return int(self.mask.shape[0])
-
-    @property
-    def width(self) -> int:
-        """Its own, in pixels, without padding."""
-        return int(self.mask.shape[1])
-
 
 class Maker(Protocol):
     """Makes sample number i, always the same one."""

@@ -57,11 +57,11 @@ class _Samples(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         sample = self.make(index)
-        side = sample.side or max(sample.height, sample.width)
+        side = sample.side or max(sample.mask.shape)
         own = torch.from_numpy(np.moveaxis(sample.pixels, 2, 0).copy())  # (3, h, w)
         mask = torch.from_numpy(sample.mask[None].astype(np.uint8))
         image, padded = (pad(part, multiple=1, min_side=side) for part in (own, mask))
-        parts = (image, padded, torch.tensor((sample.height, sample.width)))
+        parts = (image, padded, torch.tensor(sample.mask.shape))
         if self.clues is None:
             return parts
         with torch.no_grad():

@@ -38,7 +38,6 @@ MANIPULATED, INCONCLUSIVE = 0.01, 0.125  # of authentic photographs, that reach 
 PIXELS = 0.02  # of an authentic photograph, on average, that may be marked
 _SEED = 5
 _SIDE = 384  # of a forgery, in pixels
-_VERSIONS = 1  # of each photograph and each sort of reprocessing
 _TAIL = 0.1  # of the photographs: the shape of what is rarer is fitted to these
 _FINE = 2.0**-8  # log odds; float16 loses nothing of a bias that is lowered by such steps
 _MOST = 12 * 2**8  # steps; float32 tells probabilities from certainty about as far
@@ -177,9 +176,8 @@ def _authentic(pool: PhotoPool) -> Iterator[NDArray[np.uint8]]:
     rng = np.random.default_rng(_SEED)
     for photo in pool.photos:
         yield photo
-        for _ in range(_VERSIONS):
-            yield random_finish(photo, rng)
-            yield random_copy(photo, rng)
+        yield random_finish(photo, rng)
+        yield random_copy(photo, rng)
 
 
 def _forged(pool: PhotoPool) -> Iterator[NDArray[np.uint8]]:

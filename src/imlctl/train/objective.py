@@ -22,7 +22,7 @@ from imlctl.core.light_vae import LightVAE
 from imlctl.core.sampler import diffuse
 from imlctl.device import autocast
 from imlctl.errors import ConfigError, first_line
-from imlctl.forge.shapes import EdgeKind, edge_map
+from imlctl.forge.shapes import edge_map
 from imlctl.train.distributed import within_batch
 from imlctl.train.losses import localization_loss, weighted_mean
 from imlctl.weights.load import load
@@ -225,7 +225,7 @@ class Latents:
         if self.diffusion.edges == "none":
             edges = torch.zeros_like(mask)
         else:
-            kind = cast("EdgeKind", self.diffusion.edges)
+            kind = self.diffusion.edges
             drawn = [edge_map(each, kind) for each in (mask[:, 0] > 0.5).cpu().numpy()]
             edges = torch.from_numpy(np.stack(drawn)[:, None]).to(mask)
         return torch.cat([model.vae.encode(maps * 2 - 1) for maps in (mask, edges)], dim=1)

@@ -46,12 +46,10 @@ class RealSource:
     sets: tuple[str, ...] = ()
     split: str = "train"
     validation: str = "val"
-    kind: str = "all"
+    kind: Literal["all", "tampered", "authentic"] = "all"
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("all", "tampered", "authentic"):
-            raise ValueError(f"unknown kind {self.kind!r}; known: all, tampered, authentic")
         if self.weight <= 0 or self.split == self.validation:
             raise ValueError("weight must be positive, and validation another split")
 
@@ -71,13 +69,11 @@ class RealConfig:
     sources: tuple[RealSource, ...]
     share: float = 0.5
     per_epoch: int = 0
-    augment: str = "both"
+    augment: Literal["paper", "ours", "both"] = "both"
 
     def __post_init__(self) -> None:
         if not self.sources or not 0 < self.share <= 1 or self.per_epoch < 0:
             raise ValueError("needs a source, a share in (0, 1], and per_epoch not negative")
-        if self.augment not in ("paper", "ours", "both"):
-            raise ValueError(f"unknown augment {self.augment!r}; known: paper, ours, both")
 
 
 def load_entries(

@@ -22,7 +22,6 @@ Coder = Callable[[Tensor], Tensor]
 
 _KINDS = ("AutoencoderKL", "AutoencoderTiny")
 _EXPECTS = "images (B, 3, H, W) in [-1, 1]"
-_LATENTS = "latents (B, C, h, w)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +34,17 @@ class TeacherConfig:
         revision: Commit, tag or branch on the Hub; pin a commit for a run that can be repeated.
         offline: Use only what is in the Hub's cache. HF_HUB_OFFLINE=1 does the same, and
             HF_ENDPOINT names another Hub.
-        decoder: ONNX decoder next to an ONNX encoder; only timed.
         scale: Factor on an ONNX encoder's latents; a teacher of the Hub knows its own.
     """
 
     source: str = ""
     revision: str | None = None
     offline: bool = False
-    decoder: Path | None = None
     scale: float = 0.18215
 
     def __post_init__(self) -> None:
         if not self.scale > 0:
             raise ValueError("scale must be positive")
-        if self.decoder is not None and not self.is_onnx:
-            raise ValueError("a decoder goes with an ONNX encoder only")
 
     @property
     def is_onnx(self) -> bool:
@@ -65,12 +60,10 @@ class Teacher:
         name: As the user named it.
         encode: Maps (B, 1, H, W) in -1 and +1 to scaled latents (B, C, H / 8, W / 8): the mean of
             the posterior of the map, put into all three colours.
-        decode: Scaled latents to pictures (B, 3, H, W); None for an encoder alone.
     """
 
     name: str
     encode: Coder
-    decode: Coder | None
 
 
 def load_teacher(config: TeacherConfig, *, latent: int, device: torch.device) -> Teacher | None:
@@ -136,11 +129,7 @@ def _from_hub(config: TeacherConfig, device: torch.device) -> Teacher:
         mean = coded.latents if kind == "AutoencoderTiny" else coded.latent_dist.mean
         return cast("Tensor", (mean - shift) * scale)
 
-    @torch.no_grad()
-    def decode(latents: Tensor) -> Tensor:
-        return cast("Tensor", model.decode(latents / scale + shift).sample)
-
-    return Teacher(name, encode, decode)
+    return Teacher(name, encode)
 
 
 def _from_onnx(config: TeacherConfig, latent: int) -> Teacher:
@@ -150,10 +139,7 @@ def _from_onnx(config: TeacherConfig, latent: int) -> Teacher:
         # Where mean and log-variance come together, the mean comes first.
         return run(_three(maps))[:, :latent] * config.scale
 
-    if config.decoder is None:
-        return Teacher(config.source, encode, None)
-    back = open_network(str(config.decoder), expects=_LATENTS)
-    return Teacher(config.source, encode, lambda latents: back(latents / config.scale))
+    return Teacher(config.source, encode)
 
 
 def _three(maps: Tensor) -> Tensor:
