@@ -140,17 +140,11 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
     except ImlctlError as error:
         raise type(error)(error.what, source=source, remedy=error.remedy) from error
     except Image.DecompressionBombError as error:
-        raise TooLargeError(
-            "the picture is larger than Pillow reads in this format",
-            source=source,
-            remedy="Save it as a PNG, and use that.",
-        ) from error
+        what, remedy = "the picture is larger than Pillow reads in this format", "Save it as a PNG."
+        raise TooLargeError(what, source=source, remedy=remedy) from error
     except MemoryError as error:
-        raise DecodeError(
-            "there is not enough memory to decode it",
-            source=source,
-            remedy="Free some memory, or lower the pixel limit.",
-        ) from error
+        what, remedy = "there is not enough memory to decode it", "Free some memory, and try again."
+        raise DecodeError(what, source=source, remedy=remedy) from error
     except Exception as error:
         # Decoders meet damaged files with nearly every exception that Python has.
         reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -65,82 +65,46 @@ _CARRIERS = {  # what services leave behind
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """The small picture in the EXIF metadata, which may show an earlier state.
-
-    Attributes:
-        bytes: Its length.
-        width: In pixels.
-        height: In pixels.
-        same_aspect: It has the picture's proportions, dark bars beside it left aside.
-        difference: Mean difference of brightness from the picture at that size, 0 to 1.
-    """
+    """The small picture in the EXIF metadata, which may show an earlier state."""
 
     bytes: int
-    width: int
+    width: int  # in pixels
     height: int
-    same_aspect: bool
-    difference: float | None
+    same_aspect: bool  # as the picture, dark bars beside it left aside
+    difference: float | None  # mean of brightness from the picture at that size, 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Traces of a file's history. Absent ones prove nothing, and present ones can be forged.
-
-    Attributes:
-        bytes: Size of the file.
-        pixels_sha256: Of the decoded samples, whatever the metadata.
-        jpeg: Compression of a JPEG; None for other formats.
-        exif: Claims of EXIF; None where there is none.
-        c2pa: A C2PA manifest store (content credentials) is embedded; it is not verified.
-        c2pa_generator: Program that made it, by its own word; not verified.
-        thumbnail: The picture in the EXIF metadata; None where there is none.
-        flags: Phrases on what does not fit together or tells of editing.
-        grid: Columns and rows by which the 8 x 8 grid of a JPEG compression is shifted in the
-            pixels; None where it was not looked for, or there is none.
-        compressions: ``once``, ``twice`` or ``not decidable``, by the same measurement.
-    """
+    """Traces of a file's history. Absent ones prove nothing, and present ones can be forged."""
 
     bytes: int
-    pixels_sha256: str
+    pixels_sha256: str  # of the decoded samples, whatever the metadata
     jpeg: JpegFacts | None = None
     exif: ExifSummary | None = None
-    c2pa: bool = False
-    c2pa_generator: str | None = None
+    c2pa: bool = False  # a manifest store (content credentials) is embedded, not verified
+    c2pa_generator: str | None = None  # program that made it, by its own word
     thumbnail: Thumbnail | None = None
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()  # phrases on what does not fit together or tells of editing
+    # Columns and rows by which the 8 x 8 grid of a JPEG compression is shifted in the pixels.
     grid: tuple[int, int] | None = None
-    compressions: str = "not decidable"
+    compressions: str = "not decidable"  # or ``once`` or ``twice``, measured with the grid
 
 
 @dataclass(frozen=True, slots=True)
 class FormatFacts:
-    """Facts about a picture from its file, for the record.
+    """Facts about a picture from its file, for the record."""
 
-    Attributes:
-        format: ``JPEG``, ``MPO``, ``PNG``, ``WEBP``, ``TIFF``, ``BMP``, ``GIF``, ``HEIF``, or
-            ``AVIF``.
-        width: Stored width in pixels, before turning upright.
-        height: Stored height in pixels.
-        mode: Pixel mode as stored, in Pillow's words: ``RGB``, ``CMYK``, ``P``, ``I;16``, ...
-        bit_depth: Bits per sample as stored.
-        orientation: EXIF orientation, 1 to 8; 1 when absent or invalid.
-        frames: Number of pictures in the file; one is analysed.
-        icc_profile: A colour profile is embedded; it is never applied.
-        alpha: There is transparency; it is ignored.
-        notes: Sentences without a full stop, one for each thing out of the ordinary.
-        provenance: Traces of the file's history; `decode` adds them.
-    """
-
-    format: str
-    width: int
+    format: str  # of Pillow's names, such as ``JPEG`` or ``MPO``; also ``HEIF`` and ``pixels``
+    width: int  # in pixels, as stored and not turned
     height: int
-    mode: str
-    bit_depth: int
-    orientation: int = 1
-    frames: int = 1
-    icc_profile: bool = False
-    alpha: bool = False
-    notes: tuple[str, ...] = ()
+    mode: str  # as stored, in Pillow's words: ``RGB``, ``CMYK``, ``P``, ``I;16``, ...
+    bit_depth: int  # of a sample, as stored
+    orientation: int = 1  # by EXIF, 1 to 8; 1 when absent or invalid
+    frames: int = 1  # pictures in the file; one is analysed
+    icc_profile: bool = False  # embedded, never applied
+    alpha: bool = False  # there is transparency; it is ignored
+    notes: tuple[str, ...] = ()  # sentences without a full stop on what is out of the ordinary
     provenance: Provenance | None = None
 
     def __post_init__(self) -> None:

@@ -284,36 +284,20 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class JpegFacts:
-    """Last compression of a JPEG, and the build of its file.
+    """Last compression of a JPEG, and the build of its file."""
 
-    Attributes:
-        tables: Those in force at the first scan, by slot.
-        quality: 1 to 100, the setting of libjpeg whose tables come closest; None without tables.
-        standard: Whether they are exactly libjpeg's; else `quality` is a comparison, no setting.
-        subsampling: Of colour, such as ``4:2:0``; None for grey, and for what has no usual name.
-        progressive: It comes in scans of growing detail.
-        order: Names of the segments, such as ``APP1``; several alike in a row stand once.
-        scans: Number of scans.
-        restart_interval: Blocks of pixels between restart markers; 0 without any.
-        starts: Start markers outside its metadata. More than one: another JPEG within or behind
-            the picture, such as that of a phone's motion photo.
-        ends: End markers, likewise.
-        trailing: Bytes after the first picture.
-        program: Whose tables they are: ``libjpeg``, or Photoshop and its setting; else None.
-    """
-
-    tables: tuple[Table, ...]
-    quality: int | None
-    standard: bool
-    subsampling: str | None
+    tables: tuple[Table, ...]  # those in force at the first scan, by slot
+    quality: int | None  # 1 to 100, the setting of libjpeg whose tables come closest
+    standard: bool  # they are exactly libjpeg's; else `quality` is a comparison, no setting
+    subsampling: str | None  # such as ``4:2:0``; None for grey, and without a usual name
     progressive: bool
-    order: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()  # names of the segments; several alike in a row stand once
     scans: int = 0
-    restart_interval: int = 0
-    starts: int = 1
-    ends: int = 1
-    trailing: int = 0
-    program: str | None = None
+    restart_interval: int = 0  # blocks of pixels between restart markers; 0 without any
+    starts: int = 1  # start markers outside its metadata; more with another JPEG within or behind
+    ends: int = 1  # end markers, likewise
+    trailing: int = 0  # bytes after the first picture
+    program: str | None = None  # with these tables: ``libjpeg``, or Photoshop and its setting
 
 
 def jpeg_facts(data: bytes) -> JpegFacts:

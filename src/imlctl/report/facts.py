@@ -17,6 +17,8 @@ Group = dict[str, Any]  # title, remark, wide, whether it is for the screen alon
 
 SILENT = 0.1  # of a picture: where the map cannot be believed there, a reader is told so
 _HASH, _TABLE = "hash", "table"
+_FORGEABLE = "Anybody can write or remove EXIF."
+_HARMLESS = "Facts and no verdict: a camera, a messenger or an honest export explains most of them."
 
 
 def groups_of(record: Mapping[str, Any]) -> list[Group]:
@@ -25,22 +27,12 @@ def groups_of(record: Mapping[str, Any]) -> list[Group]:
     traces = facts.get("provenance") or {}
     failed = record["verdict"] == FAILED
     groups = [
-        _group("Notes", (("", text, "") for text in record["warnings"]), wide=True),
+        _group("Notes", _plain(record["warnings"]), wide=True),
         _group("File", _file(record, traces), wide=True),
-        _group(
-            "To look into",
-            (("", flag, "") for flag in traces.get("flags", ())),
-            remark="Facts and no verdict: a camera, a messenger or an honest export explains most"
-            " of them.",
-            wide=True,
-        ),
+        _group("To look into", _plain(traces.get("flags", ())), remark=_HARMLESS, wide=True),
         _group("Picture", _picture(facts, traces)),
         _group("JPEG history", _history(traces)),
-        _group(
-            "Camera and software, by EXIF",
-            _exif(facts, traces),
-            remark="Anybody can write or remove EXIF.",
-        ),
+        _group("Camera and software, by EXIF", _exif(facts, traces), remark=_FORGEABLE),
         _group("Content credentials (C2PA)", _credentials(traces)),
         _group("Embedded thumbnail", _thumbnail(traces)),
         # A printed report has what follows on its cover.
@@ -76,6 +68,10 @@ def _group(
 ) -> Group:
     known = [list(fact) for fact in facts if fact[1]]
     return {"title": title, "remark": remark, "wide": wide, "screen": screen, "facts": known}
+
+
+def _plain(texts: Iterable[str]) -> Iterable[Fact]:
+    return (("", text, "") for text in texts)
 
 
 def _file(record: Mapping[str, Any], traces: Mapping[str, Any]) -> Iterable[Fact]:

@@ -17,6 +17,7 @@ from imlctl import __version__, atomic
 from imlctl.image.views import RELIABILITY, VIEWS
 from imlctl.mask.decide import Verdict
 from imlctl.mask.rates import in_words
+from imlctl.mask.render import percent, rounded_down
 from imlctl.record import FAILED, Record
 from imlctl.report.facts import Fact, finding, groups_of, rates_of, warnings_of
 from imlctl.report.preview import Preview, figures, shrunk
@@ -40,70 +41,42 @@ _FOUND_WEIGHT = 4  # a picture with a finding may take that many times the bytes
 _FOUND = frozenset({Verdict.MANIPULATED, Verdict.INCONCLUSIVE})
 # Bytes on the page of a preview whose longer side is so many pixels, as measured on photographs.
 _COSTS = (
-    (1024, 180_000),
-    (640, 85_000),
-    (480, 58_000),
-    (320, 31_000),
-    (240, 19_000),
-    (160, 10_000),
+    *((1024, 180_000), (640, 85_000), (480, 58_000)),
+    *((320, 31_000), (240, 19_000), (160, 10_000)),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ReportEntry:
-    """One picture of a report.
-
-    Attributes:
-        record: What is known of it, or the same as read from JSON.
-        preview: What is shown of it; None where it failed or none was kept.
-    """
+    """One picture of a report."""
 
     record: Record | Mapping[str, Any]
-    preview: Preview | None = None
+    preview: Preview | None = None  # where it failed or none was kept
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One command that analysed pictures of the report.
+    """One command that analysed pictures of the report."""
 
-    Attributes:
-        began: UTC, in words.
-        ended: Likewise; "" if it was killed.
-        command: The command line.
-        folder: That it was given in.
-        version: Of imlctl.
-    """
-
-    began: str
-    ended: str
+    began: str  # UTC, in words
+    ended: str  # likewise; "" if it was killed
     command: str
-    folder: str
-    version: str
+    folder: str  # that it was given in
+    version: str  # of imlctl
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Head of a report.
-
-    Attributes:
-        title: Heading.
-        number: Of the case.
-        examiner: Who examined it.
-        notes: Free text; its lines are kept.
-        incomplete: "INCOMPLETE: 15 of 63 pictures were analysed", or "".
-        pending: Pictures that were to be analysed and were not.
-        left_out: Files and folders that lay there and were not to be, each with the reason.
-        runs: Commands, oldest first.
-    """
+    """Head of a report."""
 
     title: str = TITLE
     number: str = ""
     examiner: str = ""
-    notes: str = ""
-    incomplete: str = ""
-    pending: tuple[str, ...] = ()
-    left_out: tuple[tuple[str, str], ...] = ()
-    runs: tuple[Run, ...] = ()
+    notes: str = ""  # free text; its lines are kept
+    incomplete: str = ""  # such as "INCOMPLETE: 15 of 63 pictures were analysed"
+    pending: tuple[str, ...] = ()  # pictures that were to be analysed and were not
+    left_out: tuple[tuple[str, str], ...] = ()  # files not meant to be, each with the reason
+    runs: tuple[Run, ...] = ()  # oldest first
 
 
 def write_report(
@@ -117,9 +90,8 @@ def write_report(
 ) -> int:
     """Write the page; one picture at a time is in memory, besides a line of the table for each.
 
-    The table comes first in the file and the pictures after it, those with a finding before others,
-    so that a browser shows the page at once and reads the rest behind it. The same entries and the
-    same case make the same bytes: no clock is read.
+    The table comes first, then the pictures, those with a finding before others. The same entries
+    and the same case make the same bytes: no clock is read.
 
     Args:
         path: Where to; it has that name only when it is whole.
@@ -139,7 +111,8 @@ def write_report(
     case = case or Case()
     if count is None:
         count = len(entries) if isinstance(entries, Sized) else _UNKNOWN_COUNT
-    style, script = _style(), "" if paper else _script()
+    style = (_TEMPLATES / "report.css").read_text("utf-8")
+    script = "" if paper else _script()
     context = {
         "case": case,
         "version": __version__,
@@ -242,24 +215,13 @@ class _Summary:
         """Take a picture's line of the table from its record."""
         width, height = _upright_size(record)
         facts = record.get("facts") or {}
-        self.rows.append(
-            [
-                record["path"],
-                record["verdict"],
-                record.get("share"),
-                record.get("score"),
-                len(record.get("regions") or ()),
-                width,
-                height,
-                facts.get("format"),
-                _keywords(record),
-                record.get("threshold"),
-            ]
-        )
+        head = [record.get(key) for key in ("path", "verdict", "share", "score")]
+        shape = [len(record.get("regions") or ()), width, height, facts.get("format")]
+        self.rows.append([*head, *shape, _keywords(record), record.get("threshold")])
         self.models[record["model"], record["weights_sha256"]] += 1
         self.verdicts[record["verdict"]] += 1
         if record["verdict"] != FAILED:
-            self.rules[(record["rule"]["manipulated"], record["rule"]["inconclusive"])] += 1
+            self.rules[record["rule"]["manipulated"], record["rule"]["inconclusive"]] += 1
             if record["rates"] is not None:
                 said = in_words(record["verdict"], record["rates"])
                 self.rates[record["verdict"]] = f"{said} ({record['rates']['pictures']})"
@@ -285,22 +247,16 @@ class _Summary:
 def _details(record: dict[str, Any], preview: Preview | None) -> dict[str, Any]:
     """Return what is told of one picture; outlines are drawn from the map."""
     regions = record.get("regions") or []
-    listed = [
-        {key: value for key, value in region.items() if key != "polygon"}
-        for region in regions[:_MAX_REGIONS]
-    ]
-    width, height = _upright_size(record)
-    return {
-        "path": record["path"],
-        "verdict": record["verdict"],
+    copied = ("path", "verdict", "threshold", "error", "regions_not_listed")
+    return {key: record[key] for key in copied} | {
         "finding": finding(record),
         "warnings": warnings_of(record),
-        "threshold": record["threshold"],
-        "error": record["error"],
-        "size": (width, height),
-        "regions": listed,
+        "size": _upright_size(record),
+        "regions": [
+            {key: value for key, value in region.items() if key != "polygon"}
+            for region in regions[:_MAX_REGIONS]
+        ],
         "regions_found": len(regions),
-        "regions_not_listed": record["regions_not_listed"],
         "curve": [float(f"{share:.4g}") for share in (preview.curve if preview else ())],
         "crops": [crop.box for crop in preview.crops] if preview else [],
         "views": [name for name, _ in preview.views] if preview else [],
@@ -328,8 +284,6 @@ def _keywords(record: Mapping[str, Any]) -> str:
 def _templates() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    from imlctl.mask.render import percent, rounded_down
-
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -349,10 +303,6 @@ def _visible(text: str) -> str:
     return "".join(f"\\u{{{ord(c):x}}}" if unicodedata.category(c) in hidden else c for c in text)
 
 
-def _style() -> str:
-    return (_TEMPLATES / "report.css").read_text("utf-8")
-
-
 def _script() -> str:
     parts = [(_TEMPLATES / f"{name}.js").read_text("utf-8") for name in _SCRIPTS]
     return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
@@ -360,10 +310,7 @@ def _script() -> str:
 
 def _policy(script: str, style: str) -> str:
     """Return a content security policy under which only our own script and style run."""
-    hashes = [
-        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        for text in (script, style)
-    ]
+    hashes = [_text(hashlib.sha256(text.encode()).digest()) for text in (script, style)]
     return (
         f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}';"
         " img-src data:; base-uri 'none'; form-action 'none';"

@@ -1,8 +1,4 @@
-"""Records as JSON Lines: a file that grows while a scan runs, or one that is written whole.
-
-The ledger of a running scan is open for that scan alone; this file is what can be followed
-meanwhile, with ``tail -f`` or by a program.
-"""
+"""Records as JSON Lines: a file that grows while a scan runs, or one that is written whole."""
 
 from __future__ import annotations
 
@@ -22,16 +18,14 @@ _BATCH = 1.0  # seconds; what is appended within them is flushed to the disk at 
 
 
 class JsonLines:
-    """A file of records that grows.
+    """A file of records that grows, for ``tail -f`` or a program.
 
-    It begins as what the ledger knows: so no record is in it twice, and nothing of a line that a
-    killed scan left half written. A line is in the file as soon as it is appended, and on the disk
-    once a second has passed and another one follows, or the file is closed; what a power cut takes
-    from it the ledger still has.
+    A line is in the file as soon as it is appended, and on the disk once a second has passed and
+    another one follows, or the file is closed; the ledger still has what a power cut takes.
 
     Args:
         path: The file, replaced if it is there.
-        records: What it begins with.
+        records: Those that the ledger knows already, so that none is in the file twice.
 
     Raises:
         OutputError: It cannot be written.

@@ -59,14 +59,10 @@ def write_pdf(path: Path, page: Path, browser: str, *, overwrite: bool = False) 
         printed = Path(folder, "report.pdf")
         # As root, in a container, Chromium starts only without its sandbox; the page is our own.
         root = ("--no-sandbox",) if hasattr(os, "geteuid") and os.geteuid() == 0 else ()
-        target = (
-            f"--user-data-dir={folder}",
-            f"--print-to-pdf={printed}",
-            page.absolute().as_uri(),
-        )
+        files = (f"--user-data-dir={folder}", f"--print-to-pdf={printed}")
         try:
             done = subprocess.run(  # noqa: S603 - the browser is a path, and no shell is asked
-                [browser, *_FLAGS, *root, *target],
+                [browser, *_FLAGS, *root, *files, page.absolute().as_uri()],
                 capture_output=True,
                 text=True,
                 errors="replace",

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from imlctl.image.facts import eight_bit
 from imlctl.mask.decide import check_probability
 from imlctl.mask.render import heated, marked
 
@@ -34,38 +35,26 @@ _STRIP_PIXELS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A part of a picture, at full size unless it is larger than a crop may be.
+    """A part of a picture, at full size unless it is larger than a crop may be."""
 
-    Attributes:
-        box: Left, top, width, height in pixels of the upright picture.
-        photo: JPEG.
-        soft: 8-bit grey PNG of the map, 255 for probability 1.
-    """
-
-    box: tuple[int, int, int, int]
-    photo: bytes
-    soft: bytes
+    box: tuple[int, int, int, int]  # left, top, width, height in pixels of the upright picture
+    photo: bytes  # JPEG
+    soft: bytes  # PNG of the map, as in a preview
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
     """Preview of one picture; some tens of kilobytes, or hundreds with a finding.
 
-    Attributes:
-        photo: JPEG, upright, for the eye only.
-        soft: 8-bit grey PNG of the same aspect, 255 for probability 1. Where it is smaller than
-            the picture, each of its pixels holds the highest probability of those it stands for,
-            so that nothing that was marked is lost.
-        curve: Share of the picture's own pixels with a probability of at least 0, 0.01, ... 1.
-        crops: Of its largest regions.
-        views: Names and JPEGs of other views of it, see `image.views`.
+    A map is an 8-bit grey PNG, 255 for probability 1. Where it is smaller than the picture, each
+    of its pixels holds the highest probability of those it stands for: nothing marked is lost.
     """
 
-    photo: bytes
-    soft: bytes
-    curve: tuple[float, ...]
-    crops: tuple[Crop, ...] = ()
-    views: tuple[tuple[str, bytes], ...] = ()
+    photo: bytes  # JPEG, upright, for the eye only
+    soft: bytes  # the map
+    curve: tuple[float, ...]  # share of the picture's pixels at p >= 0, 0.01, ... 1
+    crops: tuple[Crop, ...] = ()  # of its largest regions
+    views: tuple[tuple[str, bytes], ...] = ()  # names and JPEGs, see `image.views`
 
     def __post_init__(self) -> None:
         if len(self.curve) != STEPS + 1:
@@ -78,20 +67,16 @@ class Preview:
             "crops": [crop.box for crop in self.crops],
             "views": [name for name, _ in self.views],
         }
-        parts = {
-            "preview.json": json.dumps(about).encode(),
-            "p.jpg": self.photo,
-            "m.png": self.soft,
-        }
+        head = json.dumps(about).encode()
+        parts = {"preview.json": head, "p.jpg": self.photo, "m.png": self.soft}
         for number, crop in enumerate(self.crops):
             parts |= {f"p{number}.jpg": crop.photo, f"m{number}.png": crop.soft}
         parts |= {f"v{number}.jpg": data for number, (_, data) in enumerate(self.views)}
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             for name, data in parts.items():
-                archive.writestr(
-                    zipfile.ZipInfo(name), data
-                )  # of no date: the same bytes each time
+                # Without a date, so that the bytes are the same each time.
+                archive.writestr(zipfile.ZipInfo(name), data)
         return buffer.getvalue()
 
     @classmethod
@@ -177,10 +162,8 @@ def figures(preview: Preview, threshold: float) -> tuple[bytes, bytes]:
     with Image.open(io.BytesIO(preview.soft), formats=["PNG"]) as image:
         levels = np.array(image.convert("L").resize(photo.shape[1::-1], Image.Resampling.BILINEAR))
     over = levels >= max(1, round(threshold * 255))
-    return (
-        _jpeg(Image.fromarray(marked(photo, over))),
-        _jpeg(Image.fromarray(heated(photo, levels, over))),
-    )
+    drawn = marked(photo, over), heated(photo, levels, over)
+    return _jpeg(Image.fromarray(drawn[0])), _jpeg(Image.fromarray(drawn[1]))
 
 
 def photo_jpeg(pixels: NDArray[np.unsignedinteger[Any]], side: int = PHOTO_SIDE) -> bytes:
@@ -189,8 +172,7 @@ def photo_jpeg(pixels: NDArray[np.unsignedinteger[Any]], side: int = PHOTO_SIDE)
     small = np.ascontiguousarray(pixels)
     if (height, width) != pixels.shape[:2]:
         small = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA))
-    eight = small if small.dtype == np.uint8 else (small >> 8).astype(np.uint8)
-    return _jpeg(Image.fromarray(eight))
+    return _jpeg(Image.fromarray(eight_bit(small)))
 
 
 def soft_png(probability: NDArray[np.floating[Any]], side: int = MAP_SIDE) -> bytes:
@@ -219,12 +201,7 @@ def share_curve(probability: NDArray[np.floating[Any]]) -> tuple[float, ...]:
 def shrunk(preview: Preview, side: int, *, extras: float = math.inf) -> Preview:
     """Return a preview whose photograph has a longer side of at most `side`, and its map to match.
 
-    A page of ten thousand pictures has to stay small enough to be opened.
-
-    Args:
-        preview: The preview.
-        side: In pixels.
-        extras: Bytes that crops and views may take; those are left out that do not fit.
+    Crops and views that do not fit into `extras` bytes are left out.
     """
     crops, views = [], []
     for crop in preview.crops:
