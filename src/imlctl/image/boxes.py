@@ -29,15 +29,21 @@ def boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     for _ in range(_MAX_BLOCKS):
         if at + 8 > end:
             return
-        length, name, head = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], 8
-        if length == 1:
-            length, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
-        elif length == 0:  # to the end
-            length = end - at
+        name, head, length = _box(data, at, end)
         if length < head:
             return
         yield name, at + head, min(at + length, end)
         at += length
+
+
+def _box(data: bytes, at: int, end: int) -> tuple[bytes, int, int]:
+    """Return name, size of the header, and length of the box at an offset."""
+    length, head = int.from_bytes(data[at : at + 4], "big"), 8
+    if length == 1:
+        length, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+    elif length == 0:  # to the end
+        length = end - at
+    return data[at + 4 : at + 8], head, length
 
 
 def meta_boxes(data: bytes, start: int, end: int) -> Meta:
@@ -117,17 +123,11 @@ def walk_boxes(data: bytes) -> Layout:
     while position < len(data):
         pieces += 1
         check_pieces(pieces, data)
-        length = int.from_bytes(data[position : position + 4], "big")
-        header = 8
-        if length == 1:
-            length, header = int.from_bytes(data[position + 8 : position + 16], "big"), 16
-        elif length == 0:  # to the end of the file
-            length = len(data) - position
+        kind, header, length = _box(data, position, len(data))
         if position + header > len(data) or position + length > len(data):
             raise truncated(f"the box at byte {position} is cut off")
         if length < header:
             raise damaged(f"the box at byte {position} has no length")
-        kind = data[position + 4 : position + 8]
         position += length
         if kind == b"mdat":
             refuse_zero_tail(data, position)

@@ -29,6 +29,9 @@ _PASSES = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
+_REVERT = (
+    "Convert it back without loss (pngcrush -revert-iphone-optimizations), and use the result."
+)
 _PIECE = 1 << 20  # bytes inflated at a time
 
 
@@ -51,11 +54,7 @@ def walk_png(data: bytes) -> Layout:
             raise damaged(f"the checksum of PNG chunk {kind!r} at byte {position} is wrong")
         if position == 8:
             if kind == b"CgBI":
-                raise not_read(
-                    "a PNG optimised for iPhones (CgBI)",
-                    "Convert it back without loss (pngcrush -revert-iphone-optimizations), and "
-                    "use the result.",
-                )
+                raise not_read("a PNG optimised for iPhones (CgBI)", _REVERT)
             if kind != b"IHDR" or length != 13:
                 raise damaged("the PNG does not begin with its header")
             bits = data[24]
@@ -78,8 +77,8 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def without_metadata(data: bytes) -> bytes:
     """Return a PNG, which `walk_png` found whole, without what no pixel depends on.
 
-    Pillow refuses a whole picture for a colour profile or a compressed text of over a megabyte, as
-    scanners and editors write them. Texts in which it looks for EXIF stay unless they are large.
+    Pillow refuses a whole picture for a colour profile or a compressed text of over a megabyte.
+    Texts in which it looks for EXIF stay unless they are large.
     """
     parts, kept = [], 0
     for name, start, stop in png_chunks(data):

@@ -104,10 +104,8 @@ class Photo:
     def __post_init__(self) -> None:
         expected = (self.facts.height, self.facts.width, 3)
         if self.pixels.shape != expected or self.pixels.dtype not in (np.uint8, np.uint16):
-            raise ValueError(
-                f"pixels must be {expected} uint8 or uint16, "
-                f"not {self.pixels.shape} {self.pixels.dtype}"
-            )
+            found = f"{self.pixels.shape} {self.pixels.dtype}"
+            raise ValueError(f"pixels must be {expected} uint8 or uint16, not {found}")
         if len(self.sha256) != 64:
             raise ValueError("sha256 must have 64 hexadecimal digits")
         self.pixels.setflags(write=False)
@@ -184,11 +182,8 @@ def of_pixels(
         elif mode.startswith("I;16"):
             pixels = np.asarray(pixels).astype(np.uint16)
         else:
-            raise DecodeError(
-                f"an image of Pillow's in mode {mode} has no exact form in 8 or 16 bits",
-                source=source,
-                remedy="Save it to a file, and give that.",
-            )
+            what = f"an image of Pillow's in mode {mode} has no exact form in 8 or 16 bits"
+            raise DecodeError(what, source=source, remedy="Save it to a file, and give that.")
     kinds = (np.uint8, np.uint16)
     if pixels.ndim == 2 and pixels.dtype in kinds:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
@@ -235,14 +230,12 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) 
             "there is no such file", source=source, remedy="Check the path."
         ) from error
     except PermissionError as error:
-        raise InputError(
-            "you are not allowed to read it", source=source, remedy="Check its permissions."
-        ) from error
+        what = "you are not allowed to read it"
+        raise InputError(what, source=source, remedy="Check its permissions.") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InputError(
-            f"it cannot be read ({reason})", source=source, remedy="Check the file and its disk."
-        ) from error
+        what = f"it cannot be read ({reason})"
+        raise InputError(what, source=source, remedy="Check the file and its disk.") from error
     return decode(data, source=source, max_pixels=max_pixels)
 
 
@@ -273,10 +266,8 @@ def _read_bytes(source: str, max_pixels: int) -> bytes:
         os.close(descriptor)
     unchanged = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
     if not unchanged or len(data) != before.st_size:
-        raise InputError(
-            "the file changed while it was read",
-            remedy="Wait until it is complete, then try again.",
-        )
+        remedy = "Wait until it is complete, then try again."
+        raise InputError("the file changed while it was read", remedy=remedy)
     return data
 
 
@@ -324,8 +315,8 @@ def _open(kind: str, data: bytes, layout: Layout) -> ImageFile.ImageFile:
 def _load_tiff(image: ImageFile.ImageFile, layout: Layout, notes: list[str]) -> int:
     """Load a TIFF without letting Pillow turn it upright, and return its orientation.
 
-    Pillow turns TIFF, and only TIFF, while loading; an orientation of 1 in its parsed metadata
-    stops that. It also applies its global size limit here, unless the memory is there already.
+    An orientation of 1 in its parsed metadata stops that. Pillow also applies its global size
+    limit here, unless the memory is there already.
     """
     exif = image.getexif()
     orientation = _exif_orientation(exif, notes)

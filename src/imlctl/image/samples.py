@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from imlctl.image.formats import Layout
 
 Pixels = NDArray[Any]  # (H, W, 3) uint8 or uint16
+_SHIFTED = "signed samples shifted to start at 0"
 _AVIF_STEPS = 16  # of 255
 _OPENCV_LOG = threading.Lock()  # its level is a global
 
@@ -88,7 +89,7 @@ def _palette(image: Image.Image) -> Pixels:
 
 def _narrow_grey(grey: NDArray[Any], layout: Layout) -> tuple[Pixels, list[str]]:
     if layout.signed:
-        return _three_times(grey ^ np.uint8(0x80)), ["signed samples shifted to start at 0"]
+        return _three_times(grey ^ np.uint8(0x80)), [_SHIFTED]
     return _three_times(grey), []
 
 
@@ -105,7 +106,7 @@ def _integer_grey(grey: NDArray[Any], layout: Layout) -> tuple[Pixels, list[str]
     """
     if layout.signed and layout.bits == 16:
         shifted = (grey.astype(np.int64) + 32768).astype(np.uint16)
-        return _three_times(shifted), ["signed samples shifted to start at 0"]
+        return _three_times(shifted), [_SHIFTED]
     if layout.signed and grey.min() < 0:
         top_bits = ((grey.astype(np.int64) + 2**31) >> 16).astype(np.uint16)
         note = "signed 32-bit samples shifted to start at 0 and reduced to their 16 highest bits"
@@ -132,10 +133,8 @@ def _float_grey(grey: NDArray[Any], layout: Layout) -> tuple[Pixels, list[str]]:
     if high > 1.0 and (grey == np.floor(grey)).all():
         top = 255.0 if high <= 255.0 else 65535.0
     if low < 0.0 or high > top:
-        raise DecodeError(
-            f"its floating-point samples run from {low:g} to {high:g}, an unknown scale",
-            remedy="Export it as 16-bit TIFF or PNG.",
-        )
+        what = f"its floating-point samples run from {low:g} to {high:g}, an unknown scale"
+        raise DecodeError(what, remedy="Export it as 16-bit TIFF or PNG.")
     wide = np.round(grey.astype(np.float64) * (65535.0 / top)).astype(np.uint16)
     note = f"floating-point samples in 0..{top:g} scaled to 16 bits"
     return _three_times(~wide if layout.white_is_zero else wide), [note]
@@ -152,9 +151,7 @@ def _lab(image: Image.Image) -> Pixels:
 def _wide_colour(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixels, list[str]]:
     """Read colours of more than 8 bits by a second way, which must agree with Pillow's high bytes.
 
-    Pillow has found the file whole by now; two readings that agree are the proof that the samples
-    were understood. A lossy AVIF is converted from its brightness and colours by each decoder in
-    its own way, and agrees within a few steps.
+    Of a lossy AVIF within a few steps, since each decoder converts its colours in its own way.
     """
     narrow = np.asarray(image)[..., :3]
     wide = wide_samples(data) if layout.kind else _with_opencv(data)

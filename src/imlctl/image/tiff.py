@@ -42,6 +42,7 @@ _OTHER_COMPRESSIONS = {
     50001: "a WebP picture",
 }
 _CONVERT = "Convert it without loss to a TIFF with LZW compression or to a PNG, and use that."
+_INTERLEAVE = "Save it with interleaved colours (planar configuration 1) or as a 16-bit PNG."
 _FLOAT, _SUBSAMPLED = 3, 6  # a sample format; a photometric, in which rows have no fixed length
 _COLOURS = {5: "CMYK", 8: "Lab", 6: "YCbCr", 2: "RGB", 3: "palette"}
 _PIECE = 1 << 20  # bytes unpacked at a time
@@ -136,9 +137,8 @@ def walk_tiff(data: bytes) -> Layout:
     """Check all pages of a TIFF and describe the first.
 
     Raises:
-        DecodeError: A raw file, a first page that is only a preview, a page whose directory or
-            picture data is cut off, a sample layout that the decoders get wrong, or a compression
-            whose decoder makes up what is missing.
+        DecodeError: A raw file, a first page that is only a preview, a page that is cut off, or a
+            sample layout or compression that the decoders get wrong.
     """
     reader = _Reader(data)
     pages: list[dict[int, int]] = []
@@ -158,10 +158,7 @@ def walk_tiff(data: bytes) -> Layout:
     notes, first = checked[0], _page(reader, pages[0], 1)
     if first.bits > 8 and first.samples > 1 and first.separate:
         # Measured: Pillow reads uncompressed 16-bit planes as if they were 8-bit.
-        raise not_read(
-            f"a TIFF with {first.bits}-bit colours in separate planes",
-            "Save it with interleaved colours (planar configuration 1) or as a 16-bit PNG.",
-        )
+        raise not_read(f"a TIFF with {first.bits}-bit colours in separate planes", _INTERLEAVE)
     if 1 in reader.values(pages[0], _EXTRA_SAMPLES):
         notes = ("premultiplied transparency divided out", *notes)
     kind = "floating-point " if first.sample_format == _FLOAT else ""
@@ -211,10 +208,8 @@ def check_tiff(data: bytes) -> tuple[str, ...]:
         elif page.compression == _PACKBITS and page.row:
             whole = any(_packbits_fit(piece, page.row, each) for each in {rows, full})
         if not whole:
-            raise damaged(
-                f"strip or tile {number} of {len(page.pieces)}, at byte {start}, "
-                "has a wrong checksum or does not unpack to its size"
-            )
+            place = f"strip or tile {number} of {len(page.pieces)}, at byte {start},"
+            raise damaged(f"{place} has a wrong checksum or does not unpack to its size")
     return notes
 
 
@@ -319,14 +314,11 @@ def _refuse_unreadable(reader: _Reader, pages: list[dict[int, int]]) -> None:
         if reader.values(tags, _PHOTOMETRIC, (1,))[0] in _RAW_PHOTOMETRICS:
             raise raw_error("TIFF-based")
     if reader.values(first, _SUBFILE, (0,))[0] & 1:
-        raise DecodeError(
-            "the first picture in this TIFF is marked as a reduced copy of another",
-            remedy="Export the full-size picture as a TIFF or PNG of its own.",
-        )
+        what = "the first picture in this TIFF is marked as a reduced copy of another"
+        raise DecodeError(what, remedy="Export the full-size picture as a TIFF or PNG of its own.")
     if (samples := reader.values(first, _SAMPLES, (1,))[0]) > _MAX_SAMPLES:
-        raise DecodeError(
-            f"it has {samples} samples per pixel", remedy="Export it as an RGB picture."
-        )
+        what = f"it has {samples} samples per pixel"
+        raise DecodeError(what, remedy="Export it as an RGB picture.")
 
 
 def _page(reader: _Reader, tags: dict[int, int], number: int) -> _Page:
