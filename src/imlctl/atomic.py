@@ -54,15 +54,7 @@ def write(path: Path, data: bytes, *, overwrite: bool = False, tag: str = "") ->
 
 @contextmanager
 def opened(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
-    """Open a file to write piece by piece; it has its name only once all of it is written.
-
-    Args:
-        path: As for `write`.
-        overwrite: As for `write`.
-
-    Raises:
-        OutputError: As `write` does.
-    """
+    """Open a file to write piece by piece, as `write` does; named only once all is written."""
     with replacing(path, overwrite=overwrite) as temporary, temporary.open("xb") as file:
         yield file
         file.flush()
@@ -73,16 +65,8 @@ def opened(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
 def replacing(path: Path, *, overwrite: bool = False, tag: str = "") -> Iterator[Path]:
     """Yield a free name beside `path`; the file that is written there takes its place.
 
-    For writers that want a name and not bytes. They flush what they write to the disk; whatever
-    stops them leaves `path` as it was, and nothing beside it.
-
-    Args:
-        path: As for `write`.
-        overwrite: As for `write`.
-        tag: As for `write`.
-
-    Raises:
-        OutputError: As `write` does.
+    For writers that want a name and not bytes, and that flush what they write to the disk; whatever
+    stops them leaves `path` as it was. Arguments and errors as for `write`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

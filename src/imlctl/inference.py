@@ -95,19 +95,8 @@ def predict_together(
 ) -> list[Answer]:
     """Run a model over pictures of one size in one pass: a single one leaves most of a GPU idle.
 
-    Answers differ from those of `predict` by rounding, at most 1e-3.
-
-    Args:
-        model: In evaluation mode, on `device`.
-        images: Each (3, H, W) integer, as `prepare` returns it, no larger than a tile.
-        device: Where to compute.
-        tile: As for `predict`.
-        overlap: As for `predict`.
-        sampling: Steps, members and flips.
-        keys: Name of the noise of each.
-
-    Raises:
-        NumericalError: The map or the score of any of them is NaN or infinite.
+    Arguments and errors as for `predict`, for several `images` no larger than a tile, with a key
+    each. Answers differ from those of `predict` by rounding, at most 1e-3.
     """
     how = sampling or Sampling()
     passes = [

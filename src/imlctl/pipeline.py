@@ -165,10 +165,7 @@ class Result:
         return render.heatmap_png(self.pixels, self.probability, threshold=self.decision.threshold)
 
     def views(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        """Yield error levels, JPEG ghost and more, (H, W, 3) uint8, upright; see `image.views`.
-
-        They are as large as the photograph, and made one after another.
-        """
+        """Yield error levels, JPEG ghost and more, (H, W, 3) uint8, upright; see `image.views`."""
         for name, view in views_of(self.photo.pixels, self.photo.thumbnail):
             yield name, upright(view, self.photo.facts.orientation)
 
@@ -182,7 +179,10 @@ class Result:
     def record(self) -> Record:
         """Everything worth keeping, as one versioned record."""
         regions = self.regions
-        provenance = self.photo.facts.provenance
+        provenance, rates = self.photo.facts.provenance, None
+        if self.rates is not None:
+            of_verdict = self.rates.verdicts[self.verdict].to_dict()
+            rates = {"pictures": self.rates.pictures, **of_verdict}
         return Record(
             path=self.photo.source,
             verdict=self.verdict,
@@ -194,7 +194,7 @@ class Result:
             share=self.decision.share,
             threshold=self.decision.threshold,
             rule=self.decision.rule,
-            rates=self._measured_rates(),
+            rates=rates,
             unreliable_share=self.unreliable_share,
             cautions=self.cautions,
             regions=regions.listed,
@@ -204,19 +204,10 @@ class Result:
             **self.provenance,  # type: ignore[arg-type]
         )
 
-    def _measured_rates(self) -> dict[str, object] | None:
-        """Rates of this verdict, with the pictures that were counted."""
-        if self.rates is None:
-            return None
-        return {"pictures": self.rates.pictures, **self.rates.verdicts[self.verdict].to_dict()}
-
 
 @cache
 def _one_thread_after_fork() -> None:
-    """Have children that are forked compute with one thread: OpenMP's others are not there.
-
-    They would be waited for without end, also by a model that the child loads itself.
-    """
+    """Have forked children compute with one thread: they would wait for OpenMP's others forever."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
@@ -321,7 +312,7 @@ class Localizer:
         return Result(photo, *found, self.provenance, seconds, self._rates(), reliability)
 
     def _rates(self) -> Rates | None:
-        """Return the measured rates; None with settings that the score was not measured with."""
+        """Measured rates; None with settings that the score was not measured with."""
         how, usual = self.settings.sampling, Sampling()
         same = self.settings.tile == DEFAULT_TILE and how.tta == usual.tta
         if self.model.samples:

@@ -30,10 +30,9 @@ _KEPT = 1 << 30  # bytes
 def spin_moderately() -> None:
     """Let waiting threads spin for a moment and then sleep, unless the environment says otherwise.
 
-    OpenMP's threads wait for each other between two loops, of which a network has thousands. Asleep
-    at once, each wait costs as much as a loop: a picture of 512x512 takes twice as long on idle
-    cores. Where other programs hold the cores, threads spin on the very time that their neighbours
-    need to finish, so there they sleep at once. To be called before torch is imported.
+    Asleep at once, each wait between two loops costs as much as a loop: a picture of 512x512 takes
+    twice as long on idle cores. On busy ones, spinning takes the time that others need to finish.
+    To be called before torch is imported.
     """
     if not any(name in os.environ for name in _CHOSEN):
         busy = others_running() * 2 >= (os.cpu_count() or 1)
@@ -41,10 +40,7 @@ def spin_moderately() -> None:
 
 
 def others_running() -> int:
-    """Count the threads of this machine that run or wait for a core, but for the one that asks.
-
-    0 where the system does not say.
-    """
+    """Count the other threads that run or wait for a core; 0 where the system does not say."""
     try:
         listing = Path("/proc/stat").read_bytes()
     except OSError:
@@ -76,9 +72,8 @@ def cores() -> int:
 def keep_freed_blocks() -> bool:
     """Let glibc's malloc reuse large blocks instead of handing each back to the kernel.
 
-    A network allocates and frees the same large tensors over and over. By default each goes back to
-    the kernel at once, and its pages are zeroed and mapped again the next time: a fifth of the time
-    of a picture of 2048x2048, and near half of a training step on the CPU, for the same peak.
+    Pages that are zeroed and mapped again for each large tensor take a fifth of the time of a
+    picture of 2048x2048, and near half of a training step on the CPU.
 
     Returns:
         Whether anything was changed: not without glibc, nor where the environment already says

@@ -75,16 +75,14 @@ class Record:
         timings: Seconds by stage, such as decode and model, where they were taken.
         sha256: Of the encoded bytes that were decoded; None if they could not be read.
         bytes: How many they are; None likewise.
-        facts: What the file is and where it says it comes from, a dataclass or a mapping; None if
-            it could not be decoded.
+        facts: Of the file, a dataclass or a mapping; None if it could not be decoded.
         score: For the whole picture, 0 to 1, see `mask.score`; None where there is no map.
         share: Fraction of pixels at or over the threshold.
         threshold: Probability from which a pixel is marked.
         rule: The scores that a verdict takes, see `mask.decide.Rule`.
-        rates: How often forgeries and authentic pictures get this verdict, see
-            `mask.rates.VerdictRates`; None where that was not measured.
-        unreliable_share: Fraction of the picture of which the model says that its map cannot be
-            believed there; None where it does not say.
+        rates: See `mask.rates.VerdictRates`; None where they were not measured.
+        unreliable_share: Fraction of the picture where the map cannot be believed; None where the
+            model does not say.
         cautions: Reasons why this picture is unlike those the model can judge, as phrases.
         regions: Those that are listed, dataclasses or mappings, largest first.
         regions_rest_count: Regions too small to be listed.

@@ -1,8 +1,7 @@
 """EfficientNet-Lite0 up to its stride 16: what an ImageNet network makes of a picture.
 
 Tan and Le 2019 (arXiv 1905.11946), Table 1, in the form published for edge devices: no squeeze and
-excitation, ReLU6 for swish. It is used as it was trained and never learns here: what a thing is
-does not depend on whether it was pasted, and a few hundred photographs would only unteach it.
+excitation, ReLU6 for swish. It is used as it was trained and never learns here.
 """
 
 from __future__ import annotations

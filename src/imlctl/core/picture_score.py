@@ -91,11 +91,7 @@ def merge(parts: Sequence[Pooled]) -> Pooled:
 
 
 class PictureScore(nn.Module):
-    """From what was pooled to the log odds that the picture holds a manipulation.
-
-    Args:
-        width: Channels C of the pooled features.
-    """
+    """From pooled features of `width` channels to the log odds of a manipulation."""
 
     mean: Tensor
     spread: Tensor

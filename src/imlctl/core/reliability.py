@@ -1,10 +1,8 @@
 """Reliability: how likely an edit would be seen, place by place.
 
-A map that marks nothing says little of a place where nothing could be seen: too flat, too dark,
-saturated, blurred, enlarged or compressed beyond hope. TruFor (Guillaro et al. 2023) learns a
-confidence map from the network's own features. Here it is learned from the conditions alone, which
-an edit does not give away: of pixels that were forged, which did the map mark? The same conditions
-in an authentic picture then say where the map can be believed.
+TruFor (Guillaro et al. 2023) learns a confidence map from the network's own features. Here it is
+learned from the conditions alone, which an edit does not give away: of pixels that were forged,
+which did the map mark? The same conditions in an authentic picture say where it can be believed.
 """
 
 from __future__ import annotations

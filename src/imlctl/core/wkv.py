@@ -8,10 +8,9 @@ Two published forms, both exact, in plain torch:
     Vision-RWKV6 (OpenGVLab/Vision-RWKV; RWKV-6, Peng et al. 2024), matrix state per head,
     decay per token and channel.
 
-Both compute in float32 at least, whatever the input's dtype, since neither exponentials nor
-running sums survive bfloat16. `bi_wkv` is a registered operator with a closed-form backward and a
-FLOP formula, so `torch.utils.flop_counter.FlopCounterMode` sees it; on CUDA it runs as Triton
-kernels where they can be had, see `wkv_cuda`.
+Both compute in float32 at least, since neither exponentials nor running sums survive bfloat16.
+`bi_wkv` is a registered operator with a closed-form backward and a FLOP formula; on CUDA it runs as
+Triton kernels where they can be had, see `wkv_cuda`.
 
 Write K for its symmetric kernel K_ti = e^{-(|t-i|-1) lam} (i != t), K_tt = e^{mu}, lam = w/T,
 mu = u/T, and e_i = e^{k_i - max k}. Then y = K(e v) / K(e). With positions p_t centred on 0 the
@@ -25,6 +24,7 @@ would cancel.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -304,17 +304,9 @@ def _backward(ctx: Any, grad: Tensor) -> Any:
     return torch.ops.imlctl.bi_wkv_backward(grad.contiguous(), *ctx.saved_tensors)
 
 
-def _flops(
-    decay: list[int],
-    bonus: list[int],
-    key: list[int],
-    value: list[int],
-    *args: object,
-    **kwargs: object,
-) -> int:
+def _flops(decay: list[int], bonus: list[int], key: list[int], *_: object, **__: object) -> int:
     """Floating-point operations: two per multiply-accumulate, as the counter counts."""
-    batch, channels, length = key
-    return 2 * _MACS_PER_VALUE * batch * channels * length
+    return 2 * _MACS_PER_VALUE * math.prod(key)
 
 
 # `torch.library.custom_op` would be shorter, but its first call imports torch's compiler: a second
@@ -327,12 +319,8 @@ _library.define(  # type: ignore[no-untyped-call]
     "bi_wkv_backward(Tensor grad, Tensor decay, Tensor bonus, Tensor key, Tensor value)"
     " -> (Tensor, Tensor, Tensor, Tensor)"
 )
-_library.impl(  # type: ignore[no-untyped-call]
-    "bi_wkv", _bi_wkv, "CompositeExplicitAutograd"
-)
-_library.impl(  # type: ignore[no-untyped-call]
-    "bi_wkv_backward", _bi_wkv_backward, "CompositeExplicitAutograd"
-)
+for _name, _plain in (("bi_wkv", _bi_wkv), ("bi_wkv_backward", _bi_wkv_backward)):
+    _library.impl(_name, _plain, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("imlctl::bi_wkv", _bi_wkv_fake, lib=_library)
 torch.library.register_fake("imlctl::bi_wkv_backward", _bi_wkv_backward_fake, lib=_library)
 torch.library.register_autograd(

@@ -1,8 +1,7 @@
 """The bidirectional WKV on CUDA: by Triton kernels where they prove right, else in the plain form.
 
-Nothing asks for triton; CUDA builds of torch bring it along. Where it is there, its kernels must
-first agree with the plain form on small inputs, on each device that they are to run on. Once they
-fail or disagree they are off until the process ends, and the log says so.
+CUDA builds of torch bring triton along. Its kernels must first agree with the plain form on small
+inputs, on each device. Once they fail or disagree they are off until the process ends.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Pickled weights made into safetensors: the only place where a pickle is opened.
 
-It is opened by a process of its own, ``python -P -m imlctl.weights.convert SOURCE TARGET PART``,
-without the user's tokens in its environment. That one reads with torch's ``weights_only``, which
-builds tensors and plain containers and runs no code of the file, writes safetensors, and prints one
-JSON object: what it wrote, or ``error``.
+A process of its own, ``python -P -m imlctl.weights.convert SOURCE TARGET PART``, without the user's
+tokens in its environment, reads with torch's ``weights_only``, which runs no code of the file. It
+prints one JSON object: what it wrote, or ``error``.
 """
 
 from __future__ import annotations

@@ -75,11 +75,7 @@ def fetch(reference: HubReference, *, force: bool = False, quiet: bool = False) 
 
 
 def _check_endpoint() -> None:
-    """Refuse an ``HF_ENDPOINT`` that the client would take for a path.
-
-    Raises:
-        WeightsError: It names no scheme.
-    """
+    """Refuse an ``HF_ENDPOINT`` without a scheme, which the client would take for a path."""
     endpoint = os.environ.get("HF_ENDPOINT", "")
     if endpoint and not endpoint.startswith(("https://", "http://")):
         raise WeightsError(
@@ -102,7 +98,7 @@ def _silent() -> type[Any]:
 
 
 def cached(reference: HubReference) -> Fetched | None:
-    """Return a file if the cache has it; nothing is asked of the Hub."""
+    """Return a file if the cache has it; the Hub is not asked."""
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(reference.repo, reference.file, revision=reference.revision)

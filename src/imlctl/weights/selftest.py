@@ -1,7 +1,6 @@
 """A model's self-test: it must compute here what it computed when its weights were written.
 
-The weights' card carries the recipe of a small picture and what the model made of it. A damaged
-torch, a library that computes wrongly, or weights whose meaning has changed since are found on
+The weights' card carries the recipe of a small picture and what the model made of it, compared on
 first use, before a photograph is judged. The picture is made of integers alone, so that it is the
 same on every machine, whatever the version of any random generator.
 """
