@@ -42,10 +42,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Cost of one forward pass of a square picture, `size` pixels a side.
-
-    The parts hold the WKV's multiply-accumulates too.
-    """
+    """Cost of a forward pass of a square picture, `size` pixels a side; `wkv` is in parts too."""
 
     size: int
     parts: tuple[Part, ...]
@@ -101,13 +98,9 @@ def count(
     parts: Mapping[str, tuple[str, ...]],
     run: Callable[[Tensor], object] | None = None,
 ) -> Cost:
-    """Count one forward pass of `model` over a (1, 3, size, size) picture.
+    """Count one forward pass over a (1, 3, size, size) picture; on ``meta`` nothing is computed.
 
-    Args:
-        model: In evaluation mode, on any device; on ``meta`` nothing is computed.
-        size: Side of the picture in pixels.
-        parts: Names of parts, and the qualified names of the modules in each.
-        run: What a forward pass is, where it takes more than the picture.
+    `parts` names the modules of each part. `run` is the pass where it takes more than the picture.
     """
     like = next(model.parameters())
     image = torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype)

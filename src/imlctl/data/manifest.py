@@ -116,10 +116,8 @@ def write_manifest(path: Path, entries: Iterable[Entry], *, overwrite: bool = Fa
 def evaluation_pictures(place: Path, *, split: str = "") -> list[Entry]:
     """List the pictures of a tree or of a manifest, each of whose files is there.
 
-    Args:
-        place: A folder with ``<set>/tampered``, ``masks`` and ``authentic``, or one such set; or a
-            manifest.
-        split: Take only the pictures of a manifest with this split; empty for all.
+    A tree is a folder with ``<set>/tampered``, ``masks`` and ``authentic``, or one such set. Of a
+    manifest with splits `split` takes one.
 
     Raises:
         ConfigError: There is no such layout, or masks or other files are missing; names them all.

@@ -109,11 +109,8 @@ def score_picture(
 ) -> PictureScore:
     """Score what a detector said of one picture.
 
-    Args:
-        entry: Which picture.
-        answer: Its map has the masks' size.
-        truth: (H, W), what is manipulated; None for an authentic picture.
-        source: (H, W), what a copy-move copied; None where that is not known.
+    The masks have the map's size: `truth` is what is manipulated, None for an authentic picture;
+    `source` is what a copy-move copied, where that is known.
 
     Raises:
         ConfigError: The sizes differ, or the truth marks nothing.

@@ -79,8 +79,7 @@ def threshold_for(sha256: str, rate: float, sampling: Sampling) -> float:
     """Look up the threshold for a false-positive rate.
 
     Raises:
-        UsageError: These weights were not calibrated, not with these settings, or there is no such
-            threshold; says what to run.
+        UsageError: There is none for these weights and settings; says what to run.
         ConfigError: What is kept is damaged.
     """
     if not 0 <= rate < 1:

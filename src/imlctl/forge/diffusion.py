@@ -59,9 +59,7 @@ def load_pipeline(
     steps: int = 30,
     side: int | None = None,
 ) -> Pipeline:
-    """Load an inpainting pipeline, an id on the Hub or a folder in its layout.
-
-    The side of its square is what it was trained at unless given.
+    """Load an inpainting pipeline, an id on the Hub or a folder; `side` is what it was trained at.
 
     Raises:
         UsageError: The extra is not installed.

@@ -30,13 +30,10 @@ _FONTS = (
 
 
 def draw(shape: Shape, rng: Rng, *, thing: tuple[Pixels, Mask] | None, shown: Pixels) -> Pixels:
-    """Draw one of the scenes in `shape`.
+    """Draw one of the scenes in `shape`, height and width.
 
-    Args:
-        shape: Height and width.
-        rng: Draws.
-        thing: A photograph and the outline of a thing in it; without, no thing is drawn.
-        shown: (H, W, 3) of `shape`, a photograph for screens and pages to show.
+    `thing` is a photograph and the outline of a thing in it; `shown` a photograph of `shape`,
+    (H, W, 3), for screens and pages to show.
     """
     which = int(rng.integers(4 if thing is not None else 3))
     if which == 3 and thing is not None:

@@ -201,12 +201,8 @@ def _grow(smooth: Pixels, rng: Rng) -> Mask | None:
 def edge_map(mask: Mask, kind: EdgeKind = "canny", *, width: int = EDGE_WIDTH) -> Mask:
     """Mark the border of a mask, (H, W) to (H, W); the frame's own border is none.
 
-    Args:
-        mask: True inside.
-        kind: ``canny``: Canny's line dilated by a square (Eq. 7 of DiffIML); ``band``: what a cross
-            reaches both from inside and from outside, as the authors' code.
-        width: Side of the square or the cross in pixels, odd; a straight border is marked as wide,
-            or by one less with ``band``.
+    ``canny`` is Canny's line dilated by a square (Eq. 7 of DiffIML); ``band`` what a cross reaches
+    both from inside and from outside, as the authors' code. `width`, odd, is the side of either.
 
     Raises:
         ValueError: The kind is unknown, or the width is even or below 1.

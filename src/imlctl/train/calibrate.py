@@ -131,9 +131,7 @@ def rule_for(levels: tuple[float, float], scale: Scale) -> Rule:
 class _Seen:
     """Summary of a map, which may be one of many large ones.
 
-    Attributes:
-        level: The picture's score before it is scaled, 0 to 1.
-        marked: Share that reaches each of `_STEPS`, (steps,).
+    The level is the score before it is scaled; `marked` the shares that reach each of `_STEPS`.
     """
 
     level: float

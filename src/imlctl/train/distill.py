@@ -85,18 +85,9 @@ def distill(
     """Train LightVAE, or go on where `out` stopped.
 
     Writes into `out`: ``log.jsonl``, ``last.safetensors`` (the whole state) and
-    ``best.safetensors`` (the averaged weights with the best round trip of held-out masks).
-
-    Args:
-        config: The preset.
-        out: Folder of the run, made when missing.
-        device: Where to compute.
-        teacher: Of `load_teacher`; loaded here as the preset says when None.
-        report: Called with each log line.
-        stop: Asked after each step whether to save and return.
-
-    Returns:
-        Path of the best weights; None if it was stopped.
+    ``best.safetensors`` (the averaged weights with the best round trip of held-out masks), whose
+    path is returned; None if `stop`, asked after each step, said so. Without a `teacher` that of
+    the preset is loaded.
 
     Raises:
         ImlctlError: The loss is not finite; the teacher or a checkpoint is wrong.

@@ -137,16 +137,10 @@ def take_step(
     process: Process,
     watch: Stopwatch | None = None,
 ) -> dict[str, float]:
-    """Move the weights once.
+    """Move the weights once, by this process's `optim.accumulate` parts of the batch.
 
-    Args:
-        state: What moves.
-        learner: A `Learner`, or that in a DistributedDataParallel.
-        optim: How far.
-        parts: This process's part of the batch, in `optim.accumulate` parts again.
-        maker: Of the samples, to name the pictures that were in them.
-        process: Which process this is.
-        watch: Told where the time goes.
+    The `maker` of the samples names the pictures of a batch that went wrong. The learner is a
+    `Learner`, or that in a DistributedDataParallel.
 
     Returns:
         The loss, its terms, and the norm of the gradient before it was clipped.

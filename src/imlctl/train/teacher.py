@@ -54,12 +54,10 @@ class TeacherConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Teacher:
-    """A frozen autoencoder.
+    """A frozen autoencoder, as the user named it.
 
-    Attributes:
-        name: As the user named it.
-        encode: Maps (B, 1, H, W) in -1 and +1 to scaled latents (B, C, H / 8, W / 8): the mean of
-            the posterior of the map, put into all three colours.
+    `encode` maps (B, 1, H, W) in -1 and +1, put into all three colours, to scaled latents
+    (B, C, H / 8, W / 8): the mean of the posterior.
     """
 
     name: str
@@ -67,12 +65,7 @@ class Teacher:
 
 
 def load_teacher(config: TeacherConfig, *, latent: int, device: torch.device) -> Teacher | None:
-    """Load the teacher, or None when none is asked for, and try it on a small map.
-
-    Args:
-        config: Which.
-        latent: Channels that its latents must have.
-        device: Where it computes; an ONNX teacher computes on the CPU.
+    """Load the teacher, if one is asked for, and try it on a small map; ONNX computes on the CPU.
 
     Raises:
         ImlctlError: It cannot be fetched or read, or its latents are not the student's.
