@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
@@ -33,38 +34,31 @@ F1 = Annotated[
         "--f1",
         help="Measure accuracy on a folder of <set>/tampered, masks, authentic, or on a manifest"
         " (CSV or JSON: image, mask, set, split).",
-        show_default=False,
     ),
 ]
 Robustness = Annotated[
     Path | None,
     typer.Option(
         help="Measure accuracy after compression, blur, noise, resizing and a trip through a"
-        " social network; PATH as for --f1.",
-        show_default=False,
+        " social network; PATH as for --f1."
     ),
 ]
 Calibrate = Annotated[
     Path | None,
     typer.Option(
         help="Measure on your own authentic pictures how often each verdict is given, and keep mask"
-        " thresholds for --threshold fpr=RATE; PATH as for --f1, or any folder.",
-        show_default=False,
+        " thresholds for --threshold fpr=RATE; PATH as for --f1, or any folder."
     ),
 ]
 Scan = Annotated[
     Path | None,
-    typer.Option(
-        help="Time a scan of a folder, from files to masks, against the bare model.",
-        show_default=False,
-    ),
+    typer.Option(help="Time a scan of a folder, from files to masks, against the bare model."),
 ]
 Peer = Annotated[
     str,
     typer.Option(
         help="With --f1: command of another detector that writes a map of {image} to {out}; both"
-        " run in turns.",
-        show_default=False,
+        " run in turns."
     ),
 ]
 Models = Annotated[
@@ -81,7 +75,6 @@ Weights = Annotated[
         "--weights",
         help="Other weights: a name, a safetensors file, or hf://owner/repo[@revision]/file;"
         " repeatable likewise.",
-        show_default=False,
     ),
 ]
 Size = Annotated[
@@ -119,15 +112,10 @@ Tta = Annotated[
     ),
 ]
 Runs = Annotated[int, typer.Option(min=1, help="With --fps and --scan: timed rounds.")]
-Split = Annotated[str, typer.Option(help="Use only this split of a manifest.", show_default=False)]
+Split = Annotated[str, typer.Option(help="Use only this split of a manifest.")]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        "--out",
-        "-o",
-        help="New folder to write JSON, Markdown and charts to.",
-        show_default=False,
-    ),
+    typer.Option("--out", "-o", help="New folder to write JSON, Markdown and charts to."),
 ]
 
 
@@ -173,7 +161,9 @@ def bench(
         raise OutputError(
             "is there and not an empty folder", source=str(out), remedy="Choose another name."
         )
-    models = _Models(model or [], weights or [], device, steps or [], ensemble or [], bool(tta))
+    named = [*((name, None) for name in model or ()), *(("", name) for name in weights or ())]
+    models = _Models(named or [("", None)], device, steps or [], ensemble or [], bool(tta))
+    models.varied = bool(steps or ensemble) and len(models.named) == 1
     path = paths.get(way)
     if way == "--fps":
         document, pictures = _speed(models, size or (), runs, tta)
@@ -189,23 +179,16 @@ def bench(
     _show({"version": VERSION, **document}, pictures, json=json, out=out)
 
 
+@dataclass(slots=True)
 class _Models:
     """Models and settings of the command line, loaded one at a time."""
 
-    def __init__(
-        self,
-        models: list[str],
-        weights: list[str],
-        device: str,
-        steps: list[int],
-        members: list[int],
-        tta: bool,
-    ) -> None:
-        self.named: list[tuple[str, str | None]] = [(name, None) for name in models]
-        self.named += [("", name) for name in weights]
-        self.named = self.named or [("", None)]
-        self.device, self.steps, self.members, self.tta = device, steps, members, tta
-        self.varied = bool(steps or members) and len(self.named) == 1
+    named: list[tuple[str, str | None]]  # each in the registry, or other weights
+    device: str
+    steps: list[int]
+    members: list[int]
+    tta: bool
+    varied: bool = False  # a setting was given for what must be a model that samples
 
     def one(self) -> Localizer:
         """The only one.
@@ -260,12 +243,9 @@ def _speed(models: _Models, sizes: Iterable[int], runs: int, tta: bool | None) -
     panels = []
     for each in found["models"]:
         rows = [row for row in each["speed"] if row["main"]]
-        values = [row["fps"] for row in rows]
-        title, places = (
-            f"Pictures per second: {each['model']}"[-52:],
-            [f"{r['size']}" for r in rows],
-        )
-        blank = [None] * len(rows)
+        values, blank = [row["fps"] for row in rows], [None] * len(rows)
+        title = f"Pictures per second: {each['model']}"[-52:]
+        places = [f"{row['size']}" for row in rows]
         panels.append(Panel(title, "side in pixels", places, values, blank, top=round_top(values)))
     return {"kind": "speed", **found}, {"speed.png": charts(panels)}
 
@@ -369,7 +349,6 @@ def _rich(table: Table) -> RichTable:
             name,
             justify="right" if number else "left",
             overflow="fold",
-            no_wrap=False,
             min_width=widest if number else min(widest, _NAME),
         )
     for row in table.rows:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json as json_module
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from imlctl.cli import options
 from imlctl.cli.console import complain, note
-
-if TYPE_CHECKING:
-    from imlctl.data.index import Index
 
 data = typer.Typer(help="Index datasets, make forgeries, look at samples.", no_args_is_help=True)
 
@@ -48,8 +45,7 @@ def synthesize(
     name: Annotated[str, typer.Option("--set", help="Name of the set.")] = "synthetic",
     split: Annotated[str, typer.Option(help="Split to write into the manifest.")] = "train",
     pipeline: Annotated[
-        str,
-        typer.Option(help="For diffusion: an inpainting pipeline on the Hub, or a folder."),
+        str, typer.Option(help="For diffusion: an inpainting pipeline on the Hub, or a folder.")
     ] = "stabilityai/stable-diffusion-2-inpainting",
     revision: Annotated[
         str | None, typer.Option(help="Commit of the pipeline on the Hub; pin it to reproduce.")
@@ -165,7 +161,7 @@ def _ms(seconds: float) -> str:
 @data.command()
 def sheet(
     config: options.Preset,
-    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")],
     count: Annotated[int, typer.Option(min=1, max=400, help="Number of samples.")] = 48,
     start: Annotated[int, typer.Option(min=0, help="Number of the first sample.")] = 0,
     force: options.Force = False,
@@ -185,34 +181,23 @@ def sheet(
 
 @data.command()
 def index(
-    root: Annotated[Path, typer.Argument(help="Folder of the dataset.", show_default=False)],
+    root: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
     out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Manifest to write: .csv, .json, .jsonl or .ndjson.",
-            show_default=False,
-        ),
+        Path, typer.Option("--out", "-o", help="Manifest to write: .csv, .json, .jsonl or .ndjson.")
     ],
     layout: Annotated[
         str, typer.Option(help="Layout of the folders: auto, or a name from --layouts.")
     ] = "auto",
     name: Annotated[
-        str | None,
-        typer.Option("--set", help="Name of the set.", show_default="the layout's own"),
+        str | None, typer.Option("--set", help="Name of the set.", show_default="the layout's own")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the pictures.")] = "train",
     hold_out: Annotated[
-        float,
-        typer.Option(min=0, max=0.99, help="Share of the scenes to put into the split val."),
+        float, typer.Option(min=0, max=0.99, help="Share of the scenes to put into the split val.")
     ] = 0.0,
     against: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="Manifest whose pictures must not appear in another split; repeatable.",
-            show_default=False,
-        ),
+        typer.Option(help="Manifest whose pictures must not appear in another split; repeatable."),
     ] = None,
     workers: Annotated[
         int, typer.Option(min=1, max=256, help="Pictures read at the same time.")
@@ -231,7 +216,7 @@ def index(
     left out. Masks that do not mark in white are rewritten beside the manifest. The exit status is
     3 if anything was left out.
     """
-    from imlctl.data.index import Splits, build_index
+    from imlctl.data.index import Splits, build_index, counts
     from imlctl.data.manifest import read_manifest, write_manifest
     from imlctl.errors import ConfigError, Exit, OutputError
 
@@ -256,17 +241,11 @@ def index(
     if not found.entries:
         raise ConfigError(f"no usable picture in the layout {found.layout!r}", source=str(root))
     write_manifest(out, found.entries, overwrite=force)
-    _summarize(out, found)
+    typer.echo(f"{out}: layout {found.layout}, {found.wrong} left out")
+    for (named, part), (tampered, authentic) in counts(found.entries).items():
+        typer.echo(f"  {named} {part}: {tampered} tampered, {authentic} authentic")
     if found.wrong:
         raise typer.Exit(Exit.SOME_FAILED)
-
-
-def _summarize(out: Path, found: Index) -> None:
-    from imlctl.data.index import counts
-
-    typer.echo(f"{out}: layout {found.layout}, {found.wrong} left out")
-    for (name, split), (tampered, authentic) in counts(found.entries).items():
-        typer.echo(f"  {name} {split}: {tampered} tampered, {authentic} authentic")
 
 
 def _layouts(wanted: bool) -> None:

@@ -15,10 +15,7 @@ from imlctl.cli.progress import Progress, saving_interrupts, stopped, train_line
 
 def distill(
     config: options.Preset,
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="Folder of the run; an interrupted one is continued."),
-    ],
+    out: options.Run,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -28,9 +25,7 @@ def distill(
     ] = None,
     changes: options.Changes = None,
     device: options.Device = "auto",
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress on standard error.")
-    ] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train LightVAE, DiffIML's autoencoder of masks."""
     from imlctl.device import resolve

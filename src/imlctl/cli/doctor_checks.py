@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -52,6 +53,10 @@ class Check:
     says: str
     remedy: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+def _well(group: str, name: str, says: str, **facts: Any) -> Check:
+    return Check(group, name, State.WELL, says, facts=facts)
 
 
 _LEAST_PYTHON = (3, 11)
@@ -120,7 +125,7 @@ def _imported(requirement: Requirement) -> Check:
     if _numbers(version) < _numbers(requirement.least):
         says = f"{version} is older than {requirement.least}"
         return Check("packages", name, State.BROKEN, says, remedy, {"version": version})
-    return Check("packages", name, State.WELL, version, "", {"version": version})
+    return _well("packages", name, version, version=version)
 
 
 def extras() -> Iterator[Check]:
@@ -143,7 +148,7 @@ def extras() -> Iterator[Check]:
             yield Check("extras", extra, State.NOTE, says, command, facts)
         else:
             says = ", ".join(f"{name} {version}" for name, version in versions.items())
-            yield Check("extras", extra, State.WELL, says, "", facts)
+            yield _well("extras", extra, says, **facts)
 
 
 def _version(package: str) -> str:
@@ -165,12 +170,12 @@ _LITTLE_SPACE = 2**30  # bytes; below this a scan of any size may fill the disk
 def machine() -> Iterator[Check]:
     """The system, its processor and memory, and the device that ``auto`` picks."""
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    yield Check("machine", "system", State.WELL, system, "", {"system": system})
+    yield _well("machine", "system", system, system=system)
     memory = _memory()
     if memory:
         says = " of ".join(_gigabytes(size) for size in reversed(memory))
         facts = dict(zip(("bytes", "available_bytes"), memory, strict=False))
-        yield Check("machine", "memory", State.WELL, f"{says} free", "", facts)
+        yield _well("machine", "memory", f"{says} free", **facts)
     yield _guarded("machine", "device", _device)
 
 
@@ -195,8 +200,7 @@ def _device() -> Check:
         remedy = "Use --device cpu, and look at the driver of the device."
         return Check("machine", "device", State.BROKEN, f"{device} computes wrongly", remedy, facts)
     says = f"{describe(device)}; {facts['cpu']}, cores: {facts['cores']}"
-    says += f", threads: {facts['threads']}"
-    return Check("machine", "device", State.WELL, says, "", facts)
+    return _well("machine", "device", f"{says}, threads: {facts['threads']}", **facts)
 
 
 def _memory() -> tuple[int, ...]:
@@ -235,7 +239,7 @@ def _registry() -> Check:
     items = inventory()
     here = sum(item.state is Whereabouts.HERE for item in items)
     says = f"{len(items)} weights known, {here} of them installed"
-    return Check("weights", "registry", State.WELL, says, "", {"known": len(items), "here": here})
+    return _well("weights", "registry", says, known=len(items), here=here)
 
 
 def _tested(entry: Entry) -> Check:
@@ -246,7 +250,7 @@ def _tested(entry: Entry) -> Check:
     with tempfile.TemporaryDirectory() as nothing_passed_here:
         tested = check_on_first_use(loaded, Path(nothing_passed_here))
     says = f"sha256 {entry.sha256[:12]} verified, self-test {'passed' if tested else 'absent'}"
-    return Check("weights", entry.name, State.WELL, says, "", {"sha256": entry.sha256})
+    return _well("weights", entry.name, says, sha256=entry.sha256)
 
 
 def storage() -> Iterator[Check]:
@@ -269,7 +273,7 @@ def _folder(kind: str, folder: Path) -> Check:
     if not standing.is_dir() or not os.access(standing, os.W_OK):
         remedy = f"Set XDG_{kind.upper()}_HOME to a folder that you may write to."
         return Check("storage", kind, State.NOTE, f"{says}, cannot be written", remedy, facts)
-    return Check("storage", kind, State.WELL, says, "", facts)
+    return _well("storage", kind, says, **facts)
 
 
 def _hub_cache() -> Check:
@@ -278,7 +282,7 @@ def _hub_cache() -> Check:
     folder = Path(constants.HF_HUB_CACHE)
     size = _size(folder)
     says = f"{printable(folder)}, {_megabytes(size)}"
-    return Check("storage", "hub cache", State.WELL, says, "", {"path": str(folder), "bytes": size})
+    return _well("storage", "hub cache", says, path=str(folder), bytes=size)
 
 
 def _room(name: str, place: Path) -> Check:
@@ -287,7 +291,7 @@ def _room(name: str, place: Path) -> Check:
     says = f"{_gigabytes(free)} free in {printable(place)}"
     if free < _LITTLE_SPACE:
         return Check("storage", name, State.NOTE, says, "Free some space on that disk.", facts)
-    return Check("storage", name, State.WELL, says, "", facts)
+    return _well("storage", name, says, **facts)
 
 
 def _network() -> Check:
@@ -299,19 +303,16 @@ def _network() -> Check:
         if offline
         else "HF_HUB_OFFLINE is not set; this command uses no network"
     )
-    return Check("storage", "network", State.WELL, says, "", {"offline": offline})
+    return _well("storage", "network", says, offline=offline)
 
 
 def _size(folder: Path) -> int:
     """Bytes of the files below a folder; links, which the Hub's cache is full of, count nothing."""
     total = 0
     for place, _, names in os.walk(folder):
-        for name in names:
-            path = Path(place, name)
-            try:
+        for path in (Path(place, name) for name in names):
+            with suppress(OSError):  # gone in the meantime
                 total += 0 if path.is_symlink() else path.stat().st_size
-            except OSError:  # gone in the meantime
-                continue
     return total
 
 

@@ -19,11 +19,7 @@ class Interrupts:
     """While entered, the first interrupt only sets `requested`; the second is raised.
 
     A request to terminate, as a cluster sends it before it kills, counts as an interrupt. A
-    terminal that is closed does not: a scan into a folder goes on without it.
-
-    Args:
-        message: Written to standard error at the first interrupt.
-        ignore_hangup: Whether to go on when the terminal is closed.
+    terminal that is closed does not if `ignore_hangup`: a scan into a folder goes on without it.
     """
 
     def __init__(self, message: bytes = _MESSAGE, *, ignore_hangup: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import typer
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from imlctl.scan.analysis import Options
     from imlctl.scan.find import Discovery
     from imlctl.scan.folder import Outputs
-    from imlctl.scan.naming import Job, Kind
+    from imlctl.scan.naming import Job
     from imlctl.scan.processes import Limits
     from imlctl.scan.run import Engine
-    from imlctl.settings import Fusion, Settings
+    from imlctl.settings import Fusion
 
 
 def localize(
@@ -81,8 +81,9 @@ def localize(
     from imlctl.scan.analysis import Options
     from imlctl.scan.find import Patterns, discover, read_names
     from imlctl.scan.folder import Outputs
-    from imlctl.scan.naming import Shard
+    from imlctl.scan.naming import Kind, Shard
     from imlctl.scan.processes import Limits
+    from imlctl.settings import MEMBERS, STEPS, Sampling, Settings
 
     _refuse_ignored(
         ("--tta-fusion", tta_fusion is not None and not tta, "Add --tta."),
@@ -94,8 +95,9 @@ def localize(
     overlay, heatmap, csv = overlay or everything, heatmap or everything, csv or everything
     report, manifest = report or everything, manifest or everything
     written = everything or (json and out is not None)
-    also = {"views": views, "reliability": reliability, "json": written}
-    kinds = _kinds(mask=out is not None, overlay=overlay, heatmap=heatmap, **also)
+    chosen = {"mask": out is not None, "overlay": overlay, "heatmap": heatmap, "views": views}
+    chosen |= {"reliability": reliability, "json": written}
+    kinds = tuple(kind for kind in Kind if chosen[kind])
     if files_from == "-" and "-" in (inputs or []):
         raise UsageError("standard input cannot be both a picture and a list", source="-")
     found = discover(
@@ -109,15 +111,23 @@ def localize(
     part = None if shard is None else Shard.parse(shard)
     outputs = Outputs(out, found.many, force=force, resume=resume, shard=part)
     wanted = {"report": report, "jsonl": jsonl, "csv": csv, "manifest": manifest}
-    _need_folder(outputs, all=everything, resume=resume, **wanted)
+    for option, given in {"all": everything, "resume": resume, **wanted}.items():
+        if given:
+            outputs.needs_folder(f"--{option}")
     drawn = {"--steps": steps, "--ensemble": ensemble, "--seed": seed}
+    fusion = cast("Fusion", tta_fusion or "mean")
+    sampling = Sampling(steps or STEPS, ensemble or MEMBERS, tta, fusion, seed or 0)
+    settings = Settings(
+        model=model,
+        weights=weights,
+        device=device,
+        tile=tile,
+        threshold=chosen_threshold(threshold, model, weights, sampling),
+        sampling=sampling,
+        max_pixels=max_pixels,
+    )
     options = Options(
-        _settings(
-            {"model": model, "weights": weights, "device": device, "tile": tile},
-            max_pixels,
-            threshold,
-            (steps, ensemble, tta, tta_fusion, seed),
-        ),
+        settings,
         kinds,
         soft=soft,
         previews=report,
@@ -127,27 +137,6 @@ def localize(
     limits = Limits(timeout, max_pixels)
     say = {"json": json and out is None, "quiet": quiet, "verbose": verbose}
     _run(_Scan(found, outputs, options, limits, jobs, ray, check, **say, **wanted))
-
-
-def _kinds(**wanted: bool) -> tuple[Kind, ...]:
-    from imlctl.scan.naming import Kind
-
-    return tuple(kind for kind in Kind if wanted[kind])
-
-
-def _settings(
-    chosen: dict[str, Any],
-    max_pixels: int,
-    threshold: str | None,
-    drawn: tuple[int | None, int | None, bool, str | None, int | None],
-) -> Settings:
-    from imlctl.settings import MEMBERS, STEPS, Sampling, Settings
-
-    steps, ensemble, tta, fusion, seed = drawn
-    how = cast("Fusion", fusion or "mean")
-    sampling = Sampling(steps or STEPS, ensemble or MEMBERS, tta, how, seed or 0)
-    least = chosen_threshold(threshold, chosen["model"], chosen["weights"], sampling)
-    return Settings(**chosen, threshold=least, sampling=sampling, max_pixels=max_pixels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,21 +227,10 @@ def _analyse(wanted: _Scan, command: Sequence[str], stack: ExitStack) -> tuple[S
 
 
 def _refuse_ignored(*options: tuple[str, bool, str]) -> None:
-    """Refuse options that would have no effect.
-
-    Args:
-        options: Name of each, whether it is given in vain, and what to do.
-    """
+    """Refuse options that would have no effect: the name of each, whether so, and what to do."""
     for name, in_vain, remedy in options:
         if in_vain:
             raise UsageError("would have no effect here", source=name, remedy=remedy)
-
-
-def _need_folder(outputs: Outputs, **options: bool) -> None:
-    """Refuse options that write into a folder of outputs where there is none."""
-    for name, given in options.items():
-        if given:
-            outputs.needs_folder(f"--{name}")
 
 
 def _say_what_is_missing(found: Discovery, *, quiet: bool, verbose: bool) -> None:

@@ -17,47 +17,38 @@ _GROUPS = {  # of the help, by the names of parameters
     "Advanced": "tile tta tta_fusion steps ensemble seed",
 }
 
+
+def _flag(name: str, about: str, *short: str) -> Any:
+    return typer.Option(name, *short, help=about)
+
+
 Inputs = Annotated[
-    list[str] | None,
-    typer.Argument(help="Photographs, folders, or - for standard input.", show_default=False),
+    list[str] | None, typer.Argument(help="Photographs, folders, or - for standard input.")
 ]
 Example = Annotated[
-    bool,
-    typer.Option("--example", help="Analyse the example that comes with imlctl: a forgery."),
+    bool, _flag("--example", "Analyse the example that comes with imlctl: a forgery.")
 ]
-Recursive = Annotated[
-    bool,
-    typer.Option("--recursive", "-r", help="Search folders within folders."),
-]
+Recursive = Annotated[bool, _flag("--recursive", "Search folders within folders.", "-r")]
 Include = Annotated[
     list[str] | None,
     typer.Option(
-        help="In folders, take only pictures that match, as 'IMG_*' or 'case-7/*'. Repeatable.",
-        show_default=False,
+        help="In folders, take only pictures that match, as 'IMG_*' or 'case-7/*'. Repeatable."
     ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option(
-        help="In folders, leave out pictures and folders that match. Repeatable.",
-        show_default=False,
-    ),
+    typer.Option(help="In folders, leave out pictures and folders that match. Repeatable."),
 ]
 FilesFrom = Annotated[
     str | None,
     typer.Option(
         "--files-from",
         help="Also take the files listed in this file, one per line; - for standard input.",
-        show_default=False,
     ),
 ]
-Null = Annotated[
-    bool,
-    typer.Option("--null", "-0", help="Names in --files-from end in a zero byte."),
-]
+Null = Annotated[bool, _flag("--null", "Names in --files-from end in a zero byte.", "-0")]
 MaxPixels = Annotated[
-    int,
-    typer.Option("--max-pixels", min=1, help="Refuse larger pictures; none is ever shrunk."),
+    int, typer.Option("--max-pixels", min=1, help="Refuse larger pictures; none is ever shrunk.")
 ]
 Timeout = Annotated[
     float,
@@ -73,77 +64,56 @@ Out = Annotated[
         "-o",
         help="Mask to write (PNG), a folder for many, or - for standard output."
         " Without it, only verdicts are printed.",
-        show_default=False,
     ),
 ]
 All = Annotated[
     bool,
-    typer.Option(
-        "--all",
-        help="Write everything into the folder: overlay, heat map, JSON, CSV, report, manifest.",
+    _flag(
+        "--all", "Write everything into the folder: overlay, heat map, JSON, CSV, report, manifest."
     ),
 ]
 Soft = Annotated[
-    bool,
-    typer.Option("--soft", help="Write the probability map (16-bit) instead of the binary mask."),
+    bool, _flag("--soft", "Write the probability map (16-bit) instead of the binary mask.")
 ]
-Overlay = Annotated[
-    bool,
-    typer.Option("--overlay", help="Also write the photograph with the mask outlined."),
-]
-Heatmap = Annotated[
-    bool,
-    typer.Option("--heatmap", help="Also write the probabilities as colours."),
-]
+Overlay = Annotated[bool, _flag("--overlay", "Also write the photograph with the mask outlined.")]
+Heatmap = Annotated[bool, _flag("--heatmap", "Also write the probabilities as colours.")]
 Views = Annotated[
     bool,
-    typer.Option(
+    _flag(
         "--views",
-        help="Also write error levels, JPEG ghost, noise and gradient, for your own eyes; with"
+        "Also write error levels, JPEG ghost, noise and gradient, for your own eyes; with"
         " --report, show them there. They do not enter the verdict.",
     ),
 ]
 Reliability = Annotated[
     bool,
-    typer.Option(
-        "--reliability",
-        help="Also write where the map can be believed (16-bit), if the model says so.",
+    _flag(
+        "--reliability", "Also write where the map can be believed (16-bit), if the model says so."
     ),
 ]
-Json = Annotated[
-    bool,
-    typer.Option("--json", help="Also write the full record; without -o, print it."),
-]
+Json = Annotated[bool, _flag("--json", "Also write the full record; without -o, print it.")]
 Jsonl = Annotated[
-    bool,
-    typer.Option(
-        "--jsonl", help="Also write all records to records.jsonl, each as soon as it is there."
-    ),
+    bool, _flag("--jsonl", "Also write all records to records.jsonl, each as soon as it is there.")
 ]
-Csv = Annotated[
-    bool,
-    typer.Option("--csv", help="Also write the main facts to records.csv."),
-]
+Csv = Annotated[bool, _flag("--csv", "Also write the main facts to records.csv.")]
 Report = Annotated[
     bool,
-    typer.Option(
+    _flag(
         "--report",
-        help="Also write report.html: one self-contained file, loads nothing from the network.",
+        "Also write report.html: one self-contained file, loads nothing from the network.",
     ),
 ]
 Manifest = Annotated[
     bool,
-    typer.Option(
-        "--manifest", help="Also write SHA256SUMS of all inputs and outputs, for `imlctl verify`."
-    ),
+    _flag("--manifest", "Also write SHA256SUMS of all inputs and outputs, for `imlctl verify`."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
+Quiet = Annotated[bool, _flag("--quiet", "Print only errors.", "-q")]
 Verbose = Annotated[
     bool,
-    typer.Option(
+    _flag(
         "--verbose",
+        "Print sizes, tiles, times and warnings, and where an internal error came from.",
         "-v",
-        help="Print sizes, tiles, times and warnings, and where an internal error came from.",
     ),
 ]
 
@@ -166,8 +136,7 @@ Model = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="Other weights: a name, a safetensors file, or hf://owner/repo[@revision]/file.",
-        show_default=False,
+        help="Other weights: a name, a safetensors file, or hf://owner/repo[@revision]/file."
     ),
 ]
 Threshold = Annotated[
@@ -224,14 +193,13 @@ Check = Annotated[
         metavar="[=any]",
         help="Exit with status 1 if any picture is manipulated; with --check=any also if one is"
         " inconclusive.",
-        show_default=False,
     ),
 ]
 Resume = Annotated[
     bool,
-    typer.Option(
+    _flag(
         "--resume",
-        help="Continue an interrupted scan: skip pictures that the hashes of inputs and outputs"
+        "Continue an interrupted scan: skip pictures that the hashes of inputs and outputs"
         " prove to be done with the same weights and settings.",
     ),
 ]
@@ -241,7 +209,6 @@ ShardOf = Annotated[
         "--shard",
         help="Analyse one of several parts, such as 2/8, for job arrays. The name of a picture"
         " alone decides its part.",
-        show_default=False,
     ),
 ]
 Jobs = Annotated[
@@ -256,18 +223,17 @@ Jobs = Annotated[
 ]
 Ray = Annotated[
     bool,
-    typer.Option(
+    _flag(
         "--ray",
-        help="Analyse on a Ray cluster: the one named by RAY_ADDRESS, or else one started on this"
+        "Analyse on a Ray cluster: the one named by RAY_ADDRESS, or else one started on this"
         " machine. Needs imlctl[ray].",
     ),
 ]
 
 Tile = Annotated[
-    int,
-    typer.Option(help="Side of a tile for large pictures; smaller needs less memory."),
+    int, typer.Option(help="Side of a tile for large pictures; smaller needs less memory.")
 ]
-Tta = Annotated[bool, typer.Option("--tta", help="Analyse the mirrored picture too.")]
+Tta = Annotated[bool, _flag("--tta", "Analyse the mirrored picture too.")]
 TtaFusion = Annotated[
     str | None,
     typer.Option(
@@ -289,6 +255,5 @@ Ensemble = Annotated[
     ),
 ]
 Seed = Annotated[
-    int | None,
-    typer.Option(help="Seed of the noise, for models that sample.", show_default="0"),
+    int | None, typer.Option(help="Seed of the noise, for models that sample.", show_default="0")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,9 +30,7 @@ Device = Annotated[
 Preset = Annotated[
     str,
     typer.Argument(
-        help="Training preset: the name of a built-in one, or a TOML file.",
-        show_default=False,
-        autocompletion=_presets,
+        help="Training preset: the name of a built-in one, or a TOML file.", autocompletion=_presets
     ),
 ]
 Changes = Annotated[
@@ -40,22 +39,22 @@ Changes = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Set a key of the preset, such as optim.steps=100; repeatable.",
-        show_default=False,
     ),
 ]
+Run = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder of the run; an interrupted one is continued.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace existing outputs.")]
 
 
 def chosen_threshold(
     text: str | None, model: str, weights: str | None, sampling: Sampling
 ) -> float | None:
-    """Turn what was given for `--threshold` into a probability.
+    """Turn the value of `--threshold`, a number or ``fpr=`` and a rate, into a probability.
 
-    Args:
-        text: A number, or ``fpr=`` and a rate; None for what the weights carry.
-        model: Name in the registry; its default when empty.
-        weights: What is used instead.
-        sampling: How predictions are drawn, which a calibration depends on.
+    None stays None, for what the weights carry. A calibration depends on the weights, which are
+    used instead of the model, and on the sampling.
 
     Raises:
         UsageError: It is neither, or these weights were not calibrated.

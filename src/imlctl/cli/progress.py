@@ -16,6 +16,17 @@ from imlctl.errors import Exit
 Event = dict[str, Any]
 
 _PARTS = ("waiting", "forward", "backward", "update")
+_SENTENCES = {
+    "resumed": "going on from step {step}",
+    "extended": "the run was to have {was} steps and now has {of}; the learning rate follows the"
+    " new length",
+    "stopped": "stopped at step {step} of {of}",
+    "skipped": "left out: {what}",
+    "not calibrated": "not calibrated: {why}",
+    "calibration": "calibrated on {photos} authentic photographs: manipulated from"
+    " {rule[manipulated]:.3f}, inconclusive from {rule[inconclusive]:.3f}, {marked:.2%} of their"
+    " pixels marked",
+}
 _SELDOM = 60.0  # seconds between lines about steps where there is no terminal
 
 
@@ -30,12 +41,6 @@ def stopped() -> typer.Exit:
     return typer.Exit(Exit.INTERRUPTED)
 
 
-def plain_line(event: Event) -> str:
-    """Say all of an event; of a table in it, each key."""
-    values = ", ".join(_values(event, ("event",)))
-    return f"{event['event']}: {values}"
-
-
 def train_line(event: Event) -> str:
     """Say what happened in a training run, in a line."""
     kind, step = event["event"], event.get("step")
@@ -43,30 +48,12 @@ def train_line(event: Event) -> str:
         return f"step {step} of {event['of']}: {_pace(event)}"
     if kind == "validation":
         return f"step {step}: {', '.join(_values(event, ('event', 'step')))}"
-    if kind == "resumed":
-        return f"going on from step {step}"
-    if kind == "extended":
-        return (
-            f"the run was to have {event['was']} steps and now has {event['of']};"
-            " the learning rate follows the new length"
-        )
-    if kind == "stopped":
-        return f"stopped at step {step} of {event['of']}"
-    if kind == "skipped":
-        return f"left out: {event['what']}"
-    if kind == "not calibrated":
-        return f"not calibrated: {event['why']}"
-    if kind == "calibration":
-        rule = event["rule"]
-        return (
-            f"calibrated on {event['photos']} authentic photographs: manipulated from"
-            f" {rule['manipulated']:.3f}, inconclusive from {rule['inconclusive']:.3f},"
-            f" {event['marked']:.2%} of their pixels marked"
-        )
+    if kind in _SENTENCES:
+        return _SENTENCES[kind].format(**event)
     if kind == "evaluation":
         scores = ", ".join(_values(event, ("event", "set")))
         return f"{event['set']}: {scores}"
-    return plain_line(event)
+    return f"{kind}: {', '.join(_values(event, ('event',)))}"
 
 
 def _values(event: Event, without: tuple[str, ...] = ()) -> Iterator[str]:
@@ -103,14 +90,9 @@ def _time(seconds: float) -> str:
 
 
 class Progress:
-    """A live line on a terminal, and one line for each other event anywhere.
+    """A live line on a terminal, and one line for each other event, told by `line`, anywhere."""
 
-    Args:
-        quiet: Show nothing.
-        line: How an event that is no step is told.
-    """
-
-    def __init__(self, quiet: bool, line: Callable[[Event], str] = plain_line) -> None:
+    def __init__(self, quiet: bool, line: Callable[[Event], str] = train_line) -> None:
         self.quiet, self.line = quiet, line
         self.told = -_SELDOM
 
@@ -134,7 +116,7 @@ class Progress:
             now = time.monotonic()
             if not self.quiet and now - self.told > _SELDOM:
                 self.told = now
-                tqdm.write(f"step {event['step']} of {event['of']}: {_pace(event)}", sys.stderr)
+                tqdm.write(train_line(event), sys.stderr)
         elif event["event"] == "regenerated":
             self.bar.total, self.bar.n = event["total"], event["done"]
             self.bar.set_postfix_str("regenerating photographs")

@@ -18,15 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from imlctl.report.html import Case
-    from imlctl.scan.coverage import Coverage
     from imlctl.scan.folder import CaseFolder, Outputs
+    from imlctl.scan.ledger import Coverage
     from imlctl.scan.run import Outcome
 
 
 def report(
     folder: Annotated[
-        Path,
-        typer.Argument(metavar="CASE", help="Folder that was given to localize with -o."),
+        Path, typer.Argument(metavar="CASE", help="Folder that was given to localize with -o.")
     ],
     out: Annotated[
         Path | None,
@@ -40,9 +39,9 @@ def report(
     title: Annotated[
         str | None, typer.Option(help="Heading.", show_default="Image manipulation report")
     ] = None,
-    case: Annotated[str, typer.Option(help="Number of the case.", show_default=False)] = "",
-    examiner: Annotated[str, typer.Option(help="Who examined it.", show_default=False)] = "",
-    notes: Annotated[str, typer.Option(help="Free text for the cover.", show_default=False)] = "",
+    case: Annotated[str, typer.Option(help="Number of the case.")] = "",
+    examiner: Annotated[str, typer.Option(help="Who examined it.")] = "",
+    notes: Annotated[str, typer.Option(help="Free text for the cover.")] = "",
     pdf: Annotated[
         bool,
         typer.Option("--pdf", help="Also write report.pdf, with an installed Chromium or Chrome."),
@@ -85,10 +84,6 @@ def followed(outcomes: Iterable[Outcome], outputs: Outputs) -> Iterator[Outcome]
     every picture once; only one that is analysed again comes again. At the end of the scan,
     `write_reports` puts it in order.
 
-    Args:
-        outcomes: From `scan`.
-        outputs: Of the scan, with its ledger.
-
     Raises:
         OutputError: The file cannot be written.
     """
@@ -127,9 +122,6 @@ def write_reports(
         jsonl: Whether to write records as JSON Lines.
         csv: Whether to write records as a table.
         quiet: Do not say which pictures the page lacks.
-
-    Returns:
-        The files that were written.
     """
     from imlctl.scan.naming import CSV, JSONL, PAGE, PDF, report_name
 

@@ -45,11 +45,7 @@ _PATIENCE, _REDRAW = 2.0, 0.2  # seconds until a line tells of a slow picture, a
 
 
 class StageLine:
-    """A line on a terminal that says what a single picture waits for, if that takes a while.
-
-    Args:
-        shown: Whether to show it at all.
-    """
+    """A line on a terminal that says what a single picture waits for, if that takes a while."""
 
     def __init__(self, shown: bool) -> None:
         self._shown = shown
@@ -99,7 +95,7 @@ class StageLine:
 
 @dataclass(slots=True)
 class ScanPrinter:
-    """Prints outcomes as they come, and counts them.
+    """Prints outcomes as they come, and counts them by verdict.
 
     Attributes:
         total: Number of pictures.
@@ -110,10 +106,6 @@ class ScanPrinter:
         verbose: Print sizes, times, warnings, tracebacks, and what an earlier scan did.
         until_the_end: Go on when nobody reads the output any more.
         outputs: Go on, too, when it cannot be written, since there are files as well.
-        counts: Pictures by verdict.
-        seen: Pictures that were followed.
-        resumed: Those of them that an earlier scan did.
-        stages: Says what a single picture waits for.
     """
 
     total: int
@@ -151,11 +143,9 @@ class ScanPrinter:
             file=Indestructible(sys.stderr),
         ) as bar:
             for outcome in outcomes:
-                if hidden:
-                    self._print(outcome)
-                else:
+                if not hidden:
                     bar.clear()
-                    self._print(outcome)
+                self._print(outcome)
                 self.seen += 1
                 self.counts[outcome.record["verdict"]] += 1
                 self.resumed += outcome.resumed
@@ -224,11 +214,7 @@ class ScanPrinter:
         return any(self.counts[verdict] for verdict in alarming)
 
     def summarize(self, planned: int) -> None:
-        """Print how many pictures had which verdict, and how long it took.
-
-        Args:
-            planned: Pictures that were to be analysed, or could not be had.
-        """
+        """Print how many of the planned pictures had which verdict, and how long it took."""
         seconds = time.monotonic() - self.began
         done = self.counts.total()
         fresh = self.seen - self.resumed

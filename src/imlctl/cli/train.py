@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from imlctl.cli import options
-from imlctl.cli.progress import Progress, saving_interrupts, stopped, train_line
+from imlctl.cli.progress import Progress, saving_interrupts, stopped
 from imlctl.process import sleep_at_once
 
 
 def train(
     config: options.Preset,
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="Folder of the run; an interrupted one is continued."),
-    ],
+    out: options.Run,
     changes: options.Changes = None,
     device: options.Device = "auto",
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the run for TensorBoard too.")
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress on standard error.")
-    ] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train a model, on forgeries made on the fly or on real ones.
 
@@ -51,14 +45,10 @@ def train(
         for each in reports:
             each(event)
 
-    with saving_interrupts() as interrupts, Progress(quiet, line=train_line) as progress:
+    with saving_interrupts() as interrupts, Progress(quiet) as progress:
         reports.append(progress)
         best = run(
-            preset,
-            out,
-            device=resolve(device),
-            report=report,
-            stop=lambda: interrupts.requested,
+            preset, out, device=resolve(device), report=report, stop=lambda: interrupts.requested
         )
     if best is None:
         raise stopped()

@@ -84,16 +84,13 @@ def verify(
 def add(
     name: Annotated[str, typer.Argument(help="Name for the weights.")],
     source: Annotated[
-        str,
-        typer.Argument(help="A safetensors file, or hf://owner/repo[@commit]/file."),
+        str, typer.Argument(help="A safetensors file, or hf://owner/repo[@commit]/file.")
     ],
     licence: Annotated[str, typer.Option(help="Licence, as an SPDX identifier.")],
     kind: Annotated[str, typer.Option(help="model, encoder or teacher.")] = "model",
-    sha256: Annotated[str, typer.Option(help="Expected hash.", show_default=False)] = "",
-    restriction: Annotated[
-        str, typer.Option(help="Restrictions of the licence.", show_default=False)
-    ] = "",
-    card: Annotated[str, typer.Option(help="Address of the model card.", show_default=False)] = "",
+    sha256: Annotated[str, typer.Option(help="Expected hash.")] = "",
+    restriction: Annotated[str, typer.Option(help="Restrictions of the licence.")] = "",
+    card: Annotated[str, typer.Option(help="Address of the model card.")] = "",
 ) -> None:
     """Add your own weights to your registry."""
     from imlctl.weights.user_registry import add_entry, describe, user_registry_path
@@ -114,10 +111,7 @@ def add(
 
 @weights.command()
 def pull(
-    wanted: Annotated[
-        list[str],
-        typer.Argument(help="Names, or hf://owner/repo[@revision]/file.", show_default=False),
-    ],
+    wanted: Annotated[list[str], typer.Argument(help="Names, or hf://owner/repo[@revision]/file.")],
     trust_on_first_use: Annotated[
         bool,
         typer.Option(
@@ -125,9 +119,7 @@ def pull(
             help="Where no hash is known, accept the file that arrives and record its hash.",
         ),
     ] = False,
-    sha256: Annotated[
-        str, typer.Option(help="Expected hash, from a source that you trust.", show_default=False)
-    ] = "",
+    sha256: Annotated[str, typer.Option(help="Expected hash, from a source that you trust.")] = "",
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Fetch again, even if it is installed.")
     ] = False,
@@ -162,17 +154,11 @@ def pull(
 
 @weights.command()
 def push(
-    weights: Annotated[
-        Path, typer.Argument(help="Safetensors file written by imlctl.", show_default=False)
-    ],
-    repo: Annotated[
-        str, typer.Argument(help="Repository on the Hub, as owner/name.", show_default=False)
-    ],
-    name: Annotated[str, typer.Option(help="Name for the registry.", show_default=False)],
-    card: Annotated[Path, typer.Option(help="Model card (Markdown).", show_default=False)],
-    licence: Annotated[
-        str, typer.Option(help="Licence, as an SPDX identifier.", show_default=False)
-    ],
+    weights: Annotated[Path, typer.Argument(help="Safetensors file written by imlctl.")],
+    repo: Annotated[str, typer.Argument(help="Repository on the Hub, as owner/name.")],
+    name: Annotated[str, typer.Option(help="Name for the registry.")],
+    card: Annotated[Path, typer.Option(help="Model card (Markdown).")],
+    licence: Annotated[str, typer.Option(help="Licence, as an SPDX identifier.")],
     private: Annotated[
         bool, typer.Option("--private", help="If the repository is new, make it private.")
     ] = False,
@@ -194,13 +180,10 @@ def push(
 
 @weights.command()
 def convert(
-    source: Annotated[
-        Path, typer.Argument(help="Pickle written by torch.save.", show_default=False)
-    ],
-    target: Annotated[Path, typer.Argument(help="Safetensors file to write.", show_default=False)],
+    source: Annotated[Path, typer.Argument(help="Pickle written by torch.save.")],
+    target: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
     part: Annotated[
-        str,
-        typer.Option(help="Set of tensors to take, where there are several.", show_default=False),
+        str, typer.Option(help="Set of tensors to take, where there are several.")
     ] = "",
     force: options.Force = False,
 ) -> None:

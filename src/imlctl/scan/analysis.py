@@ -38,8 +38,7 @@ class Options:
         kinds: Files that are wanted of each picture.
         soft: Whether the mask is the probability map instead of the binary one.
         previews: Whether small pictures are kept for a report.
-        threads: Threads of a model on a CPU; the last bits of a map depend on their number. None
-            for as many as torch takes.
+        threads: Of a model on a CPU; the last bits of a map depend on them. None for torch's own.
         sampled: Options that were given and concern only models that sample.
     """
 
@@ -54,14 +53,9 @@ class Options:
 class Analysis:
     """A model in memory, and everything that is made of its results.
 
-    Attributes:
-        options: As given.
-        localizer: With its model in memory.
-        provenance: Of all results, see `Localizer.provenance`.
-
     Raises:
-        ImlctlError: The model, its weights or the device cannot be had, or the model does not
-            sample though it was told how.
+        ImlctlError: The model, its weights or the device cannot be had, or the model cannot do what
+            was asked for.
     """
 
     def __init__(self, options: Options, progress: Progress = lambda done, total: None) -> None:
@@ -143,17 +137,16 @@ class Analysis:
         )
 
     def _encode(self, result: Result, record: Record, kind: Kind) -> bytes:
-        if kind is Kind.MASK:
-            return result.soft_png() if self.options.soft else result.mask_png()
-        if kind is Kind.OVERLAY:
-            return result.overlay_png()
-        if kind is Kind.HEATMAP:
-            return result.heatmap_png()
-        if kind is Kind.VIEWS:
-            return result.views_png()
-        if kind is Kind.RELIABILITY:
-            return result.reliability_png()
-        return (record.to_json(indent=2) + "\n").encode()
+        if kind is Kind.JSON:
+            return (record.to_json(indent=2) + "\n").encode()
+        encoders = {
+            Kind.MASK: result.soft_png if self.options.soft else result.mask_png,
+            Kind.OVERLAY: result.overlay_png,
+            Kind.HEATMAP: result.heatmap_png,
+            Kind.VIEWS: result.views_png,
+            Kind.RELIABILITY: result.reliability_png,
+        }
+        return encoders[kind]()
 
 
 def _failed(error: Exception, decoded: Decoded) -> Failed:

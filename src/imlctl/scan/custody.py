@@ -53,13 +53,7 @@ def all_match(files: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """State of one file of a manifest.
-
-    Attributes:
-        path: As the manifest names it, made absolute.
-        problem: Why it is not what it was, or "".
-        remark: What happened to it on purpose since, or "".
-    """
+    """State of a file of a manifest: its problem, or a remark on what was done on purpose."""
 
     path: Path
     problem: str
@@ -124,14 +118,9 @@ def write_manifest(
 
 
 def add_reports(folder: Path, files: Sequence[Path], command: Sequence[str]) -> Path | None:
-    """Add reports that were written after the scan to its manifest, and keep the previous one.
+    """Add reports that were written after the scan to its manifest.
 
-    The previous manifest becomes ``SHA256SUMS.1``, ``.2`` and so on, and is listed in the new one.
-
-    Args:
-        folder: Of the outputs.
-        files: The reports.
-        command: The command line, with the name of the program.
+    The previous one becomes ``SHA256SUMS.1``, ``.2`` and so on, and is listed in the new one.
 
     Returns:
         The manifest that was kept; None if the folder has none, or it lists the files as they are.
@@ -240,11 +229,7 @@ def check(manifest: Path) -> Iterator[Finding]:
 
 
 def _listed(lines: Iterable[bytes], manifest: Path) -> Iterator[tuple[bytes, str]]:
-    """Yield the name and the hash on each line.
-
-    Raises:
-        OutputError: A line is neither that nor a remark.
-    """
+    """Yield the name and the hash on each line; raise OutputError for one that is no such."""
     for number, line in enumerate(lines, 1):
         if not line or line.startswith(b"#"):
             continue

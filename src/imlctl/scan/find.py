@@ -30,9 +30,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib"),
     *(".gif", ".heic", ".heif", ".hif", ".avif"),
 )
-_URL = re.compile(
-    r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE
-)  # one slash: shells and paths eat the other
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # shells and paths eat a second slash
 _NOT_SEARCHED = "a folder within the folder; add --recursive to search it"
 _BY_PATTERNS = "left out by --include or --exclude"
 
@@ -68,12 +66,12 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """Pictures to analyse, and what else lay there.
+    """Pictures to analyse in the order given (a folder's in byte order), and what else lay there.
 
     Attributes:
-        pictures: In the order given; those of a folder in byte order of their paths.
+        pictures: Without those that were named twice.
         problems: Inputs that cannot be had, such as a folder that may not be read.
-        left_out: Files and folders that are not analysed, in byte order.
+        left_out: Files and folders that are not analysed.
         many: Whether several inputs or a folder were given.
     """
 
@@ -94,13 +92,9 @@ class Discovery:
 class Patterns:
     """Names to take and to leave in folders; files that are named are always taken.
 
-    A pattern is as in the shell: ``*``, ``?``, ``[a-z]``; capital and small letters differ. One
-    without a slash is compared with the name of a file or folder, one with a slash with the path
-    below the folder that was given; there, ``*`` also spans slashes.
-
-    Attributes:
-        include: If any, only pictures that match one of them are taken.
-        exclude: Pictures and folders that match one of them are left.
+    A pattern is as in the shell, and tells capital from small letters. One without a slash is
+    compared with the name of a file or folder, one with a slash with the path below the folder that
+    was given; there, ``*`` also spans slashes.
     """
 
     include: tuple[str, ...] = ()
@@ -307,12 +301,7 @@ def _judge(head: bytes, name: str) -> tuple[bool, str]:
 
 
 def summarize(left_out: Sequence[LeftOut], most: int = 3) -> list[str]:
-    """Return a sentence for each reason, with the first few names.
-
-    Args:
-        left_out: From `Discovery`.
-        most: Names that are spelled out for each reason.
-    """
+    """Return a sentence for each reason, with the first few names."""
     by_reason: dict[str, list[Path]] = defaultdict(list)
     for each in left_out:
         by_reason[each.reason].append(each.path)
@@ -325,13 +314,13 @@ def summarize(left_out: Sequence[LeftOut], most: int = 3) -> list[str]:
 
 
 def read_names(file: str, *, zero: bool = False, stdin: BinaryIO | None = None) -> tuple[str, ...]:
-    """Read the names of files, one a line, or each ended by a zero byte.
+    """Read the names of files, one a line, or each ended by a zero byte as of `find -print0`.
 
     Lists from Windows are read too: in UTF-16, or in UTF-8 with a byte order mark.
 
     Args:
         file: The list; "-" for the standard input.
-        zero: Whether zero bytes end the names, as `find -print0` writes them.
+        zero: Whether zero bytes end the names.
         stdin: Used for "-"; the standard input if None.
 
     Raises:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from imlctl import atomic
 from imlctl.errors import OutputError, UsageError
 from imlctl.scan import custody
-from imlctl.scan.coverage import Coverage
-from imlctl.scan.ledger import Ledger, ledger_path, ledgers
+from imlctl.scan.ledger import Coverage, Ledger, ledger_path, ledgers
 from imlctl.scan.naming import is_folder, plan
 
 if TYPE_CHECKING:
@@ -26,13 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CaseFolder:
-    """A folder that scans have written into, and their ledgers, open.
-
-    Attributes:
-        folder: Of the outputs.
-        ledgers: One, or one for each shard.
-        shard: The part of the scan, if this is not the whole.
-    """
+    """A folder that scans have written into, and its open ledgers: one, or one for each shard."""
 
     folder: Path
     ledgers: tuple[Ledger, ...]
@@ -104,11 +97,7 @@ class Outputs:
         return CaseFolder(self.folder, (self.ledger,), self.shard)
 
     def needs_folder(self, option: str) -> None:
-        """Refuse an option that makes sense only where outputs go into a folder.
-
-        Raises:
-            UsageError: They do not.
-        """
+        """Raise UsageError for an option where outputs do not go into a folder."""
         if self.folder is None:
             remedy = "Name one with -o; for a single picture, end it in / ."
             raise UsageError("needs a folder of outputs", source=option, remedy=remedy)
@@ -138,11 +127,7 @@ class Outputs:
     def begin(
         self, jobs: Sequence[Job], found: Discovery, command: Sequence[str], stack: ExitStack
     ) -> Ledger | None:
-        """Open the ledger, if there is a folder for it, and note what will be written.
-
-        Raises:
-            OutputError: It cannot be made.
-        """
+        """Open the ledger, if there is a folder for it, and note what will be written."""
         if self.folder is not None:
             path = ledger_path(self.folder, self.shard)
             self.ledger = self.ledger or stack.enter_context(Ledger(path))
@@ -152,15 +137,7 @@ class Outputs:
         return self.ledger
 
     def write_manifest(self, command: Sequence[str], also: Sequence[Path] = ()) -> list[Finding]:
-        """Write the manifest, and return the inputs that are not what they were.
-
-        Args:
-            command: The command line.
-            also: More files to list, such as a report.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
+        """Write the manifest, and return the inputs that are not what they were."""
         if self.folder is None or self.ledger is None:
             raise ValueError("there is no ledger to take the manifest from")
         path = custody.manifest_path(self.folder, self.shard)

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from imlctl import __version__, atomic
 from imlctl.errors import OutputError, UsageError
 from imlctl.report.preview import Preview
-from imlctl.scan.coverage import Coverage, Run
 from imlctl.scan.find import LeftOut
 from imlctl.scan.naming import LEDGER, Shard
 
@@ -67,12 +66,7 @@ _PAGE, _FEW = 100, 10  # rows read at once, without and with previews of up to a
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Everything that outputs depend on besides the picture: another key, other outputs.
-
-    Attributes:
-        weights: sha256 of the file of weights.
-        settings: Everything else, as JSON with sorted keys.
-    """
+    """Weights (sha256) and settings (JSON, sorted) that outputs depend on besides the picture."""
 
     weights: str
     settings: str
@@ -95,6 +89,52 @@ class Row:
     outputs: Mapping[Path, str]
     record: Mapping[str, Any]
     preview: Preview | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One command that wrote into this folder.
+
+    Attributes:
+        began: UTC, ISO 8601.
+        ended: Likewise; None if it was killed.
+        command: The command line.
+        folder: The current folder.
+        version: Of imlctl.
+    """
+
+    began: str
+    ended: str | None
+    command: str
+    folder: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Pictures that all runs planned, with and without a record, and what was left out."""
+
+    planned: int = 0
+    done: int = 0
+    pending: tuple[Path, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    runs: tuple[Run, ...] = ()
+
+    def __add__(self, other: Coverage) -> Coverage:
+        return Coverage(
+            self.planned + other.planned,
+            self.done + other.done,
+            self.pending + other.pending,
+            tuple(sorted({*self.left_out, *other.left_out}, key=lambda each: _raw(each.path))),
+            tuple(sorted((*self.runs, *other.runs), key=lambda run: run.began)),
+        )
+
+    @property
+    def incomplete(self) -> str:
+        """Sentence such as "INCOMPLETE: 15 of 63 pictures were analysed"; "" for a whole scan."""
+        if not self.pending:
+            return ""
+        return f"INCOMPLETE: {self.done} of {self.planned} pictures were analysed"
 
 
 def ledger_path(folder: Path, shard: Shard | None = None) -> Path:
@@ -211,10 +251,7 @@ class Ledger:
         return frozenset(self.folder / os.fsdecode(name) for (name,) in names)
 
     def begin(
-        self,
-        jobs: Iterable[Job],
-        left_out: Iterable[LeftOut] = (),
-        command: Sequence[str] = (),
+        self, jobs: Iterable[Job], left_out: Iterable[LeftOut] = (), command: Sequence[str] = ()
     ) -> None:
         """Note all outputs before the first is written, and clear away what a killed scan left.
 
@@ -309,12 +346,7 @@ class Ledger:
     ) -> None:
         """Note that a picture is done; its outputs must have their names by now.
 
-        Args:
-            job: The picture.
-            key: What its outputs depend on.
-            record: As `Record.to_dict` gives it.
-            outputs: What was written, with the sha256 of each.
-            preview: What a report shows of it; None keeps one of the same result, if there is one.
+        Without a preview, one of the same result is kept, if there is one.
         """
         names = {self._name(p).hex(): digest for p, digest in outputs.items()}
         row = (
@@ -381,12 +413,7 @@ def _now() -> str:
 
 
 def explained(error: sqlite3.Error, path: Path) -> OutputError:
-    """Turn an error of SQLite into ours.
-
-    Args:
-        error: What was raised.
-        path: Of the database.
-    """
+    """Turn an error of SQLite into ours."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return OutputError(

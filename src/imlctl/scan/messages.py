@@ -7,7 +7,7 @@ import pickle
 import struct
 import traceback
 from dataclasses import dataclass, field, fields
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from imlctl.report.preview import Preview
     from imlctl.scan.naming import Kind
+
+AnyError = TypeVar("AnyError", bound=ImlctlError)
 
 _LENGTH = struct.Struct("<Q")
 _LONGEST_REPLY = 2**26  # bytes of what a decoder answers, without the pixels
@@ -65,8 +67,7 @@ class Failed:
     Attributes:
         error: Message for the user; holds no traceback, whose frames would hold pixels.
         trace: The traceback if it is a bug of imlctl's, otherwise "".
-        sha256: Of the file, if it could be read.
-        size: Of the file in bytes, likewise.
+        sha256: Of the file, if it could be read; likewise its size in bytes.
     """
 
     error: InputError
@@ -77,33 +78,28 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """All of a picture that is left to write and to note.
-
-    Attributes:
-        outputs: Each file that is wanted, whole.
-        record: As `Record.to_dict` gives it.
-        preview: Small pictures for a report, if they are wanted.
-    """
+    """Outputs, record (as of `Record.to_dict`) and preview of a picture, still to be written."""
 
     outputs: Mapping[Kind, bytes]
     record: Mapping[str, Any]
     preview: Preview | None = None
 
 
-def failed(error: Exception, source: str) -> Failed:
-    """Say in plain words what an exception means for one picture.
+def bare(error: AnyError) -> AnyError:
+    """Return an error without its traceback and cause, so that it can be sent."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
-    Args:
-        error: What was raised.
-        source: Name of the picture, for errors that do not know it.
+
+def failed(error: Exception, source: str) -> Failed:
+    """Say in plain words what an exception means for one picture; `source` is its name.
 
     Raises:
         ImlctlError: The error itself, if it concerns more than this picture.
     """
     if isinstance(error, InputError):
         error.source = error.source or source
-        error.__cause__ = error.__context__ = None
-        return Failed(error.with_traceback(None))
+        return Failed(bare(error))
     if isinstance(error, ImlctlError):
         raise error
     text = " ".join(str(error).split())
@@ -142,10 +138,6 @@ def receive(stream: IO[bytes], *, trusted: bool = False) -> Any:
     """Read one message.
 
     What decodes hostile files is not trusted: from it, only data of our own classes is accepted.
-
-    Args:
-        stream: The other end's output.
-        trusted: Whether the other end can have met no hostile file.
 
     Raises:
         EOFError: The other side has gone.

@@ -55,13 +55,7 @@ _LONGEST_SUFFIX = max(len(kind.suffix) for kind in Kind)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One picture and where its outputs go.
-
-    Attributes:
-        picture: What to analyse.
-        outputs: Paths of what is wanted; None stands for the standard output. Empty if only the
-            verdict is.
-    """
+    """One picture and the paths of its outputs, of which None stands for the standard output."""
 
     picture: Picture
     outputs: Mapping[Kind, Path | None]
@@ -69,14 +63,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of several parts of a scan that together are the whole.
+    """One of several parts, numbered from 1, of a scan that together are the whole.
 
     A picture belongs to a part by the hash of its name below the folder that was given, so that
     each part finds the same pictures whatever comes or goes beside them, and on every machine.
-
-    Attributes:
-        index: Number of the part, from 1.
-        count: Number of parts.
     """
 
     index: int
@@ -162,13 +152,10 @@ def plan(
     if out == STANDARD_STREAM:
         return _to_standard_output(pictures, wanted, many=many)
     try:
-        if is_folder(out, many=many):
-            jobs = _into_folder(pictures, out, wanted)
-            _refuse_unwritable(Path(out))
-        else:
-            jobs = _into_file(pictures, out, wanted)
-            _refuse_unwritable(Path(out).parent)
-        _refuse_inputs(jobs, Path(out) if is_folder(out, many=many) else None)
+        folder = Path(out) if is_folder(out, many=many) else None
+        jobs = (_into_folder if folder else _into_file)(pictures, out, wanted)
+        _refuse_unwritable(folder or Path(out).parent)
+        _refuse_inputs(jobs, folder)
         jobs = tuple(job for job, yes in zip(jobs, mine, strict=True) if yes)
         _refuse_existing(jobs, force=force, ours=ours)
     except OSError as error:  # a folder on the way that may not be looked into
@@ -250,10 +237,8 @@ def _output(folder: Path, name: PurePath, kind: Kind) -> Path:
 def _unambiguous(pictures: Sequence[Picture], room: int) -> Iterator[Picture]:
     """Rename pictures in the tree of the outputs so that no two meet on any common file system.
 
-    One whose path has no room there goes to the top of the tree.
-
-    macOS and Windows take A.png and a.png, and composed and decomposed accents, for the same. The
-    first of several keeps its name, in the order of the pictures.
+    One whose path has no room there goes to the top of the tree. macOS and Windows take A.png and
+    a.png, and composed and decomposed accents, for the same; the first of several keeps its name.
     """
     folders = {_folded(parent) for p in pictures for parent in p.name.parents}
     taken: set[str] = set()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from imlctl.process import cores
 from imlctl.scan.messages import Decoded, Failed
 from imlctl.scan.processes import Decoder, Limits, ModelProcess, suitable_jobs
-from imlctl.scan.worker import decode_file, identified
+from imlctl.scan.worker import decode_or_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,12 +39,7 @@ _WINDOW_PIXELS = 2**25  # decoded pictures that wait for others of their size ha
 
 
 class Decoders:
-    """Several decoders, a few pictures ahead of whoever asks for them.
-
-    Args:
-        count: Number of processes, all started at once.
-        limits: Of each picture.
-    """
+    """Several decoding processes, a few pictures ahead of whoever asks for them."""
 
     def __init__(self, count: int, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
@@ -96,12 +91,7 @@ def _first(waiting: deque[tuple[Tag, Future[Any]]]) -> tuple[Tag, Any]:
 
 
 class InProcess:
-    """Analyse in this process, one picture after another.
-
-    Args:
-        analysis: With its model in memory.
-        decoders: Decode a few pictures ahead; None to decode here too.
-    """
+    """Analyse in this process, one picture after another; without decoders, decode here too."""
 
     def __init__(self, analysis: Analysis, decoders: Decoders | None) -> None:
         self._analysis = analysis
@@ -123,19 +113,11 @@ def _decode_here(
     requests: Iterable[tuple[Job, Request]],
 ) -> Iterator[tuple[Job, Decoded | Unchanged | Failed]]:
     for job, request in requests:
-        reply = decode_file(request)
-        yield job, identified(reply) if isinstance(reply, Failed) else reply
-        del reply
+        yield job, decode_or_hash(request)
 
 
 class Pool:
-    """Decoders, and models behind them; results come in the order of the requests.
-
-    Args:
-        decoders: Shared by all models.
-        models: Each takes a decoded picture and returns what came of it.
-        provenance: Of all results.
-    """
+    """Decoders, and models behind them; results come in the order of the requests."""
 
     def __init__(
         self,
@@ -205,10 +187,6 @@ class Batches:
     """A model on a graphics card, in this process, that takes pictures of one size together.
 
     The card works on the next pictures while the outputs of the last are encoded beside it.
-
-    Args:
-        decoders: Decode ahead.
-        analysis: With its model on the card.
     """
 
     def __init__(self, decoders: Decoders, analysis: Analysis) -> None:

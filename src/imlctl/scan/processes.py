@@ -35,12 +35,7 @@ _MODEL_MEMORY = 2**30  # bytes of one process with a tile of the default size in
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits on decoding one picture.
-
-    Attributes:
-        seconds: Longest time to read and decode it.
-        max_pixels: Largest picture that is decoded; sets how much memory that may take.
-    """
+    """Limits on decoding one picture: seconds to read and decode it, and its number of pixels."""
 
     seconds: float = 120.0
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -154,7 +149,7 @@ class Decoder(_Child):
 
     def _ask(self, request: Request) -> Decoded | Unchanged | Failed:
         if self._closed:
-            return Failed(InputError("the scan has ended", source=request.path))
+            return _ended(request.path)
         process = self._process or self.start()
         assert process.stdin and process.stdout  # noqa: S101, PT018
         self._expired = False
@@ -255,7 +250,7 @@ class ModelProcess(_Child):
         if self._process is not None and self._process.poll() is not None:
             self.stop()  # it died with nothing in hand
         if self._closed:
-            return Failed(InputError("the scan has ended", source=path))
+            return _ended(path)
         try:
             self.provenance()
             process = self._process
@@ -264,7 +259,7 @@ class ModelProcess(_Child):
             answer = receive(process.stdout, trusted=True)
         except ImlctlError:
             if self._closed:
-                return Failed(InputError("the scan has ended", source=path))
+                return _ended(path)
             raise
         except (OSError, EOFError, pickle.UnpicklingError):
             error = _model_died(path, self.stop())
@@ -272,6 +267,10 @@ class ModelProcess(_Child):
         if isinstance(answer, ImlctlError):
             raise answer
         return answer  # type: ignore[no-any-return]
+
+
+def _ended(path: str) -> Failed:
+    return Failed(InputError("the scan has ended", source=path))
 
 
 def _model_died(path: str, code: int) -> InputError:

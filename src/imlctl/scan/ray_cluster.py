@@ -98,11 +98,7 @@ def _imported() -> Any:
 
 
 def _start(ray: Any, address: str, folder: str) -> None:
-    own = {
-        "include_dashboard": False,
-        "_temp_dir": folder,
-        "_node_ip_address": "127.0.0.1",
-    }
+    own = {"include_dashboard": False, "_temp_dir": folder, "_node_ip_address": "127.0.0.1"}
     # Ray puts the current folder first among those that workers import from, and it may hold
     # anything that is called like a library: pictures come with company.
     with contextlib.chdir(folder), silent_stderr(), warnings.catch_warnings():
@@ -117,34 +113,26 @@ def _start(ray: Any, address: str, folder: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Share of the cluster for one worker.
+    """Share of the cluster for one worker, which has one core.
 
     Attributes:
         device: For its settings.
         name: Of the device, as records say it.
-        cpus: Cores that are kept for it.
         gpus: Cards that are kept for it.
         kind: Of the card, as Ray calls it, so that all workers have the same; None for any.
-        threads: That compute in it.
     """
 
     device: str
     name: str
-    cpus: int = 1
     gpus: int = 0
     kind: str | None = None
-    threads: int = 1
 
 
 def share_for(device: str, tell: Callable[[str], None]) -> Share:
     """Decide what each worker computes on; waits until the cluster has such a worker.
 
     Without a card, a worker has one thread, as in a scan on this machine alone, so that both
-    compute the same to the last bit.
-
-    Args:
-        device: As the user gave it; auto takes cards if the cluster has any now.
-        tell: Called with a sentence if there is something to wait for.
+    compute the same to the last bit. What there is to wait for, `tell` is called with.
 
     Raises:
         UsageError: Ray cannot hand out such a device, or the machine that has it cannot use it.
@@ -201,9 +189,7 @@ def nodes_of() -> dict[str, Counter[str]]:
 
 def capacity(share: Share) -> int:
     """Return how many workers the machines of the cluster have room for."""
-    if share.gpus:
-        return sum(int(node["GPU"]) for node in nodes_of().values())
-    return sum(int(node["CPU"]) // share.cpus for node in nodes_of().values())
+    return sum(int(node["GPU" if share.gpus else "CPU"]) for node in nodes_of().values())
 
 
 def gist(error: BaseException) -> str:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from imlctl.errors import ConfigError, ImlctlError, InputError, UsageError
 from imlctl.scan.analysis import Analysis, key_of
-from imlctl.scan.messages import Decoded, Failed, Finished, Unchanged
+from imlctl.scan.messages import Decoded, Failed, Finished, Unchanged, bare
 from imlctl.scan.processes import Decoder
 from imlctl.scan.ray_cluster import capacity, gist, joined, share_for
-from imlctl.scan.worker import decode_file, identified
+from imlctl.scan.worker import decode_or_hash, identified
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -62,13 +62,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class OutOfReach:
-    """A worker cannot read a file.
-
-    Attributes:
-        failed: How it failed there.
-        host: Name of the worker's machine.
-        folder: Whether it sees at least the folder.
-    """
+    """A worker on this host cannot read a file; perhaps it sees at least its folder."""
 
     failed: Failed
     host: str
@@ -79,11 +73,7 @@ Answer = Finished | Failed | Unchanged | OutOfReach | ImlctlError
 
 
 class Worker:
-    """An actor that holds the model; called from several threads, of which one decodes ahead.
-
-    Args:
-        assignment: What to do.
-    """
+    """An actor that holds the model; called from several threads, of which one decodes ahead."""
 
     def __init__(self, assignment: Assignment) -> None:
         self._refusal: ImlctlError | None = None
@@ -112,16 +102,12 @@ class Worker:
         for _ in range(assignment.decoders):
             self._decoders.put(Decoder(assignment.limits))
         if not assignment.decoders:
-            self._decoders.put(_decode_here)
+            self._decoders.put(decode_or_hash)
 
     def analyse(self, request: bytes) -> bytes:
         """Do all but the writing for one picture.
 
-        Args:
-            request: A pickled `Request`; bytes, because Arrow cannot hold all names of files.
-
-        Returns:
-            A pickled `Answer`.
+        Takes a pickled `Request` and returns a pickled `Answer`: Arrow cannot hold all file names.
         """
         if self._refusal is not None:
             return pickle.dumps(self._refusal)
@@ -144,17 +130,11 @@ class Worker:
         return reply  # type: ignore[no-any-return]
 
 
-def _decode_here(request: Request) -> Decoded | Unchanged | Failed:
-    reply = decode_file(request)
-    return identified(reply) if isinstance(reply, Failed) else reply
-
-
 def _of_this_machine(error: ImlctlError) -> ImlctlError:
     """Say on which machine it went wrong."""
     where = f"on {socket.gethostname()}"
     error.source = f"{error.source} ({where})" if error.source else where
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
+    return bare(error)
 
 
 def _difference(ours: Key, theirs: Key) -> str:
@@ -207,7 +187,7 @@ class RayPool:
     ) -> None:
         self.provenance = provenance
         self._share = share
-        threads = None if share.gpus else share.threads
+        threads = None if share.gpus else 1
         own = replace(options.settings, device=share.device)
         self._assignment = Assignment(
             options=replace(options, settings=own, threads=threads),
@@ -265,7 +245,7 @@ class RayPool:
         share = self._share
         kind = {"accelerator_type": share.kind} if share.kind else {}
         actor = ray.remote(Worker).options(
-            num_cpus=share.cpus, num_gpus=share.gpus, max_concurrency=2, **kind
+            num_cpus=1, num_gpus=share.gpus, max_concurrency=2, **kind
         )
         return actor.remote(self._assignment)
 

@@ -65,7 +65,7 @@ def scan(
     stdout: BinaryIO | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Outcome]:
-    """Analyse each picture, write its outputs, and say how it went.
+    """Analyse each picture, write its outputs, and yield how it went, in the order of the engine.
 
     Everything is written from the calling thread, whatever decodes and analyses beside it.
 
@@ -78,19 +78,15 @@ def scan(
         overwrite: Whether outputs that exist are replaced.
         stdin: Where the bytes of a picture without a path come from.
         stdout: Where an output without a path goes.
-        stopped: Asked before each picture is taken; if true, those begun are finished, and
-            that is all.
-
-    Yields:
-        One outcome per picture, in the order of the engine.
+        stopped: Asked before each picture is taken; if true, only those begun are finished.
 
     Raises:
         ImlctlError: Of any kind but `InputError`: an output cannot be written, or weights or
             settings are wrong, and the remaining pictures would fail as well.
     """
-    writer = _Writer(engine, options, ledger, overwrite or resume, stdout)
-    known = ledger if resume else None
-    requests = ((job, _request(job, options, known, writer.key, stdin)) for job in jobs)
+    key, known = key_of(engine.provenance, options), ledger if resume else None
+    writer = _Writer(engine, key, ledger, overwrite or resume, stdout)
+    requests = ((job, _request(job, options, known, key, stdin)) for job in jobs)
     for job, answer in engine.run(requests, stopped):
         yield writer(job, answer)
         del answer  # or its outputs would stay until the next ones are there
@@ -108,22 +104,15 @@ def _request(
     return Request(str(job.picture), limit, data=stdin.read())
 
 
+@dataclass(slots=True)
 class _Writer:
     """Writes the outputs of one picture after the other, and notes them in the ledger."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        options: Options,
-        ledger: Ledger | None,
-        overwrite: bool,
-        stdout: BinaryIO | None,
-    ) -> None:
-        self.engine = engine
-        self.key = key_of(engine.provenance, options)
-        self.ledger = ledger
-        self.overwrite = overwrite
-        self.stdout = stdout
+    engine: Engine
+    key: Key
+    ledger: Ledger | None
+    overwrite: bool
+    stdout: BinaryIO | None
 
     def __call__(self, job: Job, answer: Finished | Unchanged | Failed) -> Outcome:
         if isinstance(answer, Unchanged):

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING
 from imlctl.errors import ImlctlError, InputError
 from imlctl.image.decode import decode, read
 from imlctl.scan.custody import all_match, sha256_of
-from imlctl.scan.messages import Decoded, Failed, Unchanged, failed, receive, send
+from imlctl.scan.messages import Decoded, Failed, Unchanged, bare, failed, receive, send
 
 if TYPE_CHECKING:
     from imlctl.scan.messages import Request
@@ -55,12 +55,14 @@ def identified(failure: Failed) -> Failed:
         return failure
 
 
-def serve_decoder(memory: int) -> None:
-    """Decode what is asked for until there is no more.
+def decode_or_hash(request: Request) -> Decoded | Unchanged | Failed:
+    """Decode a file as `decode_file` does, or hash one that cannot be decoded."""
+    reply = decode_file(request)
+    return identified(reply) if isinstance(reply, Failed) else reply
 
-    Args:
-        memory: Most bytes that this process may ask for.
-    """
+
+def serve_decoder(memory: int) -> None:
+    """Decode what is asked for until there is no more; `memory` is the most bytes it may take."""
     channel = _channel()
     _limit_memory(memory)
     channel.write(HELLO)
@@ -90,8 +92,7 @@ def serve_model() -> None:
         _die_first()
         analysis = Analysis(options)
     except ImlctlError as error:
-        error.__cause__ = error.__context__ = None
-        send(channel, error.with_traceback(None))
+        send(channel, bare(error))
         return
     send(channel, analysis.provenance)
     while True:
@@ -102,8 +103,7 @@ def serve_model() -> None:
         try:
             send(channel, analysis(decoded))
         except ImlctlError as error:
-            error.__cause__ = error.__context__ = None
-            send(channel, error.with_traceback(None))
+            send(channel, bare(error))
         del decoded  # or its pixels would stay until the next picture is there
 
 
