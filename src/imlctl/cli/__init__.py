@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 import traceback
 from typing import Annotated, Any
@@ -16,7 +17,6 @@ from imlctl.cli.console import ReaderGoneError, complain
 from imlctl.cli.data import data
 from imlctl.cli.distill import distill
 from imlctl.cli.doctor import doctor
-from imlctl.cli.help import command_line, width
 from imlctl.cli.interrupts import terminate_as_interrupt
 from imlctl.cli.localize import localize
 from imlctl.cli.localize_options import LocalizeCommand
@@ -26,6 +26,8 @@ from imlctl.cli.verify import verify
 from imlctl.cli.weights import weights
 from imlctl.errors import Exit, ImlctlError
 from imlctl.process import keep_freed_blocks, spin_moderately
+
+_WIDEST, _NARROWEST = 100, 20  # columns
 
 app = typer.Typer(
     name="imlctl",
@@ -63,6 +65,34 @@ def _options(
     spin_moderately()
 
 
+def _width() -> int:
+    """Columns for help: the terminal's, also where Click would not go below fifty."""
+    return max(_NARROWEST, min(shutil.get_terminal_size().columns, _WIDEST) - 2)
+
+
+def _command_line(app: typer.Typer) -> Any:
+    """Return the command that an application is, with help for narrow terminals.
+
+    Names get a third of the width at most, and what is longer a line of its own: otherwise long
+    ones leave a column of broken words for the explanations.
+    """
+    root: Any = typer.main.get_command(app)
+
+    class Formatter(root.context_class.formatter_class):  # type: ignore[misc]
+        def write_dl(self, rows: Any, col_max: int = 30, col_spacing: int = 2) -> None:
+            super().write_dl(rows, min(col_max, self.width // 3), col_spacing)
+
+    class Context(root.context_class):  # type: ignore[misc]
+        formatter_class = Formatter
+
+    waiting = [root]
+    while waiting:
+        command = waiting.pop()
+        command.context_class = Context
+        waiting += getattr(command, "commands", {}).values()
+    return root
+
+
 def main() -> None:
     """Run the command line and exit with a code of `errors.Exit`."""
     _fill_standard_streams()
@@ -80,10 +110,10 @@ def main() -> None:
 
 
 def _run() -> int:
-    command = command_line(app)
+    command = _command_line(app)
     try:
         return int(
-            command(prog_name="imlctl", terminal_width=width(), standalone_mode=False) or Exit.OK
+            command(prog_name="imlctl", terminal_width=_width(), standalone_mode=False) or Exit.OK
         )
     except ImlctlError as error:
         complain(error.message, error.details)

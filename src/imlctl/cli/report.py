@@ -83,9 +83,6 @@ def followed(outcomes: Iterable[Outcome], outputs: Outputs) -> Iterator[Outcome]
     The file begins with what earlier scans noted in the ledger, so that whoever follows it sees
     every picture once; only one that is analysed again comes again. At the end of the scan,
     `write_reports` puts it in order.
-
-    Raises:
-        OutputError: The file cannot be written.
     """
     from imlctl.report.jsonl import JsonLines
     from imlctl.scan.naming import JSONL, report_name
@@ -113,15 +110,8 @@ def write_reports(
 ) -> list[Path]:
     """Write what is wanted of a scan, each file whole or not at all, and replace older ones.
 
-    Args:
-        case: Its folder and ledgers.
-        head: Title, number and examiner of the case.
-        out: Where to write; its folder if None.
-        page: Whether to write the page.
-        browser: What prints it to PDF; "" to print nothing.
-        jsonl: Whether to write records as JSON Lines.
-        csv: Whether to write records as a table.
-        quiet: Do not say which pictures the page lacks.
+    They go into the case's own folder if `out` is None; the browser, if named, prints the PDF.
+    Unless quiet, say how many pictures the page lacks. Return the files.
     """
     from imlctl.scan.naming import CSV, JSONL, PAGE, PDF, report_name
 

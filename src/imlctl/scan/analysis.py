@@ -54,8 +54,7 @@ class Analysis:
     """A model in memory, and everything that is made of its results.
 
     Raises:
-        ImlctlError: The model, its weights or the device cannot be had, or the model cannot do what
-            was asked for.
+        ImlctlError: The model, its weights or the device cannot be had, or it lacks what was asked.
     """
 
     def __init__(self, options: Options, progress: Progress = lambda done, total: None) -> None:

@@ -75,7 +75,7 @@ class Outputs:
         force: Whether existing outputs may be replaced.
         resume: Whether those of an earlier scan may be.
         shard: The part of the scan.
-        ledger: Open from `plan` or `begin` on; None if the outputs do not go into a folder.
+        ledger: Open from `plan` or `begin` on.
     """
 
     out: str | None

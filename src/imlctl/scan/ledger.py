@@ -81,7 +81,7 @@ class Row:
         sha256: Of the input as it was analysed; None if it could not be decoded.
         outputs: Files that were written, with their sha256.
         record: The whole record, as `Record.to_dict` gives it.
-        preview: What a report shows of it, if that was kept.
+        preview: For a report, if it was kept.
     """
 
     path: Path | None
@@ -93,15 +93,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One command that wrote into this folder.
-
-    Attributes:
-        began: UTC, ISO 8601.
-        ended: Likewise; None if it was killed.
-        command: The command line.
-        folder: The current folder.
-        version: Of imlctl.
-    """
+    """A command that wrote into this folder; times are UTC (ISO 8601), no end if it was killed."""
 
     began: str
     ended: str | None
@@ -253,12 +245,9 @@ class Ledger:
     def begin(
         self, jobs: Iterable[Job], left_out: Iterable[LeftOut] = (), command: Sequence[str] = ()
     ) -> None:
-        """Note all outputs before the first is written, and clear away what a killed scan left.
+        """Note all outputs, and what is left out, before the first is written.
 
-        Args:
-            jobs: Everything that this run will do.
-            left_out: What it will not.
-            command: The command line, with the name of the program.
+        What a killed scan left is cleared away. The command begins with the name of the program.
         """
         jobs = list(jobs)
         outputs = [path for job in jobs for path in job.outputs.values() if path is not None]

@@ -64,11 +64,7 @@ class Decoders:
     def run(
         self, requests: Iterable[tuple[Tag, Request]]
     ) -> Iterator[tuple[Tag, Decoded | Unchanged | Failed]]:
-        """Answer requests in their order, reading only a few of them ahead.
-
-        Raises:
-            ImlctlError: A setting is wrong, or no process can be started.
-        """
+        """Answer requests in their order, reading only a few of them ahead."""
         waiting: deque[tuple[Tag, Future[Decoded | Unchanged | Failed]]] = deque()
         for tag, request in requests:
             waiting.append((tag, self._threads.submit(self._decode, request)))
@@ -148,11 +144,7 @@ class Pool:
     def run(
         self, requests: Iterable[tuple[Job, Request]], stopped: Callable[[], bool]
     ) -> Iterator[tuple[Job, Finished | Unchanged | Failed]]:
-        """Analyse pictures; once told to stop, only those in hand are finished.
-
-        Raises:
-            ImlctlError: A setting is wrong, or a process cannot be started.
-        """
+        """Analyse pictures; once told to stop, only those in hand are finished."""
         waiting: deque[tuple[Job, Future[Finished | Unchanged | Failed]]] = deque()
         for job, reply in self._decoders.run(requests):
             if stopped():
@@ -197,11 +189,7 @@ class Batches:
     def run(
         self, requests: Iterable[tuple[Job, Request]], stopped: Callable[[], bool]
     ) -> Iterator[tuple[Job, Finished | Unchanged | Failed]]:
-        """Analyse pictures in their order; once told to stop, those on the card are finished.
-
-        Raises:
-            ImlctlError: A setting is wrong, or a process cannot be started.
-        """
+        """Analyse pictures in their order; once told to stop, those on the card are finished."""
         encoders = ThreadPoolExecutor(max(1, min(cores() - 1, 4)), thread_name_prefix="encode")
         with encoders, ThreadPoolExecutor(1, thread_name_prefix="model") as card:
             on_card: deque[Future[list[Any]]] = deque()

@@ -221,8 +221,7 @@ class ModelProcess(_Child):
         """Wait until the model is in memory, and return the provenance of its results.
 
         Raises:
-            ImlctlError: The model, its weights or the device cannot be had, or the process does
-                not start.
+            ImlctlError: The model, its weights or the device cannot be had, or no process starts.
         """
         process = self._process or self.start()
         assert process.stdout  # noqa: S101

@@ -45,12 +45,8 @@ _SHARED = "Inputs, outputs and weights must have the same path on all machines o
 class Assignment:
     """Instructions to every worker before it begins.
 
-    Attributes:
-        options: What is done with each picture, with the worker's own device and threads.
-        key: Of the results: the same weights, settings and device everywhere.
-        limits: Limits on decoding one picture.
-        decoders: Processes that decode for one worker; 0 to decode in the worker itself.
-        folder: The current one of whoever began the scan; names are relative to it.
+    The options hold its own device and threads; the key of the results is the same everywhere. With
+    no decoders it decodes itself. Names are relative to the folder of whoever began the scan.
     """
 
     options: Options
@@ -168,12 +164,8 @@ class _Member:
 class RayPool:
     """All of a scan but the writing, on the cluster that was joined.
 
-    Args:
-        options: What is done with each picture.
-        provenance: Of all results, with the device of the workers.
-        share: Of the cluster, for each worker.
-        limits: Limits on decoding one picture.
-        decoders: Processes that decode for one worker; 0 to decode in the worker itself.
+    The provenance holds the device of the workers; each has its share of the cluster, and so many
+    processes that decode, with 0 decoding itself.
     """
 
     def __init__(
@@ -286,11 +278,7 @@ def _mourned(member: _Member, todo: deque[_Item]) -> Iterator[tuple[_Item, Answe
 
 
 def _received(answer: Answer) -> Finished | Unchanged | Failed:
-    """Turn the answer of a worker into what became of the picture.
-
-    Raises:
-        ImlctlError: It concerns all pictures.
-    """
+    """Return what became of a picture; raise an error that concerns all pictures."""
     if isinstance(answer, ImlctlError):
         raise answer
     if not isinstance(answer, OutOfReach):
@@ -318,12 +306,8 @@ def start_ray(
 ) -> RayPool:
     """Join the cluster, which is left when the stack is closed.
 
-    Args:
-        options: What is done with each picture.
-        limits: Limits on decoding one picture.
-        stack: Leaves the cluster when it is closed.
-        decoders: Processes that decode for one worker; 1 if None.
-        tell: Called with a sentence if there is something to wait for.
+    Each worker has so many processes that decode, 1 if None. `tell` is called with a sentence if
+    there is something to wait for.
 
     Raises:
         ImlctlError: The weights are wrong, or there is no cluster with such a device.

@@ -31,7 +31,11 @@ class Engine(Protocol):
     def run(
         self, requests: Iterable[tuple[Job, Request]], stopped: Callable[[], bool]
     ) -> Iterator[tuple[Job, Finished | Unchanged | Failed]]:
-        """Answer requests until told to stop; what was begun is finished."""
+        """Answer requests until told to stop; what was begun is finished.
+
+        Raises:
+            ImlctlError: It concerns all pictures: wrong settings, or no process can be started.
+        """
 
 
 @dataclass(frozen=True, slots=True)
