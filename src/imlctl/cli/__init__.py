@@ -124,13 +124,11 @@ def _run() -> int:
     except (BrokenPipeError, ReaderGoneError):  # whoever read our output has seen enough
         return Exit.OK
     except SystemExit as end:  # of Typer, which has a status of its own for a broken pipe
-        return Exit.OK if isinstance(end.__context__, BrokenPipeError) else _status(end.code)
+        if isinstance(end.__context__, BrokenPipeError):
+            return Exit.OK
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:
         return _unforeseen(error)
-
-
-def _status(code: Any) -> int:
-    return code if isinstance(code, int) else int(code is not None)
 
 
 def _unforeseen(error: Exception) -> int:

@@ -151,11 +151,9 @@ class ScanPrinter:
                 self.resumed += outcome.resumed
                 if outcome.resumed and not hidden:  # must not count towards the rate
                     bar.initial += 1
-                bar.set_postfix_str(self._so_far(), refresh=False)
+                so_far = ", ".join(f"{self.counts[v]} {v}" for v in _VERDICTS if self.counts[v])
+                bar.set_postfix_str(so_far, refresh=False)
                 bar.update()
-
-    def _so_far(self) -> str:
-        return ", ".join(f"{self.counts[v]} {v}" for v in _VERDICTS if self.counts[v])
 
     def _print(self, outcome: Outcome) -> None:
         self.stages.clear()

@@ -137,7 +137,7 @@ def ledger_path(folder: Path, shard: Shard | None = None) -> Path:
     """
     division = None if shard is None else f"-of-{shard.count}"
     for other in ledgers(folder):
-        if _division(other) != division:
+        if (match := _STEM.fullmatch(other.stem)) and match[2] != division:
             raise UsageError(
                 "this folder holds a scan with a different --shard",
                 source=str(other),
@@ -145,11 +145,6 @@ def ledger_path(folder: Path, shard: Shard | None = None) -> Path:
             )
     name = LEDGER if shard is None else f"{LEDGER}-{shard.label}"
     return folder / f"{name}{_SUFFIX}"
-
-
-def _division(path: Path) -> str | None:
-    match = _STEM.fullmatch(path.stem)
-    return match[2] if match else None
 
 
 def ledgers(folder: Path) -> list[Path]:

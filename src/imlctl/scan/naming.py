@@ -225,13 +225,9 @@ def _into_folder(pictures: Sequence[Picture], out: str, wanted: Sequence[Kind]) 
         )
     room = _LONGEST_PATH - len(os.fsencode(folder.absolute())) - _LONGEST_SUFFIX
     return tuple(
-        Job(picture, {kind: _output(folder, picture.name, kind) for kind in wanted})
+        Job(picture, {kind: folder / f"{picture.name}{kind.suffix}" for kind in wanted})
         for picture in _unambiguous(pictures, room)
     )
-
-
-def _output(folder: Path, name: PurePath, kind: Kind) -> Path:
-    return folder / name.with_name(name.name + kind.suffix)
 
 
 def _unambiguous(pictures: Sequence[Picture], room: int) -> Iterator[Picture]:
@@ -248,22 +244,19 @@ def _unambiguous(pictures: Sequence[Picture], room: int) -> Iterator[Picture]:
             name = PurePath(_marked(name.name, os.fsencode(name)))
         if len(name.parts) > 1 and is_kept(name.parts[0]):
             name = PurePath(_marked(name.parts[0], os.fsencode(name.parts[0])), *name.parts[1:])
-        if _is_long(name) or _outputs_of(name) & (taken | folders):
+        is_long = len(os.fsencode(name.name)) + _LONGEST_SUFFIX > _LONGEST_NAME
+        if is_long or _outputs_of(name) & (taken | folders):
             given = os.fsencode(name if picture.path is None else picture.path)
             name = name.with_name(_marked(name.name, given))
         taken |= _outputs_of(name)
         yield picture if name == picture.name else replace(picture, name=name)
 
 
-def _is_long(name: PurePath) -> bool:
-    return len(os.fsencode(name.name)) + _LONGEST_SUFFIX > _LONGEST_NAME
-
-
 def _outputs_of(name: PurePath) -> set[str]:
-    return {_folded(name.with_name(name.name + kind.suffix)) for kind in Kind}
+    return {_folded(f"{name}{kind.suffix}") for kind in Kind}
 
 
-def _folded(path: PurePath) -> str:
+def _folded(path: PurePath | str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", str(path)).casefold())
 
 
