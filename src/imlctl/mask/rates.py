@@ -60,7 +60,7 @@ class VerdictRates:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as often forgeries get the verdict; None if no authentic picture did."""
+        """Rate among forgeries over that among authentic pictures; None where the latter is 0."""
         if not self.authentic.count or self.forgeries.share is None:
             return None
         return self.forgeries.share / (self.authentic.count / self.authentic.of)
