@@ -61,8 +61,7 @@ def walk_png(data: bytes) -> Layout:
         position = stop + 4
         profile |= kind == b"iCCP"
         if kind == b"IEND":
-            trailing = len(data) - position
-            return Layout(end=position, trailing=trailing, bits=bits, profile=profile)
+            return Layout(position, len(data) - position, bits=bits, profile=profile)
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -118,8 +117,7 @@ def walk_gif(data: bytes) -> Layout:
         if block == 0x3B:
             if not frames:
                 raise damaged("the GIF holds no picture")
-            trailing = len(data) - position
-            return Layout(end=position, trailing=trailing, frames=frames, notes=tuple(notes))
+            return Layout(position, len(data) - position, frames, notes=tuple(notes))
         if block == 0x2C:
             frames += 1
             if frames == 1 and data[position + 4 : position + 8] != data[6:10]:

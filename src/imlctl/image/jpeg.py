@@ -110,7 +110,7 @@ def segments(data: bytes, start: int = 0) -> Iterator[Segment]:
 
 
 def readable_segments(data: bytes) -> list[Segment]:
-    """Return all segments that can be read, those after the picture data included."""
+    """Return all segments that can be read."""
     found: list[Segment] = []
     with suppress(DecodeError):
         found.extend(segments(data))  # keeps what came before an error
@@ -139,8 +139,7 @@ def walk_jpeg(data: bytes, start: int = 0) -> Layout:
     if not scans:
         raise damaged("the JPEG ends before its picture begins")
     notes = (f"{stray} stray bytes between the segments of its header",) if stray else ()
-    trailing = len(data) - position
-    return Layout(end=position, trailing=trailing, size=size, notes=notes)
+    return Layout(position, len(data) - position, size=size, notes=notes)
 
 
 def _refuse_unreadable(code: int, bits: int, height: int, channels: int) -> None:

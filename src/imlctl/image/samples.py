@@ -83,8 +83,7 @@ def _palette(image: Image.Image) -> Pixels:
     stored = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     table = np.zeros((256, 3), np.uint8)  # indices past the palette's end are black
     table[: len(stored)] = stored
-    colours: Pixels = table[index]
-    return colours
+    return np.asarray(table[index])
 
 
 def _narrow_grey(grey: NDArray[Any], layout: Layout) -> tuple[Pixels, list[str]]:
@@ -156,8 +155,7 @@ def _wide_colour(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixel
     narrow = np.asarray(image)[..., :3]
     wide = wide_samples(data) if layout.kind else _with_opencv(data)
     if wide is not None and wide.dtype == np.uint16 and wide.shape[:2] == narrow.shape[:2]:
-        pixels: Pixels = np.ascontiguousarray(wide[..., :3])
-        pixels, notes = _to_sixteen_bits(pixels, layout.bits)
+        pixels, notes = _to_sixteen_bits(_first_three(wide), layout.bits)
         apart = np.abs((pixels >> 8).astype(np.int16) - narrow)
         if apart.mean() <= 1 and apart.max() <= (_AVIF_STEPS if layout.bits < 16 else 0):
             return pixels, notes
@@ -199,15 +197,12 @@ def _with_opencv(data: bytes) -> NDArray[Any] | None:
             return None
         finally:
             cv2.utils.logging.setLogLevel(level)
-    if found is None or found.ndim == 2:
-        return None if found is None else _three_times(found)
-    order = [2, 1, 0, 3][: found.shape[2]]
-    return found[..., order]
+    if found is None:
+        return None
+    return _three_times(found) if found.ndim == 2 else found[..., [2, 1, 0, 3][: found.shape[2]]]
 
 
-def _to_sixteen_bits(
-    samples: NDArray[np.uint16], bits: int
-) -> tuple[NDArray[np.uint16], list[str]]:
+def _to_sixteen_bits(samples: NDArray[Any], bits: int) -> tuple[NDArray[Any], list[str]]:
     if not 8 < bits < 16:
         return samples, []
     top = (1 << bits) - 1

@@ -113,8 +113,7 @@ def heatmap_png(
     text = legend.text_size(*picture.shape[:2])
     _outline(picture, mask, _line_width(picture, text / 14), _HEAT_LINE)
 
-    share = np.count_nonzero(over) / over.size
-    peak = rounded_down(float(probability.max()))
+    share, peak = np.count_nonzero(over) / over.size, rounded_down(float(probability.max()))
     found = f"{percent(share)} of pixels" if share else "nothing"
     lines = [f"{found} at p >= {legend.number(threshold)}, highest p {peak}"]
     lines += ["p: estimated probability that a pixel was manipulated", *size.note()]
