@@ -97,11 +97,10 @@ def pull(
             remedy="Give its hash with --sha256, or add --trust-on-first-use to accept the file and"
             " to check later pulls against it.",
         )
-    licence, restriction = "", ""
-    if isinstance(target, Entry) and target.restriction:
-        licence, restriction = target.licence, target.restriction
-    if licence and (str(reference), licence) not in registry.licences:
-        notice(f"{wanted} has a licence that restricts its use: {restriction}.")
+    restricted = target if isinstance(target, Entry) and target.restriction else None
+    licence = restricted.licence if restricted else ""
+    if restricted and (str(reference), licence) not in registry.licences:
+        notice(f"{wanted} has a licence that restricts its use: {restricted.restriction}.")
     fetched = hub.fetch(reference, force=force, quiet=quiet)
     found = sha256_of(fetched.path, wanted)
     if expected and found != expected:
