@@ -25,17 +25,17 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from imlctl.errors import DecodeError, ImlctlError, InputError, TooLargeError, UsageError
 from imlctl.image import containers
-from imlctl.image.boxes import walk_avif, walk_boxes
+from imlctl.image.boxes import walk_avif
 from imlctl.image.facts import FormatFacts, provenance
 from imlctl.image.formats import (
     DEFAULT_MAX_PIXELS,
     HEAD_BYTES,
     TO_CONVERT,
     check_size,
-    damaged,
     identify,
     not_read,
 )
+from imlctl.image.heif import decode_heif, left_aside
 from imlctl.image.jpeg import check_jpeg, walk_jpeg, walk_mpo
 from imlctl.image.samples import check_avif, to_rgb
 from imlctl.image.tiff import check_tiff, walk_tiff
@@ -130,7 +130,7 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
     try:
         kind = identify(data, name=source)
         if kind == "HEIF":
-            pixels, facts = _decode_heif(data, max_pixels)
+            pixels, facts = decode_heif(data, max_pixels)
         else:
             pixels, facts = _decode_with_pillow(kind, data, max_pixels)
         traces, thumbnail = provenance(data, kind, pixels)
@@ -357,7 +357,7 @@ def _facts(
     icc_profile = layout.profile or bool(image.info.get("icc_profile"))
     notes = [*layout.notes]
     notes += [f"first of {frames} frames analysed"] if frames > 1 else []
-    notes += _left_aside(alpha=alpha, icc_profile=icc_profile)
+    notes += left_aside(alpha=alpha, icc_profile=icc_profile)
     if layout.trailing:
         notes.append(f"{layout.trailing} bytes after the end of the picture not read")
     height, width, _ = pixels.shape
@@ -375,11 +375,6 @@ def _facts(
     )
 
 
-def _left_aside(*, alpha: bool, icc_profile: bool) -> list[str]:
-    ignored = ["transparency ignored"] if alpha else []
-    return [*ignored, "colour profile not applied"] if icc_profile else ignored
-
-
 @contextmanager
 def _noting(notes: list[str]) -> Iterator[None]:
     """Turn Pillow's warnings into notes, and pass on those that other threads caused."""
@@ -395,48 +390,3 @@ def _noting(notes: list[str]) -> Iterator[None]:
                 warnings.warn_explicit(
                     warning.message, warning.category, warning.filename, warning.lineno
                 )
-
-
-def _decode_heif(data: bytes, max_pixels: int) -> tuple[NDArray[Any], FormatFacts]:
-    """Decode the primary picture of a HEIF container.
-
-    The container's own cropping and turning belong to the format and are applied by the decoder;
-    an EXIF orientation beside them is informative only, by the standard, and is not.
-    """
-    try:
-        import pillow_heif
-    except ImportError as error:
-        raise DecodeError(
-            "reading HEIC needs the optional package pillow-heif",
-            remedy='Install it with: pip install "imlctl[heif]"',
-        ) from error
-    layout = walk_boxes(data)
-    container = pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=False)
-    picture = container[container.primary_index]
-    width, height = picture.size
-    check_size(width, height, max_pixels)
-    pixels = np.asarray(picture)[:, :width]  # rows may be padded
-    if pixels.shape[:2] != (height, width):
-        raise damaged(f"its header says {width} x {height}, its data do not")
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    info: dict[str, Any] = picture.info
-    bits = int(info.get("bit_depth", 8))
-    icc_profile, alpha = bool(info.get("icc_profile")), bool(picture.has_alpha)
-    frames = len(container)
-    notes = [f"primary of {frames} pictures analysed"] if frames > 1 else []
-    notes += _left_aside(alpha=alpha, icc_profile=icc_profile)
-    if pixels.dtype == np.uint16:
-        notes.append(f"{bits}-bit samples shifted up to 16 bits")
-    facts = FormatFacts(
-        "HEIF",
-        width,
-        height,
-        str(picture.mode),
-        bits,
-        frames=frames,
-        icc_profile=icc_profile,
-        alpha=alpha,
-        notes=(*layout.notes, *notes),
-    )
-    return np.ascontiguousarray(pixels[..., :3]), facts
