@@ -79,7 +79,7 @@ def localize(
     others are done), 70 for an internal error, 130 when interrupted; --resume continues the scan.
     """
     from imlctl.scan.analysis import Options
-    from imlctl.scan.find import Patterns, discover, read_names
+    from imlctl.scan.find import Patterns, discover
     from imlctl.scan.folder import Outputs
     from imlctl.scan.naming import Kind, Shard
     from imlctl.scan.processes import Limits
@@ -94,26 +94,21 @@ def localize(
     )
     overlay, heatmap, csv = overlay or everything, heatmap or everything, csv or everything
     report, manifest = report or everything, manifest or everything
-    written = everything or (json and out is not None)
     chosen = {"mask": out is not None, "overlay": overlay, "heatmap": heatmap, "views": views}
-    chosen |= {"reliability": reliability, "json": written}
+    chosen |= {"reliability": reliability, "json": everything or (json and out is not None)}
     kinds = tuple(kind for kind in Kind if chosen[kind])
-    if files_from == "-" and "-" in (inputs or []):
-        raise UsageError("standard input cannot be both a picture and a list", source="-")
     found = discover(
         [*(inputs or []), *([str(resources.example())] if example else [])],
         recursive=recursive,
         out=out,
         kinds=kinds,
         patterns=Patterns(tuple(include or ()), tuple(exclude or ())),
-        listed=read_names(files_from, zero=null) if files_from is not None else (),
+        listed=_listed(files_from, inputs or [], zero=null),
     )
     part = None if shard is None else Shard.parse(shard)
     outputs = Outputs(out, found.many, force=force, resume=resume, shard=part)
     wanted = {"report": report, "jsonl": jsonl, "csv": csv, "manifest": manifest}
-    for option, given in {"all": everything, "resume": resume, **wanted}.items():
-        if given:
-            outputs.needs_folder(f"--{option}")
+    _need_folder(outputs, all=everything, resume=resume, **wanted)
     drawn = {"--steps": steps, "--ensemble": ensemble, "--seed": seed}
     fusion = cast("Fusion", tta_fusion or "mean")
     sampling = Sampling(steps or STEPS, ensemble or MEMBERS, tta, fusion, seed or 0)
@@ -224,6 +219,22 @@ def _analyse(wanted: _Scan, command: Sequence[str], stack: ExitStack) -> tuple[S
     if found.many and not wanted.quiet:
         printer.summarize(planned=len(planned) + len(found.problems))
     return printer, len(planned)
+
+
+def _listed(files_from: str | None, inputs: Sequence[str], *, zero: bool) -> Sequence[str]:
+    from imlctl.scan.find import read_names
+
+    if files_from is None:
+        return ()
+    if files_from == "-" and "-" in inputs:
+        raise UsageError("standard input cannot be both a picture and a list", source="-")
+    return read_names(files_from, zero=zero)
+
+
+def _need_folder(outputs: Outputs, **options: bool) -> None:
+    for option, given in options.items():
+        if given:
+            outputs.needs_folder(f"--{option}")
 
 
 def _refuse_ignored(*options: tuple[str, bool, str]) -> None:
