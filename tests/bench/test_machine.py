@@ -28,6 +28,12 @@ MB = 1_000_000
 
 def test_the_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imlctl.bench.machine._LOOK", 0.01)
+    for name in (
+        "OMP_WAIT_POLICY",
+        "GOMP_SPINCOUNT",
+        "KMP_BLOCKTIME",
+    ):  # a command that ran in this process may have set some
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     monkeypatch.setenv("GOMP_SPINCOUNT", "3000")
     here = observe(CPU)
