@@ -133,7 +133,8 @@ def test_shows_the_samples_that_training_would_see(config: TrainConfig) -> None:
         sheet = np.asarray(image)
     make = Synthesizer(load_split(config, validation=False), size=64, seed=3, originals=0.3)
     for place, sample in enumerate(make(index) for index in (5, 6, 7)):
-        tile = sheet[: sample.height, TILE * place : TILE * place + sample.width]
+        height, width = sample.mask.shape
+        tile = sheet[:height, TILE * place : TILE * place + width]
         framed = np.pad(sample.mask, 3).astype(np.uint8)  # an outline follows the frame too
         near, inside = (f(framed, np.ones((7, 7))) for f in (cv2.dilate, cv2.erode))
         outline = (near != inside)[3:-3, 3:-3]
