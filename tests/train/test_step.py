@@ -24,6 +24,7 @@ from imlctl.train.config import DataConfig, OptimConfig, TrainConfig, Validation
 from imlctl.train.distributed import Process
 from imlctl.train.loop import train
 from imlctl.train.objective import encoder_blocks, make_objective
+from imlctl.train.score import HeadConfig
 from imlctl.train.step import Stopwatch, check_compiler, fresh_state, take_step
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def config(save_photos: Callable[..., Path]) -> TrainConfig:
         model=MODEL,
         optim=OptimConfig(steps=2, batch=2, size=64, warmup=1, precision="float32"),
         validation=ValidationConfig(every=2, synthetic=2),
+        heads=HeadConfig(pictures=0),
     )
 
 
