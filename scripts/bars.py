@@ -1,17 +1,22 @@
 """Measure every speed and size that this project promises, and say which hold on this machine.
 
     python scripts/bars.py [--device auto] [--runs 5]
+    python scripts/bars.py --before OLD/src [--recipes NOW.toml BEFORE.toml]
 
 Times are ratios within one run, on a machine that does nothing else. The exit code is 1 if a
-promise is broken. What is measured by hand: the time of `imlctl --help` and of a cold process.
+promise is broken. With `--before`, whole commands run in turns with those of an older checkout, and
+nothing else is measured; with `--recipes` so do the steps of a training run.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     Bar = tuple[str, float, float]
 
 SMALL, LARGE = 512, 2048  # sides in pixels
+FOLDER = 120  # pictures of a scan
 OURS = [sys.executable, "-c", "from imlctl.cli import main; main()"]
 # A process begins with the peak of the one that started it, and ours is large: a small one between.
 WATCH = """
@@ -46,9 +52,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--before", type=Path, help="sources of an older version")
+    parser.add_argument("--recipes", type=Path, nargs=2, help="presets to train: now, before")
     given = parser.parse_args()
     broken = 0
-    for name, value, limit in bars(given.device, given.runs):
+    measured = (
+        against(given.before.resolve(), given.recipes, given.runs)
+        if given.before
+        else bars(given.device, given.runs)
+    )
+    for name, value, limit in measured:
         met = value >= -limit if limit < 0 else value <= limit
         broken += not met
         word = "at least" if limit < 0 else "at most"
@@ -70,6 +83,84 @@ def bars(device: str, runs: int) -> Iterator[Bar]:
     best = Localizer(Settings(model="diffiml", device=device))
     yield from of_diff_iml(best, runs)
     yield from of_light_vae(best, runs)
+
+
+def against(before: Path, recipes: list[Path] | None, runs: int) -> Iterator[Bar]:
+    """Yield how whole commands compare with those of an older version, on a CPU."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "photos").mkdir()
+        for number in range(FOLDER):
+            (folder / "photos" / f"{number}.jpg").write_bytes(photograph(640, 480))
+        for size, (width, height) in {"small": (SMALL, SMALL), "large": (4000, 3000)}.items():
+            (folder / f"{size}.jpg").write_bytes(photograph(width, height))
+
+        def localize(name: str) -> list[str]:
+            out = Path(tempfile.mkdtemp(dir=folder), "out" if name == "photos" else "out.png")
+            return [*OURS, "localize", str(folder / name), "-o", str(out), "--device", "cpu"]
+
+        def turns(name: str) -> tuple[float, float]:
+            """Median ratio of the new time to the old, and median seconds of the new."""
+            new, old = take_turns(
+                [
+                    Subject("new", lambda: process(localize(name))()),
+                    Subject("old", lambda: process(localize(name), before)()),
+                ],
+                runs,
+            )
+            return new.over(old), new.median
+
+        yield "one small picture, time / before", turns("small.jpg")[0], 1.0
+        with neighbours(2):
+            ratio = turns("small.jpg")[0]
+        yield "one small picture beside two busy programs, time / before", ratio, 2.0
+        ratio, seconds = turns("large.jpg")
+        yield "12 megapixels, time / before", ratio, 1.0
+        yield "12 megapixels, seconds", seconds, 5.5
+        yield "12 megapixels, bytes held by the process", peak(localize("large.jpg")), 1.5e9
+        yield f"{FOLDER} photographs of 640x480, rate / before", 1 / turns("photos")[0], -2.5
+        if recipes:
+            ratio = training(before, recipes[0], recipes[1], runs, folder)
+            yield "a training step, time / before", ratio, 0.5
+
+
+def training(before: Path, recipe: Path, former: Path, runs: int, folder: Path) -> float:
+    """Return the median ratio of the time of a step of one recipe to that of another before."""
+    ratios = []
+    for number in range(runs):
+        steps = []
+        for preset, sources in ((recipe, None), (former, before)):
+            out = folder / f"{preset.stem}{number}"
+            command = [*OURS, "train", str(preset), "-o", str(out), "--device", "cpu"]
+            process(command, sources)()
+            steps.append(seconds_of_a_step(out / "log.jsonl"))
+        ratios.append(steps[0] / steps[1])
+    return median(ratios)
+
+
+def seconds_of_a_step(log: Path) -> float:
+    """Seconds of eight samples by the last pace that a log has."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    paces: list[float] = [line["per_second"] for line in lines if line["event"] == "step"]
+    return 8 / paces[-1]
+
+
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """Keep that many other programs busy."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+
+
+def peak(command: list[str]) -> int:
+    """Return how many bytes a command and what it starts hold at most."""
+    watched = [sys.executable, "-c", WATCH, *command]
+    return int(subprocess.run(watched, check=True, stdout=subprocess.PIPE).stdout) * 1024  # noqa: S603
 
 
 def commands(device: str, runs: int) -> Iterator[Bar]:
@@ -94,15 +185,20 @@ def commands(device: str, runs: int) -> Iterator[Bar]:
         pairs = zip(cold.rounds, bare.rounds, strict=True)
         more = median(ours[0] - theirs[0] for ours, theirs in pairs)
         yield "one 512x512 photo, seconds over import torch", more, 1.5
-        watched = [sys.executable, "-c", WATCH, *localize(large)]
-        held = int(subprocess.run(watched, check=True, stdout=subprocess.PIPE).stdout) * 1024  # noqa: S603
-        yield "24 megapixels, bytes held by the process", held, 2.5e9
+        yield "24 megapixels, bytes held by the process", peak(localize(large)), 2.5e9
 
 
-def process(command: list[str]) -> Callable[[], object]:
-    """Return a function that runs a command and wants it to succeed."""
+def process(
+    command: list[str], sources: Path | None = None, *, check: bool = True
+) -> Callable[[], object]:
+    """Return a function that runs a command, of other sources if given, and wants it to succeed."""
+    environment = os.environ | ({"PYTHONPATH": str(sources)} if sources else {})
     return lambda: subprocess.run(  # noqa: S603
-        command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        check=check,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
 
 
@@ -141,7 +237,8 @@ def of_light_vae(localizer: Localizer, runs: int) -> Iterator[Bar]:
         print("LightVAE beside Stable Diffusion's autoencoder: needs the extra teacher")
         return
     # Its weights do not matter for its speed.
-    other: Any = AutoencoderKL(
+    make: Any = AutoencoderKL
+    other = make(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(128, 256, 512, 512),
