@@ -29,9 +29,8 @@ from imlctl.errors import (
     UsageError,
     WeightsError,
 )
-from imlctl.mask.decide import Rule, Verdict
+from imlctl.mask.decide import EVIDENCE, Rule, Verdict, critical
 from imlctl.mask.rates import Rates
-from imlctl.mask.score import EVIDENCE, critical
 from imlctl.pipeline import Localizer
 from imlctl.settings import Sampling, Settings
 from imlctl.weights.load import Card, load, save

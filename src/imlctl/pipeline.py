@@ -26,9 +26,16 @@ from imlctl.image.prepare import prepare, restore, upright
 from imlctl.image.views import VIEWS, views_of
 from imlctl.inference import OVERLAP, predict, predict_together
 from imlctl.mask import render
-from imlctl.mask.decide import Decision, Verdict, check_probability, decide
+from imlctl.mask.decide import (
+    EVIDENCE,
+    Decision,
+    Verdict,
+    check_probability,
+    critical,
+    decide,
+    picture_score,
+)
 from imlctl.mask.regions import Regions, find_regions
-from imlctl.mask.score import EVIDENCE, critical, picture_score
 from imlctl.record import Record
 from imlctl.settings import DEFAULT_TILE, Sampling, Settings
 from imlctl.weights.open import open_weights

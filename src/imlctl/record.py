@@ -76,7 +76,7 @@ class Record:
         sha256: Of the encoded bytes that were decoded; None if they could not be read.
         bytes: How many they are; None likewise.
         facts: Of the file, a dataclass or a mapping; None if it could not be decoded.
-        score: For the whole picture, 0 to 1, see `mask.score`; None where there is no map.
+        score: For the whole picture, 0 to 1, see `mask.decide`; None where there is no map.
         share: Fraction of pixels at or over the threshold.
         threshold: Probability from which a pixel is marked.
         rule: The scores that a verdict takes, see `mask.decide.Rule`.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from imlctl.errors import NumericalError, UsageError
-from imlctl.mask.decide import Decision, Rule, Verdict, decide
+from imlctl.mask.decide import Rule, Verdict, decide
 
 RULE = Rule(manipulated=0.8, inconclusive=0.4)
 
@@ -141,8 +141,3 @@ def test_the_mask_cannot_be_changed_afterwards():
     decision = of(np.zeros((2, 2)))
     with pytest.raises(ValueError, match="read-only"):
         decision.mask[0, 0] = True
-
-
-def test_a_decision_needs_a_mask_of_bool():
-    with pytest.raises(ValueError, match="bool"):
-        Decision(np.zeros((2, 2), np.uint8), 0.0, 0.5, 0.0, Verdict.NOTHING_FOUND, RULE)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from imlctl.mask import legend
+from imlctl.mask import render as legend
 
 LINES = ("manipulated: 3.2 % of pixels at p >= 0.50", "a smaller line")
 COLOURS = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)

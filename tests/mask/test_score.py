@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from imlctl.mask.score import critical, fit_scale, picture_score
+from imlctl.mask.decide import critical, fit_scale, picture_score
 
 
 def log_odds(levels: np.ndarray) -> np.ndarray:

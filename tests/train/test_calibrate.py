@@ -14,7 +14,7 @@ from imlctl.core.efficient_rwkv import SIZES
 from imlctl.evaluate.metrics import threshold_at
 from imlctl.forge.photos import PhotoPool
 from imlctl.inference import Answer
-from imlctl.mask.score import log_odds, picture_score
+from imlctl.mask.decide import log_odds, picture_score
 from imlctl.train import calibrate as module
 from imlctl.train.calibrate import calibrate, threshold_for
 

@@ -13,8 +13,8 @@ from imlctl.evaluate.robustness import CLEAN, NOTES, degraded, grid
 from imlctl.evaluate.score import evaluate
 from imlctl.evaluate.summary import RESAMPLES, by_size, reliability, summarize
 from imlctl.evaluate.thresholds import drawn_with, keep, thresholds_for
+from imlctl.mask.decide import EVIDENCE, critical
 from imlctl.mask.rates import Rates
-from imlctl.mask.score import EVIDENCE, critical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -25,8 +25,7 @@ from imlctl.evaluate.score import MapAnswer, score_picture
 from imlctl.evaluate.summary import RESAMPLES, summarize
 from imlctl.image.decode import read
 from imlctl.image.prepare import upright
-from imlctl.mask.decide import Rule, decide
-from imlctl.mask.score import EVIDENCE, critical
+from imlctl.mask.decide import EVIDENCE, Rule, critical, decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

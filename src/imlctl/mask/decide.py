@@ -1,4 +1,9 @@
-"""Decide a picture's verdict, and the mask that goes with it; nothing else computes either."""
+"""A picture's score, its verdict, and the mask that goes with it; nothing else decides.
+
+The score is one number for the whole picture, read from a fixed place of the map: the probability
+that half a percent of the pixels reach. A small forgery is seen too, and a few stray pixels decide
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imlctl.errors import NumericalError, UsageError
-from imlctl.mask.score import EVIDENCE, critical
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+Scale = tuple[float, float]  # slope and offset, between log odds
+
+EVIDENCE = 0.005  # share of the pixels whose probability the score is read from
 DEFAULT_THRESHOLD = 0.5
+_LEAST = 1e-6  # further from certainty than float32 maps can say
+_ROUNDS = 50  # of Newton's method, which needs about eight
 
 
 class Verdict(StrEnum):
@@ -49,11 +60,7 @@ class Rule:
             raise ValueError("a rule needs 0 < lowest <= threshold < 1 and peak_share in (0, 1]")
 
     def verdict(self, score: float) -> Verdict:
-        """Return what a picture with this score is called.
-
-        Raises:
-            NumericalError: The score is NaN, or outside 0 to 1.
-        """
+        """Return what a picture with this score is called; NumericalError outside 0 to 1."""
         if not 0 <= score <= 1:
             raise NumericalError(
                 f"the model's score is {score}, not within 0 to 1",
@@ -70,8 +77,7 @@ class Rule:
         """
         if verdict is Verdict.NOTHING_FOUND:
             return self.threshold
-        peak = critical(probability, EVIDENCE)
-        wanted = math.floor(1000 * self.peak_share * peak) / 1000
+        wanted = math.floor(1000 * self.peak_share * critical(probability, EVIDENCE)) / 1000
         return min(max(wanted, self.lowest), self.threshold)
 
 
@@ -86,10 +92,6 @@ class Decision:
     verdict: Verdict
     rule: Rule
 
-    def __post_init__(self) -> None:
-        if self.mask.ndim != 2 or self.mask.dtype != np.bool_:
-            raise ValueError(f"a mask is (H, W) bool, not {self.mask.shape} {self.mask.dtype}")
-
 
 def decide(
     probability: NDArray[np.floating[Any]],
@@ -100,10 +102,8 @@ def decide(
 ) -> Decision:
     """Give a picture its verdict, and mark the pixels that it rests on.
 
-    The map is taken as it is, never stretched: a faint map stays faint.
-
     Args:
-        probability: (H, W) floating point, each value in [0, 1].
+        probability: (H, W) floating point in [0, 1], taken as it is: a faint map stays faint.
         score: Of the whole picture, 0 to 1.
         rule: Of the weights that made both.
         threshold: Pixels with `p >= threshold` are marked; the rule's own if None. The verdict
@@ -135,20 +135,68 @@ def check_threshold(threshold: float) -> None:
 
 
 def check_probability(probability: NDArray[np.floating[Any]]) -> None:
-    """Refuse whatever is not a map of probabilities.
-
-    Raises:
-        NumericalError: A value is NaN, infinite or outside [0, 1].
-        ValueError: The array is not (H, W) floating point with at least one pixel.
-    """
+    """Raise NumericalError unless every value of a map, (H, W) floating point, is in [0, 1]."""
     if probability.ndim != 2 or not probability.size or probability.dtype.kind != "f":
-        raise ValueError(
-            f"a probability map is (H, W) floating point, not {probability.shape}"
-            f" {probability.dtype}"
-        )
+        shape = f"{probability.shape} {probability.dtype}"
+        raise ValueError(f"a probability map is (H, W) floating point, not {shape}")
     low, high = float(probability.min()), float(probability.max())  # NaN passes through both
     if not (low >= 0 and high <= 1):
         raise NumericalError(
             f"the model's probabilities run from {low} to {high}, not within 0 to 1",
             remedy="No mask is made of it; check the weights, or compute on the CPU in float32.",
         )
+
+
+def critical(probability: NDArray[np.floating[Any]], share: float) -> float:
+    """Return the highest threshold that more than a share of the pixels reach, 0 <= share < 1."""
+    place = int(share * probability.size)
+    return float(np.partition(probability, -1 - place, axis=None)[-1 - place])
+
+
+def picture_score(level: float, scale: Scale) -> float:
+    """Probability that a picture is manipulated, if one in two of such pictures is.
+
+    Args:
+        level: Its critical threshold for the share `EVIDENCE`, 0 to 1.
+        scale: As `fit_scale` returns it.
+    """
+    slope, offset = scale
+    x = slope * log_odds(level) + offset
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def fit_scale(authentic: Sequence[float], forged: Sequence[float]) -> Scale | None:
+    """Fit a logistic curve to the critical thresholds of pictures whose truth is known.
+
+    Platt scaling (Platt 1999) with his smoothed targets; both kinds weigh the same, however many
+    there are. None where forged pictures do not have the higher levels.
+    """
+    levels = [*authentic, *forged]
+    kinds = np.repeat([0, 1], [len(authentic), len(forged)])
+    counts = np.array([len(authentic), len(forged)])
+    if counts.min() == 0 or np.ptp(levels) == 0:
+        return None
+    x = np.array([log_odds(level) for level in levels])
+    centre, spread = float(x.mean()), float(x.std())
+    target = np.where(kinds == 1, (counts[1] + 1) / (counts[1] + 2), 1 / (counts[0] + 2))
+    weight = (len(levels) / (2 * counts))[kinds]
+    design = np.stack([(x - centre) / spread, np.ones_like(x)])  # (2, n)
+    scale = np.zeros(2)
+    for _ in range(_ROUNDS):
+        p = 1 / (1 + np.exp(-np.clip(scale @ design, -30, 30)))
+        slope = design @ (weight * (p - target))
+        curvature = (design * (weight * p * (1 - p))) @ design.T + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curvature, slope)
+        scale -= step * min(1.0, 4 / max(4.0, float(np.abs(step).max())))
+        if np.abs(step).max() < 1e-10:
+            break
+    rise = float(scale[0]) / spread
+    if not math.isfinite(rise) or rise <= 0:
+        return None
+    return round(rise, 6), round(float(scale[1]) - rise * centre, 6)
+
+
+def log_odds(level: float) -> float:
+    """Log odds of a probability, kept as far from certainty as float32 maps can say."""
+    kept = min(max(level, _LEAST), 1 - _LEAST)
+    return math.log(kept) - math.log1p(-kept)

@@ -44,11 +44,6 @@ class Proportion:
         interval = [round(bound, 5) for bound in self.interval]
         return {"count": self.count, "of": self.of, "share": share, "interval": interval}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Proportion:
-        """Read the counts that `to_dict` returned."""
-        return cls(int(values["count"]), int(values["of"]))
-
 
 @dataclass(frozen=True, slots=True)
 class VerdictRates:
@@ -89,13 +84,7 @@ class Rates:
         forgeries: Sequence[tuple[Verdict, float]],
         authentic: Sequence[Verdict],
     ) -> Rates:
-        """Count verdicts.
-
-        Args:
-            pictures: Which ones, in words.
-            forgeries: Verdict on each, and the share of it that was edited, 0 to 1.
-            authentic: Verdict on each.
-        """
+        """Count the verdicts on forgeries, each with the edited share of it, and on the others."""
         every, sizes = [each for each, _ in forgeries], range(len(SIZES))
         groups = [[each for each, share in forgeries if size_of(share) == size] for size in sizes]
 
@@ -110,10 +99,8 @@ class Rates:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as a card and a record keep them."""
-        return {
-            "pictures": self.pictures,
-            **{str(verdict): rates.to_dict() for verdict, rates in self.verdicts.items()},
-        }
+        verdicts = {str(verdict): rates.to_dict() for verdict, rates in self.verdicts.items()}
+        return {"pictures": self.pictures, **verdicts}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Rates:
@@ -125,7 +112,7 @@ class Rates:
 
         def given(value: Mapping[str, Any]) -> VerdictRates:
             parts = value["forgeries"], value["authentic"], *(value["by_size"][s] for s in SIZES)
-            whole, real, *by_size = map(Proportion.from_dict, parts)
+            whole, real, *by_size = (Proportion(int(p["count"]), int(p["of"])) for p in parts)
             return VerdictRates(whole, real, tuple(by_size))
 
         return cls(str(values["pictures"]), {v: given(values[str(v)]) for v in Verdict})
@@ -150,7 +137,7 @@ def in_words(verdict: str, rates: Mapping[str, Any]) -> str:
 def _of_pictures(proportion: Mapping[str, Any]) -> str:
     """Say a proportion per hundred, or as one in so many where it is rarer; never as none."""
     count, of = proportion["count"], proportion["of"]
-    if count == 0 or count == of:
+    if count in (0, of):
         return f"{'none' if count == 0 else 'all'} of {of}"
     share = count / of
     if share < 0.01:
@@ -166,11 +153,10 @@ def size_of(share: float) -> int:
 def exact_interval(count: int, of: int, confidence: float = _CONFIDENCE) -> tuple[float, float]:
     """Two-sided exact interval of a proportion (Clopper and Pearson 1934); 0 to 1 of nothing."""
     tail = (1 - confidence) / 2
-    low = high = 0.0
+    low = 0.0
     if count:  # the share at which so many or more have a chance of `tail`
         low = _root(lambda share: 1 - _at_most(count - 1, of, share) < tail)
-    high = upper_limit(count, of, 1 - tail)
-    return low, high
+    return low, upper_limit(count, of, 1 - tail)
 
 
 def upper_limit(count: int, of: int, confidence: float = _CONFIDENCE) -> float:
@@ -191,8 +177,6 @@ def _root(below: Callable[[float], bool]) -> float:
 
 def _at_most(count: int, of: int, share: float) -> float:
     """Return the chance of at most `count` of `of`."""
-    if share in (0.0, 1.0):
-        return float(share == 0.0 or count >= of)
     log_odds, start = math.log(share) - math.log1p(-share), of * math.log1p(-share)
     total = 0.0
     for k in range(count + 1):

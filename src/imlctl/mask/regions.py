@@ -30,10 +30,6 @@ class Region:
     area: int  # marked pixels, holes not counted
     mean_probability: float  # over the marked pixels, 0 to 1
 
-    def __post_init__(self) -> None:
-        if not self.polygon or self.area < 1 or not 0 <= self.mean_probability <= 1:
-            raise ValueError(f"not a region: {self}")
-
 
 @dataclass(frozen=True, slots=True)
 class Regions:
@@ -47,14 +43,6 @@ class Regions:
     def __iter__(self) -> Iterator[Region]:
         return iter(self.listed)
 
-    def __len__(self) -> int:
-        return len(self.listed)
-
-
-def default_min_area(height: int, width: int) -> int:
-    """Return the fewest pixels of a listed region: 1/50,000 of the picture, at least 16."""
-    return max(16, height * width // 50_000)
-
 
 def find_regions(
     mask: NDArray[np.bool_],
@@ -62,25 +50,14 @@ def find_regions(
     *,
     min_area: int | None = None,
 ) -> Regions:
-    """Find the 8-connected regions of a mask.
+    """Find the 8-connected regions of a mask, largest first, then from the top left.
 
     Args:
         mask: (H, W) bool.
         probability: (H, W) floating point in [0, 1].
-        min_area: Fewest pixels of a listed region; `default_min_area` of the picture if None.
-
-    Returns:
-        The regions, largest first (then from the top left), and the sum of those left out.
-
-    Raises:
-        ValueError: The shapes differ, or `min_area` is less than one pixel.
+        min_area: Fewest pixels of a listed region; 1/50,000 of the picture but at least 16 if None.
     """
-    if mask.ndim != 2 or mask.shape != probability.shape:
-        raise ValueError(f"mask {mask.shape} and probability {probability.shape} do not match")
-    least = default_min_area(*mask.shape) if min_area is None else min_area
-    if least < 1:
-        raise ValueError(f"min_area is {least}; a region has at least one pixel")
-
+    least = max(16, mask.size // 50_000) if min_area is None else min_area
     count, found, stats, _ = cv2.connectedComponentsWithStats(
         np.ascontiguousarray(mask, np.uint8), connectivity=8, ltype=cv2.CV_32S
     )

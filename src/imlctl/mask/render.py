@@ -1,4 +1,7 @@
-"""Write masks as PNG, and pictures that a person reads at a glance."""
+"""Write masks as PNG, and pictures that a person reads at a glance.
+
+What is said of a picture stands in a strip under it, never over the evidence.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from imlctl.mask import legend
 from imlctl.mask.decide import DEFAULT_THRESHOLD, check_probability, check_threshold
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from imlctl.mask.decide import Decision
+
+    Pixels = NDArray[np.unsignedinteger[Any]]  # (H, W, 3) uint8 or uint16, upright
+    Picture = NDArray[np.uint8]  # (H, W, 3)
+    Map = NDArray[np.floating[Any]]  # (H, W) in [0, 1]
 
 _KEYWORD = "imlctl"  # of the text chunk by which a scan knows its own outputs
 
@@ -30,11 +36,18 @@ _MAX_SIDE = 12_000
 _MIN_SIDE = 480  # the longer side of a smaller picture is enlarged to at least this
 
 # Magenta is rare in photographs; black beside yellow shows on every ground and to every eye.
-_TINT = (255, 0, 170)
-_TINT_STRENGTH = 0.22
+_TINT, _TINT_STRENGTH = (255, 0, 170), 0.22
 _VEIL, _VEIL_STRENGTH = (30, 90, 255), 0.85
-_OVERLAY_LINE = (255, 230, 0)
-_HEAT_LINE = (255, 255, 255)
+_OVERLAY_LINE, _HEAT_LINE = (255, 230, 0), (255, 255, 255)
+
+_GROUND, _INK, _SOFT_INK = (24, 26, 30), (242, 243, 245), (176, 182, 191)
+_EDGE = (92, 98, 108)  # parts the strip from a picture that is as dark as the strip
+_TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_MIN_WIDTH = 400  # a narrower picture stands in the middle of a wider canvas
+_MIN_TEXT = 15
+_SMOOTH_TEXT = 60  # smaller text is drawn larger and reduced: at its own size it is badly spaced
+_SMALL = 0.82  # of the headline's size
+_EXPLAINED = "p: estimated probability that a pixel was manipulated"
 
 
 def binary_png(mask: NDArray[np.bool_]) -> bytes:
@@ -42,8 +55,8 @@ def binary_png(mask: NDArray[np.bool_]) -> bytes:
     return _png(mask.astype(np.uint8) * 255, "mask")
 
 
-def soft_png(probability: NDArray[np.floating[Any]]) -> bytes:
-    """Encode an (H, W) probability map as 16-bit grey PNG, `round(p * 65535)`, never stretched.
+def soft_png(probability: Map) -> bytes:
+    """Encode a map as 16-bit grey PNG, `round(p * 65535)`, never stretched.
 
     Raises:
         NumericalError: A value is NaN, infinite or outside [0, 1].
@@ -55,21 +68,16 @@ def soft_png(probability: NDArray[np.floating[Any]]) -> bytes:
     return _png(levels, "probability map")
 
 
-def overlay_png(pixels: NDArray[np.unsignedinteger[Any]], decision: Decision) -> bytes:
+def overlay_png(pixels: Pixels, decision: Decision) -> bytes:
     """Draw the photograph with what is marked tinted and outlined, and a legend under it.
 
-    Args:
-        pixels: (H, W, 3) uint8 or uint16, upright.
-        decision: Of the same height and width.
-
-    Returns:
-        An RGB PNG. A small photograph is enlarged by a whole factor; one of more than 32 million
-        pixels is reduced, and the legend says so.
+    A small photograph is enlarged by a whole factor; one of more than 32 million pixels is
+    reduced, and the legend says so.
     """
-    size = _Size.of(*_checked(pixels, decision.mask.shape))
+    size = _Size.of(*pixels.shape[:2])
     picture = size.photo(pixels)
     mask = size.mask(decision.mask)
-    text = legend.text_size(*picture.shape[:2])
+    text = text_size(*picture.shape[:2])
     _mark(picture, mask, _line_width(picture, text / 8))
 
     sample = None
@@ -79,26 +87,17 @@ def overlay_png(pixels: NDArray[np.unsignedinteger[Any]], decision: Decision) ->
         edge = round(text / 8) + 1
         inside[edge:-edge, edge:-edge] = 1
         _mark(sample, inside, round(text / 8))
-    lines = [_verdict_line(decision), "p: estimated probability that a pixel was manipulated"]
-    strip = legend.key_strip(picture.shape[1], text, [*lines, *size.note()], sample)
-    return _png(legend.stack(picture, strip), "overlay", quick=True)
+    share = f"{percent(decision.share)} of pixels" if decision.share else "no pixel"
+    headline = f"{decision.verdict}: {share} marked, at p >= {number(decision.threshold)}"
+    strip = key_strip(picture.shape[1], text, [headline, _EXPLAINED, *size.note()], sample)
+    return _png(stack(picture, strip), "overlay")
 
 
-def heatmap_png(
-    pixels: NDArray[np.unsignedinteger[Any]],
-    probability: NDArray[np.floating[Any]],
-    *,
-    threshold: float = DEFAULT_THRESHOLD,
-) -> bytes:
+def heatmap_png(pixels: Pixels, probability: Map, *, threshold: float = DEFAULT_THRESHOLD) -> bytes:
     """Draw the probabilities in colour over the photograph in dim grey, and a scale under it.
 
     The scale runs from 0 to 1 and is drawn with the blend of the picture, over a middle grey. A
-    line marks where the threshold is reached.
-
-    Args:
-        pixels: (H, W, 3) uint8 or uint16, upright; sized as `overlay_png` does.
-        probability: (H, W) floating point, each value in [0, 1].
-        threshold: Inside (0, 1).
+    line marks where the threshold is reached. Sized as `overlay_png` does.
 
     Raises:
         NumericalError: A value is NaN, infinite or outside [0, 1].
@@ -106,43 +105,64 @@ def heatmap_png(
     """
     check_threshold(threshold)
     check_probability(probability)
-    size = _Size.of(*_checked(pixels, probability.shape))
+    size = _Size.of(*probability.shape)
     over = probability >= threshold
-    mask = size.mask(over)
     picture = _heat(size.photo(pixels), size.levels(probability))
-    text = legend.text_size(*picture.shape[:2])
-    _outline(picture, mask, _line_width(picture, text / 14), _HEAT_LINE)
+    text = text_size(*picture.shape[:2])
+    _outline(picture, size.mask(over), _line_width(picture, text / 14), _HEAT_LINE)
 
     share, peak = np.count_nonzero(over) / over.size, rounded_down(float(probability.max()))
     found = f"{percent(share)} of pixels" if share else "nothing"
-    lines = [f"{found} at p >= {legend.number(threshold)}, highest p {peak}"]
-    lines += ["p: estimated probability that a pixel was manipulated", *size.note()]
+    headline = f"{found} at p >= {number(threshold)}, highest p {peak}"
     grey = np.full((1, 256, 3), 128, np.uint8)
     scale = _heat(grey, np.arange(256, dtype=np.uint8)[None])[0]
-    strip = legend.scale_strip(picture.shape[1], text, lines, scale, threshold)
-    return _png(legend.stack(picture, strip), "heat map", quick=True)
+    lines = [headline, _EXPLAINED, *size.note()]
+    strip = scale_strip(picture.shape[1], text, lines, scale, threshold)
+    return _png(stack(picture, strip), "heat map")
 
 
-def rounded_down(value: float) -> str:
-    """Say a number from 0 to 1 with two digits that do not seem to reach what was not reached."""
-    return f"{math.floor(value * 100 + 1e-9) / 100:.2f}"
-
-
-def captioned_png(panels: Iterable[tuple[NDArray[np.uint8], Sequence[str]]]) -> bytes:
+def captioned_png(panels: Iterable[tuple[Picture, Sequence[str]]]) -> bytes:
     """Put pictures of one size below each other, each with a headline and smaller lines under it.
 
-    Args:
-        panels: Pictures, (H, W, 3) uint8, with their lines; of more than 6 million pixels each is
-            reduced, and its last line says so.
+    One of more than 6 million pixels is reduced, and its last line says so.
     """
     parts = []
     for pixels, lines in panels:
         size = _Size.of(pixels.shape[0], pixels.shape[1], _PANEL_PIXELS)
         picture = size.photo(pixels)
-        text = legend.text_size(*picture.shape[:2])
-        strip = legend.key_strip(picture.shape[1], text, [*lines, *size.note()], None)
-        parts.append(legend.stack(picture, strip))
-    return _png(np.concatenate(parts), "views", quick=True)
+        text = text_size(*picture.shape[:2])
+        parts.append(stack(picture, key_strip(picture.shape[1], text, [*lines, *size.note()])))
+    return _png(np.concatenate(parts), "views")
+
+
+def marked(picture: Picture, mask: NDArray[np.bool_], *, tint: bool = True) -> Picture:
+    """Return a copy of a picture with what is marked outlined, and tinted unless told not to."""
+    copy = picture.copy()
+    _mark(copy, mask.astype(np.uint8), _line_width(copy, max(copy.shape) / 400), tint=tint)
+    return copy
+
+
+def heated(picture: Picture, levels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Picture:
+    """Return a picture dim under the colours of a map, 255 for 1, outlined."""
+    heat = _heat(picture, levels)
+    _outline(heat, mask.astype(np.uint8), _line_width(heat, max(heat.shape) / 700), _HEAT_LINE)
+    return heat
+
+
+def veiled(pixels: Pixels, reliability: Map) -> Picture:
+    """Return a picture, the bluer the less its map can be believed; as it is from one half on."""
+    veil = np.clip(1 - 2 * reliability, 0, 1)[..., None].astype(np.float32) * _VEIL_STRENGTH
+    mixed = _eight_bit(pixels) * (1 - veil) + np.array(_VEIL, np.float32) * veil
+    return np.asarray(np.rint(mixed), np.uint8)
+
+
+def kind_of_output(head: bytes) -> str:
+    """Return the kind of output, such as "mask", by a file's first 256 bytes; "" if not ours."""
+    at = head.find(b"tEXt" + _KEYWORD.encode() + b"\0", 0, 256)
+    if at < 4 or not head.startswith(b"\x89PNG"):
+        return ""
+    length = int.from_bytes(head[at - 4 : at])
+    return head[at + 4 : at + 4 + length].partition(b"\0")[2].decode("latin-1")
 
 
 def percent(share: float) -> str:
@@ -154,47 +174,14 @@ def percent(share: float) -> str:
     return f"{100 * share:.{2 if 0 < share < 0.01 else 1}f} %".replace(".0 %", " %")
 
 
-def marked(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return a copy of a picture, (H, W, 3), with what is marked tinted and outlined."""
-    copy = picture.copy()
-    _mark(copy, mask.astype(np.uint8), _line_width(copy, max(copy.shape) / 400))
-    return copy
+def rounded_down(value: float) -> str:
+    """Say a number from 0 to 1 with two digits that do not seem to reach what was not reached."""
+    return f"{math.floor(value * 100 + 1e-9) / 100:.2f}"
 
 
-def veiled(
-    pixels: NDArray[np.unsignedinteger[Any]], reliability: NDArray[np.floating[Any]]
-) -> NDArray[np.uint8]:
-    """Return a picture, (H, W, 3) uint8, the bluer the less its map can be believed there.
-
-    Args:
-        pixels: (H, W, 3) uint8 or uint16.
-        reliability: (H, W) in [0, 1]; one half and more leaves the picture as it is.
-    """
-    eight = _eight_bit(pixels)
-    veil = np.clip(1 - 2 * reliability, 0, 1)[..., None].astype(np.float32) * _VEIL_STRENGTH
-    mixed = eight * (1 - veil) + np.array(_VEIL, np.float32) * veil
-    return np.asarray(np.rint(mixed), np.uint8)
-
-
-def heated(
-    picture: NDArray[np.uint8], levels: NDArray[np.uint8], mask: NDArray[np.bool_]
-) -> NDArray[np.uint8]:
-    """Return a picture, (H, W, 3), dim under the colours of a map, 255 for 1, outlined."""
-    heat = _heat(picture, levels)
-    _outline(heat, mask.astype(np.uint8), _line_width(heat, max(heat.shape) / 700), _HEAT_LINE)
-    return heat
-
-
-def _verdict_line(decision: Decision) -> str:
-    marked = f"{percent(decision.share)} of pixels" if decision.share else "no pixel"
-    threshold = legend.number(decision.threshold)
-    return f"{decision.verdict}: {marked} marked, at p >= {threshold}"
-
-
-def _checked(pixels: NDArray[np.unsignedinteger[Any]], shape: tuple[int, ...]) -> tuple[int, int]:
-    if pixels.dtype not in (np.uint8, np.uint16) or pixels.shape != (*shape, 3):
-        raise ValueError(f"pixels are {pixels.shape} {pixels.dtype}, the map is {shape}")
-    return pixels.shape[0], pixels.shape[1]
+def number(value: float) -> str:
+    """Say a threshold with two digits, or with as many as it needs."""
+    return f"{value:.2f}" if round(value, 2) == value else f"{value:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +201,8 @@ class _Size:
         zoom = min(1.0, _MAX_SIDE / longer, math.sqrt((most or _MAX_PIXELS) / (height * width)))
         return cls(max(1, int(height * zoom)), max(1, int(width * zoom)), zoom)
 
-    def photo(self, pixels: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
-        """Return a fresh (height, width, 3) uint8 copy."""
+    def photo(self, pixels: Pixels) -> Picture:
+        """Return a fresh copy."""
         picture = self._resized(_eight_bit(pixels))
         return picture.copy() if np.may_share_memory(picture, pixels) else picture
 
@@ -224,7 +211,7 @@ class _Size:
         # The mean of 255 over a shrunk pixel stays over 0 as long as one in 500 was marked.
         return (self._resized(mask.astype(np.uint8) * 255) > 0).astype(np.uint8)
 
-    def levels(self, probability: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    def levels(self, probability: Map) -> NDArray[np.uint8]:
         """Return (height, width) uint8, 0 to 255 for 0 to 1."""
         levels = np.empty(probability.shape, np.uint8)
         for row, values in zip(levels, probability, strict=True):
@@ -244,26 +231,26 @@ class _Size:
         return np.asarray(cv2.resize(image, (self.width, self.height), interpolation=how), np.uint8)
 
 
-def _eight_bit(pixels: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
+def _eight_bit(pixels: Pixels) -> Picture:
     return (pixels if pixels.dtype == np.uint8 else pixels >> 8).astype(np.uint8, copy=False)
 
 
-def _line_width(picture: NDArray[np.uint8], wanted: float) -> int:
+def _line_width(picture: Picture, wanted: float) -> int:
     """Return at least one pixel, and no more than suits a long narrow picture."""
-    short: int = min(picture.shape[0], picture.shape[1])
+    short: int = min(picture.shape[:2])
     return max(1, round(min(wanted, short / 60)))
 
 
-def _mark(picture: NDArray[np.uint8], mask: NDArray[np.uint8], line: int) -> None:
+def _mark(picture: Picture, mask: NDArray[np.uint8], line: int, *, tint: bool = True) -> None:
     """Tint what is marked, and outline it, in place."""
-    value = np.arange(256)[:, None] * (1 - _TINT_STRENGTH) + np.array(_TINT) * _TINT_STRENGTH
-    tinted = cv2.LUT(picture, np.rint(value).astype(np.uint8)[None])
-    cv2.copyTo(tinted, mask, picture)
+    if tint:
+        value = np.arange(256)[:, None] * (1 - _TINT_STRENGTH) + np.array(_TINT) * _TINT_STRENGTH
+        cv2.copyTo(cv2.LUT(picture, np.rint(value).astype(np.uint8)[None]), mask, picture)
     _outline(picture, mask, line, _OVERLAY_LINE)
 
 
 def _outline(
-    picture: NDArray[np.uint8], mask: NDArray[np.uint8], line: int, colour: tuple[int, int, int]
+    picture: Picture, mask: NDArray[np.uint8], line: int, colour: tuple[int, int, int]
 ) -> None:
     """Draw a bright line just inside what is marked and a black one just outside, in place."""
     # One pixel of ground all round, so that the outline also closes along the picture's edge.
@@ -275,7 +262,7 @@ def _outline(
         picture[(depth > 0) & (depth <= line + 0.5)] = 0
 
 
-def _heat(picture: NDArray[np.uint8], levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _heat(picture: Picture, levels: NDArray[np.uint8]) -> Picture:
     """Add the colours of the levels to the grey picture, which is dimmer the higher the level."""
     ramp = np.arange(256, dtype=np.uint8)
     colours = cv2.applyColorMap(ramp[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
@@ -286,18 +273,143 @@ def _heat(picture: NDArray[np.uint8], levels: NDArray[np.uint8]) -> NDArray[np.u
     return np.asarray(cv2.add(heat, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)), np.uint8)
 
 
-def _png(image: NDArray[np.unsignedinteger[Any]], kind: str, *, quick: bool = False) -> bytes:
+def _png(image: NDArray[np.unsignedinteger[Any]], kind: str) -> bytes:
     note = PngImagePlugin.PngInfo()
     note.add_text(_KEYWORD, kind)
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=3 if quick else 6, pnginfo=note)
+    level = 6 if image.ndim == 2 else 3  # pictures are for the eye, and large
+    Image.fromarray(image).save(buffer, "PNG", compress_level=level, pnginfo=note)
     return buffer.getvalue()
 
 
-def kind_of_output(head: bytes) -> str:
-    """Return the kind of output, such as "mask", by a file's first 256 bytes; "" if not ours."""
-    at = head.find(b"tEXt" + _KEYWORD.encode() + b"\0", 0, 256)
-    if at < 4 or not head.startswith(b"\x89PNG"):
-        return ""
-    length = int.from_bytes(head[at - 4 : at])
-    return head[at + 4 : at + 4 + length].partition(b"\0")[2].decode("latin-1")
+# --- the strip under a picture --------------------------------------------------------------------
+
+
+def text_size(height: int, width: int) -> int:
+    """Return the size of the strip's text, in pixels: it reads the same when fitted to a screen."""
+    width = max(width, _MIN_WIDTH)
+    short, long = sorted((height, width))
+    # A very long picture counts as at most 8 : 1, and a line of text fits the width.
+    by_area = 0.022 * math.sqrt(long * max(short, long / 8))
+    return round(max(_MIN_TEXT, min(by_area, width / 28)))
+
+
+def stack(picture: Picture, strip: Picture) -> Picture:
+    """Put the strip under the picture; a picture narrower than it is centred."""
+    height, width = picture.shape[:2]
+    canvas = np.empty((height + strip.shape[0], strip.shape[1], 3), np.uint8)
+    canvas[:height] = _GROUND
+    left = (strip.shape[1] - width) // 2
+    canvas[:height, left : left + width] = picture
+    canvas[height:] = strip
+    return canvas
+
+
+def key_strip(
+    width: int, size: int, lines: Sequence[str], sample: Picture | None = None
+) -> Picture:
+    """Draw a headline, smaller lines below it, and to their left a sample of the marking.
+
+    Args:
+        width: Of the picture, in pixels; the strip is at least 400 wide.
+        size: Of the headline's text, in pixels, as `text_size` gives it.
+        lines: Headline first.
+        sample: A square that shows how marked pixels look.
+    """
+    side = 0 if sample is None else len(sample)
+    text = _lines_height(lines, size)
+    height = 2 * size + max(text, side)
+    sheet = _Sheet(max(width, _MIN_WIDTH), height, size)
+    sheet.write(size + (side + size if side else 0), (height - text) // 2, lines)
+    strip = sheet.finished()
+    if sample is not None:  # pasted last, at its own size: it shows the very pixels of a marking
+        top = (height - side) // 2
+        strip[top : top + side, size : size + side] = sample
+    return strip
+
+
+def scale_strip(
+    width: int, size: int, lines: Sequence[str], colours: NDArray[np.uint8], threshold: float
+) -> Picture:
+    """Draw a headline, a colour bar from 0 to 1 with the threshold on it, and smaller lines.
+
+    As `key_strip`; `colours` are those of the probabilities 0 to 1, (256, 3).
+    """
+    head = _lines_height(lines[:1], size)
+    bar_top = size + head + 2 * size
+    below = bar_top + size + 2 * size
+    height = below + _lines_height(lines, size) - head + size
+    sheet = _Sheet(max(width, _MIN_WIDTH), height, size)
+    sheet.write(size, size, lines[:1])
+    sheet.bar(bar_top, colours, threshold)
+    sheet.write(size, below, lines, first=1)
+    return sheet.finished()
+
+
+def _lines_height(lines: Sequence[str], size: int) -> int:
+    return sum(_line_height(index, size) for index in range(len(lines)))
+
+
+def _line_height(index: int, size: int) -> int:
+    return round(size * (1.35 if index == 0 else 1.25))
+
+
+class _Sheet:
+    """A strip in the making; lengths are in its final pixels, and drawn `zoom` times as large."""
+
+    def __init__(self, width: int, height: int, size: int) -> None:
+        self.size, self.zoom = size, math.ceil(_SMOOTH_TEXT / size)
+        self.image = Image.new("RGB", (width * self.zoom, height * self.zoom), _GROUND)
+        self.draw = ImageDraw.Draw(self.image)
+        self.box(0, 0, width, max(1, size // 12), _EDGE)
+
+    def finished(self) -> Picture:
+        return np.array(self.image.reduce(self.zoom))
+
+    def box(
+        self, left: float, top: float, right: float, bottom: float, colour: tuple[int, ...]
+    ) -> None:
+        """Fill from (left, top) up to and without (right, bottom)."""
+        corners = [round(length * self.zoom) for length in (left, top, right, bottom)]
+        self.draw.rectangle((*corners[:2], corners[2] - 1, corners[3] - 1), fill=colour)
+
+    def text(self, x: float, y: float, words: str, anchor: str, *, headline: bool = False) -> None:
+        """Write one line; it is made smaller where it would leave the sheet."""
+        size = self.size * self.zoom * (1.0 if headline else _SMALL)
+        room = self.image.width - (x + self.size) * self.zoom if anchor[0] == "l" else math.inf
+        font = ImageFont.load_default(size)
+        while size > 1 and font.getlength(words) > room:
+            size *= 0.95
+            font = ImageFont.load_default(size)
+        ink = _INK if headline else _SOFT_INK
+        self.draw.text((x * self.zoom, y * self.zoom), words, ink, font, anchor=anchor)
+
+    def write(self, left: int, top: int, lines: Sequence[str], *, first: int = 0) -> None:
+        """Write the lines from `first` on; line 0 is the headline."""
+        for index in range(first, len(lines)):
+            advance = _line_height(index, self.size)
+            self.text(left, top + advance / 2, lines[index], "lm", headline=index == 0)
+            top += advance
+
+    def bar(self, top: int, colours: NDArray[np.uint8], threshold: float) -> None:
+        """Draw the colour bar with ticks below it and the threshold above it."""
+        size, zoom, width = self.size, self.zoom, self.image.width // self.zoom
+        left, length, line = 1.5 * size, min(width - 3 * size, 30 * size), max(1.0, size / 12)
+        self.box(left - line, top - line, left + length + line, top + size + line, _EDGE)
+        ramp = Image.fromarray(np.ascontiguousarray(colours[None]))
+        ramp = ramp.resize((round(length * zoom), size * zoom), Image.Resampling.BILINEAR)
+        self.image.paste(ramp, (round(left * zoom), top * zoom))
+        for value in _TICKS:
+            x = left + value * length
+            self.box(x - line / 2, top + size + line, x + line / 2, top + 1.35 * size, _SOFT_INK)
+            self.text(x, top + 1.5 * size, f"{value:g}", "ma")
+        x = left + threshold * length
+        self.box(x - 1.5 * line, top, x + 1.5 * line, top + size, (0, 0, 0))
+        self.box(x - line / 2, top, x + line / 2, top + size, (255, 255, 255))
+        tip, half = top - 1.5 * line, 0.35 * size
+        corners = ((x, tip), (x - half, tip - half), (x + half, tip - half))
+        self.draw.polygon([(cx * zoom, cy * zoom) for cx, cy in corners], fill=_INK)
+        label = f"threshold {number(threshold)}"
+        reach = ImageFont.load_default(_SMALL * size).getlength(label) / 2
+        centre = min(max(x, size + reach), width - size - reach)
+        self.text(centre, top - 0.7 * size, label, "ms")

@@ -19,8 +19,7 @@ from imlctl.evaluate.metrics import threshold_at
 from imlctl.forge.history import random_copy, random_finish
 from imlctl.forge.synthesizer import Mix, Synthesizer
 from imlctl.inference import predict
-from imlctl.mask.decide import Rule
-from imlctl.mask.score import EVIDENCE, Scale, critical, fit_scale, log_odds, picture_score
+from imlctl.mask.decide import EVIDENCE, Rule, Scale, critical, fit_scale, log_odds, picture_score
 from imlctl.train.score import fit_heads
 
 if TYPE_CHECKING:

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from imlctl import atomic
 from imlctl.errors import WeightsError
-from imlctl.mask.decide import Rule
+from imlctl.mask.decide import Rule, picture_score
 from imlctl.mask.rates import Rates
-from imlctl.mask.score import picture_score
 from imlctl.weights.registry import mismatch, read_header, unreadable
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Card:
         training: How the weights were made: free-form, JSON-serialisable.
         format: Version of this document.
         self_test: What the model makes of a known picture, see `selftest`; empty for none.
-        score_scale: Slope and offset of the picture's score, see `mask.score`; None for the
+        score_scale: Slope and offset of the picture's score, see `mask.decide`; None for the
             model's own number, which is not calibrated.
         rates: How often each verdict is given to real pictures; None where it was not measured.
     """
