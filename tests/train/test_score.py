@@ -40,12 +40,10 @@ def test_heads_are_added_and_nothing_else_changes(model: EfficientIML) -> None:
     image = torch.randint(0, 256, (3, 100, 120), dtype=torch.uint8)
     unscored = predict(model, image, device=CPU)
     assert unscored.reliability is None
-    seen: list[int] = []
-    fit_heads(model, pool(), device=CPU, config=QUICK, report=lambda done, _: seen.append(done))
+    fit_heads(model, pool(), device=CPU, config=QUICK)
     after = model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert {name.split(".")[0] for name in after.keys() - before.keys()} == {"whole", "sight"}
-    assert seen == list(range(1, 7))
     answer = predict(model, image, device=CPU)
     assert model.scored
     assert torch.equal(answer.probability, unscored.probability)
@@ -69,7 +67,7 @@ def test_a_score_learns_what_tells_forgeries_apart() -> None:
     some = torch.Generator().manual_seed(0)
     head = PictureScore(4)
     rows = torch.randn(400, len(head.mean), generator=some)
-    truth = torch.rand(400, generator=some) < 0.5
+    truth = (torch.rand(400, generator=some) < 0.5).float()
     rows[:, 3] += 3.0 * truth
     module._fit_score(head, rows[:300], truth[:300], HeadConfig(epochs=150))
     with torch.no_grad():
@@ -90,10 +88,8 @@ def test_reliability_learns_where_edits_are_seen() -> None:
 
 
 def test_examples_are_what_they_are_called() -> None:
-    for example in (next(forgeries(pool())), next(authentic(pool()))):
-        assert example.pixels.dtype == np.uint8
-        assert example.pixels.shape[2] == 3
-    assert next(authentic(pool())).mask is None
     forged = next(forgeries(pool()))
-    assert forged.mask is not None
     assert forged.mask.any()
+    for pixels in (forged.pixels, next(authentic(pool()))):
+        assert pixels.dtype == np.uint8
+        assert pixels.shape[2] == 3

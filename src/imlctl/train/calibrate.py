@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -86,33 +86,31 @@ def calibrate(
         heads: How these are trained.
     """
     seen = [_look(model, each, device) for each in _authentic(pool)]
-    lowered = 0.0 if model.samples else excess(seen, share)
-    learns = teaching is not None and not model.samples
-    if lowered:
-        cast("EfficientIML", model).lower(lowered)
-    if teaching is not None and learns:
-        fit_heads(cast("EfficientIML", model), teaching, device=device, config=heads)
-    if lowered or learns:
-        seen = [_look(model, each, device) for each in _authentic(pool)]
+    lowered = 0.0
+    if not model.samples:
+        ours, lowered = cast("EfficientIML", model), _excess(seen, share)
+        if lowered:
+            ours.lower(lowered)
+        if teaching is not None:
+            fit_heads(ours, teaching, device=device, config=heads)
+        if lowered or teaching is not None:
+            seen = [_look(model, each, device) for each in _authentic(pool)]
     authentic = [each.level for each in seen]
-    forged = [_look(model, each, device).level for each in _forged(pool)]
-    scale = fit_scale(authentic, forged)
+    scale = fit_scale(authentic, [_look(model, each, device).level for each in _forged(pool)])
     levels = threshold_for(authentic, MANIPULATED), threshold_for(authentic, INCONCLUSIVE)
-    rule = Rule() if scale is None else rule_for(levels, scale)
+    scores = () if scale is None else (round(picture_score(each, scale), 4) for each in levels)
     marked = round(float(np.mean([each.marked[0] for each in seen])), 5)
     by_source = _by_source(pool.names, authentic, levels)
-    return Calibration(rule, len(pool), lowered, marked, levels, scale, by_source)
+    return Calibration(Rule(*scores), len(pool), lowered, marked, levels, scale, by_source)
 
 
 def _by_source(
     names: Sequence[str], levels: Sequence[float], wanted: tuple[float, float]
 ) -> dict[str, tuple[int, float, float]]:
     """Count by the folder that a photograph lies in; each photograph has as many levels."""
-    versions = len(levels) // len(names)
     sources: dict[str, list[float]] = {}
-    for number, name in enumerate(names):
-        source = name.rpartition("/")[0] or "."
-        sources.setdefault(source, []).extend(levels[number * versions : (number + 1) * versions])
+    for name, reached in zip(names, np.reshape(levels, (len(names), -1)).tolist(), strict=True):
+        sources.setdefault(name.rpartition("/")[0] or ".", []).extend(reached)
     found = {}
     for source, reached in sorted(sources.items()):
         high, low = (round(float(np.mean(np.array(reached) >= each)), 4) for each in wanted)
@@ -120,18 +118,8 @@ def _by_source(
     return found
 
 
-def rule_for(levels: tuple[float, float], scale: Scale) -> Rule:
-    """Return the rule whose two scores are those of the two levels."""
-    manipulated, inconclusive = (round(picture_score(level, scale), 4) for level in levels)
-    return Rule(manipulated, inconclusive)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
-    """Summary of a map, which may be one of many large ones.
-
-    The level is the score before it is scaled; `marked` the shares that reach each of `_STEPS`.
-    """
+class _Seen(NamedTuple):
+    """The score of a picture before it is scaled, and its map's shares that reach `_STEPS`."""
 
     level: float
     marked: NDArray[np.float64]
@@ -162,7 +150,7 @@ def threshold_for(levels: Sequence[float], rate: float) -> float:
     return max(start, 1 / (1 + math.exp(-rare)))  # beyond certainty there are no log odds
 
 
-def excess(seen: Sequence[_Seen], share: float) -> float:
+def _excess(seen: Sequence[_Seen], share: float) -> float:
     """Return the log odds, 0 to 12, to take from maps so that a share at most reaches one half."""
     marked = np.mean([each.marked for each in seen], axis=0)
     return int(np.argmax([*(marked[:-1] <= share), True])) * _FINE

@@ -20,12 +20,12 @@ from imlctl.core.picture_score import PictureScore, Pooled, describe
 from imlctl.core.reliability import Reliability, conditions
 from imlctl.errors import ConfigError
 from imlctl.forge.history import random_copy, random_finish
-from imlctl.forge.synthesizer import Mix, Synthesizer
+from imlctl.forge.synthesizer import Mix, Sample, Synthesizer
 from imlctl.image.prepare import to_float
 from imlctl.inference import predict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -66,60 +66,37 @@ class HeadConfig:
             raise ValueError("weight_decay must not be negative, dropout must lie in [0, 1)")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Example:
-    """A picture to learn from: (H, W, 3) uint8, and its mask (H, W), None of an authentic one."""
-
-    pixels: NDArray[np.uint8]
-    mask: NDArray[np.bool_] | None
-
-
 def fit_heads(
-    model: EfficientIML,
-    pool: PhotoPool,
-    *,
-    device: torch.device,
-    config: HeadConfig | None = None,
-    report: Callable[[int, int], None] | None = None,
+    model: EfficientIML, pool: PhotoPool, *, device: torch.device, config: HeadConfig | None = None
 ) -> None:
-    """Give a network in evaluation mode a score and a reliability map, in place.
-
-    `report` is told how many of how many pictures were seen.
-    """
+    """Give a network in evaluation mode a score and a reliability map, in place."""
     how = config or HeadConfig()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         model.whole, model.sight = None, Reliability().to(device)
         model.config = replace(model.config, scored=True)
-        examples = list(itertools.islice(forgeries(pool), max(_LEAST_FORGERIES, how.pictures // 3)))
-        described, seen, weight = _edited_cells(model, examples, device)
-        _fit_reliability(model.sight, described, seen, weight, how)
+        shown = list(itertools.islice(forgeries(pool), max(_LEAST_FORGERIES, how.pictures // 3)))
+        _fit_reliability(model.sight, *_edited_cells(model, shown, device), how)
         rows = _Rows()
         model.whole = rows  # type: ignore[assignment]  # it takes a score's place to listen
-        truth = []
-        sources = zip(authentic(pool), forgeries(pool, start=how.pictures), strict=False)
-        for number, pair in enumerate(itertools.islice(sources, how.pictures)):
-            for example in pair:
-                predict(model, _tensor(example.pixels), device=device)
-                truth.append(example.mask is not None)
-            if report:
-                report(number + 1, how.pictures)
-        width = model.config.width
-        model.whole = PictureScore(width).to(device)
-        _fit_score(model.whole, torch.cat(rows.seen), torch.tensor(truth, device=device), how)
+        pairs = zip(authentic(pool), forgeries(pool, start=how.pictures), strict=False)
+        for picture, forgery in itertools.islice(pairs, how.pictures):
+            for pixels in (picture, forgery.pixels):
+                predict(model, _tensor(pixels), device=device)
+        truth = torch.tensor([0.0, 1.0], device=device).repeat(how.pictures)
+        model.whole = PictureScore(model.config.width).to(device)
+        _fit_score(model.whole, torch.cat(rows.seen), truth, how)
         model.eval()
 
 
-def forgeries(pool: PhotoPool, *, start: int = 0) -> Iterator[Example]:
+def forgeries(pool: PhotoPool, *, start: int = 0) -> Iterator[Sample]:
     """Make forgeries of every kind, of each size in turn."""
     makers = _makers(pool, Mix(authentic=0))
-    for index in itertools.count(start):
-        sample = makers[index % len(makers)](index)
-        if sample.mask.any():
-            yield Example(sample.pixels, sample.mask)
+    made = (makers[index % len(makers)](index) for index in itertools.count(start))
+    return (sample for sample in made if sample.mask.any())
 
 
-def authentic(pool: PhotoPool) -> Iterator[Example]:
+def authentic(pool: PhotoPool) -> Iterator[NDArray[np.uint8]]:
     """Take photographs as they are, as copies, processed, and as `Synthesizer` shows them."""
     rng = np.random.default_rng(_SEED)
     makers = _makers(pool, Mix(1, 0, 0, 0, 0, 0))
@@ -127,10 +104,10 @@ def authentic(pool: PhotoPool) -> Iterator[Example]:
     for index, number in enumerate(order):
         photo = pool.photos[number]
         if index % 4 == 3:
-            yield Example(makers[index // 4 % len(makers)](index).pixels, None)
+            yield makers[index // 4 % len(makers)](index).pixels
         else:
             change = (None, random_copy, random_finish)[index % 4]
-            yield Example(photo if change is None else change(photo, rng), None)
+            yield photo if change is None else change(photo, rng)
 
 
 def _makers(pool: PhotoPool, mix: Mix) -> list[Synthesizer]:
@@ -155,20 +132,18 @@ def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
 
 @torch.no_grad()
 def _edited_cells(
-    model: EfficientIML, examples: list[Example], device: torch.device
+    model: EfficientIML, samples: list[Sample], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Conditions of edited cells (N, C), whether they were marked, and what each counts, (N,)."""
     rng = np.random.default_rng(_SEED)
     described, seen, weights = [], [], []
-    for example in examples:
-        image = _tensor(example.pixels)
+    for sample in samples:
+        image = _tensor(sample.pixels)
         probability = predict(model, image, device=device).probability
         height, width = (n // CELL for n in probability.shape)
-        if min(height, width) < 1 or example.mask is None:
-            continue
-        size = (height * CELL, width * CELL)
-        both = torch.stack((probability, torch.from_numpy(example.mask).float()))
-        chance, edited = F.avg_pool2d(both[None, :, : size[0], : size[1]], CELL)[0]
+        both = torch.stack((probability, torch.from_numpy(sample.mask).float()))
+        whole = both[None, :, : height * CELL, : width * CELL]
+        chance, edited = F.avg_pool2d(whole, CELL)[0]
         places = np.flatnonzero((edited >= _LEAST_EDITED).numpy())
         if not len(places):
             continue
@@ -186,37 +161,33 @@ def _edited_cells(
     return torch.cat(described), torch.cat(seen), torch.cat(weights)
 
 
+@torch.enable_grad()
 def _fit_reliability(
     head: Reliability, described: Tensor, seen: Tensor, weight: Tensor, how: HeadConfig
 ) -> None:
     _standardize(head, described)
     optimizer = torch.optim.AdamW(head.parameters(), how.rate * 2, weight_decay=0.01)
-    with torch.enable_grad():
-        for _ in range(how.epochs):
-            wrong = F.binary_cross_entropy_with_logits(head(described), seen, weight=weight)
-            optimizer.zero_grad()
-            (wrong * len(weight) / weight.sum()).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+    for _ in range(how.epochs):
+        wrong = F.binary_cross_entropy_with_logits(head(described), seen, weight=weight)
+        optimizer.zero_grad()
+        (wrong * len(weight) / weight.sum()).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
 
 
+@torch.enable_grad()
 def _fit_score(head: PictureScore, rows: Tensor, truth: Tensor, how: HeadConfig) -> None:
     _standardize(head, rows)
     optimizer = torch.optim.AdamW(head.parameters(), how.rate, weight_decay=how.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, how.epochs)
-    target = truth.float()
-    with torch.enable_grad():
-        for _ in range(how.epochs):
-            order = torch.randperm(len(rows), device=rows.device)
-            for batch in torch.split(order, 128):
-                # What is left out stands at its mean, so that the score leans on no one input.
-                kept = F.dropout((rows[batch] - head.mean) / head.spread, how.dropout)
-                wrong = F.binary_cross_entropy_with_logits(
-                    head.judge(kept * head.spread + head.mean), target[batch]
-                )
-                optimizer.zero_grad()
-                wrong.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-            schedule.step()
+    for _ in range(how.epochs):
+        for batch in torch.split(torch.randperm(len(rows), device=rows.device), 128):
+            # What is left out stands at its mean, so that the score leans on no one input.
+            kept = F.dropout((rows[batch] - head.mean) / head.spread, how.dropout)
+            said = head.judge(kept * head.spread + head.mean)
+            optimizer.zero_grad()
+            F.binary_cross_entropy_with_logits(said, truth[batch]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        schedule.step()
 
 
 def _standardize(head: Reliability | PictureScore, rows: Tensor) -> None:
