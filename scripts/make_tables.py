@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from imlctl.bench.page import (
     Table,
     amount,
+    called_manipulated,
     fraction,
     interval,
-    percentage,
     proportion,
     sampling_line,
     to_markdown,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = Path("docs", "measured")
 VERDICTS = "verdicts"
+CALLED = ("forgeries", "authentic")
 MARKED = re.compile(r"(<!-- table ([\w -]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 MEANING = (
     "F1 (at 0.5) and AUC: of pixels, mean over forgeries, then over sets. found, alarms: shares of"
@@ -128,7 +129,7 @@ def _with_costs(models: Sequence[Document], speed: Document) -> list[Block]:
                 fraction(shares[drawn]),
                 interval(row, "f1"),
                 fraction(row["auc"]),
-                *_verdicts(model["sets"][-1]),
+                *(called_manipulated(model["sets"][-1], kind) for kind in CALLED),
             )
         )
     size, machine = costs[0]["cost"]["size"], speed["machine"]
@@ -151,9 +152,8 @@ def _on_every_set(models: Sequence[Document]) -> list[Block]:
     _refuse_other_pictures(models)
     rows = []
     for each in zip(*(model["sets"] for model in models), strict=True):
-        found = [_verdicts(row) for row in each]
         cells = [fraction(row[key]) for key in ("f1", "auc") for row in each]
-        cells += [verdicts[kind] for kind in (0, 1) for verdicts in found]
+        cells += [called_manipulated(row, kind) for kind in CALLED for row in each]
         first = each[0]
         rows.append((first["name"], f"{first['tampered']} + {first['authentic']}", *cells))
     kinds = ("F1", "AUC", "found", "alarms")
@@ -189,13 +189,6 @@ def _with_rates(every: Document) -> list[Block]:
 
 def _mean(sets: Sequence[Document]) -> Document:
     return sets[-2] if len(sets) > 1 else sets[0]
-
-
-def _verdicts(row: Document) -> tuple[str, str]:
-    if row["rates"] is None:
-        return "-", "-"
-    rates = row["rates"]["manipulated"]
-    return percentage(rates["forgeries"]["share"]), percentage(rates["authentic"]["share"])
 
 
 def main() -> None:

@@ -6,10 +6,9 @@ import io
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from imlctl.bench.draw import Panel, charts, contact_sheet, round_top
+from imlctl.bench.draw import charts_of, contact_sheet
 
 
 def as_array(data: bytes | None) -> Any:
@@ -32,29 +31,22 @@ def test_a_contact_sheet_shows_every_kind_of_view() -> None:
 
 
 class TestCharts:
-    PANEL = Panel("F1 after JPEG", "quality", ["a", "b", "c"], [0.9, None, 0.2], [None] * 3, 0.8)
+    ROWS: tuple[dict[str, Any], ...] = (
+        {"kind": "clean", "level": "-", "f1": 0.8, "intervals": {}},
+        {"kind": "JPEG", "level": "90", "f1": 0.7, "intervals": {"f1": [0.6, 0.8]}},
+        {"kind": "JPEG", "level": "50", "f1": 0.3, "intervals": {"f1": [0.1, 0.4]}},
+        {"kind": "resize", "level": "0.5", "f1": 0.2, "intervals": {}},
+        {"kind": "social network", "level": "1080, 75", "f1": 0.1, "intervals": {}},
+    )
 
-    def test_size_grows_with_panels(self) -> None:
-        one, four = as_array(charts([self.PANEL])), as_array(charts([self.PANEL] * 4))
-        assert four.shape[:2] == (2 * one.shape[0], 3 * one.shape[1])
-        assert np.array_equal(four[: one.shape[0], : one.shape[1]], one)
+    def test_a_panel_for_each_degradation_with_levels(self) -> None:
+        charts = charts_of({"kind": "robustness", "rows": self.ROWS})
+        assert list(charts) == ["robustness.png"]
+        one = as_array(charts_of({"kind": "robustness", "rows": self.ROWS[:3]})["robustness.png"])
+        assert as_array(charts["robustness.png"]).shape[0] == 2 * one.shape[0]
 
-    def test_higher_values_are_drawn_higher(self) -> None:
-        heights = []
-        for value in (0.1, 0.9):
-            panel = Panel("t", "x", ["a"], [value], [(value, value)])
-            picture = as_array(charts([panel])).astype(int)
-            blue = (picture[..., 2] - picture[..., 0]) > 120
-            heights.append(np.nonzero(blue)[0].mean())
-        assert heights[1] < heights[0]
-
-    def test_same_panels_same_bytes(self) -> None:
-        assert charts([self.PANEL]) == charts([self.PANEL])
-
-    def test_panels_are_checked(self) -> None:
-        with pytest.raises(ValueError, match="each place"):
-            Panel("t", "x", ["a"], [], [None])
-
-    @pytest.mark.parametrize(("highest", "top"), [(0.9, 1), (1.0, 1), (3.2, 5), (77, 100)])
-    def test_axes_end_at_round_numbers(self, highest: float, top: float) -> None:
-        assert round_top([0.1, highest]) == pytest.approx(top)
+    def test_what_has_no_numbers_is_not_drawn(self) -> None:
+        rows = [{"kind": "clean", "level": "-", "f1": None}]
+        assert charts_of({"kind": "robustness", "rows": rows}) == {}
+        assert charts_of({"kind": "accuracy", "models": [{"model": "m", "reliability": []}]}) == {}
+        assert charts_of({"kind": "flops"}) == {}

@@ -12,17 +12,13 @@ from scipy import stats
 from sklearn import metrics as oracle
 
 from imlctl.evaluate.metrics import (
-    ap_of,
     auc_interval,
-    auc_of,
-    best_f1_of,
     columns_mean,
     curve,
+    map_scores,
+    mask_scores,
     pixel_auc,
     pixel_f1,
-    pixel_iou,
-    pixel_precision,
-    pixel_recall,
 )
 
 if TYPE_CHECKING:
@@ -54,29 +50,33 @@ class TestAgainstScikitLearn:
         probability, truth = self.draw(seed, levels)
         predicted, t = probability >= 0.5, truth.ravel()
         p = predicted.ravel()
-        assert pixel_f1(predicted, truth) == pytest.approx(oracle.f1_score(t, p))
-        assert pixel_iou(predicted, truth) == pytest.approx(oracle.jaccard_score(t, p))
-        assert pixel_precision(predicted, truth) == pytest.approx(oracle.precision_score(t, p))
-        assert pixel_recall(predicted, truth) == pytest.approx(oracle.recall_score(t, p))
+        assert mask_scores(predicted, truth) == pytest.approx(
+            {
+                "f1": oracle.f1_score(t, p),
+                "iou": oracle.jaccard_score(t, p),
+                "precision": oracle.precision_score(t, p),
+                "recall": oracle.recall_score(t, p),
+            }
+        )
 
     def test_curves(self, seed: int, levels: int) -> None:
         probability, truth = self.draw(seed, levels)
         t, p = truth.ravel(), probability.ravel()
-        counts = curve(probability, truth)
-        assert auc_of(*counts) == pytest.approx(oracle.roc_auc_score(t, p))
-        assert ap_of(*counts) == pytest.approx(oracle.average_precision_score(t, p))
+        found = map_scores(probability, truth)
+        assert found["auc"] == pytest.approx(oracle.roc_auc_score(t, p))
+        assert found["ap"] == pytest.approx(oracle.average_precision_score(t, p))
         precision, recall, _ = oracle.precision_recall_curve(t, p)
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        assert best_f1_of(*counts) == pytest.approx(f1.max())
+        assert found["best_f1"] == pytest.approx(f1.max())
 
 
 def test_what_cannot_be_measured_is_no_number() -> None:
     nothing, everything = np.zeros((2, 2), bool), np.ones((2, 2), bool)
     flat = np.full((2, 2), 0.5, np.float32)
-    assert math.isnan(ap_of(*curve(flat, nothing)))
+    assert all(math.isnan(value) for value in map_scores(flat, nothing).values())
     assert math.isnan(pixel_auc(flat, everything))
-    assert math.isnan(pixel_recall(nothing, nothing))
-    assert pixel_precision(nothing, everything) == 0
+    assert math.isnan(mask_scores(nothing, nothing)["recall"])
+    assert mask_scores(nothing, everything)["precision"] == 0
 
 
 def test_means_leave_out_what_is_missing() -> None:
@@ -97,7 +97,7 @@ class TestF1AndIoU:
         f1 = 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0
         iou = tp / (tp + fp + fn) if tp + fp + fn else 1.0
         assert pixel_f1(predicted, truth) == pytest.approx(f1)
-        assert pixel_iou(predicted, truth) == pytest.approx(iou)
+        assert mask_scores(predicted, truth)["iou"] == pytest.approx(iou)
 
     @pytest.mark.parametrize(
         ("predicted", "truth", "f1", "iou"),
@@ -112,7 +112,7 @@ class TestF1AndIoU:
     )
     def test_edge_cases(self, predicted: Any, truth: Any, f1: float, iou: float) -> None:
         assert pixel_f1(predicted, truth) == pytest.approx(f1)
-        assert pixel_iou(predicted, truth) == pytest.approx(iou)
+        assert mask_scores(predicted, truth)["iou"] == pytest.approx(iou)
 
     def test_the_opposite_of_the_truth_is_no_success(self) -> None:
         truth = as_mask("##..", "##..")
@@ -142,7 +142,7 @@ class TestCurve:
     @settings(max_examples=60, deadline=None)
     @given(probability=TIED, truth=MASKS)
     def test_best_f1_is_that_of_the_best_threshold(self, probability: Any, truth: Any) -> None:
-        best = best_f1_of(*curve(probability, truth))
+        best = map_scores(probability, truth)["best_f1"]
         if not truth.any():
             assert math.isnan(best)
             return
@@ -162,7 +162,7 @@ class TestCurve:
         rng = np.random.default_rng(0)
         truth = rng.random((400, 400)) < 0.01
         probability = rng.random((400, 400)).astype(np.float32)
-        assert auc_of(*curve(probability, truth)) == pytest.approx(0.5, abs=0.02)
+        assert pixel_auc(probability, truth) == pytest.approx(0.5, abs=0.02)
         assert pixel_auc(probability + truth, truth) == 1.0
 
 
@@ -184,7 +184,7 @@ class TestIntervals:
         rng, true, held = np.random.default_rng(0), stats.norm.cdf(1 / math.sqrt(2)), 0
         for _ in range(400):
             scores = np.concatenate([rng.normal(1, 1, counts[0]), rng.normal(0, 1, counts[1])])
-            auc = auc_of(*curve(scores, np.arange(sum(counts)) < counts[0]))
+            auc = pixel_auc(scores, np.arange(sum(counts)) < counts[0])
             low, high = auc_interval(auc, *counts) or (1, 0)
             held += low <= true <= high
         assert 0.92 <= held / 400 <= 0.99

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imlctl.train.logs import Log, _ticks, draw_curves, to_tensorboard
+from imlctl.evaluate.charts import _ticks
+from imlctl.train.logs import Log, draw_curves, to_tensorboard
 
 if TYPE_CHECKING:
     from pathlib import Path

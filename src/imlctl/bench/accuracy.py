@@ -6,10 +6,9 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
-from imlctl.bench.draw import Panel, charts, contact_sheet
-from imlctl.bench.page import without_nan
+from imlctl.bench.draw import contact_sheet
 from imlctl.data.masks import read_mask
-from imlctl.evaluate.robustness import CLEAN, NOTES, degraded, grid
+from imlctl.evaluate.robustness import NOTES, degraded, grid
 from imlctl.evaluate.score import evaluate
 from imlctl.evaluate.summary import RESAMPLES, by_size, reliability, summarize
 from imlctl.evaluate.thresholds import drawn_with, keep, thresholds_for
@@ -22,30 +21,26 @@ if TYPE_CHECKING:
 
     from imlctl.data.manifest import Entry
     from imlctl.evaluate.score import PictureScore
-    from imlctl.evaluate.summary import SetScore
     from imlctl.pipeline import Localizer
 
+    # Passes so many items on and shows the progress.
     Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
 _CASES = 6  # of the worst, and of the best, on a contact sheet
 
 
 def accuracy(localizers: Iterable[Localizer], entries: Sequence[Entry], track: Track) -> list[Any]:
-    """Score each model, or each setting of one, on the same pictures.
-
-    `track` passes items on and shows the progress. Of the localizers one at a time is in memory.
-    """
+    """Score each model, or each setting of one, on the same pictures; one at a time in memory."""
     found = []
     for localizer in localizers:
         start = time.perf_counter()
         pictures: list[PictureScore] = list(
             track(evaluate(entries, localizer.localize), len(entries))
         )
-        seconds = (time.perf_counter() - start) / len(entries)
         found.append(
             {
                 **provenance_of(localizer),
-                "seconds": seconds,
+                "seconds": (time.perf_counter() - start) / len(entries),
                 "rule": asdict(localizer.card.rule),
                 "sets": [row.to_json() for row in summarize(pictures, resamples=RESAMPLES)],
                 "sizes": by_size(pictures),
@@ -66,33 +61,16 @@ def cases_png(
     localizer: Localizer, entries: Sequence[Entry], pictures: Sequence[dict[str, Any]]
 ) -> bytes | None:
     """Draw the forgeries with the lowest and highest F1; None where no picture is tampered."""
-    forged = [(p["f1"], n) for n, p in enumerate(pictures) if p["tampered"]]
-    ranked = [number for _, number in sorted(forged)]
+    ranked = sorted((p["f1"], n) for n, p in enumerate(pictures) if p["tampered"])
     chosen = ranked if len(ranked) <= 2 * _CASES else ranked[:_CASES] + ranked[-_CASES:]
     cases = []
-    for number in chosen:
-        entry, score = entries[number], pictures[number]
+    for f1, number in chosen:
+        entry = entries[number]
         result = localizer.localize(entry.image)
         truth = read_mask(cast("Path", entry.mask))
-        caption = f"F1 {score['f1']:.3f}  {entry.set}/{entry.image.name}"
+        caption = f"F1 {f1:.3f}  {entry.set}/{entry.image.name}"
         cases.append((caption, (result.pixels, truth, result.probability)))
     return contact_sheet(cases) if cases else None
-
-
-def reliability_png(models: Sequence[dict[str, Any]]) -> bytes | None:
-    """Draw how often pictures of each score are tampered, a panel for each model."""
-    panels = [
-        Panel(
-            f"Reliability of the score: {model['model']}"[-52:],
-            "score; up: share of pictures that are tampered",
-            [f"{row['score']:.2f}" for row in model["reliability"]],
-            [row["observed"] for row in model["reliability"]],
-            [None] * len(model["reliability"]),
-        )
-        for model in models
-        if model["reliability"]
-    ]
-    return charts(panels) if panels else None
 
 
 def robustness(localizer: Localizer, entries: Sequence[Entry], track: Track) -> dict[str, Any]:
@@ -103,17 +81,13 @@ def robustness(localizer: Localizer, entries: Sequence[Entry], track: Track) -> 
             scores[each.kind, each.level].append(score)
     rows: list[dict[str, Any]] = []
     for (kind, level), pictures in scores.items():
-        overall = _over_sets(summarize(pictures, resamples=RESAMPLES))
+        *sets, every = summarize(pictures, resamples=RESAMPLES)
+        overall = sets[-1] if sets else every  # the mean over sets; of a single set its own scores
         clean = rows[0]["f1"] if rows else overall.f1
-        every = summarize(pictures)[-1]
+        kept = overall.f1 / clean if clean else None
+        rates = every.rates and every.rates.to_dict()
         rows.append(
-            {
-                "kind": kind,
-                "level": level,
-                "kept": overall.f1 / clean if clean else None,
-                **overall.to_json(),
-                "rates": every.rates and every.rates.to_dict(),
-            }
+            {"kind": kind, "level": level, "kept": kept, **overall.to_json(), "rates": rates}
         )
     return {
         **provenance_of(localizer),
@@ -122,33 +96,6 @@ def robustness(localizer: Localizer, entries: Sequence[Entry], track: Track) -> 
         "notes": list(NOTES),
         "rows": rows,
     }
-
-
-def _over_sets(rows: Sequence[SetScore]) -> SetScore:
-    """The mean over sets; of a single set its own scores."""
-    return rows[-2] if len(rows) > 1 else rows[0]
-
-
-def robustness_png(rows: Sequence[dict[str, Any]]) -> bytes | None:
-    """Draw a panel for each kind of degradation; None where no picture is tampered."""
-    rows = without_nan(rows)
-    clean = rows[0]["f1"]
-    if clean is None:
-        return None
-    panels = []
-    for kind in dict.fromkeys(row["kind"] for row in rows if row["kind"] != CLEAN):
-        mine = [row for row in rows if row["kind"] == kind]
-        panels.append(
-            Panel(
-                f"F1 after {kind}",
-                "level; dashed: the clean files",
-                [row["level"] for row in mine],
-                [row["f1"] for row in mine],
-                [row["intervals"].get("f1") for row in mine],
-                level=clean,
-            )
-        )
-    return charts(panels)
 
 
 def calibrate(localizer: Localizer, entries: Sequence[Entry], track: Track) -> dict[str, Any]:

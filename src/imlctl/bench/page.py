@@ -5,35 +5,38 @@ A page is made from the document that ``--json`` prints, so a table in the docs 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
+
+    Document = dict[str, Any]
+    Column = str | Callable[[Document], str]
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """A table of printable cells; the first column holds names, the others numbers."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
-    @classmethod
-    def of(
-        cls, title: str, rows: Iterable[Any], columns: Mapping[str, Callable[[Any], str]]
-    ) -> Table:
-        """Make a table of `rows`, each cell by the function of its column."""
-        cells = (tuple(cell(row) for cell in columns.values()) for row in rows)
-        return cls(title, tuple(columns), tuple(cells))
-
-    def __post_init__(self) -> None:
-        if any(len(row) != len(self.columns) for row in self.rows):
-            raise ValueError("each row has a cell for each column")
-
 
 Block = Table | str
+
+
+def tabulate(title: str, rows: Iterable[Document], columns: Mapping[str, Column]) -> Table:
+    """Make a table: a column is a function of a row, or the key of a text, count or fraction."""
+
+    def cell(row: Document, column: Column) -> str:
+        if callable(column):
+            return column(row)
+        value = row[column]
+        return str(value) if isinstance(value, str | int) else fraction(value)
+
+    cells = (tuple(cell(row, column) for column in columns.values()) for row in rows)
+    return Table(title, tuple(columns), tuple(cells))
 
 
 def to_markdown(blocks: Iterable[Block]) -> str:
@@ -44,14 +47,12 @@ def to_markdown(blocks: Iterable[Block]) -> str:
 def _as_markdown(block: Block) -> str:
     if isinstance(block, str):
         return _escaped(block)
-    lines = [f"**{_escaped(block.title)}**", "", _line(block.columns)]
-    lines.append(_line(["---", *["---:"] * (len(block.columns) - 1)], escape=False))
-    return "\n".join([*lines, *map(_line, block.rows)])
-
-
-def _line(cells: Sequence[str], *, escape: bool = True) -> str:
-    shown = (_escaped(" ".join(cell.split())) if escape else cell for cell in cells)
-    return f"| {' | '.join(shown)} |"
+    rule = ["---", *["---:"] * (len(block.columns) - 1)]
+    head, *rows = (
+        [_escaped(" ".join(cell.split())) for cell in row] for row in (block.columns, *block.rows)
+    )
+    lines = (f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+    return "\n".join([f"**{_escaped(block.title)}**", "", *lines])
 
 
 def _escaped(text: str) -> str:
@@ -60,10 +61,10 @@ def _escaped(text: str) -> str:
     return text
 
 
-def headline(document: dict[str, Any]) -> str:
-    """Name the model, its weights and the device."""
-    sha256 = document["weights_sha256"][:12]
-    return f"{document['model']} (weights {sha256}) on {document['device']}"
+def headline(document: Document) -> str:
+    """Name the model, its weights and the device, if there is only one."""
+    device = f" on {document['device']}" if "device" in document else ""
+    return f"{document['model']} (weights {document['weights_sha256'][:12]}){device}"
 
 
 def fraction(value: float | None) -> str:
@@ -73,7 +74,7 @@ def fraction(value: float | None) -> str:
     return f"{min(value, 0.9994) if value < 1 else value:.3f}"
 
 
-def proportion(value: dict[str, Any]) -> str:
+def proportion(value: Document) -> str:
     """A proportion as `mask.rates` keeps it, with its interval: 39% [17, 64]; a dash of nothing."""
     if not value["of"]:
         return "-"
@@ -108,14 +109,19 @@ def megabytes(value: float | None) -> str:
     return "unknown" if value is None else f"{value / 1e6:.1f} MB"
 
 
-def interval(row: dict[str, Any], key: str) -> str:
+def interval(row: Document, key: str) -> str:
     """A value with its interval: 0.512 [0.43, 0.60]."""
     bounds = row.get("intervals", {}).get(key)
     value = fraction(row[key])
     return value if bounds is None else f"{value} [{bounds[0]:.2f}, {bounds[1]:.2f}]"
 
 
-def sampling_line(settings: dict[str, Any]) -> str:
+def called_manipulated(row: Document, kind: str) -> str:
+    """Share of the ``forgeries`` or of the ``authentic`` pictures that are called manipulated."""
+    return percentage(row["rates"] and row["rates"]["manipulated"][kind]["share"])
+
+
+def sampling_line(settings: Document) -> str:
     """Steps, members and flips in words, as far as the model has them."""
     parts = [
         f"{settings[key]} {word}{'' if settings[key] == 1 else 's'}"
@@ -126,12 +132,7 @@ def sampling_line(settings: dict[str, Any]) -> str:
     return ", ".join([*parts, "no flips" if tta == "none" else f"flips fused by {tta}"])
 
 
-def without_nan(value: Any) -> Any:
-    """The same without NaN, which JSON does not have: null where there is no value."""
-    if isinstance(value, float):
-        return value if value == value else None
-    if isinstance(value, dict):
-        return {key: without_nan(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(each) for each in value]
-    return value
+def without_nan(document: Document) -> Document:
+    """The same as JSON can hold it: null where there is no value."""
+    plain: Document = json.loads(json.dumps(document), parse_constant=lambda _: None)
+    return plain

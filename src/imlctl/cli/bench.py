@@ -230,7 +230,6 @@ class _Models:
 def _speed(models: _Models, sizes: Iterable[int], runs: int, tta: bool | None) -> Measured:
     from tqdm import tqdm
 
-    from imlctl.bench.draw import Panel, charts, round_top
     from imlctl.bench.speed import SIZES, Plan, measure
     from imlctl.core.diff_iml import MEMBERS
     from imlctl.core.model import STEPS
@@ -240,14 +239,7 @@ def _speed(models: _Models, sizes: Iterable[int], runs: int, tta: bool | None) -
     models.steps, models.members = [steps[0]], [members[0]]
     with tqdm(bar_format="{desc} [{elapsed}]", disable=None, leave=False) as bar:
         found = measure(list(models.every()), plan, progress=bar.set_description_str)
-    panels = []
-    for each in found["models"]:
-        rows = [row for row in each["speed"] if row["main"]]
-        values, blank = [row["fps"] for row in rows], [None] * len(rows)
-        title = f"Pictures per second: {each['model']}"[-52:]
-        places = [f"{row['size']}" for row in rows]
-        panels.append(Panel(title, "side in pixels", places, values, blank, top=round_top(values)))
-    return {"kind": "speed", **found}, {"speed.png": charts(panels)}
+    return {"kind": "speed", **found}, {}
 
 
 def _flops(models: _Models, sizes: Iterable[int]) -> Measured:
@@ -277,10 +269,7 @@ def _on_pictures(
         return {"kind": "calibration", **accuracy.calibrate(models.one(), entries, _track)}, {}
     entries = evaluation_pictures(path, split=split)
     if way == "--robustness":
-        found = accuracy.robustness(models.one(), entries, _track)
-        return {"kind": "robustness", **found}, {
-            "robustness.png": accuracy.robustness_png(found["rows"])
-        }
+        return {"kind": "robustness", **accuracy.robustness(models.one(), entries, _track)}, {}
     if peer:
         from imlctl.bench.peer import compare_with_peer
 
@@ -288,7 +277,6 @@ def _on_pictures(
     rows = accuracy.accuracy(models.every(), entries, _track)
     pictures: dict[str, bytes | None] = {}
     if out is not None:
-        pictures["reliability.png"] = accuracy.reliability_png(rows)
         localizer = next(models.every())
         pictures["cases.png"] = accuracy.cases_png(localizer, entries, rows[0]["pictures"])
     return {"kind": "accuracy", "models": rows}, pictures
@@ -307,6 +295,7 @@ def _show(
 ) -> None:
     """Print the document, and write it to the folder if there is one."""
     from imlctl import atomic
+    from imlctl.bench.draw import charts_of
     from imlctl.bench.page import to_markdown, without_nan
     from imlctl.bench.pages import page_of
 
@@ -316,6 +305,7 @@ def _show(
         name = document["kind"]
         files = {f"{name}.json": f"{text}\n".encode()}
         files[f"{name}.md"] = to_markdown(page_of(document)).encode()
+        files |= charts_of(document)
         files |= {png: data for png, data in pictures.items() if data is not None}
         for file, data in files.items():
             atomic.write(out / file, data)

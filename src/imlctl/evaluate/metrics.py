@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from imlctl.mask.rates import turning_point
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 Probability = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-Counts = NDArray[np.int64]
 
 CONFIDENCE = 0.95
 
@@ -26,32 +27,53 @@ _Z = 1.959963984540054  # of the normal law, for `CONFIDENCE`
 _LOWEST = 1e-6  # float32 maps hold exact zeros, which a threshold must not reach
 
 
+def mask_scores(predicted: Mask, truth: Mask) -> dict[str, float]:
+    """Return f1, iou, precision and recall of two masks of one shape.
+
+    F1 and IoU of two empty masks are 1, precision without a marked pixel is 0, recall without a
+    manipulated one NaN.
+    """
+    hits, marked, forged = (int(np.count_nonzero(m)) for m in (predicted & truth, predicted, truth))
+    either = marked + forged - hits
+    return {
+        "f1": 2 * hits / (marked + forged) if either else 1.0,
+        "iou": hits / either if either else 1.0,
+        "precision": hits / marked if marked else 0.0,
+        "recall": hits / forged if forged else _NAN,
+    }
+
+
 def pixel_f1(predicted: Mask, truth: Mask) -> float:
     """F1 of two masks of one shape; 1 when both are empty."""
-    hits = int(np.count_nonzero(predicted & truth))
-    total = int(np.count_nonzero(predicted)) + int(np.count_nonzero(truth))
-    return 2 * hits / total if total else 1.0
+    return mask_scores(predicted, truth)["f1"]
 
 
-def pixel_iou(predicted: Mask, truth: Mask) -> float:
-    """Intersection over union of two masks of one shape; 1 when both are empty."""
-    union = int(np.count_nonzero(predicted | truth))
-    return int(np.count_nonzero(predicted & truth)) / union if union else 1.0
+def map_scores(probability: NDArray[np.floating], truth: Mask) -> dict[str, float]:
+    """Return what a map is worth over all thresholds: auc, ap and best_f1.
+
+    Area under the ROC curve, ties counted half, NaN unless both kinds of pixel exist; average
+    precision without interpolation; highest F1. The last two are NaN without manipulated pixels.
+    """
+    true, false = curve(probability, truth)
+    forged, clean = true[-1], false[-1]
+    if not forged:
+        return {"auc": _NAN, "ap": _NAN, "best_f1": _NAN}
+    precision = true[1:] / (true[1:] + false[1:])
+    return {
+        "auc": float(np.trapezoid(true / forged, false / clean)) if clean else _NAN,
+        "ap": float(np.sum(np.diff(true) * precision) / forged),
+        "best_f1": float(np.max(2 * true / (true + false + forged))),
+    }
 
 
-def pixel_precision(predicted: Mask, truth: Mask) -> float:
-    """Share of the marked pixels that are manipulated; 0 when none is marked."""
-    marked = int(np.count_nonzero(predicted))
-    return int(np.count_nonzero(predicted & truth)) / marked if marked else 0.0
+def pixel_auc(probability: NDArray[np.floating], truth: Mask) -> float:
+    """Area under the ROC curve, ties counted half; NaN unless both kinds of pixel exist."""
+    return map_scores(probability, truth)["auc"]
 
 
-def pixel_recall(predicted: Mask, truth: Mask) -> float:
-    """Share of the manipulated pixels that are marked; NaN when none is manipulated."""
-    forged = int(np.count_nonzero(truth))
-    return int(np.count_nonzero(predicted & truth)) / forged if forged else _NAN
-
-
-def curve(probability: NDArray[np.floating], truth: Mask) -> tuple[Counts, Counts]:
+def curve(
+    probability: NDArray[np.floating], truth: Mask
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """True and false positives at every distinct threshold, from the highest down; (0, 0) first."""
     order = np.argsort(probability, axis=None)[::-1]
     values, hits = probability.ravel()[order], truth.ravel()[order]
@@ -59,33 +81,6 @@ def curve(probability: NDArray[np.floating], truth: Mask) -> tuple[Counts, Count
     true = np.cumsum(hits)[last]
     false = last + 1 - true
     return np.insert(true, 0, 0), np.insert(false, 0, 0)
-
-
-def pixel_auc(probability: NDArray[np.floating], truth: Mask) -> float:
-    """Area under the ROC curve, ties counted half; NaN unless both kinds of pixel exist."""
-    return auc_of(*curve(probability, truth))
-
-
-def auc_of(true: Counts, false: Counts) -> float:
-    """Area under a ROC curve given as counts."""
-    if not true[-1] or not false[-1]:
-        return _NAN
-    return float(np.trapezoid(true / true[-1], false / false[-1]))
-
-
-def ap_of(true: Counts, false: Counts) -> float:
-    """Average precision along a curve of counts, without interpolation; NaN without positives."""
-    if not true[-1]:
-        return _NAN
-    precision = true[1:] / (true[1:] + false[1:])
-    return float(np.sum(np.diff(true) * precision) / true[-1])
-
-
-def best_f1_of(true: Counts, false: Counts) -> float:
-    """Highest F1 along a curve of counts; NaN without manipulated pixels."""
-    if not true[-1]:
-        return _NAN
-    return float(np.max(2 * true / (true + false + true[-1])))
 
 
 def threshold_at(critical: Sequence[float], rate: float) -> float:
@@ -115,22 +110,10 @@ def auc_interval(auc: float, positives: int, negatives: int) -> tuple[float, flo
     if min(positives, negatives) < 2 or math.isnan(auc):
         return None
 
-    def distance(area: float) -> float:
+    def possible(area: float) -> bool:
         more = (positives + negatives) / 2 - 1
         spread = 1 + more * (1 - area) / (2 - area) + more * area / (1 + area)
-        return abs(auc - area) - _Z * math.sqrt(area * (1 - area) * spread / positives / negatives)
+        return abs(auc - area) <= _Z * math.sqrt(area * (1 - area) * spread / positives / negatives)
 
-    low = _root(lambda area: -distance(area), 0.0, auc) if auc > 0 else 0.0
-    return low, _root(lambda area: -distance(area), 1.0, auc) if auc < 1 else 1.0
-
-
-def _root(value: Callable[[float], float], start: float, end: float) -> float:
-    """Find by bisection where `value` changes its sign."""
-    sign = value(start) > 0
-    for _ in range(60):
-        middle = (start + end) / 2
-        if (value(middle) > 0) == sign:
-            start = middle
-        else:
-            end = middle
-    return (start + end) / 2
+    low = turning_point(lambda area: area < auc and not possible(area))
+    return low, turning_point(lambda area: area <= auc or possible(area))

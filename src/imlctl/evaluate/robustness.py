@@ -33,20 +33,16 @@ Rng = np.random.Generator
 # Upright pixels (H, W, 3) to the bytes of a file.
 Change = Callable[[Pixels, Rng], bytes]
 
-CLEAN = "clean"
-QUALITIES = (100, 90, 80, 70, 60, 50)
-KERNELS = (3, 7, 11, 15, 19, 23)
-NOISES = (3, 7, 11, 15, 19, 23)
-FACTORS = (0.75, 0.5)
-SOCIAL_SIDE, SOCIAL_QUALITY = 1080, 75
+CLEAN, SOCIAL = "clean", "social network"  # kinds without levels to choose from
+_SIDE, _QUALITY = 1080, 75  # of a social network
 
 NOTES = (
     "JPEG: 4:2:0 by libjpeg. Blur: Gaussian, kernel in pixels, sigma 0.3 ((k - 1) / 2 - 1) + 0.8.",
     "Noise, variance: Gaussian of this VARIANCE in grey levels squared, as the field's benchmark"
     " passes it (standard deviation 1.7 to 4.8). Noise, std: of this STANDARD DEVIATION in grey"
     " levels.",
-    f"Resize: bicubic or area, mask likewise. Social network: longer side to {SOCIAL_SIDE} at most,"
-    f" then JPEG {SOCIAL_QUALITY}.",
+    f"Resize: bicubic or area, mask likewise. Social network: longer side to {_SIDE} at most,"
+    f" then JPEG {_QUALITY}.",
     "All but the clean row are analysed as 8-bit pictures without metadata.",
 )
 
@@ -69,18 +65,21 @@ class Degradation:
 
 def grid() -> tuple[Degradation, ...]:
     """Return all degradations, the clean file first."""
-    return (
-        Degradation(CLEAN, "-", None),
-        *(Degradation("JPEG", f"{q}", partial(_jpeg, quality=q)) for q in QUALITIES),
-        *(Degradation("Gaussian blur", f"{k}", partial(_blur, kernel=k)) for k in KERNELS),
-        *(
-            Degradation("noise, variance", f"{v}", partial(_noise, deviation=float(np.sqrt(v))))
-            for v in NOISES
-        ),
-        *(Degradation("noise, std", f"{s}", partial(_noise, deviation=float(s))) for s in NOISES),
-        *(Degradation("resize", f"{f:g}", partial(_resize, factor=f)) for f in FACTORS),
-        Degradation("social network", f"{SOCIAL_SIDE}, {SOCIAL_QUALITY}", _social),
+    steps = (3, 7, 11, 15, 19, 23)
+    levels: dict[str, dict[str, Change]] = {
+        "JPEG": {f"{q}": partial(_jpeg, quality=q) for q in (100, 90, 80, 70, 60, 50)},
+        "Gaussian blur": {f"{k}": partial(_blur, kernel=k) for k in steps},
+        "noise, variance": {f"{v}": partial(_noise, deviation=v**0.5) for v in steps},
+        "noise, std": {f"{s}": partial(_noise, deviation=float(s)) for s in steps},
+        "resize": {f"{f:g}": partial(_resize, factor=f) for f in (0.75, 0.5)},
+        SOCIAL: {f"{_SIDE}, {_QUALITY}": _social},
+    }
+    changes = (
+        Degradation(kind, level, change)
+        for kind, each in levels.items()
+        for level, change in each.items()
     )
+    return Degradation(CLEAN, "-", None), *changes
 
 
 def degraded(
@@ -106,8 +105,7 @@ def resized(mask: Mask, shape: tuple[int, ...]) -> Mask:
         return mask
     size = (shape[1], shape[0])
     scaled = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    moved: Mask = np.asarray(scaled) >= 0.5
-    return moved
+    return np.asarray(scaled >= 0.5)
 
 
 def eight_bit(pixels: NDArray[np.unsignedinteger]) -> Pixels:
@@ -141,8 +139,8 @@ def _resize(pixels: Pixels, _: Rng, factor: float) -> bytes:
 
 
 def _social(pixels: Pixels, rng: Rng) -> bytes:
-    factor = min(1.0, SOCIAL_SIDE / max(pixels.shape[:2]))
-    return _jpeg(_scaled(pixels, factor), rng, SOCIAL_QUALITY)
+    factor = min(1.0, _SIDE / max(pixels.shape[:2]))
+    return _jpeg(_scaled(pixels, factor), rng, _QUALITY)
 
 
 def _scaled(pixels: Pixels, factor: float) -> Pixels:

@@ -6,22 +6,13 @@ Nothing is permuted, inverted, or fitted to the truth, but for `best_f1`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from imlctl.data.masks import read_mask
 from imlctl.errors import ConfigError, NumericalError
-from imlctl.evaluate.metrics import (
-    ap_of,
-    auc_of,
-    best_f1_of,
-    curve,
-    pixel_f1,
-    pixel_iou,
-    pixel_precision,
-    pixel_recall,
-)
+from imlctl.evaluate.metrics import map_scores, mask_scores, pixel_f1
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,39 +21,24 @@ if TYPE_CHECKING:
     from imlctl.data.manifest import Entry
     from imlctl.evaluate.metrics import Mask, Probability
     from imlctl.mask.decide import Decision, Verdict
+    from imlctl.pipeline import Result
 
 HALF = 0.5  # the fixed threshold that the field reports pixel metrics at
 _NAN = float("nan")
 
 
-class Answer(Protocol):
-    """A detector's answer for one picture: `pipeline.Result`, or `MapAnswer`."""
-
-    @property
-    def probability(self) -> Probability:
-        """Of each pixel of the upright picture, (H, W) in [0, 1]."""
-
-    @property
-    def decision(self) -> Decision:
-        """Verdict, score and mask."""
-
-
-@dataclass(frozen=True, slots=True)
-class MapAnswer:
-    """The answer of a detector that is no `Localizer`."""
+class MapAnswer(NamedTuple):
+    """The answer of a detector that is no `Localizer`; see `pipeline.Result`."""
 
     probability: Probability
     decision: Decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PictureScore:
-    """Agreement on one picture. Pixel metrics are NaN for an authentic picture.
+class PixelScores:
+    """Agreement of pixels with the truth, or means of it; NaN where there is none to measure.
 
     Attributes:
-        edited: Share of its pixels that are manipulated, 0 to 1.
-        score: Of the whole picture, 0 to 1.
-        marked: Share of its pixels in the mask that goes with the verdict.
         f1: At 0.5, as iou, precision and recall.
         f1_verdict: F1 of the mask that goes with the verdict.
         best_f1: At the picture's best threshold: optimistic.
@@ -70,13 +46,6 @@ class PictureScore:
         f1_both: The same where copy and source count.
     """
 
-    set: str
-    image: str
-    tampered: bool
-    edited: float
-    verdict: Verdict
-    score: float
-    marked: float
     f1: float = _NAN
     f1_verdict: float = _NAN
     iou: float = _NAN
@@ -89,8 +58,27 @@ class PictureScore:
     f1_both: float = _NAN
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureScore(PixelScores):
+    """Agreement on one picture. Pixel metrics are NaN for an authentic picture.
+
+    Attributes:
+        edited: Share of its pixels that are manipulated, 0 to 1.
+        score: Of the whole picture, 0 to 1.
+        marked: Share of its pixels in the mask that goes with the verdict.
+    """
+
+    set: str
+    image: str
+    tampered: bool
+    edited: float
+    verdict: Verdict
+    score: float
+    marked: float
+
+
 def evaluate(
-    entries: Iterable[Entry], localize: Callable[[Path], Answer]
+    entries: Iterable[Entry], localize: Callable[[Path], Result | MapAnswer]
 ) -> Iterator[PictureScore]:
     """Score a detector, such as `Localizer.localize`, on each picture, in order.
 
@@ -105,25 +93,20 @@ def evaluate(
 
 
 def score_picture(
-    entry: Entry, answer: Answer, truth: Mask | None, source: Mask | None = None
+    entry: Entry, answer: Result | MapAnswer, truth: Mask | None, source: Mask | None = None
 ) -> PictureScore:
-    """Score what a detector said of one picture.
+    """Score what a detector said of one picture; raises as `evaluate` does.
 
     The masks have the map's size: `truth` is what is manipulated, None for an authentic picture;
     `source` is what a copy-move copied, where that is known.
-
-    Raises:
-        ConfigError: The sizes differ, or the truth marks nothing.
-        NumericalError: The map holds NaN or infinity.
     """
     probability, decision = answer.probability, answer.decision
     if not np.isfinite(probability).all():
         raise NumericalError("its map contains NaN or infinity", source=str(entry.image))
     for mask, path in ((truth, entry.mask), (source, entry.source)):
         if mask is not None and mask.shape != probability.shape:
-            shapes = f"{mask.shape[1]}x{mask.shape[0]}, its picture "
-            shapes += f"{probability.shape[1]}x{probability.shape[0]}"
-            raise ConfigError(f"is {shapes}", source=str(path))
+            sizes = ["x".join(map(str, array.shape[::-1])) for array in (mask, probability)]
+            raise ConfigError(f"is {sizes[0]}, its picture {sizes[1]}", source=str(path))
     values: dict[str, float] = {}
     if truth is not None:
         if not truth.any():  # two empty masks agree: the picture would score 1 for being missed
@@ -133,7 +116,7 @@ def score_picture(
                 remedy="List the picture as authentic, or correct its mask.",
             )
         predicted = probability >= HALF
-        values = _agreement(probability, predicted, truth)
+        values = mask_scores(predicted, truth) | map_scores(probability, truth)
         values["f1_verdict"] = pixel_f1(decision.mask, truth)
         if source is not None:
             copy, both = copy_move_masks(truth, source)
@@ -148,19 +131,6 @@ def score_picture(
         marked=decision.share,
         **values,
     )
-
-
-def _agreement(probability: Probability, predicted: Mask, truth: Mask) -> dict[str, float]:
-    counts = curve(probability, truth)
-    return {
-        "f1": pixel_f1(predicted, truth),
-        "iou": pixel_iou(predicted, truth),
-        "precision": pixel_precision(predicted, truth),
-        "recall": pixel_recall(predicted, truth),
-        "auc": auc_of(*counts),
-        "ap": ap_of(*counts),
-        "best_f1": best_f1_of(*counts),
-    }
 
 
 def copy_move_masks(truth: Mask, source: Mask) -> tuple[Mask, Mask]:

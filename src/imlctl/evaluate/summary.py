@@ -7,12 +7,13 @@ Newcombe's.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imlctl.evaluate.metrics import CONFIDENCE, auc_interval, auc_of, columns_mean, curve
+from imlctl.evaluate.metrics import CONFIDENCE, auc_interval, columns_mean, pixel_auc
+from imlctl.evaluate.score import PixelScores
 from imlctl.mask.rates import SIZES, Rates, size_of
 
 if TYPE_CHECKING:
@@ -22,47 +23,24 @@ if TYPE_CHECKING:
 
     from imlctl.evaluate.score import PictureScore
 
-# Means over the tampered pictures.
-PIXEL_METRICS = (
-    "f1",
-    "f1_verdict",
-    "iou",
-    "auc",
-    "ap",
-    "best_f1",
-    "precision",
-    "recall",
-    "f1_copy",
-    "f1_both",
-)
+PIXEL_METRICS = tuple(each.name for each in fields(PixelScores))
 RESAMPLES = 1000
 OVER_SETS, EVERY = "mean over sets", "all pictures"
 
 _BINS = 10  # of the reliability diagram
-_NAN = float("nan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SetScore:
+class SetScore(PixelScores):
     """Scores of one set, or over sets. NaN where there is nothing to measure on.
 
-    Pixel metrics are means over the tampered pictures; see `PictureScore`. `rates` say how often
-    each verdict is given; None for a mean over sets. Intervals are of 95 %.
+    Pixel metrics are means over the tampered pictures. `rates` say how often each verdict is given;
+    None for a mean over sets. Intervals are of 95 %.
     """
 
     name: str
     tampered: int
     authentic: int
-    f1: float
-    f1_verdict: float
-    iou: float
-    auc: float
-    ap: float
-    best_f1: float
-    precision: float
-    recall: float
-    f1_copy: float
-    f1_both: float
     image_auc: float
     rates: Rates | None
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -84,15 +62,16 @@ def summarize(
     scored = [_set_score(n, [s for s in scores if s.set == n], resamples, seed) for n in names]
     rows = [row for row, _ in scored]
     if len(rows) > 1:
-        own = np.array([[getattr(row, key) for key in PIXEL_METRICS] for row in rows])
-        means = columns_mean(own)
-        aucs = [row.image_auc for row in rows if row.image_auc == row.image_auc]
+        own = np.array(
+            [[getattr(row, key) for key in (*PIXEL_METRICS, "image_auc")] for row in rows]
+        )
+        *means, image_auc = columns_mean(own).tolist()
         mean = SetScore(
             name=OVER_SETS,
             tampered=sum(row.tampered for row in rows),
             authentic=sum(row.authentic for row in rows),
-            **dict(zip(PIXEL_METRICS, map(float, means), strict=True)),
-            image_auc=float(np.mean(aucs)) if aucs else _NAN,
+            **dict(zip(PIXEL_METRICS, means, strict=True)),
+            image_auc=image_auc,
             rates=None,
             intervals=_intervals(means, columns_mean(np.stack([d for _, d in scored], axis=-2))),
         )
@@ -105,15 +84,13 @@ def by_size(scores: Sequence[PictureScore]) -> list[dict[str, Any]]:
     rows = []
     for place, name in enumerate(SIZES):
         mine = [s for s in scores if s.tampered and size_of(s.edited) == place]
-        f1 = {
-            key: float(np.mean([getattr(s, key) for s in mine])) if mine else _NAN
-            for key in ("f1", "f1_verdict")
-        }
-        rows.append({"size": name, "pictures": len(mine), **f1})
+        pairs = np.array([(s.f1, s.f1_verdict) for s in mine], float).reshape(-1, 2)
+        f1, f1_verdict = columns_mean(pairs).tolist()
+        rows.append({"size": name, "pictures": len(mine), "f1": f1, "f1_verdict": f1_verdict})
     return rows
 
 
-def reliability(scores: Sequence[PictureScore], bins: int = _BINS) -> list[dict[str, Any]]:
+def reliability(scores: Sequence[PictureScore]) -> list[dict[str, Any]]:
     """Compare scores with how often pictures are tampered: the numbers of a reliability diagram.
 
     A score is a probability if one picture in two is tampered. So both kinds weigh the same here;
@@ -121,15 +98,15 @@ def reliability(scores: Sequence[PictureScore], bins: int = _BINS) -> list[dict[
     """
     counts = [sum(not s.tampered for s in scores), sum(s.tampered for s in scores)]
     rows = []
-    for number in range(bins if all(counts) else 0):
-        mine = [s for s in scores if min(int(s.score * bins), bins - 1) == number]
+    for number in range(_BINS if all(counts) else 0):
+        mine = [s for s in scores if min(int(s.score * _BINS), _BINS - 1) == number]
         if not mine:
             continue
         weights = [1 / counts[s.tampered] for s in mine]
         rows.append(
             {
-                "low": number / bins,
-                "high": (number + 1) / bins,
+                "low": number / _BINS,
+                "high": (number + 1) / _BINS,
                 "tampered": sum(s.tampered for s in mine),
                 "authentic": sum(not s.tampered for s in mine),
                 "score": float(np.average([s.score for s in mine], weights=weights)),
@@ -150,29 +127,26 @@ def _set_score(
     drawn = np.full((resamples, len(PIXEL_METRICS)), np.nan)
     for row in drawn if len(forged) > 1 else ():  # one picture tells nothing of the spread
         row[:] = columns_mean(pixels[rng.integers(len(forged), size=len(forged))])
-    means = columns_mean(pixels)
-    intervals = _intervals(means, drawn)
-    image_auc = _NAN
-    if forged and authentic:
-        ranked = np.array([s.score for s in (*forged, *authentic)])
-        image_auc = auc_of(*curve(ranked, np.arange(len(ranked)) < len(forged)))
+    means = columns_mean(pixels).tolist()
+    ranked = np.array([s.score for s in (*forged, *authentic)])
+    image_auc = pixel_auc(ranked, np.arange(len(ranked)) < len(forged))
     limits = auc_interval(image_auc, len(forged), len(authentic))
     scored = SetScore(
         name=name,
         tampered=len(forged),
         authentic=len(authentic),
-        **dict(zip(PIXEL_METRICS, map(float, means), strict=True)),
+        **dict(zip(PIXEL_METRICS, means, strict=True)),
         image_auc=image_auc,
         rates=Rates.measured(
             name, [(s.verdict, s.edited) for s in forged], [s.verdict for s in authentic]
         ),
-        intervals=intervals | ({} if limits is None else {"image_auc": limits}),
+        intervals=_intervals(means, drawn) | ({} if limits is None else {"image_auc": limits}),
     )
     return scored, drawn
 
 
 def _intervals(
-    known: NDArray[np.float64], drawn: NDArray[np.float64]
+    known: Sequence[float], drawn: NDArray[np.float64]
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of the metrics that have a value."""
     tail = (1 - CONFIDENCE) / 2

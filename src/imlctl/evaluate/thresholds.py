@@ -50,7 +50,7 @@ def thresholds_for(
 
 
 def drawn_with(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a localizer that a calibration depends on."""
+    """Return those of a localizer's settings that a calibration depends on."""
     return {key: settings[key] for key in ("tta", "steps", "ensemble") if key in settings}
 
 
@@ -90,25 +90,20 @@ def threshold_for(sha256: str, rate: float, sampling: Sampling) -> float:
         )
     entries = _load().get(sha256, [])
     asked = asdict(sampling) | {"tta": sampling.fusion if sampling.tta else "none"}
-    for entry in entries:
-        if all(asked[key] == value for key, value in entry["settings"].items()):
-            threshold = threshold_at(entry["critical"], rate)
-            if threshold < 1:
-                return threshold
-            raise UsageError(
-                f"no threshold below 1 marks at most {rate:.1%} of the pictures calibrated on",
-                source=f"--threshold fpr={rate:g}",
-                remedy="Ask for a higher rate.",
-            )
-    settings = (entry["settings"].items() for entry in entries)
-    known = "; ".join(", ".join(f"{key} {value}" for key, value in each) for each in settings)
-    raise UsageError(
-        "these weights were calibrated with other settings only: " + known
-        if known
-        else f"these weights ({sha256[:12]}) were not calibrated on this machine",
-        source=f"--threshold fpr={rate:g}",
-        remedy="Run: imlctl bench --calibrate AUTHENTIC_PICTURES, with the same settings.",
-    )
+    wanted = [e for e in entries if all(asked[k] == v for k, v in e["settings"].items())]
+    threshold = threshold_at(wanted[0]["critical"], rate) if wanted else 1.0
+    if threshold < 1:
+        return threshold
+    remedy = "Run: imlctl bench --calibrate AUTHENTIC_PICTURES, with the same settings."
+    if wanted:
+        what = f"no threshold below 1 marks at most {rate:.1%} of the pictures calibrated on"
+        remedy = "Ask for a higher rate."
+    elif entries:
+        known = (", ".join(f"{k} {v}" for k, v in e["settings"].items()) for e in entries)
+        what = f"these weights were calibrated with other settings only: {'; '.join(known)}"
+    else:
+        what = f"these weights ({sha256[:12]}) were not calibrated on this machine"
+    raise UsageError(what, source=f"--threshold fpr={rate:g}", remedy=remedy)
 
 
 def _load() -> dict[str, list[dict[str, Any]]]:
@@ -116,11 +111,12 @@ def _load() -> dict[str, list[dict[str, Any]]]:
     try:
         document = json.loads(path.read_text("utf-8"))
         weights: dict[str, list[dict[str, Any]]] = document["weights"]
-        sound = document["version"] == _VERSION and all(
-            isinstance(e["settings"], dict) and min(e["critical"]) >= 0 and max(e["critical"]) <= 1
-            for entries in weights.values()
+        entries = [entry for each in weights.values() for entry in each]
+        if document["version"] != _VERSION or not all(
+            isinstance(e["settings"], dict) and 0 <= min(e["critical"]) <= max(e["critical"]) <= 1
             for e in entries
-        )
+        ):
+            raise ValueError("it is not a file of thresholds written by imlctl")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -129,10 +125,4 @@ def _load() -> dict[str, list[dict[str, Any]]]:
             source=str(path),
             remedy="Move it away and calibrate again.",
         ) from error
-    if not sound:
-        raise ConfigError(
-            "is not a file of thresholds written by imlctl",
-            source=str(path),
-            remedy="Move it away and calibrate again.",
-        )
     return weights

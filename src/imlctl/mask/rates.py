@@ -155,7 +155,7 @@ def exact_interval(count: int, of: int, confidence: float = _CONFIDENCE) -> tupl
     tail = (1 - confidence) / 2
     low = 0.0
     if count:  # the share at which so many or more have a chance of `tail`
-        low = _root(lambda share: 1 - _at_most(count - 1, of, share) < tail)
+        low = turning_point(lambda share: 1 - _at_most(count - 1, of, share) < tail)
     return low, upper_limit(count, of, 1 - tail)
 
 
@@ -163,10 +163,10 @@ def upper_limit(count: int, of: int, confidence: float = _CONFIDENCE) -> float:
     """Upper one-sided limit: so few or fewer are seen with a chance of 1 - `confidence` there."""
     if count >= of:
         return 1.0
-    return _root(lambda share: _at_most(count, of, share) > 1 - confidence)
+    return turning_point(lambda share: _at_most(count, of, share) > 1 - confidence)
 
 
-def _root(below: Callable[[float], bool]) -> float:
+def turning_point(below: Callable[[float], bool]) -> float:
     """Return where `below` turns from true to false, between 0 and 1."""
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
