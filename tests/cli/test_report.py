@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from imlctl.errors import Exit
-from imlctl.report.pdf import BROWSERS
+from imlctl.report.html import BROWSERS
 
 
 def read_jsonl(path):

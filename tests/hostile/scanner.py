@@ -16,7 +16,7 @@ import threading
 from contextlib import ExitStack
 
 from imlctl.cli.report import followed, write_reports
-from imlctl.report import jsonl  # noqa: F401
+from imlctl.report import tables  # noqa: F401
 from imlctl.scan import ledger, naming, worker  # noqa: F401
 from imlctl.scan.analysis import Options
 from imlctl.scan.find import discover
@@ -27,7 +27,12 @@ from imlctl.scan.pool import Decoders, InProcess, Pool
 from imlctl.scan.run import scan
 from imlctl.settings import Settings
 
-WATCHED = ("/imlctl/scan/", "/imlctl/atomic.py", "/imlctl/report/jsonl.py", "/imlctl/cli/report.py")
+WATCHED = (
+    "/imlctl/scan/",
+    "/imlctl/atomic.py",
+    "/imlctl/report/tables.py",
+    "/imlctl/cli/report.py",
+)
 
 
 KINDS = (Kind.MASK, Kind.JSON)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from imlctl.image.facts import ExifSummary, FormatFacts, Provenance
 from imlctl.image.jpeg import JpegFacts
-from imlctl.report.csv import HEADINGS, row, write_csv
+from imlctl.report.tables import HEADINGS, row, write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Callable

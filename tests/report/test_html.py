@@ -206,6 +206,21 @@ def test_many_pictures_have_smaller_previews_and_those_with_a_finding_larger() -
     assert measure(10_000, finding=True) == 480
 
 
+def test_paper_has_crops_at_full_resolution_of_the_largest_regions_alone(
+    tmp_path: Path, entry: Callable[..., ReportEntry]
+) -> None:
+    path = tmp_path / "paper.html"
+    entries = [entry("large.png", size=(1200, 1600), crops=True), entry("small.png", crops=True)]
+    write_report(path, entries, paper=True)
+    crops = [a for tag, a in Reader(path.read_text("utf-8")).elements if "data-crop" in a]
+    assert [crop["alt"] for crop in crops] == ["Region 1"]  # of a small picture it is all of it
+    data = base64.b64decode(str(crops[0]["src"]).partition(",")[2])
+    drawn = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert drawn.shape == (640, 640, 3)
+    assert (np.abs(drawn.astype(int) - (255, 230, 0)).max(2) < 60).any()  # the outline
+    assert "from 240, 280, at full resolution" in path.read_text("utf-8")
+
+
 def test_an_older_report_stays_unless_asked(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(path, [], Case("first"))

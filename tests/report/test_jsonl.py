@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imlctl.errors import OutputError
-from imlctl.report.jsonl import JsonLines, write_jsonl
+from imlctl.report.tables import JsonLines, write_jsonl
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -341,6 +341,15 @@ def test_it_prints_a_sheet_for_each_picture_that_is_listed(page: Any, report: Pa
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) == 2  # the cover and that sheet
 
 
+def test_sheets_of_paper_have_crops_of_regions(
+    page: Any, tmp_path: Path, entry: Callable[..., ReportEntry]
+) -> None:
+    path = tmp_path / "report.html"
+    write_report(path, [entry("large.png", size=(1200, 1600), crops=True)])
+    page.open(path)
+    page.until("document.querySelector('[data-crop]').naturalWidth === 640")
+
+
 def test_after_another_filter_the_open_picture_is_one_of_those_listed(
     page: Any, report: Path
 ) -> None:

@@ -55,8 +55,7 @@ def report(
     Pictures are shown if the scan was run with --report; their records in any case. The same
     ledger and options give the same bytes.
     """
-    from imlctl.report.html import TITLE, Case
-    from imlctl.report.pdf import find_browser
+    from imlctl.report.html import TITLE, Case, find_browser
     from imlctl.scan import custody
     from imlctl.scan.folder import CaseFolder
 
@@ -84,7 +83,7 @@ def followed(outcomes: Iterable[Outcome], outputs: Outputs) -> Iterator[Outcome]
     every picture once; only one that is analysed again comes again. At the end of the scan,
     `write_reports` puts it in order.
     """
-    from imlctl.report.jsonl import JsonLines
+    from imlctl.report.tables import JsonLines
     from imlctl.scan.naming import JSONL, report_name
 
     if outputs.folder is None or outputs.ledger is None:
@@ -122,12 +121,12 @@ def write_reports(
     out = out or case.folder
     written = []
     if jsonl:
-        from imlctl.report.jsonl import write_jsonl
+        from imlctl.report.tables import write_jsonl
 
         written.append(out / report_name(JSONL, case.shard))
         write_jsonl(written[-1], (*records(), *_scan_line(coverage)), overwrite=True)
     if csv:
-        from imlctl.report.csv import write_csv
+        from imlctl.report.tables import write_csv
 
         written.append(out / report_name(CSV, case.shard))
         write_csv(written[-1], (*records(), *_rows_without_record(coverage)), overwrite=True)
@@ -139,7 +138,7 @@ def write_reports(
     if browser:
         from tempfile import TemporaryDirectory
 
-        from imlctl.report.pdf import write_pdf
+        from imlctl.report.html import write_pdf
 
         written.append(out / report_name(PDF, case.shard))
         with TemporaryDirectory(prefix="imlctl-paper-") as folder:

@@ -30,11 +30,11 @@ def groups_of(record: Mapping[str, Any]) -> list[Group]:
         _group("Notes", _plain(record["warnings"]), wide=True),
         _group("File", _file(record, traces), wide=True),
         _group("To look into", _plain(traces.get("flags", ())), remark=_HARMLESS, wide=True),
-        _group("Picture", _picture(facts, traces)),
+        _group("Picture", _picture(facts, traces) if facts else ()),
         _group("JPEG history", _history(traces)),
         _group("Camera and software, by EXIF", _exif(facts, traces), remark=_FORGEABLE),
-        _group("Content credentials (C2PA)", _credentials(traces)),
-        _group("Embedded thumbnail", _thumbnail(traces)),
+        _group("Content credentials (C2PA)", _plain(_credentials(traces))),
+        _group("Embedded thumbnail", _thumbnail(traces.get("thumbnail"))),
         # A printed report has what follows on its cover.
         _group("Measured rates of this verdict", rates_of(record["rates"]), wide=True, screen=True),
         _group("Analysis", () if failed else _analysis(record), wide=True),
@@ -90,11 +90,8 @@ def _size(count: int) -> str:
 
 
 def _picture(facts: Mapping[str, Any], traces: Mapping[str, Any]) -> Iterable[Fact]:
-    if not facts:
-        return
     jpeg = traces.get("jpeg") or {}
-    progressive = "progressive" if jpeg.get("progressive") else ""
-    kind = [facts["format"], progressive, jpeg.get("subsampling")]
+    kind = [facts["format"], "progressive" * bool(jpeg.get("progressive")), jpeg.get("subsampling")]
     turned, frames = facts["orientation"], facts["frames"]
     yield "Format", ", ".join(filter(None, kind)), ""
     yield "Stored size", f"{facts['width']} \u00d7 {facts['height']} px", ""
@@ -133,23 +130,21 @@ def _history(traces: Mapping[str, Any]) -> Iterable[Fact]:
     yield "After the picture", f"{jpeg['trailing']:,} bytes" if jpeg.get("trailing") else "", ""
 
 
-def _credentials(traces: Mapping[str, Any]) -> Iterable[Fact]:
+def _credentials(traces: Mapping[str, Any]) -> Iterable[str]:
     if traces.get("c2pa"):
         by = traces.get("c2pa_generator") or "an unnamed program"
-        yield "", f"A manifest by {by}; its signatures are not verified here.", ""
+        yield f"A manifest by {by}; its signatures are not verified here."
     elif traces:
-        yield "", "None in the file.", ""
+        yield "None in the file."
 
 
-def _thumbnail(traces: Mapping[str, Any]) -> Iterable[Fact]:
-    thumbnail = traces.get("thumbnail")
+def _thumbnail(thumbnail: Mapping[str, Any] | None) -> Iterable[Fact]:
     if thumbnail is None:
         return
-    yield "Size", f"{thumbnail['width']} \u00d7 {thumbnail['height']} px", ""
-    same = "the picture\u2019s" if thumbnail["same_aspect"] else "other than the picture\u2019s"
-    yield "Proportions", same, ""
-    apart = thumbnail["difference"]
+    same, apart = thumbnail["same_aspect"], thumbnail["difference"]
     usual = "0.01 to 0.04 of an untouched camera picture"
+    yield "Size", f"{thumbnail['width']} \u00d7 {thumbnail['height']} px", ""
+    yield "Proportions", f"{'' if same else 'other than '}the picture\u2019s", ""
     yield "Difference", "not decoded" if apart is None else f"{apart:.3f} of 1; some {usual}", ""
 
 

@@ -1,40 +1,42 @@
-"""A report that a person reads: one page that holds everything it shows, on screen and on paper."""
+"""A report that a person reads: one page that holds all it shows, on screen, on paper, as PDF."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import shutil
+import subprocess
 import unicodedata
 from collections import Counter
 from collections.abc import Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imlctl import __version__, atomic
+from imlctl.errors import OutputError, UsageError
 from imlctl.image.views import RELIABILITY, VIEWS
 from imlctl.mask.decide import Verdict
 from imlctl.mask.rates import in_words
 from imlctl.mask.render import percent, rounded_down
 from imlctl.record import FAILED, Record
 from imlctl.report.facts import Fact, finding, groups_of, rates_of, warnings_of
-from imlctl.report.preview import Preview, figures, shrunk
+from imlctl.report.preview import CROP_SIDE, Preview, figures, shrunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from jinja2 import Environment, Template
+    from jinja2 import Environment
 
 TITLE = "Image manipulation report"
 PAGE_BYTES = 200_000_000  # what a browser opens in seconds; the pictures are made to fit
 ON_PAPER = 300  # pictures that the page itself can print, each on paper of its own
-_VIEWS = {**VIEWS, "reliability": RELIABILITY}
 _TEMPLATES = Path(__file__).parent / "templates"
 _SCRIPTS = ("data", "contour", "viewer", "detail", "table", "main")  # one after another
 _MAX_REGIONS = 200  # listed for a picture; the record has them all
-_PRINTED_REGIONS = 8
+_PRINTED_REGIONS, _PRINTED_CROPS = 8, 2
 _UNKNOWN_COUNT = 10_000
 _PICTURES = "<!-- pictures -->"  # cannot come from a title or a name, which are escaped
 _FOUND_WEIGHT = 4  # a picture with a finding may take that many times the bytes of another
@@ -44,10 +46,22 @@ _COSTS = (
     *((1024, 180_000), (640, 85_000), (480, 58_000)),
     *((320, 31_000), (240, 19_000), (160, 10_000)),
 )
+BROWSERS = (
+    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"),
+    *("microsoft-edge", "msedge"),
+)
+_APPLICATIONS = (
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+)
+_PATIENCE = 1800.0  # seconds; thousands of pictures take minutes
+_FLAGS = (
+    *("--headless", "--disable-gpu", "--no-first-run", "--no-pdf-header-footer"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class ReportEntry:
+class ReportEntry(NamedTuple):
     """One picture of a report."""
 
     record: Record | Mapping[str, Any]
@@ -88,10 +102,10 @@ def write_report(
     paper: bool = False,
     overwrite: bool = False,
 ) -> int:
-    """Write the page; one picture at a time is in memory, besides a line of the table for each.
+    """Write the page, and return how many pictures it has.
 
-    The table comes first, then the pictures, those with a finding before others. The same entries
-    and the same case make the same bytes: no clock is read.
+    The table comes first, then the pictures, those with a finding before others; one of them at a
+    time is in memory. The same entries and the same case make the same bytes: no clock is read.
 
     Args:
         path: Where to; it has that name only when it is whole.
@@ -102,19 +116,15 @@ def write_report(
         paper: Write what is printed alone, with all pictures drawn; no script is needed.
         overwrite: Replace an older report.
 
-    Returns:
-        How many pictures the report has.
-
     Raises:
         OutputError: The page cannot be written; nothing is left behind.
     """
-    case = case or Case()
     if count is None:
         count = len(entries) if isinstance(entries, Sized) else _UNKNOWN_COUNT
     style = (_TEMPLATES / "report.css").read_text("utf-8")
     script = "" if paper else _script()
     context = {
-        "case": case,
+        "case": case or Case(),
         "version": __version__,
         "policy": _policy(script, style),
         "style": style,
@@ -122,57 +132,56 @@ def write_report(
         "paper": paper,
         "on_paper": paper or count <= ON_PAPER,
     }
-    templates = _templates()
+    templates, budget, summary = _templates(), _Budget(count), _Summary()
+    template = templates.get_template("picture.html")
     with (
         atomic.opened(path, overwrite=overwrite) as file,
         TemporaryFile(dir=path.parent) as found,
         TemporaryFile(dir=path.parent) as others,
     ):
-        writer = _Writer(_Budget(count), templates.get_template("picture.html"), context)
         for entry in entries:
-            writer.write(entry, found, others)
-        page = templates.get_template("report.html").render(context, summary=writer.summary)
+            record = entry.record
+            values = record.to_dict() if isinstance(record, Record) else dict(record)
+            has_finding, preview = values["verdict"] in _FOUND, entry.preview
+            if preview is not None:
+                preview = budget.fit(preview, finding=has_finding)
+            picture = _picture(values, preview, paper=paper)
+            text = template.render(context, number=len(summary.rows), **picture)
+            (found if has_finding else others).write(_encoded(text))
+            summary.add(values)
+        page = templates.get_template("report.html").render(context, summary=summary)
         head, _, foot = page.partition(_PICTURES)
         file.write(_encoded(head))
         for spool in (found, others):
             spool.seek(0)
             shutil.copyfileobj(spool, file)
         file.write(_encoded(foot))
-    return len(writer.summary.rows)
+    return len(summary.rows)
 
 
-@dataclass(slots=True)
-class _Writer:
-    """Writes what the page holds of each picture, and gathers what it holds of all."""
-
-    budget: _Budget
-    template: Template
-    context: Mapping[str, Any]
-    summary: _Summary = field(default_factory=lambda: _Summary())
-
-    def write(self, entry: ReportEntry, found: IO[bytes], others: IO[bytes]) -> None:
-        record = entry.record
-        values = record.to_dict() if isinstance(record, Record) else dict(record)
-        preview, has_finding = entry.preview, values["verdict"] in _FOUND
-        if preview is not None:
-            preview = self.budget.fit(preview, finding=has_finding)
-        drawn: tuple[str, ...] = ()
-        if self.context["paper"] and preview is not None:
-            drawn = tuple(map(_text, figures(preview, values["threshold"])))
-        details = _details(values, preview)
-        text = self.template.render(
-            self.context,
-            number=len(self.summary.rows),
-            details=details,
-            regions=details["regions"][:_PRINTED_REGIONS],
-            photo=_text(preview.photo) if preview else "",
-            soft=_text(preview.soft) if preview else "",
-            crops=[(_text(c.photo), _text(c.soft)) for c in preview.crops] if preview else [],
-            views=[(name, _text(data)) for name, data in preview.views] if preview else [],
-            drawn=drawn,
-        )
-        (found if has_finding else others).write(_encoded(text))
-        self.summary.add(values)
+def _picture(values: dict[str, Any], preview: Preview | None, *, paper: bool) -> dict[str, Any]:
+    """Return what the template of one picture needs; on paper all figures are drawn."""
+    details = _details(values, preview)
+    # A crop of a small picture is all of it, which stands there already.
+    crops = [
+        (number, box)
+        for number, box in enumerate(details["crops"], 1)
+        if tuple(box[2:]) != tuple(details["size"])
+    ][:_PRINTED_CROPS]
+    drawn: list[bytes] = []
+    if paper and preview:
+        drawn = figures(preview, values["threshold"], [number for number, _ in crops])
+    return {
+        "details": details,
+        "regions": details["regions"][:_PRINTED_REGIONS],
+        "photo": _text(preview.photo) if preview else "",
+        "soft": _text(preview.soft) if preview else "",
+        "crops": [(_text(c.photo), _text(c.soft)) for c in preview.crops] if preview else [],
+        "views": [(name, _text(data)) for name, data in preview.views] if preview else [],
+        "printed_crops": crops,
+        "crop_side": CROP_SIDE,
+        "drawn": list(map(_text, drawn)),
+    }
 
 
 def _text(data: bytes) -> str:
@@ -229,8 +238,9 @@ class _Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the page's script begins with."""
-        views = {name: [v.title, v.look_for, v.ignore] for name, v in _VIEWS.items()}
-        return {"rows": self.rows, "views": views}
+        views = {**VIEWS, "reliability": RELIABILITY}
+        texts = {name: [v.title, v.look_for, v.ignore] for name, v in views.items()}
+        return {"rows": self.rows, "views": texts}
 
     @property
     def counts(self) -> list[tuple[str, int]]:
@@ -316,3 +326,48 @@ def _policy(script: str, style: str) -> str:
         " img-src data:; base-uri 'none'; form-action 'none';"
         " require-trusted-types-for 'script'; trusted-types 'none'"
     )
+
+
+def find_browser() -> str:
+    """Return the path of a browser that prints; UsageError says how to do without one."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    found = found or next(filter(os.path.exists, _APPLICATIONS), None)
+    if found is None:
+        raise UsageError(
+            "needs Chromium or Chrome, and neither is on this machine",
+            source="--pdf",
+            remedy="Install one, or open report.html in any browser and choose Print.",
+        )
+    return found
+
+
+def write_pdf(path: Path, page: Path, browser: str, *, overwrite: bool = False) -> None:
+    """Print a page that `write_report` made for paper, with a browser from `find_browser`.
+
+    Raises:
+        OutputError: The browser fails, or the file cannot be written.
+    """
+    with TemporaryDirectory(prefix="imlctl-pdf-") as folder:
+        printed = Path(folder, "report.pdf")
+        # As root, in a container, Chromium starts only without its sandbox; the page is our own.
+        root = ("--no-sandbox",) if hasattr(os, "geteuid") and os.geteuid() == 0 else ()
+        files = (f"--user-data-dir={folder}", f"--print-to-pdf={printed}")
+        try:
+            done = subprocess.run(  # noqa: S603 - the browser is a path, and no shell is asked
+                [browser, *_FLAGS, *root, *files, page.absolute().as_uri()],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_PATIENCE,
+                check=False,
+            )
+            said = done.stderr.strip().splitlines()
+        except (OSError, subprocess.TimeoutExpired) as error:
+            said = [str(error)]
+        if not printed.is_file() or not printed.read_bytes().startswith(b"%PDF"):
+            raise OutputError(
+                f"{browser} made no PDF ({said[-1] if said else 'and gave no reason'})",
+                source=str(path),
+                remedy="Open report.html in a browser and choose Print.",
+            )
+        atomic.write(path, printed.read_bytes(), overwrite=overwrite)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Pixels = NDArray[np.unsignedinteger[Any]]  # (H, W, 3) uint8 or uint16, upright
+    Map = NDArray[np.floating[Any]]  # (H, W) in [0, 1]
+    Box = tuple[int, int, int, int]  # left, top, width, height in pixels
+
 PHOTO_SIDE = 640  # pixels of the longer side
 FOUND_SIDE = 1024  # of a picture with a finding
 MAP_SIDE = 256
@@ -37,7 +41,7 @@ _STRIP_PIXELS = 1 << 20
 class Crop:
     """A part of a picture, at full size unless it is larger than a crop may be."""
 
-    box: tuple[int, int, int, int]  # left, top, width, height in pixels of the upright picture
+    box: Box  # in the upright picture
     photo: bytes  # JPEG
     soft: bytes  # PNG of the map, as in a preview
 
@@ -56,10 +60,6 @@ class Preview:
     crops: tuple[Crop, ...] = ()  # of its largest regions
     views: tuple[tuple[str, bytes], ...] = ()  # names and JPEGs, see `image.views`
 
-    def __post_init__(self) -> None:
-        if len(self.curve) != STEPS + 1:
-            raise ValueError(f"a curve has {STEPS + 1} shares, not {len(self.curve)}")
-
     def packed(self) -> bytes:
         """Return all of it as one archive (ZIP, nothing compressed again), for a ledger."""
         about = {
@@ -67,8 +67,8 @@ class Preview:
             "crops": [crop.box for crop in self.crops],
             "views": [name for name, _ in self.views],
         }
-        head = json.dumps(about).encode()
-        parts = {"preview.json": head, "p.jpg": self.photo, "m.png": self.soft}
+        parts = {"preview.json": json.dumps(about).encode()}
+        parts |= {"p.jpg": self.photo, "m.png": self.soft}
         for number, crop in enumerate(self.crops):
             parts |= {f"p{number}.jpg": crop.photo, f"m{number}.png": crop.soft}
         parts |= {f"v{number}.jpg": data for number, (_, data) in enumerate(self.views)}
@@ -84,13 +84,12 @@ class Preview:
         """Read what `packed` returned."""
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             about, read = json.loads(archive.read("preview.json")), archive.read
-            crops = (
+            crops = tuple(
                 Crop(tuple(box), read(f"p{number}.jpg"), read(f"m{number}.png"))
                 for number, box in enumerate(about["crops"])
             )
-            views = ((name, read(f"v{number}.jpg")) for number, name in enumerate(about["views"]))
-            curve = tuple(about["curve"])
-            return cls(read("p.jpg"), read("m.png"), curve, tuple(crops), tuple(views))
+            views = tuple((name, read(f"v{n}.jpg")) for n, name in enumerate(about["views"]))
+            return cls(read("p.jpg"), read("m.png"), tuple(about["curve"]), crops, views)
 
     @property
     def size(self) -> int:
@@ -100,29 +99,23 @@ class Preview:
 
 
 def make_preview(
-    pixels: NDArray[np.unsignedinteger[Any]],
-    probability: NDArray[np.floating[Any]],
+    pixels: Pixels,
+    probability: Map,
     *,
     side: int = PHOTO_SIDE,
-    boxes: Sequence[tuple[int, int, int, int]] = (),
+    boxes: Sequence[Box] = (),
     views: Iterable[tuple[str, NDArray[np.uint8]]] = (),
 ) -> Preview:
     """Make the preview of an analysed picture.
 
     Args:
-        pixels: (H, W, 3) uint8 or uint16, upright.
-        probability: (H, W) floating point, each value in [0, 1].
+        pixels: (H, W, 3), upright.
+        probability: (H, W) in [0, 1]; NumericalError if any value is not.
         side: Of the photograph, in pixels, at most.
-        boxes: Left, top, width, height of the regions that are shown at full size.
+        boxes: Of the regions that are shown at full size.
         views: Names and pictures of other views, (H, W, 3) uint8.
-
-    Raises:
-        NumericalError: A value is NaN, infinite or outside [0, 1].
-        ValueError: The shapes differ.
     """
     check_probability(probability)
-    if pixels.shape != (*probability.shape, 3):
-        raise ValueError(f"pixels are {pixels.shape}, the map is {probability.shape}")
     return Preview(
         photo=photo_jpeg(pixels, side),
         soft=soft_png(probability, round(side * _MAP_SHARE)),
@@ -132,21 +125,14 @@ def make_preview(
     )
 
 
-def _crop(
-    pixels: NDArray[np.unsignedinteger[Any]],
-    probability: NDArray[np.floating[Any]],
-    box: tuple[int, int, int, int],
-) -> Crop:
+def _crop(pixels: Pixels, probability: Map, box: Box) -> Crop:
     """Cut a region out with what surrounds it, a crop's side of it if the picture is as large."""
     (left, width), (top, height) = (
         _widened(*side) for side in zip(box[:2], box[2:], probability.shape[::-1], strict=True)
     )
     part = np.s_[top : top + height, left : left + width]
-    return Crop(
-        (left, top, width, height),
-        photo_jpeg(pixels[part], CROP_SIDE),
-        soft_png(probability[part], CROP_SIDE // 2),
-    )
+    soft = soft_png(probability[part], CROP_SIDE // 2)
+    return Crop((left, top, width, height), photo_jpeg(pixels[part], CROP_SIDE), soft)
 
 
 def _widened(start: int, length: int, whole: int) -> tuple[int, int]:
@@ -155,18 +141,31 @@ def _widened(start: int, length: int, whole: int) -> tuple[int, int]:
     return min(max(0, start + (length - wanted) // 2), whole - wanted), wanted
 
 
-def figures(preview: Preview, threshold: float) -> tuple[bytes, bytes]:
-    """Draw a preview with its marks and with its map in colour, as JPEG; for paper."""
-    with Image.open(io.BytesIO(preview.photo), formats=["JPEG"]) as image:
-        photo = np.array(image.convert("RGB"))
-    with Image.open(io.BytesIO(preview.soft), formats=["PNG"]) as image:
-        levels = np.array(image.convert("L").resize(photo.shape[1::-1], Image.Resampling.BILINEAR))
-    over = levels >= max(1, round(threshold * 255))
-    drawn = marked(photo, over), heated(photo, levels, over)
-    return _jpeg(Image.fromarray(drawn[0])), _jpeg(Image.fromarray(drawn[1]))
+def figures(preview: Preview, threshold: float, crops: Sequence[int] = ()) -> list[bytes]:
+    """Draw JPEGs for paper: a preview with its marks, with its map in colour, and these crops.
+
+    Of a crop the outline alone is drawn, so that its pixels are seen.
+    """
+    photo, levels = _decoded(preview.photo, preview.soft)
+    least = max(1, round(threshold * 255))
+    drawn = [marked(photo, levels >= least), heated(photo, levels, levels >= least)]
+    for number in crops:  # from 1 on
+        crop = preview.crops[number - 1]
+        photo, levels = _decoded(crop.photo, crop.soft)
+        drawn.append(marked(photo, levels >= least, tint=False))
+    return [_jpeg(Image.fromarray(each)) for each in drawn]
 
 
-def photo_jpeg(pixels: NDArray[np.unsignedinteger[Any]], side: int = PHOTO_SIDE) -> bytes:
+def _decoded(photo: bytes, soft: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return a photograph and its map, of the same size."""
+    with Image.open(io.BytesIO(photo), formats=["JPEG"]) as image:
+        pixels = np.array(image.convert("RGB"))
+    with Image.open(io.BytesIO(soft), formats=["PNG"]) as image:
+        small = image.convert("L")
+        return pixels, np.array(small.resize(pixels.shape[1::-1], Image.Resampling.BILINEAR))
+
+
+def photo_jpeg(pixels: Pixels, side: int = PHOTO_SIDE) -> bytes:
     """Encode a picture as JPEG whose longer side is at most `side` pixels."""
     height, width = _fitted(pixels.shape[0], pixels.shape[1], side)
     small = np.ascontiguousarray(pixels)
@@ -175,7 +174,7 @@ def photo_jpeg(pixels: NDArray[np.unsignedinteger[Any]], side: int = PHOTO_SIDE)
     return _jpeg(Image.fromarray(eight_bit(small)))
 
 
-def soft_png(probability: NDArray[np.floating[Any]], side: int = MAP_SIDE) -> bytes:
+def soft_png(probability: Map, side: int = MAP_SIDE) -> bytes:
     """Encode a map as 8-bit grey PNG whose longer side is at most `side` pixels."""
     height, width = probability.shape
     rows, columns = _fitted(height, width, side)
@@ -187,7 +186,7 @@ def soft_png(probability: NDArray[np.floating[Any]], side: int = MAP_SIDE) -> by
     return buffer.getvalue()
 
 
-def share_curve(probability: NDArray[np.floating[Any]]) -> tuple[float, ...]:
+def share_curve(probability: Map) -> tuple[float, ...]:
     """Return the share of pixels with a probability of at least 0, 0.01, ... 1."""
     counts = np.zeros(STEPS + 1, np.int64)
     step = max(1, _STRIP_PIXELS // probability.shape[1])

@@ -212,10 +212,13 @@ function drawSheet(index) {
   if (!sheets.has(index)) sheets.set(index, (async () => {
     const images = document.querySelectorAll(`#s${index} .pair img`);
     if (!images.length) return;
-    const source = await sourceOf(index, await detailsOf(index));
-    const threshold = rows[index][THRESHOLD];
-    images[0].src = drawn(source, PAPER_SIDE, { mode: "overlay", opacity: 22, threshold, scale: 1.5 });
-    images[1].src = drawn(source, PAPER_SIDE, { mode: "heat", opacity: 100, threshold, scale: 1.5 });
+    const details = await detailsOf(index), threshold = rows[index][THRESHOLD];
+    // Photograph and map of the whole, then crops, in which the outline alone is drawn.
+    for (const [place, image] of images.entries()) {
+      const source = await sourceOf(index, details, Number(image.dataset.crop ?? 0));
+      const mode = place === 1 ? "heat" : "overlay", opacity = [22, 100][place] ?? 0;
+      image.src = drawn(source, PAPER_SIDE, { mode, opacity, threshold, scale: place < 2 ? 1.5 : 0.75 });
+    }
     await Promise.all([...images].map((image) => image.decode()));
   })());
   return sheets.get(index);
