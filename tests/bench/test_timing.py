@@ -5,10 +5,11 @@ import torch
 
 from imlctl.bench.timing import (
     Subject,
+    Timer,
     Timing,
-    WallTimer,
     take_turns,
     waits_for,
+    wall_timer,
 )
 
 
@@ -31,8 +32,8 @@ class Bench:
         return self.now
 
     @property
-    def timer(self) -> WallTimer:
-        return WallTimer(clock=self.clock)
+    def timer(self) -> Timer:
+        return wall_timer(clock=self.clock)
 
 
 def test_subjects_take_turns_after_warming_up() -> None:
@@ -66,7 +67,7 @@ def test_a_pass_lasts_until_the_device_is_done() -> None:
             bench.now += 2.0
             bench.log.append("synchronized")
 
-    (a,) = take_turns([bench.subject("a")], 2, timed=WallTimer(synchronize, bench.clock))
+    (a,) = take_turns([bench.subject("a")], 2, timed=wall_timer(synchronize, bench.clock))
     assert a.passes == [2.0, 2.0]
 
 
@@ -106,14 +107,6 @@ def test_median_and_95th_percentile() -> None:
     timing = Timing((tuple(map(float, range(1, 11))), tuple(map(float, range(11, 21)))))
     assert (timing.median, timing.p95) == (10.5, 19.0)
     assert Timing(((3.0, 1.0),)).p95 == 3.0
-
-
-def test_what_was_never_timed_is_refused() -> None:
-    for rounds in ((), ((),), ((1.0,), ())):
-        with pytest.raises(ValueError, match="at least one"):
-            Timing(rounds)
-    with pytest.raises(ValueError, match="at least one pass"):
-        Subject("a", lambda: None, passes=0)
 
 
 def test_waiting_reaches_the_device_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,6 @@ MIX_TRANSFORMER: Parts = {
     f"stage {i + 1}": (f"patch_embeddings.{i}", f"block.{i}", f"layer_norm.{i}") for i in range(4)
 }
 
-
 _WKV = "bi_wkv"  # in the operator's name
 
 
@@ -108,38 +107,25 @@ def count(
     # Plain attention: the counter has no formula for the fused kernel of CPUs.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         (run or model)(image)
-    root = type(model).__name__
-    by_name = {
-        name.removeprefix(f"{root}."): sum(by_operator.values())
-        for name, by_operator in counter.get_flop_counts().items()
-    }
-    every = counter.get_flop_counts().get("Global", {})
-    wkv = sum(flops for operator, flops in every.items() if _WKV in str(operator))
+    by_module = counter.get_flop_counts()
+    root = f"{type(model).__name__}."
+    ran = {name.removeprefix(root): sum(each.values()) for name, each in by_module.items()}
+    wkv = sum(n for operator, n in by_module.get("Global", {}).items() if _WKV in str(operator))
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    rows = [
-        Part(name, _held(sizes, roots), _ran(by_name, roots) // 2) for name, roots in parts.items()
-    ]
+    rows = []
+    for part, roots in parts.items():
+        held = sum(size for name, size in sizes.items() if _under(name, roots))
+        # A module's count holds those of the modules it called, so only the outermost called ones
+        # are summed; a list of modules is never called itself.
+        inside = tuple(name for name in ran if _under(name, roots))
+        outermost = (n for n in inside if not _under(n.rpartition(".")[0], inside))
+        rows.append(Part(part, held, sum(ran[name] for name in outermost) // 2))
     other = Part(
         "other",
         sum(sizes.values()) - sum(row.parameters for row in rows),
         counter.get_total_flops() // 2 - sum(row.macs for row in rows),
     )
     return Cost(size, (*rows, *((other,) if other.parameters or other.macs else ())), wkv // 2)
-
-
-def _held(sizes: Mapping[str, int], roots: tuple[str, ...]) -> int:
-    """Parameters under modules of these names."""
-    return sum(size for name, size in sizes.items() if _under(name, roots))
-
-
-def _ran(flops: Mapping[str, int], roots: tuple[str, ...]) -> int:
-    """Operations under modules of these names.
-
-    A module's count holds those of the modules it called, so only the outermost called ones are
-    summed; a list of modules is never called itself.
-    """
-    inside = [name for name in flops if _under(name, roots)]
-    return sum(flops[n] for n in inside if not _under(n.rpartition(".")[0], tuple(inside)))
 
 
 def _under(name: str, roots: tuple[str, ...]) -> bool:

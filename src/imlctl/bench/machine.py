@@ -10,17 +10,18 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from imlctl.bench.timing import waits_for
+from imlctl.bench.timing import timer_for, waits_for
 from imlctl.device import describe
 from imlctl.process import cores, silent_stderr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 BUSY_SHARE = 0.1  # of our cores in use by others: times are too long from about there on
 _LOOK = 0.5  # seconds that other programs are watched before measuring
@@ -33,28 +34,15 @@ _CPU = 0  # torch's number of the device type
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine and its condition at the time of a measurement.
+    """A machine and its condition at the time of a measurement."""
 
-    Attributes:
-        device: What computes, with its own name if it has one.
-        cpu: Model of the processor.
-        cores: Logical cores that this process may use.
-        threads: Threads that torch uses on them.
-        waiting: Environment variables that say how idle threads wait.
-        others: Share of the cores that other programs used just before; None if unknown.
-        clock: Mean clock of the cores in MHz; None if unknown.
-        torch: Version.
-        python: Version.
-        system: Operating system and architecture.
-    """
-
-    device: str
+    device: str  # what computes, with its own name if it has one
     cpu: str
-    cores: int
-    threads: int
-    waiting: str
-    others: float | None
-    clock: float | None
+    cores: int  # logical ones that this process may use
+    threads: int  # of torch
+    waiting: str  # environment variables that say how idle threads wait
+    others: float | None  # share of the cores that other programs used just before; None if unknown
+    clock: float | None  # mean of the cores in MHz; None if unknown
     torch: str
     python: str
     system: str
@@ -115,25 +103,24 @@ class OtherPrograms:
 
 def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
     """Model name of the processor; its architecture where the system gives no name."""
-    names = _values(listing, "model name")
-    return next(names, "") or platform.processor() or platform.machine() or "unknown"
+    names = [*_values(listing, "model name"), platform.processor(), platform.machine(), "unknown"]
+    return next(filter(None, names))
 
 
 def clock(listing: Path = Path("/proc/cpuinfo")) -> float | None:
     """Mean clock of the cores in MHz, if the system says."""
     try:
-        each = [float(value) for value in _values(listing, "cpu MHz")]
-    except ValueError:
+        return round(mean(map(float, _values(listing, "cpu MHz"))), 1)
+    except ValueError:  # also of none
         return None
-    return round(sum(each) / len(each), 1) if each else None
 
 
-def _values(listing: Path, key: str) -> Iterator[str]:
+def _values(listing: Path, key: str) -> list[str]:
     try:
         lines = listing.read_text("utf-8", "replace").splitlines()
     except OSError:
-        return iter(())
-    return (line.partition(":")[2].strip() for line in lines if line.startswith(key))
+        return []
+    return [line.partition(":")[2].strip() for line in lines if line.startswith(key)]
 
 
 @torch.inference_mode()
@@ -156,15 +143,8 @@ def hardware_floor(
 
 
 def _best(run: Callable[[], object], device: torch.device) -> float:
-    wait = waits_for(device)
-    spent = []
-    for _ in range(_BEST_OF):
-        wait()
-        start = time.perf_counter()
-        run()
-        wait()
-        spent.append(time.perf_counter() - start)
-    return min(spent)
+    timed = timer_for(device)
+    return min(timed(run) for _ in range(_BEST_OF))
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:

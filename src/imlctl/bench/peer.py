@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
@@ -85,11 +85,8 @@ class Command:
             raise InputError(f"the peer failed: {error}", source=str(image)) from error
         if done.returncode or not out.is_file():
             said = done.stderr.decode("utf-8", "replace").strip()[-_LAST_WORDS:]
-            raise InputError(
-                f"the peer ended with status {done.returncode} and"
-                f" {'a' if out.is_file() else 'no'} map: {said}",
-                source=str(image),
-            )
+            found = f"status {done.returncode} and {'a' if out.is_file() else 'no'} map"
+            raise InputError(f"the peer ended with {found}: {said}", source=str(image))
 
 
 def read_map(path: Path, shape: tuple[int, ...]) -> Probability:
@@ -111,16 +108,6 @@ def read_map(path: Path, shape: tuple[int, ...]) -> Probability:
     return scaled
 
 
-@dataclass(slots=True)
-class _Side:
-    """One detector: its command, and the seconds and scores of each picture so far."""
-
-    name: str
-    command: Command
-    seconds: list[float] = field(default_factory=list)
-    scores: list[PictureScore] = field(default_factory=list)
-
-
 def compare_with_peer(
     localizer: Localizer, entries: Sequence[Entry], command: str, track: Track
 ) -> dict[str, Any]:
@@ -132,34 +119,29 @@ def compare_with_peer(
         UsageError: The command lacks a place.
         InputError: The peer scored no picture; says why.
     """
-    ours, theirs = _Side("imlctl", own_command(localizer)), _Side("peer", Command.parse(command))
+    commands = own_command(localizer), Command.parse(command)
+    pairs: list[tuple[tuple[float, PictureScore], ...]] = []  # seconds and score, ours first
     failed: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory(prefix="imlctl-peer-") as folder:
         for number, entry in enumerate(track([entries[0], *entries], len(entries) + 1)):
             try:
-                took = [_one(side.command, entry, Path(folder)) for side in (ours, theirs)]
+                took = tuple(_one(each, entry, Path(folder)) for each in commands)
             except InputError as error:
-                if number:
-                    failed.append({"image": str(entry.image), "error": str(error)})
-                continue
-            for side, (seconds, score) in zip((ours, theirs), took, strict=True):
-                if number:
-                    side.seconds.append(seconds)
-                    side.scores.append(score)
-    if not ours.scores:
-        raise InputError(failed[0]["error"] if failed else "the peer scored no picture")
-    rows = [
-        summarize(side.scores, resamples=RESAMPLES)[-1].to_json()
-        | {"name": side.name, "seconds": mean(side.seconds)}
-        for side in (ours, theirs)
-    ]
-    pairs = list(zip(ours.scores, theirs.scores, strict=True))
-    gains = [mine.f1 - other.f1 for mine, other in pairs if mine.tampered]
-    ratios = [a / b for a, b in zip(ours.seconds, theirs.seconds, strict=True)]
+                failed += [{"image": str(entry.image), "error": str(error)}] if number else []
+            else:
+                pairs += [took] if number else []
+    if not pairs:
+        raise InputError(failed[0]["error"])
+    ratios = [ours / theirs for (ours, _), (theirs, _) in pairs]
+    gains = [mine.f1 - other.f1 for (_, mine), (_, other) in pairs if mine.tampered]
     return {
         **provenance_of(localizer),
         "command": command,
-        "rows": rows,
+        "rows": [
+            summarize([score for _, score in side], resamples=RESAMPLES)[-1].to_json()
+            | {"name": name, "seconds": mean(seconds for seconds, _ in side)}
+            for name, side in zip(("imlctl", "peer"), zip(*pairs, strict=True), strict=True)
+        ],
         "ratio": {
             "median": median(ratios),
             "low": min(ratios),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -26,23 +26,12 @@ from imlctl.scan.processes import Limits, suitable_jobs
 from imlctl.scan.run import scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from imlctl.bench.accuracy import Track
     from imlctl.bench.timing import Timer
     from imlctl.errors import InputError
     from imlctl.pipeline import Localizer
 
 _MOST = 24  # pictures
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Seconds of all pictures to decode, of the model alone, and of a scan from files to ledger."""
-
-    decode: float
-    model: float
-    scan: float
 
 
 def throughput(localizer: Localizer, folder: Path, runs: int, track: Track) -> dict[str, Any]:
@@ -64,12 +53,12 @@ def throughput(localizer: Localizer, folder: Path, runs: int, track: Track) -> d
         **provenance_of(localizer),
         "machine": asdict(machine),
         "busy": (machine.others or 0.0) > BUSY_SHARE,
-        "rounds": [asdict(each) for each in rounds],
+        "rounds": rounds,
         "pictures": len(found.pictures),
         "of": of,
         "jobs": suitable_jobs(len(found.pictures)) if localizer.device.type == "cpu" else 1,
         "at_once": at_once,
-        "share": median(each.model / at_once / each.scan for each in rounds),
+        "share": median(each["model"] / at_once / each["scan"] for each in rounds),
     }
 
 
@@ -81,9 +70,10 @@ def _spread(folder: Path) -> tuple[Discovery, int]:
     return Discovery(chosen, many=True), len(pictures)
 
 
-def _round(localizer: Localizer, found: Discovery, timed: Timer) -> Round:
+def _round(localizer: Localizer, found: Discovery, timed: Timer) -> dict[str, float]:
+    """Seconds of all pictures to decode, of the model alone, and of a scan from files to ledger."""
     options = Options(localizer.settings, (Kind.MASK,), threads=1)
-    decode, model = _bare(localizer, found, timed)
+    seconds = _bare(localizer, found, timed)
     with tempfile.TemporaryDirectory(prefix="imlctl-bench-") as out, ExitStack() as stack:
         outputs = Outputs(out, many=True)
         jobs = outputs.plan(found, [], stack)
@@ -91,38 +81,29 @@ def _round(localizer: Localizer, found: Discovery, timed: Timer) -> Round:
         ledger = outputs.begin(jobs, found, ["imlctl", "bench", "--scan"], stack)
         outcomes = scan(jobs, engine, options, ledger=ledger)
         failed: list[InputError] = []
-
-        def run() -> None:
-            failed.extend(o.error for o in outcomes if o.error is not None)
-
-        seconds = timed(run)
+        seconds["scan"] = timed(
+            lambda: failed.extend(o.error for o in outcomes if o.error is not None)
+        )
     if failed:
         raise failed[0]
-    return Round(decode, model, seconds)
+    return seconds
 
 
-def _bare(localizer: Localizer, found: Discovery, timed: Timer) -> tuple[float, float]:
+def _bare(localizer: Localizer, found: Discovery, timed: Timer) -> dict[str, float]:
     """Seconds to decode and prepare all pictures, and to run the model over them."""
-    decode = model = 0.0
-    with _threads(1 if localizer.device.type == "cpu" else torch.get_num_threads()):
+    seconds = {"decode": 0.0, "model": 0.0}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if localizer.device.type == "cpu" else threads)
+    try:
         for picture in found.pictures:
             ready: list[Any] = []
 
             def load(path: Path, ready: list[Any] = ready) -> None:
                 photo = read(path)
-                ready.append(prepare(photo)[0])
-                ready.append(bytes.fromhex(photo.sha256))
+                ready += [prepare(photo)[0], bytes.fromhex(photo.sha256)]
 
-            decode += timed(partial(load, Path(str(picture))))
-            model += timed(partial(localizer.predict, *ready))
-    return decode, model
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
+            seconds["decode"] += timed(partial(load, Path(str(picture))))
+            seconds["model"] += timed(partial(localizer.predict, *ready))
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+    return seconds

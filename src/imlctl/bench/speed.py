@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from imlctl.bench.timing import Timing
     from imlctl.core.model import Model
     from imlctl.pipeline import Localizer
     from imlctl.settings import Sampling
@@ -57,17 +56,12 @@ _QUALITY = 92  # of the JPEG that is localized
 class Plan:
     """Settings of a measurement.
 
-    Attributes:
-        sizes: Sides of square pictures in pixels.
-        runs: Timed rounds, at least one.
-        steps: Denoising steps of models that sample; each at the smallest size.
-        members: Of their ensemble, likewise.
-        tta: Mirror the picture too; None for both at the smallest size.
-        budget: Seconds for the timed passes of each row; see `take_turns`.
+    Steps and members of models that sample, and `tta` (None: both), are all tried at the smallest
+    size, the usual ones at every size.
     """
 
-    sizes: Sequence[int] = SIZES
-    runs: int = 5
+    sizes: Sequence[int] = SIZES  # sides of square pictures in pixels
+    runs: int = 5  # timed rounds, at least one
     steps: Sequence[int] = (STEPS, 1)
     members: Sequence[int] = (MEMBERS, 1)
     tta: bool | None = None
@@ -89,13 +83,12 @@ def measure(
     others = OtherPrograms()
     models = [_measure_model(each, plan, progress) for each in localizers]
     during = others.share()
-    shares = [share for share in (machine.others, during) if share is not None]
     return {
         "runs": plan.runs,
         "budget": plan.budget,
         "machine": asdict(machine),
         "others_during": during,
-        "busy": max(shares, default=0.0) > BUSY_SHARE,
+        "busy": max(machine.others or 0, during or 0) > BUSY_SHARE,
         "models": models,
         "resident": resident_peak(),
     }
@@ -103,73 +96,80 @@ def measure(
 
 @torch.inference_mode()
 def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict[str, Any]:
-    model, device = localizer.model, localizer.device
+    model, device, tile = localizer.model, localizer.device, localizer.settings.tile
     sizes = checked_sizes(plan.sizes, model.multiple)
-    ways = _ways(model, localizer.settings.sampling, plan)
-    # The usual way at every size, the others at the smallest.
-    cells = [(size, ways[0]) for size in sizes] + [(sizes[0], way) for way in ways[1:]]
-    name = "MiT-B3 encoder"
-    progress(f"building {name}")
+    least, most = sizes[0], sizes[-1]
+    main, *others = _ways(model, localizer.settings.sampling, plan)
+    cells = [(size, main) for size in sizes] + [(least, way) for way in others]
+    rival = "MiT-B3 encoder"
+    progress(f"building {rival}")
     encoder = MixTransformer().eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    noise = noise_picture(sizes[0], device)
+    noise = noise_picture(least, device)
     with tempfile.TemporaryDirectory(prefix="imlctl-bench-") as folder:
-        alone = [_model_alone(localizer, size, way) for size, way in cells]
-        whole = [_to_disk(localizer, size, Path(folder)) for size in sizes]
-        subjects = [
-            *(
-                Subject(_title(s, w), run, _passes(sizes[-1], s))
-                for (s, w), run in zip(cells, alone, strict=True)
-            ),
-            *(Subject(f"{s} px, end to end", r) for s, r in zip(sizes, whole, strict=True)),
-            Subject(f"{sizes[0]} px, {name}", lambda: encoder(noise)),
+        # In one turn a smaller picture has more passes, since it takes less.
+        alone = [
+            Subject(_title(s, w), _model_alone(localizer, s, w), min(_MOST_PASSES, most // s))
+            for s, w in cells
+        ]
+        whole = [
+            Subject(f"{s} px, end to end", _to_disk(localizer, s, Path(folder))) for s in sizes
         ]
         *ours, theirs = take_turns(
-            subjects, plan.runs, timed=timer_for(device), budget=plan.budget, progress=progress
+            [*alone, *whole, Subject(f"{least} px, {rival}", lambda: encoder(noise))],
+            plan.runs,
+            timed=timer_for(device),
+            budget=plan.budget,
+            progress=progress,
         )
-    models, ends = ours[: len(cells)], ours[len(cells) :]
-    rows = []
-    for (size, way), run, timing in zip(cells, alone, models, strict=True):
+    first, ends = ours[0], ours[len(cells) :]
+    rows, shares = [], []
+    for (size, way), subject, timing in zip(cells, alone, ours, strict=False):
         memory = None
         if timing.median <= plan.budget:  # watching memory takes another pass
-            progress(f"memory: {_title(size, way)}")
-            memory = peak_memory(run, device)
-        tiled = size > localizer.settings.tile
-        short = len(timing.rounds) < plan.runs
-        more = {"main": way == ways[0], "tiled": tiled, "short": short, "memory": memory}
-        rows.append({"size": size, **_drawn(model, way), **more, **_times(timing, models[0])})
-    main = ways[0]
+            progress(f"memory: {subject.name}")
+            memory = peak_memory(subject.run, device)
+        drawn = {
+            "steps": way.steps if model.samples else None,
+            "members": way.ensemble if model.samples else None,
+            "tta": way.tta,
+        }
+        rows.append(
+            {
+                "size": size,
+                **drawn,
+                "main": way == main,
+                "tiled": size > tile,
+                "short": len(timing.rounds) < plan.runs,
+                "memory": memory,
+                "passes": len(timing.passes),
+                "fps": 1 / timing.median,
+                "median": timing.median,
+                "p95": timing.p95,
+                "growth": timing.over(first),
+            }
+        )
+        shares += [drawn | {"share": timing.over(theirs)}] if size == least else []
     cost = flops.count_model(model, COST_SIZE, steps=main.steps, members=main.ensemble)
-    macs = cost.macs * (sizes[0] / cost.size) ** 2
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    floor = hardware_floor(device, macs, weights + 4 * 4 * sizes[0] ** 2)  # 3 colours in, 1 map out
-    at_its_size = [(w, t) for (s, w), t in zip(cells, models, strict=True) if s == sizes[0]]
+    moved = weights + 4 * 4 * least**2  # 3 colours in, 1 map out
+    floor = hardware_floor(device, cost.macs * (least / cost.size) ** 2, moved)
     return {
         **{key: localizer.provenance[key] for key in ("model", "weights_sha256")},
         "cost": cost.to_json(),
         "speed": rows,
         "end_to_end": [
             {"size": s, "median": t.median, "p95": t.p95, "model_share": m.over(t)}
-            for s, t, m in zip(sizes, ends, models, strict=False)
+            for s, t, m in zip(sizes, ends, ours, strict=False)
         ],
         "against": {
-            "name": name,
-            "size": sizes[0],
+            "name": rival,
+            "size": least,
             "median": theirs.median,
-            "shares": [_drawn(model, way) | {"share": t.over(theirs)} for way, t in at_its_size],
+            "shares": shares,
             # Counted without computing, which takes a while for this one.
             "cost": flops.count(encoder.to("meta"), COST_SIZE, flops.MIX_TRANSFORMER).to_json(),
         },
-        "floor": {"size": sizes[0], "seconds": floor, "times": models[0].median / floor},
-    }
-
-
-def _times(timing: Timing, first: Timing) -> dict[str, Any]:
-    return {
-        "passes": len(timing.passes),
-        "fps": 1 / timing.median,
-        "median": timing.median,
-        "p95": timing.p95,
-        "growth": timing.over(first),
+        "floor": {"size": least, "seconds": floor, "times": first.median / floor},
     }
 
 
@@ -221,22 +221,8 @@ def _ways(model: Model, usual: Sampling, plan: Plan) -> list[Sampling]:
     return list(dict.fromkeys([*mirrored[:1], *rest, *mirrored[1:]]))
 
 
-def _drawn(model: Model, way: Sampling) -> dict[str, Any]:
-    samples = model.samples
-    return {
-        "steps": way.steps if samples else None,
-        "members": way.ensemble if samples else None,
-        "tta": way.tta,
-    }
-
-
 def _title(size: int, way: Sampling) -> str:
     return f"{size} px, N={way.ensemble}, {way.steps} steps{', flips' if way.tta else ''}"
-
-
-def _passes(largest: int, size: int) -> int:
-    """Passes of one turn: a smaller picture more often, since it takes less."""
-    return min(_MOST_PASSES, max(1, largest // size))
 
 
 def _model_alone(localizer: Localizer, size: int, way: Sampling) -> Callable[[], object]:
