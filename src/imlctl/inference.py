@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], object]
 
-OVERLAP = 128  # between tiles, at most half of one
-_GRAIN = 32  # sides of tiles are multiples of this
+OVERLAP = 96  # between tiles, at most half of one
 # Tiles that a CPU works on at once, a thread or more each: one thread takes 1.5 times as long as
 # two, so a core gains more by a tile of its own.
 _MOST_TILES = 4
@@ -195,7 +194,6 @@ def _analyse(
         tile=tile,
         overlap=overlap,
         multiple=model.multiple,
-        grain=_GRAIN,
         workers=min(torch.get_num_threads(), _MOST_TILES) if device.type == "cpu" else 1,
         progress=progress,
     )

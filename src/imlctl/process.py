@@ -23,7 +23,7 @@ _SPINS = ("3000", "0")
 _BLOCK_TIMES = ("1", "0")  # milliseconds; the same for Intel's and LLVM's
 _CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt, glibc's malloc.h
 _KEPT = 1 << 30  # bytes
 
 
@@ -84,6 +84,7 @@ def keep_freed_blocks() -> bool:
     ):
         return False
     tune = ctypes.CDLL(None).mallopt
+    tune(_ARENA_MAX, 1)  # that of another thread cannot hold a block of more than 64 MiB
     return bool(tune(_MMAP_THRESHOLD, _KEPT)) and bool(tune(_TRIM_THRESHOLD, _KEPT))
 
 

@@ -12,6 +12,7 @@ works, and the same weights serve a crop and a whole photograph.
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -90,6 +91,8 @@ SIZES = {
     "base": EfficientRWKVConfig(dims=(96, 192, 320), depths=(2, 3, 4)),
 }
 
+_SIDE_BY_SIDE = 2**21  # pixels of a picture whose clues are looked for in a thread each
+
 # Residuals of a clean photograph are a few grey levels; larger ones are edges, which saturate.
 _RESIDUAL_LEVELS = 6.0
 
@@ -149,14 +152,25 @@ class Clues(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | None:
         """(B, 3, H, W) to (B, C, ceil(H / 4), ...), outliers last; None where there are none."""
-        maps = []
-        if self.config.self_similarity:
-            maps.append(self_similarity(image))
-        if self.config.history:
-            maps.append(jpeg_history(image))
-        if self.config.outliers:
-            maps.append(residual_outliers(image))
-        return torch.cat(maps, dim=1) if maps else None
+        wanted = (
+            (self_similarity, self.config.self_similarity),
+            (jpeg_history, self.config.history),
+            (residual_outliers, self.config.outliers),
+        )
+        finders = [find for find, seen in wanted if seen]
+        if not finders:
+            return None
+        threads = torch.get_num_threads()
+        large = image.shape[-2] * image.shape[-1] >= _SIDE_BY_SIDE
+        if image.device.type != "cpu" or threads == 1 or not large:
+            return torch.cat([find(image) for find in finders], dim=1)
+        # Many small loops each, which gain little from a second thread.
+        try:
+            with ThreadPoolExecutor(threads, "clue", torch.set_num_threads, (1,)) as pool:
+                maps = pool.map(torch.inference_mode()(lambda find: find(image)), finders)
+                return torch.cat(list(maps), dim=1)
+        finally:  # threads that are started from now on have all of them again
+            torch.set_num_threads(threads)
 
 
 class Stem(nn.Module):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from imlctl.image.decode import Photo
 
+MIN_SIDE = 64  # of what a model is given, in pixels
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
@@ -59,7 +61,7 @@ def prepare(photo: Photo) -> tuple[Tensor, Geometry]:
     return image, Geometry(height, width, photo.facts.orientation)
 
 
-def pad(image: Tensor, *, multiple: int = 32, min_side: int = 64) -> Tensor:
+def pad(image: Tensor, *, multiple: int = 32, min_side: int = MIN_SIDE) -> Tensor:
     """Reflect a picture below and on the right, never above, where the JPEG grid begins.
 
     Args:
@@ -80,7 +82,7 @@ def pad(image: Tensor, *, multiple: int = 32, min_side: int = 64) -> Tensor:
 
 
 def padded_size(
-    height: int, width: int, *, multiple: int = 32, min_side: int = 64
+    height: int, width: int, *, multiple: int = 32, min_side: int = MIN_SIDE
 ) -> tuple[int, int]:
     """Height and width of a picture of this size once it is padded."""
     tall, wide = (-(-max(side, min_side) // multiple) * multiple for side in (height, width))
@@ -158,39 +160,37 @@ class Tile:
 
 
 def plan(
-    height: int, width: int, *, tile: int, overlap: int, multiple: int = 32, grain: int = 0
+    height: int, width: int, *, tile: int, overlap: int, multiple: int = 32
 ) -> tuple[Tile, ...]:
     """Cover a picture with equal tiles, row by row.
 
     Args:
         height: Of the picture, a multiple of `multiple`.
         width: As the height.
-        tile: Largest side of a tile, a multiple of `grain`. Tiles are as small as their number
+        tile: Largest side of a tile, a multiple of `multiple`. Tiles are as small as their number
             allows, each side on its own.
-        overlap: Pixels shared by neighbours at the least, rounded up to a multiple of `grain`.
+        overlap: Pixels shared by neighbours at the least, rounded up to a multiple of `multiple`.
             The last tile of a row or column is shifted back inside and shares more.
         multiple: What the model asks of a picture's sides.
-        grain: Sides of tiles are multiples of this, where there are several; `multiple` when 0.
 
     Raises:
-        UsageError: `tile` and `overlap` do not fit each other or `grain`.
+        UsageError: `tile` and `overlap` do not fit each other or `multiple`.
         ValueError: The picture's sides are not positive multiples of `multiple`.
     """
     if height < 1 or width < 1 or height % multiple or width % multiple:
         raise ValueError(f"{height} x {width} is not a positive multiple of {multiple}")
-    grain = grain or multiple
-    if tile < 1 or tile % grain:
+    if tile < 1 or tile % multiple:
         raise UsageError(
-            f"a tile of {tile} pixels is not a multiple of {grain}",
-            remedy=f"Use {max(1, round(tile / grain)) * grain}, for instance.",
+            f"a tile of {tile} pixels is not a multiple of {multiple}",
+            remedy=f"Use {max(1, round(tile / multiple)) * multiple}, for instance.",
         )
-    shared = -(-overlap // grain) * grain
-    if overlap < 0 or tile - shared < grain:
+    shared = -(-overlap // multiple) * multiple
+    if overlap < 0 or tile - shared < multiple:
         raise UsageError(
             f"an overlap of {overlap} pixels does not fit tiles of {tile}",
             remedy="Use larger tiles or a smaller overlap.",
         )
-    rows, columns = (_even(side, tile, shared, grain) for side in (height, width))
+    rows, columns = (_even(side, tile, shared, multiple) for side in (height, width))
     return tuple(
         Tile(top=top, left=left, height=rows, width=columns)
         for top in _starts(height, rows, rows - shared)
@@ -205,7 +205,6 @@ def run_tiled(
     tile: int,
     overlap: int,
     multiple: int = 32,
-    grain: int = 0,
     workers: int = 1,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Tensor:
@@ -224,7 +223,6 @@ def run_tiled(
         tile: See `plan`.
         overlap: See `plan`.
         multiple: See `plan`.
-        grain: See `plan`.
         workers: Threads that work on a tile each, sharing out this process's threads; the result is
             the same for any number of them that leaves each one thread.
         progress: Called with the number of finished tiles and of all, also before the first.
@@ -237,7 +235,7 @@ def run_tiled(
         UsageError: See `plan`.
     """
     height, width = image.shape[2:]
-    tiles = plan(height, width, tile=tile, overlap=overlap, multiple=multiple, grain=grain)
+    tiles = plan(height, width, tile=tile, overlap=overlap, multiple=multiple)
     if len(tiles) == 1:
         return _checked(fn, image, tiles[0])
     rows = _weights(height, tiles[0].height, sorted({each.top for each in tiles}))
@@ -275,7 +273,8 @@ def _even(length: int, tile: int, shared: int, multiple: int) -> int:
     if length <= tile:
         return length
     count = -(-(length - shared) // (tile - shared))
-    return -(-(length + (count - 1) * shared) // (count * multiple)) * multiple
+    even = -(-(length + (count - 1) * shared) // (count * multiple)) * multiple
+    return min(tile, max(even, MIN_SIDE))
 
 
 def _starts(length: int, tile: int, step: int) -> list[int]:
