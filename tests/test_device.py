@@ -12,6 +12,7 @@ from imlctl.device import (
     describe,
     make_deterministic,
     resolve,
+    upload,
 )
 from imlctl.errors import UsageError
 
@@ -116,3 +117,31 @@ def test_bfloat16_is_used_where_it_is_not_emulated(
     with autocast(torch.device("cpu"), "float32"):
         assert (product @ product).dtype == torch.float32
     assert bfloat16_pays(torch.device("cuda"))
+
+
+class OnHost:
+    """Stands for a tensor on the host, and keeps what is asked of it."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+
+    def pin_memory(self) -> OnHost:
+        self.asked.append("pin")
+        return self
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> OnHost:
+        self.asked.append((str(device), non_blocking))
+        return self
+
+
+def test_what_goes_to_a_card_is_pinned_and_nobody_waits() -> None:
+    values = OnHost()
+    upload(values, torch.device("cuda:1"))  # type: ignore[arg-type]
+    assert values.asked == ["pin", ("cuda:1", True)]
+
+
+def test_what_stays_on_the_processor_is_not_copied() -> None:
+    values = torch.zeros(3)
+    assert upload(values, torch.device("cpu")) is values

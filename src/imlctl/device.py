@@ -52,6 +52,13 @@ def resolve(name: str = "auto") -> torch.device:
     return device
 
 
+def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy to a device; to a graphics card from pinned memory, so that nobody waits for the copy."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
 def make_deterministic() -> None:
     """Make repeated runs on one device agree bit for bit."""
     torch.backends.cudnn.benchmark = False

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from imlctl.core.model import CELL, CLUE_STRIDE, Model, Prediction, continued
 from imlctl.core.sampler import member_noise
+from imlctl.device import upload
 from imlctl.errors import NumericalError
 from imlctl.image.prepare import Tile, pad, run_tiled, to_float
 from imlctl.settings import DEFAULT_TILE, Sampling
@@ -169,7 +170,7 @@ def _analyse(
     """
     height, width = views[0].shape[1:]
     padded = torch.stack([pad(view, multiple=model.multiple) for view in views])  # (V, 3, H', W')
-    own = [to_float(view)[None].to(device) for view in views]
+    own = [upload(to_float(view)[None], device) for view in views]
     clues = _over_padded([model.clues(view) for view in own], padded, CLUE_STRIDE)
     known = _over_padded([model.reliability(view) for view in own], padded, CELL)
     del own  # of a large picture as much memory as a tile takes
@@ -181,7 +182,7 @@ def _analyse(
     def forward(part: Tensor, where: Tile) -> Tensor:
         near = None if clues is None else where.of(clues, CLUE_STRIDE)
         spots = [b"%b/%d/%d" % (key, where.top, where.left) for key in keys]
-        part = part.to(device).contiguous(memory_format=torch.channels_last)
+        part = upload(part, device).contiguous(memory_format=torch.channels_last)
         prediction = _run(model, part, near, how, spots)
         believed = None if known is None else where.of(known, CELL)[:, 0]
         pooled[where] = model.pool(prediction, believed, where.of(inside, CELL))
