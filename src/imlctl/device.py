@@ -53,7 +53,7 @@ def resolve(name: str = "auto") -> torch.device:
 
 
 def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy to a device; to a graphics card from pinned memory, so that nobody waits for the copy."""
+    """Copy to a device; to a graphics card from pinned memory, without waiting for it."""
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
