@@ -96,11 +96,6 @@ def test_scenes_are_held_out_whole(photo: Put, mask: Put, tmp_path: Path) -> Non
     assert 5 <= held <= 19
 
 
-def test_splits_are_checked() -> None:
-    with pytest.raises(ValueError, match="share held out"):
-        Splits("train", 1.0)
-
-
 @pytest.mark.parametrize(("split", "kept"), [("train", 5), ("test", 4)])
 def test_no_picture_is_in_two_splits(split: str, kept: int, tree: Path, tmp_path: Path) -> None:
     """Of another manifest: the same bytes under another name."""
@@ -151,12 +146,6 @@ def test_rewritten_masks_stay_as_they_are(photo: Put, mask: Put, tmp_path: Path)
     (second,) = build_index(tmp_path / "fr", tmp_path / "r").entries
     assert second == first
     assert first.mask.stat().st_mtime_ns == before
-
-
-def test_reports_progress(tree: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    build_index(tree, tmp_path / "r", report=lambda *x: told.append(x))
-    assert told == [(n, 5) for n in range(1, 6)]
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:

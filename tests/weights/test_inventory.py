@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imlctl.errors import WeightsError
-from imlctl.weights.inventory import Item, State, card_of, inventory, verify
-from imlctl.weights.pull import pull
+from imlctl.weights.pull import Item, State, card_of, inventory, pull, verify
 from imlctl.weights.registry import Entry, load_registry
 from imlctl.weights.user_registry import add_entry
 

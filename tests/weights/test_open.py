@@ -17,8 +17,8 @@ from imlctl.mask.decide import Rule
 from imlctl.pipeline import Localizer
 from imlctl.settings import Settings
 from imlctl.weights.load import Card, load, save
-from imlctl.weights.open import find, open_weights
-from imlctl.weights.pull import pull
+from imlctl.weights.open import open_weights
+from imlctl.weights.pull import find, pull
 from imlctl.weights.registry import Entry, load_registry
 from imlctl.weights.selftest import attach
 from imlctl.weights.user_registry import add_entry

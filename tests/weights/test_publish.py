@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imlctl.errors import WeightsError
-from imlctl.weights.hub import Publication, push
+from imlctl.weights.hub import push
 from imlctl.weights.load import load
 from imlctl.weights.open import open_weights
 from imlctl.weights.pull import pull
@@ -26,12 +26,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 
 @pytest.fixture
-def publication(model_file: Path, tmp_path: Path) -> Publication:
+def publication(model_file: Path, tmp_path: Path) -> dict[str, Any]:
     card = tmp_path / "card.md"
     card.write_text("---\nlicense: apache-2.0\n---\n# Ours\n")
-    return Publication(
-        weights=model_file, card=card, repo="lab/model", name="ours", licence="Apache-2.0"
-    )
+    named = {"repo": "lab/model", "name": "ours", "licence": "Apache-2.0"}
+    return {"weights": model_file, "card": card, **named}
 
 
 @pytest.fixture
@@ -41,12 +40,12 @@ def logged_in(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("logged_in")
-def test_published_pulled_and_used(hub: Any, publication: Publication) -> None:
-    before = publication.weights.read_bytes()
-    entry = push(publication)
-    assert publication.weights.read_bytes() == before
+def test_published_pulled_and_used(hub: Any, publication: dict[str, Any]) -> None:
+    before = publication["weights"].read_bytes()
+    entry = push(**publication)
+    assert publication["weights"].read_bytes() == before
     files = hub.repo("lab/model").commits[entry.revision]
-    assert files["README.md"] == publication.card.read_bytes()
+    assert files["README.md"] == publication["card"].read_bytes()
     assert len(files[entry.file]) == entry.size
     pasted = tomllib.loads(to_toml("[weights.ours]", entry.to_dict()))
     assert parse_entries(pasted["weights"]) == {"ours": entry}
@@ -55,44 +54,44 @@ def test_published_pulled_and_used(hub: Any, publication: Publication) -> None:
     loaded = open_weights("ours")
     assert loaded.sha256 == entry.sha256
     assert loaded.card.self_test  # published weights always carry one
-    assert replace(loaded.card, self_test={}) == load(publication.weights).card
+    assert replace(loaded.card, self_test={}) == load(publication["weights"]).card
 
 
 @pytest.mark.usefixtures("logged_in")
 def test_weights_with_a_self_test_are_published_as_they_are(
-    hub: Any, publication: Publication
+    hub: Any, publication: dict[str, Any]
 ) -> None:
-    attach(publication.weights)
-    entry = push(publication)
+    attach(publication["weights"])
+    entry = push(**publication)
     data = hub.repo("lab/model").commits[entry.revision][entry.file]
-    assert data == publication.weights.read_bytes()
+    assert data == publication["weights"].read_bytes()
 
 
 @pytest.mark.usefixtures("logged_in")
 def test_the_key_is_told_to_the_hub_only(
-    hub: Any, publication: Publication, capsys: pytest.CaptureFixture[str], caplog: Any
+    hub: Any, publication: dict[str, Any], capsys: pytest.CaptureFixture[str], caplog: Any
 ) -> None:
     with caplog.at_level("DEBUG"):
-        push(publication)
+        push(**publication)
     assert any(KEY in asked.headers.get("authorization", "") for asked in hub.log)
     captured = capsys.readouterr()
     assert KEY not in captured.out + captured.err + caplog.text
 
 
-def test_nobody_is_logged_in(hub: Any, publication: Publication) -> None:
+def test_nobody_is_logged_in(hub: Any, publication: dict[str, Any]) -> None:
     with pytest.raises(WeightsError, match="needs a login") as caught:
-        push(publication)
+        push(**publication)
     assert "hf auth login" in caught.value.remedy
     assert hub.log == []
 
 
 def test_a_key_without_the_right(
-    hub: Any, publication: Publication, monkeypatch: pytest.MonkeyPatch
+    hub: Any, publication: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.repo("lab/model").token = KEY
     monkeypatch.setenv("HF_TOKEN", "hf_another")
     with pytest.raises(WeightsError, match="private and this login may not see it") as caught:
-        push(publication)
+        push(**publication)
     assert "hf_another" not in str(caught.value)
     assert hub.repo("lab/model").commits == {}
 
@@ -107,20 +106,20 @@ def test_a_key_without_the_right(
 )
 @pytest.mark.usefixtures("logged_in")
 def test_what_could_not_be_an_entry_is_not_sent(
-    change: dict[str, str], words: str, hub: Any, publication: Publication
+    change: dict[str, str], words: str, hub: Any, publication: dict[str, Any]
 ) -> None:
     with pytest.raises(WeightsError, match=words):
-        push(replace(publication, **change))
+        push(**publication | change)
     assert hub.log == []
 
 
 @pytest.mark.usefixtures("logged_in")
 def test_damaged_weights_and_a_missing_card_are_not_sent(
-    hub: Any, publication: Publication, tmp_path: Path
+    hub: Any, publication: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(WeightsError, match="model card cannot be read"):
-        push(replace(publication, card=tmp_path / "gone.md"))
-    publication.weights.write_bytes(publication.weights.read_bytes()[:-50])
+        push(**publication | {"card": tmp_path / "gone.md"})
+    publication["weights"].write_bytes(publication["weights"].read_bytes()[:-50])
     with pytest.raises(WeightsError, match="is damaged"):
-        push(publication)
+        push(**publication)
     assert hub.log == []

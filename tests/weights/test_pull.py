@@ -15,8 +15,7 @@ import pytest
 from imlctl.errors import UsageError, WeightsError
 from imlctl.weights import pull as pulling
 from imlctl.weights.hub import cached
-from imlctl.weights.open import find
-from imlctl.weights.pull import pull
+from imlctl.weights.pull import find, pull
 from imlctl.weights.registry import Entry, HubReference, parse
 from imlctl.weights.user_registry import add_entry, load_user_registry, user_registry_path
 

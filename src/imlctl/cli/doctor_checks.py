@@ -233,8 +233,8 @@ def weights() -> Iterator[Check]:
 
 
 def _registry() -> Check:
-    from imlctl.weights.inventory import State as Whereabouts
-    from imlctl.weights.inventory import inventory
+    from imlctl.weights.pull import State as Whereabouts
+    from imlctl.weights.pull import inventory
 
     items = inventory()
     here = sum(item.state is Whereabouts.HERE for item in items)

@@ -73,7 +73,7 @@ def chosen_threshold(
     if rate == text:
         return number
     from imlctl.evaluate.thresholds import threshold_for
-    from imlctl.weights.open import find
+    from imlctl.weights.pull import find
     from imlctl.weights.registry import sha256_of
     from imlctl.weights.user_registry import known_weights
 

@@ -12,7 +12,7 @@ from imlctl.cli.console import note, printable
 from imlctl.errors import Exit
 
 if TYPE_CHECKING:
-    from imlctl.weights.inventory import Item
+    from imlctl.weights.pull import Item
 
 _JSON_VERSION = 1
 _NARROW = 72  # columns; below this a table would break its words
@@ -31,7 +31,7 @@ def _weights() -> None:
 @weights.command("list")
 def list_(json: Json = False) -> None:
     """List known weights, and whether they are installed."""
-    from imlctl.weights.inventory import inventory
+    from imlctl.weights.pull import inventory
 
     _print(inventory(), json)
 
@@ -42,7 +42,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Show everything about some weights, and the card in their file."""
-    from imlctl.weights.inventory import State, card_of, inventory
+    from imlctl.weights.pull import State, card_of, inventory
 
     (item,) = inventory((name,))
     values = _row(item) | (item.entry.to_dict() if item.entry else {})
@@ -70,7 +70,7 @@ def verify(
 
     Exit status: 2 when a file was changed, cannot be read, or was named and is not installed.
     """
-    from imlctl.weights import inventory as inv
+    from imlctl.weights import pull as inv
 
     chosen = tuple(names or ())
     items = tuple(inv.verify(item) for item in inv.inventory(chosen))
@@ -170,10 +170,7 @@ def push(
     from imlctl.weights import hub
     from imlctl.weights.user_registry import to_toml
 
-    publication = hub.Publication(
-        weights=weights, card=card, repo=repo, name=name, licence=licence, private=private
-    )
-    entry = hub.push(publication)
+    entry = hub.push(weights, card, repo=repo, name=name, licence=licence, private=private)
     note(f"published as {entry.reference}; its entry for weights.toml:")
     typer.echo(to_toml(f"[weights.{name}]", entry.to_dict()), nl=False)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from imlctl.data.masks import Rule  # noqa: TC001  # a field's type, for those who introspect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
@@ -18,23 +18,14 @@ _DEPTH = 4
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A picture that a layout says something about; nothing is opened yet.
-
-    Attributes:
-        image: The picture.
-        mask: Its ground truth as distributed; None for an authentic picture.
-        set: Dataset it belongs to.
-        group: Pictures of one scene share it, and must never be divided between splits.
-        rule: How the mask marks.
-        source: Mask of where a copy-move was copied from, if known.
-    """
+    """A picture that a layout says something about; nothing is opened yet."""
 
     image: Path
-    mask: Path | None
+    mask: Path | None  # its ground truth as distributed; None for an authentic picture
     set: str
-    group: str
-    rule: Rule = "white"
-    source: Path | None = None
+    group: str  # pictures of one scene share it, and must never be divided between splits
+    rule: Rule = "white"  # how the mask marks
+    source: Path | None = None  # mask of where a copy-move was copied from, if known
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +44,20 @@ def pictures(folder: Path | None, *, deep: bool = False) -> list[Path]:
     """Pictures in a folder, sorted; with `deep`, also in those below. None has none."""
     if folder is None:
         return []
-    paths = folder.rglob("*") if deep else folder.glob("*")
     return sorted(
         p
-        for p in paths
+        for p in (folder.rglob("*") if deep else folder.glob("*"))
         if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
     )
 
 
-def below(root: Path, *names: str) -> Path | None:
-    """Find a folder, or a chain of them, a few levels down; nearest first, whatever the case."""
-    wanted = [name.casefold() for name in names]
+def below(root: Path, name: str) -> Path | None:
+    """Find a folder a few levels down; nearest first, whatever the case of its name."""
     level = [root]
     for _ in range(_DEPTH):
         for folder in level:
-            if folder.name.casefold() == wanted[0]:
-                inner = _descend(folder, wanted[1:])
-                if inner is not None:
-                    return inner
+            if folder.name.casefold() == name.casefold():
+                return folder
         level = [child for folder in level for child in subfolders(folder)]
     return None
 
@@ -85,15 +72,6 @@ def subfolders(folder: Path) -> list[Path]:
         )
 
 
-def _descend(folder: Path, names: list[str]) -> Path | None:
-    for name in names:
-        inner = next((p for p in subfolders(folder) if p.name.casefold() == name), None)
-        if inner is None:
-            return None
-        folder = inner
-    return folder
-
-
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     """Files by stem; of several with one stem, the first."""
     found: dict[str, Path] = {}
@@ -102,24 +80,29 @@ def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def authentic(paths: Iterable[Path], name: str, group: str = "") -> Iterator[Found]:
-    """Authentic pictures, each a group of its own unless one is named."""
-    for path in paths:
-        yield Found(path, None, name, group or path.stem)
+def authentic(paths: Iterable[Path], name: str) -> Iterator[Found]:
+    """Authentic pictures of a set, each a group of its own."""
+    return (Found(path, None, name, path.stem) for path in paths)
 
 
 def paired(
-    image: Path,
-    mask: Path | None,
+    images: Iterable[Path],
+    masks: Mapping[str, Path],
     name: str,
-    group: str,
+    *,
+    stems: Callable[[str], Sequence[str]] = lambda stem: (stem,),
+    group: Callable[[str], str] = str,
     rule: Rule = "white",
-    source: Path | None = None,
-) -> Found | Remark:
-    """Pair a manipulated picture with its mask, or say that it has none."""
-    return Found(image, mask, name, group, rule, source) if mask else unpaired(image)
+    sources: Mapping[str, Path] | None = None,
+) -> Iterator[Found | Remark]:
+    """Pair manipulated pictures of a set with their masks, or say that they have none.
 
-
-def unpaired(path: Path) -> Remark:
-    """Say that a manipulated picture has no mask."""
-    return Remark(path, "has no mask")
+    `stems` tells from a picture's stem those that its mask may have, `group` its scene.
+    """
+    for image in images:
+        mask = next((masks[stem] for stem in stems(image.stem) if stem in masks), None)
+        if mask is None:
+            yield Remark(image, "has no mask")
+        else:
+            source = (sources or {}).get(image.stem)
+            yield Found(image, mask, name, group(image.stem), rule, source)

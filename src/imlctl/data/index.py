@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
     from imlctl.data.masks import Mask
 
-Report = Callable[[int, int], None]
-
 _CORRECTIONS = "github.com/SunnyHaze/IML-Dataset-Corrections may have a corrected one"
 
 
@@ -35,12 +32,8 @@ class Splits:
     """Division of scenes into splits: a share of them goes to `held_out`, the rest to `main`."""
 
     main: str = "train"
-    share: float = 0.0
+    share: float = 0.0  # in [0, 1)
     held_out: str = "val"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share < 1:
-            raise ValueError("the share held out must lie in [0, 1)")
 
     def of(self, found: Found) -> str:
         """Split of a picture: by its set and scene alone, so it never moves."""
@@ -71,7 +64,6 @@ def build_index(
     splits: Splits | None = None,
     against: Sequence[Entry] = (),
     workers: int = 4,
-    report: Report | None = None,
 ) -> Index:
     """Find all pictures of a dataset, and check each with its mask.
 
@@ -86,7 +78,6 @@ def build_index(
         splits: How to divide them.
         against: Entries of other manifests, whose pictures must not turn up in another split here.
         workers: Threads that decode.
-        report: Called with (done, total).
 
     Raises:
         UsageError: The folder does not exist, or the layout is unknown or cannot be told.
@@ -101,28 +92,20 @@ def build_index(
         )
     chosen = detect(root) if layout == "auto" else LAYOUTS[layout]
     splits = splits or Splits()
-    index = Index(chosen.name)
-    found: list[Found] = []
-    for each in chosen.find(root):
-        if isinstance(each, Remark):
-            index.remarks.append(each)
-        else:
-            found.append(each)
+    every = list(chosen.find(root))
+    index = Index(chosen.name, remarks=[each for each in every if isinstance(each, Remark)])
+    found = [each for each in every if isinstance(each, Found)]
     homes = {entry.sha256: entry for entry in against if entry.sha256}
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        results = pool.map(lambda each: _check(each, masks), found)
-        for done, (each, result) in enumerate(zip(found, results, strict=True), 1):
-            if isinstance(result, Remark):
-                index.remarks.append(result)
-            else:
-                entry = replace(result, set=name or each.set, split=splits.of(each))
-                _admit(entry, index, homes)
-            if report:
-                report(done, len(found))
+        for result in pool.map(
+            lambda each: _check(each, masks, name or each.set, splits.of(each)), found
+        ):
+            remark = _admit(result, index, homes) if isinstance(result, Entry) else result
+            index.remarks += [remark] if remark else []
     return index
 
 
-def _admit(entry: Entry, index: Index, homes: dict[str, Entry]) -> None:
+def _admit(entry: Entry, index: Index, homes: dict[str, Entry]) -> Remark | None:
     """Take an entry in, unless its bytes are known in another split, or as the opposite."""
     other = homes.setdefault(entry.sha256, entry)
     if other.split != entry.split:
@@ -131,18 +114,18 @@ def _admit(entry: Entry, index: Index, homes: dict[str, Entry]) -> None:
         what = f"is the same file as {other.image}, but one is called authentic"
     else:
         index.entries.append(entry)
-        return
-    index.remarks.append(Remark(entry.image, what))
+        return None
+    return Remark(entry.image, what)
 
 
-def _check(found: Found, masks: Path) -> Entry | Remark:
-    """Open a picture and its mask; the split is not decided here."""
+def _check(found: Found, masks: Path, name: str, split: str) -> Entry | Remark:
+    """Open a picture and its mask."""
     try:
         photo = read(found.image)
     except InputError as error:
         return Remark(found.image, error.what.rstrip("."))
     if found.mask is None:
-        return Entry(found.image, None, found.set, "-", photo.sha256)
+        return Entry(found.image, None, name, split, photo.sha256)
     try:
         mask = read_mask(found.mask, found.rule)
     except InputError as error:
@@ -154,10 +137,13 @@ def _check(found: Found, masks: Path) -> Entry | Remark:
         return Remark(found.image, problem)
     kept = found.mask
     if not is_plain(found.mask, mask):
-        kept = masks / found.set / _own_name(found)
+        # The picture's name, made unique by its path.
+        digest = hashlib.sha256(str(found.image).encode("utf-8", "surrogateescape")).hexdigest()
+        stem = re.sub(r"[^\w.-]", "_", found.image.stem)[:120]
+        kept = masks / found.set / f"{stem}-{digest[:8]}.png"
         if not kept.exists() or kept.read_bytes() != mask_png(mask):
             atomic.write(kept, mask_png(mask), overwrite=True)
-    return Entry(found.image, kept, found.set, "-", photo.sha256, found.source)
+    return Entry(found.image, kept, name, split, photo.sha256, found.source)
 
 
 def _objection(found: Found, mask: Mask, shape: tuple[int, ...]) -> str | None:
@@ -172,17 +158,11 @@ def _objection(found: Found, mask: Mask, shape: tuple[int, ...]) -> str | None:
     return None
 
 
-def _own_name(found: Found) -> str:
-    """Name for a rewritten mask: the picture's, made unique by its path."""
-    digest = hashlib.sha256(str(found.image).encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    stem = re.sub(r"[^\w.-]", "_", found.image.stem)[:120]
-    return f"{stem}-{digest}.png"
-
-
 def counts(entries: Iterable[Entry]) -> dict[tuple[str, str], tuple[int, int]]:
     """Tampered and authentic pictures by set and split, in order of appearance."""
-    found: dict[tuple[str, str], list[int]] = {}
+    found: dict[tuple[str, str], tuple[int, int]] = {}
     for entry in entries:
-        pair = found.setdefault((entry.set, entry.split), [0, 0])
-        pair[entry.mask is None] += 1
-    return {key: (pair[0], pair[1]) for key, pair in found.items()}
+        tampered, authentic = found.get((entry.set, entry.split), (0, 0))
+        real = entry.mask is None
+        found[entry.set, entry.split] = tampered + (not real), authentic + real
+    return found

@@ -22,12 +22,11 @@ from imlctl.data.folders import (
     paired,
     pictures,
     subfolders,
-    unpaired,
 )
 from imlctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     Find = Callable[[Path], Iterator[Found | Remark]]
@@ -74,9 +73,8 @@ def trees(root: Path) -> Iterator[Found | Remark]:
     for folder in tree_sets(root):
         name = folder.resolve().name
         masks, sources = (by_stem(pictures(folder / k)) for k in ("masks", "masks_source"))
-        for image in pictures(folder / "tampered"):
-            mask = masks.get(image.stem) or masks.get(f"{image.stem}_mask")
-            yield paired(image, mask, name, image.stem, source=sources.get(image.stem))
+        forged = pictures(folder / "tampered")
+        yield from paired(forged, masks, name, stems=lambda s: (s, f"{s}_mask"), sources=sources)
         yield from authentic(pictures(folder / "authentic"), name)
 
 
@@ -89,15 +87,12 @@ def tree_sets(root: Path) -> list[Path]:
     ]
 
 
-_PAIRS = (("images", "masks"), ("image", "mask"), ("imgs", "masks"), ("Tp", "Gt"))
-
-
 def pair_folders(root: Path) -> tuple[Path, Path] | None:
     """The folders of pictures and masks of a set like SIF."""
-    for images, masks in _PAIRS:
-        found = below(root, images), below(root, masks)
-        if found[0] and found[1]:
-            return found[0], found[1]
+    for names in (("images", "masks"), ("image", "mask"), ("imgs", "masks"), ("Tp", "Gt")):
+        images, masks = (below(root, name) for name in names)
+        if images and masks:
+            return images, masks
     return None
 
 
@@ -107,79 +102,50 @@ def pairs(root: Path) -> Iterator[Found | Remark]:
     if homes is None:
         yield Remark(root, "has no two folders of images and masks")
         return
-    masks = by_stem(pictures(homes[1], deep=True))
+    images, masks = (pictures(home, deep=True) for home in homes)
     name = re.sub(r"\W+", "-", root.resolve().name.casefold()).strip("-") or "set"
-    for image in pictures(homes[0], deep=True):
-        stems = (image.stem, f"{image.stem}_mask", f"{image.stem}_gt")
-        mask = next((masks[stem] for stem in stems if stem in masks), None)
-        yield paired(image, mask, name, image.stem)
+    yield from paired(images, by_stem(masks), name, stems=lambda s: (s, f"{s}_mask", f"{s}_gt"))
     for folder in ("authentic", "real", "Au", "original"):
         yield from authentic(pictures(below(root, folder), deep=True), name)
-
-
-def _is_casia(root: Path, prefix: str) -> bool:
-    """Tell CASIA by the prefix of its forgeries' names, ``Sp_`` in v1 or ``Tp_`` in v2."""
-    names = (p.name for p in pictures(_casia_tampered(root), deep=True))
-    return any(name.startswith(prefix) for name in names)
 
 
 def _casia(root: Path, name: str) -> Iterator[Found | Remark]:
     """CASIA v1 and v2, whose pictures came without ground truth.
 
     The masks in use (github.com/namtpham/casia1groundtruth and casia2groundtruth) are named after
-    corrected pictures; pictures as first distributed find theirs by the number that ends both.
+    corrected pictures; pictures as first distributed find theirs by the number that ends both,
+    where that tells them apart.
     """
-    images = [p for p in pictures(_casia_tampered(root), deep=True) if not _is_mask(p)]
-    yield from _casia_pairs(images, _casia_masks(root), name)
+    images = [p for p in _casia_tampered(root) if not re.search(r"_gt\d?$", p.stem)]
+    free = {re.sub(r"_gt\d?$", "", mask.stem): mask for mask in _casia_masks(root)}
+    masks = {image.stem: free.pop(image.stem) for image in images if image.stem in free}
+    lost = [image for image in images if image.stem not in masks]
+    numbers = Counter([_number(stem) for stem in free])
+    wanted = Counter([_number(image.stem) for image in lost])
+    by_number = {_number(stem): mask for stem, mask in free.items()}
+    for image in images:
+        number = _number(image.stem)
+        if image in lost and image.name in _CASIA_MASKLESS:
+            yield Remark(image, "has no mask in any distribution", wrong=False)
+            continue
+        if image in lost and numbers[number] == wanted[number] == 1:
+            masks[image.stem] = by_number[number]
+            what = f"corrected name: its mask is {by_number[number].name}"
+            yield Remark(image, what, wrong=False)
+        yield from paired([image], masks, name, rule="any")
     yield from authentic(pictures(below(root, "Au"), deep=True), name)
 
 
-def _casia_tampered(root: Path) -> Path | None:
+def _casia_tampered(root: Path) -> list[Path]:
     """The corrected pictures where both distributions of v1 were unpacked."""
-    return below(root, "Modified Tp") or below(root, "Tp")
+    return pictures(below(root, "Modified Tp") or below(root, "Tp"), deep=True)
 
 
 def _casia_masks(root: Path) -> list[Path]:
     """Masks from any folder called ground truth, or ``Gt``, at most two levels down."""
-    homes = [
-        f for f in _near(root) if "groundtruth" in _squeezed(f.name) or f.name.casefold() == "gt"
-    ]
+    names = ((f, re.sub(r"[\s_-]", "", f.name).casefold()) for f in _near(root))
+    homes = [folder for folder, name in names if "groundtruth" in name or name == "gt"]
     return sorted({p for home in homes for p in pictures(home, deep=True)})
-
-
-def _squeezed(name: str) -> str:
-    return re.sub(r"[\s_-]", "", name).casefold()
-
-
-def _is_mask(path: Path) -> bool:
-    return re.search(r"_gt\d?$", path.stem) is not None
-
-
-def _casia_pairs(images: list[Path], masks: list[Path], name: str) -> Iterator[Found | Remark]:
-    free = {re.sub(r"_gt\d?$", "", mask.stem): mask for mask in masks}
-    pairs = {image: free.pop(image.stem) for image in images if image.stem in free}
-    rest = [image for image in images if image not in pairs]
-    numbers = _by_number(free)
-    taken = Counter(_number(image.stem) for image in rest)
-    for image in images:
-        group = image.stem
-        if image in pairs:
-            yield Found(image, pairs[image], name, group, "any")
-        elif image.name in _CASIA_MASKLESS:
-            yield Remark(image, "has no mask in any distribution", wrong=False)
-        elif _number(image.stem) in numbers and taken[_number(image.stem)] == 1:
-            mask = numbers[_number(image.stem)]
-            yield Remark(image, f"corrected name: its mask is {mask.name}", wrong=False)
-            yield Found(image, mask, name, group, "any")
-        else:
-            yield unpaired(image)
-
-
-def _by_number(masks: dict[str, Path]) -> dict[str, Path]:
-    """Masks that no picture has by name, where the number at the end tells them apart."""
-    count: Iterable[str] = (_number(stem) for stem in masks)
-    once = {number for number, times in Counter(count).items() if times == 1}
-    return {_number(stem): mask for stem, mask in masks.items() if _number(stem) in once}
 
 
 def _near(root: Path) -> list[Path]:
@@ -188,28 +154,32 @@ def _near(root: Path) -> list[Path]:
     return [root, *inside, *(f for g in inside for f in subfolders(g))]
 
 
+def _number(stem: str) -> str:
+    return stem.rpartition("_")[2]
+
+
 def _columbia(root: Path) -> Iterator[Found | Remark]:
     """The splices' edge masks are green inside the spliced region, red outside."""
-    spliced = below(root, "4cam_splc")
     masks = by_stem(pictures(below(root, "edgemask")))
-    for image in pictures(spliced, deep=True):
-        if image.stem.endswith("_edgemask"):
-            continue
-        mask = masks.get(f"{image.stem}_edgemask")
-        yield paired(image, mask, "columbia", image.stem, "green")
+    spliced = pictures(below(root, "4cam_splc"), deep=True)
+    images = [p for p in spliced if not p.stem.endswith("_edgemask")]
+    yield from paired(images, masks, "columbia", stems=lambda s: (f"{s}_edgemask",), rule="green")
     yield from authentic(pictures(below(root, "4cam_auth"), deep=True), "columbia")
 
 
 def _coverage(root: Path) -> Iterator[Found | Remark]:
     """``12t.tif`` is forged from ``12.tif``; of three masks, ``12forged.tif`` is the answer."""
     masks = by_stem(pictures(below(root, "mask")))
-    for image in pictures(below(root, "image")):
-        number = image.stem.removesuffix("t")
-        if number == image.stem:
-            yield Found(image, None, "coverage", number)
-            continue
-        mask = masks.get(f"{number}forged")
-        yield paired(image, mask, "coverage", number)
+    images = pictures(below(root, "image"))
+    forged = [image for image in images if image.stem.endswith("t")]
+    yield from paired(
+        forged,
+        masks,
+        "coverage",
+        stems=lambda s: (f"{s.removesuffix('t')}forged",),
+        group=lambda s: s.removesuffix("t"),
+    )
+    yield from authentic((image for image in images if image not in forged), "coverage")
 
 
 def _nist16(root: Path) -> Iterator[Found | Remark]:
@@ -224,97 +194,105 @@ def _nist16(root: Path) -> Iterator[Found | Remark]:
     for row in rows:
         image = root / (row.get("ProbeFileName") or "")
         group = row.get("BaseFileName") or image.stem
+        mask = row.get("ProbeMaskFileName")
         if row.get("IsTarget") == "N":
             yield Found(image, None, "nist16", group)
-        elif not row.get("ProbeMaskFileName"):
-            yield unpaired(image)
+        elif mask:
+            yield Found(image, root / mask, "nist16", group, "black")
         else:
-            yield Found(image, root / str(row["ProbeMaskFileName"]), "nist16", group, "black")
+            yield Remark(image, "has no mask")
 
 
 def _imd2020(root: Path) -> Iterator[Found | Remark]:
     """A folder per original: ``x_orig.jpg``, and forgeries ``y.jpg`` with ``y_mask.png``."""
     for folder in _near(root):
         inside = by_stem(pictures(folder))
-        for stem, image in inside.items():
-            if stem.endswith("_mask"):
-                continue
-            if stem.endswith("_orig"):
-                yield Found(image, None, "imd2020", folder.name)
-                continue
-            mask = inside.get(f"{stem}_mask")
-            yield paired(image, mask, "imd2020", folder.name, "any")
+        forged = [p for stem, p in inside.items() if not stem.endswith(("_orig", "_mask"))]
+        yield from (
+            Found(image, None, "imd2020", folder.name)
+            for stem, image in inside.items()
+            if stem.endswith("_orig")
+        )
+        yield from paired(
+            forged,
+            inside,
+            "imd2020",
+            stems=lambda s: (f"{s}_mask",),
+            group=lambda _, name=folder.name: name,  # type: ignore[misc]
+            rule="any",
+        )
 
 
 def _cocoglide(root: Path) -> Iterator[Found | Remark]:
     """Paired by COCO's number: the masks are named after the real pictures."""
-    masks = {_number(p.stem.removesuffix("_mask")): p for p in pictures(below(root, "mask"))}
-    for image in pictures(below(root, "fake")):
-        number = _number(image.stem.removesuffix("_up"))
-        mask = masks.get(number)
-        yield paired(image, mask, "cocoglide", number)
+
+    def number(stem: str) -> str:
+        return _number(stem.removesuffix("_up").removesuffix("_mask"))
+
+    masks = {number(p.stem): p for p in pictures(below(root, "mask"))}
+    forged = pictures(below(root, "fake"))
+    yield from paired(forged, masks, "cocoglide", stems=lambda s: (number(s),), group=number)
     for image in pictures(below(root, "real")):
         yield Found(image, None, "cocoglide", _number(image.stem))
 
 
-def _number(stem: str) -> str:
-    return stem.rpartition("_")[2]
-
-
 def _autosplice(root: Path) -> Iterator[Found | Remark]:
     """One set for each of three JPEG qualities; forgeries ``7_0.jpg`` share ``7_mask.png``."""
+
+    def scene(stem: str) -> str:
+        return stem.partition("_")[0]
+
     masks = by_stem(pictures(below(root, "Mask")))
     for quality in (100, 90, 75):
-        for image in pictures(below(root, f"Forged_JPEG{quality}")):
-            scene = image.stem.partition("_")[0]
-            mask = masks.get(f"{image.stem}_mask") or masks.get(f"{scene}_mask")
-            name = f"autosplice{quality}"
-            yield paired(image, mask, name, scene, "any")
+        yield from paired(
+            pictures(below(root, f"Forged_JPEG{quality}")),
+            masks,
+            f"autosplice{quality}",
+            stems=lambda s: (f"{s}_mask", f"{scene(s)}_mask"),
+            group=scene,
+            rule="any",
+        )
     yield from authentic(pictures(below(root, "Authentic")), "autosplice")
 
 
 def _fantastic(root: Path) -> Iterator[Found | Remark]:
     """Masks are arrays in ``SegmentationFake/*.npz``, or pictures in ``masks``."""
     segments = below(root, "SegmentationFake")
-    masks = by_stem(sorted(segments.glob("*.npz")) if segments else ())
-    drawn = by_stem([*pictures(below(root, "masks")), *pictures(segments)])
-    for image in pictures(below(root, "ColorFakeImages")):
-        mask = masks.get(image.stem) or drawn.get(image.stem)
-        yield paired(image, mask, "fantasticreality", image.stem, "any")
+    arrays = sorted(segments.glob("*.npz")) if segments else []
+    masks = by_stem([*arrays, *pictures(below(root, "masks")), *pictures(segments)])
+    forged = pictures(below(root, "ColorFakeImages"))
+    yield from paired(forged, masks, "fantasticreality", rule="any")
     yield from authentic(pictures(below(root, "ColorRealImages")), "fantasticreality")
+
+
+_TAMPCOCO = ("cm", "sp", "bcm", "bcmc")
 
 
 def _tampcoco(root: Path) -> Iterator[Found | Remark]:
     """Four sets in pairs of folders; in a mask's name each ``.jpg`` has become ``.png``."""
     for kind in _TAMPCOCO:
-        masks = {p.name: p for p in pictures(below(root, f"{kind}_masks"))}
-        for image in pictures(below(root, f"{kind}_images")):
-            mask = masks.get(image.name.replace(".jpg", ".png")) or masks.get(f"{image.stem}.png")
-            name = f"tampcoco-{kind}"
-            yield paired(image, mask, name, image.stem, "any")
+        yield from paired(
+            pictures(below(root, f"{kind}_images")),
+            by_stem(pictures(below(root, f"{kind}_masks"))),
+            f"tampcoco-{kind}",
+            stems=lambda s: (s.replace(".jpg", ".png"), s),
+            rule="any",
+        )
 
 
 def _defacto(root: Path) -> Iterator[Found | Remark]:
     """``<kind>_img/img`` with ``<kind>_annotations/probe_mask``, or ``<kind>-images`` likewise."""
     for folder in _defacto_annotations(root):
         kind = re.sub(r"[_-]annotations$", "", folder.name)
-        masks = by_stem(pictures(folder / "probe_mask"))
-        home = next(
-            (
-                p
-                for p in subfolders(folder.parent)
-                if re.fullmatch(f"{kind}[_-](img|images)", p.name)
-            ),
-            None,
-        )
+        names = {f"{kind}{dash}{what}" for dash in "_-" for what in ("img", "images")}
+        home = next((p for p in subfolders(folder.parent) if p.name in names), None)
         if home is None:
             yield Remark(folder, "has no folder of pictures beside it")
             continue
+        masks = by_stem(pictures(folder / "probe_mask"))
         name = f"defacto-{re.sub(r'[_-][0-9]+$', '', kind).lower()}"
-        for image in pictures(home, deep=True):
-            mask = masks.get(image.stem)
-            # Forgeries of one COCO picture: <number>_<COCO's number>
-            yield paired(image, mask, name, _number(image.stem))
+        # Forgeries of one COCO picture: <number>_<COCO's number>
+        yield from paired(pictures(home, deep=True), masks, name, group=_number)
 
 
 def _defacto_annotations(root: Path) -> list[Path]:
@@ -330,7 +308,13 @@ def _authentic_only(root: Path, name: str) -> Iterator[Found | Remark]:
 
 
 def _has(*names: str) -> Callable[[Path], bool]:
-    return lambda root: all(below(root, name) is not None for name in names)
+    """Tell a layout by a folder with one of these names."""
+    return lambda root: any(below(root, name) is not None for name in names)
+
+
+def _is_casia(root: Path, prefix: str) -> bool:
+    """Tell CASIA by the prefix of its forgeries' names, ``Sp_`` in v1 or ``Tp_`` in v2."""
+    return any(path.name.startswith(prefix) for path in _casia_tampered(root))
 
 
 def _is_coverage(root: Path) -> bool:
@@ -349,7 +333,6 @@ def _is_compraise(root: Path) -> bool:
     return "compraise" in root.resolve().name.casefold() and not subfolders(root)
 
 
-_TAMPCOCO = ("cm", "sp", "bcm", "bcmc")
 _ALL: tuple[tuple[str, Callable[[Path], bool], Find, str], ...] = (
     ("casia1", partial(_is_casia, prefix="Sp_"), partial(_casia, name="casia1"),
      "Au, Tp/CM, Tp/Sp, and masks from casia1groundtruth"),
@@ -362,7 +345,7 @@ _ALL: tuple[tuple[str, Callable[[Path], bool], Find, str], ...] = (
     ("autosplice", _has("Forged_JPEG100"), _autosplice, "Authentic, Forged_JPEG*, Mask"),
     ("fantasticreality", _has("ColorFakeImages"), _fantastic,
      "ColorFakeImages, ColorRealImages, SegmentationFake"),
-    ("tampcoco", lambda root: any(below(root, f"{kind}_images") for kind in _TAMPCOCO), _tampcoco,
+    ("tampcoco", _has(*(f"{kind}_images" for kind in _TAMPCOCO)), _tampcoco,
      "cm_images, cm_masks, and sp, bcm, bcmc likewise"),
     ("defacto", lambda root: bool(_defacto_annotations(root)), _defacto,
      "splicing_1_img/img, splicing_1_annotations/probe_mask, ..."),

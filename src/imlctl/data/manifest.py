@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imlctl import atomic
-from imlctl.data.folders import Remark, pictures
+from imlctl.data.folders import Found, Remark, pictures
 from imlctl.data.layouts import tree_sets, trees
 from imlctl.errors import ConfigError
 
@@ -27,28 +27,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 COLUMNS = ("image", "mask", "set", "split", "sha256", "masks_source")
-_LINES = (".jsonl", ".ndjson")
+_JSON = (".json", ".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One picture of a dataset.
-
-    Attributes:
-        image: The picture.
-        mask: Its ground truth, of the upright picture's size; None if authentic.
-        set: Dataset it belongs to.
-        split: What it is for, such as ``train``, ``val`` or ``test``; empty when not divided.
-        sha256: Of the picture's bytes; empty when not known.
-        source: Mask of where a copy-move was copied from; None when not known.
-    """
+    """One picture of a dataset."""
 
     image: Path
-    mask: Path | None
+    mask: Path | None  # its ground truth, of the upright picture's size; None if authentic
     set: str
-    split: str = ""
-    sha256: str = ""
-    source: Path | None = None
+    split: str = ""  # what it is for, such as ``train``, ``val`` or ``test``; empty: not divided
+    sha256: str = ""  # of the picture's bytes; empty when not known
+    source: Path | None = None  # mask of where a copy-move was copied from; None when not known
 
     def __post_init__(self) -> None:
         if not self.set:
@@ -67,19 +58,14 @@ def read_manifest(path: Path) -> list[Entry]:
         text = path.read_text(encoding="utf-8", errors="surrogateescape").removeprefix("\ufeff")
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", source=str(path)) from error
-    suffix = path.suffix.lower()
-    if suffix == ".json" and text.lstrip().startswith("["):
-        rows = _json_list(text, path)
-    else:
-        rows = (_json_lines if suffix in (*_LINES, ".json") else _csv_rows)(text, path)
-    entries = [_entry(row, path, where) for where, row in rows]
-    if not entries:
+    rows = (_json_rows if path.suffix.lower() in _JSON else _csv_rows)(text, path)
+    if not rows:
         raise ConfigError(
             "lists no pictures",
             source=str(path),
             remedy="Make a manifest with imlctl data index.",
         )
-    return entries
+    return [_entry(row, path, where) for where, row in rows]
 
 
 def write_manifest(path: Path, entries: Iterable[Entry], *, overwrite: bool = False) -> None:
@@ -89,23 +75,17 @@ def write_manifest(path: Path, entries: Iterable[Entry], *, overwrite: bool = Fa
         OutputError: The name is taken, or the file cannot be written.
     """
     base = _folder(path)
-    rows = [
-        {
-            "image": _relative(entry.image, base),
-            "mask": _relative(entry.mask, base) if entry.mask else "",
-            "set": entry.set,
-            "split": entry.split,
-            "sha256": entry.sha256,
-            **({"masks_source": _relative(entry.source, base)} if entry.source else {}),
-        }
-        for entry in entries
-    ]
-    if path.suffix.lower() in (*_LINES, ".json"):
+    rows = []
+    for entry in entries:
+        files = {"image": entry.image, "mask": entry.mask, "masks_source": entry.source}
+        named = {key: _relative(file, base) if file else "" for key, file in files.items()}
+        row = named | {"set": entry.set, "split": entry.split, "sha256": entry.sha256}
+        rows.append({c: row[c] for c in COLUMNS if row[c] or c != "masks_source"})
+    if path.suffix.lower() in _JSON:
         text = "".join(json.dumps(row) + "\n" for row in rows)
     else:
         buffer = io.StringIO()
-        sources = any("masks_source" in row for row in rows)
-        columns = COLUMNS if sources else COLUMNS[:-1]
+        columns = [c for c in COLUMNS if any(c in row for row in rows) or c != "masks_source"]
         writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -171,6 +151,12 @@ def _of_tree(root: Path, split: str) -> list[Entry]:
             "a folder has no splits", source=str(root), remedy="Use --split with a manifest."
         )
     found = list(trees(root))
+    if not found:
+        raise ConfigError(
+            "holds no evaluation pictures",
+            source=str(root),
+            remedy="Expected <set>/tampered, masks and authentic in it, or a manifest.",
+        )
     alone = [str(each.path) for each in found if isinstance(each, Remark)]
     if alone:
         raise ConfigError(
@@ -179,17 +165,8 @@ def _of_tree(root: Path, split: str) -> list[Entry]:
             source=str(root),
             remedy="Add the masks, or move these pictures away.",
         )
-    if not found:
-        raise ConfigError(
-            "holds no evaluation pictures",
-            source=str(root),
-            remedy="Expected <set>/tampered, masks and authentic in it, or a manifest.",
-        )
-    return [
-        Entry(each.image, each.mask, each.set, source=each.source)
-        for each in found
-        if not isinstance(each, Remark)
-    ]
+    files = (each for each in found if isinstance(each, Found))
+    return [Entry(each.image, each.mask, each.set, source=each.source) for each in files]
 
 
 def _count(items: list[str], what: str) -> str:
@@ -211,60 +188,50 @@ def _csv_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
     try:
         # A misspelt mask column would turn every forgery into an authentic picture.
         missing = [c for c in ("image", "mask") if c not in (reader.fieldnames or ())]
-        if missing:
-            raise ConfigError(
-                f"lacks the column {missing[0]!r}",
-                source=str(path),
-                remedy=f"The first line names the columns, out of {', '.join(COLUMNS)}.",
-            )
-        return [(f"line {reader.line_num}", dict(row)) for row in reader]
+        rows = [(f"line {reader.line_num}", dict(row)) for row in reader]
     except csv.Error as error:
         raise ConfigError(
             f"line {reader.line_num} is not valid CSV: {error}", source=str(path)
         ) from error
-
-
-def _json_lines(text: str, path: Path) -> list[tuple[str, Any]]:
-    rows = []
-    for line, content in enumerate(text.splitlines(), 1):
-        if not content.strip():
-            continue
-        try:
-            rows.append((f"line {line}", json.loads(content)))
-        except json.JSONDecodeError as error:
-            raise ConfigError(
-                f"line {line} is not valid JSON: {error}", source=str(path)
-            ) from error
+    if missing:
+        raise ConfigError(
+            f"lacks the column {missing[0]!r}",
+            source=str(path),
+            remedy=f"The first line names the columns, out of {', '.join(COLUMNS)}.",
+        )
     return rows
 
 
-def _json_list(text: str, path: Path) -> list[tuple[str, Any]]:
+def _json_rows(text: str, path: Path) -> list[tuple[str, Any]]:
+    """Read one list of objects, or an object in each line."""
+    whole = path.suffix.lower() == ".json" and text.lstrip().startswith("[")
+    where, rows = "", []
     try:
-        rows = json.loads(text)
+        if whole:
+            return [(f"entry {number}", row) for number, row in enumerate(json.loads(text), 1)]
+        for number, line in enumerate(text.splitlines(), 1):
+            where = f"line {number}"
+            rows += [(where, json.loads(line))] if line.strip() else []
     except json.JSONDecodeError as error:
-        raise ConfigError(f"is not valid JSON: {error}", source=str(path)) from error
-    return [(f"entry {number}", row) for number, row in enumerate(rows, 1)]
+        raise ConfigError(
+            f"{where} is not valid JSON: {error}".strip(), source=str(path)
+        ) from error
+    return rows
 
 
 def _entry(row: Any, path: Path, where: str) -> Entry:
     if not isinstance(row, dict):
         raise ConfigError(f"{where} is not an object", source=str(path))
     values = {column: row.get(column) or "" for column in COLUMNS}
-    for column, value in values.items():
-        if not isinstance(value, str):
-            raise ConfigError(f"{where}: {column} must be text", source=str(path))
+    wrong = [column for column, value in values.items() if not isinstance(value, str)]
+    if wrong:
+        raise ConfigError(f"{where}: {wrong[0]} must be text", source=str(path))
     if not values["image"]:
         raise ConfigError(f"{where} names no image", source=str(path))
     base = _folder(path)
     mask, source = (base / values[key] if values[key] else None for key in ("mask", "masks_source"))
+    name = values["set"] or path.stem
     try:
-        return Entry(
-            base / values["image"],
-            mask,
-            values["set"] or path.stem,
-            values["split"],
-            values["sha256"],
-            source,
-        )
+        return Entry(base / values["image"], mask, name, values["split"], values["sha256"], source)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}", source=str(path)) from error

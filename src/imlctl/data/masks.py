@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 Mask = NDArray[np.bool_]
 Rule = Literal["white", "any", "black", "green"]
 
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    Image.DecompressionBombError,
+    zipfile.BadZipFile,
+)
 _HALF = 127
 _LARGEST_LABEL = 255
 
@@ -35,18 +43,24 @@ def read_mask(path: Path, rule: Rule = "white") -> Mask:
     Raises:
         InputError: It is not a readable mask.
     """
-    if path.suffix.lower() == ".npz":
-        return _read_npz(path)
     try:
+        if path.suffix.lower() == ".npz":
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                every = [np.squeeze(arrays[name]) for name in arrays.files[:2]]
+            if len(every) != 1 or every[0].ndim != 2:
+                raise InputError("does not hold one array of two dimensions", source=str(path))
+            return np.asarray(every[0] > 0)
         with Image.open(path) as image:
             # Sixteen bits would be clipped to white by a conversion.
             sixteen = image.mode.startswith("I")
             labels = rule == "white" and _has_coloured_palette(image)
             colours = "RGB" if rule == "green" or labels else "L"
             levels = np.asarray(image if sixteen else image.convert(colours))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"is not a readable mask ({_line(error)})", source=str(path)) from error
-    if sixteen and int(levels.max(initial=0)) > _LARGEST_LABEL:
+    except _UNREADABLE as error:
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"is not a readable mask ({why})", source=str(path)) from error
+    most = int(levels.max(initial=0))
+    if sixteen and most > _LARGEST_LABEL:
         levels = levels >> 8
     if rule == "green":
         return np.asarray(levels[..., 1] > levels[..., 0])
@@ -54,9 +68,7 @@ def read_mask(path: Path, rule: Rule = "white") -> Mask:
         return np.asarray(levels.any(-1))
     if rule == "black":
         return np.asarray(levels <= _HALF)
-    if rule == "any" or int(levels.max(initial=0)) <= 1:
-        return np.asarray(levels > 0)
-    return np.asarray(levels > _HALF)
+    return np.asarray(levels > (0 if rule == "any" or most <= 1 else _HALF))
 
 
 def is_plain(path: Path, mask: Mask) -> bool:
@@ -84,19 +96,3 @@ def _has_coloured_palette(image: Image.Image) -> bool:
         return False
     palette = np.array(image.getpalette("RGB"), int).reshape(-1, 3)
     return bool(np.ptp(palette[np.unique(np.asarray(image))], axis=-1).any())
-
-
-def _read_npz(path: Path) -> Mask:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            names = arrays.files
-            values = np.squeeze(arrays[names[0]]) if len(names) == 1 else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"is not a readable mask ({_line(error)})", source=str(path)) from error
-    if values is None or values.ndim != 2:
-        raise InputError("does not hold one array of two dimensions", source=str(path))
-    return np.asarray(values > 0)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

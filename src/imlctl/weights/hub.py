@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imlctl import __version__
 from imlctl.errors import WeightsError, first_line
@@ -29,14 +29,8 @@ _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _LOG_IN = "Log in with `hf auth login` or set HF_TOKEN"
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """A file in the Hub's cache.
-
-    Attributes:
-        path: Where it is.
-        revision: The commit it is of.
-    """
+class Fetched(NamedTuple):
+    """A file in the Hub's cache, and the commit it is of."""
 
     path: Path
     revision: str
@@ -113,20 +107,14 @@ def _in_cache(path: str, reference: HubReference) -> Fetched:
 
 def explain(error: Exception, reference: HubReference) -> WeightsError:
     """Turn what the client raised into what is wrong and what to do."""
-    for cause in _chain(error):
-        for rule in (_local, _of_the_hub, _of_the_way):
-            found = rule(cause, reference)
-            if found is not None:
-                return WeightsError(found[0], source=str(reference), remedy=found[1])
-    *_, last = _chain(error)  # wrappers say less than what they wrap
-    return WeightsError(
+    chain = list(_chain(error))
+    last = chain[-1]  # wrappers say less than what they wrap
+    unknown = (
         f"the connection to the Hub failed ({type(last).__name__}: {first_line(last)})",
-        source=str(reference),
-        remedy="Try again; if it fails again, report this message.",
+        "Try again; if it fails again, report this message.",
     )
-
-
-_Finding = tuple[str, str] | None  # what is wrong, and the remedy
+    what, remedy = next(filter(None, (_finding(each, reference) for each in chain)), unknown)
+    return WeightsError(what, source=str(reference), remedy=remedy)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -138,122 +126,105 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _local(error: BaseException, reference: HubReference) -> _Finding:
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    if isinstance(error, OfflineModeIsEnabled):
-        return (
-            "is not in the cache, and HF_HUB_OFFLINE is set, so the Hub was not asked",
-            "Unset HF_HUB_OFFLINE, or copy the cache from a machine that has the file.",
-        )
-    number = error.errno if isinstance(error, OSError) else None
-    if number in _NO_ROOM or isinstance(error, UserWarning):
-        return (
-            f"does not fit on the disk ({first_line(error)})",
-            "Free some space, or set HF_HOME to a folder on another disk; nothing partial is left.",
-        )
-    if number in _NOT_WRITABLE:
-        return (
-            f"cannot be written to the cache ({first_line(error)})",
-            "Make that folder writable, or set HF_HOME to one that is.",
-        )
-    return None
-
-
-def _of_the_hub(error: BaseException, reference: HubReference) -> _Finding:
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        FileMetadataError,
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    page = f"{constants.ENDPOINT}/{reference.repo}"
-    if isinstance(error, GatedRepoError):
-        return (
-            "is gated: whoever wants it must accept its terms",
-            f"Accept them at {page}. {_LOG_IN} of that account, and pull again.",
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return f"the repository has no revision {reference.revision!r}", f"See {page}/commits."
-    if isinstance(error, EntryNotFoundError) and isinstance(error, HfHubHTTPError):
-        return f"the repository has no file {reference.file!r} there", f"See {page}/tree/main."
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    if isinstance(error, RepositoryNotFoundError) or status == 401:
-        return (
-            "there is no such repository, or it is private and this login may not see it",
-            f"Check the name. {_LOG_IN} with a token that may read it, and pull again.",
-        )
-    if isinstance(error, FileMetadataError):
-        return (
-            f"{constants.ENDPOINT} does not answer as a Hub does",
-            "Check HF_ENDPOINT, proxies and firewalls.",
-        )
-    if status == 403:
-        return (
-            "the Hub refused it (HTTP 403)",
-            f"{_LOG_IN} with a token that has the right to it.",
-        )
-    if status == 429:
-        return (
-            "the Hub has had too many requests from here (HTTP 429), and still after waiting",
-            f"Try again in a few minutes. {_LOG_IN}: the limit is higher then.",
-        )
-    if status is None:
-        return None
-    who = "has trouble of its own" if status >= 500 else "refused the request"
-    return f"the Hub {who} (HTTP {status})", "Try again later."
-
-
-def _of_the_way(error: BaseException, reference: HubReference) -> _Finding:
-    from huggingface_hub import constants
+def _finding(error: BaseException, reference: HubReference) -> tuple[str, str] | None:
+    """Return what an error means and the remedy, by its kinds, system number and HTTP status."""
+    from huggingface_hub.constants import ENDPOINT
 
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if "ProxyError" in kinds:
-        return f"the proxy failed ({first_line(error)})", "Check HTTPS_PROXY and NO_PROXY."
-    if kinds & {"TimeoutException", "Timeout", "TimeoutError"}:
-        return (
-            f"{constants.ENDPOINT} did not answer in time",
+    number = error.errno if isinstance(error, OSError) else None
+    status: int = getattr(getattr(error, "response", None), "status_code", 0)
+    page, said = f"{ENDPOINT}/{reference.repo}", first_line(error)
+    findings = (
+        (
+            "OfflineModeIsEnabled" in kinds,
+            "is not in the cache, and HF_HUB_OFFLINE is set, so the Hub was not asked",
+            "Unset HF_HUB_OFFLINE, or copy the cache from a machine that has the file.",
+        ),
+        (
+            number in _NO_ROOM or "UserWarning" in kinds,
+            f"does not fit on the disk ({said})",
+            "Free some space, or set HF_HOME to a folder on another disk; nothing partial is left.",
+        ),
+        (
+            number in _NOT_WRITABLE,
+            f"cannot be written to the cache ({said})",
+            "Make that folder writable, or set HF_HOME to one that is.",
+        ),
+        (
+            "GatedRepoError" in kinds,
+            "is gated: whoever wants it must accept its terms",
+            f"Accept them at {page}. {_LOG_IN} of that account, and pull again.",
+        ),
+        (
+            "RevisionNotFoundError" in kinds,
+            f"the repository has no revision {reference.revision!r}",
+            f"See {page}/commits.",
+        ),
+        (
+            "EntryNotFoundError" in kinds and status,
+            f"the repository has no file {reference.file!r} there",
+            f"See {page}/tree/main.",
+        ),
+        (
+            "RepositoryNotFoundError" in kinds or status == 401,
+            "there is no such repository, or it is private and this login may not see it",
+            f"Check the name. {_LOG_IN} with a token that may read it, and pull again.",
+        ),
+        (
+            "FileMetadataError" in kinds,
+            f"{ENDPOINT} does not answer as a Hub does",
+            "Check HF_ENDPOINT, proxies and firewalls.",
+        ),
+        (
+            status == 403,
+            "the Hub refused it (HTTP 403)",
+            f"{_LOG_IN} with a token that has the right to it.",
+        ),
+        (
+            status == 429,
+            "the Hub has had too many requests from here (HTTP 429), and still after waiting",
+            f"Try again in a few minutes. {_LOG_IN}: the limit is higher then.",
+        ),
+        (status >= 500, f"the Hub has trouble of its own (HTTP {status})", "Try again later."),
+        (status, f"the Hub refused the request (HTTP {status})", "Try again later."),
+        (
+            "ProxyError" in kinds,
+            f"the proxy failed ({said})",
+            "Check HTTPS_PROXY and NO_PROXY.",
+        ),
+        (
+            kinds & {"TimeoutException", "Timeout", "TimeoutError"},
+            f"{ENDPOINT} did not answer in time",
             "Try again; HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT set the patience.",
-        )
-    if kinds & {"NetworkError", "RemoteProtocolError", "ConnectionError"}:
-        return (
-            f"the connection to {constants.ENDPOINT} failed ({first_line(error)})",
+        ),
+        (
+            kinds & {"NetworkError", "RemoteProtocolError", "ConnectionError"},
+            f"the connection to {ENDPOINT} failed ({said})",
             "Check the connection; HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy.",
-        )
-    if "Consistency check failed" in str(error):
-        return "arrived incomplete, so it was not kept", "Pull again."
-    return None
+        ),
+        (
+            "Consistency check failed" in str(error),
+            "arrived incomplete, so it was not kept",
+            "Pull again.",
+        ),
+    )
+    return next(((what, remedy) for holds, what, remedy in findings if holds), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
-    """Weights to publish, with repository, name and card.
+def push(
+    weights: Path, card: Path, *, repo: str, name: str, licence: str, private: bool = False
+) -> Entry:
+    """Publish weights and card in one commit.
 
-    Attributes:
+    The published file carries a self-test; if the given one has none, a copy is given it.
+
+    Args:
         weights: A file that imlctl wrote.
         card: The model card, Markdown; it becomes the repository's README.md.
         repo: ``owner/name``; made if there is none.
         name: What the registry will call the weights, and the file's name in the repository.
         licence: SPDX identifier.
         private: Make the repository private, if it has to be made.
-    """
-
-    weights: Path
-    card: Path
-    repo: str
-    name: str
-    licence: str
-    private: bool = False
-
-
-def push(publication: Publication) -> Entry:
-    """Publish weights and card in one commit.
-
-    The published file carries a self-test; if the given one has none, a copy is given it.
 
     Returns:
         The entry that a registry needs to pull exactly this.
@@ -261,74 +232,49 @@ def push(publication: Publication) -> Entry:
     Raises:
         WeightsError: The weights are not valid, nobody is logged in, or the Hub refuses.
     """
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+
     from imlctl.weights.load import load  # imports torch, which fetching does not need
     from imlctl.weights.selftest import attach
 
     _check_endpoint()
-    loaded = load(publication.weights)
+    loaded = load(weights)
     try:
-        text = publication.card.read_text("utf-8")
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"the model card cannot be read ({error})", source=str(publication.card)
-        ) from error
-    draft = _draft(publication, loaded.card.architecture)  # before anything is sent
-    _check_login(draft.reference)
-    with TemporaryDirectory(prefix="imlctl-push-") as folder:
-        copy = Path(folder) / draft.file
-        copy.write_bytes(publication.weights.read_bytes())
-        if not loaded.card.self_test:
-            attach(copy)
-        commit = _commit(draft.reference, copy, text, private=publication.private)
-        size = copy.stat().st_size
-        return replace(draft, revision=commit, sha256=sha256_of(copy), size=size)
-
-
-def _draft(publication: Publication, architecture: str) -> Entry:
-    """Return the entry, as far as it is known before the commit."""
+        text = card.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"the model card cannot be read ({error})", source=str(card)) from error
     try:
-        return Entry(
-            name=publication.name,
+        entry = Entry(  # before anything is sent
+            name=name,
             source="hub",
-            repo=publication.repo,
-            file=f"{publication.name}.safetensors",
-            licence=publication.licence,
-            architecture=architecture,
-            card=f"https://huggingface.co/{publication.repo}",
+            repo=repo,
+            file=f"{name}.safetensors",
+            licence=licence,
+            architecture=loaded.card.architecture,
+            card=f"https://huggingface.co/{repo}",
         )
     except ValueError as error:
         raise WeightsError(f"cannot be published: {error}", source="push") from error
-
-
-def _check_login(target: HubReference) -> None:
-    from huggingface_hub import get_token
-
     if get_token() is None:
         raise WeightsError(
             "publishing needs a login to the Hub",
-            source=str(target),
+            source=str(entry.reference),
             remedy="Log in with `hf auth login`, or set HF_TOKEN to a token with write access.",
         )
-
-
-def _commit(target: HubReference, file: Path, card: str, *, private: bool) -> str:
-    """Upload both files; return the commit, 40 hexadecimal digits."""
-    from huggingface_hub import CommitOperationAdd, HfApi
-
-    try:
-        with warnings.catch_warnings():
-            # Remarks on the card's front matter; what is wrong with it is an error all the same.
-            warnings.filterwarnings("ignore", "Warnings while validating metadata", UserWarning)
+    with TemporaryDirectory(prefix="imlctl-push-") as folder, warnings.catch_warnings():
+        # Remarks on the card's front matter; what is wrong with it is an error all the same.
+        warnings.filterwarnings("ignore", "Warnings while validating metadata", UserWarning)
+        copy = Path(folder) / entry.file
+        copy.write_bytes(weights.read_bytes())
+        if not loaded.card.self_test:
+            attach(copy)
+        files = (CommitOperationAdd(entry.file, str(copy)), CommitOperationAdd("README.md", text))
+        try:
             api = HfApi(library_name="imlctl")
-            api.create_repo(target.repo, private=private, exist_ok=True)
-            commit = api.create_commit(
-                target.repo,
-                operations=[
-                    CommitOperationAdd(target.file, str(file)),
-                    CommitOperationAdd("README.md", card.encode()),
-                ],
-                commit_message=f"Publish {target.file}",
-            )
-    except Exception as error:  # the client's HTTP library is its own choice, and so are its errors
-        raise explain(error, target) from error
-    return commit.oid
+            api.create_repo(repo, private=private, exist_ok=True)
+            message = f"Publish {entry.file}"
+            commit = api.create_commit(repo, operations=files, commit_message=message)
+        except Exception as error:  # as in `fetch`
+            raise explain(error, entry.reference) from error
+        size = copy.stat().st_size
+        return replace(entry, revision=commit.oid, sha256=sha256_of(copy), size=size)

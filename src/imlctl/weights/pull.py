@@ -1,14 +1,18 @@
-"""Pulling weights, and what makes them trusted: a hash that was known before they arrived.
+"""Pulling weights, what makes them trusted, and which of the known ones are on this machine.
 
-Where nobody knows the hash yet, the user has to say so (trust on first use). What arrived then is
-recorded in the user's registry, and from that day the record is the hash that is known.
+Weights are trusted by a hash that was known before they arrived. Where nobody knows the hash yet,
+the user has to say so (trust on first use). What arrived then is recorded in the user's registry,
+and from that day the record is the hash that is known.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imlctl.errors import UsageError, WeightsError
 from imlctl.weights import hub
@@ -16,46 +20,70 @@ from imlctl.weights.registry import (
     SCHEME,
     Entry,
     HubReference,
+    hub_form,
     is_commit,
     is_sha256,
     mismatch,
     parse,
+    read_header,
     sha256_of,
+    unreadable,
 )
 from imlctl.weights.user_registry import Seen, add_seen, known_weights, load_user_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
-@dataclass(frozen=True, slots=True)
-class Pulled:
-    """Weights that are here and are what they should be.
-
-    Attributes:
-        name: What was asked for.
-        path: Where the file is.
-        sha256: Of the file.
-        revision: Its commit on the Hub; empty where it is no file of the Hub.
-        checked: What the hash was compared with: ``registry``, ``given``, ``earlier pull``, or
-            ``first use`` for nothing.
-    """
+class Pulled(NamedTuple):
+    """Weights that are here and are what they should be."""
 
     name: str
     path: Path
     sha256: str
-    revision: str
-    checked: str
+    revision: str  # commit on the Hub; empty where it is no file of the Hub
+    checked: str  # against: ``registry``, ``given``, ``earlier pull``, or ``first use`` for nothing
 
 
-def look_up(wanted: str) -> Entry | HubReference:
-    """Return what a name or an ``hf://`` reference stands for.
+class Found(NamedTuple):
+    """A file of weights on this machine."""
 
-    Raises:
-        WeightsError: It stands for nothing.
+    name: str  # as the user named it
+    path: Path
+    sha256: str  # what its hash must be; empty for a file of the user's own
+    entry: Entry | None  # in a registry
+
+
+class State(StrEnum):
+    """State of weights on this machine."""
+
+    HERE = "installed"
+    ABSENT = "not installed"
+    INTACT = "intact"
+    CHANGED = "CHANGED"  # another hash than it must have
+    UNKNOWN = "no known hash"
+    UNREADABLE = "UNREADABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Weights that are known, by a name or by the reference they were pulled with.
+
+    Attributes:
+        name: Of the entry, or the reference.
+        entry: In a registry; None for a reference that was pulled without one.
+        path: Where the file is, or would be; None where the cache does not have it.
+        sha256: What it must be; empty where nobody knows.
+        state: Whether the file is here, or how it compares.
+        found: Its hash, once it was read.
     """
-    return parse(wanted) if wanted.startswith(SCHEME) else known_weights()[wanted]
+
+    name: str
+    entry: Entry | None
+    path: Path | None
+    sha256: str
+    state: State
+    found: str = ""
 
 
 def pull(
@@ -83,10 +111,16 @@ def pull(
     sha256 = sha256.lower()
     if sha256 and not is_sha256(sha256):
         raise UsageError("needs 64 hexadecimal digits", source="--sha256")
-    target = look_up(wanted)
-    if isinstance(target, Entry) and target.source != "hub":
-        return _here(target, sha256)
-    known, reference = on_the_hub(target)
+    target = _look_up(wanted)
+    entry = target if isinstance(target, Entry) else None
+    known = entry.sha256 if entry else ""
+    if entry and entry.source != "hub":
+        expected, checked = _expectation(wanted, known, sha256, None)
+        found = sha256_of(entry.path, wanted)
+        if found != expected:
+            raise mismatch(wanted, entry.path, found, expected, "Get the file again.")
+        return Pulled(wanted, entry.path, found, "", checked)
+    reference = target.reference if isinstance(target, Entry) else target
     registry = load_user_registry()
     seen = registry.first_seen(reference)
     expected, checked = _expectation(wanted, known, sha256, seen)
@@ -97,10 +131,9 @@ def pull(
             remedy="Give its hash with --sha256, or add --trust-on-first-use to accept the file and"
             " to check later pulls against it.",
         )
-    restricted = target if isinstance(target, Entry) and target.restriction else None
-    licence = restricted.licence if restricted else ""
-    if restricted and (str(reference), licence) not in registry.licences:
-        notice(f"{wanted} has a licence that restricts its use: {restricted.restriction}.")
+    licence = entry.licence if entry and entry.restriction else ""
+    if entry and licence and (str(reference), licence) not in registry.licences:
+        notice(f"{wanted} has a licence that restricts its use: {entry.restriction}.")
     fetched = hub.fetch(reference, force=force, quiet=quiet)
     found = sha256_of(fetched.path, wanted)
     if expected and found != expected:
@@ -129,6 +162,11 @@ def pull(
     return Pulled(wanted, fetched.path, found, fetched.revision, checked)
 
 
+def _look_up(wanted: str) -> Entry | HubReference:
+    """Return what a name or an ``hf://`` reference stands for, or say that it is nothing."""
+    return parse(wanted) if wanted.startswith(SCHEME) else known_weights()[wanted]
+
+
 def _expectation(name: str, known: str, given: str, seen: Seen | None) -> tuple[str, str]:
     """Return the hash to compare with and where it is from; none is ("", "first use")."""
     sources = (("registry", known), ("given", given), ("earlier pull", seen.sha256 if seen else ""))
@@ -140,33 +178,6 @@ def _expectation(name: str, known: str, given: str, seen: Seen | None) -> tuple[
             remedy="Find out which is right before using it.",
         )
     return here[0] if here else ("", "first use")
-
-
-def _here(entry: Entry, given: str) -> Pulled:
-    """Check weights that are a file of this machine."""
-    expected, checked = _expectation(entry.name, entry.sha256, given, None)
-    found = sha256_of(entry.path, entry.name)
-    if found != expected:
-        raise mismatch(entry.name, entry.path, found, expected, "Get the file again.")
-    return Pulled(entry.name, entry.path, found, "", checked)
-
-
-def on_the_hub(target: Entry | HubReference) -> tuple[str, HubReference]:
-    """Return the hash that the registry knows, and where the file is."""
-    if isinstance(target, HubReference):
-        return "", target
-    return target.sha256, target.reference
-
-
-def pulled_before(target: Entry | HubReference) -> tuple[Path | None, str]:
-    """Return the cached file of the Hub, at the commit of its first pull, and its known hash.
-
-    None where the cache lacks the file, and "" where nobody knows the hash.
-    """
-    known, reference = on_the_hub(target)
-    seen = load_user_registry().first_seen(reference)
-    here = hub.cached(reference.at(seen.revision) if seen else reference)
-    return here.path if here else None, known or (seen.sha256 if seen else "")
 
 
 def _wrong(
@@ -192,3 +203,101 @@ def _wrong(
         expected,
         "If a transfer went wrong, pull again with --force; if not, do not trust its source.",
     )
+
+
+def find(wanted: str | Path, *, kind: str = "") -> Found:
+    """Find a file of weights on this machine, without opening it.
+
+    Args:
+        wanted: A name of a registry, ``hf://owner/repo[@revision]/file``, or a safetensors file. A
+            `Path` is always a file.
+        kind: What its entry, if it has one, must be; empty for anything.
+
+    Raises:
+        WeightsError: There is none, or it is of another kind.
+    """
+    if isinstance(wanted, Path):
+        return Found(str(wanted), wanted, "", None)
+    if not wanted.startswith(SCHEME) and wanted not in known_weights().entries:
+        path = Path(wanted)
+        form = hub_form(wanted)
+        if form and not path.exists() and path.suffix != ".safetensors":
+            raise WeightsError(
+                "is no file on this machine",
+                source=wanted,
+                remedy=f"A file of the Hub is written {form}.",
+            )
+        if path.suffix or path.name != wanted or path.exists():  # a path, not a mistyped name
+            return Found(wanted, path, "", None)
+    item = _item(wanted)
+    if item.entry is not None and kind and item.entry.kind != kind:
+        raise WeightsError(
+            f"is of kind {item.entry.kind!r}, and a {kind} is needed",
+            source=wanted,
+            remedy="See imlctl weights list.",
+        )
+    if item.path is None or not item.sha256:
+        raise WeightsError(
+            "is not on this machine, and weights are fetched only when asked for",
+            source=wanted,
+            remedy=f"Fetch it with: imlctl weights pull {wanted}",
+        )
+    return Found(wanted, item.path, item.sha256, item.entry)
+
+
+def inventory(names: tuple[str, ...] = ()) -> tuple[Item, ...]:
+    """Return all known weights, or those that are named; reads no file of weights.
+
+    Raises:
+        WeightsError: A registry cannot be read, or does not have a name.
+    """
+    entries = known_weights().entries
+    named = {str(e.reference) for e in entries.values() if e.source == "hub"}
+    others = (text for text in load_user_registry().seen if text not in named)
+    return tuple(_item(name) for name in names or (*entries, *others))
+
+
+def _item(name: str) -> Item:
+    """Look up a name or a reference; a file of the Hub is that of the commit of its first pull."""
+    target = _look_up(name)
+    entry = target if isinstance(target, Entry) else None
+    if entry and entry.source != "hub":
+        state = State.HERE if entry.path.is_file() else State.ABSENT
+        return Item(name, entry, entry.path, entry.sha256, state)
+    reference = target.reference if isinstance(target, Entry) else target
+    seen = load_user_registry().first_seen(reference)
+    cached = hub.cached(reference.at(seen.revision) if seen else reference)
+    sha256 = (entry.sha256 if entry else "") or (seen.sha256 if seen else "")
+    path, state = (cached.path, State.HERE) if cached else (None, State.ABSENT)
+    return Item(name, entry, path, sha256, state)
+
+
+def verify(item: Item) -> Item:
+    """Read weights that are here, whole, and compare their hash; needs no network."""
+    if item.state is not State.HERE or item.path is None:
+        return item
+    try:
+        found = sha256_of(item.path, item.name)
+    except WeightsError:
+        return replace(item, state=State.UNREADABLE)
+    intact = State.INTACT if found == item.sha256 else State.CHANGED
+    return replace(item, state=intact if item.sha256 else State.UNKNOWN, found=found)
+
+
+def card_of(item: Item) -> dict[str, Any]:
+    """Return what a model's file says of itself, without building the model.
+
+    Raises:
+        WeightsError: It is damaged, or says nothing.
+    """
+    if item.path is None:
+        return {}
+    try:
+        header = read_header(item.path.read_bytes(), item.name)
+        return dict(json.loads(header.get("__metadata__", {}).get("imlctl", "{}")))
+    except OSError as error:
+        raise unreadable(error, item.name) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"has metadata that this version cannot read ({error})", source=item.name
+        ) from error

@@ -16,15 +16,35 @@ from urllib.parse import quote, unquote
 from imlctl.errors import WeightsError
 
 SCHEME = "hf://"
-_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+KINDS = ("model", "encoder", "teacher")
+MAX_HEADER = 100_000_000  # bytes, the limit of the format
+
+_PACKAGE = Path(__file__).parent
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REPO = re.compile(rf"{_NAME.pattern}/{_NAME.pattern}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 # A page of the Hub, or what people know of a repository.
 _PAGE = re.compile(
-    r"(?:https?://)?(?:(?:www\.)?(?:huggingface\.co|hf\.co)/)?"
-    r"(?P<repo>[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)"
+    rf"(?:https?://)?(?:(?:www\.)?(?:huggingface\.co|hf\.co)/)?(?P<repo>{_REPO.pattern})"
     r"(?:/(?:blob|resolve|tree)/(?P<revision>[^/?]+)(?:/(?P<file>[^?]+))?)?/?(?:\?.*)?"
 )
+_OF_FORMER_VERSIONS = ("preprocessing", "calibration")  # keys that a user's own registry may hold
+_GET_AGAIN = "Get the file again."
+# What else is found under the name of weights, by its first bytes, and what to do.
+_OTHERS = {
+    b"PK\x03\x04": (
+        "is a pickle in a zip archive, whatever its name says, so it is refused",
+        "Convert it with imlctl weights convert.",
+    ),
+    b"\x80": ("is a pickle, whatever its name says, so it is refused", _GET_AGAIN),
+    b"version https://git-lfs": (
+        "is a Git LFS pointer, not the file that it stands for",
+        _GET_AGAIN,
+    ),
+    b"<": ("is a page of text, not weights", _GET_AGAIN),
+}
 
 
 def is_commit(revision: str) -> bool:
@@ -32,18 +52,17 @@ def is_commit(revision: str) -> bool:
     return bool(_COMMIT.fullmatch(revision))
 
 
+def is_sha256(text: str) -> bool:
+    """Tell whether a text is 64 hexadecimal digits in lower case."""
+    return bool(_SHA256.fullmatch(text))
+
+
 @dataclass(frozen=True, slots=True)
 class HubReference:
-    """One file of a repository at one revision.
+    """One file of a repository at one revision, a commit, a tag or a branch."""
 
-    Attributes:
-        repo: ``owner/name``.
-        file: Path within the repository.
-        revision: A commit, a tag or a branch.
-    """
-
-    repo: str
-    file: str
+    repo: str  # owner/name
+    file: str  # path within the repository
     revision: str = "main"
 
     def __post_init__(self) -> None:
@@ -92,47 +111,23 @@ def parse(text: str) -> HubReference:
         ) from error
 
 
-MAX_HEADER = 100_000_000  # bytes, the limit of the format
-_GET_AGAIN = "Get the file again."
-# What else is found under the name of weights, by its first bytes.
-_OTHERS = (
-    (b"PK\x03\x04", "is a pickle in a zip archive, whatever its name says, so it is refused"),
-    (b"\x80", "is a pickle, whatever its name says, so it is refused"),
-    (b"version https://git-lfs", "is a Git LFS pointer, not the file that it stands for"),
-    (b"<", "is a page of text, not weights"),
-)
-_REMEDIES = {b"PK\x03\x04": "Convert it with imlctl weights convert.", b"<": _GET_AGAIN}
-
-KINDS = ("model", "encoder", "teacher")
-_OF_FORMER_VERSIONS = ("preprocessing", "calibration")  # keys that a user's own registry may hold
-_PACKAGE = Path(__file__).parent
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def is_sha256(text: str) -> bool:
-    """Tell whether a text is 64 hexadecimal digits in lower case."""
-    return bool(_SHA256.fullmatch(text))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One name in the registry.
+    """One name in the registry; what is empty was not verified or is not known.
 
     Attributes:
-        name: What a user types.
         source: ``bundled``: the file lies in the package; ``hub``: in a repository of the Hub;
             ``file``: anywhere on this machine.
         file: File name, path within the repository, or absolute path.
         licence: SPDX identifier.
         kind: ``model``, ``encoder`` (an initialisation) or ``teacher`` (of a distillation).
         repo: Repository on the Hub, ``owner/name``.
-        revision: Its commit, 40 hexadecimal digits; empty where none was verified.
-        sha256: Of the file, 64 hexadecimal digits; empty where none was verified.
-        size: Of the file, in bytes; 0 where it was not verified.
-        restriction: What the licence does not allow, as a clause; empty where it allows any use.
+        revision: Its commit, 40 hexadecimal digits.
+        sha256: Of the file, 64 hexadecimal digits.
+        size: Of the file, in bytes.
+        restriction: What the licence does not allow, as a clause.
         architecture: What the file must hold.
-        config: Configuration it must hold; empty where it travels in the file alone.
+        config: Configuration it must hold.
         threshold: What the file must have been calibrated to; None for whatever it carries.
         card: Where the model card is.
     """
@@ -153,32 +148,25 @@ class Entry:
     card: str = ""
 
     def __post_init__(self) -> None:
-        for problem, found in (
-            ("a name of letters, digits, dots and dashes", not _NAME.fullmatch(self.name)),
-            (f"a kind that is one of {', '.join(KINDS)}", self.kind not in KINDS),
-            ("a sha256 of 64 hexadecimal digits", self.sha256 and not is_sha256(self.sha256)),
-            ("a revision of 40 hexadecimal digits", self.revision and not is_commit(self.revision)),
-            ("a size of 0 or more", self.size < 0),
-            ("a licence", not self.licence),
+        path, hub, sha256 = Path(self.file), self.source == "hub", self.sha256
+        for need, holds in (
+            ("a name of letters, digits, dots and dashes", _NAME.fullmatch(self.name)),
+            (f"a kind that is one of {', '.join(KINDS)}", self.kind in KINDS),
+            ("a source that is bundled, hub or file", self.source in ("bundled", "hub", "file")),
+            ("a sha256 of 64 hexadecimal digits", is_sha256(sha256) or (hub and not sha256)),
+            ("a revision of 40 hexadecimal digits", not self.revision or is_commit(self.revision)),
+            ("a size of 0 or more", self.size >= 0),
+            ("a licence", self.licence),
+            ("a plain file name", self.source != "bundled" or path.name == self.file),
+            ("an absolute path", self.source != "file" or path.is_absolute()),
         ):
-            if found:
-                raise ValueError(f"{self.name}: needs {problem}")
-        self._check_source()
-
-    def _check_source(self) -> None:
-        if self.source == "hub":
+            if not holds:
+                raise ValueError(f"{self.name}: needs {need}")
+        if hub:
             try:
                 self.reference  # noqa: B018 - builds and checks it
             except ValueError as error:
                 raise ValueError(f"{self.name}: {error}") from error
-        elif self.source == "bundled":
-            if not self.sha256 or Path(self.file).name != self.file:
-                raise ValueError(f"{self.name}: needs a plain file name and a sha256")
-        elif self.source == "file":
-            if not self.sha256 or not Path(self.file).is_absolute():
-                raise ValueError(f"{self.name}: needs an absolute path and a sha256")
-        else:
-            raise ValueError(f"{self.name}: unknown source {self.source!r}")
 
     @property
     def reference(self) -> HubReference:
@@ -209,16 +197,15 @@ class Registry:
         Raises:
             WeightsError: There is no such name.
         """
-        try:
-            return self.entries[name]
-        except KeyError:
+        if name not in self.entries:
             form = hub_form(name)
             known = f"Known names: {', '.join(self.entries)}. A file is named by its path."
             raise WeightsError(
                 f"there are no weights named {name!r}",
                 source="weights.toml",
                 remedy=f"A file of the Hub is written {form}." if form else known,
-            ) from None
+            )
+        return self.entries[name]
 
 
 @cache
@@ -252,11 +239,7 @@ def parse_registry(values: dict[str, Any]) -> Registry:
 
 
 def parse_entries(tables: dict[str, Any]) -> dict[str, Entry]:
-    """Build the entries of a registry's ``weights`` table.
-
-    Raises:
-        ValueError, TypeError: A key is missing, unknown, or has a wrong value.
-    """
+    """Build the entries of a registry's ``weights`` table; raises as `parse_registry` does."""
     return {
         name: Entry(name=name, **{k: v for k, v in table.items() if k not in _OF_FORMER_VERSIONS})
         for name, table in dict(tables).items()
@@ -264,11 +247,7 @@ def parse_entries(tables: dict[str, Any]) -> dict[str, Entry]:
 
 
 def user_folder(kind: str) -> Path:
-    """Return our folder below ``$XDG_CONFIG_HOME`` or ``$XDG_CACHE_HOME``.
-
-    Args:
-        kind: ``config`` or ``cache``.
-    """
+    """Return our folder below ``$XDG_CONFIG_HOME`` or ``$XDG_CACHE_HOME``; `kind` is lower case."""
     base = os.environ.get(f"XDG_{kind.upper()}_HOME", "")
     # The specification says to ignore a relative path.
     root = Path(base) if Path(base).is_absolute() else Path.home() / f".{kind}"
@@ -317,30 +296,26 @@ def read_header(data: bytes, name: str) -> dict[str, Any]:
         WeightsError: The file is empty, truncated, or no safetensors; says which.
     """
     size = int.from_bytes(data[:8], "little")
+    header: dict[str, Any] = {}
+    whole, why = 8 + size, ""
     if len(data) < 8:
-        raise _damaged(f" or not safetensors: it ends after {len(data)} bytes", name)
-    if size > MAX_HEADER:
-        for start, what in _OTHERS:
+        why = f"it ends after {len(data)} bytes"
+    elif size > MAX_HEADER:
+        for start, (what, remedy) in _OTHERS.items():
             if data.startswith(start):
-                raise WeightsError(what, source=name, remedy=_REMEDIES.get(start, _GET_AGAIN))
-        how = f"it announces a header of {size} bytes, and the format allows {MAX_HEADER}"
-        raise _damaged(f" or not safetensors: {how}", name)
-    if size > len(data) - 8:
-        raise _truncated(len(data), 8 + size, name)
-    try:
-        header = json.loads(data[8 : 8 + size])
-        ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
-        whole = 8 + size + max(ends, default=0)
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError) as error:
-        raise _damaged(f" or not safetensors: no valid header ({error})", name) from error
-    if whole > len(data):
-        raise _truncated(len(data), whole, name)
-    return dict(header)
-
-
-def _damaged(how: str, name: str) -> WeightsError:
-    return WeightsError(f"is damaged{how}", source=name, remedy=_GET_AGAIN)
-
-
-def _truncated(here: int, whole: int, name: str) -> WeightsError:
-    return _damaged(f": it is truncated to {here} of at least {whole} bytes", name)
+                raise WeightsError(what, source=name, remedy=remedy)
+        why = f"it announces a header of {size} bytes, and the format allows {MAX_HEADER}"
+    elif whole <= len(data):
+        try:
+            header = json.loads(data[8:whole])
+            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+            whole += max(ends, default=0)
+        except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+            why = f"no valid header ({error})"
+    if why:
+        why = f" or not safetensors: {why}"
+    elif whole > len(data):
+        why = f": it is truncated to {len(data)} of at least {whole} bytes"
+    if why:
+        raise WeightsError(f"is damaged{why}", source=name, remedy=_GET_AGAIN)
+    return header

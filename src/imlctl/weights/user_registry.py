@@ -41,8 +41,7 @@ class Seen:
         revision: The commit that this revision was then.
         sha256: Of the file.
         size: Of the file, in bytes.
-        checked: What the hash was compared with: ``registry``, ``given`` (by the user),
-            ``earlier pull``, or ``first use`` (with nothing).
+        checked: What the hash was compared with, see `pull.Pulled`.
         date: Day of the pull in UTC, ISO 8601.
         licence: The licence that was shown, where it restricts the use.
     """
@@ -62,17 +61,11 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class UserRegistry:
-    """Entries added by the user, and files seen on the Hub.
-
-    Attributes:
-        entries: By name.
-        seen: The first record of each reference.
-        licences: Reference and licence of those that were shown.
-    """
+    """Entries added by the user, and files seen on the Hub."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
-    seen: dict[str, Seen] = field(default_factory=dict)
-    licences: frozenset[tuple[str, str]] = frozenset()
+    seen: dict[str, Seen] = field(default_factory=dict)  # the first record of each reference
+    licences: frozenset[tuple[str, str]] = frozenset()  # that were shown, with their reference
 
     def first_seen(self, reference: HubReference) -> Seen | None:
         """Return the first record of a reference, if there is any."""
@@ -110,11 +103,7 @@ def load_user_registry() -> UserRegistry:
 
 
 def known_weights() -> Registry:
-    """Return our registry, extended by the user's.
-
-    Raises:
-        WeightsError: Either cannot be read.
-    """
+    """Return our registry, extended by the user's; WeightsError where either cannot be read."""
     ours = load_registry()
     return Registry(ours.entries | load_user_registry().entries, ours.default)
 
@@ -138,12 +127,8 @@ def add_entry(entry: Entry) -> None:
 def add_seen(record: Seen) -> Seen:
     """Add a record to the user's registry, unless it would say nothing new.
 
-    Returns:
-        The record that counts: the first of this reference, which another process may have added.
-
-    Raises:
-        WeightsError: The registry cannot be read.
-        OutputError: It cannot be written.
+    Returns the record that counts: the first of this reference, which another process may have
+    added. Raises as `add_entry` does.
     """
     values = {key: value for key, value in asdict(record).items() if value != ""}
     return _append(to_toml("[[seen]]", values), record).seen[record.weights]
@@ -151,8 +136,7 @@ def add_seen(record: Seen) -> Seen:
 
 def to_toml(head: str, values: dict[str, Any]) -> str:
     """Write one table as TOML."""
-    lines = [head, *(f"{_key(key)} = {_value(value)}" for key, value in values.items())]
-    return "\n".join(lines) + "\n"
+    return "\n".join([head, *(f"{_key(k)} = {_value(v)}" for k, v in values.items())]) + "\n"
 
 
 def _key(key: str) -> str:
@@ -231,45 +215,22 @@ def describe(name: str, source: str, *, kind: str, sha256: str = "", **fields: A
     try:
         if source.startswith(SCHEME):
             found = parse(source)
-            revision = found.revision if is_commit(found.revision) else ""
-            if not revision and found.revision != "main":
+            if found.revision != "main" and not is_commit(found.revision):
                 raise ValueError(f"{name}: the tag {found.revision!r} can move; give a commit")
-            return Entry(
-                name=name,
-                source="hub",
-                repo=found.repo,
-                file=found.file,
-                revision=revision,
-                kind=kind,
-                sha256=sha256,
-                **fields,
-            )
-        return _of_file(name, Path(source), kind, sha256, fields)
+            revision = found.revision if is_commit(found.revision) else ""
+            fields |= {"source": "hub", "repo": found.repo, "file": found.file}
+            return Entry(name=name, kind=kind, sha256=sha256, revision=revision, **fields)
+        path = Path(source)
+        digest = sha256_of(path)
+        if sha256 and digest != sha256:
+            raise ValueError(f"it has sha256 {digest}, expected {sha256}")
+        if kind == "model":
+            from imlctl.weights.load import load  # imports torch, which names do not need
+
+            fields["architecture"] = load(path, expected_sha256=digest).card.architecture
+        fields |= {"source": "file", "file": str(path.resolve()), "size": path.stat().st_size}
+        return Entry(name=name, kind=kind, sha256=digest, **fields)
     except ValueError as error:
         raise WeightsError(
             f"cannot be added: {error}", source=source, remedy="Correct that, and add it again."
         ) from error
-
-
-def _of_file(name: str, path: Path, kind: str, expected: str, fields: dict[str, Any]) -> Entry:
-    found = sha256_of(path)
-    if expected and found != expected:
-        raise WeightsError(
-            f"has sha256 {found}, expected {expected}",
-            source=str(path),
-            remedy="It was not added; get the right file.",
-        )
-    if kind == "model":
-        from imlctl.weights.load import load  # imports torch, which names do not need
-
-        loaded = load(path, expected_sha256=found)
-        fields["architecture"] = loaded.card.architecture
-    return Entry(
-        name=name,
-        source="file",
-        file=str(path.resolve()),
-        kind=kind,
-        sha256=found,
-        size=path.stat().st_size,
-        **fields,
-    )
