@@ -48,8 +48,7 @@ def record(**changes):
         "cautions": ("a single colour throughout",),
         "timings": {"decode": 0.125},
         "regions": (Spot(((1, 2), (3, 4)), 9),),
-        "regions_rest_count": 2,
-        "regions_rest_area": 5,
+        "regions_not_listed": {"count": 2, "area": 5},
         "warnings": ("something",),
     }
     return Record(**(values | changes))

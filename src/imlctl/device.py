@@ -26,29 +26,21 @@ def resolve(name: str = "auto") -> torch.device:
     Raises:
         UsageError: The name is unknown, or this machine does not have the device.
     """
+    usable = available()
     if name == "auto":
-        return torch.device(available()[0])
+        return torch.device(usable[0])
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(
-            f"unknown device {name!r}",
-            source="--device",
-            remedy=f"Use auto or one of {', '.join(_BACKENDS)}.",
-        ) from error
-    if device.type not in available():
-        raise UsageError(
-            f"this machine has no usable {device.type!r} device",
-            source="--device",
-            remedy=f"Usable here: {', '.join(available())}.",
-        )
+    except RuntimeError:
+        what, remedy = f"unknown device {name!r}", f"Use auto or one of {', '.join(_BACKENDS)}."
+        raise UsageError(what, source="--device", remedy=remedy) from None
     count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.type not in usable:
+        what = f"this machine has no usable {device.type!r} device"
+        raise UsageError(what, source="--device", remedy=f"Usable here: {', '.join(usable)}.")
     if device.index is not None and device.index >= count:
-        raise UsageError(
-            f"there is no device {name!r}",
-            source="--device",
-            remedy=f"Highest index here: {count - 1}.",
-        )
+        what = f"there is no device {name!r}"
+        raise UsageError(what, source="--device", remedy=f"Highest index here: {count - 1}.")
     return device
 
 

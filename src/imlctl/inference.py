@@ -6,7 +6,6 @@ are in one place for whoever localizes: the product, validation, or the benchmar
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -64,22 +63,12 @@ def predict(
         NumericalError: The map or the score is NaN or infinite.
     """
     how = sampling or Sampling()
-    views = [image, image.flip(-1)] if how.tta else [image]
-    # The same noise for both views, so that a mirrored picture has the mirrored map.
-    analyse = partial(
-        _analyse,
-        model,
-        device=device,
-        tile=tile,
-        overlap=overlap,
-        how=how,
-        progress=progress,
-    )
-    if flips_at_once(model, image, tile):
-        answers = analyse(views, keys=[key] * len(views))
-    else:
-        answers = [answer for view in views for answer in analyse([view], keys=[key])]
-    return _joined(answers, how)
+    if how.tta and flips_at_once(model, image, tile):
+        views = [image, image.flip(-1)]
+        # The same noise for both views, so that a mirrored picture has the mirrored map.
+        found = _analyse(model, views, device, tile, overlap, how, [key, key], progress)
+        return _joined(found, how)
+    return _predict(model, [image], device, tile, overlap, how, [key], progress)[0]
 
 
 @torch.inference_mode()
@@ -99,20 +88,23 @@ def predict_together(
     each. Answers differ from those of `predict` by rounding, at most 1e-3.
     """
     how = sampling or Sampling()
-    passes = [
-        _analyse(
-            model,
-            [image.flip(-1) if mirrored else image for image in images],
-            device=device,
-            tile=tile,
-            overlap=overlap,
-            how=how,
-            keys=keys,
-            progress=lambda done, total: None,
-        )
-        for mirrored in ((False, True) if how.tta else (False,))
-    ]
-    return [_joined(views, how) for views in zip(*passes, strict=True)]
+    return _predict(model, images, device, tile, overlap, how, keys, lambda done, total: None)
+
+
+def _predict(
+    model: Model,
+    images: Sequence[Tensor],
+    device: torch.device,
+    tile: int,
+    overlap: int,
+    how: Sampling,
+    keys: Sequence[bytes],
+    progress: Progress,
+) -> list[Answer]:
+    """Run a model over pictures, and then over their mirror images if these are wanted."""
+    given = [images, [image.flip(-1) for image in images]] if how.tta else [images]
+    views = (_analyse(model, each, device, tile, overlap, how, keys, progress) for each in given)
+    return [_joined(found, how) for found in zip(*views, strict=True)]
 
 
 def _joined(views: Sequence[_View], how: Sampling) -> Answer:
@@ -130,17 +122,12 @@ def _joined(views: Sequence[_View], how: Sampling) -> Answer:
 
 
 class Answer(NamedTuple):
-    """Outcome of a model for one picture.
+    """Outcome of a model for one picture."""
 
-    Attributes:
-        probability: Of each pixel being manipulated, (H, W) float32 on the CPU.
-        score: Of the whole picture, 0 to 1.
-        reliability: Of the map at each pixel, (H, W) float32 on the CPU in [0, 1]; None where the
-            model does not say.
-    """
-
-    probability: Tensor
-    score: float
+    probability: Tensor  # of each pixel being manipulated, (H, W) float32 on the CPU
+    score: float  # of the whole picture, 0 to 1
+    # Of the map at each pixel, (H, W) float32 on the CPU in [0, 1]; None where the model does not
+    # say
     reliability: Tensor | None
 
 
@@ -155,7 +142,6 @@ class _View(NamedTuple):
 def _analyse(
     model: Model,
     views: Sequence[Tensor],
-    *,
     device: torch.device,
     tile: int,
     overlap: int,
@@ -266,8 +252,7 @@ def _run(
 def _finite_score(log_odds: Tensor) -> float:
     """Score of 0 to 1; NaN and infinity are refused."""
     if not torch.isfinite(log_odds):
-        raise NumericalError(
-            "the model's score is NaN or infinite, so there is no result",
-            remedy="Check the weights; if they are the bundled ones, report this picture.",
-        )
+        what = "the model's score is NaN or infinite, so there is no result"
+        remedy = "Check the weights; if they are the bundled ones, report this picture."
+        raise NumericalError(what, remedy=remedy)
     return float(torch.sigmoid(log_odds))

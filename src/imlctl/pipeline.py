@@ -205,8 +205,7 @@ class Result:
             unreliable_share=self.unreliable_share,
             cautions=self.cautions,
             regions=regions.listed,
-            regions_rest_count=regions.rest_count,
-            regions_rest_area=regions.rest_area,
+            regions_not_listed={"count": regions.rest_count, "area": regions.rest_area},
             warnings=self.photo.facts.notes,
             **self.provenance,  # type: ignore[arg-type]
         )
@@ -244,18 +243,19 @@ class Localizer:
         else:
             self.model = cast("Model", loaded.model)
         self.card = loaded.card
-        tile = self.settings.tile
+        tile, how = self.settings.tile, self.settings.sampling
         self.overlap = min(OVERLAP, tile // 2)
+        drawn: dict[str, object] = {"tta": how.fusion if how.tta else "none"}
+        if self.device.type == "cpu":  # the last bits of a map depend on it
+            drawn["threads"] = torch.get_num_threads()
+        if self.model.samples:
+            drawn |= {"steps": how.steps, "ensemble": how.ensemble}
+        cut = {"tile": tile, "overlap": self.overlap, "threshold": self.settings.threshold}
         self.provenance: dict[str, object] = {
             "model": loaded.name,
             "weights_sha256": loaded.sha256,
-            "settings": {
-                "tile": tile,
-                "overlap": self.overlap,
-                "threshold": self.settings.threshold,
-                **self._computed(),
-            },
-            "seed": self.settings.sampling.seed,
+            "settings": {**cut, **drawn},
+            "seed": how.seed,
             "device": describe(self.device),
         }
 
@@ -298,15 +298,9 @@ class Localizer:
         """
         start = time.perf_counter()
         prepared = [prepare(photo) for photo in photos]
-        answers = predict_together(
-            self.model,
-            [image for image, _ in prepared],
-            device=self.device,
-            tile=self.settings.tile,
-            overlap=self.overlap,
-            sampling=self.settings.sampling,
-            keys=[bytes.fromhex(photo.sha256) for photo in photos],
-        )
+        images = [image for image, _ in prepared]
+        keys = [bytes.fromhex(photo.sha256) for photo in photos]
+        answers = predict_together(self.model, images, keys=keys, **self._how())
         seconds = (time.perf_counter() - start) / len(photos)
         return [
             self._result(photo, answer, geometry, seconds)
@@ -335,10 +329,9 @@ class Localizer:
         if os.getpid() == self._process:
             return
         if self.device.type != "cpu":
-            raise UsageError(
-                f"this process was forked after the model was loaded onto {self.device}",
-                remedy="Load the model in the child, or start it with the method spawn.",
-            )
+            what = f"this process was forked after the model was loaded onto {self.device}"
+            remedy = "Load the model in the child, or start it with the method spawn."
+            raise UsageError(what, remedy=remedy)
         settings = cast("dict[str, object]", self.provenance["settings"])
         self.provenance = {**self.provenance, "settings": {**settings, "threads": 1}}
         self._process = os.getpid()
@@ -367,10 +360,9 @@ class Localizer:
         data = source.read() if hasattr(source, "read") else source
         if not isinstance(data, bytes):
             given = "a text file" if isinstance(data, str) else f"{type(source).__name__}"
-            raise UsageError(
-                f"cannot localize {given}",
-                remedy="Give a path, bytes, a file opened as binary, an image or an array.",
-            )
+            what = f"cannot localize {given}"
+            remedy = "Give a path, bytes, a file opened as binary, an image or an array."
+            raise UsageError(what, remedy=remedy)
         name = name or str(getattr(source, "name", "<stream>"))
         return decode(data, source=name, max_pixels=limit)
 
@@ -378,23 +370,8 @@ class Localizer:
         self, image: Tensor, key: bytes = b"", progress: Progress = lambda done, total: None
     ) -> Answer:
         """Run the model over a prepared picture; see `inference.predict`."""
-        return predict(
-            self.model,
-            image,
-            device=self.device,
-            tile=self.settings.tile,
-            overlap=self.overlap,
-            sampling=self.settings.sampling,
-            key=key,
-            progress=progress,
-        )
+        return predict(self.model, image, key=key, progress=progress, **self._how())
 
-    def _computed(self) -> dict[str, object]:
-        """Settings of the computation that bear on the result, for the record."""
-        how = self.settings.sampling
-        drawn: dict[str, object] = {"tta": how.fusion if how.tta else "none"}
-        if self.device.type == "cpu":  # the last bits of a map depend on it
-            drawn["threads"] = torch.get_num_threads()
-        if self.model.samples:
-            drawn |= {"steps": how.steps, "ensemble": how.ensemble}
-        return drawn
+    def _how(self) -> dict[str, Any]:
+        how = {"tile": self.settings.tile, "sampling": self.settings.sampling}
+        return {"device": self.device, "overlap": self.overlap, **how}

@@ -69,6 +69,20 @@ def cores() -> int:
     return usable or 1
 
 
+def free_memory() -> int | None:
+    """Return how many bytes of memory are free, or None where the system does not say."""
+    sizes = []
+    with suppress(OSError):
+        listing = Path("/proc/meminfo").read_text("ascii")
+        if free := re.search(r"MemAvailable:\s*(\d+) kB", listing):
+            sizes.append(int(free[1]) * 1024)
+    with suppress(OSError, ValueError):  # no limit is "max"
+        folder = Path("/sys/fs/cgroup")
+        limit = int((folder / "memory.max").read_text("ascii"))
+        sizes.append(limit - int((folder / "memory.current").read_text("ascii")))
+    return max(0, min(sizes)) if sizes else None
+
+
 def keep_freed_blocks() -> bool:
     """Let glibc's malloc reuse large blocks instead of handing each back to the kernel.
 

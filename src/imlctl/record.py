@@ -18,7 +18,10 @@ from imlctl.errors import ImlctlError, NumericalError
 
 SCHEMA_VERSION = 3  # of docs/record.schema.json; 3 has a verdict of three steps, and its rates
 FAILED = "failed"  # stands where a picture has no verdict
-_PLAIN = ("rule", "rates", "settings", "facts", "regions", "seconds", "timings", "versions")
+_PLAIN = (
+    *("rule", "rates", "settings", "facts", "regions", "regions_not_listed"),
+    *("seconds", "timings", "versions"),
+)
 _LIBRARIES = ("torch", "numpy", "pillow", "opencv-python-headless")
 _FRACTIONS = ("score", "share", "threshold", "unreliable_share")
 
@@ -37,17 +40,11 @@ def software_versions() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Reason why a picture has no mask.
+    """Reason why a picture has no mask."""
 
-    Attributes:
-        kind: Name of the error's class, such as "DecodeError".
-        what: What is wrong.
-        remedy: What to do about it, or "".
-    """
-
-    kind: str
-    what: str
-    remedy: str = ""
+    kind: str  # name of the error's class, such as "DecodeError"
+    what: str  # what is wrong
+    remedy: str = ""  # what to do about it, or ""
 
     @classmethod
     def of(cls, error: ImlctlError) -> Failure:
@@ -62,65 +59,38 @@ class Record:
     Dataclasses and paths among the values are turned into plain dictionaries and strings on
     construction, so that a record that exists can be written, and stays as it is.
 
-    Attributes:
-        path: The picture as the user or the scan named it; bytes that are not UTF-8 stand as
-            surrogate escapes, as Python's own file functions give them.
-        verdict: One of `mask.decide.Verdict`, or "failed".
-        model: Name of the model.
-        weights_sha256: Of the weights file, 64 hexadecimal digits.
-        settings: Whatever else the mask depends on (tile, model options ...).
-        seed: Of the noise, where the model uses any.
-        device: Where it was computed, such as "cpu" or "cuda:0 (NVIDIA H100)".
-        seconds: Wall time of the analysis.
-        timings: Seconds by stage, such as decode and model, where they were taken.
-        sha256: Of the encoded bytes that were decoded; None if they could not be read.
-        bytes: How many they are; None likewise.
-        facts: Of the file, a dataclass or a mapping; None if it could not be decoded.
-        score: For the whole picture, 0 to 1, see `mask.decide`; None where there is no map.
-        share: Fraction of pixels at or over the threshold.
-        threshold: Probability from which a pixel is marked.
-        rule: The scores that a verdict takes, see `mask.decide.Rule`.
-        rates: See `mask.rates.VerdictRates`; None where they were not measured.
-        unreliable_share: Fraction of the picture where the map cannot be believed; None where the
-            model does not say.
-        cautions: Reasons why this picture is unlike those the model can judge, as phrases.
-        regions: Those that are listed, dataclasses or mappings, largest first.
-        regions_rest_count: Regions too small to be listed.
-        regions_rest_area: Their pixels together.
-        warnings: Sentences.
-        error: Why there is no verdict; present exactly if that is "failed".
-        versions: Of imlctl, Python and the libraries that decode and compute.
+    Fields stand in the order of the JSON. `model` to `device` are the provenance of all results of
+    a scan, `settings` whatever else the mask depends on.
 
     Raises:
         NumericalError: A number is NaN or infinite.
         ValueError: Verdict, error and findings contradict each other, or a value is not JSON.
     """
 
-    path: str
-    verdict: str
+    path: str  # as the user or the scan named it; bytes that are not UTF-8 as surrogate escapes
+    sha256: str | None = None  # of the encoded bytes that were decoded; None if not read
+    bytes: int | None = None  # how many they are; None likewise
+    verdict: str  # one of `mask.decide.Verdict`, or "failed"
+    score: float | None = None  # of the whole picture, 0 to 1; None where there is no map
+    share: float | None = None  # fraction of pixels at or over the threshold
+    threshold: float | None = None  # probability from which a pixel is marked
+    rule: Any = None  # `mask.decide.Rule`: the scores that a verdict takes
+    rates: Any = None  # `mask.rates.VerdictRates`; None where they were not measured
+    unreliable_share: float | None = None  # of the picture where the map cannot be believed
+    cautions: tuple[str, ...] = ()  # why it is unlike pictures that the model can judge, as phrases
+    regions: Any = ()  # those that are listed, dataclasses or mappings, largest first
+    regions_not_listed: Any = field(default_factory=lambda: {"count": 0, "area": 0})
+    facts: Any = None  # of the file, a dataclass or a mapping; None if it could not be decoded
     model: str
     weights_sha256: str
     settings: Any
     seed: int
     device: str
-    seconds: float
-    sha256: str | None = None
-    bytes: int | None = None
-    facts: Any = None
-    score: float | None = None
-    share: float | None = None
-    threshold: float | None = None
-    rule: Any = None
-    rates: Any = None
-    unreliable_share: float | None = None
-    cautions: tuple[str, ...] = ()
-    regions: Any = ()
-    regions_rest_count: int = 0
-    regions_rest_area: int = 0
-    warnings: tuple[str, ...] = ()
-    error: Failure | None = None
-    timings: Any = field(default_factory=dict)
     versions: Any = field(default_factory=software_versions)
+    seconds: float  # wall time of the analysis
+    timings: Any = field(default_factory=dict)  # seconds by stage, where they were taken
+    warnings: tuple[str, ...] = ()  # sentences
+    error: Failure | None = None  # present exactly if the verdict is "failed"
 
     def __post_init__(self) -> None:
         failed = self.verdict == FAILED
@@ -143,39 +113,13 @@ class Record:
         """
         raw = os.fsencode(self.path)
         shown = raw.decode("utf-8", "backslashreplace")
-        exact = shown.encode() == raw
         record = {
             "schema_version": SCHEMA_VERSION,
             "path": shown,
-            "path_bytes": None if exact else raw.hex(),
-            "sha256": self.sha256,
-            "bytes": self.bytes,
-            "verdict": self.verdict,
-            "score": self.score,
-            "share": self.share,
-            "threshold": self.threshold,
-            "rule": self.rule,
-            "rates": self.rates,
-            "unreliable_share": self.unreliable_share,
-            "cautions": self.cautions,
-            "regions": self.regions,
-            "regions_not_listed": {
-                "count": self.regions_rest_count,
-                "area": self.regions_rest_area,
-            },
-            "facts": self.facts,
-            "model": self.model,
-            "weights_sha256": self.weights_sha256,
-            "settings": self.settings,
-            "seed": self.seed,
-            "device": self.device,
-            "versions": self.versions,
-            "seconds": self.seconds,
-            "timings": self.timings,
-            "warnings": self.warnings,
-            "error": self.error,
+            "path_bytes": None if shown.encode() == raw else raw.hex(),
         }
-        return {key: _plain(value, self.path) for key, value in record.items()}
+        names = (each.name for each in dataclasses.fields(self) if each.name != "path")
+        return record | {name: _plain(getattr(self, name), self.path) for name in names}
 
     def to_json(self, *, indent: int | None = None) -> str:
         """Return strict JSON in ASCII, so that no name can disturb what shows it."""
@@ -194,11 +138,9 @@ def _plain(value: Any, source: str) -> Any:
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise NumericalError(
-                f"the analysis gave {value}",
-                source=source,
-                remedy="No result is kept of it; check the weights.",
-            )
+            what = f"the analysis gave {value}"
+            remedy = "No result is kept of it; check the weights."
+            raise NumericalError(what, source=source, remedy=remedy)
         return float(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {

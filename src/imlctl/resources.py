@@ -32,11 +32,8 @@ def find_preset(wanted: str | Path) -> Path:
     known = presets()
     if str(wanted) in known:
         return known[str(wanted)]
-    raise ConfigError(
-        "there is no such file, and no built-in preset of this name",
-        source=str(wanted),
-        remedy=f"Built-in presets: {', '.join(known)}.",
-    )
+    what = "there is no such file, and no built-in preset of this name"
+    raise ConfigError(what, source=str(wanted), remedy=f"Built-in presets: {', '.join(known)}.")
 
 
 def example() -> Path:

@@ -39,15 +39,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1000 or self.ensemble < 1:
-            raise UsageError(
-                f"{self.steps} steps and {self.ensemble} members cannot be run",
-                remedy="Use 1 to 1000 steps, and at least one member.",
-            )
+            what = f"{self.steps} steps and {self.ensemble} members cannot be run"
+            raise UsageError(what, remedy="Use 1 to 1000 steps, and at least one member.")
         if self.fusion not in get_args(Fusion):
-            raise UsageError(
-                f"flips cannot be fused by {self.fusion!r}",
-                remedy=f"Use {' or '.join(get_args(Fusion))}.",
-            )
+            what = f"flips cannot be fused by {self.fusion!r}"
+            raise UsageError(what, remedy=f"Use {' or '.join(get_args(Fusion))}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +86,9 @@ class Settings:
             if name not in own | drawn:
                 close = get_close_matches(name, sorted(own | drawn), 1)
                 known = ", ".join(sorted(own | drawn))
-                raise UsageError(
-                    f"there is no setting {name!r}",
-                    remedy=f"Did you mean {close[0]!r}?" if close else f"Known are {known}.",
-                )
+                what = f"there is no setting {name!r}"
+                remedy = f"Did you mean {close[0]!r}?" if close else f"Known are {known}."
+                raise UsageError(what, remedy=remedy)
         sampling = {name: options.pop(name) for name in drawn & options.keys()}
         if sampling:
             options["sampling"] = Sampling(**sampling)

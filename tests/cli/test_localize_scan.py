@@ -292,7 +292,7 @@ def test_a_single_picture_that_crashes_its_decoder_fails_as_in_a_scan(
 
 
 _CRASHING = """
-import os, imlctl.scan.worker as worker
+import os, imlctl.scan.processes as worker
 worker.read = lambda *_, **__: os.abort()
 worker.serve_decoder"""
 

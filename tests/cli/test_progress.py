@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from imlctl.cli.progress import Progress, train_line
+from imlctl.cli.train import Progress, train_line
 
 STEP = {
     "event": "step",
@@ -20,7 +20,7 @@ PACE = "loss 0.2500, 9.6 a second, waiting 10%, forward 40%, backward 50%, updat
 
 
 def test_into_a_file_go_lines_and_of_steps_only_some(capsys):
-    with Progress(False, train_line) as progress:
+    with Progress(False) as progress:
         for _ in range(5):
             progress(STEP)
         progress({"event": "regenerated", "done": 1, "total": 5})
@@ -44,12 +44,6 @@ def test_quiet_says_nothing(capsys):
         progress(STEP)
         progress({"event": "validation", "step": 20})
     assert capsys.readouterr().err == ""
-
-
-def test_a_line_may_be_one_s_own(capsys):
-    with Progress(False, line=lambda event: f"at {event['step']}") as progress:
-        progress({"event": "round trip", "step": 4})
-    assert capsys.readouterr().err == "at 4\n"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import os
 import pytest
 import typer
 
-from imlctl.cli.verify import verify
+from imlctl.cli.report import verify
 from imlctl.errors import Exit, OutputError
 
 

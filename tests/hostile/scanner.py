@@ -17,7 +17,7 @@ from contextlib import ExitStack
 
 from imlctl.cli.report import followed, write_reports
 from imlctl.report import tables  # noqa: F401
-from imlctl.scan import ledger, naming, worker  # noqa: F401
+from imlctl.scan import ledger, naming, processes  # noqa: F401
 from imlctl.scan.analysis import Options
 from imlctl.scan.find import discover
 from imlctl.scan.folder import Outputs
@@ -89,7 +89,7 @@ def main(source, out, workers, last):
         rows = outputs.begin(jobs, found, ["scanner"], stack)
         outcomes = scan(jobs, engine, OPTIONS, ledger=rows, resume=True)
         resumed = sum(outcome.resumed for outcome in followed(outcomes, outputs))
-        write_reports(outputs.case(), page=False, jsonl=True, csv=False)
+        write_reports(outputs.case, ["jsonl"])
     sys.settrace(None)
     sys.stdout.write(json.dumps({"lines": total[0], "resumed": resumed}))
 

@@ -86,8 +86,7 @@ def record_of(path: str, probability: NDArray[np.float32], **changes: Any) -> Re
         "rule": decision.rule,
         "rates": {"pictures": "of a test", **RATES.verdicts[decision.verdict].to_dict()},
         "regions": regions.listed,
-        "regions_rest_count": regions.rest_count,
-        "regions_rest_area": regions.rest_area,
+        "regions_not_listed": {"count": regions.rest_count, "area": regions.rest_area},
     }
     return Record(**(values | changes))
 

@@ -107,7 +107,7 @@ def test_an_input_that_changed_since_it_was_analysed_is_said_at_once(case, tmp_p
 def test_an_input_that_vanished_is_said_at_once(case, tmp_path):
     (tmp_path / "in/a.jpg").unlink()
     (finding,) = write(case)
-    assert "cannot be read any more" in finding.problem
+    assert "missing since it was analysed" in finding.problem
     assert problems(case[0]) == {"a.jpg": "missing"}
 
 

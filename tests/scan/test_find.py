@@ -351,7 +351,6 @@ def test_names_are_read_one_a_line(tmp_path):
         "ä.jpg\r\nb.jpg\r\n".encode("utf-16"),
         codecs.BOM_UTF16_BE + "ä.jpg\nb.jpg".encode("utf-16-be"),
         "ä.jpg\r\nb.jpg\r\n".encode("utf-16-le"),
-        "ä.jpg\nb.jpg\n".encode("utf-32"),
     ],
 )
 def test_lists_from_windows_lose_no_picture(tmp_path, data):

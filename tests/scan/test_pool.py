@@ -20,13 +20,12 @@ from imlctl.scan.custody import sha256_of
 from imlctl.scan.messages import Decoded, Failed, Request, Unchanged
 from imlctl.scan.naming import Kind
 from imlctl.scan.pool import Batches, Decoders, InProcess, start_engine
-from imlctl.scan.processes import Limits, suitable_jobs
-from imlctl.scan.worker import decode_file
+from imlctl.scan.processes import Limits, decode_file, suitable_jobs
 from imlctl.settings import Settings
 
 # A decoder that does what the name of the file says.
 UNRULY = """
-import os, time, numpy, imlctl.scan.worker as worker
+import os, time, numpy, imlctl.scan.processes as worker
 def read(path, max_pixels, honest=worker.read):
     name = os.path.basename(path)
     if "crash" in name: os.abort()
@@ -172,7 +171,7 @@ def test_processes_end_with_the_scan_however_it_ends(child_environment):
     script = (
         "import os, sys\nfrom imlctl.scan.pool import Decoders\n"
         "decoders = Decoders(2)\n"
-        "print(*(d._process.pid for d in decoders._decoders), flush=True)\n"
+        "print(*(d._process.pid for d in decoders.workers), flush=True)\n"
         "os.kill(os.getpid(), 9)"
     )
     child = subprocess.run(
@@ -245,7 +244,7 @@ class Fake:
         if "print" in name: print("noise"); os.write(1, b"noise")
         return Finished({}, {"name": name, "pid": os.getpid(), "torch": "torch" in sys.modules})
 analysis.Analysis = Fake
-from imlctl.scan.worker import serve_model; serve_model"""
+from imlctl.scan.processes import serve_model; serve_model"""
 
 
 @pytest.fixture
@@ -303,7 +302,7 @@ def test_a_process_that_died_with_nothing_in_hand_is_replaced(models, folder):
     engine = models(1)
     (first,) = engine.run(folder("a.png"), never)
     os.kill(first[1].record["pid"], 9)
-    engine._models[0]._process.wait()
+    engine.workers[0]._process.wait()
     (second,) = engine.run(folder("b.png"), never)
     assert second[1].record["name"] == "b.png"
 

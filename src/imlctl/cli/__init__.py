@@ -15,14 +15,12 @@ from imlctl import __version__
 from imlctl.cli.bench import bench
 from imlctl.cli.console import ReaderGoneError, complain
 from imlctl.cli.data import data
-from imlctl.cli.distill import distill
 from imlctl.cli.doctor import doctor
 from imlctl.cli.interrupts import terminate_as_interrupt
 from imlctl.cli.localize import localize
 from imlctl.cli.localize_options import LocalizeCommand
-from imlctl.cli.report import report
-from imlctl.cli.train import train
-from imlctl.cli.verify import verify
+from imlctl.cli.report import report, verify
+from imlctl.cli.train import distill, train
 from imlctl.cli.weights import weights
 from imlctl.errors import Exit, ImlctlError
 from imlctl.process import keep_freed_blocks, spin_moderately

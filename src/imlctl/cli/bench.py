@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
@@ -11,11 +12,13 @@ import typer
 
 from imlctl.cli import options
 from imlctl.cli.console import printable
+from imlctl.cli.options import option
 from imlctl.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from rich.console import JustifyMethod
     from rich.table import Table as RichTable
 
     from imlctl.bench.page import Table
@@ -28,102 +31,56 @@ VERSION = 5  # of the document
 _NAME = 12  # characters of a first cell that stay on one line
 _WAYS = "--fps, --flops, --f1, --robustness, --calibrate or --scan"
 
-F1 = Annotated[
-    Path | None,
-    typer.Option(
-        "--f1",
-        help="Measure accuracy on a folder of <set>/tampered, masks, authentic, or on a manifest"
-        " (CSV or JSON: image, mask, set, split).",
-    ),
-]
+_ACCURACY = "folder of <set>/tampered, masks, authentic, or a manifest (CSV or JSON)"
+F1 = Annotated[Path | None, option(f"Measure accuracy on a {_ACCURACY}.", "--f1")]
 Robustness = Annotated[
     Path | None,
-    typer.Option(
-        help="Measure accuracy after compression, blur, noise, resizing and a trip through a"
-        " social network; PATH as for --f1."
-    ),
+    option("Measure accuracy after compression, blur, noise, resizing and a social network."),
 ]
 Calibrate = Annotated[
     Path | None,
-    typer.Option(
-        help="Measure on your own authentic pictures how often each verdict is given, and keep mask"
+    option(
+        "Measure on your own authentic pictures how often each verdict is given, and keep mask"
         " thresholds for --threshold fpr=RATE; PATH as for --f1, or any folder."
     ),
 ]
 Scan = Annotated[
-    Path | None,
-    typer.Option(help="Time a scan of a folder, from files to masks, against the bare model."),
+    Path | None, option("Time a scan of a folder, from files to masks, against the bare model.")
 ]
 Peer = Annotated[
-    str,
-    typer.Option(
-        help="With --f1: command of another detector that writes a map of {image} to {out}; both"
-        " run in turns."
-    ),
+    str, option("With --f1: command of another detector that writes a map of {image} to {out}.")
 ]
 Models = Annotated[
     list[str] | None,
-    typer.Option(
-        "--model",
-        help="Name in the registry of weights; repeatable with --fps, --flops and --f1.",
-        show_default="the registry's default",
-    ),
+    option("Name in the registry of weights.", "--model", show_default="the registry's default"),
 ]
 Weights = Annotated[
     list[str] | None,
-    typer.Option(
-        "--weights",
-        help="Other weights: a name, a safetensors file, or hf://owner/repo[@revision]/file;"
-        " repeatable likewise.",
-    ),
+    option("Other weights: a name, a file, or hf://owner/repo[@revision]/file.", "--weights"),
 ]
 Size = Annotated[
     list[int] | None,
-    typer.Option(
-        help="With --fps and --flops: side of the picture in pixels; repeatable.",
-        show_default="512, 1024, 2048, 4096",
-    ),
+    option("With --fps and --flops: side in pixels.", show_default="512, 1024, 2048, 4096"),
 ]
+_STEPS = {"min": 1, "max": 1000, "show_default": "8; with --fps 8 and 1"}
 Steps = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--steps",
-        min=1,
-        max=1000,
-        help="Denoising steps, for models that sample; repeatable, to compare.",
-        show_default="8; with --fps 8 and 1",
-    ),
+    list[int] | None, option("Denoising steps, for models that sample.", "--steps", **_STEPS)
 ]
+_MEMBERS = {"min": 1, "show_default": "5; with --fps 5 and 1"}
 Ensemble = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--ensemble",
-        min=1,
-        help="Samples to average, for models that sample; repeatable, to compare.",
-        show_default="5; with --fps 5 and 1",
-    ),
+    list[int] | None, option("Samples to average, for models that sample.", **_MEMBERS)
 ]
-Tta = Annotated[
-    bool | None,
-    typer.Option(
-        "--tta/--no-tta",
-        help="Analyse the mirrored picture too.",
-        show_default="no; with --fps both",
-    ),
-]
-Runs = Annotated[int, typer.Option(min=1, help="With --fps and --scan: timed rounds.")]
-Split = Annotated[str, typer.Option(help="Use only this split of a manifest.")]
+_TTA = {"show_default": "no; with --fps both"}
+Tta = Annotated[bool | None, option("Analyse the mirrored picture too.", "--tta/--no-tta", **_TTA)]
+Runs = Annotated[int, option("With --fps and --scan: timed rounds.", min=1)]
 Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="New folder to write JSON, Markdown and charts to."),
+    Path | None, option("New folder to write JSON, Markdown and charts to.", "--out", "-o")
 ]
 
 
 def bench(
-    fps: Annotated[bool, typer.Option("--fps", help="Measure speed, cost and memory.")] = False,
-    flops: Annotated[
-        bool, typer.Option("--flops", help="Count parameters and operations, by part.")
-    ] = False,
+    fps: Annotated[bool, option("Measure speed, cost and memory.", "--fps")] = False,
+    flops: Annotated[bool, option("Count parameters and operations.", "--flops")] = False,
     f1: F1 = None,
     robustness: Robustness = None,
     calibrate: Calibrate = None,
@@ -137,18 +94,20 @@ def bench(
     ensemble: Ensemble = None,
     tta: Tta = None,
     runs: Runs = 5,
-    split: Split = "",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    split: Annotated[str, option("Use only this split of a manifest.")] = "",
+    json: options.Json = False,
     out: Out = None,
 ) -> None:
     """Measure speed, cost and accuracy.
 
     One measurement at a time: --fps, --flops, --f1 (with --peer beside another detector),
-    --robustness, --calibrate or --scan.
+    --robustness, --calibrate or --scan; PATH is a folder or a manifest throughout.
+
+    With --fps, --flops and --f1, --model, --weights, --size, --steps and --ensemble may be
+    repeated, to compare.
     """
     paths = {"--f1": f1, "--robustness": robustness, "--calibrate": calibrate, "--scan": scan}
-    ways = [way for way, wanted in (("--fps", fps), ("--flops", flops)) if wanted]
-    ways += [way for way, path in paths.items() if path is not None]
+    ways = ["--fps"] * fps + ["--flops"] * flops + [way for way, path in paths.items() if path]
     if len(ways) != 1:
         given = f"{' and '.join(ways)} were given" if ways else "nothing was chosen"
         raise UsageError(
@@ -163,67 +122,45 @@ def bench(
         )
     named = [*((name, None) for name in model or ()), *(("", name) for name in weights or ())]
     models = _Models(named or [("", None)], device, steps or [], ensemble or [], bool(tta))
-    models.varied = bool(steps or ensemble) and len(models.named) == 1
-    path = paths.get(way)
     if way == "--fps":
         document, pictures = _speed(models, size or (), runs, tta)
     elif way == "--flops":
         document, pictures = _flops(models, size or ())
-    elif way == "--scan":
-        from imlctl.bench.scan import throughput
-
-        document = throughput(models.one(), cast("Path", path), runs, _track)
-        document, pictures = {"kind": "scan", **document}, {}
     else:
-        document, pictures = _on_pictures(way, models, cast("Path", path), split, peer, out)
+        path = cast("Path", paths[way])
+        compares = way == "--f1" and not peer
+        if not compares and max(len(named), len(models.steps), len(models.members)) > 1:
+            what = "measures one model with one setting here, but several were given"
+            remedy = "Only --fps, --flops and --f1 without --peer compare."
+            raise UsageError(what, source="bench", remedy=remedy)
+        document, pictures = _on_pictures(way, models, path, split, peer, runs, charts=bool(out))
     _show({"version": VERSION, **document}, pictures, json=json, out=out)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Models:
-    """Models and settings of the command line, loaded one at a time."""
+    """Models and settings of the command line."""
 
     named: list[tuple[str, str | None]]  # each in the registry, or other weights
     device: str
     steps: list[int]
     members: list[int]
     tta: bool
-    varied: bool = False  # a setting was given for what must be a model that samples
 
-    def one(self) -> Localizer:
-        """The only one.
-
-        Raises:
-            UsageError: Several models or settings were given.
-        """
-        if max(len(self.named), len(self.steps), len(self.members)) > 1:
-            raise UsageError(
-                "measures one model with one setting here, but several were given",
-                source="bench",
-                remedy="Only --fps, --flops and --f1 without --peer compare.",
-            )
-        return next(self.every())
-
-    def every(self) -> Iterator[Localizer]:
+    def each(self, steps: Iterable[int], members: Iterable[int]) -> Iterator[Localizer]:
         """Every model with every setting, each loaded when it is asked for."""
-        from itertools import product
-
-        from imlctl.core.diff_iml import MEMBERS
-        from imlctl.core.model import STEPS
         from imlctl.pipeline import Localizer
         from imlctl.settings import Sampling, Settings
 
-        drawn = product(self.named, self.members or [MEMBERS], self.steps or [STEPS])
-        for (model, weights), members, steps in drawn:
-            sampling = Sampling(steps=steps, ensemble=members, tta=self.tta)
+        for (model, weights), count, number in product(self.named, members, steps):
+            sampling = Sampling(steps=number, ensemble=count, tta=self.tta)
             settings = Settings(model=model, weights=weights, device=self.device, sampling=sampling)
             localizer = Localizer(settings)
-            if self.varied and not localizer.model.samples:
-                raise UsageError(
-                    f"{localizer.provenance['model']} does not sample",
-                    source="--steps or --ensemble",
-                    remedy="Give weights of a DiffIML.",
-                )
+            asked = self.steps or self.members
+            if asked and len(self.named) == 1 and not localizer.model.samples:
+                what = f"{localizer.provenance['model']} does not sample"
+                remedy = "Give weights of a DiffIML."
+                raise UsageError(what, source="--steps or --ensemble", remedy=remedy)
             yield localizer
 
 
@@ -231,27 +168,24 @@ def _speed(models: _Models, sizes: Iterable[int], runs: int, tta: bool | None) -
     from tqdm import tqdm
 
     from imlctl.bench.speed import SIZES, Plan, measure
-    from imlctl.core.diff_iml import MEMBERS
-    from imlctl.core.model import STEPS
+    from imlctl.settings import MEMBERS, STEPS
 
     steps, members = tuple(models.steps) or (STEPS, 1), tuple(models.members) or (MEMBERS, 1)
     plan = Plan(tuple(sizes) or SIZES, runs, steps, members, tta)
-    models.steps, models.members = [steps[0]], [members[0]]
     with tqdm(bar_format="{desc} [{elapsed}]", disable=None, leave=False) as bar:
-        found = measure(list(models.every()), plan, progress=bar.set_description_str)
+        localizers = list(models.each(steps[:1], members[:1]))
+        found = measure(localizers, plan, progress=bar.set_description_str)
     return {"kind": "speed", **found}, {}
 
 
 def _flops(models: _Models, sizes: Iterable[int]) -> Measured:
     from imlctl.bench.flops import compare_counts
     from imlctl.bench.speed import SIZES, checked_sizes
-    from imlctl.core.diff_iml import MEMBERS
-    from imlctl.core.model import STEPS
+    from imlctl.settings import MEMBERS, STEPS
 
     steps, members = models.steps or [STEPS], models.members or [1, MEMBERS]
-    models.steps, models.members = steps[-1:], members[-1:]
     rows = []
-    for localizer in models.every():
+    for localizer in models.each(steps[-1:], members[-1:]):
         size = checked_sizes(list(sizes) or SIZES, localizer.model.multiple)[0]
         named = {key: localizer.provenance[key] for key in ("model", "weights_sha256")}
         rows.append(named | compare_counts(localizer.model, size, steps, members))
@@ -259,26 +193,35 @@ def _flops(models: _Models, sizes: Iterable[int]) -> Measured:
 
 
 def _on_pictures(
-    way: str, models: _Models, path: Path, split: str, peer: str, out: Path | None
+    way: str, models: _Models, path: Path, split: str, peer: str, runs: int, *, charts: bool
 ) -> Measured:
     from imlctl.bench import accuracy
     from imlctl.data.manifest import authentic_pictures, evaluation_pictures
+    from imlctl.settings import MEMBERS, STEPS
 
+    def each() -> Iterator[Localizer]:
+        return models.each(models.steps or [STEPS], models.members or [MEMBERS])
+
+    pictures: dict[str, bytes | None] = {}
+    if way == "--scan":
+        from imlctl.bench.scan import throughput
+
+        return {"kind": "scan", **throughput(next(each()), path, runs, _track)}, pictures
     if way == "--calibrate":
         entries = authentic_pictures(path, split=split)
-        return {"kind": "calibration", **accuracy.calibrate(models.one(), entries, _track)}, {}
+        found = accuracy.calibrate(next(each()), entries, _track)
+        return {"kind": "calibration", **found}, pictures
     entries = evaluation_pictures(path, split=split)
     if way == "--robustness":
-        return {"kind": "robustness", **accuracy.robustness(models.one(), entries, _track)}, {}
+        found = accuracy.robustness(next(each()), entries, _track)
+        return {"kind": "robustness", **found}, pictures
     if peer:
         from imlctl.bench.peer import compare_with_peer
 
-        return {"kind": "peer", **compare_with_peer(models.one(), entries, peer, _track)}, {}
-    rows = accuracy.accuracy(models.every(), entries, _track)
-    pictures: dict[str, bytes | None] = {}
-    if out is not None:
-        localizer = next(models.every())
-        pictures["cases.png"] = accuracy.cases_png(localizer, entries, rows[0]["pictures"])
+        return {"kind": "peer", **compare_with_peer(next(each()), entries, peer, _track)}, pictures
+    rows = accuracy.accuracy(each(), entries, _track)
+    if charts:
+        pictures["cases.png"] = accuracy.cases_png(next(each()), entries, rows[0]["pictures"])
     return {"kind": "accuracy", "models": rows}, pictures
 
 
@@ -326,21 +269,14 @@ def _rich(table: Table) -> RichTable:
     from rich import box
     from rich.table import Table as RichTable
 
-    drawn = RichTable(
-        title=printable(table.title),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    title, padding = printable(table.title), (0, 1, 0, 0)
+    drawn = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=padding)
     for number, name in enumerate(table.columns):
         # A heading may be folded, a number never; of a name, a readable part stays.
         widest = max([1, *(len(printable(row[number])) for row in table.rows)])
-        drawn.add_column(
-            name,
-            justify="right" if number else "left",
-            overflow="fold",
-            min_width=widest if number else min(widest, _NAME),
-        )
+        least = widest if number else min(widest, _NAME)
+        side: JustifyMethod = "right" if number else "left"
+        drawn.add_column(name, justify=side, overflow="fold", min_width=least)
     for row in table.rows:
         drawn.add_row(*map(printable, row))
     return drawn

@@ -59,17 +59,18 @@ def note(message: str) -> None:
 
 def _remark(line: str) -> None:
     if is_terminal(sys.stderr) and len(line) >= columns():
-        width = max(20, columns() - 1)
-        line = textwrap.fill(
-            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-        )
+        line = wrapped(line, "", "  ")
     if line.startswith(_ERROR):
         line = styled(_ERROR, "error", sys.stderr) + line.removeprefix(_ERROR)
-    if sys.stderr is not None:
-        try:
+    with suppress(OSError, ValueError):  # nobody is there to be told
+        if sys.stderr is not None:
             _write(sys.stderr, line)
-        except (OSError, ValueError):  # nobody is there to be told
-            return
+
+
+def wrapped(text: str, first: str, others: str) -> str:
+    """Break a text for the terminal between words, with these in front of its lines."""
+    width, whole = max(20, columns() - 1), {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=others, **whole)  # type: ignore[arg-type]
 
 
 def _write(stream: TextIO, line: str) -> None:
@@ -84,17 +85,15 @@ class Indestructible:
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
-    def write(self, text: str) -> int:
+    def write(self, text: str) -> None:
         """Write, if anybody is there."""
-        with suppress(OSError, ValueError):
-            return self._stream.write(text) if self._stream is not None else 0
-        return 0
+        with suppress(OSError, ValueError, AttributeError):  # of None, where there is no stream
+            self._stream.write(text)  # type: ignore[union-attr]
 
     def flush(self) -> None:
         """Flush, likewise."""
-        with suppress(OSError, ValueError):
-            if self._stream is not None:
-                self._stream.flush()
+        with suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()  # type: ignore[union-attr]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

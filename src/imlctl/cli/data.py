@@ -5,12 +5,20 @@ from __future__ import annotations
 import json as json_module
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from imlctl.cli import options
 from imlctl.cli.console import complain, note
+from imlctl.cli.options import option
+
+_KINDS = (
+    "mixed (the preset's mix), splice, copy_move, removal, regenerated, retouch, authentic, or"
+    " diffusion."
+)
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 data = typer.Typer(help="Index datasets, make forgeries, look at samples.", no_args_is_help=True)
 
@@ -24,34 +32,27 @@ def _data() -> None:
 def synthesize(
     config: options.Preset,
     out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="Folder of the set; pictures already there are kept."),
+        Path, option("Folder of the set; pictures already there are kept.", "--out", "-o")
     ],
-    count: Annotated[int, typer.Option(min=1, help="Number of pictures, over all shards.")] = 1000,
-    kind: Annotated[
-        str,
-        typer.Option(
-            help="mixed (the preset's mix), splice, copy_move, removal, regenerated, retouch, "
-            "authentic, or diffusion."
-        ),
-    ] = "mixed",
+    count: Annotated[int, option("Number of pictures, over all shards.", min=1)] = 1000,
+    kind: Annotated[str, option(_KINDS)] = "mixed",
     shard: Annotated[
-        str, typer.Option(help="Make one shard of the set, such as 2/8.", show_default="all of it")
+        str, option("Make one shard of the set, such as 2/8.", show_default="all of it")
     ] = "1/1",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
+    seed: Annotated[int, option("Seed of all random choices.", min=0)] = 0,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Use the photographs held out from training.")
+        bool, option("Use the photographs held out from training.", "--held-out")
     ] = False,
-    name: Annotated[str, typer.Option("--set", help="Name of the set.")] = "synthetic",
-    split: Annotated[str, typer.Option(help="Split to write into the manifest.")] = "train",
+    name: Annotated[str, option("Name of the set.", "--set")] = "synthetic",
+    split: Annotated[str, option("Split to write into the manifest.")] = "train",
     pipeline: Annotated[
-        str, typer.Option(help="For diffusion: an inpainting pipeline on the Hub, or a folder.")
+        str, option("For diffusion: an inpainting pipeline on the Hub, or a folder.")
     ] = "stabilityai/stable-diffusion-2-inpainting",
     revision: Annotated[
-        str | None, typer.Option(help="Commit of the pipeline on the Hub; pin it to reproduce.")
+        str | None, option("Commit of the pipeline on the Hub; pin it to reproduce.")
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="For diffusion: a text file with one prompt per line.")
+        Path | None, option("For diffusion: a text file with one prompt per line.")
     ] = None,
     device: options.Device = "auto",
 ) -> None:
@@ -91,18 +92,12 @@ def speed(
     config: options.Preset,
     workers: Annotated[
         list[int] | None,
-        typer.Option(
-            min=1, help="Number of workers to try; repeatable.", show_default="1, 2, 4, ... cores"
-        ),
+        option("Number of workers; repeatable.", min=1, show_default="1, 2, 4, ... cores"),
     ] = None,
-    samples: Annotated[
-        int, typer.Option(min=1, help="Samples per worker, and to time by kind.")
-    ] = 64,
-    steps: Annotated[
-        int, typer.Option(min=0, help="Training steps to time; 0 skips the model.")
-    ] = 3,
+    samples: Annotated[int, option("Samples per worker, and to time by kind.", min=1)] = 64,
+    steps: Annotated[int, option("Training steps to time; 0 skips the model.", min=0)] = 3,
     device: options.Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Measure how fast training samples are made.
 
@@ -133,37 +128,27 @@ def speed(
     typer.echo(json_module.dumps(found) if json else "\n".join(_speed_lines(found)))
 
 
-def _speed_lines(found: dict[str, Any]) -> list[str]:
-    def listed(seconds: dict[str, float]) -> str:
-        return ", ".join(f"{name.replace('_', '-')} {_ms(s)}" for name, s in seconds.items())
-
-    size = found["size"]
-    lines = [f"one sample of {size}x{size} in one process: {_ms(found['seconds'])}"]
-    lines += [f"  {listed(found['kinds'])}"]
-    lines += [f"{n:4} workers: {rate:8.1f} samples/s" for n, rate in found["workers"].items()]
-    takes = found["model"]
-    if takes is None:
-        return lines
-    enough = [n for n, rate in found["workers"].items() if rate >= takes]
-    best = max(found["workers"].values()) / takes
-    verdict = (
-        f"{min(enough)} workers are enough"
-        if enough
-        else f"none of these is enough; the model would wait {1 - best:.0%} of the time"
-    )
-    return [*lines, f"the model takes {takes:8.1f} samples/s on {found['device']}: {verdict}"]
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms"
+def _speed_lines(found: dict[str, Any]) -> Iterator[str]:
+    size, takes, rates = found["size"], found["model"], found["workers"]
+    yield f"one sample of {size}x{size} in one process: {found['seconds'] * 1e3:.1f} ms"
+    kinds = found["kinds"].items()
+    yield "  " + ", ".join(f"{kind.replace('_', '-')} {s * 1e3:.1f} ms" for kind, s in kinds)
+    for count, rate in rates.items():
+        yield f"{count:4} workers: {rate:8.1f} samples/s"
+    if takes is not None:
+        enough = [count for count, rate in rates.items() if rate >= takes]
+        wait = f"{1 - max(rates.values()) / takes:.0%} of the time"
+        verdict = f"none of these is enough; the model would wait {wait}"
+        verdict = f"{min(enough)} workers are enough" if enough else verdict
+        yield f"the model takes {takes:8.1f} samples/s on {found['device']}: {verdict}"
 
 
 @data.command()
 def sheet(
     config: options.Preset,
-    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")],
-    count: Annotated[int, typer.Option(min=1, max=400, help="Number of samples.")] = 48,
-    start: Annotated[int, typer.Option(min=0, help="Number of the first sample.")] = 0,
+    out: Annotated[Path, option("PNG to write.", "--out", "-o")],
+    count: Annotated[int, option("Number of samples.", min=1, max=400)] = 48,
+    start: Annotated[int, option("Number of the first sample.", min=0)] = 0,
     force: options.Force = False,
 ) -> None:
     """Draw training samples with their masks outlined.
@@ -179,34 +164,38 @@ def sheet(
     typer.echo(f"{out}: {count} samples, {rate:.0f} a second in one process")
 
 
+def _layouts(wanted: bool) -> None:
+    if wanted:
+        from imlctl.data.layouts import LAYOUTS
+
+        for layout in LAYOUTS.values():
+            typer.echo(f"{layout.name:17} {layout.about}")
+        raise typer.Exit
+
+
 @data.command()
 def index(
     root: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Manifest to write: .csv, .json, .jsonl or .ndjson.")
+        Path, option("Manifest to write: .csv, .json, .jsonl or .ndjson.", "--out", "-o")
     ],
     layout: Annotated[
-        str, typer.Option(help="Layout of the folders: auto, or a name from --layouts.")
+        str, option("Layout of the folders: auto, or a name from --layouts.")
     ] = "auto",
     name: Annotated[
-        str | None, typer.Option("--set", help="Name of the set.", show_default="the layout's own")
+        str | None, option("Name of the set.", "--set", show_default="the layout's own")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the pictures.")] = "train",
+    split: Annotated[str, option("Split of the pictures.")] = "train",
     hold_out: Annotated[
-        float, typer.Option(min=0, max=0.99, help="Share of the scenes to put into the split val.")
+        float, option("Share of the scenes to put into the split val.", min=0, max=0.99)
     ] = 0.0,
     against: Annotated[
         list[Path] | None,
-        typer.Option(help="Manifest whose pictures must not appear in another split; repeatable."),
+        option("Manifest whose pictures must not appear in another split; repeatable."),
     ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, max=256, help="Pictures read at the same time.")
-    ] = 4,
+    workers: Annotated[int, option("Pictures read at the same time.", min=1, max=256)] = 4,
     layouts: Annotated[
-        bool,
-        typer.Option(
-            "--layouts", is_eager=True, callback=lambda v: _layouts(v), help="List the layouts."
-        ),
+        bool, option("List the layouts.", "--layouts", is_eager=True, callback=_layouts)
     ] = False,
     force: options.Force = False,
 ) -> None:
@@ -221,11 +210,9 @@ def index(
     from imlctl.errors import ConfigError, Exit, OutputError
 
     if out.exists() and not force:  # before an hour of reading, not after
-        raise OutputError(
-            "this output is already there",
-            source=str(out),
-            remedy="Choose another name, or add --force to replace it.",
-        )
+        what = "this output is already there"
+        remedy = "Choose another name, or add --force to replace it."
+        raise OutputError(what, source=str(out), remedy=remedy)
     known = [entry for path in against or () for entry in read_manifest(path)]
     found = build_index(
         root,
@@ -246,13 +233,3 @@ def index(
         typer.echo(f"  {named} {part}: {tampered} tampered, {authentic} authentic")
     if found.wrong:
         raise typer.Exit(Exit.SOME_FAILED)
-
-
-def _layouts(wanted: bool) -> None:
-    if not wanted:
-        return
-    from imlctl.data.layouts import LAYOUTS
-
-    for layout in LAYOUTS.values():
-        typer.echo(f"{layout.name:17} {layout.about}")
-    raise typer.Exit

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -25,20 +25,20 @@ class Interrupts:
     def __init__(self, message: bytes = _MESSAGE, *, ignore_hangup: bool = False) -> None:
         self.message = message
         self.requested = False
-        self._ignore_hangup = ignore_hangup
-        self._previous: dict[signal.Signals, object] = {}
+        self._handlers: dict[int, Any] = {signal.SIGINT: self._handle, signal.SIGTERM: self._handle}
+        if ignore_hangup and hasattr(signal, "SIGHUP"):
+            self._handlers[signal.SIGHUP] = signal.SIG_IGN
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # others cannot set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-            if self._ignore_hangup and hasattr(signal, "SIGHUP"):
-                self._previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._exchange()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._exchange()
+
+    def _exchange(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # others cannot set handlers
+            self._handlers = {n: signal.signal(n, each) for n, each in self._handlers.items()}
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self.requested:
@@ -51,9 +51,5 @@ class Interrupts:
 
 def terminate_as_interrupt() -> None:
     """Have a request to terminate end the program as Ctrl-C does, with all its cleaning up."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, interrupt)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-import typer
+from typer import Argument
 from typer.core import TyperCommand
+
+from imlctl.cli.options import option
 
 _GROUPS = {  # of the help, by the names of parameters
     "Input": "example recursive include exclude files_from null max_pixels timeout",
@@ -18,103 +20,77 @@ _GROUPS = {  # of the help, by the names of parameters
 }
 
 
-def _flag(name: str, about: str, *short: str) -> Any:
-    return typer.Option(name, *short, help=about)
-
-
 Inputs = Annotated[
-    list[str] | None, typer.Argument(help="Photographs, folders, or - for standard input.")
+    list[str] | None, Argument(help="Photographs, folders, or - for standard input.")
 ]
 Example = Annotated[
-    bool, _flag("--example", "Analyse the example that comes with imlctl: a forgery.")
+    bool, option("Analyse the example that comes with imlctl: a forgery.", "--example")
 ]
-Recursive = Annotated[bool, _flag("--recursive", "Search folders within folders.", "-r")]
+Recursive = Annotated[bool, option("Search folders within folders.", "--recursive", "-r")]
 Include = Annotated[
     list[str] | None,
-    typer.Option(
-        help="In folders, take only pictures that match, as 'IMG_*' or 'case-7/*'. Repeatable."
-    ),
+    option("In folders, take only pictures that match, as 'IMG_*' or 'case-7/*'. Repeatable."),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option(help="In folders, leave out pictures and folders that match. Repeatable."),
+    option("In folders, leave out pictures and folders that match. Repeatable."),
 ]
 FilesFrom = Annotated[
     str | None,
-    typer.Option(
-        "--files-from",
-        help="Also take the files listed in this file, one per line; - for standard input.",
-    ),
+    option("Also take the files listed in this file, one per line; - for standard input."),
 ]
-Null = Annotated[bool, _flag("--null", "Names in --files-from end in a zero byte.", "-0")]
-MaxPixels = Annotated[
-    int, typer.Option("--max-pixels", min=1, help="Refuse larger pictures; none is ever shrunk.")
-]
+Null = Annotated[bool, option("Names in --files-from end in a zero byte.", "--null", "-0")]
+MaxPixels = Annotated[int, option("Refuse larger pictures; none is ever shrunk.", min=1)]
 Timeout = Annotated[
     float,
-    typer.Option(
-        min=0.1, help="Give up on a picture whose decoding takes longer than this, in seconds."
-    ),
+    option("Give up on a picture whose decoding takes longer than this, in seconds.", min=0.1),
 ]
 
 Out = Annotated[
     str | None,
-    typer.Option(
-        "--out",
-        "-o",
-        help="Mask to write (PNG), a folder for many, or - for standard output."
+    option(
+        "Mask to write (PNG), a folder for many, or - for standard output."
         " Without it, only verdicts are printed.",
+        *("--out", "-o"),
     ),
 ]
 All = Annotated[
     bool,
-    _flag(
-        "--all", "Write everything into the folder: overlay, heat map, JSON, CSV, report, manifest."
-    ),
+    option("Write overlay, heat map, JSON, CSV, report and manifest, into a folder.", "--all"),
 ]
 Soft = Annotated[
-    bool, _flag("--soft", "Write the probability map (16-bit) instead of the binary mask.")
+    bool, option("Write the probability map (16-bit) instead of the binary mask.", "--soft")
 ]
-Overlay = Annotated[bool, _flag("--overlay", "Also write the photograph with the mask outlined.")]
-Heatmap = Annotated[bool, _flag("--heatmap", "Also write the probabilities as colours.")]
+Overlay = Annotated[bool, option("Also write the photograph with the mask outlined.", "--overlay")]
+Heatmap = Annotated[bool, option("Also write the probabilities as colours.", "--heatmap")]
 Views = Annotated[
     bool,
-    _flag(
-        "--views",
+    option(
         "Also write error levels, JPEG ghost, noise and gradient, for your own eyes; with"
         " --report, show them there. They do not enter the verdict.",
+        "--views",
     ),
 ]
 Reliability = Annotated[
     bool,
-    _flag(
-        "--reliability", "Also write where the map can be believed (16-bit), if the model says so."
-    ),
+    option("Also write where the map can be believed, if the model says.", "--reliability"),
 ]
-Json = Annotated[bool, _flag("--json", "Also write the full record; without -o, print it.")]
+Json = Annotated[bool, option("Also write the full record; without -o, print it.", "--json")]
 Jsonl = Annotated[
-    bool, _flag("--jsonl", "Also write all records to records.jsonl, each as soon as it is there.")
+    bool, option("Also write all records to records.jsonl, each as soon as it is there.", "--jsonl")
 ]
-Csv = Annotated[bool, _flag("--csv", "Also write the main facts to records.csv.")]
+Csv = Annotated[bool, option("Also write the main facts to records.csv.", "--csv")]
 Report = Annotated[
     bool,
-    _flag(
-        "--report",
-        "Also write report.html: one self-contained file, loads nothing from the network.",
-    ),
+    option("Also write report.html, one file that loads nothing from elsewhere.", "--report"),
 ]
 Manifest = Annotated[
-    bool,
-    _flag("--manifest", "Also write SHA256SUMS of all inputs and outputs, for `imlctl verify`."),
+    bool, option("Also write SHA256SUMS of inputs and outputs, for `imlctl verify`.", "--manifest")
 ]
-Quiet = Annotated[bool, _flag("--quiet", "Print only errors.", "-q")]
+Quiet = Annotated[bool, option("Print only errors.", "--quiet", "-q")]
 Verbose = Annotated[
     bool,
-    _flag(
-        "--verbose",
-        "Print sizes, tiles, times and warnings, and where an internal error came from.",
-        "-v",
-    ),
+    option("Print sizes, tiles, times, warnings, traces of internal errors.", "--verbose", "-v"),
 ]
 
 
@@ -127,24 +103,22 @@ def _models() -> list[str]:
 
 Model = Annotated[
     str,
-    typer.Option(
-        help="Name in the registry of weights.",
+    option(
+        "Name in the registry of weights.",
         show_default="the registry's default",
         autocompletion=_models,
     ),
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(
-        help="Other weights: a name, a safetensors file, or hf://owner/repo[@revision]/file."
-    ),
+    option("Other weights: a name, a safetensors file, or hf://owner/repo[@revision]/file."),
 ]
 Threshold = Annotated[
     str | None,
-    typer.Option(
-        metavar="P|fpr=RATE",
-        help="Mark pixels from this probability, between 0 and 1; or fpr=0.01 for the one that"
+    option(
+        "Mark pixels from this probability, between 0 and 1; or fpr=0.01 for the one that"
         " flags this share of authentic pictures, as measured by imlctl bench --calibrate.",
+        metavar="P|fpr=RATE",
         show_default="depends on the verdict",
     ),
 ]
@@ -188,72 +162,52 @@ class LocalizeCommand(TyperCommand):
 
 Check = Annotated[
     CheckFor | None,
-    typer.Option(
-        "--check",
-        metavar="[=any]",
-        help="Exit with status 1 if any picture is manipulated; with --check=any also if one is"
+    option(
+        "Exit with status 1 if any picture is manipulated; with --check=any also if one is"
         " inconclusive.",
+        metavar="[=any]",
     ),
 ]
 Resume = Annotated[
     bool,
-    _flag(
-        "--resume",
+    option(
         "Continue an interrupted scan: skip pictures that the hashes of inputs and outputs"
         " prove to be done with the same weights and settings.",
+        "--resume",
     ),
 ]
-ShardOf = Annotated[
+Shard = Annotated[
     str | None,
-    typer.Option(
-        "--shard",
-        help="Analyse one of several parts, such as 2/8, for job arrays. The name of a picture"
-        " alone decides its part.",
-    ),
+    option("Analyse one of several parts, such as 2/8; a picture's name alone decides its part."),
 ]
 Jobs = Annotated[
     int | None,
-    typer.Option(
+    option(
+        "Processes: on a CPU those that analyse, with one thread each; on a graphics card, or"
+        " for each worker of --ray, those that decode. 0 does everything in this process.",
         min=0,
         max=256,
-        help="Processes: on a CPU those that analyse, with one thread each; on a graphics card, or"
-        " for each worker of --ray, those that decode. 0 does everything in this process.",
         show_default="as many as cores and memory allow",
     ),
 ]
 Ray = Annotated[
     bool,
-    _flag(
-        "--ray",
-        "Analyse on a Ray cluster: the one named by RAY_ADDRESS, or else one started on this"
-        " machine. Needs imlctl[ray].",
-    ),
+    option("Analyse on the Ray cluster of RAY_ADDRESS, or one of this machine's own.", "--ray"),
 ]
 
-Tile = Annotated[
-    int, typer.Option(help="Side of a tile for large pictures; smaller needs less memory.")
-]
-Tta = Annotated[bool, _flag("--tta", "Analyse the mirrored picture too.")]
+Tile = Annotated[int, option("Side of a tile for large pictures; smaller needs less memory.")]
+Tta = Annotated[bool, option("Analyse the mirrored picture too.", "--tta")]
 TtaFusion = Annotated[
     str | None,
-    typer.Option(
-        help="How to combine the two maps of --tta: mean, or max, which marks more of everything.",
+    option(
+        "How to combine the two maps of --tta: mean, or max, which marks more of everything.",
         show_default="mean",
         autocompletion=lambda: ["mean", "max"],
     ),
 ]
-Steps = Annotated[
-    int | None,
-    typer.Option(
-        min=1, max=1000, help="Denoising steps, for models that sample.", show_default="8"
-    ),
-]
+_STEPS = {"min": 1, "max": 1000, "show_default": "8"}
+Steps = Annotated[int | None, option("Denoising steps, for models that sample.", **_STEPS)]
 Ensemble = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Number of samples to average, for models that sample.", show_default="5"
-    ),
+    int | None, option("Samples to average, for models that sample.", min=1, show_default="5")
 ]
-Seed = Annotated[
-    int | None, typer.Option(help="Seed of the noise, for models that sample.", show_default="0")
-]
+Seed = Annotated[int | None, option("Seed of the noise, for models that sample.", show_default="0")]

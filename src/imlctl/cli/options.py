@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,10 +20,15 @@ def _presets() -> list[str]:
     return list(presets())
 
 
+def option(about: str, *names: str, **more: Any) -> Any:
+    """Describe an option; a switch needs its name, or typer would add its opposite."""
+    return typer.Option(*names, help=about, **more)
+
+
 Device = Annotated[
     str,
-    typer.Option(
-        help="auto, cpu, cuda, cuda:N, mps or xpu.",
+    option(
+        "auto, cpu, cuda, cuda:N, mps or xpu.",
         autocompletion=lambda: ["auto", "cpu", "cuda", "mps", "xpu"],
     ),
 ]
@@ -35,17 +40,16 @@ Preset = Annotated[
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        "Set a key of the preset, such as optim.steps=100; repeatable.",
         "--set",
         metavar="KEY=VALUE",
-        help="Set a key of the preset, such as optim.steps=100; repeatable.",
     ),
 ]
-Run = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder of the run; an interrupted one is continued.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace existing outputs.")]
+Run = Annotated[Path, option("Folder of the run; an interrupted one is continued.", "--out", "-o")]
+Quiet = Annotated[bool, option("No progress on standard error.", "--quiet", "-q")]
+Force = Annotated[bool, option("Replace existing outputs.", "--force", "-f")]
+Json = Annotated[bool, option("Print JSON.", "--json")]
 
 
 def chosen_threshold(
@@ -65,11 +69,9 @@ def chosen_threshold(
     try:
         number = float(rate)
     except ValueError:
-        raise UsageError(
-            f"{text!r} is neither a number nor fpr= and a rate",
-            source="--threshold",
-            remedy="Give a probability such as 0.5, or fpr=0.01.",
-        ) from None
+        what = f"{text!r} is neither a number nor fpr= and a rate"
+        remedy = "Give a probability such as 0.5, or fpr=0.01."
+        raise UsageError(what, source="--threshold", remedy=remedy) from None
     if rate == text:
         return number
     from imlctl.evaluate.thresholds import threshold_for

@@ -1,50 +1,54 @@
-"""`imlctl report`: write the report of a scan from its ledger, for people and for programs."""
+"""`imlctl report` and `imlctl verify`: what is done with the folder of a scan afterwards."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+import tomllib
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from imlctl.cli import localize_options as its
-from imlctl.cli.console import note, plural, printable
-from imlctl.record import FAILED
+from imlctl.cli.console import complain, echo, note, plural, printable
+from imlctl.cli.options import option
+from imlctl.errors import ConfigError, Exit
+from imlctl.record import FAILED, SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from imlctl.report.html import Case
     from imlctl.scan.folder import CaseFolder, Outputs
     from imlctl.scan.ledger import Coverage
     from imlctl.scan.run import Outcome
 
+_FIELDS = ("title", "case", "examiner", "notes")  # of a cover, as options and in TOML
+Folder = Annotated[
+    Path, typer.Argument(metavar="CASE", help="Folder that was given to localize with -o.")
+]
+
 
 def report(
-    folder: Annotated[
-        Path, typer.Argument(metavar="CASE", help="Folder that was given to localize with -o.")
-    ],
+    folder: Folder,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Folder to write into, such as when the case may not be written to.",
-            show_default="the case itself",
-        ),
+        option("Folder to write into.", "--out", "-o", show_default="the case itself"),
     ] = None,
     title: Annotated[
-        str | None, typer.Option(help="Heading.", show_default="Image manipulation report")
+        str | None, option("Heading.", show_default="Image manipulation report")
     ] = None,
-    case: Annotated[str, typer.Option(help="Number of the case.")] = "",
-    examiner: Annotated[str, typer.Option(help="Who examined it.")] = "",
-    notes: Annotated[str, typer.Option(help="Free text for the cover.")] = "",
+    case: Annotated[str | None, option("Number of the case.")] = None,
+    examiner: Annotated[str | None, option("Who examined it.")] = None,
+    notes: Annotated[str | None, option("Free text for the cover.")] = None,
+    cover: Annotated[
+        Path | None, option("TOML file with title, case, examiner and notes; options go first.")
+    ] = None,
     pdf: Annotated[
-        bool,
-        typer.Option("--pdf", help="Also write report.pdf, with an installed Chromium or Chrome."),
+        bool, option("Also write report.pdf, with an installed Chromium or Chrome.", "--pdf")
     ] = False,
     jsonl: its.Jsonl = False,
     csv: its.Csv = False,
@@ -60,12 +64,14 @@ def report(
     from imlctl.scan.folder import CaseFolder
 
     browser = find_browser() if pdf else ""
-    head = Case(title or TITLE, case, examiner, notes)
+    given = dict(zip(_FIELDS, (title, case, examiner, notes), strict=True))
+    fields = {**_read_cover(cover), **{name: text for name, text in given.items() if text}}
+    heading, number, person, text = (fields.get(name, "") for name in _FIELDS)
+    head = Case(heading or TITLE, number, person, text)
+    wanted = ["report", *(["jsonl"] if jsonl else []), *(["csv"] if csv else [])]
     with ExitStack() as stack:
         opened = CaseFolder.opened(folder, stack)
-        written = write_reports(
-            opened, head, out=out, page=True, browser=browser, jsonl=jsonl, csv=csv, quiet=quiet
-        )
+        written = write_reports(opened, wanted, head, out=out, browser=browser, quiet=quiet)
     # The manifest of a case lists what lies in it.
     kept = None if out else custody.add_reports(folder, written, ["imlctl", *sys.argv[1:]])
     if quiet:
@@ -74,6 +80,17 @@ def report(
         note(f"wrote {printable(path)}")
     if kept:
         note(f"added to {printable(folder / 'SHA256SUMS')}; the previous one is {kept.name}")
+
+
+def _read_cover(file: Path | None) -> dict[str, str]:
+    try:
+        fields = tomllib.loads(file.read_text("utf-8")) if file else {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot be read: {error}", source=str(file)) from error
+    if not (fields.keys() <= set(_FIELDS) and all(isinstance(v, str) for v in fields.values())):
+        remedy = f"It may hold the texts {', '.join(_FIELDS)}, and nothing else."
+        raise ConfigError("this is no cover of a report", source=str(file), remedy=remedy)
+    return fields
 
 
 def followed(outcomes: Iterable[Outcome], outputs: Outputs) -> Iterator[Outcome]:
@@ -86,10 +103,10 @@ def followed(outcomes: Iterable[Outcome], outputs: Outputs) -> Iterator[Outcome]
     from imlctl.report.tables import JsonLines
     from imlctl.scan.naming import JSONL, report_name
 
-    if outputs.folder is None or outputs.ledger is None:
-        raise ValueError("records are followed only in a folder of outputs")
-    known = (row.record for row in outputs.ledger.rows(previews=False))
-    with JsonLines(outputs.folder / report_name(JSONL, outputs.shard), known) as lines:
+    case = outputs.case
+    assert case  # noqa: S101 - the option needs a folder
+    known = (row.record for row in case.rows(previews=False))
+    with JsonLines(case.folder / report_name(JSONL, case.shard), known) as lines:
         for outcome in outcomes:
             if not outcome.resumed:
                 lines.append(outcome.record)
@@ -98,19 +115,18 @@ def followed(outcomes: Iterable[Outcome], outputs: Outputs) -> Iterator[Outcome]
 
 def write_reports(
     case: CaseFolder,
+    wanted: Collection[str],
     head: Case | None = None,
     *,
     out: Path | None = None,
-    page: bool,
     browser: str = "",
-    jsonl: bool,
-    csv: bool,
     quiet: bool = False,
 ) -> list[Path]:
     """Write what is wanted of a scan, each file whole or not at all, and replace older ones.
 
-    They go into the case's own folder if `out` is None; the browser, if named, prints the PDF.
-    Unless quiet, say how many pictures the page lacks. Return the files.
+    Wanted are "jsonl", "csv" and "report". They go into the case's own folder if `out` is None; the
+    browser, if named, prints the PDF. Unless quiet, say how many pictures the page lacks. Return
+    the files.
     """
     from imlctl.scan.naming import CSV, JSONL, PAGE, PDF, report_name
 
@@ -120,24 +136,25 @@ def write_reports(
     coverage = case.coverage()
     out = out or case.folder
     written = []
-    if jsonl:
+    if "jsonl" in wanted:
         from imlctl.report.tables import write_jsonl
 
         written.append(out / report_name(JSONL, case.shard))
         write_jsonl(written[-1], (*records(), *_scan_line(coverage)), overwrite=True)
-    if csv:
+    if "csv" in wanted:
         from imlctl.report.tables import write_csv
 
         written.append(out / report_name(CSV, case.shard))
         write_csv(written[-1], (*records(), *_rows_without_record(coverage)), overwrite=True)
-    if page:
+    if "report" in wanted:
         written.append(out / report_name(PAGE, case.shard))
         lacking = _write_page(written[-1], case, coverage, head)
         if lacking and not quiet:
-            note(_lacking(lacking))
+            note(
+                f"{plural(lacking, 'picture')} analysed without --report, so the page has only"
+                " records of them; to see them, scan again with --report --force"
+            )
     if browser:
-        from tempfile import TemporaryDirectory
-
         from imlctl.report.html import write_pdf
 
         written.append(out / report_name(PDF, case.shard))
@@ -150,9 +167,8 @@ def write_reports(
 
 def _scan_line(coverage: Coverage) -> Iterator[dict[str, Any]]:
     """Yield a last line about the scan, for whatever its records do not say."""
-    from imlctl.record import SCHEMA_VERSION
-
     if coverage.incomplete or coverage.left_out:
+        left_out = [{"path": printable(e.path), "reason": e.reason} for e in coverage.left_out]
         yield {
             "schema_version": SCHEMA_VERSION,
             "kind": "scan",
@@ -160,9 +176,7 @@ def _scan_line(coverage: Coverage) -> Iterator[dict[str, Any]]:
             "planned": coverage.planned,
             "done": coverage.done,
             "pending": [printable(path) for path in coverage.pending],
-            "left_out": [
-                {"path": printable(each.path), "reason": each.reason} for each in coverage.left_out
-            ],
+            "left_out": left_out,
         }
 
 
@@ -190,35 +204,47 @@ def _write_page(
             lacking += row.preview is None and row.record["verdict"] != FAILED
             yield ReportEntry(row.record, row.preview)
 
-    runs = tuple(
-        Run(
-            _in_words(run.began),
-            _in_words(run.ended or ""),
-            printable(run.command),
-            run.folder,
-            run.version,
-        )
-        for run in coverage.runs
-    )
+    def in_words(time: str | None) -> str:
+        return (time or "").replace("T", " ").replace("Z", " UTC")
+
     head = dataclasses.replace(
         head or Case(),
         incomplete=coverage.incomplete,
         pending=tuple(map(str, coverage.pending)),
         left_out=tuple((str(each.path), each.reason) for each in coverage.left_out),
-        runs=runs,
+        runs=tuple(
+            Run(in_words(r.began), in_words(r.ended), printable(r.command), r.folder, r.version)
+            for r in coverage.runs
+        ),
     )
     count = sum(1 for _ in case.rows(previews=False))
     write_report(path, entries(), head, count=count, paper=paper, overwrite=True)
     return lacking
 
 
-def _in_words(time: str) -> str:
-    """Say a time of ISO 8601 in UTC as people write it."""
-    return time.replace("T", " ").replace("Z", " UTC")
+def verify(folder: Folder, quiet: its.Quiet = False) -> None:
+    """Check the inputs and outputs of a scan against its SHA256SUMS.
 
+    `localize --manifest` writes it; files that `report` wrote again since are named.
 
-def _lacking(count: int) -> str:
-    return (
-        f"{plural(count, 'picture')} analysed without --report: the page has the record"
-        f"{'' if count == 1 else 's'} but no image; to see them, scan again with --report --force"
-    )
+    Exit status: 0 when all files are unchanged, 2 without a manifest, 3 when a file changed, is
+    missing, or cannot be read.
+    """
+    from imlctl.scan.custody import check, digest_of, manifests
+
+    right = wrong = 0
+    for manifest in manifests(folder):
+        for finding in check(manifest):
+            if finding.problem:
+                wrong += 1
+                complain(f"{finding.path}: {finding.problem}")
+                continue
+            right += 1
+            if finding.remark and not quiet:
+                note(f"{finding.path}: {finding.remark}")
+        if not quiet:
+            echo(f"{digest_of(manifest)}  {printable(manifest)}")
+    if not quiet:
+        note(f"{plural(right, 'file')} unchanged, {wrong} not")
+    if wrong:
+        raise typer.Exit(Exit.SOME_FAILED)

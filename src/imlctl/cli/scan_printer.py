@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-import textwrap
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from imlctl.cli.console import (
@@ -23,6 +23,7 @@ from imlctl.cli.console import (
     plural,
     printable,
     styled,
+    wrapped,
 )
 from imlctl.cli.localize_options import CheckFor
 from imlctl.errors import OutputError
@@ -52,11 +53,10 @@ class StageLine:
         self._text = self._drawn = ""
         self._ended = threading.Event()
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._draw, name="stages", daemon=True)
 
     def __enter__(self) -> Self:
         if self._shown:
-            self._thread.start()
+            threading.Thread(target=self._draw, name="stages", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,44 +78,33 @@ class StageLine:
             self._write("")
 
     def _draw(self) -> None:
-        if self._ended.wait(_PATIENCE):
-            return
-        while not self._ended.wait(_REDRAW):
+        pause = _PATIENCE
+        while not self._ended.wait(pause):
+            pause = _REDRAW
             with self._lock:
                 if not self._ended.is_set():
                     self._write(self._text)
 
     def _write(self, text: str) -> None:
-        if text != self._drawn and sys.stderr is not None:
-            with suppress(OSError, ValueError):  # the terminal has gone
-                sys.stderr.write(f"\r{text:{len(self._drawn)}}\r{text}")
-                sys.stderr.flush()
+        if text != self._drawn:
+            stream = Indestructible(sys.stderr)
+            stream.write(f"\r{text:{len(self._drawn)}}\r{text}")
+            stream.flush()
             self._drawn = text
 
 
 @dataclass(slots=True)
 class ScanPrinter:
-    """Prints outcomes as they come, and counts them by verdict.
+    """Prints outcomes as they come, and counts them by verdict."""
 
-    Attributes:
-        total: Number of pictures.
-        many: Whether a folder or several inputs were given.
-        as_json: Print whole records instead of lines.
-        silent: Print nothing about pictures that went well.
-        live: Show a live line where standard error is a terminal.
-        verbose: Print sizes, times, warnings, tracebacks, and what an earlier scan did.
-        until_the_end: Go on when nobody reads the output any more.
-        outputs: Go on, too, when it cannot be written, since there are files as well.
-    """
-
-    total: int
-    many: bool = True
-    as_json: bool = False
-    silent: bool = False
-    live: bool = True
-    verbose: bool = False
-    until_the_end: bool = False
-    outputs: bool = False
+    total: int = 0  # number of pictures
+    many: bool = True  # a folder or several inputs were given
+    as_json: bool = False  # print whole records instead of lines
+    silent: bool = False  # print nothing about pictures that went well
+    live: bool = True  # show a live line where standard error is a terminal
+    verbose: bool = False  # print sizes, times, warnings, traces, and what an earlier scan did
+    until_the_end: bool = False  # go on when nobody reads the output any more
+    outputs: bool = False  # go on, too, when it cannot be written, since there are files as well
     counts: Counter[str] = field(default_factory=Counter)
     seen: int = 0
     resumed: int = 0
@@ -134,14 +123,9 @@ class ScanPrinter:
         from tqdm import tqdm
 
         hidden = not self.live or self.total < 2 or not is_terminal(sys.stderr)
-        with tqdm(
-            total=self.total,
-            unit="picture",
-            disable=hidden,
-            dynamic_ncols=True,
-            leave=False,
-            file=Indestructible(sys.stderr),
-        ) as bar:
+        stream = Indestructible(sys.stderr)
+        how = {"disable": hidden, "dynamic_ncols": True, "leave": False, "file": stream}
+        with tqdm(total=self.total, unit="picture", **how) as bar:
             for outcome in outcomes:
                 if not hidden:
                     bar.clear()
@@ -183,18 +167,19 @@ class ScanPrinter:
 
     def _lines(self, outcome: Outcome) -> str:
         record, name = outcome.record, printable(outcome.job.picture)
-        verdict = styled(record["verdict"], record["verdict"], sys.stdout)
-        written = [printable(p) for p in outcome.job.outputs.values() if p is not None]
+        verdict: str = record["verdict"]
+        coloured = styled(verdict, verdict, sys.stdout)
+        written = [printable(path) for path in outcome.job.outputs.values() if path is not None]
         if not is_terminal(sys.stdout):
-            line = f"{record['verdict']}: {name} ({'; '.join(_facts(record))})"
+            line = f"{verdict}: {name} ({'; '.join(_facts(record))})"
             return line if self.many or not written else f"{line} -> {', '.join(written)}"
         if not self.many:
             facts = [*_facts(record), *(f"wrote {path}" for path in written)]
-            fits = len(record["verdict"]) + len(name) + 2 < columns()
-            first = f"{verdict}  {name}" if fits else f"{verdict}\n{_indented(name)}"
+            fits = len(verdict) + len(name) + 2 < columns()
+            first = f"{coloured}  {name}" if fits else f"{coloured}\n{_indented(name)}"
             return "\n".join([first, *map(_indented, facts)])
         room = columns() - 1
-        head = f"{record['verdict']:{_WIDEST_VERDICT}}  "
+        head = f"{verdict:{_WIDEST_VERDICT}}  "
         if room < _ROOMY:
             head += f"{rounded_down(record['score'])}  "
         else:
@@ -202,7 +187,7 @@ class ScanPrinter:
             head += f"score {rounded_down(record['score'])}  {share:>7} marked  "
         left = max(8, room - len(head))
         line = head + (name if len(name) <= left else f"...{name[3 - left :]}")
-        line = line.replace(record["verdict"], verdict, 1)
+        line = line.replace(verdict, coloured, 1)
         return "\n".join([line, *map(_indented, _cautions(record))])
 
     def found(self, wanted: CheckFor) -> bool:
@@ -228,22 +213,11 @@ class ScanPrinter:
 
 
 def _indented(fact: str) -> str:
-    return textwrap.fill(
-        fact,
-        max(20, columns() - 1),
-        initial_indent="  ",
-        subsequent_indent="    ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return wrapped(fact, "  ", "    ")
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 
 def _facts(record: Mapping[str, Any]) -> list[str]:
@@ -266,16 +240,11 @@ def _cautions(record: Mapping[str, Any]) -> list[str]:
 def _particulars(record: Mapping[str, Any]) -> str:
     """Say the size of a picture, its tiles, and the seconds of each step."""
     facts, settings = record["facts"] or {}, record["settings"]
-    width, height = facts.get("width"), facts.get("height")
-    parts = [f"{width} x {height} pixels"] if width and height else []
-    if width and height and "tile" in settings:
-        parts.append(plural(_tiles(height, width, settings["tile"], settings["overlap"]), "tile"))
+    sides = [facts[side] for side in ("width", "height") if facts.get(side)]
+    parts = [f"{' x '.join(map(str, sides))} pixels"] if sides else []
+    if sides and "tile" in settings:
+        tile, step = settings["tile"], settings["tile"] - settings["overlap"]
+        along = (1 if side <= tile else 1 + -(-(side - tile) // step) for side in sides)
+        parts.append(plural(math.prod(along), "tile"))
     parts += [f"{step} {seconds:.2f} s" for step, seconds in record["timings"].items()]
     return ", ".join(parts)
-
-
-def _tiles(height: int, width: int, tile: int, overlap: int) -> int:
-    def along(side: int) -> int:
-        return 1 if side <= tile else -(-(side - overlap) // (tile - overlap))
-
-    return along(height) * along(width)

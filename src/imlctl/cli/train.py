@@ -1,15 +1,41 @@
-"""`imlctl train`: from a preset to weights."""
+"""`imlctl train` and `imlctl distill`: from a preset to weights, and the progress they print."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
 from imlctl.cli import options
-from imlctl.cli.progress import Progress, saving_interrupts, stopped
+from imlctl.cli.console import note
+from imlctl.cli.interrupts import Interrupts
+from imlctl.cli.options import option
+from imlctl.errors import Exit
 from imlctl.process import sleep_at_once
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    Event = dict[str, Any]
+
+_SAVING = b"\nimlctl: saving after this step; press Ctrl-C again to stop now\n"
+_PARTS = ("waiting", "forward", "backward", "update")
+_SENTENCES = {
+    "resumed": "going on from step {step}",
+    "extended": "the run was to have {was} steps and now has {of}; the learning rate follows the"
+    " new length",
+    "stopped": "stopped at step {step} of {of}",
+    "skipped": "left out: {what}",
+    "not calibrated": "not calibrated: {why}",
+    "calibration": "calibrated on {photos} authentic photographs: manipulated from"
+    " {rule[manipulated]:.3f}, inconclusive from {rule[inconclusive]:.3f}, {marked:.2%} of their"
+    " pixels marked",
+}
+_SELDOM = 60.0  # seconds between lines about steps where there is no terminal
 
 
 def train(
@@ -18,7 +44,7 @@ def train(
     changes: options.Changes = None,
     device: options.Device = "auto",
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write the run for TensorBoard too.")
+        bool, option("Write the run for TensorBoard too.", "--tensorboard")
     ] = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -37,19 +63,122 @@ def train(
     from imlctl.train.loop import train as run
 
     preset = load_config(config, changes or ())
-    reports: list[Callable[[dict[str, Any]], None]] = []
-    if tensorboard:
-        reports.append(to_tensorboard(out / "tensorboard"))
+    board = to_tensorboard(out / "tensorboard") if tensorboard else lambda event: None
+    with Interrupts(_SAVING) as interrupts, Progress(quiet) as progress:
 
-    def report(event: dict[str, Any]) -> None:
-        for each in reports:
-            each(event)
+        def report(event: Event) -> None:
+            board(event)
+            progress(event)
 
-    with saving_interrupts() as interrupts, Progress(quiet) as progress:
-        reports.append(progress)
-        best = run(
-            preset, out, device=resolve(device), report=report, stop=lambda: interrupts.requested
-        )
+        where, asked = resolve(device), lambda: interrupts.requested
+        _end(run(preset, out, device=where, report=report, stop=asked))
+
+
+def distill(
+    config: options.Preset,
+    out: options.Run,
+    teacher: Annotated[
+        str | None,
+        option(
+            "Id on the Hub, a folder in its layout, an ONNX encoder, or none.",
+            show_default="what the preset says",
+        ),
+    ] = None,
+    changes: options.Changes = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+) -> None:
+    """Train LightVAE, DiffIML's autoencoder of masks."""
+    from imlctl.device import resolve
+    from imlctl.train.config import load_preset
+    from imlctl.train.distill import DistillConfig
+    from imlctl.train.distill import distill as run
+    from imlctl.train.teacher import TeacherConfig, load_teacher
+
+    preset = load_preset(config, DistillConfig, changes or ())
+    if teacher is not None:
+        chosen = TeacherConfig(source="" if teacher == "none" else teacher)
+        preset = replace(preset, teacher=chosen)
+    where = resolve(device)
+    master = load_teacher(preset.teacher, latent=preset.model.latent, device=where)
+    with Interrupts(_SAVING) as interrupts, Progress(quiet) as progress:
+        asked = lambda: interrupts.requested  # noqa: E731
+        _end(run(preset, out, device=where, teacher=master, report=progress, stop=asked))
+
+
+def _end(best: Path | None) -> None:
+    """Print where the weights are, or that a run was saved."""
     if best is None:
-        raise stopped()
+        note("saved; the same command continues from here")
+        raise typer.Exit(Exit.INTERRUPTED)
     typer.echo(best)
+
+
+def train_line(event: Event) -> str:
+    """Say what happened in a training run, in a line."""
+    kind, step = event["event"], event.get("step")
+    if kind == "step":
+        return f"step {step} of {event['of']}: {_pace(event)}"
+    if kind in _SENTENCES:
+        return _SENTENCES[kind].format(**event)
+    head = {"validation": f"step {step}", "evaluation": event.get("set")}.get(kind, kind)
+    shown = {"validation": ("event", "step"), "evaluation": ("event", "set")}.get(kind, ("event",))
+    return f"{head}: {', '.join(_values(event, shown))}"
+
+
+def _values(event: Event, without: tuple[str, ...] = ()) -> Iterator[str]:
+    """Each number of an event with its name, tables opened up."""
+    for name, value in event.items():
+        if name in without or value is None:
+            continue
+        label = name.replace("_", " ")
+        if isinstance(value, dict):
+            yield from (f"{label} {inner}" for inner in _values(value))
+        else:
+            several = value if isinstance(value, list | tuple) else [value]
+            numbers = (f"{each:.3f}" if isinstance(each, float) else str(each) for each in several)
+            yield f"{label} {' '.join(numbers)}"
+
+
+def _pace(event: Event) -> str:
+    """Loss, speed, and where the time of a step goes."""
+    parts = {name: event[name] for name in _PARTS if name in event}
+    whole = sum(parts.values())
+    shares = [f"{name} {seconds / whole:.0%}" for name, seconds in parts.items() if whole]
+    minutes, seconds = divmod(int(event["eta"]), 60)
+    hours, rest = divmod(minutes, 60)
+    left = f"{hours} h {rest:02} min" if hours else f"{minutes}:{seconds:02} min"
+    told = [f"loss {event['loss']:.4f}", f"{event['per_second']:.1f} a second", *shares]
+    return ", ".join([*told, f"{left} left"])
+
+
+class Progress:
+    """A live line on a terminal, and one line for each other event anywhere."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.told = -_SELDOM
+
+    def __enter__(self) -> Self:
+        from tqdm import tqdm
+
+        self.bar = tqdm(unit="step", dynamic_ncols=True, disable=True if self.quiet else None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        from tqdm import tqdm
+
+        kind, now = event["event"], time.monotonic()
+        if kind == "regenerated":
+            self.bar.total, self.bar.n = event["total"], event["done"]
+            self.bar.set_postfix_str("regenerating photographs")
+        elif kind == "step" and not self.bar.disable:
+            self.bar.total, self.bar.n = event["of"], event["step"]
+            self.bar.set_postfix_str(_pace(event))
+        elif not self.quiet and (kind != "step" or now - self.told > _SELDOM):
+            self.told = now if kind == "step" else self.told
+            tqdm.write(train_line(event), file=sys.stderr)

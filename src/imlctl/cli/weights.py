@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from imlctl.cli import options
 from imlctl.cli.console import note, printable
+from imlctl.cli.options import option
 from imlctl.errors import Exit
 
 if TYPE_CHECKING:
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
 
 _JSON_VERSION = 1
 _NARROW = 72  # columns; below this a table would break its words
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
+Licence = Annotated[str, option("Licence, as an SPDX identifier.")]
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 weights = typer.Typer(help="List, fetch, check and publish weights.", no_args_is_help=True)
@@ -29,7 +30,7 @@ def _weights() -> None:
 
 
 @weights.command("list")
-def list_(json: Json = False) -> None:
+def list_(json: options.Json = False) -> None:
     """List known weights, and whether they are installed."""
     from imlctl.weights.pull import inventory
 
@@ -39,7 +40,7 @@ def list_(json: Json = False) -> None:
 @weights.command()
 def show(
     name: Annotated[str, typer.Argument(help="A name, or hf://owner/repo[@revision]/file.")],
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Show everything about some weights, and the card in their file."""
     from imlctl.weights.pull import State, card_of, inventory
@@ -49,7 +50,7 @@ def show(
     if item.state is State.HERE and (item.entry is None or item.entry.kind == "model"):
         values["holds"] = card_of(item)
     if json:
-        _print_json("weights", {"weights": values})
+        _print_json({"weights": values})
         return
     for key, value in values.items():
         for line_key, line in _lines(key, value):
@@ -64,7 +65,7 @@ def verify(
         list[str] | None,
         typer.Argument(help="Names or references; without any, all that are installed."),
     ] = None,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Check installed weights against their recorded hashes (offline).
 
@@ -86,26 +87,17 @@ def add(
     source: Annotated[
         str, typer.Argument(help="A safetensors file, or hf://owner/repo[@commit]/file.")
     ],
-    licence: Annotated[str, typer.Option(help="Licence, as an SPDX identifier.")],
-    kind: Annotated[str, typer.Option(help="model, encoder or teacher.")] = "model",
-    sha256: Annotated[str, typer.Option(help="Expected hash.")] = "",
-    restriction: Annotated[str, typer.Option(help="Restrictions of the licence.")] = "",
-    card: Annotated[str, typer.Option(help="Address of the model card.")] = "",
+    licence: Licence,
+    kind: Annotated[str, option("model, encoder or teacher.")] = "model",
+    sha256: Annotated[str, option("Expected hash.")] = "",
+    restriction: Annotated[str, option("Restrictions of the licence.")] = "",
+    card: Annotated[str, option("Address of the model card.")] = "",
 ) -> None:
     """Add your own weights to your registry."""
     from imlctl.weights.user_registry import add_entry, describe, user_registry_path
 
-    add_entry(
-        describe(
-            name,
-            source,
-            kind=kind,
-            sha256=sha256,
-            licence=licence,
-            restriction=restriction,
-            card=card,
-        )
-    )
+    about = {"sha256": sha256, "licence": licence, "restriction": restriction, "card": card}
+    add_entry(describe(name, source, kind=kind, **about))
     typer.echo(f"{printable(name)} is now in {printable(user_registry_path())}")
 
 
@@ -113,17 +105,13 @@ def add(
 def pull(
     wanted: Annotated[list[str], typer.Argument(help="Names, or hf://owner/repo[@revision]/file.")],
     trust_on_first_use: Annotated[
-        bool,
-        typer.Option(
-            "--trust-on-first-use",
-            help="Where no hash is known, accept the file that arrives and record its hash.",
-        ),
+        bool, option("Where no hash is known, record that of what arrives.", "--trust-on-first-use")
     ] = False,
-    sha256: Annotated[str, typer.Option(help="Expected hash, from a source that you trust.")] = "",
+    sha256: Annotated[str, option("Expected hash, from a source that you trust.")] = "",
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Fetch again, even if it is installed.")
+        bool, option("Fetch again, even if it is installed.", "--force", "-f")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Fetch weights from the Hugging Face Hub, and check their hash.
 
@@ -136,14 +124,8 @@ def pull(
     if sha256 and len(wanted) > 1:
         raise UsageError("belongs to one file", source="--sha256", remedy="Pull them one by one.")
     for name in wanted:
-        pulled = pulling.pull(
-            name,
-            trust_on_first_use=trust_on_first_use,
-            sha256=sha256,
-            force=force,
-            quiet=quiet,
-            notice=note,
-        )
+        how = {"trust_on_first_use": trust_on_first_use, "force": force, "quiet": quiet}
+        pulled = pulling.pull(name, sha256=sha256, notice=note, **how)
         typer.echo(f"{printable(name)}: {printable(pulled.path)}")
         typer.echo(f"  sha256 {pulled.sha256} (checked: {pulled.checked})")
         if pulled.revision:
@@ -156,11 +138,11 @@ def pull(
 def push(
     weights: Annotated[Path, typer.Argument(help="Safetensors file written by imlctl.")],
     repo: Annotated[str, typer.Argument(help="Repository on the Hub, as owner/name.")],
-    name: Annotated[str, typer.Option(help="Name for the registry.")],
-    card: Annotated[Path, typer.Option(help="Model card (Markdown).")],
-    licence: Annotated[str, typer.Option(help="Licence, as an SPDX identifier.")],
+    name: Annotated[str, option("Name for the registry.")],
+    card: Annotated[Path, option("Model card (Markdown).")],
+    licence: Licence,
     private: Annotated[
-        bool, typer.Option("--private", help="If the repository is new, make it private.")
+        bool, option("If the repository is new, make it private.", "--private")
     ] = False,
 ) -> None:
     """Publish trained weights with their model card.
@@ -179,9 +161,7 @@ def push(
 def convert(
     source: Annotated[Path, typer.Argument(help="Pickle written by torch.save.")],
     target: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
-    part: Annotated[
-        str, typer.Option(help="Set of tensors to take, where there are several.")
-    ] = "",
+    part: Annotated[str, option("Set of tensors to take, where there are several.")] = "",
     force: options.Force = False,
 ) -> None:
     """Convert a pickle to safetensors.
@@ -199,9 +179,9 @@ def convert(
 @weights.command()
 def export(
     weights: Annotated[str, typer.Argument(help="A name, or a safetensors file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write.")],
-    height: Annotated[int, typer.Option(help="Height of the pictures, in pixels.")] = 512,
-    width: Annotated[int, typer.Option(help="Width of the pictures, in pixels.")] = 512,
+    out: Annotated[Path, option("ONNX file to write.", "--out", "-o")],
+    height: Annotated[int, option("Height of the pictures, in pixels.")] = 512,
+    width: Annotated[int, option("Width of the pictures, in pixels.")] = 512,
     force: options.Force = False,
 ) -> None:
     """Export an EfficientIML to ONNX, for pictures of one size.
@@ -216,19 +196,10 @@ def export(
     from imlctl.weights.open import open_weights
 
     loaded = open_weights(weights)
-    card = loaded.card
-    export_onnx(
-        cast("EfficientIML", loaded.model.eval()),
-        out,
-        height=height,
-        width=width,
-        about={
-            "weights": loaded.name,
-            "weights_sha256": loaded.sha256,
-            **{key: f"{value:g}" for key, value in asdict(card.rule).items()},
-        },
-        overwrite=force,
-    )
+    rule = {key: f"{value:g}" for key, value in asdict(loaded.card.rule).items()}
+    about = {"weights": loaded.name, "weights_sha256": loaded.sha256, **rule}
+    model = cast("EfficientIML", loaded.model.eval())
+    export_onnx(model, out, height=height, width=width, about=about, overwrite=force)
     typer.echo(out)
 
 
@@ -260,42 +231,31 @@ def _print(items: tuple[Item, ...], as_json: bool) -> None:
     rows = [_row(item) for item in items]
     default = load_registry().default
     if as_json:
-        _print_json("weights", {"default": default, "weights": rows})
+        _print_json({"default": default, "weights": rows})
         return
     console = Console(markup=False, highlight=False, emoji=False)
-    cells = [_cells(row, default) for row in rows]
-    if console.width < _NARROW:
-        for name, *others in cells:
-            console.print(f"{name}\n  {', '.join(others)}", overflow="fold")
-    else:
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for title in ("name", "kind", "licence", "size", "state", "sha256"):
-            table.add_column(title, overflow="fold", justify="right" if title == "size" else "left")
-        for row_cells in cells:
-            table.add_row(*row_cells)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for title in ("name", "kind", "licence", "size", "state", "sha256"):
+        table.add_column(title, overflow="fold", justify="right" if title == "size" else "left")
+    for row in rows:
+        cells = (
+            printable(row["name"]) + (" (default)" if row["name"] == default else ""),
+            row["kind"] or "-",
+            printable(row["licence"] or "-"),
+            f"{row['size'] / 1e6:.1f} MB" if row["size"] else "-",
+            row["state"],
+            (row["sha256"] or "not known")[:12],
+        )
+        table.add_row(*cells)
+        if console.width < _NARROW:
+            console.print(f"{cells[0]}\n  {', '.join(cells[1:])}", overflow="fold")
+    if console.width >= _NARROW:
         console.print(table)
     for row in rows:
         if row["found_sha256"] and row["found_sha256"] != row["sha256"]:
-            console.print(
-                f"{printable(row['path'])}\n  has      {row['found_sha256']}\n"
-                f"  expected {row['sha256'] or 'not known'}",
-                soft_wrap=True,
-            )
-
-
-def _cells(row: dict[str, Any], default: str) -> tuple[str, ...]:
-    return (
-        printable(row["name"]) + (" (default)" if row["name"] == default else ""),
-        row["kind"] or "-",
-        printable(row["licence"] or "-"),
-        _megabytes(row["size"]),
-        row["state"],
-        (row["sha256"] or "not known")[:12],
-    )
-
-
-def _megabytes(size: int | None) -> str:
-    return "-" if size is None else f"{size / 1e6:.1f} MB"
+            expected = row["sha256"] or "not known"
+            lines = (row["path"], f"  has      {row['found_sha256']}", f"  expected {expected}")
+            console.print("\n".join(map(printable, lines)), soft_wrap=True)
 
 
 def _lines(key: str, value: Any) -> list[tuple[str, Any]]:
@@ -305,7 +265,5 @@ def _lines(key: str, value: Any) -> list[tuple[str, Any]]:
     return [] if value in (None, "") else [(key, value)]
 
 
-def _print_json(kind: str, values: dict[str, Any]) -> None:
-    from json import dumps
-
-    typer.echo(dumps({"kind": kind, "version": _JSON_VERSION, **values}, indent=2))
+def _print_json(values: dict[str, Any]) -> None:
+    typer.echo(dumps({"kind": "weights", "version": _JSON_VERSION, **values}, indent=2))

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from imlctl.settings import Settings
+
 
 def _records(
     inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -43,12 +45,12 @@ def _records(
     from imlctl.settings import Settings
 
     named = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
-    made = Settings.of(**settings)
+    made = Settings.of(**settings)  # wrong ones are refused here, and not with the first picture
     return _run([os.fspath(each) for each in named], made, recursive, jobs, timeout)
 
 
 def _run(
-    named: list[str], made: Any, recursive: bool, jobs: int | None, timeout: float
+    named: list[str], made: Settings, recursive: bool, jobs: int | None, timeout: float
 ) -> Iterator[dict[str, Any]]:
     from imlctl.scan.analysis import Options
     from imlctl.scan.find import discover

@@ -20,7 +20,7 @@ from imlctl.scan.messages import Decoded, Failed, Finished, failed
 from imlctl.scan.naming import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from imlctl.inference import Progress
     from imlctl.pipeline import Result
@@ -31,23 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Options for each picture of a scan.
+    """Options for each picture of a scan."""
 
-    Attributes:
-        settings: Of the localizer.
-        kinds: Files that are wanted of each picture.
-        soft: Whether the mask is the probability map instead of the binary one.
-        previews: Whether small pictures are kept for a report.
-        threads: Of a model on a CPU; the last bits of a map depend on them. None for torch's own.
-        sampled: Options that were given and concern only models that sample.
-    """
-
-    settings: Settings
-    kinds: tuple[Kind, ...] = ()
-    soft: bool = False
-    previews: bool = False
+    settings: Settings  # of the localizer
+    kinds: tuple[Kind, ...] = ()  # files that are wanted
+    soft: bool = False  # whether the mask is the probability map
+    previews: bool = False  # whether small pictures are kept for a report
+    # Of a model on a CPU; the last bits of a map depend on them. None for torch's own
     threads: int | None = None
-    sampled: tuple[str, ...] = ()
+    sampled: tuple[str, ...] = ()  # options that were given and concern only models that sample
 
 
 class Analysis:
@@ -68,18 +60,15 @@ class Analysis:
         self.progress = progress  # of the tiles of a large picture
         self.localizer = Localizer(options.settings)
         self.provenance: dict[str, Any] = self.localizer.provenance
+        model = f"the model {self.provenance['model']}"
         if Kind.RELIABILITY in options.kinds and not self.localizer.model.scored:
-            raise UsageError(
-                f"the model {self.provenance['model']} does not say where its map can be believed",
-                source="--reliability",
-                remedy="Leave it out, or choose another model.",
-            )
+            what = f"{model} does not say where its map can be believed"
+            remedy = "Leave it out, or choose another model."
+            raise UsageError(what, source="--reliability", remedy=remedy)
         if options.sampled and not self.localizer.model.samples:
-            raise UsageError(
-                f"the model {self.provenance['model']} draws no samples",
-                source=", ".join(options.sampled),
-                remedy="Leave it out, or choose a model that samples, such as --model diffiml.",
-            )
+            what = f"{model} draws no samples"
+            remedy = "Leave it out, or choose a model that samples, such as --model diffiml."
+            raise UsageError(what, source=", ".join(options.sampled), remedy=remedy)
 
     def __call__(self, decoded: Decoded) -> Finished | Failed:
         """Localize in a picture, and encode all that is wanted; if any of it fails, all does.
@@ -138,14 +127,9 @@ class Analysis:
     def _encode(self, result: Result, record: Record, kind: Kind) -> bytes:
         if kind is Kind.JSON:
             return (record.to_json(indent=2) + "\n").encode()
-        encoders = {
-            Kind.MASK: result.soft_png if self.options.soft else result.mask_png,
-            Kind.OVERLAY: result.overlay_png,
-            Kind.HEATMAP: result.heatmap_png,
-            Kind.VIEWS: result.views_png,
-            Kind.RELIABILITY: result.reliability_png,
-        }
-        return encoders[kind]()
+        name = "soft" if kind is Kind.MASK and self.options.soft else kind.value
+        png: Callable[[], bytes] = getattr(result, f"{name}_png")
+        return png()
 
 
 def _failed(error: Exception, decoded: Decoded) -> Failed:

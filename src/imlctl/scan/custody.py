@@ -96,14 +96,14 @@ def write_manifest(
     changed: list[Finding] = []
     for row in rows:
         if row.path is not None:
-            digest, problem = _input(row.path, row.sha256)
+            now, problem = _compare(row.path, row.sha256)
             if problem:
-                changed.append(Finding(row.path, problem))
-            if digest:
+                now_is = f" (sha256 now {now})" if now else ""
+                changed.append(Finding(row.path, f"{problem} since it was analysed{now_is}"))
+            if digest := row.sha256 or now:
                 hashes[_named(row.path, folder)] = digest
         hashes |= {os.fsencode(p.relative_to(path.parent)): h for p, h in row.outputs.items()}
-    for file in also:
-        hashes[_named(file, folder)] = _hash_or_fail(file)
+    hashes |= _hashes(also, folder)
     head = [
         f"imlctl {__version__}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         f"command: {shlex.join(command)}",
@@ -129,16 +129,17 @@ def add_reports(folder: Path, files: Sequence[Path], command: Sequence[str]) -> 
         OutputError: It cannot be written, or a file cannot be read.
     """
     path = manifest_path(folder)
-    hashes = {_named(file, folder.resolve()): _hash_or_fail(file) for file in files}
-    before = path.read_bytes() if path.is_file() else b""
-    if not before and not any(_NAMES.fullmatch(each.name) for each in folder.glob(f"{MANIFEST}*")):
+    if not _manifests(folder):
         return None  # the scan was not asked for one
-    listed = {name: digest for name, digest in _listed(before.split(b"\n"), path) if name}
+    before = path.read_bytes() if path.is_file() else b""
+    entries = [(line, *_parsed(line, n, path)) for n, line in enumerate(before.split(b"\n"), 1)]
+    listed = {name: digest for _, name, digest in entries if name}
+    hashes = _hashes(files, folder.resolve())
     new = {name: digest for name, digest in hashes.items() if listed.get(name) != digest}
     if not new:
         return None
     kept = None
-    lines = [line for line in before.split(b"\n") if line and _name_on(line) not in new]
+    lines = [line for line, name, _ in entries if line and name not in new]
     head = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}, imlctl {__version__}: {shlex.join(command)}"
     lines.append(b"# " + _escaped(os.fsencode(head)))
     if before:
@@ -154,22 +155,66 @@ def add_reports(folder: Path, files: Sequence[Path], command: Sequence[str]) -> 
     return kept
 
 
-def _hash_or_fail(file: Path) -> str:
+def manifests(folder: Path) -> list[Path]:
+    """Return the manifests in a folder.
+
+    Raises:
+        OutputError: There is none.
+    """
+    if not (found := _manifests(folder)):
+        what = f"there is no {MANIFEST} in this folder"
+        remedy = "It is written by localize with --manifest."
+        raise OutputError(what, source=str(folder), remedy=remedy)
+    return found
+
+
+def check(manifest: Path) -> Iterator[Finding]:
+    """Hash every file that a manifest lists, and compare.
+
+    Raises:
+        OutputError: The manifest cannot be read, or is not one.
+    """
     try:
-        return sha256_of(file)
+        lines = manifest.read_bytes().split(b"\n")
     except OSError as error:
-        raise OutputError(f"cannot be read: {error.strerror}", source=str(file)) from error
+        raise OutputError(f"cannot be read: {error.strerror}", source=str(manifest)) from error
+    again = {line[len(_REWRITTEN) :] for line in lines if line.startswith(_REWRITTEN)}
+    for number, line in enumerate(lines, 1):
+        name, digest = _parsed(line, number, manifest)
+        if name:
+            path = manifest.parent / os.fsdecode(name)
+            remark = "written again by imlctl report" if _escaped(name) in again else ""
+            yield Finding(path, _compare(path, digest)[1], remark)
 
 
-def _input(path: Path, analysed: str | None) -> tuple[str | None, str]:
-    """Return the hash to list for an input, and what is wrong with it now."""
+def digest_of(manifest: Path) -> str:
+    """Return the sha256 of a manifest itself, to be kept where it cannot be changed with it."""
+    return hashlib.sha256(manifest.read_bytes()).hexdigest()
+
+
+def _manifests(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob(f"{MANIFEST}*") if _NAMES.fullmatch(p.name))
+
+
+def _hashes(files: Sequence[Path], folder: Path) -> dict[bytes, str]:
+    hashes = {}
+    for file in files:
+        try:
+            hashes[_named(file, folder)] = sha256_of(file)
+        except OSError as error:
+            raise OutputError(f"cannot be read: {error.strerror}", source=str(file)) from error
+    return hashes
+
+
+def _compare(path: Path, digest: str | None) -> tuple[str, str]:
+    """Return the hash of a file now, if it has one, and what is wrong with it."""
     try:
         now = sha256_of(path)
+    except FileNotFoundError:
+        return "", "missing"
     except OSError as error:
-        return analysed, f"cannot be read any more ({error.strerror or error})"
-    if analysed not in (None, now):
-        return analysed, f"changed since it was analysed (sha256 now {now})"
-    return now, ""
+        return "", f"cannot be read ({error.strerror or error})"
+    return now, "" if digest in (None, now) else "changed"
 
 
 def _named(path: Path, folder: Path) -> bytes:
@@ -190,75 +235,17 @@ def _escaped(name: bytes) -> bytes:
     return name.replace(b"\\", rb"\\").replace(b"\n", rb"\n").replace(b"\r", rb"\r")
 
 
-def _unescaped(name: bytes) -> bytes:
-    meaning = {rb"\n": b"\n", rb"\r": b"\r", rb"\\": b"\\"}
-    return re.sub(rb"\\[nr\\]", lambda match: meaning[match[0]], name)
-
-
-def manifests(folder: Path) -> list[Path]:
-    """Return the manifests in a folder.
-
-    Raises:
-        OutputError: There is none.
-    """
-    found = sorted(p for p in folder.glob(f"{MANIFEST}*") if _NAMES.fullmatch(p.name))
-    if not found:
-        raise OutputError(
-            f"there is no {MANIFEST} in this folder",
-            source=str(folder),
-            remedy="It is written by localize with --manifest.",
-        )
-    return found
-
-
-def check(manifest: Path) -> Iterator[Finding]:
-    """Hash every file that a manifest lists, and compare.
-
-    Raises:
-        OutputError: The manifest cannot be read, or is not one.
-    """
-    try:
-        lines = manifest.read_bytes().split(b"\n")
-    except OSError as error:
-        raise OutputError(f"cannot be read: {error.strerror}", source=str(manifest)) from error
-    again = {line[len(_REWRITTEN) :] for line in lines if line.startswith(_REWRITTEN)}
-    for name, digest in _listed(lines, manifest):
-        path = manifest.parent / os.fsdecode(name)
-        remark = "written again by imlctl report" if _escaped(name) in again else ""
-        yield Finding(path, _compare(path, digest), remark)
-
-
-def _listed(lines: Iterable[bytes], manifest: Path) -> Iterator[tuple[bytes, str]]:
-    """Yield the name and the hash on each line; raise OutputError for one that is no such."""
-    for number, line in enumerate(lines, 1):
-        if not line or line.startswith(b"#"):
-            continue
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise OutputError(
-                f"line {number} is not a hash and a name",
-                source=str(manifest),
-                remedy="The manifest was changed after it was written.",
-            )
-        escaped, digest, name = match.groups()
-        yield _unescaped(name) if escaped else name, digest.decode()
-
-
-def _name_on(line: bytes) -> bytes | None:
+def _parsed(line: bytes, number: int, manifest: Path) -> tuple[bytes, str]:
+    """Return the name and the hash on a line of a manifest, nothing for a comment."""
+    if not line or line.startswith(b"#"):
+        return b"", ""
     match = _LINE.fullmatch(line)
-    return match and (_unescaped(match[3]) if match[1] else match[3])
-
-
-def _compare(path: Path, digest: str) -> str:
-    try:
-        now = sha256_of(path)
-    except FileNotFoundError:
-        return "missing"
-    except OSError as error:
-        return f"cannot be read ({error.strerror or error})"
-    return "" if now == digest else "changed"
-
-
-def digest_of(manifest: Path) -> str:
-    """Return the sha256 of a manifest itself, to be kept where it cannot be changed with it."""
-    return hashlib.sha256(manifest.read_bytes()).hexdigest()
+    if match is None:
+        what = f"line {number} is not a hash and a name"
+        remedy = "The manifest was changed after it was written."
+        raise OutputError(what, source=str(manifest), remedy=remedy)
+    escaped, digest, name = match.groups()
+    meaning = {rb"\n": b"\n", rb"\r": b"\r", rb"\\": b"\\"}
+    if escaped:
+        name = re.sub(rb"\\[nr\\]", lambda found: meaning[found[0]], name)
+    return name, digest.decode()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from imlctl.errors import DecodeError, InputError, UsageError
 from imlctl.image.formats import HEAD_BYTES, identify
 from imlctl.mask.render import kind_of_output
-from imlctl.scan.naming import STANDARD_STREAM, Kind, is_kept
+from imlctl.scan.naming import STANDARD_STREAM, Kind, identity, is_kept
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -30,6 +30,11 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib"),
     *(".gif", ".heic", ".heif", ".hif", ".avif"),
 )
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # shells and paths eat a second slash
 _NOT_SEARCHED = "a folder within the folder; add --recursive to search it"
 _BY_PATTERNS = "left out by --include or --exclude"
@@ -37,12 +42,10 @@ _BY_PATTERNS = "left out by --include or --exclude"
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One input.
+    """One input: its file, None for the standard input, and its place in the tree of outputs.
 
-    Attributes:
-        path: The file as it was named or found; None for the standard input.
-        name: Position in the tree of the outputs: the path below the folder that was given, the
-            bare name of a file that was given, or the whole path of one from a list.
+    The place is its path below the folder that was given, the bare name of a file that was given,
+    or the whole path of one from a list.
     """
 
     path: Path | None
@@ -68,11 +71,8 @@ class LeftOut:
 class Discovery:
     """Pictures to analyse in the order given (a folder's in byte order), and what else lay there.
 
-    Attributes:
-        pictures: Without those that were named twice.
-        problems: Inputs that cannot be had, such as a folder that may not be read.
-        left_out: Files and folders that are not analysed.
-        many: Whether several inputs or a folder were given.
+    Problems are inputs that cannot be had, such as a folder that may not be read; `many` is whether
+    several inputs or a folder were given.
     """
 
     pictures: tuple[Picture, ...]
@@ -193,8 +193,8 @@ class _Search:
 
     def walk(self) -> Iterator[Path]:
         """Yield the pictures, in no order."""
-        output_folder = _folder_identity(self.out)
-        in_place = output_folder is not None and output_folder == _folder_identity(str(self.root))
+        output_folder = identity(Path(self.out)) if self.out else None
+        in_place = output_folder is not None and output_folder == identity(self.root)
         pending = [self.root]
         while pending:
             folder = pending.pop()
@@ -202,30 +202,24 @@ class _Search:
                 with os.scandir(folder) as scan:
                     links = {entry.name: entry.is_symlink() for entry in scan}
             except OSError as error:
-                self._problem(
-                    folder,
-                    f"this folder cannot be read: {error.strerror or error}",
-                    "Check its permissions; no picture in it was analysed.",
-                )
+                what = f"this folder cannot be read: {error.strerror or error}"
+                remedy = "Check its permissions; no picture in it was analysed."
+                self._problem(folder, what, remedy)
                 continue
-            ours = self._written_here(links, folder) if in_place else set()
+            ours: set[str] = set()  # written by this scan into the folder that it searches
+            if in_place:
+                ours = {name + kind.suffix for name in links for kind in self.kinds}
+                ours |= set(filter(is_kept, links)) if folder == self.root else set()
             for name, is_link in links.items():
                 path = folder / name
                 mode = _mode(path)
                 if stat.S_ISDIR(mode):
                     if not (reason := self._why_not_searched(path, is_link, output_folder)):
                         pending.append(path)
-                else:
-                    reason = self._why_not_taken(path, mode, ours)
-                    if not reason:
-                        yield path
+                elif not (reason := self._why_not_taken(path, mode, ours)):
+                    yield path
                 if reason:
                     self.left_out.append(LeftOut(path, reason))
-
-    def _written_here(self, names: Collection[str], folder: Path) -> set[str]:
-        """Names that this scan itself writes into the folder that it searches."""
-        ours = {name + kind.suffix for name in names for kind in self.kinds}
-        return ours | set(filter(is_kept, names)) if folder == self.root else ours
 
     def _why_not_searched(
         self, folder: Path, is_link: bool, output_folder: tuple[int, int] | None
@@ -236,18 +230,18 @@ class _Search:
             return _NOT_SEARCHED
         if self.patterns.leaves(folder.relative_to(self.root)):
             return "a folder left out by --exclude"
-        if output_folder is not None and _folder_identity(str(folder)) == output_folder:
-            return "the output folder"
-        return ""
+        return "the output folder" if output_folder and identity(folder) == output_folder else ""
 
     def _why_not_taken(self, path: Path, mode: int, ours: set[str]) -> str:
         """Return why a file is left out, "" for a picture; note a problem where it may be one."""
         named_so = path.suffix.lower() in SUFFIXES
+        wanted = self.patterns.takes(path.relative_to(self.root))
         if not stat.S_ISREG(mode):
             what = "not a regular file, or a link that leads nowhere"
-            if named_so and self.patterns.takes(path.relative_to(self.root)):
+            if named_so and wanted:
                 self._problem(path, f"this is {what}", "Copy the picture itself to its place.")
             return what
+        head, what = b"", ""
         try:
             with path.open("rb") as file:
                 head = file.read(HEAD_BYTES)
@@ -256,48 +250,38 @@ class _Search:
                 what = f"it cannot be read ({error.strerror or error})"
                 self._problem(path, what, "Check its permissions.")
                 return what
-            head = b""
         if kind := kind_of_output(head):
             return f"written by imlctl ({kind})"
-        is_picture, what = _judge(head, path.name)
-        if path.name in ours and (not is_picture or head.startswith(b"\x89PNG")):
+        try:
+            identify(head, name=path.name)
+        except DecodeError as error:
+            what = error.what
+        if path.name in ours and (what or head.startswith(b"\x89PNG")):
             return "an output of this scan"
-        if not (is_picture or named_so):
+        if what and not named_so:
             return what
-        return "" if self.patterns.takes(path.relative_to(self.root)) else _BY_PATTERNS
+        return "" if wanted else _BY_PATTERNS
 
     def _problem(self, path: Path, what: str, remedy: str) -> None:
         self.problems.append(InputError(what, source=str(path), remedy=remedy))
 
     def nothing_found(self) -> UsageError:
         """Say why a folder came to nothing."""
-        by_patterns = sum(each.reason == _BY_PATTERNS for each in self.left_out)
-        if by_patterns:
-            return UsageError(
-                f"--include and --exclude leave none of the {by_patterns} pictures in this folder",
-                source=str(self.root),
-                remedy="Upper and lower case differ; put patterns in quotes.",
-            )
-        folders = [each.path for each in self.left_out if each.reason == _NOT_SEARCHED]
-        if any(files for folder in folders for _, _, files in os.walk(folder)):
+        counts = Counter(each.reason for each in self.left_out)
+        unsearched = [each.path for each in self.left_out if each.reason == _NOT_SEARCHED]
+        if hidden := counts[_BY_PATTERNS]:
+            what = f"--include and --exclude leave none of the {hidden} pictures in this folder"
+            remedy = "Upper and lower case differ; put patterns in quotes."
+            return UsageError(what, source=str(self.root), remedy=remedy)
+        if any(files for folder in unsearched for _, _, files in os.walk(folder)):
             remedy = "Add --recursive to search the folders within it."
-        elif len(self.left_out) > len(folders):
-            counts = Counter(each.reason for each in self.left_out).most_common(3)
-            remedy = "Left out: " + "; ".join(f"{count} {reason}" for reason, count in counts) + "."
+        elif len(self.left_out) > len(unsearched):
+            most = counts.most_common(3)
+            remedy = "Left out: " + "; ".join(f"{count} {reason}" for reason, count in most) + "."
         else:
             remedy = "There is nothing in it."
-        return UsageError(
-            "there is no picture in this folder", source=str(self.root), remedy=remedy
-        )
-
-
-def _judge(head: bytes, name: str) -> tuple[bool, str]:
-    """Return whether a file begins as a picture does, and otherwise what it is."""
-    try:
-        identify(head, name=name)
-    except DecodeError as error:
-        return False, error.what
-    return True, ""
+        what = "there is no picture in this folder"
+        return UsageError(what, source=str(self.root), remedy=remedy)
 
 
 def summarize(left_out: Sequence[LeftOut], most: int = 3) -> list[str]:
@@ -330,12 +314,13 @@ def read_names(file: str, *, zero: bool = False, stdin: BinaryIO | None = None) 
     try:
         data = (stdin or sys.stdin.buffer).read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        raise UsageError(
-            f"cannot be read: {error.strerror or error}",
-            source=source,
-            remedy="Name a file that lists pictures, or - for the standard input.",
-        ) from error
-    encoding = _unicode_encoding(data, zero=zero)
+        what = f"cannot be read: {error.strerror or error}"
+        remedy = "Name a file that lists pictures, or - for the standard input."
+        raise UsageError(what, source=source, remedy=remedy) from error
+    encoding = next((_MARKS[mark] for mark in _MARKS if data.startswith(mark)), "")
+    upper = data[1::2]
+    if not (zero or encoding) and 2 * upper.count(0) > len(upper):  # UTF-16 without its mark
+        encoding = "utf-16-le"
     if encoding:
         try:
             data = os.fsencode(data.decode(encoding))
@@ -349,23 +334,6 @@ def read_names(file: str, *, zero: bool = False, stdin: BinaryIO | None = None) 
     if not listed:
         raise UsageError("it names no file", source=source, remedy="Check the list.")
     return listed
-
-
-def _unicode_encoding(data: bytes, *, zero: bool) -> str:
-    """Return the encoding that a list announces, or "" for bytes as the file system has them."""
-    marks = (
-        *((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32")),  # before UTF-16's mark
-        *((codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16")),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    )
-    for mark, encoding in marks:
-        if data.startswith(mark):
-            return encoding
-    if not zero and len(data) > 3 and len(data) % 2 == 0:  # UTF-16 without its mark
-        for encoding, upper in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
-            if 2 * upper.count(0) > len(upper):
-                return encoding
-    return ""
 
 
 def tree_name(name: str) -> PurePath:
@@ -385,10 +353,3 @@ def _mode(path: Path) -> int:
 
 def _byte_order(path: Path) -> list[bytes]:
     return [os.fsencode(part) for part in path.parts]
-
-
-def _folder_identity(folder: str | None) -> tuple[int, int] | None:
-    if folder is None or not Path(folder).is_dir():
-        return None
-    status = Path(folder).stat()
-    return status.st_dev, status.st_ino

@@ -40,11 +40,9 @@ class CaseFolder:
         """
         found = ledgers(folder)
         if not found:
-            raise OutputError(
-                "there is no ledger of a scan in this folder",
-                source=str(folder),
-                remedy="Name the folder that was given to localize with -o.",
-            )
+            what = "there is no ledger of a scan in this folder"
+            remedy = "Name the folder that was given to localize with -o."
+            raise OutputError(what, source=str(folder), remedy=remedy)
         return cls(
             folder, tuple(stack.enter_context(Ledger(path, read_only=True)) for path in found)
         )
@@ -67,34 +65,25 @@ def rows(folder: Path, *, previews: bool = True) -> Iterator[Row]:
 
 @dataclass(slots=True)
 class Outputs:
-    """Files that one scan writes, and its ledger if they go into a folder.
+    """Files that one scan writes, and its ledger if they go into a folder."""
 
-    Attributes:
-        out: Value of `-o`.
-        many: Whether several inputs or a folder were given.
-        force: Whether existing outputs may be replaced.
-        resume: Whether those of an earlier scan may be.
-        shard: The part of the scan.
-        ledger: Open from `plan` or `begin` on.
-    """
-
-    out: str | None
-    many: bool
-    force: bool = False
-    resume: bool = False
-    shard: Shard | None = None
-    ledger: Ledger | None = None
+    out: str | None  # value of `-o`
+    many: bool  # whether several inputs or a folder were given
+    force: bool = False  # whether existing outputs may be replaced
+    resume: bool = False  # whether those of an earlier scan may be
+    shard: Shard | None = None  # the part of the scan
+    # The folder with its ledger, open from `plan` or `begin` on; None without a folder
+    case: CaseFolder | None = None
 
     @property
     def folder(self) -> Path | None:
         """The folder of the outputs, or None if there is none."""
         return Path(self.out) if self.out and is_folder(self.out, many=self.many) else None
 
-    def case(self) -> CaseFolder | None:
-        """Return the folder with its ledger, or None if there is none."""
-        if self.folder is None or self.ledger is None:
-            return None
-        return CaseFolder(self.folder, (self.ledger,), self.shard)
+    @property
+    def ledger(self) -> Ledger | None:
+        """The open ledger, or None if there is none."""
+        return self.case.ledgers[0] if self.case else None
 
     def needs_folder(self, option: str) -> None:
         """Raise UsageError for an option where outputs do not go into a folder."""
@@ -108,19 +97,15 @@ class Outputs:
         Raises:
             ImlctlError: Outputs are inputs or exist, or another scan is writing there.
         """
-        ours: frozenset[Path] = frozenset()
-        if self.folder is not None:
-            path = ledger_path(self.folder, self.shard)
-            if path.exists():
-                self.ledger = stack.enter_context(Ledger(path))
-                ours = self.ledger.planned() if self.resume else ours
+        if self.folder and ledger_path(self.folder, self.shard).exists():
+            self._open(self.folder, stack)
         return plan(
             found.pictures,
             self.out,
             kinds,
             many=self.many,
             force=self.force,
-            ours=ours,
+            ours=self.ledger.planned() if self.ledger and self.resume else (),
             shard=self.shard,
         )
 
@@ -128,21 +113,26 @@ class Outputs:
         self, jobs: Sequence[Job], found: Discovery, command: Sequence[str], stack: ExitStack
     ) -> Ledger | None:
         """Open the ledger, if there is a folder for it, and note what will be written."""
-        if self.folder is not None:
-            path = ledger_path(self.folder, self.shard)
-            self.ledger = self.ledger or stack.enter_context(Ledger(path))
-            self.ledger.begin(jobs, found.not_analysed, command)
-            if self.shard is None:  # reports that a killed scan was writing; nobody else writes any
-                atomic.sweep([self.folder], "")
-        return self.ledger
+        if self.folder is None:
+            return None
+        ledger = self.ledger or self._open(self.folder, stack)
+        ledger.begin(jobs, found.not_analysed, command)
+        if self.shard is None:  # reports that a killed scan was writing; nobody else writes any
+            atomic.sweep([self.folder], "")
+        return ledger
 
-    def write_manifest(self, command: Sequence[str], also: Sequence[Path] = ()) -> list[Finding]:
-        """Write the manifest, and return the inputs that are not what they were."""
-        if self.folder is None or self.ledger is None:
-            raise ValueError("there is no ledger to take the manifest from")
-        path = custody.manifest_path(self.folder, self.shard)
-        rows = self.ledger.rows(previews=False)
-        coverage = self.ledger.coverage()
-        remarks = [f"left out: {each.path}: {each.reason}" for each in coverage.left_out]
-        remarks += [coverage.incomplete] if coverage.incomplete else []
-        return custody.write_manifest(path, rows, command, also=also, remarks=remarks)
+    def _open(self, folder: Path, stack: ExitStack) -> Ledger:
+        ledger = stack.enter_context(Ledger(ledger_path(folder, self.shard)))
+        self.case = CaseFolder(folder, (ledger,), self.shard)
+        return ledger
+
+
+def write_manifest(
+    case: CaseFolder, command: Sequence[str], also: Sequence[Path] = ()
+) -> list[Finding]:
+    """Write the manifest, and return the inputs that are not what they were."""
+    coverage = case.coverage()
+    remarks = [f"left out: {each.path}: {each.reason}" for each in coverage.left_out]
+    remarks += [coverage.incomplete] if coverage.incomplete else []
+    path, rows = custody.manifest_path(case.folder, case.shard), case.rows(previews=False)
+    return custody.write_manifest(path, rows, command, also=also, remarks=remarks)

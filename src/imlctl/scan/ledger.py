@@ -17,6 +17,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from os import fsdecode, fsencode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ _ADD = """INSERT OR REPLACE INTO done SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
     coalesce(?9, preview) FROM (SELECT 1)
     LEFT JOIN done ON name = ?1 AND (sha256, weights, settings) = (?3, ?4, ?5)"""
 _STEM = re.compile(rf"{LEDGER}(-\d+(-of-\d+))?")
-_PAGE, _FEW = 100, 10  # rows read at once, without and with previews of up to a megabyte
+_PAGE = 10  # rows read at once, with previews of up to a megabyte
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +75,10 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Outcome for one picture.
+    """Outcome for one picture: its path, None for the standard input, and its sha256, if known.
 
-    Attributes:
-        path: Of the input; None for the standard input.
-        sha256: Of the input as it was analysed; None if it could not be decoded.
-        outputs: Files that were written, with their sha256.
-        record: The whole record, as `Record.to_dict` gives it.
-        preview: For a report, if it was kept.
+    Outputs are the files that were written, with their sha256; the record is that of
+    `Record.to_dict`; the preview is for a report, if it was kept.
     """
 
     path: Path | None
@@ -117,7 +114,7 @@ class Coverage:
             self.planned + other.planned,
             self.done + other.done,
             self.pending + other.pending,
-            tuple(sorted({*self.left_out, *other.left_out}, key=lambda each: _raw(each.path))),
+            tuple(sorted({*self.left_out, *other.left_out}, key=lambda each: fsencode(each.path))),
             tuple(sorted((*self.runs, *other.runs), key=lambda run: run.began)),
         )
 
@@ -138,11 +135,9 @@ def ledger_path(folder: Path, shard: Shard | None = None) -> Path:
     division = None if shard is None else f"-of-{shard.count}"
     for other in ledgers(folder):
         if (match := _STEM.fullmatch(other.stem)) and match[2] != division:
-            raise UsageError(
-                "this folder holds a scan with a different --shard",
-                source=str(other),
-                remedy="Give the same --shard as before, or another folder.",
-            )
+            what = "this folder holds a scan with a different --shard"
+            remedy = "Give the same --shard as before, or another folder."
+            raise UsageError(what, source=str(other), remedy=remedy)
     name = LEDGER if shard is None else f"{LEDGER}-{shard.label}"
     return folder / f"{name}{_SUFFIX}"
 
@@ -180,13 +175,10 @@ class Ledger:
                 self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise atomic.output_error(error, str(self.folder)) from error
+        name = f"{path.absolute().as_uri()}?immutable=1" if fixed else path
         with self._explained():
             self._database = sqlite3.connect(
-                f"{path.absolute().as_uri()}?immutable=1" if fixed else path,
-                uri=fixed,
-                timeout=0,
-                isolation_level=None,
-                check_same_thread=False,
+                name, uri=fixed, timeout=0, isolation_level=None, check_same_thread=False
             )
         try:
             with self._explained():
@@ -213,11 +205,9 @@ class Ledger:
         if not fixed:
             execute("COMMIT")
         if version != _FORMAT:
-            raise OutputError(
-                f"this ledger has format {version}, and this version of imlctl reads {_FORMAT}",
-                source=str(self.path),
-                remedy="Read it with the version that wrote it, or scan again into another folder.",
-            )
+            what = f"this ledger has format {version}, and this version of imlctl reads {_FORMAT}"
+            remedy = "Read it with the version that wrote it, or scan again into another folder."
+            raise OutputError(what, source=str(self.path), remedy=remedy)
         (self.tag,) = execute("SELECT tag FROM meta").fetchone()
 
     def __enter__(self) -> Self:
@@ -235,34 +225,29 @@ class Ledger:
         """Return every output that this scan was ever going to write."""
         with self._explained():
             names = self._database.execute("SELECT output FROM planned").fetchall()
-        return frozenset(self.folder / os.fsdecode(name) for (name,) in names)
+        return frozenset(self.folder / fsdecode(name) for (name,) in names)
 
     def begin(
-        self, jobs: Iterable[Job], left_out: Iterable[LeftOut] = (), command: Sequence[str] = ()
+        self, jobs: Sequence[Job], left_out: Iterable[LeftOut] = (), command: Sequence[str] = ()
     ) -> None:
         """Note all outputs, and what is left out, before the first is written.
 
         What a killed scan left is cleared away. The command begins with the name of the program.
         """
-        jobs = list(jobs)
         outputs = [path for job in jobs for path in job.outputs.values() if path is not None]
         atomic.sweep(dict.fromkeys(path.parent for path in outputs), self.tag)
+        pictures = [(fsencode(job.picture.name), _absolute(job)) for job in jobs]
         with self._explained():
-            many = self._database.executemany
-            self._database.execute("BEGIN")
+            execute, many = self._database.execute, self._database.executemany
+            execute("BEGIN")
             many("INSERT OR IGNORE INTO planned VALUES (?)", ((self._name(p),) for p in outputs))
-            many(
-                "INSERT OR REPLACE INTO pictures VALUES (?, ?)",
-                ((_raw(job.picture.name), _absolute(job)) for job in jobs),
-            )
-            self._database.execute("DELETE FROM left_out")
-            many(
-                "INSERT OR REPLACE INTO left_out VALUES (?, ?)",
-                ((_raw(each.path), each.reason) for each in left_out),
-            )
+            many("INSERT OR REPLACE INTO pictures VALUES (?, ?)", pictures)
+            execute("DELETE FROM left_out")
+            rows = ((fsencode(each.path), each.reason) for each in left_out)
+            many("INSERT OR REPLACE INTO left_out VALUES (?, ?)", rows)
             run = (_now(), shlex.join(command), str(Path.cwd()), __version__)
-            self._database.execute("INSERT INTO runs VALUES (?, NULL, ?, ?, ?)", run)
-            self._database.execute("COMMIT")
+            execute("INSERT INTO runs VALUES (?, NULL, ?, ?, ?)", run)
+            execute("COMMIT")
 
     def end(self) -> None:
         """Note that the run which began last came to its end."""
@@ -285,8 +270,8 @@ class Ledger:
         return Coverage(
             planned,
             planned - len(pending),
-            tuple(Path(os.fsdecode(path)) for (path,) in pending),
-            tuple(LeftOut(Path(os.fsdecode(path)), reason) for path, reason in left_out),
+            tuple(Path(fsdecode(path)) for (path,) in pending),
+            tuple(LeftOut(Path(fsdecode(path)), reason) for path, reason in left_out),
             tuple(Run(*run) for run in runs),
         )
 
@@ -295,28 +280,22 @@ class Ledger:
 
         They are the input and all its outputs, as an earlier scan with the same key left them.
         """
-        if job.picture.path is None:
-            return {}
         with self._explained():
             row = self._database.execute(
                 "SELECT sha256, outputs FROM done WHERE name = ? AND weights = ? AND settings = ?"
                 " AND verdict != 'failed'",
-                (_raw(job.picture.name), key.weights, key.settings),
+                (fsencode(job.picture.name), key.weights, key.settings),
             ).fetchone()
-        if row is None or row[0] is None:
+        hashes = self._hashes(row[1]) if row else {}
+        if job.picture.path is None or set(hashes) != set(job.outputs.values()):
             return {}
-        hashes = self._hashes(row[1])
-        if set(hashes) != set(job.outputs.values()):
-            return {}
-        return {str(path): digest for path, digest in hashes.items()} | {
-            str(job.picture.path): row[0]
-        }
+        return {str(job.picture): row[0], **{str(path): each for path, each in hashes.items()}}
 
     def record(self, job: Job) -> dict[str, Any]:
         """Return the record of a picture that is done."""
         with self._explained():
             (text,) = self._database.execute(
-                "SELECT record FROM done WHERE name = ?", (_raw(job.picture.name),)
+                "SELECT record FROM done WHERE name = ?", (fsencode(job.picture.name),)
             ).fetchone()
         return dict(json.loads(text))
 
@@ -332,15 +311,14 @@ class Ledger:
 
         Without a preview, one of the same result is kept, if there is one.
         """
-        names = {self._name(p).hex(): digest for p, digest in outputs.items()}
         row = (
-            _raw(job.picture.name),
+            fsencode(job.picture.name),
             _absolute(job),
             record.get("sha256"),
             key.weights,
             key.settings,
             record["verdict"],
-            json.dumps(names),
+            json.dumps({self._name(path).hex(): digest for path, digest in outputs.items()}),
             json.dumps(record, allow_nan=False),
             preview.packed() if preview else None,
         )
@@ -349,29 +327,25 @@ class Ledger:
 
     def rows(self, *, previews: bool = True) -> Iterator[Row]:
         """Yield all that is done, in byte order of names; without previews, in less time."""
-        column, count = ("preview", _FEW) if previews else ("NULL", _PAGE)
-        query = (
-            f"SELECT name, path, sha256, outputs, record, {column} FROM done"  # noqa: S608
-            " WHERE name > ? ORDER BY name LIMIT ?"
-        )
-        last = b""
+        query = "SELECT path, sha256, outputs, record, {} FROM done ORDER BY name"
+        with self._explained():
+            cursor = self._database.execute(query.format("preview" if previews else "NULL"))
         while True:
             with self._explained():
-                page = self._database.execute(query, (last, count)).fetchall()
+                page = cursor.fetchmany(_PAGE)
             if not page:
                 return
-            for _, path, digest, outputs, record, packed in page:
-                source = None if path is None else Path(os.fsdecode(path))
+            for path, digest, outputs, record, packed in page:
+                source = None if path is None else Path(fsdecode(path))
                 preview = Preview.unpacked(packed) if packed else None
                 yield Row(source, digest, self._hashes(outputs), json.loads(record), preview)
-            last = page[-1][0]
 
     def _name(self, path: Path) -> bytes:
-        return _raw(path.relative_to(self.folder))
+        return fsencode(path.relative_to(self.folder))
 
     def _hashes(self, text: str) -> dict[Path, str]:
         names = json.loads(text)
-        return {self.folder / os.fsdecode(bytes.fromhex(n)): h for n, h in names.items()}
+        return {self.folder / fsdecode(bytes.fromhex(n)): h for n, h in names.items()}
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -380,39 +354,28 @@ class Ledger:
             with self._lock:
                 yield
         except sqlite3.Error as error:
-            raise explained(error, self.path) from error
-
-
-def _raw(path: os.PathLike[str]) -> bytes:
-    return os.fsencode(path)
+            raise _explanation(error, self.path) from error
 
 
 def _absolute(job: Job) -> bytes | None:
     path = job.picture.path
-    return None if path is None else _raw(path.parent.resolve() / path.name)
+    return None if path is None else fsencode(path.parent.resolve() / path.name)
 
 
 def _now() -> str:
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def explained(error: sqlite3.Error, path: Path) -> OutputError:
-    """Turn an error of SQLite into ours."""
+def _explanation(error: sqlite3.Error, path: Path) -> OutputError:
+    """Turn an error of SQLite into what a user can act on."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return OutputError(
-            "another scan is writing to this folder",
-            source=str(path.parent),
-            remedy="Wait until it ends, or give each scan its own folder or --shard.",
-        )
     if code == sqlite3.SQLITE_FULL or "full" in str(error):
         return atomic.output_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), str(path))
+    what, remedy = f"the ledger cannot be used: {error}", "Choose another folder."
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        what, path = "another scan is writing to this folder", path.parent
+        remedy = "Wait until it ends, or give each scan its own folder or --shard."
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return OutputError(
-            f"this ledger is damaged ({error})",
-            source=str(path),
-            remedy="Move it away; then add --force to analyse everything again.",
-        )
-    return OutputError(
-        f"the ledger cannot be used: {error}", source=str(path), remedy="Choose another folder."
-    )
+        what = f"this ledger is damaged ({error})"
+        remedy = "Move it away; then add --force to analyse everything again."
+    return OutputError(what, source=str(path), remedy=remedy)

@@ -30,21 +30,15 @@ _NO_MEMORY = ("out of memory", "allocate memory", "insufficient memory")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One picture to decode.
+    """One picture to decode."""
 
-    Attributes:
-        path: Of the file, or the name of `data`.
-        max_pixels: See `image.decode.read`.
-        done: If all these files, name to sha256, are as they were, nothing is left to do.
-        data: The encoded bytes, where there is no file.
-        decoded: Whether to decode it, and not only to hash it.
-    """
-
-    path: str
-    max_pixels: int
+    path: str  # of the file, or the name of `data`
+    max_pixels: int  # see `image.decode.read`
+    # If all these files, name to sha256, are as they were, nothing is left to do
     done: Mapping[str, str] = field(default_factory=dict)
+    # The encoded bytes, where there is no file
     data: bytes | None = field(default=None, repr=False)
-    decoded: bool = True
+    hash_only: bool = False  # whether it killed who decoded it, and must not be decoded again
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +56,9 @@ class Unchanged:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Reason why a picture has no result.
+    """Reason why a picture has no result, with the hash and bytes of a file that could be read.
 
-    Attributes:
-        error: Message for the user; holds no traceback, whose frames would hold pixels.
-        trace: The traceback if it is a bug of imlctl's, otherwise "".
-        sha256: Of the file, if it could be read; likewise its size in bytes.
+    The error has no traceback, whose frames would hold pixels; that of a bug of imlctl's is text.
     """
 
     error: InputError
@@ -102,35 +93,33 @@ def failed(error: Exception, source: str) -> Failed:
         return Failed(bare(error))
     if isinstance(error, ImlctlError):
         raise error
-    text = " ".join(str(error).split())
+    text, trace = " ".join(str(error).split()), ""
     # torch raises a class of its own, or only says so; it is not imported here to find out.
     no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if no_memory or any(sign in text.lower() for sign in _NO_MEMORY):
         what = "there is not enough memory to analyse it"
         remedy = "Use smaller tiles, such as --tile 512, or fewer processes, such as --jobs 1."
-        return Failed(InputError(what, source=source, remedy=remedy))
-    if isinstance(error, OSError):
-        what = f"it cannot be read ({error.strerror or text})"
-        return Failed(InputError(what, source=source, remedy="Check the file and its disk."))
-    what = f"internal error, {type(error).__name__}: {text}"
-    remedy = "This is a bug in imlctl; please report it with the output of -v."
-    trace = "".join(traceback.format_exception(error))
+    elif isinstance(error, OSError):
+        what = f"it cannot be read ({error.strerror or error})"
+        remedy = "Check the file and its disk."
+    else:
+        what = f"internal error, {type(error).__name__}: {text}"
+        remedy = "This is a bug in imlctl; please report it with the output of -v."
+        trace = "".join(traceback.format_exception(error))
     return Failed(InputError(what, source=source, remedy=remedy), trace)
 
 
 def send(stream: IO[bytes], message: Any) -> None:
     """Write one message; the pixels of a decoded picture follow it as they lie in memory."""
-    pixels = None
-    body: Any = message
+    pixels: bytes | memoryview = b""
     if isinstance(message, Decoded):
-        pixels = np.ascontiguousarray(message.photo.pixels)
+        array = np.ascontiguousarray(message.photo.pixels)
         rest = {f.name: getattr(message.photo, f.name) for f in fields(Photo)}
-        rest["pixels"] = (pixels.shape, pixels.dtype.str)
-        body = (rest, message.seconds)
-    head = pickle.dumps(body)
+        rest["pixels"] = (array.shape, array.dtype.str)
+        message, pixels = (rest, message.seconds), array.data
+    head = pickle.dumps(message)
     stream.write(_LENGTH.pack(len(head)) + head)
-    if pixels is not None:
-        stream.write(pixels.data)
+    stream.write(pixels)
     stream.flush()
 
 

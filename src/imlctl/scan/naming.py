@@ -72,14 +72,6 @@ class Shard:
     index: int
     count: int
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.index <= self.count:
-            raise UsageError(
-                f"there is no part {self.index} of {self.count}",
-                source="--shard",
-                remedy="Parts are counted from 1: --shard 1/8 to --shard 8/8.",
-            )
-
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read ``2/8``.
@@ -88,10 +80,9 @@ class Shard:
             UsageError: It is something else.
         """
         match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-        if match is None:
-            raise UsageError(
-                f"not a part of a scan: {text!r}", source="--shard", remedy="Write --shard 2/8."
-            )
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            remedy = "Write one of --shard 1/8 to --shard 8/8."
+            raise UsageError(f"not a part of a scan: {text!r}", source="--shard", remedy=remedy)
         return cls(int(match[1]), int(match[2]))
 
     @property
@@ -139,18 +130,18 @@ def plan(
     """
     mine = [shard is None or shard.holds(picture.name) for picture in pictures]
     if out is None:
-        homeless = [kind for kind in Kind if kind in kinds and kind is not Kind.MASK]
-        if homeless:
-            raise UsageError(
-                f"no output is named for {' and '.join(homeless)}",
-                remedy="Add -o with a file or folder.",
-            )
+        if homeless := [kind for kind in Kind if kind in kinds and kind is not Kind.MASK]:
+            what = f"no output is named for {' and '.join(homeless)}"
+            raise UsageError(what, remedy="Add -o with a file or folder.")
         return tuple(Job(picture, {}) for picture, yes in zip(pictures, mine, strict=True) if yes)
     if not out:
         raise UsageError("the name is empty", source="-o", remedy="Name a file or folder.")
     wanted = [kind for kind in Kind if kind is Kind.MASK or kind in kinds]
     if out == STANDARD_STREAM:
-        return _to_standard_output(pictures, wanted, many=many)
+        if many or wanted != [Kind.MASK]:
+            what = "standard output takes the mask of one picture and nothing else"
+            raise UsageError(what, source="-o -", remedy="Name a file or folder with -o.")
+        return tuple(Job(picture, {Kind.MASK: None}) for picture in pictures)  # one or none
     try:
         folder = Path(out) if is_folder(out, many=many) else None
         jobs = (_into_folder if folder else _into_file)(pictures, out, wanted)
@@ -181,48 +172,28 @@ def report_name(name: str, shard: Shard | None) -> str:
     return name if shard is None else f"{stem}-{shard.label}{dot}{suffix}"
 
 
-def _to_standard_output(
-    pictures: Sequence[Picture], wanted: Sequence[Kind], *, many: bool
-) -> tuple[Job, ...]:
-    if not pictures and not many:  # it cannot be had, and that is said elsewhere
-        return ()
-    if many or len(pictures) != 1 or list(wanted) != [Kind.MASK]:
-        raise UsageError(
-            "standard output takes the mask of one picture and nothing else",
-            source="-o -",
-            remedy="Name a file or folder with -o.",
-        )
-    return (Job(pictures[0], {Kind.MASK: None}),)
-
-
 def _into_file(pictures: Sequence[Picture], out: str, wanted: Sequence[Kind]) -> tuple[Job, ...]:
     path = Path(out)
     if path.suffix.lower() != ".png":
-        raise UsageError(
-            "a mask is written as PNG, which loses nothing",
-            source=f"-o {out}",
-            remedy="End the name in .png, or in / for a folder.",
-        )
+        what = "a mask is written as PNG, which loses nothing"
+        remedy = "End the name in .png, or in / for a folder."
+        raise UsageError(what, source=f"-o {out}", remedy=remedy)
     beside = {kind: path.with_name(path.stem + kind.suffix) for kind in wanted}
     jobs = tuple(Job(picture, {**beside, Kind.MASK: path}) for picture in pictures)  # one or none
     for output, picture in _files(jobs):
         if len(os.fsencode(output.name)) > _LONGEST_NAME:
-            raise OutputError(
-                f"a name has at most {_LONGEST_NAME} bytes",
-                source=str(output),
-                remedy=f"Choose a shorter name for the output of {picture}.",
-            )
+            what = f"a name has at most {_LONGEST_NAME} bytes"
+            remedy = f"Choose a shorter name for the output of {picture}."
+            raise OutputError(what, source=str(output), remedy=remedy)
     return jobs
 
 
 def _into_folder(pictures: Sequence[Picture], out: str, wanted: Sequence[Kind]) -> tuple[Job, ...]:
     folder = Path(out)
     if folder.suffix.lower() == ".png" and not out.endswith(_SEPARATORS) and not folder.is_dir():
-        raise UsageError(
-            "this looks like a file, and several pictures need a folder",
-            source=f"-o {out}",
-            remedy=f"Name a folder, or write {out}{os.sep} if you mean one.",
-        )
+        what = "this looks like a file, and several pictures need a folder"
+        remedy = f"Name a folder, or write {out}{os.sep} if you mean one."
+        raise UsageError(what, source=f"-o {out}", remedy=remedy)
     room = _LONGEST_PATH - len(os.fsencode(folder.absolute())) - _LONGEST_SUFFIX
     return tuple(
         Job(picture, {kind: folder / f"{picture.name}{kind.suffix}" for kind in wanted})
@@ -286,33 +257,27 @@ def _refuse_unwritable(folder: Path) -> None:
     if not folder.is_dir():
         raise OutputError("this is not a folder", source=str(folder), remedy="Name another one.")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(
-            "you may not write to this folder", source=str(folder), remedy="Name another one."
-        )
+        what = "you may not write to this folder"
+        raise OutputError(what, source=str(folder), remedy="Name another one.")
 
 
 def _refuse_inputs(jobs: Sequence[Job], folder: Path | None) -> None:
     """Refuse to write onto an input, compared as files and not as names: evidence is read only."""
-    inputs = {}
-    for job in jobs:
-        identity = _identity(job.picture.path) if job.picture.path else None
-        if identity:
-            inputs[identity] = job.picture
+    inputs = {identity(job.picture.path): job.picture for job in jobs if job.picture.path}
+    inputs.pop(None, None)  # missing ones
     kept = [f"{LEDGER}.sqlite", MANIFEST, PAGE, JSONL, CSV] if folder else []
     for path in (*(p for p, _ in _files(jobs)), *(Path(folder or "", name) for name in kept)):
-        identity = _identity(path)
-        if identity in inputs:
-            raise OutputError(
-                f"this output would replace the input {inputs[identity]}",
-                source=str(path),
-                remedy="Choose another output; an input is never overwritten.",
-            )
+        if (there := identity(path)) in inputs:
+            what = f"this output would replace the input {inputs[there]}"
+            remedy = "Choose another output; an input is never overwritten."
+            raise OutputError(what, source=str(path), remedy=remedy)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return what makes two paths the same file, or None for one that is missing or hidden."""
     try:
         status = path.stat()
-    except OSError:  # missing or out of reach: whoever opens it will say so
+    except (OSError, ValueError):  # whoever opens it will say so; ValueError: a zero byte
         return None
     return status.st_dev, status.st_ino
 
@@ -322,14 +287,10 @@ def _refuse_existing(jobs: Sequence[Job], *, force: bool, ours: Container[Path])
         return (force or path in ours) and (path.is_file() or path.is_symlink())
 
     taken = [p for p, _ in _files(jobs) if os.path.lexists(p) and not may_be_replaced(p)]
-    if not taken:
-        return
-    more = f" (and {len(taken) - 1} more outputs)" if len(taken) > 1 else ""
-    raise OutputError(
-        f"this output is already there{more}",
-        source=str(taken[0]),
-        remedy="It is not a regular file; choose another name."
-        if force
-        else "Choose another name, add --force to replace it, or --resume to continue"
-        " an interrupted scan.",
-    )
+    if taken:
+        more = f" (and {len(taken) - 1} more outputs)" if len(taken) > 1 else ""
+        remedy = "Choose another name, add --force to replace it, or --resume to continue a scan."
+        if force:
+            remedy = "It is not a regular file; choose another name."
+        what = f"this output is already there{more}"
+        raise OutputError(what, source=str(taken[0]), remedy=remedy)

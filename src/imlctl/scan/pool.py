@@ -14,12 +14,18 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from imlctl.process import cores
 from imlctl.scan.messages import Decoded, Failed
-from imlctl.scan.processes import Decoder, Limits, ModelProcess, suitable_jobs
-from imlctl.scan.worker import decode_or_hash
+from imlctl.scan.processes import (
+    Child,
+    Decoder,
+    Limits,
+    ModelProcess,
+    decode_file,
+    suitable_jobs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,35 +37,58 @@ if TYPE_CHECKING:
     from imlctl.scan.messages import Finished, Request, Unchanged
     from imlctl.scan.naming import Job
 
+    Requests = Iterable[tuple[Job, Request]]
+    Answers = Iterator[tuple[Job, Finished | Unchanged | Failed]]
+
 Tag = TypeVar("Tag")
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 _MOST_DECODERS = 16
 _BATCH = 8  # pictures of one size that a graphics card is given at once
 _WINDOW_PIXELS = 2**25  # decoded pictures that wait for others of their size have no more
 
 
-class Decoders:
-    """Several decoding processes, a few pictures ahead of whoever asks for them."""
+class Crew(Generic[Item, Answer]):
+    """Workers that are called from threads, an item at a time; whoever is free takes the next."""
 
-    def __init__(self, count: int, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
-        self._decoders = [Decoder(self.limits) for _ in range(count)]
-        self._idle: SimpleQueue[Decoder] = SimpleQueue()
-        for decoder in self._decoders:
-            self._idle.put(decoder)
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="decode")
-        self._depth = count + 1  # pictures in memory that nobody asked for yet
+    def __init__(self, workers: Sequence[Callable[[Item], Answer]]) -> None:
+        self.workers = workers
+        self._idle: SimpleQueue[Callable[[Item], Answer]] = SimpleQueue()
+        for worker in workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(len(workers), thread_name_prefix="crew")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End all processes; what they still decode is lost."""
-        for decoder in self._decoders:
-            decoder.abandon()
+        """End all processes; what they have in hand is lost."""
+        processes: list[Any] = [each for each in self.workers if isinstance(each, Child)]
+        for process in processes:
+            process.abandon()
         self._threads.shutdown(cancel_futures=True)
-        for decoder in self._decoders:
-            decoder.stop()
+        for process in processes:
+            process.stop()
+
+    def submit(self, item: Item) -> Future[Answer]:
+        """Hand in an item to be worked at as soon as somebody is free."""
+        return self._threads.submit(self.work, item)
+
+    def work(self, item: Item) -> Answer:
+        """Have an item worked at, and wait for it."""
+        worker = self._idle.get()
+        try:
+            return worker(item)
+        finally:
+            self._idle.put(worker)
+
+
+class Decoders(Crew["Request", "Decoded | Unchanged | Failed"]):
+    """Several decoding processes, a few pictures ahead of whoever asks for them."""
+
+    def __init__(self, count: int, limits: Limits | None = None) -> None:
+        super().__init__([Decoder(limits or Limits()) for _ in range(count)])
 
     def run(
         self, requests: Iterable[tuple[Tag, Request]]
@@ -67,18 +96,11 @@ class Decoders:
         """Answer requests in their order, reading only a few of them ahead."""
         waiting: deque[tuple[Tag, Future[Decoded | Unchanged | Failed]]] = deque()
         for tag, request in requests:
-            waiting.append((tag, self._threads.submit(self._decode, request)))
-            if len(waiting) >= self._depth:
+            waiting.append((tag, self.submit(request)))
+            if len(waiting) > len(self.workers):
                 yield _first(waiting)
         while waiting:
             yield _first(waiting)
-
-    def _decode(self, request: Request) -> Decoded | Unchanged | Failed:
-        decoder = self._idle.get()
-        try:
-            return decoder(request)
-        finally:
-            self._idle.put(decoder)
 
 
 def _first(waiting: deque[tuple[Tag, Future[Any]]]) -> tuple[Tag, Any]:
@@ -91,28 +113,23 @@ class InProcess:
 
     def __init__(self, analysis: Analysis, decoders: Decoders | None) -> None:
         self._analysis = analysis
-        self._decode = _decode_here if decoders is None else decoders.run
+        self._decoders = decoders
         self.provenance = analysis.provenance
 
-    def run(
-        self, requests: Iterable[tuple[Job, Request]], stopped: Callable[[], bool]
-    ) -> Iterator[tuple[Job, Finished | Unchanged | Failed]]:
+    def run(self, requests: Requests, stopped: Callable[[], bool]) -> Answers:
         """Analyse each picture as it is asked for."""
-        for job, reply in self._decode(requests):
+        if self._decoders is None:
+            replies = ((job, decode_file(request)) for job, request in requests)
+        else:
+            replies = self._decoders.run(requests)  # type: ignore[assignment]
+        for job, reply in replies:
             if stopped():
                 return
             yield job, self._analysis(reply) if isinstance(reply, Decoded) else reply
             del reply  # or its pixels would stay until the next picture is decoded
 
 
-def _decode_here(
-    requests: Iterable[tuple[Job, Request]],
-) -> Iterator[tuple[Job, Decoded | Unchanged | Failed]]:
-    for job, request in requests:
-        yield job, decode_or_hash(request)
-
-
-class Pool:
+class Pool(Crew["Decoded", "Finished | Failed"]):
     """Decoders, and models behind them; results come in the order of the requests."""
 
     def __init__(
@@ -121,35 +138,26 @@ class Pool:
         models: Sequence[Callable[[Decoded], Finished | Failed]],
         provenance: Mapping[str, Any],
     ) -> None:
+        super().__init__(models)
         self.provenance = provenance
         self._decoders = decoders
-        self._models = models
-        self._idle: SimpleQueue[Callable[[Decoded], Finished | Failed]] = SimpleQueue()
-        for model in models:
-            self._idle.put(model)
-        self._threads = ThreadPoolExecutor(len(models), thread_name_prefix="model")
         self._room = threading.Semaphore(2 * len(models))  # decoded pictures in hand or next
         self._window = 8 * len(models)  # results that may wait for a slow picture before them
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End all models; pictures in hand are lost."""
-        for model in self._models:
-            if isinstance(model, ModelProcess):
-                model.abandon()
-        self._threads.shutdown(cancel_futures=True)
-
-    def run(
-        self, requests: Iterable[tuple[Job, Request]], stopped: Callable[[], bool]
-    ) -> Iterator[tuple[Job, Finished | Unchanged | Failed]]:
+    def run(self, requests: Requests, stopped: Callable[[], bool]) -> Answers:
         """Analyse pictures; once told to stop, only those in hand are finished."""
-        waiting: deque[tuple[Job, Future[Finished | Unchanged | Failed]]] = deque()
+        waiting: deque[tuple[Job, Future[Any]]] = deque()
         for job, reply in self._decoders.run(requests):
             if stopped():
                 break
-            waiting.append((job, self._submit(reply)))
+            if isinstance(reply, Decoded):
+                self._room.acquire()
+                future: Future[Any] = self.submit(reply)
+                future.add_done_callback(lambda _: self._room.release())
+            else:
+                future = Future()
+                future.set_result(reply)
+            waiting.append((job, future))
             del reply  # or its pixels would stay until the next picture is decoded
             while waiting and (waiting[0][1].done() or len(waiting) >= self._window):
                 yield _first(waiting)
@@ -157,22 +165,6 @@ class Pool:
             waiting = deque(each for each in waiting if not each[1].cancel())
         while waiting:
             yield _first(waiting)
-
-    def _submit(self, reply: Decoded | Unchanged | Failed) -> Future[Finished | Unchanged | Failed]:
-        if isinstance(reply, Decoded):
-            self._room.acquire()
-            return self._threads.submit(self._analyse, reply)
-        future: Future[Finished | Unchanged | Failed] = Future()
-        future.set_result(reply)
-        return future
-
-    def _analyse(self, decoded: Decoded) -> Finished | Unchanged | Failed:
-        model = self._idle.get()
-        try:
-            return model(decoded)
-        finally:
-            self._idle.put(model)
-            self._room.release()
 
 
 class Batches:
@@ -186,9 +178,7 @@ class Batches:
         self._decoders = decoders
         self._analysis = analysis
 
-    def run(
-        self, requests: Iterable[tuple[Job, Request]], stopped: Callable[[], bool]
-    ) -> Iterator[tuple[Job, Finished | Unchanged | Failed]]:
+    def run(self, requests: Requests, stopped: Callable[[], bool]) -> Answers:
         """Analyse pictures in their order; once told to stop, those on the card are finished."""
         encoders = ThreadPoolExecutor(max(1, min(cores() - 1, 4)), thread_name_prefix="encode")
         with encoders, ThreadPoolExecutor(1, thread_name_prefix="model") as card:
@@ -201,7 +191,7 @@ class Batches:
                 yield from encoders.map(self._finish, on_card.popleft().result())
 
     def _windows(
-        self, requests: Iterable[tuple[Job, Request]], stopped: Callable[[], bool]
+        self, requests: Requests, stopped: Callable[[], bool]
     ) -> Iterator[list[tuple[Job, Any]]]:
         """Yield so many decoded pictures that there are some of one size among them."""
         window: list[tuple[Job, Any]] = []
@@ -220,20 +210,21 @@ class Batches:
     def _localize(self, window: list[tuple[Job, Any]]) -> list[tuple[Job, Any, Any]]:
         """Run the model; return each job with what was decoded and its result."""
         tile = self._analysis.options.settings.tile
-        by_size: dict[tuple[int, ...], list[int]] = {}
-        results: list[Any] = [reply for _, reply in window]
+        batches: dict[tuple[int, ...], list[int]] = {}
+        found = [(job, reply, reply) for job, reply in window]
         for place, (_, reply) in enumerate(window):
             if isinstance(reply, Decoded):
-                height, width = reply.photo.pixels.shape[:2]
-                alone = max(height, width) > tile
-                by_size.setdefault((height, width, place if alone else -1), []).append(place)
-        for places in by_size.values():
-            for start in range(0, len(places), _BATCH):
-                some = places[start : start + _BATCH]
-                found = self._analysis.localize_together([window[place][1] for place in some])
-                for place, result in zip(some, found, strict=True):
-                    results[place] = result
-        return [(job, reply, result) for (job, reply), result in zip(window, results, strict=True)]
+                size = reply.photo.pixels.shape[:2]
+                number = place if max(size) > tile else -1  # a large one goes alone
+                batch = batches.setdefault((*size, number), [])
+                batch.append(place)
+                if len(batch) == _BATCH:
+                    batches[(*size, number, place)] = batches.pop((*size, number))
+        for places in batches.values():
+            results = self._analysis.localize_together([window[place][1] for place in places])
+            for place, result in zip(places, results, strict=True):
+                found[place] = (*window[place], result)
+        return found
 
     def _finish(self, item: tuple[Job, Any, Any]) -> tuple[Job, Finished | Unchanged | Failed]:
         job, reply, result = item
@@ -251,16 +242,16 @@ def start_engine(
     jobs: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> InProcess | Pool | Batches:
-    """Start what decodes and analyses on this machine.
+    """Start what decodes and analyses so many pictures on this machine, until the stack is closed.
 
     On a CPU, several pictures are analysed by processes of one thread each, so `options.threads`
     should be 1; a single one is analysed here. On a graphics card, this process holds the model.
 
     Args:
         options: What is done with each picture.
-        pictures: How many there are.
-        limits: Limits on decoding one picture.
-        stack: Ends all processes when it is closed.
+        pictures: Their number.
+        limits: On decoding one picture.
+        stack: Ends all processes.
         jobs: Processes that analyse on a CPU, or decode for a graphics card; 0 for none at all,
             None for as many as suit the machine.
         progress: Told of the tiles of a picture that is analysed alone.
@@ -274,20 +265,17 @@ def start_engine(
         return InProcess(Analysis(options, progress), None)
     if pictures > 1 and _on_cpu(options.settings.device):
         options = replace(options, settings=replace(options.settings, device="cpu"))
-        models = [
-            ModelProcess(options) for _ in range(min(jobs or suitable_jobs(pictures), pictures))
-        ]
+        count = min(jobs or suitable_jobs(pictures), pictures)
+        models = [ModelProcess(options) for _ in range(count)]
         for model in models:
             stack.callback(model.stop)
-        decoders = stack.enter_context(Decoders(-(-len(models) // 2), limits))
-        return stack.enter_context(Pool(decoders, models, models[0].provenance()))
+        decoders = stack.enter_context(Decoders(-(-count // 2), limits))
+        return stack.enter_context(Pool(decoders, models, models[0].greeting()))
     # Started before the model is loaded, so that both happen at the same time.
     ahead = 1 if pictures == 1 else jobs or min(pictures, cores(), _MOST_DECODERS)
     decoders = stack.enter_context(Decoders(ahead, limits))
     analysis = Analysis(options, progress)
-    if pictures == 1:
-        return InProcess(analysis, decoders)
-    return Batches(decoders, analysis)
+    return InProcess(analysis, decoders) if pictures == 1 else Batches(decoders, analysis)
 
 
 def _on_cpu(device: str) -> bool:

@@ -1,34 +1,39 @@
-"""Child processes of a scan, all of them replaceable: some decode, some hold a model."""
+"""Child processes of a scan, all of them replaceable: some decode, some hold a model.
+
+A crash, a hang or a bomb costs one picture and not the scan. A child reads messages from its
+standard input and answers on its standard output until the input ends, which it does when the scan
+ends, however it ends.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import pickle
-import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from imlctl.errors import ImlctlError, InputError, UsageError
-from imlctl.image.decode import DEFAULT_MAX_PIXELS
-from imlctl.process import cores
-from imlctl.scan.messages import Decoded, Failed, receive, send
-from imlctl.scan.worker import HELLO
+from imlctl.image.decode import DEFAULT_MAX_PIXELS, decode, read
+from imlctl.process import cores, free_memory
+from imlctl.scan.custody import all_match, sha256_of
+from imlctl.scan.messages import Decoded, Failed, Unchanged, bare, failed, receive, send
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from imlctl.scan.analysis import Options
-    from imlctl.scan.messages import Finished, Request, Unchanged
+    from imlctl.scan.messages import Finished, Request
 
 _START = 60.0  # seconds that a decoder may take until it answers at all
-_DECODER = "from imlctl.scan.worker import serve_decoder; serve_decoder"
-_MODEL = "from imlctl.scan.worker import serve_model; serve_model"
+_DECODER = "from imlctl.scan.processes import serve_decoder; serve_decoder"
+_MODEL = "from imlctl.scan.processes import serve_model; serve_model"
 _PIPE = 2**20  # bytes; the usual 64 KiB make a large picture many small steps
 _MODEL_MEMORY = 2**30  # bytes of one process with a tile of the default size in hand, about
 
@@ -41,37 +46,15 @@ class Limits:
     max_pixels: int = DEFAULT_MAX_PIXELS
 
     def __post_init__(self) -> None:
-        if not 0 < self.seconds <= threading.TIMEOUT_MAX:
-            raise UsageError(
-                f"{self.seconds:g} seconds cannot be waited for",
-                source="--timeout",
-                remedy="Give a positive and finite number of seconds.",
-            )
-        if self.max_pixels < 1:
-            raise UsageError(
-                f"no picture has {self.max_pixels} pixels",
-                source="--max-pixels",
-                remedy="Give a positive number.",
-            )
+        if not (0 < self.seconds <= threading.TIMEOUT_MAX and self.max_pixels > 0):
+            what = f"{self.seconds:g} seconds and {self.max_pixels} pixels cannot be limits"
+            remedy = "Give positive and finite numbers."
+            raise UsageError(what, source="--timeout, --max-pixels", remedy=remedy)
 
     @property
     def memory(self) -> int:
         """Most bytes a decoder may ask for: the file, its samples, and their conversions."""
         return 2**30 + 32 * self.max_pixels
-
-
-def free_memory() -> int | None:
-    """Return how many bytes of memory are free, or None where the system does not say."""
-    sizes = []
-    with suppress(OSError):
-        listing = Path("/proc/meminfo").read_text("ascii")
-        if free := re.search(r"MemAvailable:\s*(\d+) kB", listing):
-            sizes.append(int(free[1]) * 1024)
-    with suppress(OSError, ValueError):  # no limit is "max"
-        folder = Path("/sys/fs/cgroup")
-        limit = int((folder / "memory.max").read_text("ascii"))
-        sizes.append(limit - int((folder / "memory.current").read_text("ascii")))
-    return max(0, min(sizes)) if sizes else None
 
 
 def suitable_jobs(pictures: int) -> int:
@@ -81,15 +64,35 @@ def suitable_jobs(pictures: int) -> int:
     return max(1, min(pictures, cores(), by_memory))
 
 
-class _Child:
-    """A process that answers one message after another; started anew after it died."""
+class Child:
+    """A process that answers one message after another; started anew after it died.
 
-    def __init__(self, program: str) -> None:
-        self._program = program
+    Args:
+        program: Python that serves.
+        deed: What it does with a picture, in the past.
+        remedy: What to do about a picture that it died of.
+        opening: Its first message, if it wants one.
+        seconds: For its start and for each answer; None for any time.
+        trusted: Whether its answers can be anything.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        deed: str,
+        remedy: str,
+        opening: Options | None = None,
+        seconds: float | None = None,
+        trusted: bool = False,
+    ) -> None:
+        self._program, self._deed, self._remedy = program, deed, remedy
+        self._opening, self._seconds, self._trusted = opening, seconds, trusted
         self._process: subprocess.Popen[bytes] | None = None
-        self._greeted = self._closed = False
+        self._greeting: Any = None
+        self._greeted = self._closed = self._expired = False
+        self._start()
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> None:
         """Start the process, without waiting for it."""
         # From our own folder, and not from the current one (-P): that one may hold anything.
         places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
@@ -104,7 +107,91 @@ class _Child:
             pipesize=_PIPE,
         )
         self._greeted = False
-        return self._process
+        if self._opening is not None:
+            with suppress(OSError):  # it is dead already: whoever reads from it will say so
+                send(cast("IO[bytes]", self._process.stdin), self._opening)
+
+    def greeting(self) -> Any:
+        """Wait until the process is ready, and return its first message.
+
+        Raises:
+            ImlctlError: It does not start, or says why it cannot work.
+        """
+        if self._process is not None and self._process.poll() is not None and self._greeted:
+            self.stop()  # it died with nothing in hand
+        if self._process is None:
+            self._start()
+        if not self._greeted:
+            try:
+                self._greeting = self._answer(self._seconds and _START)
+            except Exception:  # of its end
+                ending = _ending(self.stop())
+                what = f"the process in which pictures are {self._deed} does not start ({ending})"
+                remedy = "Free some memory, or try --jobs 0, which does all in this process."
+                raise UsageError(what, remedy=remedy) from None
+            self._greeted = True
+        if isinstance(self._greeting, ImlctlError):
+            raise self._greeting
+        return self._greeting
+
+    def ask(self, message: Any, path: str) -> Any:
+        """Return the answer to a message about a picture; that of a process that died has no hash.
+
+        Raises:
+            ImlctlError: The process cannot be started, or answers with this error.
+        """
+        try:
+            if not self._closed:
+                self.greeting()
+        except ImlctlError:
+            if not self._closed:
+                raise
+        if self._closed:
+            return Failed(InputError("the scan has ended", source=path))
+        try:
+            answer = self._answer(self._seconds, message)
+        except Exception:  # what a process answers that was taken over can be anything
+            return Failed(self._reason(path, self.stop()))
+        if isinstance(answer, ImlctlError):
+            raise answer
+        return answer
+
+    def _answer(self, seconds: float | None, message: Any = None) -> Any:
+        process = self._process
+        assert process and process.stdin and process.stdout  # noqa: S101, PT018
+        with self._alarm(seconds):
+            if message is not None:
+                send(process.stdin, message)
+            return receive(process.stdout, trusted=self._trusted)
+
+    @contextmanager
+    def _alarm(self, seconds: float | None) -> Iterator[None]:
+        """End the process if the block takes longer, so that reading from it ends too."""
+        self._expired = False
+        alarm = threading.Timer(seconds or 0, self._expire)
+        alarm.daemon = True
+        if seconds:
+            alarm.start()
+        try:
+            yield
+        finally:
+            alarm.cancel()
+
+    def _expire(self) -> None:
+        self._expired = True
+        if self._process is not None:
+            self._process.kill()
+
+    def _reason(self, path: str, code: int) -> InputError:
+        if self._expired:
+            what = f"decoding it took longer than {self._seconds:g} s"
+            remedy = "Raise --timeout if the file is good and its disk is slow."
+            return InputError(what, source=path, remedy=remedy)
+        end = f"crashed ({_ending(code)})"
+        if self._trusted and _ending(code) == "SIGKILL":  # not by us for a senseless answer
+            end = "was killed; probably memory ran out"
+        what = f"the process that {self._deed} it {end}"
+        return InputError(what, source=path, remedy=self._remedy)
 
     def stop(self) -> int:
         """End the process, whatever it does, and return its status."""
@@ -125,119 +212,41 @@ class _Child:
             self._process.kill()
 
 
-class Decoder(_Child):
+def _ending(code: int) -> str:
+    """Name the end of a process: its exit status, or the signal that ended it."""
+    with suppress(ValueError):
+        return signal.Signals(-code).name if code < 0 else f"status {code}"
+    return f"signal {-code}"
+
+
+class Decoder(Child):
     """One process that decodes."""
 
     def __init__(self, limits: Limits) -> None:
-        super().__init__(f"{_DECODER}({limits.memory})")
-        self.limits = limits
-        self._expired = False
-        self.start()
+        remedy = "The file may have been made to crash programs, or memory ran out."
+        program = f"{_DECODER}({limits.memory})"
+        super().__init__(program, "decoded", remedy, seconds=limits.seconds)
 
     def __call__(self, request: Request) -> Decoded | Unchanged | Failed:
         """Have a file read and decoded; one that fails is hashed at least.
 
         Raises:
-            UsageError: The process cannot be started.
+            ImlctlError: The process cannot be started, or a setting is wrong.
         """
-        reply = self._ask(request)
-        if isinstance(reply, Failed) and request.data is None and not self._closed:
-            known = self._ask(replace(request, done={}, decoded=False))
+        reply: Decoded | Unchanged | Failed = self.ask(request, request.path)
+        if isinstance(reply, Failed) and reply.size is None and request.data is None:
+            known = self.ask(replace(request, done={}, hash_only=True), request.path)
             if isinstance(known, Failed):
                 return replace(reply, sha256=known.sha256, size=known.size)
         return reply
 
-    def _ask(self, request: Request) -> Decoded | Unchanged | Failed:
-        if self._closed:
-            return _ended(request.path)
-        process = self._process or self.start()
-        assert process.stdin and process.stdout  # noqa: S101, PT018
-        self._expired = False
-        try:
-            if not self._greeted:
-                with self._alarm(_START):
-                    self._greeted = process.stdout.read(len(HELLO)) == HELLO
-            with self._alarm(self.limits.seconds):
-                send(process.stdin, request)
-                return receive(process.stdout)  # type: ignore[no-any-return]
-        except Exception:  # what a process answers that was taken over can be anything
-            greeted = self._greeted
-            code = self.stop()
-            if not greeted and not self._closed:
-                raise UsageError(
-                    f"the process that decodes pictures does not start ({_ending(code)})",
-                    remedy="Try --jobs 0, which does everything in this process.",
-                ) from None
-            return Failed(self._reason(request.path, code))
 
-    @contextmanager
-    def _alarm(self, seconds: float) -> Iterator[None]:
-        """End the process if the block takes longer, so that reading from it ends too."""
-        alarm = threading.Timer(seconds, self._expire)
-        alarm.daemon = True
-        alarm.start()
-        try:
-            yield
-        finally:
-            alarm.cancel()
-
-    def _expire(self) -> None:
-        self._expired = True
-        if self._process is not None:
-            self._process.kill()
-
-    def _reason(self, path: str, code: int) -> InputError:
-        if self._expired:
-            return InputError(
-                f"decoding it took longer than {self.limits.seconds:g} s",
-                source=path,
-                remedy="Raise --timeout if the file is good and its disk is slow.",
-            )
-        return InputError(
-            f"the process that decoded it crashed ({_ending(code)})",
-            source=path,
-            remedy="The file may have been made to crash programs, or memory ran out.",
-        )
-
-
-class ModelProcess(_Child):
-    """One process that holds a model, on a CPU with one thread."""
+class ModelProcess(Child):
+    """One process that holds a model, on a CPU with one thread; greets with its provenance."""
 
     def __init__(self, options: Options) -> None:
-        super().__init__(f"{_MODEL}()")
-        self._options = options
-        self._provenance: dict[str, Any] = {}
-        self.start()
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the process, without waiting for it."""
-        process = super().start()
-        assert process.stdin  # noqa: S101
-        with suppress(OSError):  # it is dead already: whoever reads from it will say so
-            send(process.stdin, self._options)
-        return process
-
-    def provenance(self) -> dict[str, Any]:
-        """Wait until the model is in memory, and return the provenance of its results.
-
-        Raises:
-            ImlctlError: The model, its weights or the device cannot be had, or no process starts.
-        """
-        process = self._process or self.start()
-        assert process.stdout  # noqa: S101
-        if not self._greeted:
-            try:
-                hello = receive(process.stdout, trusted=True)
-            except (OSError, EOFError, pickle.UnpicklingError):
-                code = self.stop()
-                raise UsageError(
-                    f"the process that runs the model does not start ({_ending(code)})",
-                    remedy="Free some memory, or try --jobs 0, which does all in this process.",
-                ) from None
-            if isinstance(hello, ImlctlError):
-                raise hello
-            self._provenance, self._greeted = hello, True
-        return self._provenance
+        remedy = "Use fewer processes, such as --jobs 1, or smaller tiles, such as --tile 512."
+        super().__init__(f"{_MODEL}()", "analysed", remedy, options, trusted=True)
 
     def __call__(self, decoded: Decoded) -> Finished | Failed:
         """Have a picture analysed.
@@ -245,44 +254,104 @@ class ModelProcess(_Child):
         Raises:
             ImlctlError: Of any kind but `InputError`: other pictures would fail as well.
         """
-        path = decoded.photo.source
-        if self._process is not None and self._process.poll() is not None:
-            self.stop()  # it died with nothing in hand
-        if self._closed:
-            return _ended(path)
+        answer: Finished | Failed = self.ask(decoded, decoded.photo.source)
+        if isinstance(answer, Failed):
+            return replace(answer, sha256=decoded.photo.sha256)
+        return answer
+
+
+def decode_file(request: Request) -> Decoded | Unchanged | Failed:
+    """Read and decode a file, unless it and its outputs are known and unchanged; or hash it.
+
+    Raises:
+        ImlctlError: Of any kind but `InputError`: a setting is wrong.
+    """
+    began = time.perf_counter()
+    if request.hash_only:
+        return with_hash(Failed(InputError("it is not decoded", source=request.path)), request)
+    try:
+        if request.done and all_match(request.done):
+            return Unchanged()
+        if request.data is None:
+            photo = read(request.path, max_pixels=request.max_pixels)
+        else:
+            photo = decode(request.data, source=request.path, max_pixels=request.max_pixels)
+    except Exception as error:
+        return with_hash(failed(error, request.path), request)
+    return Decoded(photo, time.perf_counter() - began)
+
+
+def with_hash(failure: Failed, request: Request) -> Failed:
+    """Add the hash and the size of a file that can be read."""
+    if request.data is not None:
+        digest = hashlib.sha256(request.data).hexdigest()
+        return replace(failure, sha256=digest, size=len(request.data))
+    try:
+        size = Path(request.path).stat().st_size
+        return replace(failure, sha256=sha256_of(request.path), size=size)
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
+        return failure
+
+
+def serve_decoder(memory: int) -> None:
+    """Decode what is asked for until there is no more; `memory` is the most bytes it may take."""
+    channel = _channel()
+    _limit_memory(memory)
+    send(channel, None)
+    _serve(channel, decode_file)
+
+
+def serve_model() -> None:
+    """Analyse decoded pictures until there are no more.
+
+    The first message holds the options, and is answered by the provenance of all results, or by
+    the error that makes all of them impossible.
+    """
+    channel = _channel()
+    options = receive(sys.stdin.buffer, trusted=True)
+    try:
+        from imlctl.process import keep_freed_blocks
+        from imlctl.scan.analysis import Analysis
+
+        keep_freed_blocks()
+        # The kernel is to end this process rather than the scan where memory runs out.
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("500", "ascii")
+        analysis = Analysis(options)
+    except ImlctlError as error:
+        send(channel, bare(error))
+        return
+    send(channel, analysis.provenance)
+    _serve(channel, analysis)
+
+
+def _serve(channel: IO[bytes], answer: Callable[[Any], Any]) -> None:
+    while True:
         try:
-            self.provenance()
-            process = self._process
-            assert process and process.stdin and process.stdout  # noqa: S101, PT018
-            send(process.stdin, decoded)
-            answer = receive(process.stdout, trusted=True)
-        except ImlctlError:
-            if self._closed:
-                return _ended(path)
-            raise
-        except (OSError, EOFError, pickle.UnpicklingError):
-            error = _model_died(path, self.stop())
-            return Failed(error, sha256=decoded.photo.sha256)
-        if isinstance(answer, ImlctlError):
-            raise answer
-        return answer  # type: ignore[no-any-return]
+            message = receive(sys.stdin.buffer, trusted=True)
+        except EOFError:
+            return
+        try:
+            send(channel, answer(message))
+        except ImlctlError as error:
+            send(channel, bare(error))
+        del message  # or its pixels would stay until the next picture is there
 
 
-def _ended(path: str) -> Failed:
-    return Failed(InputError("the scan has ended", source=path))
+def _channel() -> IO[bytes]:
+    """Return the standard output, and let nothing else write there: libraries print."""
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return channel
 
 
-def _model_died(path: str, code: int) -> InputError:
-    if _ending(code) == "SIGKILL":
-        what = "the process that analysed it was killed; probably memory ran out"
-    else:
-        what = f"the process that analysed it crashed ({_ending(code)})"
-    remedy = "Use fewer processes, such as --jobs 1, or smaller tiles, such as --tile 512."
-    return InputError(what, source=path, remedy=remedy)
-
-
-def _ending(code: int) -> str:
-    """Name the end of a process: its exit status, or the signal that ended it."""
-    with suppress(ValueError):
-        return signal.Signals(-code).name if code < 0 else f"status {code}"
-    return f"signal {-code}"
+def _limit_memory(size: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return
+    for kind, limit in ((resource.RLIMIT_AS, size), (resource.RLIMIT_CORE, 0)):
+        _, hard = resource.getrlimit(kind)
+        soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        with suppress(OSError, ValueError):  # macOS does not limit the address space
+            resource.setrlimit(kind, (soft, hard))

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from imlctl.errors import InputError
     from imlctl.scan.analysis import Options
-    from imlctl.scan.ledger import Key, Ledger
+    from imlctl.scan.ledger import Ledger
     from imlctl.scan.naming import Job
+    from imlctl.scan.pool import Answers, Requests
 
 
 class Engine(Protocol):
@@ -28,9 +29,7 @@ class Engine(Protocol):
     def provenance(self) -> Mapping[str, Any]:
         """Provenance of all results, see `Localizer.provenance`."""
 
-    def run(
-        self, requests: Iterable[tuple[Job, Request]], stopped: Callable[[], bool]
-    ) -> Iterator[tuple[Job, Finished | Unchanged | Failed]]:
+    def run(self, requests: Requests, stopped: Callable[[], bool]) -> Answers:
         """Answer requests until told to stop; what was begun is finished.
 
         Raises:
@@ -40,21 +39,13 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """End of one picture.
+    """End of one picture."""
 
-    Attributes:
-        job: The picture and its outputs.
-        record: What is kept of it, whether it went well or not.
-        error: What went wrong, if anything; then nothing was written.
-        trace: The traceback of an error that is a bug of imlctl's, otherwise "".
-        resumed: An earlier scan had done it.
-    """
-
-    job: Job
-    record: Mapping[str, Any]
-    error: InputError | None = None
-    trace: str = ""
-    resumed: bool = False
+    job: Job  # the picture and its outputs
+    record: Mapping[str, Any]  # what is kept of it, whether it went well or not
+    error: InputError | None = None  # what went wrong, if anything; then nothing was written
+    trace: str = ""  # the traceback of an error that is a bug of imlctl's, otherwise ""
+    resumed: bool = False  # an earlier scan had done it
 
 
 def scan(
@@ -88,84 +79,66 @@ def scan(
         ImlctlError: Of any kind but `InputError`: an output cannot be written, or weights or
             settings are wrong, and the remaining pictures would fail as well.
     """
-    key, known = key_of(engine.provenance, options), ledger if resume else None
-    writer = _Writer(engine, key, ledger, overwrite or resume, stdout)
-    requests = ((job, _request(job, options, known, key, stdin)) for job in jobs)
-    for job, answer in engine.run(requests, stopped):
-        yield writer(job, answer)
-        del answer  # or its outputs would stay until the next ones are there
+    key = key_of(engine.provenance, options)
 
-
-def _request(
-    job: Job, options: Options, known: Ledger | None, key: Key, stdin: BinaryIO | None
-) -> Request:
-    limit = options.settings.max_pixels
-    if job.picture.path is not None:
-        done = {} if known is None else known.done(job, key)
+    def request(job: Job) -> Request:
+        limit = options.settings.max_pixels
+        if job.picture.path is None:
+            return Request(str(job.picture), limit, data=stdin.read() if stdin else b"")
+        done = ledger.done(job, key) if ledger and resume else {}
         return Request(str(job.picture), limit, done)
-    if stdin is None:
-        raise ValueError("a job reads the standard input, which was not given")
-    return Request(str(job.picture), limit, data=stdin.read())
 
-
-@dataclass(slots=True)
-class _Writer:
-    """Writes the outputs of one picture after the other, and notes them in the ledger."""
-
-    engine: Engine
-    key: Key
-    ledger: Ledger | None
-    overwrite: bool
-    stdout: BinaryIO | None
-
-    def __call__(self, job: Job, answer: Finished | Unchanged | Failed) -> Outcome:
+    for job, answer in engine.run(((job, request(job)) for job in jobs), stopped):
         if isinstance(answer, Unchanged):
-            if self.ledger is None:
-                raise ValueError("a picture is done before, which only a ledger can tell")
-            return Outcome(job, self.ledger.record(job), resumed=True)
+            assert ledger  # noqa: S101 - which alone can tell
+            yield Outcome(job, ledger.record(job), resumed=True)
+            continue
         if isinstance(answer, Failed):
-            self._remove_stale(job)
-            record = record_of_failure(job, answer, self.engine.provenance)
+            if overwrite or resume:
+                _remove_stale(job)
+            record = record_of_failure(job, answer, engine.provenance)
             outcome = Outcome(job, record, answer.error, answer.trace)
             done = Finished({}, record)
         else:
             done, outcome = answer, Outcome(job, answer.record)
         outputs = [(job.outputs[kind], data) for kind, data in done.outputs.items()]
-        hashes = {path: digest for path, digest in self._write(outputs) if path}
-        if self.ledger:
-            self.ledger.add(job, self.key, done.record, hashes, done.preview)
-        return outcome
+        hashes = dict(_written(outputs, ledger.tag if ledger else "", overwrite or resume, stdout))
+        if ledger:
+            ledger.add(job, key, done.record, hashes, done.preview)
+        yield outcome
+        del answer, done, outputs  # or they would stay until the next ones are there
 
-    def _write(self, outputs: list[tuple[Path | None, bytes]]) -> Iterator[tuple[Path | None, str]]:
-        written: list[Path] = []
-        try:
-            for path, data in outputs:
-                if path is None:
-                    self._print(data)
-                else:
-                    fresh = not path.exists()
-                    tag = self.ledger.tag if self.ledger else ""
-                    atomic.write(path, data, overwrite=self.overwrite, tag=tag)
-                    written += [path] if fresh else []
-                yield path, hashlib.sha256(data).hexdigest()
-        except BaseException:
-            for path in written:  # a set of outputs is whole, or none of it is there
-                with suppress(OSError):
-                    path.unlink()
-            raise
 
-    def _print(self, data: bytes) -> None:
-        if self.stdout is None:
-            raise ValueError("a job writes to the standard output, which was not given")
-        try:
-            self.stdout.write(data)
-            self.stdout.flush()
-        except OSError as error:
-            raise atomic.output_error(error, "standard output") from error
-
-    def _remove_stale(self, job: Job) -> None:
-        """Remove what was written of an earlier content: a picture that fails has no mask."""
-        for path in job.outputs.values() if self.overwrite else ():
+def _written(
+    outputs: list[tuple[Path | None, bytes]], tag: str, overwrite: bool, stdout: BinaryIO | None
+) -> Iterator[tuple[Path, str]]:
+    """Write the outputs of a picture, all or none, and yield the hashes of those with a path."""
+    new: list[Path] = []
+    try:
+        for path, data in outputs:
             if path is not None:
-                with suppress(FileNotFoundError):
-                    path.unlink()
+                fresh = not path.exists()
+                atomic.write(path, data, overwrite=overwrite, tag=tag)
+                new += [path] if fresh else []
+                yield path, hashlib.sha256(data).hexdigest()
+            elif stdout:
+                _print(data, stdout)
+    except BaseException:
+        for path in new:
+            with suppress(OSError):
+                path.unlink()
+        raise
+
+
+def _print(data: bytes, stdout: BinaryIO) -> None:
+    try:
+        stdout.write(data)
+        stdout.flush()
+    except OSError as error:
+        raise atomic.output_error(error, "standard output") from error
+
+
+def _remove_stale(job: Job) -> None:
+    """Remove what was written of an earlier content: a picture that fails has no mask."""
+    for path in filter(None, job.outputs.values()):
+        path.unlink(missing_ok=True)
