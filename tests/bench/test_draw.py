@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from imlctl.bench.draw import charts_of, contact_sheet
+from imlctl.bench.accuracy import contact_sheet
+from imlctl.bench.page import charts_of
 
 
 def as_array(data: bytes | None) -> Any:

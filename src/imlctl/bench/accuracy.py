@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
-from imlctl.bench.draw import contact_sheet
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
 from imlctl.data.masks import read_mask
 from imlctl.evaluate.robustness import NOTES, degraded, grid
 from imlctl.evaluate.score import evaluate
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from imlctl.data.manifest import Entry
     from imlctl.evaluate.score import PictureScore
     from imlctl.pipeline import Localizer
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
 _CASES = 6  # of the worst, and of the best, on a contact sheet
+_SIDE, _GAP, _CAPTION = 200, 8, 20  # of that
 
 
 def accuracy(localizers: Iterable[Localizer], entries: Sequence[Entry], track: Track) -> list[Any]:
@@ -71,6 +77,29 @@ def cases_png(
         caption = f"F1 {f1:.3f}  {entry.set}/{entry.image.name}"
         cases.append((caption, (result.pixels, truth, result.probability)))
     return contact_sheet(cases) if cases else None
+
+
+def contact_sheet(cases: Sequence[tuple[str, Sequence[NDArray[Any]]]]) -> bytes:
+    """Draw cases below each other as a PNG, each a caption over its views.
+
+    A view is (H, W) or (H, W, 3); bool, uint8, uint16, or 0 to 1.
+    """
+    width = max(len(views) for _, views in cases) * (_SIDE + _GAP) + _GAP
+    sheet = Image.new("RGB", (width, len(cases) * (_SIDE + _CAPTION + _GAP)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (caption, views) in enumerate(cases):
+        top = row * (_SIDE + _CAPTION + _GAP)
+        printed = "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in caption)
+        font = ImageFont.load_default(13)
+        draw.text((_GAP, top + 3), printed[: width // 8], fill="black", font=font)
+        for column, view in enumerate(views):
+            full = 65535 if view.dtype == np.uint16 else 255 if view.dtype == np.uint8 else 1
+            small = Image.fromarray(np.rint(view * (255 / full)).astype(np.uint8)).convert("RGB")
+            small = ImageOps.contain(small, (_SIDE, _SIDE), Image.Resampling.BOX)
+            sheet.paste(small, (_GAP + column * (_SIDE + _GAP), top + _CAPTION))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def robustness(localizer: Localizer, entries: Sequence[Entry], track: Track) -> dict[str, Any]:

@@ -8,7 +8,6 @@ call of the denoiser for each member; here all are counted, and the paper's way 
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,39 +29,7 @@ MIX_TRANSFORMER: Parts = {
 _WKV = "bi_wkv"  # in the operator's name
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Cost of one part of a model; ``other`` belongs to no named one."""
-
-    name: str
-    parameters: int
-    macs: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Cost of a forward pass of a square picture, `size` pixels a side; `wkv` is in parts too."""
-
-    size: int
-    parts: tuple[Part, ...]
-    wkv: int = 0
-
-    @property
-    def parameters(self) -> int:
-        """Of the whole model."""
-        return sum(part.parameters for part in self.parts)
-
-    @property
-    def macs(self) -> int:
-        """Of the whole model."""
-        return sum(part.macs for part in self.parts)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, the totals included."""
-        return asdict(self) | {"parameters": self.parameters, "macs": self.macs}
-
-
-def count_model(model: Model, size: int, *, steps: int, members: int) -> Cost:
+def count_model(model: Model, size: int, *, steps: int, members: int) -> dict[str, Any]:
     """Count one prediction of a model of ours, without computing it: on an empty copy."""
     empty = copy.deepcopy(model).to("meta")
     shape = empty.noise_shape(size, size)
@@ -77,13 +44,13 @@ def compare_counts(
     samples = model.samples
     return {
         "way": f"N={members[-1]}, {steps[-1]} steps" if samples else "one pass",
-        "cost": count_model(model, size, steps=steps[-1], members=members[-1]).to_json(),
+        "cost": count_model(model, size, steps=steps[-1], members=members[-1]),
         "counts": [
             {
                 "members": n,
                 "steps": s,
-                "all": count_model(model, size, steps=s, members=n).macs,
-                "paper": count_model(model, size, steps=1, members=n).macs,
+                "all": count_model(model, size, steps=s, members=n)["macs"],
+                "paper": count_model(model, size, steps=1, members=n)["macs"],
             }
             for n in (members if samples else ())
             for s in steps
@@ -96,10 +63,14 @@ def count(
     size: int,
     parts: Mapping[str, tuple[str, ...]],
     run: Callable[[Tensor], object] | None = None,
-) -> Cost:
+) -> dict[str, Any]:
     """Count one forward pass over a (1, 3, size, size) picture; on ``meta`` nothing is computed.
 
     `parts` names the modules of each part. `run` is the pass where it takes more than the picture.
+
+    Returns:
+        ``size``, ``parameters`` and ``macs`` of the whole model and of its ``parts``, of which
+        ``other`` belongs to no named one, and ``wkv``, the operator's, which is in parts too.
     """
     like = next(model.parameters())
     image = torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype)
@@ -112,20 +83,19 @@ def count(
     ran = {name.removeprefix(root): sum(each.values()) for name, each in by_module.items()}
     wkv = sum(n for operator, n in by_module.get("Global", {}).items() if _WKV in str(operator))
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for part, roots in parts.items():
         held = sum(size for name, size in sizes.items() if _under(name, roots))
         # A module's count holds those of the modules it called, so only the outermost called ones
         # are summed; a list of modules is never called itself.
         inside = tuple(name for name in ran if _under(name, roots))
         outermost = (n for n in inside if not _under(n.rpartition(".")[0], inside))
-        rows.append(Part(part, held, sum(ran[name] for name in outermost) // 2))
-    other = Part(
-        "other",
-        sum(sizes.values()) - sum(row.parameters for row in rows),
-        counter.get_total_flops() // 2 - sum(row.macs for row in rows),
-    )
-    return Cost(size, (*rows, *((other,) if other.parameters or other.macs else ())), wkv // 2)
+        macs = sum(ran[name] for name in outermost) // 2
+        rows.append({"name": part, "parameters": held, "macs": macs})
+    whole = {"parameters": sum(sizes.values()), "macs": counter.get_total_flops() // 2}
+    other = {key: value - sum(row[key] for row in rows) for key, value in whole.items()}
+    rows += [{"name": "other", **other}] if any(other.values()) else []
+    return {"size": size, "parts": rows, "wkv": wkv // 2, **whole}
 
 
 def _under(name: str, roots: tuple[str, ...]) -> bool:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -152,21 +153,17 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
 
     Counted by torch's own allocators; None for a device whose memory torch does not count.
     """
-    if device.type == "cpu":
-        return _peak_on_cpu(call)
-    backend: Any = getattr(torch, device.type, None)
-    if not hasattr(backend, "max_memory_allocated"):
-        return None
-    wait = waits_for(device)
-    wait()
-    backend.reset_peak_memory_stats(device)
-    before = backend.memory_allocated(device)
-    call()
-    wait()
-    return int(backend.max_memory_allocated(device)) - int(before)
-
-
-def _peak_on_cpu(call: Callable[[], object]) -> int:
+    if device.type != "cpu":
+        backend: Any = getattr(torch, device.type, None)
+        if not hasattr(backend, "max_memory_allocated"):
+            return None
+        wait = waits_for(device)
+        wait()
+        backend.reset_peak_memory_stats(device)
+        before = backend.memory_allocated(device)
+        call()
+        wait()
+        return int(backend.max_memory_allocated(device)) - int(before)
     # The profiler writes there at every start and stop; no setting prevents it (torch 2.13).
     with silent_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
         call()
@@ -174,12 +171,9 @@ def _peak_on_cpu(call: Callable[[], object]) -> int:
         trace = Path(folder) / "trace.json"
         run.export_chrome_trace(str(trace))
         events = json.loads(trace.read_bytes())["traceEvents"]
-    held = peak = 0
-    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"]):
-        if event["args"]["Device Type"] == _CPU:
-            held += event["args"]["Bytes"]
-            peak = max(peak, held)
-    return peak
+    moves = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
+    ours = (e["args"]["Bytes"] for e in moves if e["args"]["Device Type"] == _CPU)
+    return int(max(accumulate(ours, initial=0)))
 
 
 def resident_peak() -> int | None:

@@ -1,15 +1,30 @@
-"""From a document of the benchmark, as `--json` prints it, to its page; speed and cost are here."""
+"""From a document of the benchmark, as `--json` prints it, to its page."""
 
 from __future__ import annotations
 
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
-from imlctl.bench.page import Table, amount, duration, headline, megabytes, percentage, tabulate
-from imlctl.bench.pages_accuracy import accuracy_page, calibration_page, peer_page, robustness_page
+from imlctl.bench.page import (
+    Table,
+    amount,
+    called_manipulated,
+    duration,
+    headline,
+    interval,
+    megabytes,
+    percentage,
+    proportion,
+    sampling_line,
+    tabulate,
+)
+from imlctl.mask.decide import Verdict
 
 if TYPE_CHECKING:
-    from imlctl.bench.page import Block, Document
+    from collections.abc import Callable, Mapping, Sequence
+
+    from imlctl.bench.page import Block, Column, Document
 
 _BUSY = (
     "Other programs were using this machine. Times are too long and ratios rough: measure again"
@@ -20,10 +35,10 @@ _BUSY = (
 def page_of(document: Document) -> list[Block]:
     """Return the page of a document: what was measured with, and what was found."""
     page = {
-        "accuracy": accuracy_page,
-        "robustness": robustness_page,
-        "calibration": calibration_page,
-        "peer": peer_page,
+        "accuracy": _accuracy_page,
+        "robustness": _robustness_page,
+        "calibration": _calibration_page,
+        "peer": _peer_page,
         "speed": _speed_page,
         "scan": _scan_page,
         "flops": _flops_page,
@@ -175,3 +190,196 @@ def _scan_page(document: Document) -> list[Block]:
         f" turns.\nModel processes: {document['jobs']}, started before the clock."
     )
     return [headline(document), _conditions(document["machine"]), table, words]
+
+
+_F1, _IMAGE_AUC = partial(interval, key="f1"), partial(interval, key="image_auc")
+_CALLED: dict[str, Column] = {
+    "found": partial(called_manipulated, kind="forgeries"),
+    "alarms": partial(called_manipulated, kind="authentic"),
+}
+
+
+def _accuracy_page(document: Document) -> list[Block]:
+    """Scores of each model, and of several a table that compares them."""
+    models = document["models"]
+    if len(models) > 1:
+        return [_side_by_side(models), _legend(models)]
+    (model,) = models
+    sets, sizes = model["sets"], model["sizes"]
+    rates = sets[-1]["rates"]
+    page: list[Block] = [headline(model)]
+
+    def add(title: str, rows: Sequence[Document], columns: Mapping[str, Column]) -> None:
+        page.extend([tabulate(title, rows, columns)] if rows else [])
+
+    for what, count, kind in (
+        ("forgeries", "tampered", "forgeries"),
+        ("authentic pictures", "authentic", "authentic"),
+    ):
+        add(
+            f"Verdicts on {what} [95 %]",
+            [row for row in sets if row["rates"] and row[count]],
+            {"set": "name", "pictures": count, **{v: _rate(v, kind) for v in Verdict}},
+        )
+    add(
+        "Forgeries ranked against authentic pictures by their scores",
+        [row for row in sets if row["image_auc"] is not None],
+        {
+            "set": "name",
+            "forgeries": "tampered",
+            "authentic": "authentic",
+            "image AUC [95 %]": _IMAGE_AUC,
+        },
+    )
+    add(
+        "Pixels of forgeries",
+        [row for row in sets if row["tampered"]],
+        {
+            "set": "name",
+            "F1 [95 %]": _F1,
+            "F1, own mask": "f1_verdict",
+            "AUC": "auc",
+            "AP": "ap",
+            "best F1*": "best_f1",
+        },
+    )
+    add(
+        "Forgeries by the share of the picture that was edited [95 %]",
+        sizes if sets[-1]["tampered"] else [],
+        {
+            "edit": "size",
+            "pictures": "pictures",
+            **{v: _rate_by_size(rates, v) for v in list(Verdict)[:2]},
+            "F1": "f1",
+            "F1, own mask": "f1_verdict",
+        },
+    )
+    add(
+        "Copy-moves with a known source, F1 of pixels",
+        [row for row in sets if row["f1_both"] is not None],
+        {"set": "name", "copy only": "f1_copy", "copy and source": "f1_both"},
+    )
+    add(
+        "Reliability of the score",
+        model["reliability"],
+        {
+            "score": lambda row: f"{row['low']:.1f} to {row['high']:.1f}",
+            "tampered": "tampered",
+            "authentic": "authentic",
+            "mean score": "score",
+            "tampered, observed": lambda row: percentage(row["observed"]),
+        },
+    )
+    return [*page, _legend(models)]
+
+
+def _rate(verdict: str, kind: str) -> Callable[[Document], str]:
+    return lambda row: proportion(row["rates"][verdict][kind])
+
+
+def _rate_by_size(rates: Document, verdict: str) -> Callable[[Document], str]:
+    return lambda row: proportion(rates[verdict]["by_size"][row["size"]])
+
+
+def _side_by_side(models: Sequence[Document]) -> Table:
+    """One row for each model or setting, over all pictures."""
+    columns: dict[str, Column] = {"model": "model", "drawn": _drawn, "F1 [95 %]": _F1, **_CALLED}
+    columns |= {"image AUC": "image_auc", "time": lambda row: duration(row["seconds"])}
+    rows = [model | model["sets"][-1] for model in models]
+    return tabulate("Side by side, all pictures", rows, columns)
+
+
+def _drawn(model: Document) -> str:
+    settings = model["settings"]
+    parts = (
+        [f"N={settings['ensemble']}", f"{settings['steps']} steps"] if "steps" in settings else []
+    )
+    return ", ".join([*parts, *(["flips"] if settings["tta"] != "none" else [])]) or "-"
+
+
+def _legend(models: Sequence[Document]) -> str:
+    first = "found, alarms: forgeries and authentic pictures called manipulated. time: of one."
+    if len(models) == 1:
+        rule, settings = models[0]["rule"], models[0]["settings"]
+        first = (
+            f"manipulated: score {rule['manipulated']:.3g} or more. inconclusive:"
+            f" {rule['inconclusive']:.3g} or more. Sampling: {sampling_line(settings)}."
+        )
+    return (
+        f"{first}\nF1, AUC, AP: of pixels, mean over forgeries, then over sets; nothing is permuted"
+        " or inverted. F1: of the pixels at 0.5 or more. F1, own mask: of the mask that goes with"
+        " the verdict.\n"
+        "Intervals: exact for shares (Clopper-Pearson), bootstrap over pictures for means,"
+        " Newcombe's for image AUC.\n"
+        "* at each picture's own best threshold: optimistic, no one threshold is that good."
+    )
+
+
+def _calibration_page(document: Document) -> list[Block]:
+    """Verdicts on authentic pictures, and thresholds of masks that mark few of them."""
+    verdicts = tabulate(
+        f"Verdicts on {document['pictures']} authentic pictures",
+        [row | {"name": name} for name, row in document["verdicts"].items()],
+        {"verdict": "name", "pictures": "count", "share [95 %]": proportion},
+    )
+    table = tabulate(
+        "Thresholds of masks by how many authentic pictures they mark",
+        document["thresholds"],
+        {
+            "share of pictures": lambda row: f"{row['rate']:g}",
+            "threshold": lambda row: f"{row['threshold']:.4f}",
+            "marked here [95 %]": lambda row: proportion(row["marked"]),
+        },
+    )
+    words = (
+        "A picture is marked if more than half a percent of its pixels reach the threshold. The"
+        " true share lies in the interval with 95 % confidence, if these pictures are like yours.\n"
+        f"Sampling: {sampling_line(document['settings'])}.\n"
+        "Kept for these weights: use imlctl localize --threshold fpr=RATE, with any rate. A"
+        " threshold changes the mask, never the verdict."
+    )
+    few = [f"{row['rate']:g}" for row in document["thresholds"] if not row["resolved"]]
+    if few:
+        words += f"\nThere are too few pictures to measure a share of {', '.join(few)}."
+    return [headline(document), verdicts, table, words]
+
+
+def _robustness_page(document: Document) -> list[Block]:
+    """F1 and verdicts after each degradation."""
+    columns: dict[str, Column] = {"degradation": "kind", "level": "level", "F1 [95 %]": _F1}
+    columns |= {"kept": lambda row: percentage(row["kept"]), "AUC": "auc", **_CALLED}
+    words = (
+        "kept: F1 as a share of that of the clean files. found, alarms: forgeries and authentic"
+        f" pictures called manipulated. Sampling: {sampling_line(document['settings'])}."
+    )
+    table = tabulate("Robustness", document["rows"], columns)
+    return [headline(document), table, "\n".join((*document["notes"], words))]
+
+
+def _peer_page(document: Document) -> list[Block]:
+    """Ours and the peer, side by side."""
+    table = tabulate(
+        "Beside a peer, on the same pictures in the same run",
+        document["rows"],
+        {
+            "detector": "name",
+            "F1 [95 %]": _F1,
+            "AUC": "auc",
+            "image AUC [95 %]": _IMAGE_AUC,
+            "s / picture": lambda row: duration(row["seconds"]),
+        },
+    )
+    ratio = document["ratio"]
+    notes = [
+        f"Time of imlctl over the peer's, pair by pair: median {ratio['median']:.3g}, from"
+        f" {ratio['low']:.3g} to {ratio['high']:.3g}, {ratio['pairs']} pairs. Each ran as a process"
+        " of its own for each picture, in turns, so both times include starting up.",
+        "Both are judged by their maps alone, at 0.5.",
+    ]
+    if document["f1_gain"] is not None:
+        notes.append(f"F1 of imlctl minus the peer's: {document['f1_gain']:+.3f} on average.")
+    if document["failed"]:
+        count = len(document["failed"])
+        what = "1 picture, which is" if count == 1 else f"{count} pictures, which are"
+        notes.append(f"The peer failed on {what} left out for both.")
+    return [headline(document), table, "\n".join(notes)]

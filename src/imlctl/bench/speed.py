@@ -152,10 +152,10 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
     cost = flops.count_model(model, COST_SIZE, steps=main.steps, members=main.ensemble)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     moved = weights + 4 * 4 * least**2  # 3 colours in, 1 map out
-    floor = hardware_floor(device, cost.macs * (least / cost.size) ** 2, moved)
+    floor = hardware_floor(device, cost["macs"] * (least / COST_SIZE) ** 2, moved)
     return {
         **{key: localizer.provenance[key] for key in ("model", "weights_sha256")},
-        "cost": cost.to_json(),
+        "cost": cost,
         "speed": rows,
         "end_to_end": [
             {"size": s, "median": t.median, "p95": t.p95, "model_share": m.over(t)}
@@ -167,7 +167,7 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
             "median": theirs.median,
             "shares": shares,
             # Counted without computing, which takes a while for this one.
-            "cost": flops.count(encoder.to("meta"), COST_SIZE, flops.MIX_TRANSFORMER).to_json(),
+            "cost": flops.count(encoder.to("meta"), COST_SIZE, flops.MIX_TRANSFORMER),
         },
         "floor": {"size": least, "seconds": floor, "times": first.median / floor},
     }

@@ -238,8 +238,7 @@ def _show(
 ) -> None:
     """Print the document, and write it to the folder if there is one."""
     from imlctl import atomic
-    from imlctl.bench.draw import charts_of
-    from imlctl.bench.page import to_markdown, without_nan
+    from imlctl.bench.page import charts_of, to_markdown, without_nan
     from imlctl.bench.pages import page_of
 
     document = without_nan(document)

@@ -13,47 +13,28 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from imlctl import atomic
 from imlctl.errors import WeightsError
 from imlctl.weights.registry import sha256_of
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 _PATIENCE = 600  # seconds; reading tensors takes a few, so this one hangs
 
 
-@dataclass(frozen=True, slots=True)
-class Converted:
-    """Result of a conversion.
-
-    Attributes:
-        path: The safetensors file.
-        source_sha256: Of the pickle.
-        sha256: Of the safetensors file.
-        tensors: How many it holds.
-        left_out: Names in the pickle that stand for something else.
-    """
+class Converted(NamedTuple):
+    """Result of a conversion."""
 
     path: Path
-    source_sha256: str
-    sha256: str
-    tensors: int
-    left_out: tuple[str, ...]
+    source_sha256: str  # of the pickle
+    sha256: str  # of the safetensors file
+    tensors: int  # how many it holds
+    left_out: tuple[str, ...]  # names in the pickle that stand for something else
 
 
 def convert(source: Path, target: Path, *, part: str = "", overwrite: bool = False) -> Converted:
-    """Write the tensors of a pickle as safetensors.
-
-    Args:
-        source: A file that ``torch.save`` wrote.
-        target: Where to write; ends in ``.safetensors``.
-        part: Which set of tensors of a checkpoint that holds several.
-        overwrite: Replace what has the target's name.
+    """Write the tensors of a pickle, or one `part` of a checkpoint with several, as safetensors.
 
     Raises:
         WeightsError: The pickle cannot be read, or holds more or less than tensors.
@@ -75,9 +56,8 @@ def convert(source: Path, target: Path, *, part: str = "", overwrite: bool = Fal
                 "can be converted.",
             )
         atomic.write(target, partial.read_bytes(), overwrite=overwrite)
-    return Converted(
-        target, before, sha256_of(target), report["tensors"], tuple(report["left_out"])
-    )
+    tensors, left_out = report["tensors"], tuple(report["left_out"])
+    return Converted(target, before, sha256_of(target), tensors, left_out)
 
 
 def _run(source: Path, target: Path, part: str) -> dict[str, Any]:
@@ -94,13 +74,12 @@ def _run(source: Path, target: Path, part: str) -> dict[str, Any]:
             env=environment,
             check=False,
         )
-        report = json.loads(done.stdout)
+        return dict(json.loads(done.stdout))
     except subprocess.TimeoutExpired:
         return {"error": f"could not be read in {_PATIENCE} seconds"}
     except ValueError:
         last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no message"]
         return {"error": f"ended the process that read it (status {done.returncode}: {last[0]})"}
-    return dict(report)
 
 
 class ContentError(Exception):
@@ -121,11 +100,15 @@ def unpickle(source: str, target: str, part: str) -> dict[str, Any]:
 
     # What every byte of the file stands for is decided here, not by the file.
     content = torch.load(source, map_location="cpu", weights_only=True)
-    chosen = _choose(content, part)
-    found = dict(_flat(chosen))
-    tensors = {
-        key: _plain(key, value) for key, value in found.items() if isinstance(value, torch.Tensor)
-    }
+    found = dict(_flat(_choose(content, part)))
+    tensors = {}
+    for name, value in found.items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        if value.layout is not torch.strided or value.is_quantized:
+            what = f"in a layout that safetensors does not support ({value.layout})"
+            raise ContentError(f"holds {name!r} {what}")
+        tensors[name] = value.detach().clone().contiguous()  # safetensors shares no memory
     if not tensors:
         raise ContentError("holds no tensors")
     save_file(tensors, target, metadata={"format": "pt"})
@@ -140,24 +123,21 @@ def _choose(content: Any, part: str) -> Any:
         return {"tensor": content}
     if not isinstance(content, Mapping):
         raise ContentError(f"holds a {type(content).__name__}, not tensors by name")
-    sets = {
-        str(key): value
-        for key, value in content.items()
-        if isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values())
-    }
+
+    def has_tensors(value: Any) -> bool:
+        return isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values())
+
+    sets = {str(key): value for key, value in content.items() if has_tensors(value)}
+    listed = ", ".join(map(repr, sorted(sets))) or "none"
     if part:
         if part not in sets:
-            raise ContentError(f"has no set of tensors {part!r}; it has {_listed(sets)}")
+            raise ContentError(f"has no set of tensors {part!r}; it has {listed}")
         return sets[part]
-    if any(isinstance(value, Tensor) for value in content.values()) or not sets:
+    if has_tensors(content) or not sets:
         return content
     if len(sets) > 1:
-        raise ContentError(f"holds several sets of tensors: {_listed(sets)}; choose with --part")
+        raise ContentError(f"holds several sets of tensors: {listed}; choose with --part")
     return next(iter(sets.values()))
-
-
-def _listed(sets: Mapping[str, Any]) -> str:
-    return ", ".join(map(repr, sorted(sets))) or "none"
 
 
 def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -166,17 +146,6 @@ def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _plain(name: str, value: Tensor) -> Tensor:
-    """Return a dense tensor with memory of its own: safetensors shares none."""
-    import torch
-
-    if value.layout is not torch.strided or value.is_quantized:
-        raise ContentError(
-            f"holds {name!r} in a layout that safetensors does not support ({value.layout})"
-        )
-    return value.detach().clone().contiguous()
 
 
 def main() -> None:

@@ -48,17 +48,9 @@ def export_onnx(
 ) -> None:
     """Write a model as ONNX, fused, self-similarity included.
 
-    The file has one input, ``image`` (1, 3, height, width) float32 in [0, 1], and two outputs,
-    ``probability`` (1, 1, height, width) and ``score`` (1,). Its size is fixed, since the decay of
-    the WKV depends on the number of tokens.
-
-    Args:
-        model: On the CPU, fused or not. It is not changed.
-        path: The file to write.
-        height: Multiple of the model's `multiple`, at least 64.
-        width: Likewise.
-        about: What the file's metadata say: weights, thresholds.
-        overwrite: Whether a file that is there is replaced.
+    The file has one input, ``image`` (1, 3, height, width) float32 in [0, 1], two outputs,
+    ``probability`` (1, 1, height, width) and ``score`` (1,), and `about` in its metadata. Its size
+    is fixed, since the decay of the WKV depends on the number of tokens.
 
     Raises:
         UsageError: The size or the model does not suit, or the extra is not installed.

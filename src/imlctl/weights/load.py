@@ -23,7 +23,7 @@ from imlctl import atomic
 from imlctl.errors import WeightsError
 from imlctl.mask.decide import Rule, picture_score
 from imlctl.mask.rates import Rates
-from imlctl.weights.registry import mismatch, read_header, unreadable
+from imlctl.weights.registry import KEY, mismatch, read_document, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 
 FORMAT = 2
-KEY = "imlctl"  # of our document in the metadata
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
 # Module, and class; `Config` is added for that of the configuration. Imported when it is built.
 _MODELS = {
@@ -45,28 +44,17 @@ _MODELS = {
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Card that travels with weights in their metadata.
-
-    Attributes:
-        architecture: ``efficient-iml``.
-        config: Configuration of the architecture, as plain values.
-        rule: How scores become verdicts, and maps masks.
-        training: How the weights were made: free-form, JSON-serialisable.
-        format: Version of this document.
-        self_test: What the model makes of a known picture, see `selftest`; empty for none.
-        score_scale: Slope and offset of the picture's score, see `mask.decide`; None for the
-            model's own number, which is not calibrated.
-        rates: How often each verdict is given to real pictures; None where it was not measured.
-    """
+    """Card that travels with weights in their metadata; plain values, but for rule and rates."""
 
     architecture: str
-    config: dict[str, Any]
-    rule: Rule = field(default_factory=Rule)
-    training: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any]  # of the architecture
+    rule: Rule = field(default_factory=Rule)  # how scores become verdicts, and maps masks
+    training: dict[str, Any] = field(default_factory=dict)  # how they were made: free-form
     format: int = FORMAT
-    self_test: dict[str, Any] = field(default_factory=dict)
+    self_test: dict[str, Any] = field(default_factory=dict)  # see `selftest`; empty for none
+    # Slope and offset of the score, see `mask.decide`; None for the model's own number.
     score_scale: tuple[float, float] | None = None
-    rates: Rates | None = None
+    rates: Rates | None = None  # how often each verdict is given to real pictures, if measured
 
     def __post_init__(self) -> None:
         if self.score_scale is not None:  # JSON knows no tuples
@@ -74,10 +62,10 @@ class Card:
             if not 0 < slope < math.inf or not math.isfinite(offset):
                 raise ValueError("score_scale must be a rising curve")
             object.__setattr__(self, "score_scale", (slope, offset))
-        if not isinstance(self.architecture, str) or not isinstance(self.config, dict):
-            raise TypeError("architecture must be a name, config a table")
-        if not isinstance(self.self_test, dict):
-            raise TypeError("self_test must be a table")
+        if not isinstance(self.architecture, str):
+            raise TypeError("architecture must be a name")
+        if not isinstance(self.config, dict) or not isinstance(self.self_test, dict):
+            raise TypeError("config and self_test must be tables")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -92,14 +80,9 @@ class Card:
         """
         if values.get("format") == 1:
             values = _of_format_1(values)
-        rates = values.get("rates")
-        return cls(
-            **values
-            | {
-                "rule": Rule(**values.get("rule", {})),
-                "rates": None if rates is None else Rates.from_dict(rates),
-            }
-        )
+        rule, rates = Rule(**values.get("rule", {})), values.get("rates")
+        rates = None if rates is None else Rates.from_dict(rates)
+        return cls(**values | {"rule": rule, "rates": rates})
 
 
 def _of_format_1(values: dict[str, Any]) -> dict[str, Any]:
@@ -121,19 +104,12 @@ def _of_format_1(values: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loaded:
-    """A model ready for inference, and where it came from.
+    """A model ready for inference, and where it came from."""
 
-    Attributes:
-        model: In float32 and evaluation mode, not fused.
-        card: What the file says of itself.
-        sha256: Of the file.
-        name: As the user named the weights.
-    """
-
-    model: Model | LightVAE
+    model: Model | LightVAE  # in float32 and evaluation mode, not fused
     card: Card
-    sha256: str
-    name: str
+    sha256: str  # of the file
+    name: str  # as the user named the weights
 
 
 def save(path: Path, model: Model | LightVAE, card: Card, *, half: bool = True) -> None:
@@ -141,29 +117,26 @@ def save(path: Path, model: Model | LightVAE, card: Card, *, half: bool = True) 
 
     A running variance may lie below float16's range, so vectors are kept as they are.
     """
-    tensors = {k: _stored(v, half) for k, v in model.state_dict().items()}
+
+    def stored(value: Tensor) -> Tensor:
+        if half and value.ndim >= 2 and value.is_floating_point():
+            short = value.half()
+            value = short if torch.isfinite(short).all() else value  # float16 ends at 65504
+        return value.detach().cpu().contiguous()
+
+    tensors = {key: stored(value) for key, value in model.state_dict().items()}
     data = save_tensors(tensors, metadata={KEY: json.dumps(card.to_dict(), sort_keys=True)})
     atomic.write(path, data, overwrite=True)
 
 
-def _stored(value: Tensor, half: bool) -> Tensor:
-    if half and value.ndim >= 2 and value.is_floating_point():
-        short = value.half()
-        value = short if torch.isfinite(short).all() else value  # float16 ends at 65504
-    return value.detach().cpu().contiguous()
-
-
 def load(path: Path, *, name: str = "", expected_sha256: str | None = None) -> Loaded:
-    """Read weights, check them, and return the model on the CPU.
+    """Read a safetensors file that `save` wrote, check it, and return the model on the CPU.
 
-    Args:
-        path: A safetensors file written by `save`.
-        name: For messages and records; the path when empty.
-        expected_sha256: Refuse the file when its hash is another.
+    `name` stands for it in messages and records, if it is not the path.
 
     Raises:
-        WeightsError: The file is missing, a pickle, damaged, of another architecture, or holds
-            NaN or infinity; says which, and what to do.
+        WeightsError: The file is missing, a pickle, damaged, of another hash or architecture, or
+            holds NaN or infinity; says which, and what to do.
     """
     name = name or str(path)
     if path.suffix.lower() in _PICKLES:
@@ -186,17 +159,15 @@ def load(path: Path, *, name: str = "", expected_sha256: str | None = None) -> L
 
 
 def _read_card(data: bytes, name: str) -> Card:
-    """Read our document from the metadata in the header."""
-    metadata = read_header(data, name).get("__metadata__", {})
-    text = metadata.get(KEY) if isinstance(metadata, dict) else None
-    if text is None:
+    document = read_document(data, name)
+    if document is None:
         raise WeightsError(
             "holds no imlctl metadata, so its architecture is unknown",
             source=name,
             remedy="Use weights that imlctl wrote.",
         )
     try:
-        return Card.from_dict(json.loads(text))
+        return Card.from_dict(document)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(
             f"has metadata that this version cannot read ({error})", source=name
@@ -230,21 +201,17 @@ def _fill(model: Model | LightVAE, data: bytes, name: str) -> None:
         ) from error
     expected = model.state_dict()
     both = expected.keys() & tensors.keys()
+    state = {k: tensors[k].to(expected[k].dtype) for k in both}
     faults = {
         "lacks the tensor": expected.keys() - both,
         "has the unknown tensor": tensors.keys() - both,
         "has the wrong shape in": {k for k in both if expected[k].shape != tensors[k].shape},
+        "holds NaN or infinity in": {k for k in both if not torch.isfinite(state[k]).all()},
     }
     for what, keys in faults.items():
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise WeightsError(
                 f"{what} {min(keys)!r}{more}", source=name, remedy="Use weights that imlctl wrote."
-            )
-    state = {k: v.to(expected[k].dtype) for k, v in tensors.items()}
-    for key, value in state.items():
-        if not torch.isfinite(value).all():
-            raise WeightsError(
-                f"holds NaN or infinity in {key!r}", source=name, remedy="Get the file again."
             )
     model.load_state_dict(state)

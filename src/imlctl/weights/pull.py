@@ -7,7 +7,6 @@ and from that day the record is the hash that is known.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -25,7 +24,7 @@ from imlctl.weights.registry import (
     is_sha256,
     mismatch,
     parse,
-    read_header,
+    read_document,
     sha256_of,
     unreadable,
 )
@@ -285,19 +284,8 @@ def verify(item: Item) -> Item:
 
 
 def card_of(item: Item) -> dict[str, Any]:
-    """Return what a model's file says of itself, without building the model.
-
-    Raises:
-        WeightsError: It is damaged, or says nothing.
-    """
-    if item.path is None:
-        return {}
+    """Return what a model's file says of itself, without building the model; raises if damaged."""
     try:
-        header = read_header(item.path.read_bytes(), item.name)
-        return dict(json.loads(header.get("__metadata__", {}).get("imlctl", "{}")))
+        return read_document(item.path.read_bytes(), item.name) or {} if item.path else {}
     except OSError as error:
         raise unreadable(error, item.name) from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(
-            f"has metadata that this version cannot read ({error})", source=item.name
-        ) from error

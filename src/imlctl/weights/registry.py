@@ -17,6 +17,7 @@ from imlctl.errors import WeightsError
 
 SCHEME = "hf://"
 KINDS = ("model", "encoder", "teacher")
+KEY = "imlctl"  # of our document in the metadata of a file
 MAX_HEADER = 100_000_000  # bytes, the limit of the format
 
 _PACKAGE = Path(__file__).parent
@@ -319,3 +320,19 @@ def read_header(data: bytes, name: str) -> dict[str, Any]:
     if why:
         raise WeightsError(f"is damaged{why}", source=name, remedy=_GET_AGAIN)
     return header
+
+
+def read_document(data: bytes, name: str) -> dict[str, Any] | None:
+    """Return what a file that imlctl wrote says of itself; None of another's file.
+
+    Raises:
+        WeightsError: It is damaged.
+    """
+    metadata = read_header(data, name).get("__metadata__", {})
+    try:
+        text = metadata.get(KEY)
+        return None if text is None else dict(json.loads(text))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"has metadata that this version cannot read ({error})", source=name
+        ) from error

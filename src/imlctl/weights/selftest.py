@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from imlctl import __version__, atomic
 from imlctl.core.model import Model
 from imlctl.errors import OutputError, WeightsError
-from imlctl.weights.load import KEY, Loaded, load
+from imlctl.weights.load import Loaded, load
+from imlctl.weights.registry import KEY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,10 +41,6 @@ _MASK = (1 << 32) - 1
 
 def picture(seed: int, side: int = SIDE) -> Tensor:
     """Make the picture of a self-test: a slope of brightness, under noise of 6 bits.
-
-    Args:
-        seed: Selects the noise.
-        side: Height and width in pixels.
 
     Returns:
         (1, 3, side, side) float32 in [0, 1], in steps of 1/255.
@@ -64,42 +61,37 @@ def _mixed(count: int, seed: int) -> Tensor:
 
 @torch.inference_mode()
 def answer(model: nn.Module, image: Tensor) -> Tensor:
-    """Run a model, in evaluation mode on the CPU, over a picture; (logits,) float32.
+    """Run a model, in evaluation mode on the CPU, over a picture (1, 3, H, W) in [0, 1].
 
-    Args:
-        model: DiffIML is given noise of our own for two steps of one member, and LightVAE the
-            picture's red channel as a mask to encode and decode.
-        image: (1, 3, H, W) float32 in [0, 1].
+    DiffIML is given noise of our own for two steps of one member, and LightVAE the picture's red
+    channel as a mask to encode and decode.
 
     Returns:
-        The mean logit of each block, row by row, and, of a model that has one, the score's logit.
+        (logits,) float32: the mean of each block, row by row, and the score's of a model that has
+        one.
     """
     if not isinstance(model, Model):
         vae = cast("LightVAE", model)
         mask = (image[:, :1] > 0.5).float() * 2 - 1
-        return _blocks(vae.decode(vae.encode(mask)))
+        return F.avg_pool2d(vae.decode(vae.encode(mask)).float(), _BLOCK).flatten()
     noise, shape = None, model.noise_shape(*image.shape[-2:])
     if shape is not None:
         noise = _mixed(math.prod(shape), 0) / 2**32 - 0.5  # uniform, of variance 1/12
         noise = (noise * math.sqrt(12)).view(1, *shape)
     prediction = model(image, None, noise, _STEPS)
-    return torch.cat([_blocks(prediction.logits), prediction.score_logits.float().flatten()])
-
-
-def _blocks(logits: Tensor) -> Tensor:
-    return F.avg_pool2d(logits.float(), _BLOCK).flatten()
+    blocks = F.avg_pool2d(prediction.logits.float(), _BLOCK)
+    return torch.cat([blocks.flatten(), prediction.score_logits.float().flatten()])
 
 
 def measure(model: nn.Module, seed: int = 0) -> dict[str, Any]:
     """Return the self-test of a model, as a card keeps it."""
     image = picture(seed)
-    values = answer(model, image)
     return {
         "version": 1,
         "seed": seed,
         "side": SIDE,
         "input_sha256": _digest(image),
-        "answer": [round(v, 6) for v in values.tolist()],
+        "answer": [round(v, 6) for v in answer(model, image).tolist()],
         "tolerance": _TOLERANCE,
     }
 
@@ -113,17 +105,16 @@ def attach(path: Path) -> None:
     """
     loaded = load(path)
     card = replace(loaded.card, self_test=measure(loaded.model))
-    tensors = load_tensors(path.read_bytes())
     metadata = {KEY: json.dumps(card.to_dict(), sort_keys=True)}
-    atomic.write(path, save_tensors(tensors, metadata=metadata), overwrite=True)
+    data = save_tensors(load_tensors(path.read_bytes()), metadata=metadata)
+    atomic.write(path, data, overwrite=True)
 
 
 def check_on_first_use(loaded: Loaded, memory: Path) -> bool:
     """Run the self-test of weights that are new here; without one in their card, do nothing.
 
-    Args:
-        loaded: The model is on the CPU, not fused.
-        memory: Folder that remembers which weights passed with which versions.
+    The model is on the CPU, not fused. The folder `memory` remembers which weights passed with
+    which versions.
 
     Returns:
         Whether the test was run.
@@ -132,11 +123,9 @@ def check_on_first_use(loaded: Loaded, memory: Path) -> bool:
         WeightsError: The model does not compute what it should.
     """
     test = loaded.card.self_test
-    if not test:
-        return False
     versions = f"{__version__}-{torch.__version__}-{platform.machine()}"
     passed = memory / f"{loaded.sha256}-{versions.replace('/', '_')}.json"
-    if passed.is_file():
+    if not test or passed.is_file():
         return False
     deviation = _deviation(loaded, test)
     with suppress(OutputError):  # a folder that cannot be written costs a test on every use
@@ -156,22 +145,18 @@ def _deviation(loaded: Loaded, test: dict[str, Any]) -> float:
             f"has a self-test that this version cannot read ({error})", source=loaded.name
         ) from error
     found = answer(loaded.model, image)
-    if not same_input or found.shape != expected.shape:
-        raise _failed(loaded.name, "its self-test has another picture or answer than this version")
-    deviation = float((found - expected).abs().max())
+    deviation, why = math.nan, "its self-test has another picture or answer than this version"
+    if same_input and found.shape == expected.shape:
+        deviation = float((found - expected).abs().max())
+        why = f"its answer is {deviation:.3g} off, and {tolerated:.3g} is tolerated"
     if not deviation <= tolerated:  # NaN fails too
-        raise _failed(
-            loaded.name, f"its answer is {deviation:.3g} off, and {tolerated:.3g} is tolerated"
+        raise WeightsError(
+            f"fails its self-test: {why}",
+            source=loaded.name,
+            remedy="Nothing was analysed. Reinstall imlctl and torch; if it still fails, report"
+            " it.",
         )
     return deviation / tolerated
-
-
-def _failed(name: str, why: str) -> WeightsError:
-    return WeightsError(
-        f"fails its self-test: {why}",
-        source=name,
-        remedy="Nothing was analysed. Reinstall imlctl and torch; if it still fails, report it.",
-    )
 
 
 def _digest(image: Tensor) -> str:

@@ -34,25 +34,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """State of a file of the Hub when it was first pulled.
+    """State of a file of the Hub when it was first pulled."""
 
-    Attributes:
-        weights: The reference that was pulled, with its revision.
-        revision: The commit that this revision was then.
-        sha256: Of the file.
-        size: Of the file, in bytes.
-        checked: What the hash was compared with, see `pull.Pulled`.
-        date: Day of the pull in UTC, ISO 8601.
-        licence: The licence that was shown, where it restricts the use.
-    """
-
-    weights: str
-    revision: str
+    weights: str  # the reference that was pulled, with its revision
+    revision: str  # the commit that this revision was then
     sha256: str
-    size: int
-    checked: str
-    date: str
-    licence: str = ""
+    size: int  # in bytes
+    checked: str  # what the hash was compared with, see `pull.Pulled`
+    date: str  # day of the pull in UTC, ISO 8601
+    licence: str = ""  # that was shown, where it restricts the use
 
     def __post_init__(self) -> None:
         if not is_sha256(self.sha256) or not is_commit(self.revision):
