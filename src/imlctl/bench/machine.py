@@ -8,7 +8,6 @@ import platform
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from statistics import mean
@@ -33,38 +32,26 @@ _BYTES = {"cpu": 2**26, "cuda": 2**29}  # copied
 _CPU = 0  # torch's number of the device type
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """A machine and its condition at the time of a measurement."""
+def observe(device: torch.device) -> dict[str, Any]:
+    """Describe this machine as it is now. Takes half a second, to watch other programs.
 
-    device: str  # what computes, with its own name if it has one
-    cpu: str
-    cores: int  # logical ones that this process may use
-    threads: int  # of torch
-    waiting: str  # environment variables that say how idle threads wait
-    others: float | None  # share of the cores that other programs used just before; None if unknown
-    clock: float | None  # mean of the cores in MHz; None if unknown
-    torch: str
-    python: str
-    system: str
-
-
-def observe(device: torch.device) -> Machine:
-    """Describe this machine as it is now. Takes half a second, to watch other programs."""
+    `waiting` are the variables that say how idle threads wait, `others` the share of the cores that
+    other programs used just before, `clock` the cores' mean in MHz; None for what is unknown.
+    """
     others = OtherPrograms()
     time.sleep(_LOOK)
-    return Machine(
-        device=describe(device),
-        cpu=processor(),
-        cores=cores(),
-        threads=torch.get_num_threads(),
-        waiting=" ".join(f"{n}={os.environ[n]}" for n in _WAITING if n in os.environ),
-        others=others.share(),
-        clock=clock(),
-        torch=torch.__version__,
-        python=platform.python_version(),
-        system=f"{platform.system()} {platform.release()} {platform.machine()}",
-    )
+    return {
+        "device": describe(device),
+        "cpu": processor(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "waiting": " ".join(f"{n}={os.environ[n]}" for n in _WAITING if n in os.environ),
+        "others": others.share(),
+        "clock": clock(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
 
 
 def _our_cores() -> list[int]:

@@ -51,22 +51,19 @@ class Command:
 
     @classmethod
     def parse(cls, text: str) -> Command:
-        """Read a command as a shell would, but never run one.
-
-        Raises:
-            UsageError: It lacks a place, or its quotes do not close.
-        """
+        """Read a command as a shell would, but never run one; UsageError if it lacks a place."""
         try:
-            words = tuple(shlex.split(text))
-        except ValueError as error:
-            raise UsageError(f"cannot be read ({error})", source="--peer") from error
-        for place in ("{image}", "{out}"):
-            if not any(place in word for word in words):
-                raise UsageError(
-                    f"has no place for {place}",
-                    source="--peer",
-                    remedy="Write it as 'python detect.py {image} {out}'.",
-                )
+            words, why = tuple(shlex.split(text)), ""
+        except ValueError as error:  # quotes that do not close
+            words, why = (), f"cannot be read ({error})"
+        places = ("{image}", "{out}")
+        lacking = [place for place in places if not any(place in word for word in words)]
+        if lacking:
+            raise UsageError(
+                why or f"has no place for {lacking[0]}",
+                source="--peer",
+                remedy="Write it as 'python detect.py {image} {out}'.",
+            )
         return cls(words)
 
     def run(self, image: Path, out: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import ExitStack
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -48,11 +47,11 @@ def throughput(localizer: Localizer, folder: Path, runs: int, track: Track) -> d
     timed = timer_for(localizer.device)
     localizer.localize(str(found.pictures[0]))  # a warm-up
     rounds = [_round(localizer, found, timed) for _ in track(range(runs), runs)]
-    at_once = machine.cores if localizer.device.type == "cpu" else 1
+    at_once = machine["cores"] if localizer.device.type == "cpu" else 1
     return {
         **provenance_of(localizer),
-        "machine": asdict(machine),
-        "busy": (machine.others or 0.0) > BUSY_SHARE,
+        "machine": machine,
+        "busy": (machine["others"] or 0) > BUSY_SHARE,
         "rounds": rounds,
         "pictures": len(found.pictures),
         "of": of,

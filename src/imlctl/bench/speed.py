@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,9 +86,9 @@ def measure(
     return {
         "runs": plan.runs,
         "budget": plan.budget,
-        "machine": asdict(machine),
+        "machine": machine,
         "others_during": during,
-        "busy": max(machine.others or 0, during or 0) > BUSY_SHARE,
+        "busy": max(machine["others"] or 0, during or 0) > BUSY_SHARE,
         "models": models,
         "resident": resident_peak(),
     }
