@@ -18,7 +18,7 @@ from typing import Any
 from PIL.JpegPresets import presets
 
 from imlctl.forge.jpeg import Encoding, compress
-from imlctl.image.jpeg import jpeg_facts
+from imlctl.image.facts import jpeg_facts
 
 OUT = Path(__file__).parents[1] / "src" / "imlctl" / "forge" / "jpeg_tables.json"
 LEAST_QUALITY = 25  # below, a table belongs to a thumbnail or to a test picture

@@ -253,34 +253,17 @@ def test_all_black(makers: Any) -> None:
 FACTS = FormatFacts(format="PNG", width=3, height=2, mode="RGB", bit_depth=8)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        *({"width": 0}, {"height": -1}, {"bit_depth": 0}, {"frames": 0}),
-        *({"orientation": 0}, {"orientation": 9}),
-    ],
-)
-def test_impossible_facts_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        replace(FACTS, **changes)
-
-
 def test_notes_are_neither_repeated_nor_endless() -> None:
     facts = replace(FACTS, notes=("b", "a", "b", *map(str, range(100))))
     assert facts.notes[:3] == ("b", "a", "0")
     assert len(facts.notes) == 20
 
 
-def test_pixels_must_fit_the_facts_and_cannot_be_changed() -> None:
+def test_pixels_cannot_be_changed() -> None:
     pixels = np.zeros((2, 3, 3), np.uint8)
     photo = Photo(pixels=pixels, facts=FACTS, sha256="0" * 64, source="a")
     with pytest.raises(ValueError, match="read-only"):
         photo.pixels[0, 0, 0] = 1
-    for wrong in (np.zeros((3, 2, 3), np.uint8), np.zeros((2, 3, 3), np.float32)):
-        with pytest.raises(ValueError, match="pixels must be"):
-            Photo(pixels=wrong, facts=FACTS, sha256="0" * 64, source="a")
-    with pytest.raises(ValueError, match="sha256"):
-        Photo(pixels=pixels, facts=FACTS, sha256="0", source="a")
 
 
 def test_size_limit_is_inclusive() -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import zigzag_index
 
+from imlctl.image import facts
 from imlctl.image.decode import decode, read
-from imlctl.image.facts import Provenance, cautions, compare_thumbnail, pixels_sha256, with_history
-from imlctl.image.jpeg import jpeg_facts
+from imlctl.image.facts import Provenance, cautions, compare_thumbnail, jpeg_facts, pixels_sha256
 from imlctl.image.metadata import ExifSummary, Tiff, c2pa_text, find_embedded, read_xmp, summarise
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "launchpad.jpg"
@@ -79,6 +79,35 @@ def test_the_tables_of_photoshop_are_known(makers: Any, setting: str) -> None:
     assert jpeg_facts(makers.encode(makers.texture(), "JPEG", qtables=other)).program is None
 
 
+def jpeg_with(makers: Any, tables: list[list[int]]) -> Any:
+    return jpeg_facts(makers.encode(makers.texture(), "JPEG", qtables=tables))
+
+
+def test_tables_of_mozjpeg_and_ffmpeg_are_known(makers: Any) -> None:
+    base = np.array(facts._ROBIDOUX.split(), int)
+    assert (base.reshape(8, 8) == base.reshape(8, 8).T).all()
+    halves = [int(value) for value in (base + 1) // 2]
+    assert jpeg_with(makers, [halves, halves]).program == "mozjpeg, quality 75"
+    # As FFmpeg wrote it at its best usual quality, in zigzag order.
+    stored = bytes.fromhex(
+        "08040404040405050505050506060606060606060606060606070707080808070707060607070808080809090908"
+        "08080809090a0a0a0c0c0b0b0e0e0e111114"
+    )
+    assert len(stored) == 64
+    table = [stored[place] for place in zigzag_index]
+    assert jpeg_with(makers, [table, table]).program == "FFmpeg, -q:v 2"
+
+
+def test_brightness_and_colour_may_have_qualities_of_their_own(makers: Any) -> None:
+    bright, pale = (
+        jpeg_facts(makers.encode(makers.texture(), "JPEG", quality=quality)).tables
+        for quality in (90, 70)
+    )
+    found = jpeg_with(makers, [list(bright[0].values), list(pale[1].values)])
+    assert found.program == "libjpeg, with qualities 90 and 70 for brightness and colour"
+    assert not found.standard
+
+
 @pytest.mark.parametrize(
     ("option", "name"), [("4:4:4", "4:4:4"), ("4:2:2", "4:2:2"), ("4:2:0", "4:2:0")]
 )
@@ -100,6 +129,45 @@ def test_sixteen_bit_tables_are_read(makers: Any) -> None:
     assert (table.slot, table.bits, table.values[:2]) == (2, 16, (300, 301))
     assert table.values[8] == 302  # zigzag goes down the second column
     assert (found.quality, found.standard) == (None, False)  # no component uses it
+
+
+@pytest.fixture(scope="module")
+def scene(makers: Any) -> Image.Image:
+    """Shapes of all sizes and some noise, as no JPEG ever was."""
+    coarse = Image.fromarray(makers.texture(40, 50)).resize((400, 320), Image.Resampling.BICUBIC)
+    noise = np.random.default_rng(0).normal(0, 4, (320, 400, 3))
+    return Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8))
+
+
+def reopened(makers: Any, picture: Image.Image, quality: int) -> Image.Image:
+    return Image.open(BytesIO(makers.encode(picture, "JPEG", quality=quality)))
+
+
+@pytest.mark.parametrize("quality", [50, 75, 90, 95])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_the_grid_of_an_earlier_jpeg_is_found_where_it_lies(
+    makers: Any, scene: Image.Image, quality: int, depth: int
+) -> None:
+    cut = np.asarray(reopened(makers, scene, quality).crop((3, 6, 400, 320)))
+    if depth == 16:
+        cut = cut.astype(np.uint16) * 257
+    found = traces(makers.png(cut, depth=depth))
+    assert (found.grid, found.compressions) == ((5, 2), "once")
+
+
+def test_a_picture_that_was_never_a_jpeg_has_no_grid(makers: Any, scene: Image.Image) -> None:
+    for picture in (scene, scene.resize((1000, 800)), makers.texture(), makers.texture(8, 9)):
+        found = traces(makers.encode(picture, "PNG"))
+        assert (found.grid, found.compressions) == (None, "not decidable")
+
+
+def test_a_jpeg_may_show_the_grid_of_an_earlier_one(makers: Any, scene: Image.Image) -> None:
+    cut = reopened(makers, scene, 75).crop((3, 6, 400, 320))
+    weak = traces(makers.encode(cut, "JPEG", quality=100))
+    assert (weak.grid, weak.compressions) == ((5, 2), "twice")
+    for picture, quality in ((cut, 90), (scene, 98), (scene, 75)):
+        found = traces(makers.encode(picture, "JPEG", quality=quality))
+        assert (found.grid, found.compressions) == ((0, 0), "not decidable")
 
 
 # --- EXIF -----------------------------------------------------------------------------------------
@@ -382,15 +450,6 @@ def test_who_made_a_manifest_is_told_and_not_believed(makers: Any) -> None:
                 found = traces(data)
                 assert f"a C2PA manifest by {name}, not verified" in found.flags, kind
                 assert found.c2pa_generator == (None if "unnamed" in name else name)
-
-
-def test_what_was_measured_in_the_pixels_can_be_added(makers: Any) -> None:
-    facts = decode(makers.samples()["jpeg"]).facts
-    told = with_history(facts, (3, 5), "twice").provenance
-    assert told is not None
-    assert (told.grid, told.compressions) == ((3, 5), "twice")
-    bare = replace(facts, provenance=None)
-    assert with_history(bare, None, "once") is bare
 
 
 @given(data=st.binary(max_size=200))

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imlctl.image.facts import ExifSummary, FormatFacts, Provenance
-from imlctl.image.jpeg import JpegFacts
+from imlctl.image.facts import ExifSummary, FormatFacts, JpegFacts, Provenance
 from imlctl.report.tables import HEADINGS, row, write_csv
 
 if TYPE_CHECKING:

@@ -84,7 +84,7 @@ def test_all_that_is_known_is_told(record: dict[str, Any]) -> None:
     history = groups["JPEG history"]
     assert history["Last quality"] == "92, exactly libjpeg\u2019s tables"
     assert history["Tables of"] == "libjpeg"
-    assert history["Compressed"] == "twice"
+    assert history["Compressed"] == "at least twice, on two grids"
     assert history["8 \u00d7 8 grid"] == "shifted by 3 columns and 5 rows"
     assert history["Segments"] == "SOI APP1 DQT"
     assert history["More than one picture"] == "2 starts and 2 ends of an image"
@@ -102,6 +102,17 @@ def test_all_that_is_known_is_told(record: dict[str, Any]) -> None:
     assert groups["Model and versions"]["Rule"] == (
         "manipulated from score 0.9, inconclusive from 0.5"
     )
+
+
+def test_a_picture_that_was_a_jpeg_has_a_history_too(record: dict[str, Any]) -> None:
+    traces = TRACES | {"jpeg": None, "compressions": "once"}
+    record["facts"] |= {"provenance": traces}
+    assert told(record)["JPEG history"] == {
+        "Compressed": "as JPEG before it became this file, perhaps more than once",
+        "8 \u00d7 8 grid": "shifted by 3 columns and 5 rows",
+    }
+    record["facts"] |= {"provenance": traces | {"grid": None}}
+    assert "JPEG history" not in told(record)
 
 
 def test_no_fact_is_empty_and_nothing_says_null(

@@ -21,6 +21,7 @@ _MAX_UNITS = 16  # before the first sequence header there is a delimiter, if any
 _FRONT = 512  # bytes of a picture that are looked through
 
 Meta = dict[bytes, tuple[int, int]]  # start and end of the content of each box, by name
+Size = tuple[int, int]  # width and height
 
 
 def boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -148,23 +149,35 @@ def walk_avif(data: bytes) -> Layout:
     Raises:
         DecodeError: A box is cut off, or a picture has another size than its header says.
     """
-    layout = walk_boxes(data)
-    compared = False
+    layout, compared = walk_boxes(data), False
     for announced, coded in _sizes(data):
         compared = announced is not None and coded is not None
         if not announced or not coded:
             break
         if announced != coded:
-            raise damaged(
-                f"its header says {announced[0]} x {announced[1]}, its data {coded[0]} x {coded[1]}"
-            )
+            says, has = (f"{size[0]} x {size[1]}" for size in (announced, coded))
+            raise damaged(f"its header says {says}, its data {has}")
     if compared and data[8:12] != b"avis":  # the pictures of an animation are no items
         return layout
     note = "the size in its header was not compared with that of the coded picture"
     return replace(layout, notes=(*layout.notes, note))
 
 
-def coded_size(data: bytes) -> tuple[int, int] | None:
+def _sizes(data: bytes) -> Iterator[tuple[Size | None, Size | None]]:
+    """Yield the announced and the true size of each coded picture, None where unknown."""
+    for name, start, end in boxes(data, 0, len(data)):
+        if name != b"meta":
+            continue
+        meta = meta_boxes(data, start, end)
+        announced, places = item_sizes(data, meta), item_places(data, meta)
+        for number, kind in items(data, meta):
+            if kind == b"av01":
+                start, length = places.get(number, (0, 0))
+                coded = coded_size(data[start : start + min(length, _FRONT)])
+                yield announced.get(number), coded
+
+
+def coded_size(data: bytes) -> Size | None:
     """Return width and height from the sequence header of an AV1 stream; None without one.
 
     AV1 Bitstream & Decoding Process Specification, sections 5.3 and 5.5.
@@ -184,70 +197,43 @@ def coded_size(data: bytes) -> tuple[int, int] | None:
                 length |= (byte & 0x7F) << shift
                 more, shift, at = byte > 0x7F, shift + 7, at + 1
         if kind == _SEQUENCE_HEADER:
-            return _read_sequence_header(_Bits(data[at : at + length]))
+            return _sequence_size(data[at : at + length])
         at += length
     return None
 
 
-def _sizes(data: bytes) -> Iterator[tuple[tuple[int, int] | None, tuple[int, int] | None]]:
-    """Yield the announced and the true size of each coded picture, None where unknown."""
-    for name, start, end in boxes(data, 0, len(data)):
-        if name != b"meta":
-            continue
-        meta = meta_boxes(data, start, end)
-        announced, places = item_sizes(data, meta), item_places(data, meta)
-        for number, kind in items(data, meta):
-            if kind == b"av01":
-                start, length = places.get(number, (0, 0))
-                coded = coded_size(data[start : start + min(length, _FRONT)])
-                yield announced.get(number), coded
+def _sequence_size(header: bytes) -> Size:
+    """Read a sequence header, from the highest bit of each byte on, up to the size in it."""
+    value, left = int.from_bytes(header, "big"), 8 * len(header)
 
+    def take(count: int) -> int:  # past the end, bits are 0
+        nonlocal left
+        left -= count
+        return (value >> left if left >= 0 else value << -left) & (1 << count) - 1
 
-class _Bits:
-    """Reads bits from the highest of the first byte on; past the end they are 0."""
-
-    def __init__(self, data: bytes) -> None:
-        self._value = int.from_bytes(data, "big")
-        self._left = 8 * len(data)
-
-    def take(self, count: int) -> int:
-        self._left -= count
-        value = self._value >> self._left if self._left >= 0 else self._value << -self._left
-        return value & (1 << count) - 1
-
-    def skip_variable(self) -> None:
-        """Pass over a number that has as many bits as zeros before it."""
-        zeros = 0
-        while zeros < 32 and not self.take(1):
-            zeros += 1
-        self.take(zeros)
-
-
-def _read_sequence_header(bits: _Bits) -> tuple[int, int]:
-    bits.take(4)  # profile, still picture
-    if bits.take(1):  # reduced header
-        bits.take(5)
-    else:
-        _skip_operating_points(bits)
-    wide, high = bits.take(4) + 1, bits.take(4) + 1
-    return bits.take(wide) + 1, bits.take(high) + 1
-
-
-def _skip_operating_points(bits: _Bits) -> None:
     delay_bits = 0
-    if bits.take(1):  # timing
-        bits.take(64)
-        if bits.take(1):
-            bits.skip_variable()
-        if bits.take(1):  # decoder model
-            delay_bits = bits.take(5) + 1
-            bits.take(42)
-    delays = bits.take(1)
-    for _ in range(bits.take(5) + 1):
-        bits.take(12)
-        if bits.take(5) > 7:
-            bits.take(1)
-        if delay_bits and bits.take(1):
-            bits.take(2 * delay_bits + 1)
-        if delays and bits.take(1):
-            bits.take(4)
+    take(4)  # profile, still picture
+    if take(1):  # reduced header
+        take(5)
+    else:
+        if take(1):  # timing
+            take(64)
+            if take(1):  # a number that has as many bits as zeros before it
+                zeros = 0
+                while zeros < 32 and not take(1):
+                    zeros += 1
+                take(zeros)
+            if take(1):  # decoder model
+                delay_bits = take(5) + 1
+                take(42)
+        delays = take(1)
+        for _ in range(take(5) + 1):  # operating points
+            take(12)
+            if take(5) > 7:
+                take(1)
+            if delay_bits and take(1):
+                take(2 * delay_bits + 1)
+            if delays and take(1):
+                take(4)
+    wide, high = take(4) + 1, take(4) + 1
+    return take(wide) + 1, take(high) + 1

@@ -10,6 +10,7 @@ import threading
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,17 +26,17 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from imlctl.errors import DecodeError, ImlctlError, InputError, TooLargeError, UsageError
 from imlctl.image import containers
-from imlctl.image.boxes import walk_avif
+from imlctl.image.boxes import walk_avif, walk_boxes
 from imlctl.image.facts import FormatFacts, provenance
 from imlctl.image.formats import (
     DEFAULT_MAX_PIXELS,
     HEAD_BYTES,
     TO_CONVERT,
     check_size,
+    damaged,
     identify,
     not_read,
 )
-from imlctl.image.heif import decode_heif, left_aside
 from imlctl.image.jpeg import check_jpeg, walk_jpeg, walk_mpo
 from imlctl.image.samples import check_avif, to_rgb
 from imlctl.image.tiff import check_tiff, walk_tiff
@@ -47,14 +48,17 @@ if TYPE_CHECKING:
 
     from imlctl.image.formats import Layout
 
-__all__ = ["DEFAULT_MAX_PIXELS", "Photo", "decode", "of_pixels", "read"]
-
 _REMEDY_UNCLEAR = (
     "It may be damaged, or of an unusual variety: compare it with the original, or convert it "
     "without loss to a PNG."
 )
+_UNREADABLE: dict[type[Exception], tuple[str, str]] = {
+    FileNotFoundError: ("there is no such file", "Check the path."),
+    PermissionError: ("you are not allowed to read it", "Check its permissions."),
+}
 # Modes of images of Pillow's in memory, and the one that holds the same samples.
 _EXACT = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
+_WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 _UNSUPPORTED = re.compile("unsupported|not supported|cannot handle", re.IGNORECASE)
 _ORIENTATION = 0x0112  # EXIF tag
 _WARNINGS = threading.Lock()  # Python keeps one set of warning filters for all threads
@@ -102,12 +106,6 @@ class Photo:
     thumbnail: bytes = b""
 
     def __post_init__(self) -> None:
-        expected = (self.facts.height, self.facts.width, 3)
-        if self.pixels.shape != expected or self.pixels.dtype not in (np.uint8, np.uint16):
-            found = f"{self.pixels.shape} {self.pixels.dtype}"
-            raise ValueError(f"pixels must be {expected} uint8 or uint16, not {found}")
-        if len(self.sha256) != 64:
-            raise ValueError("sha256 must have 64 hexadecimal digits")
         self.pixels.setflags(write=False)
 
 
@@ -129,30 +127,31 @@ def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MA
     kind = "a picture"
     try:
         kind = identify(data, name=source)
-        if kind == "HEIF":
-            pixels, facts = decode_heif(data, max_pixels)
-        else:
-            pixels, facts = _decode_with_pillow(kind, data, max_pixels)
+        read_with = _decode_heif if kind == "HEIF" else partial(_decode_with_pillow, kind)
+        pixels, facts = read_with(data, max_pixels)
         traces, thumbnail = provenance(data, kind, pixels)
         facts = replace(facts, provenance=traces)
-    except ImlctlError as error:
-        raise type(error)(error.what, source=source, remedy=error.remedy) from error
-    except Image.DecompressionBombError as error:
-        what, remedy = "the picture is larger than Pillow reads in this format", "Save it as a PNG."
-        raise TooLargeError(what, source=source, remedy=remedy) from error
-    except MemoryError as error:
-        what, remedy = "there is not enough memory to decode it", "Free some memory, and try again."
-        raise DecodeError(what, source=source, remedy=remedy) from error
     except Exception as error:
-        # Decoders meet damaged files with nearly every exception that Python has.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        if _UNSUPPORTED.search(reason):
-            what = f"this is a variety of {kind} that imlctl does not read ({reason})"
-            raise DecodeError(what, source=source, remedy=TO_CONVERT) from error
-        raise DecodeError(
-            f"it cannot be decoded as {kind} ({reason})", source=source, remedy=_REMEDY_UNCLEAR
-        ) from error
+        raise _said(error, kind, source) from error
     return Photo(pixels, facts, hashlib.sha256(data).hexdigest(), source, thumbnail)
+
+
+def _said(error: Exception, kind: str, source: str) -> ImlctlError:
+    """Build the error that names the file; decoders fail with nearly every exception there is."""
+    if isinstance(error, ImlctlError):
+        return type(error)(error.what, source=source, remedy=error.remedy)
+    if isinstance(error, Image.DecompressionBombError):
+        what = "the picture is larger than Pillow reads in this format"
+        return TooLargeError(what, source=source, remedy="Save it as a PNG.")
+    if isinstance(error, MemoryError):
+        what = "there is not enough memory to decode it"
+        return DecodeError(what, source=source, remedy="Free some memory, and try again.")
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if _UNSUPPORTED.search(reason):
+        what = f"this is a variety of {kind} that imlctl does not read ({reason})"
+        return DecodeError(what, source=source, remedy=TO_CONVERT)
+    what = f"it cannot be decoded as {kind} ({reason})"
+    return DecodeError(what, source=source, remedy=_REMEDY_UNCLEAR)
 
 
 def of_pixels(
@@ -175,7 +174,7 @@ def of_pixels(
     """
     mode, orientation, alpha = "array", 1, False
     if isinstance(pixels, Image.Image):
-        mode, alpha = pixels.mode, pixels.mode in ("RGBA", "LA", "PA", "RGBa", "La")
+        mode, alpha = pixels.mode, pixels.mode in _WITH_ALPHA
         orientation = _exif_orientation(pixels.getexif(), [])
         if mode in _EXACT:
             pixels = np.asarray(pixels.convert(_EXACT[mode]))
@@ -184,9 +183,9 @@ def of_pixels(
         else:
             what = f"an image of Pillow's in mode {mode} has no exact form in 8 or 16 bits"
             raise DecodeError(what, source=source, remedy="Save it to a file, and give that.")
-    kinds = (np.uint8, np.uint16)
-    if pixels.ndim == 2 and pixels.dtype in kinds:
+    if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
+    kinds = (np.uint8, np.uint16)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype not in kinds or not pixels.size:
         raise DecodeError(
             f"an array of shape {pixels.shape} and type {pixels.dtype} is no picture",
@@ -198,16 +197,9 @@ def of_pixels(
     own = np.array(pixels, order="C", copy=True)
     digest = hashlib.sha256(f"{own.dtype.name} {own.shape} ".encode())
     digest.update(own.data)
-    facts = FormatFacts(
-        "pixels",
-        width,
-        height,
-        mode,
-        8 * own.dtype.itemsize,
-        orientation,
-        alpha=alpha,
-        notes=("given as pixels: no file was hashed, the SHA-256 is that of the samples",),
-    )
+    note = "given as pixels: no file was hashed, the SHA-256 is that of the samples"
+    bits = 8 * own.dtype.itemsize
+    facts = FormatFacts("pixels", width, height, mode, bits, orientation, 1, False, alpha, (note,))
     return Photo(own, facts, digest.hexdigest(), source)
 
 
@@ -225,17 +217,12 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) 
         data = _read_bytes(source, max_pixels)
     except ImlctlError as error:
         raise type(error)(error.what, source=source, remedy=error.remedy) from error
-    except FileNotFoundError as error:
-        raise InputError(
-            "there is no such file", source=source, remedy="Check the path."
-        ) from error
-    except PermissionError as error:
-        what = "you are not allowed to read it"
-        raise InputError(what, source=source, remedy="Check its permissions.") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        what = f"it cannot be read ({reason})"
-        raise InputError(what, source=source, remedy="Check the file and its disk.") from error
+        what, remedy = _UNREADABLE.get(
+            type(error), (f"it cannot be read ({reason})", "Check the file and its disk.")
+        )
+        raise InputError(what, source=source, remedy=remedy) from error
     return decode(data, source=source, max_pixels=max_pixels)
 
 
@@ -296,7 +283,8 @@ def _decode_with_pillow(
     # Pillow swaps the size of a turned TIFF whether or not it turns the pixels; a copy has theirs.
     whole = image if layout.size in {None, image.size} else image.copy()
     pixels, conversions = to_rgb(whole, layout, data)
-    return pixels, _facts(image, layout, pixels, orientation, [*conversions, *notes])
+    alpha = image.mode in _WITH_ALPHA or "transparency" in image.info
+    return pixels, _facts(image, layout, pixels, orientation, [*conversions, *notes], alpha=alpha)
 
 
 def _open(kind: str, data: bytes, layout: Layout) -> ImageFile.ImageFile:
@@ -345,33 +333,65 @@ def _exif_orientation(exif: Image.Exif, notes: list[str]) -> int:
     return 1
 
 
+def _decode_heif(data: bytes, max_pixels: int) -> tuple[NDArray[Any], FormatFacts]:
+    """Decode the primary picture of a HEIC or HEIF.
+
+    The container's own cropping and turning belong to the format and are applied by the decoder;
+    an EXIF orientation beside them is informative only, by the standard, and is not.
+    """
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise DecodeError(
+            "reading HEIC needs the optional package pillow-heif",
+            remedy='Install it with: pip install "imlctl[heif]"',
+        ) from error
+    layout = walk_boxes(data)
+    container = pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=False)
+    picture = container[container.primary_index]
+    check_size(*picture.size, max_pixels)
+    pixels = np.asarray(picture)[:, : picture.size[0]]  # rows may be padded
+    if pixels.shape[1::-1] != picture.size:
+        raise damaged(f"its header says {picture.size[0]} x {picture.size[1]}, its data do not")
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    bits = int(picture.info.get("bit_depth", 8))
+    notes = [f"{bits}-bit samples shifted up to 16 bits"] if pixels.dtype == np.uint16 else []
+    layout = replace(layout, frames=len(container), bits=bits)
+    pixels = np.ascontiguousarray(pixels[..., :3])
+    return pixels, _facts(picture, layout, pixels, 1, notes, alpha=bool(picture.has_alpha))
+
+
 def _facts(
-    image: ImageFile.ImageFile,
+    image: Any,
     layout: Layout,
     pixels: NDArray[Any],
     orientation: int,
     oddities: list[str],
+    *,
+    alpha: bool,
 ) -> FormatFacts:
+    heif = not isinstance(image, Image.Image)
     frames: int = getattr(image, "n_frames", 1) if layout.frames is None else layout.frames
-    alpha = image.mode in {"RGBA", "LA", "La", "PA"} or "transparency" in image.info
     icc_profile = layout.profile or bool(image.info.get("icc_profile"))
-    notes = [*layout.notes]
-    notes += [f"first of {frames} frames analysed"] if frames > 1 else []
-    notes += left_aside(alpha=alpha, icc_profile=icc_profile)
-    if layout.trailing:
-        notes.append(f"{layout.trailing} bytes after the end of the picture not read")
-    height, width, _ = pixels.shape
+    several = f"primary of {frames} pictures" if heif else f"first of {frames} frames"
+    noted = (
+        (frames > 1, f"{several} analysed"),
+        (alpha, "transparency ignored"),
+        (icc_profile, "colour profile not applied"),
+        (layout.trailing, f"{layout.trailing} bytes after the end of the picture not read"),
+    )
     return FormatFacts(
-        str(image.format),
-        width,
-        height,
-        image.mode,
+        "HEIF" if heif else str(image.format),
+        pixels.shape[1],
+        pixels.shape[0],
+        str(image.mode),
         1 if image.mode == "1" else layout.bits,
         orientation,
         frames,
-        icc_profile=icc_profile,
-        alpha=alpha,
-        notes=(*notes, *oddities),
+        icc_profile,
+        alpha,
+        (*layout.notes, *(note for holds, note in noted if holds), *oddities),
     )
 
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
+from PIL.JpegImagePlugin import MARKER, zigzag_index
+from PIL.JpegPresets import presets
 
-from imlctl.image.jpeg import JpegFacts, jpeg_facts
+from imlctl.image import jpeg
 from imlctl.image.metadata import (
     Embedded,
     ExifSummary,
@@ -26,14 +30,18 @@ from imlctl.image.metadata import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from imlctl.image.decode import Photo
 
 _MAX_NOTES = 20  # a file made to annoy cannot flood the record
-_STRIP_SAMPLES = 1 << 22
+_MAX_NAMES = 100  # of segments, in the record
 _LEAST_SIDE = 96  # pixels; a smaller picture holds less than the network looks at for one decision
 _LEAST_QUALITY = 50  # of libjpeg; below it little but the compression is left
+_WEAK = 96  # quality of libjpeg from which a JPEG may show the grid of an earlier compression
+_LOSSLESS = ("PNG", "TIFF", "BMP")
 _FLAT = 2  # levels of 255 that a picture of one colour may differ by
 _MAX_THUMBNAIL = 2**22  # pixels
 _OTHER_SCENE = 0.1  # of the range: thumbnails of the same scene differ by 0.01 to 0.04
@@ -55,12 +63,62 @@ _CARRIERS = {  # what services leave behind
     "FBMD": "Facebook or Instagram",
     "gd-jpeg": "a web server's re-compression (gd-jpeg)",
     "Lavc": "a frame taken from a video (Lavc)",
-    "Instagram": "Instagram",
-    "WhatsApp": "WhatsApp",
-    "Snapchat": "Snapchat",
-    "Telegram": "Telegram",
-    "TikTok": "TikTok",
+    **{name: name for name in ("Instagram", "WhatsApp", "Snapchat", "Telegram", "TikTok")},
 }
+
+# Quantisation tables, row by row: ITU-T T.81, K.1 and K.2, which libjpeg scales by its quality; N.
+# Robidoux's, which mozjpeg scales so for brightness and colour; MPEG-1's for whole pictures (ISO
+# 11172-2, 2.4.3.2), of which FFmpeg writes an eighth times its ``-q:v``, with 8 in front.
+_LUMINANCE = """
+    16 11 10 16  24  40  51  61   12 12 14 19  26  58  60  55   14 13 16 24  40  57  69  56
+    14 17 22 29  51  87  80  62   18 22 37 56  68 109 103  77   24 35 55 64  81 104 113  92
+    49 64 78 87 103 121 120 101   72 92 95 98 112 100 103  99"""
+_CHROMINANCE = (
+    "17 18 24 47 99 99 99 99   18 21 26 66 99 99 99 99   24 26 56 99 99 99 99 99   47 66"
+    + " 99" * 38
+)
+_ROBIDOUX = """
+    16 16 16  18  25  37  56  85   16 17  20  27  34  40  53  75   16 20  24  31  43  62  91 135
+    18 27 31  40  53  74 106 156   25 34  43  53  69  94 131 189   37 40  62  74  94 124 169 238
+    56 53 91 106 131 169 226 311   85 75 135 156 189 238 311 418"""
+_MPEG = """
+    8 16 19 22 26 27 29 34   16 16 22 24 27 29 34 37   19 22 26 27 29 34 34 38
+    22 22 26 27 29 34 37 40  22 26 27 29 32 35 40 48   26 27 29 32 35 40 48 58
+    26 27 29 34 38 46 56 69  27 29 35 38 46 56 69 83"""
+_SUBSAMPLINGS: dict[tuple[float, float], str] = {
+    (1, 1): "4:4:4",
+    (2, 1): "4:2:2",
+    (2, 2): "4:2:0",
+    (1, 2): "4:4:0",
+    (4, 1): "4:1:1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One quantisation table."""
+
+    slot: int  # 0 to 3, where components refer to it
+    bits: int  # of each value, 8 or 16
+    values: tuple[int, ...]  # 64 divisors, row by row from the lowest frequencies
+
+
+@dataclass(frozen=True, slots=True)
+class JpegFacts:
+    """Last compression of a JPEG, and the build of its file."""
+
+    tables: tuple[Table, ...]  # those in force at the first scan, by slot
+    quality: int | None  # 1 to 100, the setting of libjpeg whose tables come closest
+    standard: bool  # they are exactly libjpeg's; else `quality` is a comparison, no setting
+    subsampling: str | None  # such as ``4:2:0``; None for grey, and without a usual name
+    progressive: bool
+    order: tuple[str, ...] = ()  # names of the segments; several alike in a row stand once
+    scans: int = 0
+    restart_interval: int = 0  # blocks of pixels between restart markers; 0 without any
+    starts: int = 1  # start markers outside its metadata; more with another JPEG within or behind
+    ends: int = 1  # end markers, likewise
+    trailing: int = 0  # bytes after the first picture
+    program: str | None = None  # that writes these tables, and the setting where it tells more
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +146,7 @@ class Provenance:
     flags: tuple[str, ...] = ()  # phrases on what does not fit together or tells of editing
     # Columns and rows by which the 8 x 8 grid of a JPEG compression is shifted in the pixels.
     grid: tuple[int, int] | None = None
-    compressions: str = "not decidable"  # or ``once`` or ``twice``, measured with the grid
+    compressions: str = "not decidable"  # or ``once`` or ``twice``, and perhaps more often
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +166,6 @@ class FormatFacts:
     provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
-        if min(self.width, self.height, self.bit_depth, self.frames) < 1:
-            raise ValueError("width, height, bit_depth and frames must be positive")
-        if not 1 <= self.orientation <= 8:
-            raise ValueError(f"orientation must be 1 to 8, not {self.orientation}")
         # Repeated warnings say nothing new.
         object.__setattr__(self, "notes", tuple(dict.fromkeys(self.notes))[:_MAX_NOTES])
 
@@ -131,42 +185,49 @@ def provenance(data: bytes, kind: str, pixels: NDArray[Any]) -> tuple[Provenance
     exif = summarise(embedded.exif) if embedded.exif else None
     thumbnail = embedded.exif.thumbnail() if embedded.exif else b""
     compared = compare_thumbnail(thumbnail, pixels) if thumbnail else None
-    generator = c2pa_text(embedded.c2pa, "claim_generator_info") or c2pa_text(
-        embedded.c2pa, "claim_generator"
-    )
+    keys = ("claim_generator_info", "claim_generator")
+    generator = next(filter(None, (c2pa_text(embedded.c2pa, key) for key in keys)), None)
+    last = jpeg_facts(data) if kind == "JPEG" else None
+    grid, compressions = _compressions(kind, last, pixels)
     traces = Provenance(
         bytes=len(data),
         pixels_sha256=pixels_sha256(pixels),
-        jpeg=jpeg_facts(data) if kind == "JPEG" else None,
+        jpeg=last,
         exif=exif,
         c2pa=bool(embedded.c2pa),
         c2pa_generator=generator,
         thumbnail=compared,
-        flags=_flags(embedded, exif, compared, generator, pixels.shape[1::-1]),
+        flags=_flags(embedded, exif or ExifSummary(), compared, generator, pixels.shape[1::-1]),
+        grid=grid,
+        compressions=compressions,
     )
     return traces, thumbnail
 
 
-def with_history(
-    facts: FormatFacts, grid: tuple[int, int] | None, compressions: str
-) -> FormatFacts:
-    """Return the facts with what was measured in the pixels about earlier JPEG compressions."""
-    if facts.provenance is None:
-        return facts
-    measured = replace(facts.provenance, grid=grid, compressions=compressions)
-    return replace(facts, provenance=measured)
+def _compressions(
+    kind: str, last: JpegFacts | None, pixels: NDArray[Any]
+) -> tuple[tuple[int, int] | None, str]:
+    """Return where the grid of a JPEG compression lies, and how often there surely was one.
+
+    A JPEG's own grid begins at the corner; another one shows where the last compression was weak.
+    """
+    if last is None:
+        grid = jpeg.jpeg_grid(pixels) if kind in _LOSSLESS else None
+        return grid, "once" if grid else "not decidable"
+    weak = last.quality is not None and last.quality >= _WEAK
+    grid = (jpeg.jpeg_grid(pixels) if weak else None) or (0, 0)
+    return grid, "twice" if any(grid) else "not decidable"
 
 
 def _flags(
     embedded: Embedded,
-    exif: ExifSummary | None,
+    exif: ExifSummary,
     thumbnail: Thumbnail | None,
     generator: str | None,
     size: tuple[int, ...],
 ) -> tuple[str, ...]:
     """Return what does not fit together, and what tells of programs and services."""
-    exif, xmp = exif or ExifSummary(), read_xmp(embedded.xmp)
-    flags = []
+    xmp, flags = read_xmp(embedded.xmp), []
     if exif.width and exif.height and sorted((exif.width, exif.height)) != sorted(size):
         flags.append(
             f"EXIF gives {exif.width} x {exif.height} pixels, the picture has {size[0]} x {size[1]}"
@@ -189,14 +250,120 @@ def _flags(
     texts = [exif.software or "", xmp.text, *embedded.texts, embedded.photoshop.decode("latin-1")]
     everything = "\n".join([*texts, embedded.exif.comment() if embedded.exif else ""])
     flags += [f"a mark of {who}" for mark, who in _CARRIERS.items() if mark in everything]
-    source = xmp.source_type or c2pa_text(embedded.c2pa, "digitalSourceType")
-    if source:
+    if source := xmp.source_type or c2pa_text(embedded.c2pa, "digitalSourceType"):
         flags.append(f"its digital source type is {source.rstrip('/').rpartition('/')[2]}")
     if made := _GENERATORS.search(everything + "\n" + (generator or "")):
         flags.append(f"a generator of pictures is named: {made[0]}")
     if embedded.c2pa:
         flags.append(f"a C2PA manifest by {generator or 'an unnamed program'}, not verified")
     return tuple(dict.fromkeys(flag[:300] for flag in flags))[:_MAX_NOTES]
+
+
+def jpeg_facts(data: bytes) -> JpegFacts:
+    """Describe the compression of the first picture of a JPEG, which need not be whole."""
+    tables: dict[int, Table] = {}
+    components: list[tuple[int, int]] = []  # sampling factors in one byte, slot of the table
+    progressive, interval = False, 0
+    found = jpeg.readable_segments(data)
+    for segment in found:
+        content = data[segment.start : segment.end]
+        if segment.code == jpeg.SCAN:
+            break
+        if segment.code == jpeg.QUANTISATION:
+            tables |= {table.slot: table for table in _read_tables(content)}
+        elif segment.code == jpeg.RESTART:
+            interval = int.from_bytes(content[:2], "big")
+        elif segment.code in jpeg.FRAMES and not components:
+            progressive = segment.code in jpeg.PROGRESSIVE
+            number = min(content[5] if len(content) > 5 else 0, 4)
+            places = range(6, min(6 + 3 * number, len(content) - 2), 3)
+            components = [(content[at + 1], content[at + 2]) for at in places]
+    quality, standard, program = _encoder(tables, [slot for _, slot in components])
+    codes = [segment.code for segment in found]
+    end = found[-1].end if codes and codes[-1] == jpeg.END else len(data)
+    names = (str(MARKER.get(0xFF00 | code, (f"{code:02X}",))[0]) for code, _ in groupby(codes))
+    return JpegFacts(
+        tables=tuple(tables[slot] for slot in sorted(tables)),
+        quality=quality,
+        standard=standard,
+        subsampling=_subsampling(components),
+        progressive=progressive,
+        order=tuple(names)[:_MAX_NAMES],
+        scans=codes.count(jpeg.SCAN),
+        restart_interval=interval,
+        starts=1 + codes.count(jpeg.START) + data.count(b"\xff\xd8\xff", end),
+        ends=codes.count(jpeg.END) + data.count(b"\xff\xd9", end),
+        trailing=len(data) - end,
+        program=program,
+    )
+
+
+def _read_tables(content: bytes) -> Iterator[Table]:
+    at = 0
+    while at < len(content):
+        size = 2 if content[at] >> 4 else 1
+        raw = content[at + 1 : at + 1 + 64 * size]
+        if len(raw) < 64 * size:
+            return
+        values = np.frombuffer(raw, f">u{size}")[list(zigzag_index)]
+        yield Table(content[at] & 3, 8 * size, tuple(values.tolist()))
+        at += 1 + 64 * size
+
+
+@cache
+def _scaled(base: str) -> NDArray[np.int64]:
+    """Return libjpeg's scaled tables for the qualities 1 to 100, (100, 64)."""
+    quality = np.arange(1, 101)[:, None]
+    scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    return np.clip((np.array(base.split(), np.int64) * scale + 50) // 100, 1, 255)
+
+
+@cache
+def _ffmpeg() -> NDArray[np.int64]:
+    """Return FFmpeg's tables for the scales 1 to 31, (31, 64)."""
+    tables = np.array(_MPEG.split(), np.int64) * np.arange(1, 32)[:, None] // 8
+    tables[:, 0] = 8
+    return tables.clip(max=255)
+
+
+def _encoder(tables: dict[int, Table], slots: list[int]) -> tuple[int | None, bool, str | None]:
+    """Return the closest quality of libjpeg, whether it fits exactly, and who writes such tables.
+
+    Another program may write the same ones.
+    """
+    used = [np.array(tables[slot].values) for slot in dict.fromkeys(slots) if slot in tables]
+    if not used:
+        return None, False, None
+    bases = [_LUMINANCE, *[_CHROMINANCE] * (len(used) - 1)]  # the first component is brightness
+    apart = [np.abs(_scaled(base) - table).sum(1) for base, table in zip(bases, used, strict=True)]
+    total = np.sum(apart, axis=0)
+    quality = int(total.argmin()) + 1
+    if not total.min():
+        return quality, True, "libjpeg"
+    if not any(each.min() for each in apart):
+        grades = " and ".join(str(int(each.argmin()) + 1) for each in apart)
+        return quality, False, f"libjpeg, with qualities {grades} for brightness and colour"
+    for name, family in (("mozjpeg, quality", _scaled(_ROBIDOUX)), ("FFmpeg, -q:v", _ffmpeg())):
+        # Of 16 bits, mozjpeg does not cut its values.
+        same = np.all([(family == table.clip(max=255)).all(1) for table in used], axis=0)
+        if same.any():
+            return quality, False, f"{name} {int(same.argmax()) + 1}"
+    stored = [list(tables[slot].values) for slot in sorted(tables)]
+    for name, preset in presets.items():
+        known: Any = preset["quantization"]
+        if stored == [list(table) for table in known[: len(stored)]]:
+            return quality, False, f"Photoshop, {name.replace('_', ' ')}"
+    return quality, False, None
+
+
+def _subsampling(components: list[tuple[int, int]]) -> str | None:
+    """Name the sampling factors of a three-component picture."""
+    if len(components) != 3:
+        return None
+    (across, down), *colours = [(byte >> 4, byte & 15) for byte, _ in components]
+    if colours[0] != colours[1] or 0 in colours[0]:
+        return None
+    return _SUBSAMPLINGS.get((across / colours[0][0], down / colours[0][1]))
 
 
 def compare_thumbnail(thumbnail: bytes, pixels: NDArray[Any]) -> Thumbnail | None:
@@ -250,31 +417,23 @@ def pixels_sha256(pixels: NDArray[Any]) -> str:
 
 def cautions(photo: Photo) -> tuple[str, ...]:
     """Return why a picture is unlike those that a model was trained on, as phrases; mostly none."""
-    facts = photo.facts
-    found = []
+    facts, found = photo.facts, []
     if min(facts.width, facts.height) < _LEAST_SIDE:
         found.append(f"too small to judge: {facts.width} x {facts.height} pixels")
-    jpeg = facts.provenance.jpeg if facts.provenance else None
-    if jpeg is not None and jpeg.quality is not None and jpeg.quality < _LEAST_QUALITY:
-        found.append(f"strongly compressed: JPEG quality {jpeg.quality}")
+    last = facts.provenance.jpeg if facts.provenance else None
+    if last is not None and last.quality is not None and last.quality < _LEAST_QUALITY:
+        found.append(f"strongly compressed: JPEG quality {last.quality}")
     if facts.mode in ("P", "PA"):
         found.append("a palette of at most 256 colours, not a photograph's own")
     elif facts.bit_depth == 1:
         found.append("black and white without greys")
-    if _of_one_colour(photo.pixels):
+    flat = _FLAT * (np.iinfo(photo.pixels.dtype).max // 255)
+    # Most photographs are told from a few of their pixels.
+    if all(_range(part) <= flat for part in (photo.pixels[::32, ::32], photo.pixels)):
         found.append("a single colour throughout")
     return tuple(found)
 
 
-def _of_one_colour(pixels: NDArray[np.unsignedinteger[Any]]) -> bool:
-    """Tell whether no sample differs from another of its channel by more than `_FLAT`."""
-    flat = _FLAT * (np.iinfo(pixels.dtype).max // 255)
-    lowest = highest = pixels[0, 0]
-    rows = max(1, _STRIP_SAMPLES // (3 * pixels.shape[1]))
-    for top in range(0, pixels.shape[0], rows):  # most photographs are told after one strip
-        strip = pixels[top : top + rows]
-        lowest = np.minimum(lowest, strip.min(axis=(0, 1)))
-        highest = np.maximum(highest, strip.max(axis=(0, 1)))
-        if (highest.astype(int) - lowest.astype(int) > flat).any():
-            return False
-    return True
+def _range(pixels: NDArray[np.unsignedinteger[Any]]) -> int:
+    """Return how far apart samples of a channel are at most."""
+    return int((pixels.max((0, 1)).astype(int) - pixels.min((0, 1))).max())

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from imlctl.errors import DecodeError, TooLargeError
 
 HEAD_BYTES = 4096  # enough to recognise every kind below
-REMEDY_DAMAGED = "Obtain the original file again; a damaged picture is not analysed."
 TO_CONVERT = "Convert it without loss to a TIFF or PNG of the same bit depth, and use that."
+_OBTAIN = "Obtain the original file again; a damaged picture is not analysed."
 # 16384 x 16384: beyond any phone (200 MP) or medium-format camera (150 MP), and a fraction of what
 # a decompression bomb needs. Pillow itself stops at 179 MP for WebP.
 DEFAULT_MAX_PIXELS = 2**28
@@ -26,6 +26,7 @@ _RAW_SUFFIX = re.compile(
     r"|sr2|srf|srw|x3f)$",
     re.IGNORECASE,
 )
+# What a file is by its first bytes, or by those from the ninth on.
 _RAW = {
     b"FUJIFILMCCD-RAW": "RAF",
     **dict.fromkeys((b"IIRO", b"IIRS", b"MMOR"), "ORF"),
@@ -70,8 +71,7 @@ _OTHERS = {
     b"\x1aE\xdf\xa3": "a Matroska or WebM video",
     **dict.fromkeys((b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3"), "an MPEG video"),
     b"FLV\x01": "a Flash video",
-    b"ID3": "a sound recording",
-    b"OggS": "an Ogg recording",
+    **dict.fromkeys((b"ID3", b"OggS"), "a sound recording"),
 }
 _OTHERS_AT_8 = {b"AVI ": "an AVI video", b"WAVE": "a sound recording"}
 _ANALYSED = "Supported formats: JPEG, PNG, WebP, TIFF, BMP, GIF, MPO, HEIC and AVIF."
@@ -98,9 +98,8 @@ def identify(data: bytes, *, name: str = "") -> str:
         if kind == "TIFF" and (suffix := _RAW_SUFFIX.search(name)):
             raise raw_error(suffix[1].upper())
         return kind
-    if data.startswith(b"DICM", 128):
-        raise not_read("a DICOM file", TO_CONVERT)
-    if other := _starting(data, _OTHER_PICTURES):
+    other = "a DICOM file" if data.startswith(b"DICM", 128) else _starting(data, _OTHER_PICTURES)
+    if other:
         raise not_read(other, TO_CONVERT)
     raise DecodeError(f"{_describe(data)}, not a photograph", remedy=_ANALYSED)
 
@@ -127,12 +126,12 @@ def _identify_boxes(data: bytes) -> str:
     brands = {major, *(box[at : at + 4] for at in range(16, len(box) - 3, 4))}
     if major == b"crx ":
         raise raw_error("CR3")
-    if major in _AVIF_BRANDS:
+    # A container brand in front says nothing about the codec; the other brands do.
+    generic = major in {b"mif1", b"msf1"}
+    if major in _AVIF_BRANDS or (generic and brands & _AVIF_BRANDS):
         return "AVIF"
     if brands & _HEIF_BRANDS:
-        # A container brand in front says nothing about the codec; the other brands do.
-        generic = major in {b"mif1", b"msf1"}
-        return "AVIF" if generic and brands & _AVIF_BRANDS else "HEIF"
+        return "HEIF"
     raise DecodeError("this is a video, not a photograph", remedy="Export single frames as PNG.")
 
 
@@ -147,14 +146,9 @@ def _describe(data: bytes) -> str:
         return "this is an SVG drawing"
     if start.startswith((b"<!doctype html", b"<html")):
         return "this is a web page"
-    if all(byte in b"\t\r\n\f\x1b" or byte >= 0x20 for byte in head):
-        try:
-            head.decode("utf-8")
-        except UnicodeDecodeError as error:
-            if error.start < len(head) - 4:  # not merely a character cut at the end of the head
-                return "this is no kind of picture known here"
-        return "this is a text file"
-    return "this is no kind of picture known here"
+    text = head.decode("utf-8", "replace").rstrip("\ufffd")  # a character cut at the end
+    plain = all(c in "\t\r\n\f\x1b" or (c >= " " and c != "\ufffd") for c in text)
+    return "this is a text file" if plain else "this is no kind of picture known here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +170,12 @@ class Layout:
 
 def truncated(what: str) -> DecodeError:
     """Build the error for a file that ends too early."""
-    return DecodeError(f"the file is truncated: {what}", remedy=REMEDY_DAMAGED)
+    return DecodeError(f"the file is truncated: {what}", remedy=_OBTAIN)
 
 
 def damaged(what: str) -> DecodeError:
     """Build the error for a file whose content contradicts itself."""
-    return DecodeError(f"the file is damaged: {what}", remedy=REMEDY_DAMAGED)
+    return DecodeError(f"the file is damaged: {what}", remedy=_OBTAIN)
 
 
 def not_read(what: str, remedy: str) -> DecodeError:

@@ -1,4 +1,4 @@
-"""A JPEG's segments, the damage in its picture data, and how it was compressed last.
+"""A JPEG's segments, the damage in its picture data, and the grid that it leaves in pixels.
 
 libjpeg decodes damaged data as best it can and only warns, and Pillow drops the warnings. Here a
 second, quick decoding (an eighth of the size, brightness only) asks libjpeg for its warnings, and
@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cache
-from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL.JpegImagePlugin import MARKER, zigzag_index
-from PIL.JpegPresets import presets
 
 from imlctl.errors import DecodeError
 from imlctl.image.formats import TO_CONVERT, Layout, check_pieces, damaged, not_read, truncated
@@ -41,29 +38,15 @@ _BEYOND_CHECKER = ("subsampling", "olor", "not implemented", "emory")  # in Turb
 _TEXT = bytes(84 if 32 <= byte < 127 or byte in b"\t\n\r" else 0 for byte in range(256))
 _TEXT_RUN, _MIN_LETTERS = b"T" * 96, 8
 _ZERO_RUN = bytes(64)
+_PLACES, _LEAST_VOTES, _LEAST_SHARE = 96, 12, 0.3  # that look for the grid, and agree on it
+_ZERO, _FLAT = (
+    0.5,
+    63,
+)  # a coefficient below rounds to zero; a block of that many zeros says nothing
 _EIGHTH: dict[str, Any] = {"min_height": 1, "min_width": 1, "min_factor": 8}
 
-_MAX_NAMES = 100  # of segments, in the record
-# ITU-T T.81, tables K.1 and K.2, row by row.
-_LUMINANCE = """
-    16 11 10 16  24  40  51  61   12 12 14 19  26  58  60  55   14 13 16 24  40  57  69  56
-    14 17 22 29  51  87  80  62   18 22 37 56  68 109 103  77   24 35 55 64  81 104 113  92
-    49 64 78 87 103 121 120 101   72 92 95 98 112 100 103  99"""
-_CHROMINANCE = (
-    "17 18 24 47 99 99 99 99   18 21 26 66 99 99 99 99   24 26 56 99 99 99 99 99   47 66"
-    + " 99" * 38
-)
-_SUBSAMPLINGS: dict[tuple[float, float], str] = {
-    (1, 1): "4:4:4",
-    (2, 1): "4:2:2",
-    (2, 2): "4:2:0",
-    (1, 2): "4:4:0",
-    (4, 1): "4:1:1",
-}
 
-
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """One marker and what belongs to it, by offsets in the file."""
 
     code: int  # the marker's second byte
@@ -135,35 +118,32 @@ def walk_jpeg(data: bytes, start: int = 0) -> Layout:
         if segment.code in FRAMES and size is None:
             frame = data[segment.start : segment.end].ljust(6, b"\0")
             size = int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big")
-            _refuse_unreadable(segment.code, frame[0], size[1], frame[5])
+            if kind := _unreadable(segment.code, frame[0], size[1], frame[5]):
+                raise not_read(kind, TO_CONVERT)
     if not scans:
         raise damaged("the JPEG ends before its picture begins")
     notes = (f"{stray} stray bytes between the segments of its header",) if stray else ()
     return Layout(position, len(data) - position, size=size, notes=notes)
 
 
-def _refuse_unreadable(code: int, bits: int, height: int, channels: int) -> None:
-    """Refuse the kinds of JPEG that no decoder at hand reads."""
+def _unreadable(code: int, bits: int, height: int, channels: int) -> str:
+    """Name the kind of JPEG if it is one that no decoder at hand reads."""
     if code in {0xC3, 0xCB}:
-        raise not_read("a lossless JPEG", TO_CONVERT)
+        return "a lossless JPEG"
     if code not in _SEQUENTIAL | PROGRESSIVE:
-        raise not_read("a hierarchical JPEG", TO_CONVERT)
+        return "a hierarchical JPEG"
     if bits != 8:
-        raise not_read(f"a JPEG of {bits}-bit samples", TO_CONVERT)
+        return f"a JPEG of {bits}-bit samples"
     if channels not in {1, 3, 4}:
-        raise not_read(f"a JPEG of {channels} channels", TO_CONVERT)
-    if not height:
-        raise not_read("a JPEG whose height follows its data (DNL)", TO_CONVERT)
+        return f"a JPEG of {channels} channels"
+    return "" if height else "a JPEG whose height follows its data (DNL)"
 
 
 def walk_mpo(data: bytes, first: Layout, frames: int) -> Layout:
-    """Check that the further pictures of an MPO are all there.
+    """Check that the further pictures of an MPO are there, whole and undamaged, or DecodeError.
 
     A file that ends exactly after its first picture lost the others to a tool that keeps only
     that one; it is complete, and noted.
-
-    Raises:
-        DecodeError: A further picture is missing, incomplete or damaged.
     """
     end = first.end
     if end == len(data):
@@ -203,11 +183,10 @@ def check_jpeg(data: bytes) -> tuple[str, ...]:
     if frame.code in _SEQUENTIAL:  # some writers leave these three bytes zero
         parts += [data[scan.at : scan.end - 3], b"\0\x3f\0"]
         body = body[scan.end - scan.at :]
+    whole = b"".join([*parts, body])
     colours = "CMYK" if data[frame.start + 5] == 4 else "GRAY"
     try:
-        simplejpeg.decode_jpeg(
-            b"".join([*parts, body]), colours, fastdct=True, fastupsample=True, **_EIGHTH
-        )
+        simplejpeg.decode_jpeg(whole, colours, fastdct=True, fastupsample=True, **_EIGHTH)
     except ValueError as error:
         reason = str(error).removeprefix("Corrupt JPEG data: ")
         if any(word in reason for word in _BEYOND_CHECKER):
@@ -261,137 +240,39 @@ def _place_of_damage(data: bytes, found: list[Segment]) -> int | None:
     """Return the offset of the first marker, from a scan on, that cannot stand where it does."""
     for segment, following in pairwise(found):
         if segment.code == SCAN:
-            body = np.frombuffer(data, np.uint8, following.at - segment.end, segment.end)
-            codes = body[1:]
-            places = np.flatnonzero((body[:-1] == 0xFF) & (codes >= 0xD0) & (codes <= 0xD7))
-            wrong = np.flatnonzero(codes[places] - 0xD0 != np.arange(len(places)) % 8)
-            if len(wrong):
-                return segment.end + int(places[wrong[0]])
+            restarts = re.finditer(rb"\xff[\xd0-\xd7]", data[segment.end : following.at])
+            for number, each in enumerate(restarts):
+                if each[0][1] - 0xD0 != number % 8:
+                    return segment.end + each.start()
         elif data[segment.end] != 0xFF:
             return segment.at
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One quantisation table."""
+def jpeg_grid(pixels: NDArray[np.unsignedinteger[Any]]) -> tuple[int, int] | None:
+    """Find by how many columns and rows the 8 x 8 grid of a JPEG compression is shifted.
 
-    slot: int  # 0 to 3, where components refer to it
-    bits: int  # of each value, 8 or 16
-    values: tuple[int, ...]  # 64 divisors, row by row from the lowest frequencies
-
-
-@dataclass(frozen=True, slots=True)
-class JpegFacts:
-    """Last compression of a JPEG, and the build of its file."""
-
-    tables: tuple[Table, ...]  # those in force at the first scan, by slot
-    quality: int | None  # 1 to 100, the setting of libjpeg whose tables come closest
-    standard: bool  # they are exactly libjpeg's; else `quality` is a comparison, no setting
-    subsampling: str | None  # such as ``4:2:0``; None for grey, and without a usual name
-    progressive: bool
-    order: tuple[str, ...] = ()  # names of the segments; several alike in a row stand once
-    scans: int = 0
-    restart_interval: int = 0  # blocks of pixels between restart markers; 0 without any
-    starts: int = 1  # start markers outside its metadata; more with another JPEG within or behind
-    ends: int = 1  # end markers, likewise
-    trailing: int = 0  # bytes after the first picture
-    program: str | None = None  # with these tables: ``libjpeg``, or Photoshop and its setting
-
-
-def jpeg_facts(data: bytes) -> JpegFacts:
-    """Describe the compression of the first picture of a JPEG, which need not be whole."""
-    tables: dict[int, Table] = {}
-    components: list[tuple[int, int]] = []  # sampling factors in one byte, slot of the table
-    progressive, interval = False, 0
-    found = readable_segments(data)
-    for segment in found:
-        content = data[segment.start : segment.end]
-        if segment.code == SCAN:
-            break
-        if segment.code == QUANTISATION:
-            tables |= {table.slot: table for table in _read_tables(content)}
-        elif segment.code == RESTART:
-            interval = int.from_bytes(content[:2], "big")
-        elif segment.code in FRAMES and not components:
-            progressive = segment.code in PROGRESSIVE
-            number = min(content[5] if len(content) > 5 else 0, 4)
-            places = range(6, min(6 + 3 * number, len(content) - 2), 3)
-            components = [(content[at + 1], content[at + 2]) for at in places]
-    quality, standard = _quality(tables, [slot for _, slot in components])
-    codes = [segment.code for segment in found]
-    end = found[-1].end if codes and codes[-1] == END else len(data)
-    return JpegFacts(
-        tables=tuple(tables[slot] for slot in sorted(tables)),
-        quality=quality,
-        standard=standard,
-        subsampling=_subsampling(components),
-        progressive=progressive,
-        order=tuple(_name(code) for code, _ in groupby(codes))[:_MAX_NAMES],
-        scans=codes.count(SCAN),
-        restart_interval=interval,
-        starts=1 + codes.count(START) + data.count(b"\xff\xd8\xff", end),
-        ends=codes.count(END) + data.count(b"\xff\xd9", end),
-        trailing=len(data) - end,
-        program="libjpeg" if standard else _photoshop(tables),
-    )
-
-
-def _name(code: int) -> str:
-    return str(MARKER.get(0xFF00 | code, (f"{code:02X}",))[0])
-
-
-def _read_tables(content: bytes) -> Iterator[Table]:
-    at = 0
-    while at < len(content):
-        size = 2 if content[at] >> 4 else 1
-        raw = content[at + 1 : at + 1 + 64 * size]
-        if len(raw) < 64 * size:
-            return
-        values = np.frombuffer(raw, f">u{size}")[list(zigzag_index)]
-        yield Table(content[at] & 3, 8 * size, tuple(values.tolist()))
-        at += 1 + 64 * size
-
-
-@cache
-def _libjpeg(base: str) -> NDArray[np.int64]:
-    """Return libjpeg's tables for the qualities 1 to 100, (100, 64)."""
-    quality = np.arange(1, 101)[:, None]
-    scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    values = np.array(base.split(), np.int64)
-    return np.clip((values * scale + 50) // 100, 1, 255)
-
-
-def _quality(tables: dict[int, Table], slots: list[int]) -> tuple[int | None, bool]:
-    """Return the quality that comes closest, and whether it fits exactly."""
-    used = [slot for slot in dict.fromkeys(slots) if slot in tables]
-    if not used:
-        return None, False
-    apart = np.zeros(100, np.int64)
-    for index, slot in enumerate(used):  # the first component is brightness
-        reference = _libjpeg(_CHROMINANCE if index else _LUMINANCE)
-        apart += np.abs(reference - np.array(tables[slot].values)).sum(axis=1)
-    best = int(apart.argmin())
-    return best + 1, bool(apart[best] == 0)
-
-
-def _photoshop(tables: dict[int, Table]) -> str | None:
-    """Name the setting of Photoshop with exactly these tables, as Pillow lists them."""
-    found = [list(tables[slot].values) for slot in sorted(tables)]
-    for name, preset in presets.items():
-        known: Any = preset["quantization"]
-        if found and found == [list(table) for table in known[: len(found)]]:
-            return f"Photoshop, {name.replace('_', ' ')}"
-    return None
-
-
-def _subsampling(components: list[tuple[int, int]]) -> str | None:
-    """Name the sampling factors of a three-component picture."""
-    if len(components) != 3:
+    At some places all 64 grids are tried: in that of a compression, most DCT coefficients of a
+    block round to zero (after Nikoukhah et al. 2021, "ZERO"). None where places disagree.
+    """
+    rows, columns = (side // 8 - 1 for side in pixels.shape[:2])
+    if rows * columns < _LEAST_VOTES or min(rows, columns) < 1:
         return None
-    factors = [(byte >> 4, byte & 15) for byte, _ in components]
-    (across, down), *colours = factors
-    if colours[0] != colours[1] or 0 in colours[0]:
+    number = min(_PLACES, rows * columns)
+    places = np.random.default_rng(0).choice(rows * columns, number, replace=False)
+    top, left = 8 * (places // columns)[:, None, None], 8 * (places % columns)[:, None, None]
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (8, 8), axis=(0, 1))
+    blocks = windows[top + np.arange(8)[:, None], left + np.arange(8)]  # (N, 8, 8, 3, 8, 8)
+    to_grey = np.float32([0.299, 0.587, 0.114]) * (255 / np.iinfo(pixels.dtype).max)
+    grey = (np.moveaxis(blocks, 3, -1) @ to_grey).reshape(number, 64, 64)
+    n = np.arange(8)
+    waves = np.cos(np.pi * (2 * n + 1) * n[:, None] / 16) / 2
+    waves[0] = np.sqrt(1 / 8)
+    zeros = (np.abs(grey @ np.kron(waves, waves).T.astype(np.float32)) < _ZERO).sum(2)  # (N, 64)
+    most = zeros.max(1, keepdims=True)
+    clear = ((zeros == most).sum(1) == 1) & (most[:, 0] < _FLAT)
+    votes = np.bincount(zeros[clear].argmax(1), minlength=64)
+    if votes.max() < max(_LEAST_VOTES, _LEAST_SHARE * votes.sum()):
         return None
-    ratio = across / colours[0][0], down / colours[0][1]
-    return _SUBSAMPLINGS.get(ratio)
+    row, column = divmod(int(votes.argmax()), 8)
+    return column, row

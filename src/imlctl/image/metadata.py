@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _MAKE, _MODEL, _SOFTWARE, _MODIFIED = 0x010F, 0x0110, 0x0131, 0x0132
 _EXIF, _GPS, _THUMBNAIL, _THUMBNAIL_BYTES = 0x8769, 0x8825, 0x0201, 0x0202  # offsets, and a length
 _TAKEN, _WIDTH, _HEIGHT, _LENS, _COMMENT = 0x9003, 0xA002, 0xA003, 0xA434, 0x9286
-_XMP_TIFF_TAG, _C2PA_TIFF_TAG, _PHOTOSHOP_TIFF_TAG = 700, 0xCD41, 34377
+_TIFF_TAGS = (700, 34377, 0xCD41)  # XMP, Photoshop's resources, C2PA
 
 _TEXT, _SHORT, _LONG, _UNDEFINED, _DIRECTORY, _UTF8 = 2, 3, 4, 7, 13, 129
 _MAX_ENTRIES = 1000
@@ -33,6 +33,8 @@ _PHOTOSHOP_MARK = b"Photoshop 3.0\0"
 # The C2PA specification, on embedding manifests: where each format keeps its manifest store.
 _C2PA_STORE = b"jumdc2pa" + bytes.fromhex("00110010800000aa00389b71")  # type of its JUMBF box
 _C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
+_CBOR_GROUP = re.compile(rb"[\x80-\xbf]")
+_CBOR_TEXT = re.compile(rb"[\x60-\x77]|\x78.|\x79..", re.DOTALL)  # with its length
 _C2PA_GIF, _XMP_GIF = b"\x21\xff\x0bC2PA_GIF", b"\x21\xff\x0bXMP DataXMP"
 
 
@@ -43,8 +45,13 @@ class Embedded:
     exif: Tiff | None = None
     xmp: bytes = b""
     photoshop: bytes = b""  # resources (APP13 of a JPEG), which also hold IPTC fields
-    texts: list[str] = field(default_factory=list)  # comments; texts of PNG, keyword first
     c2pa: bytes = b""  # the manifest store, not verified
+    texts: list[str] = field(default_factory=list)  # comments; texts of PNG, keyword first
+
+    def note(self, text: bytes) -> None:
+        """Keep the beginning of a text, if there are not many."""
+        if len(self.texts) < 10:
+            self.texts.append(text[: 4 * _MAX_TEXT].decode("utf-8", "replace"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +76,20 @@ def find_embedded(data: bytes, kind: str) -> Embedded:
         case "JPEG":
             return _in_jpeg(data)
         case "PNG":
-            return _in_chunks(data, png_chunks(data), (b"eXIf", b"", b"caBX"))
+            return _in_chunks(data, png_chunks(data), {b"eXIf": "exif", b"caBX": "c2pa"})
         case "WEBP":
-            return _in_chunks(data, riff_chunks(data), (b"EXIF", b"XMP ", b"C2PA"))
+            names = {b"EXIF": "exif", b"XMP ": "xmp", b"C2PA": "c2pa"}
+            return _in_chunks(data, riff_chunks(data), names)
         case "HEIF" | "AVIF":
             return _in_boxes(data)
         case "TIFF":
             tiff = Tiff(data)
             tags, _ = tiff.directory(tiff.first)
-            wanted = (_XMP_TIFF_TAG, _PHOTOSHOP_TIFF_TAG, _C2PA_TIFF_TAG)
-            xmp, photoshop, c2pa = (tiff.content(tags, tag) for tag in wanted)
-            return Embedded(tiff, xmp, photoshop, c2pa=c2pa)
+            return Embedded(tiff, *(tiff.content(tags, tag) for tag in _TIFF_TAGS))
         case "GIF":
-            xmp_at, c2pa_at = data.find(_XMP_GIF), data.find(_C2PA_GIF)
-            return Embedded(
-                xmp=data[xmp_at : xmp_at + _MAX_BODY] if xmp_at >= 0 else b"",
-                c2pa=data[c2pa_at : c2pa_at + _MAX_BODY] if c2pa_at >= 0 else b"",
-            )
+            places = [data.find(mark) for mark in (_XMP_GIF, _C2PA_GIF)]
+            xmp, c2pa = (data[at : at + _MAX_BODY] if at >= 0 else b"" for at in places)
+            return Embedded(xmp=xmp, c2pa=c2pa)
     return Embedded()
 
 
@@ -103,32 +107,29 @@ def _in_jpeg(data: bytes) -> Embedded:
             starts = _C2PA_STORE in content[:64]
             if (starts or found.c2pa) and len(found.c2pa) < _MAX_BODY:
                 found.c2pa += content if starts else content[16:]  # repeats the box's header
-        elif each.code == 0xFE and len(found.texts) < 10:
-            found.texts.append(content[: 4 * _MAX_TEXT].decode("utf-8", "replace"))
+        elif each.code == 0xFE:
+            found.note(content)
     return found
 
 
 def _in_chunks(
-    data: bytes, chunks: Iterator[tuple[bytes, int, int]], names: tuple[bytes, bytes, bytes]
+    data: bytes, chunks: Iterator[tuple[bytes, int, int]], names: dict[bytes, str]
 ) -> Embedded:
-    """Gather from the chunks that are called so: EXIF, XMP and C2PA; texts are a PNG's."""
+    """Gather from the chunks that are called so; texts are a PNG's."""
     found = Embedded()
-    exif, xmp, c2pa = names
     for name, start, stop in chunks:
         if name not in (*names, b"tEXt", b"iTXt"):  # nothing else is copied
             continue
-        content = data[start : min(stop, start + _MAX_BODY)]
-        if name == exif and found.exif is None:
+        content, what = data[start : min(stop, start + _MAX_BODY)], names.get(name)
+        if what is None:
+            found.note(content)
+        if what == "exif" and found.exif is None:
             # Some writers of WebP leave the mark there.
             found.exif = Tiff(content.removeprefix(_EXIF_MARK))
-        elif name == xmp:
+        elif what == "xmp" or content.startswith(b"XML:com.adobe.xmp\0"):
             found.xmp = found.xmp or content
-        elif name == c2pa and _C2PA_STORE in content[:64]:
+        elif what == "c2pa" and _C2PA_STORE in content[:64]:
             found.c2pa = found.c2pa or content
-        elif name in (b"tEXt", b"iTXt") and len(found.texts) < 10:
-            if content.startswith(b"XML:com.adobe.xmp\0"):
-                found.xmp = found.xmp or content
-            found.texts.append(content[: 4 * _MAX_TEXT].decode("utf-8", "replace"))
     return found
 
 
@@ -140,17 +141,16 @@ def _in_boxes(data: bytes) -> Embedded:
         elif name == b"meta" and found.exif is None:
             meta = meta_boxes(data, start, end)
             content = _item(data, meta, b"Exif")
-            found.exif = (
-                Tiff(content[4 + int.from_bytes(content[:4], "big") :]) if content else None
-            )
+            if content:
+                found.exif = Tiff(content[4 + int.from_bytes(content[:4], "big") :])
             found.xmp = _item(data, meta, b"mime")
     return found
 
 
 def _item(data: bytes, meta: Meta, wanted: bytes) -> bytes:
     """Return the first item of a kind in a HEIF file."""
-    number = next((number for number, kind in items(data, meta) if kind == wanted), None)
-    start, length = (0, 0) if number is None else item_places(data, meta).get(number, (0, 0))
+    number = next((number for number, kind in items(data, meta) if kind == wanted), -1)
+    start, length = item_places(data, meta).get(number, (0, 0)) if number >= 0 else (0, 0)
     return data[start : start + min(length, _MAX_BODY)]
 
 
@@ -275,22 +275,17 @@ def read_xmp(packet: bytes) -> XmpSummary:
 
 def c2pa_text(store: bytes, key: str) -> str | None:
     """Return the text that follows a key in a C2PA manifest store, which is CBOR inside JUMBF."""
-    at = store.find(key.encode())
-    if at < 0:
+    at = store.find(key.encode()) + len(key)
+    if at < len(key):
         return None
-    at += len(key)
-    head = store[at : at + 1]
-    if head and head[0] >> 5 in (4, 5):  # a list or map of facts about the generator: its name
+    if _CBOR_GROUP.match(store, at):  # a list or map of facts about the generator: its name
         at = store.find(b"\x64name", at, at + 200) + 5
-        head = store[at : at + 1]
-    length, start = (head[0] & 31 if head else 0), at + 1
-    if not head or head[0] >> 5 != 3:
+    head = _CBOR_TEXT.match(store, at)
+    if head is None:
         return None
-    if length in (24, 25):
-        size = length - 23
-        length, start = int.from_bytes(store[start : start + size], "big"), start + size
-    text = store[start : start + min(length, _MAX_TEXT)].decode("utf-8", "replace")
-    return _one_line(text) or None
+    length = int.from_bytes(head[0][1:], "big") if head[0][1:] else head[0][0] & 31
+    text = store[head.end() : head.end() + min(length, _MAX_TEXT)]
+    return _one_line(text.decode("utf-8", "replace")) or None
 
 
 def _one_line(text: str) -> str:

@@ -34,12 +34,6 @@ class Geometry:
     width: int
     orientation: int = 1  # by EXIF, 1 to 8
 
-    def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
-            raise ValueError(f"impossible geometry: {self}")
-        if not 1 <= self.orientation <= 8:
-            raise ValueError(f"orientation must be 1 to 8, not {self.orientation}")
-
     @property
     def upright_shape(self) -> tuple[int, int]:
         """Height and width of the picture turned upright."""
@@ -50,11 +44,9 @@ class Geometry:
 def prepare(photo: Photo) -> tuple[Tensor, Geometry]:
     """Lay a photo out for a model, as stored: not turned, not padded.
 
-    The samples stay integers, a quarter of the memory that floats need; `to_float` converts what
-    a model is about to see.
-
     Returns:
-        The tensor (3, H, W), uint8 or uint16, and what turns a map of it upright.
+        The tensor (3, H, W), uint8 or uint16, a quarter of the memory that floats need, and what
+        turns a map of it upright.
     """
     height, width, _ = photo.pixels.shape
     image = torch.from_numpy(np.array(np.moveaxis(photo.pixels, 2, 0), order="C", copy=True))
@@ -62,31 +54,18 @@ def prepare(photo: Photo) -> tuple[Tensor, Geometry]:
 
 
 def pad(image: Tensor, *, multiple: int = 32, min_side: int = MIN_SIDE) -> Tensor:
-    """Reflect a picture below and on the right, never above, where the JPEG grid begins.
+    """Reflect a picture (3, H, W) below and on the right, never above, where the JPEG grid begins.
 
-    Args:
-        image: (3, H, W), whose type stays.
-        multiple: Height and width become multiples of this.
-        min_side: Height and width become at least this.
+    Its sides become multiples of `multiple`, and at least `min_side`; its type stays.
     """
-    if multiple < 1 or min_side < 1:
-        raise ValueError("multiple and min_side must be positive")
-    height, width = image.shape[1:]
-    tall, wide = padded_size(height, width, multiple=multiple, min_side=min_side)
-    below, right = tall - height, wide - width
+    below, right = (
+        -(-max(side, min_side) // multiple) * multiple - side for side in image.shape[1:]
+    )
     if not below and not right:
         return image
     # Numpy reflects as often as it takes, and repeats the edge where there is a single row.
     frame = ((0, 0), (0, below), (0, right))
     return torch.from_numpy(np.pad(image.numpy(), frame, mode="reflect"))
-
-
-def padded_size(
-    height: int, width: int, *, multiple: int = 32, min_side: int = MIN_SIDE
-) -> tuple[int, int]:
-    """Height and width of a picture of this size once it is padded."""
-    tall, wide = (-(-max(side, min_side) // multiple) * multiple for side in (height, width))
-    return tall, wide
 
 
 def to_float(image: Tensor) -> Tensor:
@@ -97,15 +76,7 @@ def to_float(image: Tensor) -> Tensor:
 
 
 def restore(probability: Tensor | NDArray[Any], geometry: Geometry) -> NDArray[np.float32]:
-    """Turn a map upright.
-
-    Args:
-        probability: (H, W), of the tensor that `prepare` returned.
-        geometry: From the same call.
-
-    Raises:
-        ValueError: The map does not have the geometry's shape.
-    """
+    """Turn a map (H, W) of what `prepare` returned upright."""
     if isinstance(probability, Tensor):
         probability = probability.detach().to("cpu", torch.float32).numpy()
     shape = (geometry.height, geometry.width)
@@ -124,16 +95,11 @@ def stored(upright_map: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Turn a stored picture or map (H, W, ...) as its EXIF orientation says; returns a copy."""
-    turned = {
-        1: lambda a: a,
-        2: np.fliplr,
-        3: lambda a: np.rot90(a, 2),
-        4: np.flipud,
-        5: lambda a: np.swapaxes(a, 0, 1),
-        6: lambda a: np.rot90(a, -1),
-        7: lambda a: np.swapaxes(np.rot90(a, 2), 0, 1),
-        8: lambda a: np.rot90(a, 1),
-    }[orientation](pixels)
+    turned = np.swapaxes(pixels, 0, 1) if orientation >= 5 else pixels
+    if orientation in (3, 4, 7, 8):
+        turned = np.flipud(turned)
+    if orientation in (2, 3, 6, 7):
+        turned = np.fliplr(turned)
     return np.array(turned, order="C", copy=True)
 
 
@@ -145,10 +111,6 @@ class Tile:
     left: int
     height: int
     width: int
-
-    def __post_init__(self) -> None:
-        if self.top < 0 or self.left < 0 or self.height < 1 or self.width < 1:
-            raise ValueError(f"impossible tile: {self}")
 
     def of(self, values: Tensor, stride: int = 1) -> Tensor:
         """Cut this part from (..., H / stride, W / stride); the sides are multiples of `stride`."""
@@ -192,10 +154,25 @@ def plan(
         )
     rows, columns = (_even(side, tile, shared, multiple) for side in (height, width))
     return tuple(
-        Tile(top=top, left=left, height=rows, width=columns)
+        Tile(top, left, rows, columns)
         for top in _starts(height, rows, rows - shared)
         for left in _starts(width, columns, columns - shared)
     )
+
+
+def _even(length: int, tile: int, shared: int, multiple: int) -> int:
+    """Return the least side, at most `tile`, that covers the axis with as few tiles as it does."""
+    if length <= tile:
+        return length
+    count = -(-(length - shared) // (tile - shared))
+    even = -(-(length + (count - 1) * shared) // (count * multiple)) * multiple
+    return min(tile, max(even, MIN_SIDE))
+
+
+def _starts(length: int, tile: int, step: int) -> list[int]:
+    """Return where tiles start along one axis; the last is shifted back inside."""
+    last = length - tile
+    return [*range(0, last, step), last] if last else [0]
 
 
 def run_tiled(
@@ -208,7 +185,7 @@ def run_tiled(
     workers: int = 1,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Tensor:
-    """Apply a model tile by tile and blend its answers.
+    """Apply a model tile by tile and blend its answers: (V, H', W') float32, on the CPU.
 
     In an overlap each tile's weight falls off linearly towards its edge; the weights of all tiles
     over a pixel are positive and sum to one, so that a blend never leaves the range of what was
@@ -220,15 +197,12 @@ def run_tiled(
         fn: From (V, 3, h, w) float32 in [0, 1], and where that lies in the picture, to
             (V, 1, h, w), probabilities or logits.
         image: (V, 3, H', W') uint8, uint16 or float: views of one picture.
-        tile: See `plan`.
-        overlap: See `plan`.
-        multiple: See `plan`.
+        tile: This and the next two: see `plan`.
+        overlap: In pixels.
+        multiple: Of sides of picture and tiles.
         workers: Threads that work on a tile each, sharing out this process's threads; the result is
             the same for any number of them that leaves each one thread.
         progress: Called with the number of finished tiles and of all, also before the first.
-
-    Returns:
-        (V, H', W') float32, on the CPU.
 
     Raises:
         NumericalError: `fn` returned NaN or infinity.
@@ -266,21 +240,6 @@ def _in_parallel(
             yield from pool.map(work, tiles)
     finally:  # threads that are started from now on have all of them again
         torch.set_num_threads(threads)
-
-
-def _even(length: int, tile: int, shared: int, multiple: int) -> int:
-    """Return the least side, at most `tile`, that covers the axis with as few tiles as it does."""
-    if length <= tile:
-        return length
-    count = -(-(length - shared) // (tile - shared))
-    even = -(-(length + (count - 1) * shared) // (count * multiple)) * multiple
-    return min(tile, max(even, MIN_SIDE))
-
-
-def _starts(length: int, tile: int, step: int) -> list[int]:
-    """Return where tiles start along one axis; the last is shifted back inside."""
-    last = length - tile
-    return [*range(0, last, step), last] if last else [0]
 
 
 def _weights(length: int, tile: int, starts: list[int]) -> dict[int, Tensor]:

@@ -18,6 +18,11 @@ Group = dict[str, Any]  # title, remark, wide, whether it is for the screen alon
 SILENT = 0.1  # of a picture: where the map cannot be believed there, a reader is told so
 _HASH, _TABLE = "hash", "table"
 _FORGEABLE = "Anybody can write or remove EXIF."
+_COMPRESSED = {
+    "once": "as JPEG before it became this file, perhaps more than once",
+    "twice": "at least twice, on two grids",
+    "not decidable": "not decidable whether once or more often",
+}
 _HARMLESS = "Facts and no verdict: a camera, a messenger or an honest export explains most of them."
 
 
@@ -103,31 +108,29 @@ def _picture(facts: Mapping[str, Any], traces: Mapping[str, Any]) -> Iterable[Fa
 
 
 def _history(traces: Mapping[str, Any]) -> Iterable[Fact]:
-    """Yield how a JPEG was compressed, and how its file is built."""
-    jpeg = traces.get("jpeg")
-    if jpeg is None:
-        return
-    if jpeg["quality"]:
+    """Yield how a picture was compressed as JPEG, and how its file is built if it is one."""
+    jpeg, grid = traces.get("jpeg") or {}, traces.get("grid")
+    if jpeg.get("quality"):
         exact = f"{jpeg['quality']}, exactly libjpeg\u2019s tables"
         near = f"about {jpeg['quality']}; the tables are not libjpeg\u2019s"
         yield "Last quality", exact if jpeg["standard"] else near, ""
-    if jpeg.get("program"):
-        yield "Tables of", jpeg["program"], ""
-    for table in jpeg["tables"]:
+    yield "Tables of", jpeg.get("program") or "", ""
+    for table in jpeg.get("tables", ()):
         yield f"Quantisation table {table['slot']}", _matrix(table["values"]), _TABLE
-    yield "Compressed", traces.get("compressions", ""), ""
-    grid = traces.get("grid")
-    if grid is not None:
-        where = f"shifted by {grid[0]} columns and {grid[1]} rows" if any(grid) else "at the corner"
-        yield "8 \u00d7 8 grid", where, ""
-    yield "Segments", " ".join(jpeg.get("order", ())), ""
+    if jpeg or grid:
+        yield "Compressed", _COMPRESSED[traces["compressions"]], ""
+        shifted = "shifted by {} columns and {} rows".format(*grid or (0, 0))
+        yield "8 \u00d7 8 grid", shifted if any(grid or ()) else "from the corner", ""
+    if not jpeg:
+        return
+    yield "Segments", " ".join(jpeg["order"]), ""
     for name, usual in (("scans", 1), ("restart_interval", 0)):
-        count = jpeg.get(name, usual)
-        yield name.replace("_", " ").capitalize(), "" if count == usual else str(count), ""
-    starts, ends = jpeg.get("starts", 1), jpeg.get("ends", 1)
-    if (starts, ends) != (1, 1):
-        yield "More than one picture", f"{starts} starts and {ends} ends of an image", ""
-    yield "After the picture", f"{jpeg['trailing']:,} bytes" if jpeg.get("trailing") else "", ""
+        count = "" if jpeg[name] == usual else str(jpeg[name])
+        yield name.replace("_", " ").capitalize(), count, ""
+    if (jpeg["starts"], jpeg["ends"]) != (1, 1):
+        found = f"{jpeg['starts']} starts and {jpeg['ends']} ends of an image"
+        yield "More than one picture", found, ""
+    yield "After the picture", f"{jpeg['trailing']:,} bytes" if jpeg["trailing"] else "", ""
 
 
 def _credentials(traces: Mapping[str, Any]) -> Iterable[str]:
