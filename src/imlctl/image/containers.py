@@ -36,11 +36,7 @@ _PIECE = 1 << 20  # bytes inflated at a time
 
 
 def walk_png(data: bytes) -> Layout:
-    """Check every chunk's checksum, up to the end chunk.
-
-    Raises:
-        DecodeError: A chunk is cut off or has a wrong checksum, or the end chunk is missing.
-    """
+    """Check every chunk's checksum, up to the end chunk; DecodeError where one is wrong."""
     view, position, bits, pieces, profile = memoryview(data), 8, 8, 0, False
     while True:
         pieces += 1
@@ -102,11 +98,7 @@ def _may_hold_exif(kind: bytes, text: bytes) -> bool:
 
 
 def walk_gif(data: bytes) -> Layout:
-    """Follow all blocks of a GIF to its trailer and count the pictures.
-
-    Raises:
-        DecodeError: A block is cut off or unknown, or the trailer is missing.
-    """
+    """Follow all blocks of a GIF to its trailer and count the pictures, or DecodeError."""
     position, frames, pieces = _after_palette(data, 13), 0, 0
     notes: list[str] = []
     while position < len(data):
@@ -164,11 +156,7 @@ def _after_sub_blocks(data: bytes, position: int) -> int:
 
 
 def walk_bmp(data: bytes) -> Layout:
-    """Find what follows a BMP, and whether its compression may leave pixels out.
-
-    Raises:
-        DecodeError: It only wraps a JPEG or PNG.
-    """
+    """Find what follows a BMP; refuse one that wraps a JPEG or PNG."""
     padded = data[:34].ljust(34, b"\0")
     end, start, header = struct.unpack_from("<I4xII", padded, 2)
     width, height, bits, compression = struct.unpack_from("<ii2xHI", padded, 18)
@@ -190,11 +178,7 @@ def walk_bmp(data: bytes) -> Layout:
 
 
 def walk_webp(data: bytes) -> Layout:
-    """Read the canvas size, which Pillow would only tell after allocating the canvas.
-
-    Raises:
-        DecodeError: The file is shorter than it says, or has no picture header.
-    """
+    """Read the canvas size, which Pillow would only tell after allocating the canvas."""
     end = 8 + int.from_bytes(data[4:8], "little")
     if end > len(data) or len(data) < 30:
         raise truncated(f"the WebP announces {end} bytes and has {len(data)}")
@@ -249,16 +233,11 @@ def check_png(image: Image.Image, data: bytes) -> None:
         rows = -(-(image.height - top) // down)
         if columns > 0 and rows > 0:
             expected += rows * (1 + -(-columns * bits // 8))
-    if _inflated_size(data) < expected:
-        raise truncated("the PNG data end before the picture is complete")
-
-
-def _inflated_size(data: bytes) -> int:
-    """Count what the data chunks of a PNG inflate to, a piece at a time."""
-    inflate, total, view = zlib.decompressobj(), 0, memoryview(data)
+    inflate, view = zlib.decompressobj(), memoryview(data)
     for name, start, stop in png_chunks(data):
         rest: bytes | memoryview = view[start:stop] if name == b"IDAT" else b""
-        while rest and not inflate.eof:
-            total += len(inflate.decompress(rest, _PIECE))
+        while rest and not inflate.eof:  # a piece at a time
+            expected -= len(inflate.decompress(rest, _PIECE))
             rest = inflate.unconsumed_tail
-    return total
+    if expected > 0:
+        raise truncated("the PNG data end before the picture is complete")

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
     from imlctl.image.formats import Layout
 
+__all__ = ["DEFAULT_MAX_PIXELS", "Photo", "decode", "of_pixels", "read"]
+
 _REMEDY_UNCLEAR = (
     "It may be damaged, or of an unusual variety: compare it with the original, or convert it "
     "without loss to a PNG."
@@ -355,7 +357,8 @@ def _decode_heif(data: bytes, max_pixels: int) -> tuple[NDArray[Any], FormatFact
         raise damaged(f"its header says {picture.size[0]} x {picture.size[1]}, its data do not")
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
-    bits = int(picture.info.get("bit_depth", 8))
+    info: dict[str, Any] = picture.info
+    bits = int(info.get("bit_depth", 8))
     notes = [f"{bits}-bit samples shifted up to 16 bits"] if pixels.dtype == np.uint16 else []
     layout = replace(layout, frames=len(container), bits=bits)
     pixels = np.ascontiguousarray(pixels[..., :3])

@@ -85,7 +85,8 @@ def find_embedded(data: bytes, kind: str) -> Embedded:
         case "TIFF":
             tiff = Tiff(data)
             tags, _ = tiff.directory(tiff.first)
-            return Embedded(tiff, *(tiff.content(tags, tag) for tag in _TIFF_TAGS))
+            xmp, photoshop, c2pa = (tiff.content(tags, tag) for tag in _TIFF_TAGS)
+            return Embedded(tiff, xmp, photoshop, c2pa)
         case "GIF":
             places = [data.find(mark) for mark in (_XMP_GIF, _C2PA_GIF)]
             xmp, c2pa = (data[at : at + _MAX_BODY] if at >= 0 else b"" for at in places)

@@ -50,14 +50,20 @@ def to_rgb(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixels, lis
         return _wide_colour(image.convert("RGB"), layout, data)
     if mode in {"1", "L", "LA", "La"}:
         straight = {"1": "L", "La": "LA"}.get(mode)
-        grey = np.asarray(image.convert(straight) if straight else image)
-        return _narrow_grey(grey if grey.ndim == 2 else grey[..., 0], layout)
+        grey = _first_plane(image.convert(straight) if straight else image)
+        return _three_times(grey ^ np.uint8(0x80 * layout.signed)), [_SHIFTED] * layout.signed
     if mode in {"P", "PA"}:
-        return _palette(image), ["palette colours converted to RGB"]
+        stored = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+        table = np.zeros((256, 3), np.uint8)  # indices past the palette's end are black
+        table[: len(stored)] = stored
+        return np.asarray(table[_first_plane(image)]), ["palette colours converted to RGB"]
     if mode.startswith("I;16"):
-        return _wide_grey(np.asarray(image).astype(np.uint16), layout)
+        wide, notes = _to_sixteen_bits(np.asarray(image).astype(np.uint16), layout.bits)
+        # Pillow turns 8-bit pictures that count down from white, and leaves 16-bit ones alone.
+        return _three_times(~wide if layout.white_is_zero else wide), notes
     if mode == "I":
-        return _integer_grey(np.asarray(image), layout)
+        wide, note = _from_integers(np.asarray(image).astype(np.int64), layout)
+        return _three_times(wide), [note]
     if mode == "F":
         return _float_grey(np.asarray(image), layout)
     if mode == "LAB":
@@ -73,51 +79,31 @@ def _first_three(colours: NDArray[Any]) -> Pixels:
     return np.ascontiguousarray(colours[..., :3])
 
 
+def _first_plane(image: Image.Image) -> NDArray[Any]:
+    planes = np.asarray(image)
+    return planes if planes.ndim == 2 else planes[..., 0]
+
+
 def _three_times(grey: NDArray[Any]) -> Pixels:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _palette(image: Image.Image) -> Pixels:
-    index = np.asarray(image)
-    index = index if index.ndim == 2 else index[..., 0]
-    stored = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-    table = np.zeros((256, 3), np.uint8)  # indices past the palette's end are black
-    table[: len(stored)] = stored
-    return np.asarray(table[index])
-
-
-def _narrow_grey(grey: NDArray[Any], layout: Layout) -> tuple[Pixels, list[str]]:
-    if layout.signed:
-        return _three_times(grey ^ np.uint8(0x80)), [_SHIFTED]
-    return _three_times(grey), []
-
-
-def _wide_grey(grey: NDArray[np.uint16], layout: Layout) -> tuple[Pixels, list[str]]:
-    grey, notes = _to_sixteen_bits(grey, layout.bits)
-    # Pillow turns 8-bit pictures that count down from white, and leaves 16-bit ones as they are.
-    return _three_times(~grey if layout.white_is_zero else grey), notes
-
-
-def _integer_grey(grey: NDArray[Any], layout: Layout) -> tuple[Pixels, list[str]]:
+def _from_integers(grey: NDArray[np.int64], layout: Layout) -> tuple[NDArray[Any], str]:
     """Scale 32-bit integers: 16-bit values exactly, wider ones by their 16 highest bits.
 
     Values within 0..255 or 0..65535 are taken for 8 or 16 bits in a wide container.
     """
     if layout.signed and layout.bits == 16:
-        shifted = (grey.astype(np.int64) + 32768).astype(np.uint16)
-        return _three_times(shifted), [_SHIFTED]
+        return (grey + 32768).astype(np.uint16), _SHIFTED
     if layout.signed and grey.min() < 0:
-        top_bits = ((grey.astype(np.int64) + 2**31) >> 16).astype(np.uint16)
         note = "signed 32-bit samples shifted to start at 0 and reduced to their 16 highest bits"
-        return _three_times(top_bits), [note]
-    unsigned = grey.astype(np.uint32)  # Pillow keeps unsigned 32-bit samples in signed ones
-    if (highest := int(unsigned.max())) <= 255:
-        return _three_times(unsigned.astype(np.uint8)), ["32-bit samples below 256 read as 8-bit"]
+        return ((grey + 2**31) >> 16).astype(np.uint16), note
+    grey = grey & 0xFFFFFFFF  # Pillow keeps unsigned 32-bit samples in signed ones
+    if (highest := int(grey.max())) <= 255:
+        return grey.astype(np.uint8), "32-bit samples below 256 read as 8-bit"
     if highest <= 65535:
-        note = "32-bit samples up to 65535 read as 16-bit"
-        return _three_times(unsigned.astype(np.uint16)), [note]
-    note = "32-bit samples reduced to their 16 highest bits"
-    return _three_times((unsigned >> 16).astype(np.uint16)), [note]
+        return grey.astype(np.uint16), "32-bit samples up to 65535 read as 16-bit"
+    return (grey >> 16).astype(np.uint16), "32-bit samples reduced to their 16 highest bits"
 
 
 def _float_grey(grey: NDArray[Any], layout: Layout) -> tuple[Pixels, list[str]]:
@@ -168,11 +154,7 @@ def _wide_colour(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixel
 
 
 def check_avif(data: bytes) -> None:
-    """Decode an AVIF a second time, with OpenCV's libaom; dav1d makes a picture of anything.
-
-    Raises:
-        DecodeError: It finds the data damaged.
-    """
+    """Decode an AVIF again, with OpenCV's libaom, or DecodeError: dav1d reads damage as well."""
     if _opencv_reads_avif() and _with_opencv(data) is None:
         raise damaged("libaom, the stricter of two AVIF decoders, rejects its picture data")
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -51,29 +51,31 @@ _MAX_VALUES = 2**20  # of a tag: strips or tiles, of which each takes a hundred 
 _MAX_SAMPLES = 6  # CMYK and two more
 
 
-@dataclass(slots=True)
 class _Reader:
     """Reads directories; what it reads is bounded by the file, whatever a directory claims."""
 
-    data: bytes
-    order: str = field(init=False)
-    big: bool = field(init=False)
-    budget: int = field(init=False)
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+        self.big = 43 in data[2:4]
+        self.renew()
+        self.first = self.number(8, 8) if self.big else self.number(4, 4)  # directory
 
-    def __post_init__(self) -> None:
-        self.order = "<" if self.data[:2] == b"II" else ">"
-        self.big = 43 in self.data[2:4]
-        self.budget = 2 * len(self.data) + 4096  # pages may share a few values
+    def renew(self) -> None:
+        """Allow as many bytes again; pages may share a few values."""
+        self.budget = 2 * len(self.data) + 4096
 
-    def first(self) -> int:
-        """Return the offset of the first directory."""
-        return self.number(8, 8) if self.big else self.number(4, 4)
+    def spend(self, count: int, what: str = "its TIFF directories") -> None:
+        """Refuse a file that has more of them than it has bytes."""
+        self.budget -= count
+        if self.budget < 0:
+            raise damaged(f"{what} overlap")
 
     def number(self, at: int, size: int) -> int:
         """Read an unsigned integer."""
         if at + size > len(self.data):
             raise truncated("a TIFF directory is cut off")
-        return int.from_bytes(self.data[at : at + size], "little" if self.order == "<" else "big")
+        return int.from_bytes(self.data[at : at + size], self.order)
 
     def directory(self, at: int) -> tuple[dict[int, int], int]:
         """Return where the entries lie that are read here, and the offset of the next directory."""
@@ -83,9 +85,7 @@ class _Reader:
         following = self.number(end, word)  # also checks that all entries are there
         if count > _MAX_ENTRIES:
             raise damaged(f"a TIFF directory has {count} entries")
-        self.budget -= count * entry
-        if self.budget < 0:
-            raise damaged("its TIFF directories overlap")
+        self.spend(count * entry)
         found = ((self.number(place, 2), place) for place in range(at + head, end, entry))
         return {tag: place for tag, place in found if tag in _READ}, following
 
@@ -95,23 +95,20 @@ class _Reader:
         """Return the unsigned integers of a tag."""
         if tag not in tags:
             return default
-        at = tags[tag]
-        kind = self.number(at + 2, 2)
-        room = 8 if self.big else 4
+        at, room = tags[tag], 8 if self.big else 4
+        kind = _DTYPES.get(self.number(at + 2, 2))
         count, inline = self.number(at + 4, room), at + 4 + room
-        if kind not in _DTYPES or not count:
+        if kind is None or not count:
             raise damaged(f"TIFF tag {tag} has an unusable type")
         if count > _MAX_VALUES:
             raise damaged(f"TIFF tag {tag} has {count} values")
-        size = np.dtype(_DTYPES[kind]).itemsize * count
+        size = np.dtype(kind).itemsize * count
         start = inline if size <= room else self.number(inline, room)
-        self.budget -= size if size > room else 0
         if start + size > len(self.data):
             raise truncated(f"the values of TIFF tag {tag} are cut off")
-        if self.budget < 0:
-            raise damaged("its TIFF directories overlap")
-        read = np.frombuffer(self.data, self.order + _DTYPES[kind], count, start)
-        return tuple(read.tolist())
+        self.spend(size if size > room else 0)
+        order = "<" if self.order == "little" else ">"
+        return tuple(np.frombuffer(self.data, order + kind, count, start).tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +140,7 @@ def walk_tiff(data: bytes) -> Layout:
     reader = _Reader(data)
     pages: list[dict[int, int]] = []
     seen: set[int] = set()
-    offset = reader.first()
+    offset = reader.first
     while offset and offset not in seen:
         seen.add(offset)
         tags, offset = reader.directory(offset)
@@ -153,7 +150,7 @@ def walk_tiff(data: bytes) -> Layout:
     if not pages:
         raise damaged("the TIFF holds no picture")
     _refuse_unreadable(reader, pages)
-    reader.budget = 2 * len(data) + 4096  # pieces of the pictures may share a few bytes, too
+    reader.renew()  # pieces of the pictures may share a few bytes, too
     checked = [_check_pieces(reader, _page(reader, page, n), n) for n, page in enumerate(pages, 1)]
     notes, first = checked[0], _page(reader, pages[0], 1)
     if first.bits > 8 and first.samples > 1 and first.separate:
@@ -179,15 +176,13 @@ def walk_tiff(data: bytes) -> Layout:
 def check_tiff(data: bytes) -> tuple[str, ...]:
     """Unpack the picture data of the first page where its decoder would not see damage.
 
-    Args:
-        data: A TIFF that `walk_tiff` found whole, of a size that may be decoded.
-
     Raises:
         DecodeError: Its data are damaged, or Pillow does not read such a file.
     """
     if data.startswith(b"MM\0+"):
         raise not_read("a big-endian BigTIFF", _CONVERT)
-    page = _first_page(_Reader(data))
+    reader = _Reader(data)
+    page = _page(reader, reader.directory(reader.first)[0], 1)
     notes: tuple[str, ...] = ()
     full = page.pieces[0][2]  # rows; some writers fill the last strip up to it
     widest = page.row or page.samples * page.bits * (page.tile or page.size)[0]
@@ -216,12 +211,11 @@ def check_tiff(data: bytes) -> tuple[str, ...]:
 def wide_samples(data: bytes) -> NDArray[np.uint16] | None:
     """Read the 16-bit samples of the first page, which Pillow knows for grey only.
 
-    A directory appended to the file calls each row of pixels a longer row of grey ones.
-
-    Returns:
-        (H, W, samples), unturned; None where the samples are none of 16 bits, interleaved.
+    A directory appended to the file calls each row of pixels a longer row of grey ones. Returned
+    are (H, W, samples), unturned; None where the samples are none of 16 bits, interleaved.
     """
-    page = _first_page(_Reader(data))
+    reader = _Reader(data)
+    page = _page(reader, reader.directory(reader.first)[0], 1)
     if page.bits != 16 or page.separate or page.sample_format != 1 or len(data) >= 2**32 - 2**24:
         return None
     starts, lengths = (tuple(each[at] for each in page.pieces) for at in (0, 1))
@@ -299,10 +293,6 @@ def _packbits_fit(piece: bytes, row: int, rows: int) -> bool:
                 return False
             apart = False
     return made == total and 0 <= len(piece) - position <= 3
-
-
-def _first_page(reader: _Reader) -> _Page:
-    return _page(reader, reader.directory(reader.first())[0], 1)
 
 
 def _refuse_unreadable(reader: _Reader, pages: list[dict[int, int]]) -> None:
@@ -389,9 +379,7 @@ def _check_pieces(reader: _Reader, page: _Page, number: int) -> tuple[str, ...]:
     last = max(start + length for start, length, _ in pieces)
     if last > len(reader.data):
         raise truncated(f"the picture data of TIFF page {number} ends at byte {last}")
-    reader.budget -= sum(length for _, length, _ in pieces)
-    if reader.budget < 0:
-        raise damaged("the parts of its pictures overlap")
+    reader.spend(sum(length for _, length, _ in pieces), "the parts of its pictures")
     for start, length, rows in pieces if page.compression == _JPEG else ():
         size = walk_jpeg(reader.data[start : start + length]).size
         if size is None or size[1] < rows:  # libtiff makes up what one lacks

@@ -106,14 +106,16 @@ def views_of(
     yield "gradient", gradient(eight)
     small = decode_thumbnail(thumbnail)
     if small is not None:
-        yield "thumbnail", _enlarged(_framed(small, eight), eight)
-        yield "thumbnail-difference", thumbnail_difference(small, eight)
+        framed = _framed(small, eight)
+        yield "thumbnail", _enlarged(framed, eight)
+        reduced = cv2.resize(eight, framed.shape[1::-1], interpolation=cv2.INTER_AREA)
+        apart = _times(cv2.absdiff(framed, np.asarray(reduced, np.uint8)), THUMBNAIL_GAIN)
+        yield "thumbnail-difference", _enlarged(apart, eight)
 
 
-def error_levels(pixels: Pixels, quality: int = ELA_QUALITY, gain: int = ELA_GAIN) -> Pixels:
-    """Return how much a picture changes when it is saved again (Krawetz 2007), times `gain`."""
-    difference = cv2.absdiff(pixels, _resaved(pixels, quality))
-    return np.asarray(cv2.multiply(difference, np.full(4, gain, np.float64)), np.uint8)
+def error_levels(pixels: Pixels) -> Pixels:
+    """Return how much a picture changes when it is saved again (Krawetz 2007), times a gain."""
+    return _times(cv2.absdiff(pixels, _resaved(pixels, ELA_QUALITY)), ELA_GAIN)
 
 
 def ghost(pixels: Pixels) -> Pixels:
@@ -143,11 +145,11 @@ def ghost(pixels: Pixels) -> Pixels:
     return np.repeat(whole[..., None], 3, 2)
 
 
-def noise(pixels: Pixels, gain: int = NOISE_GAIN) -> Pixels:
-    """Return luminance without its 3 x 3 median, times `gain`, around middle grey."""
+def noise(pixels: Pixels) -> Pixels:
+    """Return luminance without its 3 x 3 median, times a gain, around middle grey."""
     grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
     residual = grey.astype(np.int16) - np.asarray(cv2.medianBlur(grey, 3)).astype(np.int16)
-    shown = np.clip(128 + gain * residual, 0, 255).astype(np.uint8)
+    shown = np.clip(128 + NOISE_GAIN * residual, 0, 255).astype(np.uint8)
     return np.repeat(shown[..., None], 3, 2)
 
 
@@ -164,15 +166,6 @@ def gradient(pixels: Pixels) -> Pixels:
     for channel, values in enumerate((128 + across, 128 + down, 2 * np.hypot(across, down))):
         shown[..., channel] = np.clip(np.rint(values), 0, 255)
     return shown
-
-
-def thumbnail_difference(small: Pixels, pixels: Pixels, gain: int = THUMBNAIL_GAIN) -> Pixels:
-    """Return how far a thumbnail is from its picture at that size, times `gain`, enlarged again."""
-    framed = _framed(small, pixels)
-    size = framed.shape[1::-1]
-    reduced = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-    difference = cv2.multiply(cv2.absdiff(framed, reduced), np.full(4, gain, np.float64))
-    return _enlarged(np.asarray(difference, np.uint8), pixels)
 
 
 def _framed(small: Pixels, pixels: Pixels) -> Pixels:
@@ -194,6 +187,10 @@ def _framed(small: Pixels, pixels: Pixels) -> Pixels:
 def _enlarged(small: Pixels, pixels: Pixels) -> Pixels:
     size = pixels.shape[1::-1]
     return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _times(difference: NDArray[Any], gain: int) -> Pixels:
+    return np.asarray(cv2.multiply(difference, np.full(4, gain, np.float64)), np.uint8)
 
 
 def _resaved(pixels: Pixels, quality: int) -> Pixels:

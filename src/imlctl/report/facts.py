@@ -116,7 +116,8 @@ def _history(traces: Mapping[str, Any]) -> Iterable[Fact]:
         yield "Last quality", exact if jpeg["standard"] else near, ""
     yield "Tables of", jpeg.get("program") or "", ""
     for table in jpeg.get("tables", ()):
-        yield f"Quantisation table {table['slot']}", _matrix(table["values"]), _TABLE
+        cells = [f"{value:4}" + "\n" * (at % 8 == 7) for at, value in enumerate(table["values"])]
+        yield f"Quantisation table {table['slot']}", "".join(cells).rstrip(), _TABLE
     if jpeg or grid:
         yield "Compressed", _COMPRESSED[traces["compressions"]], ""
         shifted = "shifted by {} columns and {} rows".format(*grid or (0, 0))
@@ -149,11 +150,6 @@ def _thumbnail(thumbnail: Mapping[str, Any] | None) -> Iterable[Fact]:
     yield "Size", f"{thumbnail['width']} \u00d7 {thumbnail['height']} px", ""
     yield "Proportions", f"{'' if same else 'other than '}the picture\u2019s", ""
     yield "Difference", "not decoded" if apart is None else f"{apart:.3f} of 1; some {usual}", ""
-
-
-def _matrix(values: list[int]) -> str:
-    rows = (values[start : start + 8] for start in range(0, 64, 8))
-    return "\n".join("".join(f"{value:4}" for value in row) for row in rows)
 
 
 def _exif(facts: Mapping[str, Any], traces: Mapping[str, Any]) -> Iterable[Fact]:

@@ -122,7 +122,8 @@ def write_report(
     if count is None:
         count = len(entries) if isinstance(entries, Sized) else _UNKNOWN_COUNT
     style = (_TEMPLATES / "report.css").read_text("utf-8")
-    script = "" if paper else _script()
+    parts = [(_TEMPLATES / f"{name}.js").read_text("utf-8") for name in _SCRIPTS]
+    script = "" if paper else '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
     context = {
         "case": case or Case(),
         "version": __version__,
@@ -311,11 +312,6 @@ def _visible(text: str) -> str:
     """Show what is invisible in a name, and what would turn its letters around."""
     hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
     return "".join(f"\\u{{{ord(c):x}}}" if unicodedata.category(c) in hidden else c for c in text)
-
-
-def _script() -> str:
-    parts = [(_TEMPLATES / f"{name}.js").read_text("utf-8") for name in _SCRIPTS]
-    return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
 
 
 def _policy(script: str, style: str) -> str:
