@@ -62,13 +62,9 @@ def predict(
     Raises:
         NumericalError: The map or the score is NaN or infinite.
     """
-    how = sampling or Sampling()
-    if how.tta and flips_at_once(model, image, tile):
-        views = [image, image.flip(-1)]
-        # The same noise for both views, so that a mirrored picture has the mirrored map.
-        found = _analyse(model, views, device, tile, overlap, how, [key, key], progress)
-        return _joined(found, how)
-    return _predict(model, [image], device, tile, overlap, how, [key], progress)[0]
+    how: dict[str, Any] = {"device": device, "tile": tile, "overlap": overlap}
+    how |= {"sampling": sampling, "progress": progress}
+    return predict_together(model, [image], keys=[key], **how)[0]
 
 
 @torch.inference_mode()
@@ -81,6 +77,7 @@ def predict_together(
     overlap: int = OVERLAP,
     sampling: Sampling | None = None,
     keys: Sequence[bytes],
+    progress: Progress = lambda done, total: None,
 ) -> list[Answer]:
     """Run a model over pictures of one size in one pass: a single one leaves most of a GPU idle.
 
@@ -88,37 +85,34 @@ def predict_together(
     each. Answers differ from those of `predict` by rounding, at most 1e-3.
     """
     how = sampling or Sampling()
-    return _predict(model, images, device, tile, overlap, how, keys, lambda done, total: None)
-
-
-def _predict(
-    model: Model,
-    images: Sequence[Tensor],
-    device: torch.device,
-    tile: int,
-    overlap: int,
-    how: Sampling,
-    keys: Sequence[bytes],
-    progress: Progress,
-) -> list[Answer]:
-    """Run a model over pictures, and then over their mirror images if these are wanted."""
-    given = [images, [image.flip(-1) for image in images]] if how.tta else [images]
-    views = (_analyse(model, each, device, tile, overlap, how, keys, progress) for each in given)
-    return [_joined(found, how) for found in zip(*views, strict=True)]
+    mirrored = [image.flip(-1) for image in images] if how.tta else []
+    passes = [(images, keys), (mirrored, keys)] if mirrored else [(images, keys)]
+    if mirrored and len(images) == 1 and flips_at_once(model, images[0], tile):
+        # The same noise for both views, so that a mirrored picture has the mirrored map.
+        passes = [([*images, *mirrored], [*keys, *keys])]
+    found = [
+        view
+        for views, names in passes
+        for view in _analyse(model, views, device, tile, overlap, how, names, progress)
+    ]
+    return [_joined(found[place :: len(images)], how) for place in range(len(images))]
 
 
 def _joined(views: Sequence[_View], how: Sampling) -> Answer:
     """Answer for a picture from that for itself and, if there is one, for its mirror image."""
-    probability = views[0].probability
+    probability, _, reliability = views[0]
+    score = torch.stack([score for _, score, _ in views])
     if how.tta:
-        mirrored = views[1].probability.flip(-1)
+        mirrored = views[1][0].flip(-1)
         if how.fusion == "max":  # either is enough, as in the authors' code
-            probability = torch.maximum(probability, mirrored)
+            probability, score = torch.maximum(probability, mirrored), score.amax(0)
         else:
-            probability = (probability + mirrored) / 2
-    score = torch.stack([view.score for view in views])
-    fuse = torch.amax if how.fusion == "max" else torch.mean
-    return Answer(probability, _finite_score(fuse(score, 0)), views[0].reliability)
+            probability, score = (probability + mirrored) / 2, score.mean(0)
+    if not torch.isfinite(score).all():
+        what = "the model's score is NaN or infinite, so there is no result"
+        remedy = "Check the weights; if they are the bundled ones, report this picture."
+        raise NumericalError(what, remedy=remedy)
+    return Answer(probability, float(torch.sigmoid(score)), reliability)
 
 
 class Answer(NamedTuple):
@@ -131,12 +125,8 @@ class Answer(NamedTuple):
     reliability: Tensor | None
 
 
-class _View(NamedTuple):
-    """Outcome for one view of a picture; its score as log odds, ()."""
-
-    probability: Tensor
-    score: Tensor
-    reliability: Tensor | None
+# Of one view of a picture: probability, score as log odds, (), and reliability.
+_View = tuple[Tensor, Tensor, Tensor | None]
 
 
 def _analyse(
@@ -186,14 +176,8 @@ def _analyse(
     )
     in_order = sorted(pooled, key=lambda where: (where.top, where.left))
     scores = model.judge([pooled[where] for where in in_order]).float()
-    return [
-        _View(
-            probability[:height, :width],
-            score,
-            None if known is None else _enlarged(known[place], height, width),
-        )
-        for place, (probability, score) in enumerate(zip(maps, scores, strict=True))
-    ]
+    fine = [None if known is None else _enlarged(known[n], height, width) for n in range(len(maps))]
+    return [(m[:height, :width], score, f) for m, score, f in zip(maps, scores, fine, strict=True)]
 
 
 def _over_padded(found: Sequence[Tensor | None], padded: Tensor, stride: int) -> Tensor | None:
@@ -247,12 +231,3 @@ def _run(
         each = [member_noise(how.seed, key, how.ensemble, shape) for key in keys]
         noise = torch.cat(each).to(images.device)
     return cast("Prediction", model(images, clues, noise, how.steps))
-
-
-def _finite_score(log_odds: Tensor) -> float:
-    """Score of 0 to 1; NaN and infinity are refused."""
-    if not torch.isfinite(log_odds):
-        what = "the model's score is NaN or infinite, so there is no result"
-        remedy = "Check the weights; if they are the bundled ones, report this picture."
-        raise NumericalError(what, remedy=remedy)
-    return float(torch.sigmoid(log_odds))

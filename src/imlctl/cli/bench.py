@@ -110,9 +110,8 @@ def bench(
     ways = ["--fps"] * fps + ["--flops"] * flops + [way for way, path in paths.items() if path]
     if len(ways) != 1:
         given = f"{' and '.join(ways)} were given" if ways else "nothing was chosen"
-        raise UsageError(
-            f"measures one thing at a time, but {given}", source="bench", remedy=f"Give {_WAYS}."
-        )
+        what = f"measures one thing at a time, but {given}"
+        raise UsageError(what, source="bench", remedy=f"Give {_WAYS}.")
     (way,) = ways
     if peer and way != "--f1":
         raise UsageError("needs pictures", source="--peer", remedy="Add --f1 PATH.")

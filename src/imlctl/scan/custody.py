@@ -33,10 +33,8 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     Raises:
         OSError: It is missing, cannot be read, or is no regular file.
     """
-    flags = os.O_RDONLY
-    for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):  # a pipe would wait for ever
-        flags |= getattr(os, name, 0)
-    descriptor = os.open(path, flags)
+    names = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")  # a pipe would wait for ever
+    descriptor = os.open(path, sum(getattr(os, name, 0) for name in names))  # read only is 0
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(None, "not a regular file")
@@ -78,12 +76,8 @@ def write_manifest(
     An input is listed with the hash of what was analysed; one that could not be decoded, with its
     hash now. One that cannot be read is in a comment.
 
-    Args:
-        path: From `manifest_path`.
-        rows: From the ledger.
-        command: The command line, with the name of the program.
-        also: More files to list, such as a report.
-        remarks: Sentences to put at its head, such as what was left out.
+    The command line, with the name of the program, and remarks stand at its head. `also` are more
+    files to list, such as a report.
 
     Returns:
         The inputs that changed or vanished since they were analysed.

@@ -130,13 +130,8 @@ def discover(
     folders are not followed. Left out are pictures that imlctl wrote, the output folder, and what
     this scan would write itself.
 
-    Args:
-        inputs: Files, folders, or "-" for the standard input (a file of that name is "./-").
-        recursive: Whether to go into the folders within folders.
-        out: Value of `-o`; left out if it is a folder inside a folder that is searched.
-        kinds: Outputs that this scan writes besides masks.
-        patterns: Names to take and leave in folders; every picture by default.
-        listed: Files from a list, taken like files that are named.
+    Inputs may be "-" for the standard input (a file of that name is "./-"); `listed` are files from
+    a list, taken like files that are named; `kinds` are outputs besides masks.
 
     Raises:
         UsageError: Nothing is given, "-" is given twice, or a folder has no picture.
@@ -300,12 +295,8 @@ def summarize(left_out: Sequence[LeftOut], most: int = 3) -> list[str]:
 def read_names(file: str, *, zero: bool = False, stdin: BinaryIO | None = None) -> tuple[str, ...]:
     """Read the names of files, one a line, or each ended by a zero byte as of `find -print0`.
 
-    Lists from Windows are read too: in UTF-16, or in UTF-8 with a byte order mark.
-
-    Args:
-        file: The list; "-" for the standard input.
-        zero: Whether zero bytes end the names.
-        stdin: Used for "-"; the standard input if None.
+    Lists from Windows are read too: in UTF-16, or in UTF-8 with a byte order mark. "-" stands for
+    the standard input, or for `stdin`.
 
     Raises:
         UsageError: The file cannot be read, names nothing, or is of another form.

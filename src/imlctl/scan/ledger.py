@@ -75,17 +75,13 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Outcome for one picture: its path, None for the standard input, and its sha256, if known.
+    """Outcome for one picture."""
 
-    Outputs are the files that were written, with their sha256; the record is that of
-    `Record.to_dict`; the preview is for a report, if it was kept.
-    """
-
-    path: Path | None
-    sha256: str | None
-    outputs: Mapping[Path, str]
-    record: Mapping[str, Any]
-    preview: Preview | None = None
+    path: Path | None  # of the input; None for the standard input
+    sha256: str | None  # of the input as it was analysed; None if it could not be decoded
+    outputs: Mapping[Path, str]  # files that were written, with their sha256
+    record: Mapping[str, Any]  # as `Record.to_dict` gives it
+    preview: Preview | None = None  # for a report, if it was kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,15 +113,10 @@ def plan(
     for another picture's, is shortened or marked by a hash: `IMG~1f0c8a52.jpg.mask.png`. A file is
     for one picture alone, and what else is wanted stands beside it: `mask.png`, `mask.overlay.png`.
 
-    Args:
-        pictures: From `discover`.
-        out: Value of `-o`: a file, a folder, "-" for the standard output, or None.
-        kinds: What is wanted besides the mask, which is always written where `out` is given.
-        many: Whether several inputs or a folder were given, whatever number that came to.
-        force: Whether existing outputs may be replaced.
-        ours: Outputs that an earlier scan planned, and this one may replace.
-        shard: Return only its jobs; names are compared over the whole all the same, so that no
-            two parts write one file.
+    `out` is the value of `-o`: a file, a folder, "-" for the standard output, or None. The mask is
+    always written where it is given. Existing outputs may be replaced with `force`, those of `ours`
+    in any case. Of a shard, only its jobs are returned; names are compared over the whole all the
+    same, so that no two parts write one file.
 
     Raises:
         UsageError: `out` does not suit the inputs, or is needed and not given.

@@ -113,20 +113,20 @@ class InProcess:
 
     def __init__(self, analysis: Analysis, decoders: Decoders | None) -> None:
         self._analysis = analysis
-        self._decoders = decoders
+        self._decode = decoders.run if decoders else _decode_here
         self.provenance = analysis.provenance
 
     def run(self, requests: Requests, stopped: Callable[[], bool]) -> Answers:
         """Analyse each picture as it is asked for."""
-        if self._decoders is None:
-            replies = ((job, decode_file(request)) for job, request in requests)
-        else:
-            replies = self._decoders.run(requests)  # type: ignore[assignment]
-        for job, reply in replies:
+        for job, reply in self._decode(requests):
             if stopped():
                 return
             yield job, self._analysis(reply) if isinstance(reply, Decoded) else reply
             del reply  # or its pixels would stay until the next picture is decoded
+
+
+def _decode_here(requests: Requests) -> Iterator[tuple[Job, Decoded | Unchanged | Failed]]:
+    return ((job, decode_file(request)) for job, request in requests)
 
 
 class Pool(Crew["Decoded", "Finished | Failed"]):
@@ -247,14 +247,8 @@ def start_engine(
     On a CPU, several pictures are analysed by processes of one thread each, so `options.threads`
     should be 1; a single one is analysed here. On a graphics card, this process holds the model.
 
-    Args:
-        options: What is done with each picture.
-        pictures: Their number.
-        limits: On decoding one picture.
-        stack: Ends all processes.
-        jobs: Processes that analyse on a CPU, or decode for a graphics card; 0 for none at all,
-            None for as many as suit the machine.
-        progress: Told of the tiles of a picture that is analysed alone.
+    `jobs` are the processes that analyse on a CPU, or decode for a graphics card: 0 for none at
+    all, None for as many as suit the machine. `progress` is told of the tiles of a single picture.
 
     Raises:
         ImlctlError: The model, its weights or the device cannot be had.

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -26,7 +26,7 @@ from imlctl.scan.custody import all_match, sha256_of
 from imlctl.scan.messages import Decoded, Failed, Unchanged, bare, failed, receive, send
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from imlctl.scan.analysis import Options
     from imlctl.scan.messages import Finished, Request
@@ -65,25 +65,16 @@ def suitable_jobs(pictures: int) -> int:
 
 
 class Child:
-    """A process that answers one message after another; started anew after it died.
-
-    Args:
-        program: Python that serves.
-        deed: What it does with a picture, in the past.
-        remedy: What to do about a picture that it died of.
-        opening: Its first message, if it wants one.
-        seconds: For its start and for each answer; None for any time.
-        trusted: Whether its answers can be anything.
-    """
+    """A process that answers one message after another; started anew after it died."""
 
     def __init__(
         self,
-        program: str,
-        deed: str,
-        remedy: str,
-        opening: Options | None = None,
-        seconds: float | None = None,
-        trusted: bool = False,
+        program: str,  # Python that serves
+        deed: str,  # what it does with a picture, in the past
+        remedy: str,  # what to do about a picture that it died of
+        opening: Options | None = None,  # its first message, if it wants one
+        seconds: float | None = None,  # for its start and for each answer; None for any time
+        trusted: bool = False,  # whether its answers can be anything
     ) -> None:
         self._program, self._deed, self._remedy = program, deed, remedy
         self._opening, self._seconds, self._trusted = opening, seconds, trusted
@@ -119,7 +110,7 @@ class Child:
         """
         if self._process is not None and self._process.poll() is not None and self._greeted:
             self.stop()  # it died with nothing in hand
-        if self._process is None:
+        if self._process is None and not self._closed:
             self._start()
         if not self._greeted:
             try:
@@ -140,14 +131,15 @@ class Child:
         Raises:
             ImlctlError: The process cannot be started, or answers with this error.
         """
-        try:
-            if not self._closed:
-                self.greeting()
-        except ImlctlError:
-            if not self._closed:
-                raise
+        ended = Failed(InputError("the scan has ended", source=path))
         if self._closed:
-            return Failed(InputError("the scan has ended", source=path))
+            return ended
+        try:
+            self.greeting()
+        except ImlctlError:
+            if self._closed:
+                return ended
+            raise
         try:
             answer = self._answer(self._seconds, message)
         except Exception:  # what a process answers that was taken over can be anything
@@ -157,23 +149,18 @@ class Child:
         return answer
 
     def _answer(self, seconds: float | None, message: Any = None) -> Any:
+        """Send a message, if there is one, and read one; in time, or the process is ended."""
         process = self._process
         assert process and process.stdin and process.stdout  # noqa: S101, PT018
-        with self._alarm(seconds):
-            if message is not None:
-                send(process.stdin, message)
-            return receive(process.stdout, trusted=self._trusted)
-
-    @contextmanager
-    def _alarm(self, seconds: float | None) -> Iterator[None]:
-        """End the process if the block takes longer, so that reading from it ends too."""
         self._expired = False
         alarm = threading.Timer(seconds or 0, self._expire)
         alarm.daemon = True
         if seconds:
             alarm.start()
         try:
-            yield
+            if message is not None:
+                send(process.stdin, message)
+            return receive(process.stdout, trusted=self._trusted)
         finally:
             alarm.cancel()
 

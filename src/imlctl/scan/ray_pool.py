@@ -100,19 +100,16 @@ def joined() -> Iterator[None]:
 
 def _prepare_environment(own: bool) -> None:
     """Set what Ray reads when it is imported, and what it hands on to the processes it starts."""
-    wanted = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_BACKEND_LOG_LEVEL": "fatal",
-        # It tells of workers that died on the standard output, where records may be going.
-        "RAY_DEDUP_LOGS_SKIP_REGEX": "^",
-    }
+    default = os.environ.setdefault
+    default("RAY_USAGE_STATS_ENABLED", "0")
+    default("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # It tells of workers that died on the standard output, where records may be going.
+    default("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
     if own:
         # It listens on all interfaces and runs what it is sent, by whoever has the token; it would
         # keep one of its own in the user's home.
-        wanted["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        wanted["RAY_worker_niceness"] = "0"  # workers are all there is to do here
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
+        default("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        default("RAY_worker_niceness", "0")  # workers are all there is to do here
 
 
 def gist(error: BaseException) -> str:

@@ -64,16 +64,9 @@ def scan(
 
     Everything is written from the calling thread, whatever decodes and analyses beside it.
 
-    Args:
-        jobs: From `naming.plan`.
-        engine: What decodes and analyses.
-        options: What is done with each picture.
-        ledger: Where to note what is done.
-        resume: Skip what the ledger proves to be done with the same weights and settings.
-        overwrite: Whether outputs that exist are replaced.
-        stdin: Where the bytes of a picture without a path come from.
-        stdout: Where an output without a path goes.
-        stopped: Asked before each picture is taken; if true, only those begun are finished.
+    The ledger is where to note what is done; with `resume`, what it proves to be done with the same
+    weights and settings is skipped. The streams are for a picture and an output without a path.
+    Once `stopped` says so, which is asked before each picture, only those begun are finished.
 
     Raises:
         ImlctlError: Of any kind but `InputError`: an output cannot be written, or weights or
