@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from imlctl.errors import Exit
 
@@ -38,20 +35,12 @@ def preset(tmp_path):
 
 @pytest.fixture
 def encoder(tmp_path):
-    """An ONNX encoder: means of 8x8 blocks of the three colours, and of the first again."""
-    weight = np.zeros((4, 3, 8, 8), np.float32)
-    weight[range(4), (0, 1, 2, 0)] = 1 / 64
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], strides=[8, 8])],
-        "means",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 3, "h", "w"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 4, "i", "j"])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    path = tmp_path / "encoder.onnx"
-    opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
-    return path
+    """A tiny random autoencoder of diffusers, 8x down to four channels."""
+    diffusers = pytest.importorskip("diffusers")
+    widths = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
+    blocks = {"num_encoder_blocks": (1,) * 4, "num_decoder_blocks": (1,) * 4}
+    diffusers.AutoencoderTiny(**widths, **blocks).save_pretrained(tmp_path / "teacher")
+    return tmp_path / "teacher"
 
 
 def test_without_a_teacher(run, preset, tmp_path):
@@ -64,7 +53,7 @@ def test_without_a_teacher(run, preset, tmp_path):
     assert [e["step"] for e in log if e["event"] == "round trip"] == [2, 3]
 
 
-def test_with_an_onnx_teacher(run, preset, encoder, tmp_path):
+def test_with_a_teacher(run, preset, encoder, tmp_path):
     arguments = ("distill", preset, "-o", tmp_path / "run", "--teacher", encoder)
     ran = run(*arguments, "--device", "cpu")
     assert ran.code == Exit.OK
@@ -77,10 +66,10 @@ def test_with_an_onnx_teacher(run, preset, encoder, tmp_path):
 
 
 def test_none_overrules_the_preset(run, preset, tmp_path):
-    preset.write_text(preset.read_text() + '\n[teacher]\nsource = "nowhere.onnx"\n')
+    preset.write_text(preset.read_text() + '\n[teacher]\nsource = "nowhere/at all"\n')
     ran = run("distill", preset, "-o", tmp_path / "a", "--device", "cpu")
     assert ran.code == Exit.USAGE
-    assert "nowhere.onnx: cannot be read as an ONNX model" in ran.err
+    assert "nowhere/at all: cannot be loaded as a teacher" in ran.err
     ran = run("distill", preset, "-o", tmp_path / "b", "--device", "cpu", "--teacher", "none")
     assert ran.code == Exit.OK
 

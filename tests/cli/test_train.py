@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from imlctl.errors import Exit
 
@@ -51,7 +50,7 @@ def preset(tmp_path):
 
 
 def test_training_ends_in_weights_that_localize(run, preset, photos, tmp_path):
-    ran = run("train", preset, "-o", tmp_path / "run", "--device", "cpu", "--tensorboard")
+    ran = run("train", preset, "-o", tmp_path / "run", "--device", "cpu")
     assert ran.code == Exit.OK
     best = tmp_path / "run" / "best.safetensors"
     assert ran.out.strip() == str(best)
@@ -61,11 +60,6 @@ def test_training_ends_in_weights_that_localize(run, preset, photos, tmp_path):
     assert "{" not in ran.err
     with Image.open(tmp_path / "run" / "curves.png") as curves:
         assert curves.format == "PNG"
-    shown = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    assert [e.step for e in shown.Scalars("validation/objective")] == [2, 3]
-    (loss,) = shown.Scalars("step/loss")
-    (said,) = (e["loss"] for e in log if e["event"] == "step")
-    assert (loss.step, loss.value) == (3, pytest.approx(said))
     assert run("localize", photos / "a.jpg", "--weights", best).code == Exit.OK
 
 

@@ -114,7 +114,7 @@ def test_every_table_is_read(tmp_path: Path) -> None:
         (DATA + "[optim]\nema = 1.0", r"optim: .*ema must lie in \[0, 1\)"),
         (
             DATA + "[optim]\nprecision = 'half'",
-            r"optim: precision: unknown value 'half'; known: float32, bfloat16, float16",
+            r"optim: precision: unknown value 'half'; known: float32, bfloat16",
         ),
         (DATA + "[diffusion]\nvae = 'v'\nedges = 'sobel'", r"edges: unknown value 'sobel'"),
         (DATA + "[diffusion]\nvae = 'v'\nspacing = 'even'", r"spacing: unknown value 'even'"),

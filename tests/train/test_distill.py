@@ -20,7 +20,6 @@ from imlctl.train.distill import (
     moment_penalty,
 )
 from imlctl.train.mask_maps import JudgeConfig, round_trip
-from imlctl.train.teacher import Teacher
 from imlctl.weights.load import load
 
 if TYPE_CHECKING:
@@ -176,7 +175,7 @@ def test_latents_follow_the_teacher(tmp_path: Path) -> None:
         return grey * channels
 
     config = replace(longer(60), loss=DistillWeights(teacher=1.0))
-    distill(config, tmp_path, device=CPU, teacher=Teacher("grey", encode))
+    distill(config, tmp_path, device=CPU, teacher=encode)
     terms = [e["teacher"] for e in events(tmp_path) if e["event"] == "step"]
     assert terms[-1] < terms[0] / 4
 
@@ -213,7 +212,9 @@ def test_it_can_be_stopped_and_continued(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    nan = Teacher("nan", lambda maps: torch.full((len(maps), 4, 8, 8), float("nan")))
+    def nan(maps: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(maps), 4, 8, 8), float("nan"))
+
     with pytest.raises(ImlctlError, match="the loss is not finite at step 0"):
         distill(TINY, tmp_path, device=CPU, teacher=nan)
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from imlctl.evaluate.charts import _ticks
-from imlctl.train.logs import Log, draw_curves, to_tensorboard
+from imlctl.train.logs import Log, draw_curves
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,27 +98,3 @@ def test_only_one_process_writes(tmp_path: Path) -> None:
     Log(tmp_path / "log.jsonl", told.append)({"event": "regenerated"})
     assert told == [{"event": "regenerated"}]
     assert not (tmp_path / "log.jsonl").exists()
-
-
-def test_tensorboard(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    report = to_tensorboard(tmp_path / "tb")
-    for event in (step(20, loss=0.5, of=40), step(40, loss=0.25), {"event": "resumed", "step": 1}):
-        report(event)
-    found = EventAccumulator(str(tmp_path / "tb")).Reload()
-    assert found.Tags()["scalars"] == ["step/loss"]
-    assert [(e.step, e.value) for e in found.Scalars("step/loss")] == [(20, 0.5), (40, 0.25)]
-    resumed = to_tensorboard(tmp_path / "tb")
-    for event in ({"event": "resumed", "step": 30}, step(40, loss=0.125)):
-        resumed(event)
-    found = EventAccumulator(str(tmp_path / "tb")).Reload()
-    assert [(e.step, e.value) for e in found.Scalars("step/loss")] == [(20, 0.5), (40, 0.125)]
-
-
-def test_a_process_without_numbers_leaves_nothing_for_tensorboard(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    report = to_tensorboard(tmp_path / "tb")
-    report({"event": "resumed", "step": 3})
-    assert not (tmp_path / "tb").exists()

@@ -17,8 +17,8 @@ from imlctl.train import loop, material, objective
 from imlctl.train import step as step_module
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig, ValidationConfig
 from imlctl.train.loop import train
-from imlctl.train.losses import localization_loss
 from imlctl.train.material import load_split
+from imlctl.train.objective import localization_loss
 from imlctl.train.score import HeadConfig
 from imlctl.train.step import make_optimizer, rate_at
 from imlctl.weights.load import load
@@ -231,7 +231,7 @@ class TestRun:
 
 
 class TestWays:
-    """Other ways to the same end: in parts, in half precision."""
+    """Other ways to the same end."""
 
     def test_parts_of_a_batch_add_up(
         self, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -243,7 +243,7 @@ class TestWays:
             return loss, {"apart": loss.detach()}
 
         monkeypatch.setattr(objective, "localization_loss", mean_loss)
-        monkeypatch.setattr(objective.Masks, "train_mode", lambda _, model: model.eval())
+        monkeypatch.setattr(loop, "train_mode", lambda model: model.eval())
         optim = replace(config.optim, batch=4, steps=1, warmup=0)
         validation = ValidationConfig(every=5, synthetic=0)
         found = []
@@ -256,19 +256,6 @@ class TestWays:
             for key, value in found[0].items():
                 if "exp_avg" in key:  # the gradient itself: Adam's step forgets its size
                     torch.testing.assert_close(other[key], value, rtol=2e-3, atol=1e-6)
-
-    def test_half_precision_scales_its_losses_and_goes_on(
-        self, config: TrainConfig, tmp_path: Path
-    ) -> None:
-        config = replace(config, optim=replace(config.optim, precision="float16"))
-        whole, broken = tmp_path / "whole", tmp_path / "broken"
-        train(config, whole, device=CPU)
-        with pytest.raises(InterruptionError):
-            train(config, broken, device=CPU, report=interrupt_at(4))
-        train(config, broken, device=CPU)
-        first, second = (load_file(folder / "last.safetensors") for folder in (whole, broken))
-        assert all(torch.equal(value, second[key]) for key, value in first.items())
-        assert all(torch.isfinite(value).all() for value in first.values())
 
     def test_paths_and_workers_may_change_between_start_and_end(
         self, config: TrainConfig, tmp_path: Path

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from imlctl.core.model import Prediction
-from imlctl.train.losses import LossWeights, dice_loss, edge_band, localization_loss
+from imlctl.train.objective import LossWeights, dice_loss, edge_band, localization_loss
 
 NOTHING = LossWeights(levels=(0, 0, 0), dice=0, edge=0, consistency=0, score=0)
 

@@ -27,7 +27,7 @@ from imlctl.train.config import (
     load_config,
 )
 from imlctl.train.loop import train
-from imlctl.train.objective import Latents, Masks, make_objective
+from imlctl.train.objective import Latents, Masks, make_objective, train_mode
 from imlctl.train.step import make_optimizer
 from imlctl.weights.load import Card, load, save
 from imlctl.weights.open import open_weights
@@ -224,7 +224,7 @@ class TestBuild:
     def test_a_frozen_backbone_neither_learns_nor_counts(self, config: TrainConfig) -> None:
         this = objective(config, encoder_rate=0.0)
         model = this.build()
-        this.train_mode(model)
+        train_mode(model)
         assert not model.encoder.backbone.training
         assert not model.vae.training
         assert model.denoiser.training

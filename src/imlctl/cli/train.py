@@ -43,9 +43,6 @@ def train(
     out: options.Run,
     changes: options.Changes = None,
     device: options.Device = "auto",
-    tensorboard: Annotated[
-        bool, option("Write the run for TensorBoard too.", "--tensorboard")
-    ] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a model, on forgeries made on the fly or on real ones.
@@ -59,19 +56,12 @@ def train(
     sleep_at_once()
     from imlctl.device import resolve
     from imlctl.train.config import load_config
-    from imlctl.train.logs import to_tensorboard
     from imlctl.train.loop import train as run
 
-    preset = load_config(config, changes or ())
-    board = to_tensorboard(out / "tensorboard") if tensorboard else lambda event: None
+    preset, where = load_config(config, changes or ()), resolve(device)
     with Interrupts(_SAVING) as interrupts, Progress(quiet) as progress:
-
-        def report(event: Event) -> None:
-            board(event)
-            progress(event)
-
-        where, asked = resolve(device), lambda: interrupts.requested
-        _end(run(preset, out, device=where, report=report, stop=asked))
+        asked = lambda: interrupts.requested  # noqa: E731
+        _end(run(preset, out, device=where, report=progress, stop=asked))
 
 
 def distill(
@@ -80,7 +70,7 @@ def distill(
     teacher: Annotated[
         str | None,
         option(
-            "Id on the Hub, a folder in its layout, an ONNX encoder, or none.",
+            "Id on the Hub, a folder in its layout, or none.",
             show_default="what the preset says",
         ),
     ] = None,
@@ -91,9 +81,8 @@ def distill(
     """Train LightVAE, DiffIML's autoencoder of masks."""
     from imlctl.device import resolve
     from imlctl.train.config import load_preset
-    from imlctl.train.distill import DistillConfig
+    from imlctl.train.distill import DistillConfig, TeacherConfig, load_teacher
     from imlctl.train.distill import distill as run
-    from imlctl.train.teacher import TeacherConfig, load_teacher
 
     preset = load_preset(config, DistillConfig, changes or ())
     if teacher is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,14 @@ def list_photos(folders: Sequence[Path]) -> list[tuple[Path, str]]:
     return found
 
 
+def read_pixels(path: Path) -> tuple[Pixels, int]:
+    """Read a picture as it is stored, in 8 bits, (H, W, 3), and its EXIF orientation."""
+    photo = read(path)
+    pixels = photo.pixels
+    narrow = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    return cast("Pixels", narrow), photo.facts.orientation
+
+
 def load_pool(
     folders: Sequence[Path],
     *,
@@ -106,13 +114,10 @@ def load_pool(
         if held_out(name, validation_share) is not validation:
             continue
         try:
-            photo = read(path)
+            pixels, _ = read_pixels(path)
         except InputError as error:
             skipped.append(str(error))
             continue
-        pixels = photo.pixels
-        if pixels.dtype != np.uint8:
-            pixels = (pixels >> 8).astype(np.uint8)
         if min(pixels.shape[:2]) < _MIN_SIDE:
             skipped.append(f"{path}: smaller than {_MIN_SIDE} pixels")
             continue

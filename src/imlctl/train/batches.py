@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from imlctl.core.model import CLUE_STRIDE, continued
 from imlctl.image.prepare import pad, to_float
+from imlctl.train.distributed import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -81,30 +82,6 @@ class Turns:
         return self.makers[index // self.batch % len(self.makers)](index)
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """Numbers of the samples from `start` to before `stop`, a list for each batch.
-
-    A global batch of `batch` is divided into `world` contiguous parts, of which this is number
-    `rank`; `micro` samples of it are handed out at once.
-    """
-
-    start: int
-    stop: int
-    batch: int
-    micro: int
-    rank: int = 0
-    world: int = 1
-
-    def __iter__(self) -> Iterator[list[int]]:
-        part = self.batch // self.world
-        for first in range(self.start, self.stop, self.batch):
-            begin = first + self.rank * part
-            end = min(begin + part, self.stop)
-            for each in range(begin, end, self.micro):
-                yield list(range(each, min(each + self.micro, end)))
-
-
 def batches(
     make: Maker,
     *,
@@ -113,28 +90,35 @@ def batches(
     batch: int,
     workers: int,
     device: torch.device = _CPU,
-    micro: int | None = None,
-    rank: int = 0,
-    world: int = 1,
+    parts: int = 1,
+    process: Process | None = None,
     clues: Clues | None = None,
 ) -> Iterator[Batch]:
     """Yield batches of samples `start` to `stop`: the same ones however many workers make them.
 
-    They go to the device as bytes, a quarter of what they are as numbers, and to a GPU from memory
-    that it reads by itself. `clues` is called in the worker, on a sample's own pixels. For `batch`,
-    `micro`, `rank` and `world` see `Numbers`; `micro` is the whole part unless given.
+    Of each batch this process takes its share, and hands it out in so many parts. They go to the
+    device as bytes, a quarter of what they are as numbers, and to a GPU from memory that it reads
+    by itself. `clues` is called in the worker, on a sample's own pixels.
     """
+    place = process or Process()
+    share = batch // place.world
+    shares = (
+        range(begin, min(begin + share, stop))
+        for begin in range(start + place.rank * share, stop, batch)
+    )
+    size = share // parts
+    numbers = [list(each[at : at + size]) for each in shares for at in range(0, len(each), size)]
     loader = DataLoader(
         _Samples(make, clues),
-        batch_sampler=Numbers(start, stop, batch, micro or batch // world, rank, world),
+        batch_sampler=numbers,
         num_workers=workers,
         worker_init_fn=_quiet_worker,
         prefetch_factor=4 if workers else None,
         pin_memory=device.type == "cuda",
         multiprocessing_context=_start_method() if workers else None,
     )
-    for parts in loader:
-        pixels, masks, sizes, *found = (part.to(device, non_blocking=True) for part in parts)
+    for made in loader:
+        pixels, masks, sizes, *found = (part.to(device, non_blocking=True) for part in made)
         image, mask = pixels.float().div_(255), masks.float()
         yield Batch(image, mask, _valid(sizes, mask.shape[-1]), found[0] if found else None)
 

@@ -19,110 +19,9 @@ from imlctl.errors import WeightsError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imlctl.core.model import Model
-
 SAVE_EVERY = 300.0  # seconds; a crash costs no more than these
 _LENGTH = "optim.steps"  # the one key that a run may go on with another value of
-_AVERAGE = "ema."  # start of the averaged weights' names in a checkpoint
-
-
-@dataclass(slots=True)
-class TrainState:
-    """Moving parts of a run; `lengths` holds step, length before and after of each change of it."""
-
-    model: Model
-    optimizer: torch.optim.Optimizer
-    ema: EMA[Model]
-    step: int = 0
-    best: float = float("-inf")
-    scaler: torch.amp.GradScaler | None = None
-    lengths: list[list[int]] = field(default_factory=list)
-
-
-def save_state(path: Path, state: TrainState, config: dict[str, Any]) -> None:
-    """Write a checkpoint; an interrupted write leaves the one before it."""
-    tensors: dict[str, Tensor] = {}
-    for prefix, part in (("model.", state.model), (_AVERAGE, state.ema.model)):
-        tensors |= {prefix + k: v.detach().contiguous() for k, v in part.state_dict().items()}
-    for index, slots in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optim.{index}.{k}": torch.as_tensor(v).contiguous() for k, v in slots.items()}
-    numbers = {
-        "step": state.step,
-        "ema_steps": state.ema.steps,
-        "best": state.best,
-        "lengths": state.lengths,
-        "config": config,
-        "scaler": state.scaler.state_dict() if state.scaler else None,
-    }
-    with atomic.replacing(path, overwrite=True) as temporary:
-        save_file(tensors, temporary, metadata={"state": json.dumps(numbers)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def load_average(path: Path) -> dict[str, Tensor]:
-    """Read the averaged weights of a checkpoint, by the names that they have in the model."""
-    tensors = load_file(path)
-    return {k.removeprefix(_AVERAGE): v for k, v in tensors.items() if k.startswith(_AVERAGE)}
-
-
-def load_state(path: Path, state: TrainState, config: dict[str, Any]) -> None:
-    """Put a checkpoint's values into `state`.
-
-    Raises:
-        WeightsError: The checkpoint is damaged, or of a run with another configuration.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            numbers = json.loads(file.metadata()["state"])
-        theirs = numbers["config"]
-        tensors = load_file(path)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"is not a readable checkpoint ({error})",
-            source=str(path),
-            remedy="Delete it to start over.",
-        ) from error
-    changed = differences(theirs, config)
-    longer = changed.get(_LENGTH)
-    if longer and longer[1] > numbers["step"]:
-        del changed[_LENGTH]
-    if changed:
-        told = (f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
-        raise WeightsError(
-            f"is of a run with another configuration: {'; '.join(told)}",
-            source=str(path),
-            remedy="Use another --out folder, or the configuration it was started with.",
-        )
-    for prefix, part in (("model.", state.model), (_AVERAGE, state.ema.model)):
-        part.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        )
-    slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optim."):
-            _, index, name = key.split(".", 2)
-            slots.setdefault(int(index), {})[name] = value
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    if state.scaler and numbers.get("scaler"):
-        state.scaler.load_state_dict(numbers["scaler"])
-    state.step, state.ema.steps, state.best = numbers["step"], numbers["ema_steps"], numbers["best"]
-    state.lengths = [*numbers.get("lengths", []), *([[state.step, *longer]] if longer else [])]
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return each key of `new` whose value differs, named through its tables, with both values."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in sorted(new):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            inner = differences(before, after)
-            found |= {f"{key}.{name}": values for name, values in inner.items()}
-        elif before != after:
-            found[key] = (before, after)
-    return found
-
+_MODEL, _AVERAGE, _OPTIMIZER = "model.", "ema.", "optim."  # starts of names in a checkpoint
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -135,8 +34,6 @@ class EMA(Generic[M]):
     """
 
     def __init__(self, model: M, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"EMA decay must lie in [0, 1), not {decay}")
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.steps = 0
@@ -152,3 +49,97 @@ class EMA(Generic[M]):
                 shadow.lerp_(current[name], 1 - keep)
             else:
                 shadow.copy_(current[name])
+
+
+@dataclass(slots=True)
+class TrainState(Generic[M]):
+    """Moving parts of a run; `lengths` holds step, length before and after of each change of it."""
+
+    model: M
+    optimizer: torch.optim.Optimizer
+    ema: EMA[M]
+    step: int = 0
+    best: float = float("-inf")
+    lengths: list[list[int]] = field(default_factory=list)
+
+
+def save_state(path: Path, state: TrainState[Any], config: dict[str, Any]) -> None:
+    """Write a checkpoint; an interrupted write leaves the one before it."""
+    tensors: dict[str, Tensor] = {}
+    for prefix, part in ((_MODEL, state.model), (_AVERAGE, state.ema.model)):
+        tensors |= {prefix + k: v.detach().contiguous() for k, v in part.state_dict().items()}
+    for index, slots in state.optimizer.state_dict()["state"].items():
+        start = f"{_OPTIMIZER}{index}."
+        tensors |= {start + k: torch.as_tensor(v).contiguous() for k, v in slots.items()}
+    numbers = {
+        "step": state.step,
+        "ema_steps": state.ema.steps,
+        "best": state.best,
+        "lengths": state.lengths,
+        "config": config,
+    }
+    with atomic.replacing(path, overwrite=True) as temporary:
+        save_file(tensors, temporary, metadata={"state": json.dumps(numbers)})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def load_average(path: Path) -> dict[str, Tensor]:
+    """Read the averaged weights of a checkpoint, by the names that they have in the model."""
+    return _starting_with(_AVERAGE, load_file(path))
+
+
+def _starting_with(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def load_state(path: Path, state: TrainState[Any], config: dict[str, Any]) -> None:
+    """Put a checkpoint's values into `state`.
+
+    Raises:
+        WeightsError: The checkpoint is damaged, or of a run with another configuration.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            numbers = json.loads(file.metadata()["state"])
+        changed = _differences(numbers["config"], config)
+        tensors = load_file(path)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"is not a readable checkpoint ({error})",
+            source=str(path),
+            remedy="Delete it to start over.",
+        ) from error
+    longer = changed.get(_LENGTH)
+    if longer and longer[1] > numbers["step"]:
+        del changed[_LENGTH]
+    if changed:
+        told = (f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
+        raise WeightsError(
+            f"is of a run with another configuration: {'; '.join(told)}",
+            source=str(path),
+            remedy="Use another --out folder, or the configuration it was started with.",
+        )
+    state.model.load_state_dict(_starting_with(_MODEL, tensors))
+    state.ema.model.load_state_dict(_starting_with(_AVERAGE, tensors))
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in _starting_with(_OPTIMIZER, tensors).items():
+        index, name = key.split(".", 1)
+        slots.setdefault(int(index), {})[name] = value
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    state.step, state.ema.steps, state.best = numbers["step"], numbers["ema_steps"], numbers["best"]
+    state.lengths = [*numbers.get("lengths", []), *([[state.step, *longer]] if longer else [])]
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return each key of `new` whose value differs, named through its tables, with both values."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in sorted(new):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = _differences(before, after)
+            found |= {f"{key}.{name}": values for name, values in inner.items()}
+        elif before != after:
+            found[key] = (before, after)
+    return found

@@ -17,7 +17,7 @@ from imlctl.core.sampler import Spacing  # noqa: TC001  # `build` reads the anno
 from imlctl.errors import ConfigError
 from imlctl.forge.synthesizer import Mix
 from imlctl.resources import find_preset
-from imlctl.train.losses import LossWeights
+from imlctl.train.objective import LossWeights
 from imlctl.train.real_samples import RealConfig  # noqa: TC001  # `load_preset` reads the annotation
 from imlctl.train.score import HeadConfig
 
@@ -82,8 +82,8 @@ class OptimConfig:
         warmup: Steps of linear warm-up; a cosine to zero follows.
         clip: Largest norm of the gradient.
         ema: Decay of the averaged weights.
-        precision: ``float32``, ``bfloat16`` (autocast; float32 on a processor that would only
-            emulate it), or ``float16`` (with scaled losses).
+        precision: ``float32``, or ``bfloat16`` (autocast; float32 on a processor that would only
+            emulate it).
         compile: Let torch compile what a step spends its time in: faster once that is done, which
             takes minutes. The losses agree but for rounding, so it may change between two sittings.
         seed: Seed of the weights and of the samples.
@@ -99,17 +99,12 @@ class OptimConfig:
     warmup: int = 200
     clip: float = 1.0
     ema: float = 0.998
-    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
     compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if (
-            min(self.steps, self.batch, self.size) < 1
-            or self.rate <= 0
-            or self.clip <= 0
-            or self.warmup < 0
-        ):
+        if min(self.steps, self.batch, self.size, self.rate, self.clip) <= 0 or self.warmup < 0:
             raise ValueError(
                 "steps, batch, size, rate and clip must be positive, warmup not negative"
             )
@@ -197,12 +192,11 @@ class DiffusionConfig:
     encoder_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("encoder", self.encoder, ENCODERS),
-            ("denoiser", self.denoiser, DENOISERS),
-        ):
-            if value not in known:
-                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+        for name, known in (("encoder", ENCODERS), ("denoiser", DENOISERS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
+                )
         if not self.prior >= 0 or not 0 <= self.mask_weight <= 1 or self.encoder_rate < 0:
             raise ValueError(
                 "prior and encoder_rate must not be negative, mask_weight must lie in [0, 1]"
@@ -309,10 +303,10 @@ def build(kind: type[C], values: Any, where: str, base: C | None = None) -> C:
     for f in fields(kind):  # type: ignore[arg-type]
         if base is not None:
             silent[f.name] = getattr(base, f.name)
-        elif f.default is not MISSING:
-            silent[f.name] = f.default
         elif f.default_factory is not MISSING:
             silent[f.name] = f.default_factory()
+        elif f.default is not MISSING:
+            silent[f.name] = f.default
         elif f.name not in values:
             raise ConfigError(f"lacks {f.name!r}", source=where, remedy="Add it to the preset.")
     given = {k: _convert(hints[k], v, f"{where}: {k}", silent.get(k)) for k, v in values.items()}

@@ -8,30 +8,48 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path  # noqa: TC003  # `load_preset` reads the annotation
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imlctl.core.light_vae import LightVAE, LightVAEConfig
+from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
 from imlctl.device import autocast
-from imlctl.errors import ImlctlError
+from imlctl.errors import ConfigError, ImlctlError, UsageError, WeightsError, first_line
 from imlctl.forge.shapes import EdgeKind  # noqa: TC001  # `load_preset` reads the annotation
 from imlctl.train.checkpoint import EMA, SAVE_EVERY, TrainState, load_state, save_state
 from imlctl.train.config import OptimConfig
 from imlctl.train.logs import Log, Report
 from imlctl.train.mask_maps import JudgeConfig, MaskMaps, round_trip
 from imlctl.train.step import check_compiler, make_optimizer, rate_at
-from imlctl.train.teacher import Teacher, TeacherConfig, load_teacher
 from imlctl.weights.load import Card, load, save
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+# Maps (B, 1, H, W) in -1 and +1 to scaled latents (B, C, H / 8, W / 8).
+Teacher = Callable[[Tensor], Tensor]
 
+_TEACHERS = ("AutoencoderKL", "AutoencoderTiny")  # of diffusers
 _BOUND = 3.0  # standard deviations within which latents should stay
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherConfig:
+    """Choice of the autoencoder that teaches.
+
+    Attributes:
+        source: Id on the Hub, or a folder in its layout. Empty for no teacher.
+        revision: Commit, tag or branch on the Hub; pin a commit for a run that can be repeated.
+        offline: Use only what is in the Hub's cache. HF_HUB_OFFLINE=1 does the same, and
+            HF_ENDPOINT names another Hub.
+    """
+
+    source: str = ""
+    revision: str | None = None
+    offline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +115,9 @@ def distill(
         check_compiler(device)
     log = Log(out / "log.jsonl", report)
     settings = json.loads(json.dumps(asdict(config), default=str))
-    teacher = teacher or load_teacher(config.teacher, latent=config.model.latent, device=device)
     kept = {k: v for k, v in settings["optim"].items() if k != "compile"}
     decides = settings | {"optim": kept}
+    teacher = teacher or load_teacher(config.teacher, latent=config.model.latent, device=device)
     optim, last = config.optim, out / "last.safetensors"
     state = _start(config, device)
     if last.exists():
@@ -120,7 +138,13 @@ def distill(
         judging = state.step % config.judge.every == 0 or state.step == optim.steps
         stopping = stop() and state.step < optim.steps
         if judging:
-            _judge(state, config, out, device, settings, log)
+            found = round_trip(state.ema.model, config.judge, config.edges, device)
+            log({"event": "round trip", "step": state.step, **found})
+            if found["f1"] >= state.best:  # of equals, the one that learned longer
+                state.best = found["f1"]
+                made = {"steps": state.step, "round_trip": found, "preset": settings}
+                card = Card("light-vae", config.model.to_dict(), training=made)
+                save(out / "best.safetensors", cast("Any", state.ema.model), card)
             state.model.train()
             clock, begun = time.monotonic(), state.step
         if judging or stopping or time.monotonic() - saved > SAVE_EVERY:
@@ -132,26 +156,7 @@ def distill(
     return out / "best.safetensors"
 
 
-def _judge(
-    state: TrainState,
-    config: DistillConfig,
-    out: Path,
-    device: torch.device,
-    settings: dict[str, Any],
-    log: Report,
-) -> None:
-    """Measure the round trip of held-out masks, and keep the best weights so far."""
-    model = cast("LightVAE", state.ema.model)
-    found = round_trip(model, config.judge, config.edges, device)
-    log({"event": "round trip", "step": state.step, **found})
-    if found["f1"] >= state.best:  # of equals, the one that learned longer
-        state.best = found["f1"]
-        made = {"steps": state.step, "round_trip": found, "preset": settings}
-        card = Card("light-vae", config.model.to_dict(), training=made)
-        save(out / "best.safetensors", cast("Any", model), card)
-
-
-def _start(config: DistillConfig, device: torch.device) -> TrainState:
+def _start(config: DistillConfig, device: torch.device) -> TrainState[LightVAE]:
     torch.manual_seed(config.optim.seed)
     model = LightVAE(config.model)
     if config.init is not None:
@@ -161,13 +166,13 @@ def _start(config: DistillConfig, device: torch.device) -> TrainState:
     if config.optim.compile:
         for part in (model.encoder, model.decoder):
             part.compile()
-    return TrainState(cast("Any", model), make_optimizer(model, config.optim), cast("Any", ema))
+    return TrainState(model, make_optimizer(model, config.optim), ema)
 
 
 def _step(
-    state: TrainState, config: DistillConfig, teacher: Teacher | None, maps: Tensor
+    state: TrainState[LightVAE], config: DistillConfig, teacher: Teacher | None, maps: Tensor
 ) -> dict[str, float]:
-    optim, model = config.optim, cast("LightVAE", cast("Any", state.model))
+    optim, model = config.optim, state.model
     for group in state.optimizer.param_groups:
         group["lr"] = rate_at(state.step, optim)
     # By step, not by what was drawn before: a resumed run draws the same.
@@ -177,7 +182,7 @@ def _step(
         latents = model.encode(maps).float()
         moved, inside = disturb(latents, (maps + 1) / 2, config.loss, chance)
         logits = model.decode(moved)
-    target = teacher.encode(maps) if teacher else None
+    target = teacher(maps) if teacher else None
     loss, terms = distillation_loss(logits, inside, latents, target, config.loss)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -190,9 +195,9 @@ def _step(
         )
     state.optimizer.step()
     state.step += 1
-    state.ema.update(state.model)
-    numbers = {"loss": loss.item(), "norm": norm.item(), **{k: v.item() for k, v in terms.items()}}
-    return {k: round(v, 5) for k, v in numbers.items()}
+    state.ema.update(model)
+    numbers = {"loss": loss, "norm": norm, **terms}
+    return {k: round(v.item(), 5) for k, v in numbers.items()}
 
 
 def disturb(
@@ -207,10 +212,9 @@ def disturb(
     blended = (torch.rand(count, 1, 1, 1, generator=chance) < weights.blend).float()
     keep = (1 - blended * torch.rand(count, 1, 1, 1, generator=chance)).to(device)
     half = count // 2  # masks with masks, edge maps with edge maps
-    order = [
-        torch.randperm(n, generator=chance) + at for n, at in ((half, 0), (count - half, half))
-    ]
-    other = torch.cat(order).to(device)
+    masks = torch.randperm(half, generator=chance)
+    edges = torch.randperm(count - half, generator=chance) + half
+    other = torch.cat((masks, edges)).to(device)
     level = torch.rand(count, 1, 1, 1, generator=chance) ** 4 * weights.noise
     noise = (torch.randn(latents.shape, generator=chance) * level).to(device)
     moved = keep * latents + (1 - keep) * latents[other] + noise
@@ -248,3 +252,65 @@ def moment_penalty(latents: Tensor) -> Tensor:
     deviation = flat.var(1).clamp(min=1e-6).sqrt()
     reach = F.relu(latents.abs() - _BOUND).square().mean()
     return flat.mean(1).square().mean() + (deviation - 1).square().mean() + 0.1 * reach
+
+
+def load_teacher(config: TeacherConfig, *, latent: int, device: torch.device) -> Teacher | None:
+    """Load a frozen autoencoder of diffusers, if one is asked for, and try it on a small map.
+
+    A map is put into all three colours; of the posterior the mean is taken.
+
+    Raises:
+        ImlctlError: It cannot be fetched or read, or its latents are not the student's.
+    """
+    if not config.source:
+        return None
+    kind, model = _from_hub(config)
+    model = cast("Any", model.to(device).eval().requires_grad_(False))
+    scale, shift = model.config.scaling_factor, getattr(model.config, "shift_factor", None) or 0.0
+
+    @torch.no_grad()
+    def encode(maps: Tensor) -> Tensor:
+        coded = model.encode(maps.expand(-1, 3, -1, -1))
+        mean = coded.latents if kind == "AutoencoderTiny" else coded.latent_dist.mean
+        return cast("Tensor", (mean - shift) * scale)
+
+    side = 8 * FACTOR
+    shape = tuple(encode(torch.ones(1, 1, side, side, device=device)).shape)
+    if shape != (1, latent, FACTOR, FACTOR):
+        raise ConfigError(
+            f"makes latents {shape} of a {side}x{side} map, not {(1, latent, FACTOR, FACTOR)}",
+            source=config.source,
+            remedy="Choose a teacher that goes down 8 times, with as many channels as the student.",
+        )
+    return encode
+
+
+def _from_hub(config: TeacherConfig) -> tuple[str, nn.Module]:
+    name = config.source
+    try:
+        import diffusers
+    except ImportError as error:
+        raise UsageError(
+            "this teacher needs the package diffusers, which is not installed",
+            source=name,
+            remedy="Install it with: pip install 'imlctl[teacher]'.",
+        ) from error
+    where: dict[str, Any] = {"revision": config.revision, "local_files_only": config.offline}
+    try:
+        with warnings.catch_warnings():  # diffusers calls the Hub's client in ways of the past
+            warnings.simplefilter("ignore", UserWarning)
+            kind = diffusers.AutoencoderKL.load_config(name, **where).get("_class_name")
+            if kind not in _TEACHERS:
+                raise ConfigError(
+                    f"is a {kind}", source=name, remedy=f"Teachers are: {', '.join(_TEACHERS)}."
+                )
+            # Never a pickle; and without accelerate there is no loading in low memory.
+            safe = {"use_safetensors": True, "low_cpu_mem_usage": False}
+            return kind, getattr(diffusers, kind).from_pretrained(name, **where, **safe)
+    except (OSError, ValueError, RuntimeError) as error:  # the Hub's own errors are OSErrors
+        raise WeightsError(
+            f"cannot be loaded as a teacher ({first_line(error)})",
+            source=name,
+            remedy="Check its name and revision, the network, HF_ENDPOINT and HF_HUB_OFFLINE; or"
+            " name a folder, or no teacher.",
+        ) from error

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.distributed as dist
@@ -55,18 +55,19 @@ def processes(device: torch.device) -> Iterator[tuple[Process, torch.device]]:
     from torch.distributed.rendezvous import rendezvous  # which not every build of torch has
 
     store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
-    how: dict[str, Any] = {
-        "store": this_round_of(store, process),
-        "rank": process.rank,
-        "world_size": process.world,
-        "timeout": _TIMEOUT,
-    }
+    backend, device_id = "gloo", cast("torch.device | None", None)
     if device.type == "cuda":
-        device = torch.device("cuda", process.local)
+        backend, device = "nccl", torch.device("cuda", process.local)
+        device_id = device
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device, **how)
-    else:
-        dist.init_process_group("gloo", **how)
+    dist.init_process_group(
+        backend,
+        store=this_round_of(store, process),
+        rank=process.rank,
+        world_size=process.world,
+        timeout=_TIMEOUT,
+        device_id=device_id,
+    )
     try:
         yield process, device
     finally:
@@ -170,26 +171,19 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         x = input.float()
         count = torch.full((1,), float(x.numel() // x.shape[1]), device=x.device)
         sums = torch.cat([x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), count])
+        whole = cast("Tensor", _Sum.apply(sums))  # type: ignore[no-untyped-call]
         width = x.shape[1]
-        whole = _summed(sums)
         total, squares, count = whole[:width], whole[width:-1], whole[-1:]
         mean = total / count
         variance = (squares / count - mean.square()).clamp_min(0)
-        self._follow(mean.detach(), (variance * count / (count - 1)).detach())
-        shape = (1, -1, 1, 1)
+        with torch.no_grad():
+            cast("Tensor", self.num_batches_tracked).add_(1)
+            rate = cast("float", self.momentum)
+            cast("Tensor", self.running_mean).lerp_(mean, rate)
+            cast("Tensor", self.running_var).lerp_(variance * count / (count - 1), rate)
         scale = torch.rsqrt(variance + self.eps) * self.weight
-        out = (x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
-        return out.to(input.dtype)
-
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
-            return
-        cast("Tensor", self.num_batches_tracked).add_(1)
-        rate = self.momentum
-        if rate is None:
-            rate = 1 / float(cast("Tensor", self.num_batches_tracked))
-        self.running_mean.lerp_(mean, rate)
-        self.running_var.lerp_(variance, rate)
+        mean, scale, bias = (each.view(1, -1, 1, 1) for each in (mean, scale, self.bias))
+        return ((x - mean) * scale + bias).to(input.dtype)
 
 
 class _Sum(torch.autograd.Function):
@@ -198,20 +192,13 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: object, values: Tensor) -> Tensor:
         del ctx
-        total = values.clone()
+        total = values.contiguous().clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: object, *grads: Tensor) -> Tensor:
-        del ctx
-        total = grads[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-
-def _summed(values: Tensor) -> Tensor:
-    return cast("Tensor", _Sum.apply(values))  # type: ignore[no-untyped-call]
+        return _Sum.forward(ctx, grads[0])
 
 
 def share_batch_norm(model: nn.Module) -> None:

@@ -7,7 +7,7 @@ import json
 import time
 import warnings
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -25,7 +25,7 @@ from imlctl.train.distributed import (
 )
 from imlctl.train.logs import Log, Report
 from imlctl.train.material import decisive, load_material, require_sources
-from imlctl.train.objective import clues_of, make_objective
+from imlctl.train.objective import clues_of, make_objective, train_mode
 from imlctl.train.step import Learner, Stopwatch, check_compiler, fresh_state, take_step
 from imlctl.train.validate import finish, validate
 from imlctl.weights.load import Card, save
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from imlctl.core.model import Model
     from imlctl.train.checkpoint import TrainState
     from imlctl.train.config import OptimConfig, TrainConfig
     from imlctl.train.distributed import Process
@@ -51,7 +52,7 @@ def train(
     *,
     device: torch.device,
     report: Report | None = None,
-    stop: Callable[[], bool] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Path | None:
     """Train a model, or go on where `out` stopped.
 
@@ -84,7 +85,7 @@ def train(
             check_compiler(where)
         with first_alone(process):
             material = load_material(config, log)
-        ended = _all_steps(config, out, where, process, material, log, stop or (lambda: False))
+        ended = _all_steps(config, out, where, process, material, log, stop)
         if ended and process.first:
             finish(out, material, config, where, log)
         barrier()
@@ -106,7 +107,11 @@ def _all_steps(
     decides = decisive(config, material.digest)
     state = fresh_state(objective, config, device)
     if last.exists():
-        _resume(last, state, decides, log)
+        load_state(last, state, decides)
+        log({"event": "resumed", "step": state.step})
+        for step, was, now in state.lengths[-1:]:
+            if step == state.step:
+                log({"event": "extended", "step": step, "was": was, "of": now})
     barrier()  # nobody writes before all have read
 
     source = batches(
@@ -116,9 +121,8 @@ def _all_steps(
         batch=optim.batch,
         workers=config.data.workers,
         device=device,
-        micro=micro_batch(optim, process),
-        rank=process.rank,
-        world=process.world,
+        parts=optim.accumulate,
+        process=process,
         clues=clues_of(state.model),
     )
     learner: nn.Module = Learner(state, objective)
@@ -126,7 +130,7 @@ def _all_steps(
         with warnings.catch_warnings():  # torch 2.13 has another name for it, 2.4 has none
             warnings.simplefilter("ignore", FutureWarning)
             learner = DistributedDataParallel(learner, broadcast_buffers=False)
-    objective.train_mode(state.model)
+    train_mode(state.model)
 
     saved = begun = time.monotonic()
     watch, logged, started = Stopwatch(), state.step, state.step
@@ -137,12 +141,11 @@ def _all_steps(
         except RuntimeError as error:  # torch's for a full GPU is one as well
             raise _explained(error, optim, process) from error
         if state.step % _LOG_EVERY == 0 or state.step == optim.steps:
-            speed = (state.step - started) * optim.batch / (time.monotonic() - begun)
-            left = (optim.steps - state.step) * optim.batch / speed
+            speed = (state.step - started) / (time.monotonic() - begun)
             steps = {"step": state.step, "of": optim.steps}
-            seconds = watch.read(state.step - logged)
-            pace = {"per_second": round(speed, 2), "eta": round(left)}
-            log({"event": "step", **steps, **terms, **seconds, **pace})
+            left = round((optim.steps - state.step) / speed)
+            pace = {"per_second": round(speed * optim.batch, 2), "eta": left}
+            log({"event": "step", **steps, **terms, **watch.read(state.step - logged), **pace})
             logged = state.step
         stopping = any_process(stop(), device) and state.step < optim.steps
         validating = state.step % config.validation.every == 0 or state.step == optim.steps
@@ -157,21 +160,13 @@ def _all_steps(
             return False
         if validating:
             barrier()
-            objective.train_mode(state.model)
+            train_mode(state.model)
             begun, watch, logged, started = time.monotonic(), Stopwatch(), state.step, state.step
     return True
 
 
-def _resume(last: Path, state: TrainState, decides: dict[str, Any], log: Log) -> None:
-    load_state(last, state, decides)
-    log({"event": "resumed", "step": state.step})
-    if state.lengths and state.lengths[-1][0] == state.step:
-        _, before, now = state.lengths[-1]
-        log({"event": "extended", "step": state.step, "was": before, "of": now})
-
-
 def _judge(
-    state: TrainState,
+    state: TrainState[Model],
     config: TrainConfig,
     architecture: str,
     out: Path,
@@ -200,9 +195,8 @@ def _explained(error: RuntimeError, optim: OptimConfig, process: Process) -> Exc
     if not full and not any(sign in str(error).lower() for sign in _NO_MEMORY):
         return error
     size = optim.large or optim.size
-    at_once = micro_batch(optim, process)
     return ConfigError(
-        f"out of memory with {at_once} samples of {size}x{size} at once"
+        f"out of memory with {micro_batch(optim, process)} samples of {size}x{size} at once"
         f" (optim.batch {optim.batch}, optim.accumulate {optim.accumulate})",
         source="optim",
         remedy=f"Raise optim.accumulate to {2 * optim.accumulate}, which costs time instead of"

@@ -39,8 +39,7 @@ class MaskMaps:
     def __call__(self, number: int) -> tuple[Mask, Mask]:
         """Return mask `number` and its edge map, each (size, size)."""
         rng = np.random.default_rng((self.seed, number))
-        make = _KINDS[rng.choice(len(_KINDS), p=_SHARES)]
-        mask = make(rng, self.size)
+        mask = _KINDS[rng.choice(len(_KINDS), p=_SHARES)](rng, self.size)
         if rng.random() < 0.1:
             mask = ~mask  # what is kept instead of what is changed
         return mask, edge_map(mask, self.edges)
@@ -53,9 +52,8 @@ class MaskMaps:
 
 def held_out(kind: str, count: int, size: int, edges: EdgeKind) -> list[tuple[Mask, Mask]]:
     """Return masks of a kind (``shape``, ``thin``, ``small``) that no stream holds, with edges."""
-    masks = (
-        HELD_OUT[kind](np.random.default_rng((_HELD_OUT, index)), size) for index in range(count)
-    )
+    sources = (np.random.default_rng((_HELD_OUT, index)) for index in range(count))
+    masks = (HELD_OUT[kind](rng, size) for rng in sources)
     return [(mask, edge_map(mask, edges)) for mask in masks]
 
 
@@ -134,8 +132,7 @@ def _ragged(rng: Rng, size: int) -> Mask:
 def _mixture(rng: Rng, size: int) -> Mask:
     """Two of the others, together."""
     first, second = rng.integers(4, size=2)
-    both: Mask = _KINDS[first](rng, size) | _KINDS[second](rng, size)
-    return both
+    return _KINDS[first](rng, size) | _KINDS[second](rng, size)
 
 
 def _flat(rng: Rng, size: int) -> Mask:
@@ -151,15 +148,7 @@ def _never_empty(rng: Rng, mask: Mask) -> Mask:
     return mask
 
 
-_KINDS: tuple[Callable[[Rng, int], Mask], ...] = (
-    _shape,
-    _thin,
-    _small,
-    _ragged,
-    _mixture,
-    _specks,
-    _flat,
-)
+_KINDS = (_shape, _thin, _small, _ragged, _mixture, _specks, _flat)
 _SHARES = (0.2, 0.15, 0.15, 0.1, 0.15, 0.2, 0.05)
 HELD_OUT: dict[str, Callable[[Rng, int], Mask]] = {"shape": _shape, "thin": _thin, "small": _small}
 
@@ -196,13 +185,12 @@ def round_trip(
 
     Returns:
         ``f1``: F1 at 0.5, the mean over all masks; ``f1_noisy``: with noise on the latents;
-        ``worst``: of any mask; ``masks``, ``edges``: F1 by kind; ``latents``: their statistics.
+        ``worst``: of any mask; ``masks``, ``edges``: F1 by kind.
     """
     model.eval()
     scores: dict[str, dict[str, list[float]]] = {
         what: {kind: [] for kind in HELD_OUT} for what in ("masks", "edges")
     }
-    latents: dict[str, list[Tensor]] = {"masks": [], "edges": []}
     noisy, chance = [], torch.Generator().manual_seed(0)
     for kind in HELD_OUT:
         for pair in held_out(kind, judge.masks, judge.size, edges):
@@ -210,7 +198,6 @@ def round_trip(
                 maps = as_maps([mask]).to(device)
                 z = model.encode(maps)
                 scores[what][kind].append(f1(model.decode(z) > 0, maps > 0))
-                latents[what].append(z.float().cpu())
                 if what == "masks":
                     noise = torch.randn(z.shape, generator=chance).to(device) * _NOISE
                     noisy.append(f1(model.decode(z + noise) > 0, maps > 0))
@@ -220,7 +207,6 @@ def round_trip(
         "f1_noisy": _mean(noisy),
         "worst": round(min(every), 5),
         **{w: {k: _mean(v) for k, v in kinds.items()} for w, kinds in scores.items()},
-        "latents": {what: _statistics(torch.cat(values)) for what, values in latents.items()},
     }
 
 
@@ -228,15 +214,6 @@ def f1(found: Tensor, truth: Tensor) -> float:
     """F1 of two boolean maps; 1 when both are empty."""
     sizes = int(found.sum() + truth.sum())
     return 2 * int((found & truth).sum()) / sizes if sizes else 1.0
-
-
-def _statistics(latents: Tensor) -> dict[str, Any]:
-    """Of (N, C, h, w): mean and deviation by channel, and the largest magnitude."""
-    return {
-        "mean": [round(v, 3) for v in latents.mean((0, 2, 3)).tolist()],
-        "deviation": [round(v, 3) for v in latents.std((0, 2, 3)).tolist()],
-        "largest": round(float(latents.abs().max()), 2),
-    }
 
 
 def _mean(values: list[float]) -> float:

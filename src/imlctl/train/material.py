@@ -7,14 +7,11 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from imlctl.data.manifest import Entry, read_manifest
 from imlctl.errors import ConfigError
-from imlctl.forge.photos import PhotoPool, list_photos, load_pool
+from imlctl.forge.photos import PhotoPool, list_photos, load_pool, read_pixels
 from imlctl.forge.regenerate import add_regenerated
 from imlctl.forge.synthesizer import Synthesizer
-from imlctl.image.decode import read
 from imlctl.train.batches import Turns
 from imlctl.train.real_samples import Mixture, RealSamples, load_entries, refuse_leaks
 
@@ -42,7 +39,7 @@ def require_sources(config: TrainConfig) -> None:
     Raises:
         ConfigError: Lists all that is missing, each with how to get it.
     """
-    missing = tuple(f"{key}: {what}" for key, what in _missing(config))
+    missing = tuple(dict.fromkeys(_missing(config)))
     if missing:
         raise ConfigError(
             "the preset names files or folders that do not exist",
@@ -52,58 +49,63 @@ def require_sources(config: TrainConfig) -> None:
         )
 
 
-def _missing(config: TrainConfig) -> Iterator[tuple[str, str]]:
-    """Yield each key that names something that is not there, and how to get it."""
+def _missing(config: TrainConfig) -> Iterator[str]:
+    """Yield a line for each key that names something that is not there, and how to get it."""
     data, diffusion = config.data, config.diffusion
-    only_real = data.real is not None and data.real.share == 1
-    for folder in () if only_real else data.photos:
-        if not folder.is_dir():
-            yield (
-                "data.photos",
-                f"no folder {folder}; name one with photographs of your own, such as"
-                " --set data.photos=Pictures",
-            )
-    optional = (
+    folders = [
         ("data.objects", data.objects, "a folder of object masks, <photograph>__<number>.png"),
         (
             "data.autoencoder",
             data.autoencoder,
-            "a folder with taef2_encoder.safetensors and"
-            " taef2_decoder.safetensors (github.com/madebyollin/taesd); without it, regions that a"
-            " generator would fill become splices",
+            "a folder with taef2_encoder.safetensors and taef2_decoder.safetensors"
+            " (github.com/madebyollin/taesd); without it, regions that a generator would fill"
+            " become splices",
         ),
         (
             "validation.folder",
             config.validation.folder,
-            "a folder of sets, each with tampered,"
-            " masks and authentic; without it only synthetic samples are looked at",
+            "a folder of sets, each with tampered, masks and authentic; without it only synthetic"
+            " samples are looked at",
         ),
-    )
-    for key, path, about in optional:
+    ]
+    for folder in data.photos if _synthesizes(config) else ():
+        if not folder.is_dir():
+            yield (
+                f"data.photos: no folder {folder}; name one with photographs of your own, such as"
+                " --set data.photos=Pictures"
+            )
+    for key, path, about in folders:
         if path is not None and not path.is_dir():
-            yield key, f"no folder {path}; {about}. Leave it out with --set {key}="
-    if config.semantics is not None and not config.semantics.is_file():
-        yield (
+            yield f"{key}: no folder {path}; {about}. Leave it out with --set {key}="
+    files = [
+        (
             "semantics",
-            f"no file {config.semantics}; EfficientNet-Lite0, by imlctl weights convert. Leave it"
-            " out to take that of the bundled weights: --set semantics=",
+            config.semantics,
+            "EfficientNet-Lite0, by imlctl weights convert. Leave it out to take that of the"
+            " bundled weights: --set semantics=",
         )
-    if diffusion is not None and not diffusion.vae.is_file():
-        yield (
-            "diffusion.vae",
-            f"no file {diffusion.vae}; imlctl distill distill -o {diffusion.vae.parent}",
-        )
-    if diffusion is not None and diffusion.backbone and not diffusion.backbone.is_file():
-        yield (
-            "diffusion.backbone",
-            f"no file {diffusion.backbone}; imlctl weights pull {diffusion.encoder}, then imlctl"
-            f" weights convert FILE {diffusion.backbone}",
-        )
+    ]
+    if diffusion is not None:
+        name, path = diffusion.encoder, diffusion.backbone
+        files += [
+            ("diffusion.vae", diffusion.vae, f"imlctl distill distill -o {diffusion.vae.parent}"),
+            (
+                "diffusion.backbone",
+                path,
+                f"imlctl weights pull {name}, then imlctl weights convert FILE {path}",
+            ),
+        ]
     manifests = [source.manifest for source in data.real.sources] if data.real else []
     manifests += config.evaluation.manifests if config.evaluation else ()
-    for manifest in dict.fromkeys(manifests):
-        if not manifest.is_file():
-            yield "manifest", f"no file {manifest}; imlctl data index FOLDER -o {manifest}"
+    files += [("manifest", each, f"imlctl data index FOLDER -o {each}") for each in manifests]
+    for key, file, about in files:
+        if file is not None and not file.is_file():
+            yield f"{key}: no file {file}; {about}"
+
+
+def _synthesizes(config: TrainConfig) -> bool:
+    real = config.data.real
+    return bool(config.data.photos) and not (real and real.share == 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +137,7 @@ def load_material(config: TrainConfig, report: Report) -> Material:
     """
     data, optim = config.data, config.optim
     sizes = (optim.size, optim.large) if optim.large else (optim.size,)
-    holds_out = data.validation_share > 0
-    if data.photos and not holds_out and config.validation.synthetic:
+    if data.photos and not data.validation_share and config.validation.synthetic:
         raise ConfigError(
             "validation_share = 0 leaves no photographs to validate on",
             source="data",
@@ -144,76 +145,63 @@ def load_material(config: TrainConfig, report: Report) -> Material:
         )
     makers: list[list[Maker]] = []  # for each kind of sample one of each size
     names: list[str] = []
-    pool, judge, held = None, None, None
-    if data.photos and not (data.real and data.real.share == 1):
+    pool, judge, held, real_judge = None, None, None, None
+    if _synthesizes(config):
         pool = load_split(config, validation=False, report=report)
         names += [f"{n} {p.shape}" for n, p in zip(pool.names, pool.photos, strict=True)]
         fitting = [pool if size == optim.size else pool.at_least(size) for size in sizes]
         makers += [[synthesizer(config, p, s) for p, s in zip(fitting, sizes, strict=True)]]
-        if holds_out:
+        if data.validation_share:
             held = load_split(config, validation=True, report=report)
             judge = synthesizer(config, held, optim.size, _VALIDATION_SEED)
-    real_judge = None
     if data.real is not None:
         entries = load_entries(data.real, "train")
         validation = load_entries(data.real, "validation")
-        _refuse_leaks(config, [e for _, each in (*entries, *validation) for e in each])
-        names += [f"{e.set} {e.sha256 or e.image.name}" for _, each in entries for e in each]
-        theirs: Any = {"per_epoch": data.real.per_epoch, "augment": data.real.augment}
-        makers += [[RealSamples(entries, size=size, seed=optim.seed, **theirs) for size in sizes]]
+        both = (entries, validation)
+        learned, looked_at = ([e for _, each in part for e in each] for part in both)
+        if config.evaluation is not None:
+            split = config.evaluation.split
+            listed = (e for m in config.evaluation.manifests for e in read_manifest(m))
+            refuse_leaks([*learned, *looked_at], (e for e in listed if e.split == split))
+        names += [f"{e.set} {e.sha256 or e.image.name}" for e in learned]
+        how: Any = {"per_epoch": data.real.per_epoch, "augment": data.real.augment}
+        makers += [[RealSamples(entries, size=size, seed=optim.seed, **how) for size in sizes]]
         if validation:
-            real_judge = RealSamples(
-                validation, seed=_VALIDATION_SEED, size=optim.size, augment="ours"
-            )
-            held = held or _authentic(e for _, each in validation for e in each)
-    training = Turns(
-        [
-            Mixture(*both, cast("Any", data.real).share) if len(both) == 2 else both[0]
-            for both in zip(*makers, strict=True)
-        ],
-        optim.batch,
-    )
+            how = {"seed": _VALIDATION_SEED, "augment": "ours"}
+            real_judge = RealSamples(validation, size=optim.size, **how)
+            held = held or _authentic(looked_at)
+    mixed = [
+        Mixture(*kinds, cast("Any", data.real).share) if len(kinds) == 2 else kinds[0]
+        for kinds in zip(*makers, strict=True)
+    ]
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
-    return Material(training, judge, real_judge, pool, held, digest)
+    return Material(Turns(mixed, optim.batch), judge, real_judge, pool, held, digest)
 
 
 def synthesizer(
     config: TrainConfig, pool: PhotoPool, size: int, seed: int | None = None
 ) -> Synthesizer:
     """Make what the preset trains on, from photographs of a split; the preset's seed by default."""
-    data = config.data
-    return Synthesizer(
-        pool,
-        size=size,
-        mix=config.mix,
-        seed=config.optim.seed if seed is None else seed,
-        originals=data.originals,
-    )
-
-
-def _refuse_leaks(config: TrainConfig, training: list[Entry]) -> None:
-    if config.evaluation is None:
-        return
-    split = config.evaluation.split
-    listed = (e for m in config.evaluation.manifests for e in read_manifest(m))
-    refuse_leaks(training, (e for e in listed if e.split == split))
+    seed = config.optim.seed if seed is None else seed
+    return Synthesizer(pool, size=size, mix=config.mix, seed=seed, originals=config.data.originals)
 
 
 def _authentic(entries: Iterable[Entry]) -> PhotoPool | None:
     """Authentic pictures of the validation split, to calibrate on."""
-    chosen = [e for e in entries if e.mask is None][:_CALIBRATED_ON]
-    photos = [read(e.image).pixels for e in chosen]
-    eight = tuple(p if p.dtype == np.uint8 else (p >> 8).astype(np.uint8) for p in photos)
-    return PhotoPool(tuple(str(e.image) for e in chosen), eight, {}, {}) if chosen else None
+    paths = [e.image for e in entries if e.mask is None][:_CALIBRATED_ON]
+    photos = tuple(read_pixels(path)[0] for path in paths)
+    return PhotoPool(tuple(map(str, paths)), photos, {}, {}) if paths else None
 
 
-def load_split(config: TrainConfig, *, validation: bool, report: Report | None = None) -> PhotoPool:
+def load_split(
+    config: TrainConfig, *, validation: bool, report: Report = lambda _: None
+) -> PhotoPool:
     """Load the photographs of one split, regenerated ones included.
 
     Raises:
         ConfigError: The split has no usable photograph.
     """
-    data, tell = config.data, report or (lambda _: None)
+    data = config.data
     pool = load_pool(
         data.photos,
         objects=data.objects,
@@ -230,16 +218,15 @@ def load_split(config: TrainConfig, *, validation: bool, report: Report | None =
             remedy="Add photographs, or hold out another share: --set data.validation_share=0.3.",
         )
     for line in pool.skipped:
-        tell({"event": "skipped", "what": line})
+        report({"event": "skipped", "what": line})
     if data.autoencoder is None:
         return pool
-    limit = round(data.regenerated * (data.validation_share if validation else 1))
     return add_regenerated(
         pool,
         data.autoencoder,
         data.cache,
-        limit=limit,
-        report=lambda done, total: tell({"event": "regenerated", "done": done, "total": total}),
+        limit=round(data.regenerated * (data.validation_share if validation else 1)),
+        report=lambda done, total: report({"event": "regenerated", "done": done, "total": total}),
     )
 
 

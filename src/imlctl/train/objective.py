@@ -5,7 +5,8 @@ The loop knows neither model; it asks an objective to build one, and for the los
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imlctl.core import efficient_rwkv, mit, resnet
-from imlctl.core.denoiser import DENOISERS
+from imlctl.core.denoiser import DENOISERS, Denoiser
 from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML, TopDown
 from imlctl.core.light_vae import LightVAE
@@ -23,18 +24,17 @@ from imlctl.core.sampler import diffuse
 from imlctl.device import autocast
 from imlctl.errors import ConfigError, first_line
 from imlctl.forge.shapes import edge_map
-from imlctl.train.distributed import within_batch
-from imlctl.train.losses import localization_loss, weighted_mean
+from imlctl.train.distributed import fair, within_batch
 from imlctl.weights.load import load
 from imlctl.weights.open import open_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from imlctl.core.diff_iml import ImageNetInput
-    from imlctl.core.efficient_rwkv import Semantics
-    from imlctl.core.model import Model
+    from imlctl.core.efficientnet import EfficientNetLite
+    from imlctl.core.model import Model, Prediction
     from imlctl.train.batches import Batch, Clues
     from imlctl.train.config import DiffusionConfig, TrainConfig
 
@@ -44,74 +44,66 @@ _SEMANTICS = "backbone.semantics."
 _SILENT = ("backbone.stem.repeats.", "backbone.stem.history.", "backbone.stem.unlike.")
 
 
-class Objective(Protocol):
-    """A model and its loss; `rates` are factors on the learning rate, by the start of a name."""
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weight of each term of `localization_loss`.
 
-    architecture: str
-    rates: Mapping[str, float]
+    Attributes:
+        levels: Of the full map and of each coarser level, finest first.
+        dice: Of the Dice term against the cross-entropy of the same level.
+        edge: Of the cross-entropy near the borders of the mask (IML-ViT, Ma et al. 2023).
+        consistency: Of the distance between each coarser level and the full map.
+        score: Of the image-level cross-entropy.
+    """
 
-    def build(self) -> Model:
-        """Make the model, in float32 on the CPU."""
+    levels: tuple[float, ...] = (1.0, 0.5, 0.25)
+    dice: float = 1.0
+    edge: float = 0.3
+    consistency: float = 0.5
+    score: float = 0.2
 
-    def train_mode(self, model: nn.Module) -> None:
-        """Make the parts that learn ready to."""
-
-    def hot(self, model: Model) -> Iterable[nn.Module]:
-        """Parts that a step spends its time in, each called as a module."""
-
-    def loss(self, model: Model, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch on the samples' own pixels, and its terms by name."""
+    def __post_init__(self) -> None:
+        if min(*self.levels, self.dice, self.edge, self.consistency, self.score) < 0:
+            raise ValueError("loss weights must not be negative")
 
 
-def make_objective(config: TrainConfig) -> Objective:
+def make_objective(config: TrainConfig) -> Masks | Latents:
     """Choose by whether the preset has a table `diffusion`."""
     return Masks(config) if config.diffusion is None else Latents(config, config.diffusion)
 
 
 class Masks:
-    """EfficientIML: supervised at every level; see `losses`."""
+    """EfficientIML: supervised at every level; see `localization_loss`."""
 
     architecture = "efficient-iml"
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.rates: Mapping[str, float] = {}
+        self.rates: Mapping[str, float] = {}  # factors on the learning rate, by starts of names
 
     def build(self) -> EfficientIML:
-        """Make the model; from `init`, if the preset names one.
+        """Make the model, in float32 on the CPU; from `init`, if the preset names one.
 
         Raises:
             ImlctlError: A file cannot be read or does not fit.
         """
         model = EfficientIML(self.config.model)
         semantics, init = model.backbone.semantics, self.config.init
-        state = open_weights(init).model.state_dict() if init else model.state_dict()
-        if semantics is not None and (not init or not any(k.startswith(_SEMANTICS) for k in state)):
-            _load_semantics(semantics, self.config.semantics)
-            state |= _part_of(model, _SEMANTICS)
-        for part in _SILENT:
-            if not any(k.startswith(part) for k in state):
-                state |= _part_of(model, part)
+        fresh = model.state_dict()
+        state = open_weights(init).model.state_dict() if init else dict(fresh)
+        lacking = [part for part in _SILENT if not any(k.startswith(part) for k in state)]
+        if semantics is not None and not (init and any(k.startswith(_SEMANTICS) for k in state)):
+            _load_semantics(semantics.network, self.config.semantics)
+            lacking.append(_SEMANTICS)
+        state |= {k: v for k, v in fresh.items() if k.startswith(tuple(lacking))}
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise ConfigError(
-                f"does not fit this preset's model ({first_line(error)})",
-                source=str(init),
-                remedy="Name weights of the same shape, or none.",
-            ) from error
+            raise _misfit("this preset's model", str(init), error) from error
         return model
 
-    def train_mode(self, model: nn.Module) -> None:
-        """See `Objective`."""
-        model.train()
-
-    def hot(self, model: Model) -> Iterable[nn.Module]:
-        """See `Objective`."""
-        return encoder_blocks(model)
-
     def loss(self, model: Model, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Objective`."""
+        """Loss of a batch on the samples' own pixels, and its terms by name."""
         del step
         with autocast(batch.image.device, self.config.optim.precision):
             prediction = model(batch.image, batch.clues)
@@ -136,72 +128,31 @@ class Latents:
         Raises:
             ImlctlError: A file cannot be read or does not fit.
         """
-        named = self.diffusion.vae
-        vae = load(named).model
+        asked = self.diffusion
+        vae = load(asked.vae).model
         if not isinstance(vae, LightVAE):
             raise ConfigError(
-                "is not a LightVAE", source=str(named), remedy="Make one with imlctl distill."
+                "is not a LightVAE", source=str(asked.vae), remedy="Make one with imlctl distill."
             )
-        config = DiffIMLConfig(
-            self.diffusion.encoder,
-            DENOISERS[self.diffusion.denoiser],
-            vae.config,
-            spacing=self.diffusion.spacing,
-            fold=self.diffusion.fold,
+        shape = DENOISERS[asked.denoiser]
+        model = DiffIML(
+            DiffIMLConfig(asked.encoder, shape, vae.config, spacing=asked.spacing, fold=asked.fold)
         )
-        model = DiffIML(config)
-        if self.diffusion.backbone is not None:
-            self._load_public(model, self.diffusion.backbone)
-        if self.config.init is not None:
-            self._load_init(model, self.config.init)
+        for source, fill in ((asked.backbone, _load_public), (self.config.init, _load_init)):
+            try:
+                if source is not None:
+                    fill(model, source)
+            except (RuntimeError, AttributeError) as error:  # our own backbones have none public
+                fault = f"a DiffIML with encoder {asked.encoder!r}"
+                raise _misfit(fault, str(source), error) from error
         model.vae.load_state_dict(vae.state_dict())
         model.vae.requires_grad_(False)
-        if not self.diffusion.encoder_rate:
+        if not asked.encoder_rate:
             model.encoder.backbone.requires_grad_(False)
         return model
 
-    def _load_init(self, model: DiffIML, wanted: str) -> None:
-        init: nn.Module = open_weights(wanted).model
-        part: nn.Module = model
-        state = init.state_dict()
-        if isinstance(init, EfficientIML):  # its heads are left aside
-            part = model.encoder.backbone
-            init = init if isinstance(part, TopDown) else init.backbone
-            known = part.state_dict()
-            state = {k: v for k, v in init.state_dict().items() if k in known}
-        try:
-            part.load_state_dict(state)
-        except RuntimeError as error:
-            raise self._misfit(wanted) from error
-
-    def _load_public(self, model: DiffIML, path: Path) -> None:
-        tensors = _tensors(path)
-        try:
-            cast("ImageNetInput", model.encoder.backbone).load_public(tensors)
-        except (RuntimeError, AttributeError) as error:  # the latter: our own backbone
-            raise self._misfit(path) from error
-
-    def _misfit(self, path: str | Path) -> ConfigError:
-        return ConfigError(
-            f"does not fit a DiffIML with encoder {self.diffusion.encoder!r}",
-            source=str(path),
-            remedy="Name weights of the same shape, or none.",
-        )
-
-    def train_mode(self, model: nn.Module) -> None:
-        """Only what learns: norms of frozen parts keep their statistics."""
-        model.train()
-        ours = cast("DiffIML", model)
-        ours.vae.eval()
-        if not self.diffusion.encoder_rate:
-            ours.encoder.backbone.eval()
-
-    def hot(self, model: Model) -> Iterable[nn.Module]:
-        """Parts that a step spends its time in."""
-        return (*encoder_blocks(model), cast("DiffIML", model).denoiser)
-
     def loss(self, model: Model, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch, at `draws` noise levels for each picture."""
+        """Loss of a batch, at `draws` noise levels for each picture, and its terms by name."""
         model, draws = cast("DiffIML", model), self.diffusion.draws
         clean = self.targets(model, batch.mask).repeat_interleave(draws, 0)  # (B * draws, 8, h, w)
         noisy, t = self.noisy(model, clean, step)
@@ -209,12 +160,8 @@ class Latents:
             prepared = model.condition(batch.image, batch.clues).repeat_interleave(draws, 0)
             guess = model.denoiser(noisy, t, prepared)
         own = F.adaptive_avg_pool2d(batch.valid, clean.shape[-1]).repeat_interleave(draws, 0)
-        apart = (guess.float() - clean).square()
-        half = model.config.vae.latent
-        terms = {
-            "mask": weighted_mean(apart[:, :half], own),
-            "edge": weighted_mean(apart[:, half:], own),
-        }
+        of_mask, of_edge = (guess.float() - clean).square().split(model.config.vae.latent, 1)
+        terms = {"mask": weighted_mean(of_mask, own), "edge": weighted_mean(of_edge, own)}
         weight = 1.0 if self.diffusion.edges == "none" else self.diffusion.mask_weight
         total = weight * terms["mask"] + (1 - weight) * terms["edge"]
         return total, {k: v.detach() for k, v in terms.items()}
@@ -222,10 +169,8 @@ class Latents:
     @torch.no_grad()
     def targets(self, model: DiffIML, mask: Tensor) -> Tensor:
         """Clean latents of masks (B, 1, H, W) and of their edge maps, (B, 8, h, w)."""
-        if self.diffusion.edges == "none":
-            edges = torch.zeros_like(mask)
-        else:
-            kind = self.diffusion.edges
+        kind, edges = self.diffusion.edges, torch.zeros_like(mask)
+        if kind != "none":
             drawn = [edge_map(each, kind) for each in (mask[:, 0] > 0.5).cpu().numpy()]
             edges = torch.from_numpy(np.stack(drawn)[:, None]).to(mask)
         return torch.cat([model.vae.encode(maps * 2 - 1) for maps in (mask, edges)], dim=1)
@@ -245,27 +190,140 @@ class Latents:
         return z, t.to(clean.device)
 
 
-def _part_of(model: nn.Module, prefix: str) -> dict[str, Tensor]:
-    return {k: v for k, v in model.state_dict().items() if k.startswith(prefix)}
+def localization_loss(
+    prediction: Prediction,
+    mask: Tensor,
+    weights: LossWeights | None = None,
+    *,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sum of all terms, and each term by name.
+
+    L = sum_s w_s [ BCE(p_s, m_s) + l_d Dice(p_s, m_s) + l_c MSE(p_s, stopgrad(down(p))) ]
+        + l_e BCE_edge(p, m) + l_i BCE(score)
+
+    Args:
+        prediction: Of the model, for (B, 3, H, W).
+        mask: (B, 1, H, W), 0 or 1.
+        weights: Of the terms.
+        valid: (B, 1, H, W), 0 on padding, where nothing is to be learned; none unless given.
+    """
+    w = weights or LossWeights()
+    mask = mask.float()
+    own = torch.ones_like(mask) if valid is None else valid
+    final = prediction.logits.float()
+    terms = dict.fromkeys(("bce", "dice", "consistency"), final.new_zeros(()))
+    settled = torch.sigmoid(final.detach())
+    for weight, logits in zip(w.levels, (final, *prediction.levels), strict=False):
+        logits = logits.float()
+        target, here = mask, own
+        if logits is not final:
+            size = (logits.shape[-2], logits.shape[-1])
+            here = F.adaptive_avg_pool2d(own, size)  # the share of each place that counts
+            target = F.adaptive_avg_pool2d(mask * own, size) / here.clamp_min(1e-6)
+        wrong = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        terms["bce"] = terms["bce"] + weight * weighted_mean(wrong, here)
+        terms["dice"] = terms["dice"] + weight * w.dice * dice_loss(logits, target, here)
+        if logits is not final:
+            apart = (torch.sigmoid(logits) - F.adaptive_avg_pool2d(settled, size)).square()
+            apart = weight * w.consistency * weighted_mean(apart, here)
+            terms["consistency"] = terms["consistency"] + apart
+    near = F.binary_cross_entropy_with_logits(final, mask, reduction="none")
+    terms["edge"] = w.edge * weighted_mean(near, edge_band(mask) * own)
+    forged = ((mask * own).flatten(1).amax(1) > 0).float()
+    verdict = F.binary_cross_entropy_with_logits(prediction.score_logits.float(), forged)
+    terms["score"] = w.score * verdict
+    return torch.stack(tuple(terms.values())).sum(), {k: v.detach() for k, v in terms.items()}
 
 
-def _load_semantics(part: Semantics, path: Path | None) -> None:
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean of (B, C, H, W) with weights (B, 1, H, W), over the whole batch and all processes."""
+    return (values * weights).sum() / (fair(weights.sum()) * values.shape[1])
+
+
+def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """1 - Dice, averaged over the pictures of the batch that hold a forgery; 0 when none does.
+
+    All are (B, 1, H, W): logits, the target in [0, 1], and how much of each place counts.
+    """
+    p, m = torch.sigmoid(logits), target
+    if valid is not None:
+        p, m = p * valid, m * valid
+    p, m = p.flatten(1), m.flatten(1)
+    overlap = 2 * (p * m).sum(1) / (p.sum(1) + m.sum(1) + 1e-6)
+    forged = (m.amax(1) > 0).to(overlap.dtype)
+    return ((1 - overlap) * forged).sum() / fair(forged.sum())
+
+
+def edge_band(mask: Tensor, width: int = 7) -> Tensor:
+    """1 within `width` // 2 pixels of a border of the mask, 0 elsewhere; same shape as the mask."""
+    grown = F.max_pool2d(mask, width, 1, width // 2)
+    shrunk = -F.max_pool2d(-mask, width, 1, width // 2)
+    return grown - shrunk
+
+
+def train_mode(model: nn.Module) -> None:
+    """Make the parts that learn ready to; norms of frozen parts keep their statistics."""
+    model.train()
+    for part in model.modules():
+        learns = [p.requires_grad for p in part.parameters()]
+        if learns and not any(learns):
+            part.eval()
+
+
+def costly_parts(model: nn.Module) -> list[nn.Module]:
+    """Parts that a step spends its time in. One by one, since equal ones are compiled once."""
+    kinds = (efficient_rwkv.Block, mit.Block, resnet.Bottleneck, Denoiser)
+    return [part for part in model.modules() if isinstance(part, kinds)]
+
+
+def clues_of(model: Model) -> Clues | None:
+    """Return what finds a model's clues, for whoever makes the samples to call; None without."""
+    return None if model.clues(torch.zeros(1, 3, 64, 64)) is None else cast("Clues", model.clues)
+
+
+def _load_init(model: DiffIML, wanted: str | Path) -> None:
+    """Fill a DiffIML, or its backbone from an EfficientIML, whose heads are left aside."""
+    init: nn.Module = open_weights(wanted).model
+    part: nn.Module = model
+    state = init.state_dict()
+    if isinstance(init, EfficientIML):
+        part = model.encoder.backbone
+        known = part.state_dict()
+        state = (init if isinstance(part, TopDown) else init.backbone).state_dict()
+        state = {k: v for k, v in state.items() if k in known}
+    part.load_state_dict(state)
+
+
+def _load_public(model: DiffIML, path: str | Path) -> None:
+    cast("ImageNetInput", model.encoder.backbone).load_public(_tensors(path))
+
+
+def _load_semantics(network: EfficientNetLite, path: Path | None) -> None:
     """Fill the ImageNet network, which does not learn; from the bundled weights without a file."""
     try:
         if path is not None:
-            part.network.load_public(_tensors(path))
+            network.load_public(_tensors(path))
             return
         bundled = open_weights(_BUNDLED).model.state_dict()
         start = f"{_SEMANTICS}network."
         found = {k.removeprefix(start): v for k, v in bundled.items() if k.startswith(start)}
-        part.network.load_state_dict(found)
+        network.load_state_dict(found)
     except RuntimeError as error:
         raise ConfigError(
             f"is not EfficientNet-Lite0 ({first_line(error)})", source=str(path or _BUNDLED)
         ) from error
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _misfit(what: str, source: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"does not fit {what} ({first_line(error)})",
+        source=source,
+        remedy="Name weights of the same shape, or none.",
+    )
+
+
+def _tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -274,16 +332,3 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             source=str(path),
             remedy="Pickles become safetensors with imlctl weights convert.",
         ) from error
-
-
-def encoder_blocks(model: nn.Module) -> list[nn.Module]:
-    """The encoder's repeated parts. One by one, since equal ones are compiled once."""
-    kinds = (efficient_rwkv.Block, mit.Block, resnet.Bottleneck)
-    return [part for part in model.modules() if isinstance(part, kinds)]
-
-
-def clues_of(model: Model) -> Clues | None:
-    """Return what finds a model's clues, for whoever makes the samples to call; None without."""
-    if model.clues(torch.zeros(1, 3, 64, 64)) is None:
-        return None
-    return cast("Clues", model.clues)

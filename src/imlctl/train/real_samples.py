@@ -13,10 +13,10 @@ import numpy as np
 from imlctl.data.manifest import Entry, read_manifest
 from imlctl.data.masks import read_mask
 from imlctl.errors import ConfigError
-from imlctl.forge import history
+from imlctl.forge import edits, history
 from imlctl.forge.jpeg import jpeg
+from imlctl.forge.photos import read_pixels
 from imlctl.forge.synthesizer import Maker, Sample
-from imlctl.image.decode import read
 from imlctl.image.prepare import Geometry, stored
 
 if TYPE_CHECKING:
@@ -137,14 +137,12 @@ class RealSamples:
         seed: int = 0,
     ) -> None:
         self.sets, self.size, self.augment, self.seed = sets, size, augment, seed
-        self.draws = [
-            max(1, round(weight * (per_epoch or len(entries)))) for weight, entries in sets
-        ]
+        self.draws = [max(1, round((per_epoch or len(e)) * weight)) for weight, e in sets]
         self.epoch_length = sum(self.draws)
         self._order: tuple[int, list[Entry]] = (-1, [])
 
     def entry(self, index: int) -> Entry:
-        """Picture of sample `index`."""
+        """Return the picture that sample `index` is of."""
         epoch, place = divmod(index, self.epoch_length)
         if self._order[0] != epoch:
             rng = np.random.default_rng((self.seed, epoch, 1))
@@ -181,14 +179,11 @@ def _draw(rng: Rng, size: int, count: int) -> list[int]:
 
 def _load(entry: Entry) -> tuple[Pixels, Mask]:
     """Read a picture and its mask, both as stored: the JPEG grid is there."""
-    photo = read(entry.image)
-    pixels = photo.pixels
-    if pixels.dtype != np.uint8:
-        pixels = (pixels >> 8).astype(np.uint8)
+    pixels, orientation = read_pixels(entry.image)
     height, width = pixels.shape[:2]
     if entry.mask is None:
         return pixels, np.zeros((height, width), bool)
-    geometry = Geometry(height, width, orientation=photo.facts.orientation)
+    geometry = Geometry(height, width, orientation=orientation)
     try:
         return pixels, stored(read_mask(entry.mask), geometry)
     except ValueError as error:
@@ -258,23 +253,23 @@ def paper_augment(pixels: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
 
 def copy_paste(pixels: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
     """Copy a box of the picture over another place of it; only the copy is marked."""
-    rows, columns = _box(mask.shape, rng)
-    height, width = rows.stop - rows.start, columns.stop - columns.start
-    y, x = (int(rng.integers(n - m + 1)) for n, m in zip(mask.shape, (height, width), strict=True))
-    if (y, x) == (rows.start, columns.start):
+    source = _box(mask.shape, rng)
+    sides = [part.stop - part.start for part in source]
+    starts = [int(rng.integers(n - m + 1)) for n, m in zip(mask.shape, sides, strict=True)]
+    target = tuple(slice(a, a + side) for a, side in zip(starts, sides, strict=True))
+    if target == source:
         return pixels, mask
     pixels, mask = pixels.copy(), mask.copy()
-    pixels[y : y + height, x : x + width] = pixels[rows, columns].copy()
-    mask[y : y + height, x : x + width] = True
+    pixels[target] = pixels[source].copy()
+    mask[target] = True
     return pixels, mask
 
 
 def inpaint(pixels: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
     """Fill a box from around it (Telea, or Bertalmio et al.)."""
-    hole = np.zeros(mask.shape, np.uint8)
-    hole[_box(mask.shape, rng, largest=0.25)] = 1
-    method = cv2.INPAINT_TELEA if rng.random() < 0.5 else cv2.INPAINT_NS
-    return cast("Pixels", cv2.inpaint(pixels, hole, 3, method)), mask | (hole > 0)
+    hole = np.zeros(mask.shape, bool)
+    hole[_box(mask.shape, rng, largest=0.25)] = True
+    return edits.fill_by_diffusion(pixels, hole, rng), mask | hole
 
 
 def _box(shape: tuple[int, ...], rng: Rng, largest: float = 0.4) -> tuple[slice, slice]:

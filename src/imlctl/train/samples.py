@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import cv2
@@ -15,31 +16,42 @@ from imlctl.process import cores
 from imlctl.train.batches import batches
 from imlctl.train.distributed import Process
 from imlctl.train.material import load_split, synthesizer
-from imlctl.train.objective import clues_of, make_objective
+from imlctl.train.objective import clues_of, make_objective, train_mode
 from imlctl.train.step import Learner, fresh_state, take_step
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Iterator
 
     from imlctl.forge.synthesizer import Maker, Sample
     from imlctl.train.config import TrainConfig
 
 _BATCH = 8  # a worker makes whole batches; how large they are changes nothing
+_COLUMNS = 8
+_CAPTION = 18
+_LEAST_WIDTH = 140  # that the longest caption takes
+_OUTLINE = ((0, 0, 0), (255, 220, 0))  # dark under bright: visible on any ground
 
 
-def sample_cost(make: Maker, count: int) -> tuple[float, dict[str, float]]:
-    """Make samples 0 to `count` here; return seconds of a sample, and of one of each kind."""
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let OpenCV use one thread, as in the processes that make samples."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        make(0)  # what is imported and allocated once
-        took: dict[str, list[float]] = {}
-        for index in range(count):
-            begun = time.perf_counter()
-            kind = make(index).kind
-            took.setdefault(kind, []).append(time.perf_counter() - begun)
+        yield
     finally:
         cv2.setNumThreads(threads)
+
+
+@_one_thread()
+def sample_cost(make: Maker, count: int) -> tuple[float, dict[str, float]]:
+    """Make samples 0 to `count` here; return seconds of a sample, and of one of each kind."""
+    make(0)  # what is imported and allocated once
+    took: dict[str, list[float]] = {}
+    for index in range(count):
+        begun = time.perf_counter()
+        kind = make(index).kind
+        took.setdefault(kind, []).append(time.perf_counter() - begun)
     whole = sum(map(sum, took.values())) / count
     return whole, {kind: sum(each) / len(each) for kind, each in sorted(took.items())}
 
@@ -61,29 +73,20 @@ def usual_workers() -> tuple[int, ...]:
 
 def model_rate(config: TrainConfig, maker: Maker, device: torch.device, steps: int) -> float:
     """Samples a second that training takes when it never waits: `steps` timed ones on one batch."""
-    optim = config.optim
-    objective = make_objective(config)
+    optim, objective = config.optim, make_objective(config)
     state = fresh_state(objective, config, device)
-    learner = Learner(state, objective)
-    objective.train_mode(state.model)
-    micro = optim.batch // optim.accumulate
-    clues = clues_of(state.model)
-    once = batches(
-        maker,
-        start=0,
-        stop=optim.batch,
-        batch=optim.batch,
-        micro=micro,
-        workers=0,
-        device=device,
-        clues=clues,
+    learner, clues = Learner(state, objective), clues_of(state.model)
+    train_mode(state.model)
+    count, parts = optim.batch, optim.accumulate
+    source = batches(
+        maker, start=0, stop=count, batch=count, workers=0, device=device, parts=parts, clues=clues
     )
-    parts = list(once)
+    made = list(source)
     for step in range(steps + 1):
         if step == 1:
             _finish(device)
             begun = time.perf_counter()
-        take_step(state, learner, optim, parts, maker, Process())
+        take_step(state, learner, optim, made, maker, Process())
     _finish(device)
     return steps * optim.batch / (time.perf_counter() - begun)
 
@@ -93,32 +96,25 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-_COLUMNS = 8
-_CAPTION = 18
-_LEAST_WIDTH = 140  # that the longest caption takes
-_OUTLINE = ((0, 0, 0), (255, 220, 0))  # dark under bright: visible on any ground
-
-
+@_one_thread()
 def contact_sheet(config: TrainConfig, *, start: int, count: int) -> tuple[bytes, float]:
     """Draw samples `start` to `start + count` as a PNG; also return the samples made per second."""
     make = synthesizer(config, load_split(config, validation=False), config.optim.size)
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
     began = time.perf_counter()
     samples = [make(index) for index in range(start, start + count)]
     rate = count / (time.perf_counter() - began)
-    cv2.setNumThreads(threads)
     tiles = [_tile(sample) for sample in samples]
-    blank = np.full_like(tiles[0], 255)
-    tiles += [blank] * (-len(tiles) % _COLUMNS)
-    rows = [np.concatenate(tiles[i : i + _COLUMNS], axis=1) for i in range(0, len(tiles), _COLUMNS)]
+    width, height = tiles[0].size
+    sheet = Image.new("RGB", (_COLUMNS * width, -(-count // _COLUMNS) * height), "white")
+    for place, tile in enumerate(tiles):
+        sheet.paste(tile, (place % _COLUMNS * width, place // _COLUMNS * height))
     buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(rows)).save(buffer, "PNG")
+    sheet.save(buffer, "PNG")
     return buffer.getvalue(), rate
 
 
-def _tile(sample: Sample) -> NDArray[np.uint8]:
-    """One sample with its mask outlined and its kind named below, (S + caption, S', 3)."""
+def _tile(sample: Sample) -> Image.Image:
+    """One sample with its mask outlined and its kind named below."""
     canvas = sample.pixels.copy()
     mask = sample.mask.astype(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
@@ -128,6 +124,5 @@ def _tile(sample: Sample) -> NDArray[np.uint8]:
     tile = Image.new("RGB", (max(side, _LEAST_WIDTH), side + _CAPTION), "white")
     tile.paste(Image.fromarray(canvas), (0, 0))
     text = f"{sample.kind.replace('_', '-')}, {100 * sample.mask.mean():.1f} %"
-    font = ImageFont.load_default(12)
-    ImageDraw.Draw(tile).text((4, side + 2), text, fill="black", font=font)
-    return np.asarray(tile)
+    ImageDraw.Draw(tile).text((4, side + 2), text, "black", ImageFont.load_default(12))
+    return tile

@@ -15,29 +15,28 @@ from imlctl.errors import ConfigError, ImlctlError, first_line
 from imlctl.train.batches import Batch
 from imlctl.train.checkpoint import EMA, TrainState
 from imlctl.train.distributed import Process, part_of_batch, share_batch_norm
+from imlctl.train.objective import costly_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from imlctl.core.model import Model
     from imlctl.forge.synthesizer import Maker
     from imlctl.train.config import OptimConfig, TrainConfig
-    from imlctl.train.objective import Objective
-
-_LEAST_SCALE = 2.0**-10  # of a float16 loss: below, no scale can help
+    from imlctl.train.objective import Latents, Masks
 
 
-def fresh_state(objective: Objective, config: TrainConfig, device: torch.device) -> TrainState:
+def fresh_state(
+    objective: Masks | Latents, config: TrainConfig, device: torch.device
+) -> TrainState[Model]:
     """Make the model, what moves it, and its average, as before the first step."""
     torch.manual_seed(config.optim.seed)
     model = objective.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     share_batch_norm(model)
     optimizer = make_optimizer(model, config.optim, objective.rates)
-    scaler = None
-    if config.optim.precision == "float16":
-        scaler = torch.amp.GradScaler(device.type)
-    state = TrainState(model, optimizer, EMA(model, config.optim.ema), scaler=scaler)
+    state = TrainState(model, optimizer, EMA(model, config.optim.ema))
     if config.optim.compile:
-        for part in objective.hot(model):
+        for part in costly_parts(model):
             part.compile()  # in place: parameters, names and the average stay as they are
     return state
 
@@ -51,9 +50,8 @@ def check_compiler(device: torch.device) -> None:
     try:
         torch.compile(torch.square)(torch.zeros(8, device=device))
     except Exception as error:  # compilers and their absence have no error in common
-        reason = first_line(error)
         raise ConfigError(
-            f"this machine cannot compile ({reason})",
+            f"this machine cannot compile ({first_line(error)})",
             source="optim.compile",
             remedy="Install a C++ compiler, for a GPU triton too, or leave the key out.",
         ) from error
@@ -94,14 +92,14 @@ def rate_at(step: int, optim: OptimConfig) -> float:
 class Learner(nn.Module):
     """The loss as a module: what DistributedDataParallel wraps, whatever parts the loss calls."""
 
-    def __init__(self, state: TrainState, objective: Objective) -> None:
+    def __init__(self, state: TrainState[Model], objective: Masks | Latents) -> None:
         super().__init__()
         self.model, self.objective = state.model, objective
 
     def forward(
         self, image: Tensor, mask: Tensor, valid: Tensor, clues: Tensor | None, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Objective.loss`; tensor by tensor, as DistributedDataParallel expects them."""
+        """Loss and terms of a `Batch`, tensor by tensor, as DistributedDataParallel expects it."""
         return self.objective.loss(self.model, Batch(image, mask, valid, clues), step)
 
 
@@ -129,7 +127,7 @@ class Stopwatch:
 
 
 def take_step(
-    state: TrainState,
+    state: TrainState[Model],
     learner: nn.Module,
     optim: OptimConfig,
     parts: Iterable[Batch],
@@ -165,15 +163,17 @@ def take_step(
         ):
             loss, terms = learner(image, part.mask, part.valid, part.clues, state.step)
             if not torch.isfinite(loss):
-                raise _not_finite("loss", state, optim, maker)
+                raise _not_finite("loss", state.step, optim, maker)
             watch.lap("forward")
-            scaled = loss / optim.accumulate
-            (state.scaler.scale(scaled) if state.scaler else scaled).backward()
+            (loss / optim.accumulate).backward()
             watch.lap("backward")
         first += len(part)
         for name, value in {"loss": loss.detach(), **terms}.items():
             sums[name] = sums.get(name, 0) + value / optim.accumulate
-    norm = _update(state, optim, maker)
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), optim.clip)
+    if not torch.isfinite(norm):
+        raise _not_finite("gradient", state.step, optim, maker)
+    state.optimizer.step()
     state.step += 1
     state.ema.update(state.model)
     found = {k: round(v.item(), 5) for k, v in {**sums, "norm": norm}.items()}
@@ -181,31 +181,13 @@ def take_step(
     return found
 
 
-def _update(state: TrainState, optim: OptimConfig, maker: Maker) -> Tensor:
-    """Clip the gradient and step; float16 skips a step whose scale was too high, and lowers it."""
-    scaler = state.scaler
-    if scaler:
-        scaler.unscale_(state.optimizer)
-    norm = nn.utils.clip_grad_norm_(state.model.parameters(), optim.clip)
-    if not scaler:
-        if not torch.isfinite(norm):
-            raise _not_finite("gradient", state, optim, maker)
-        state.optimizer.step()
-        return norm
-    scaler.step(state.optimizer)
-    scaler.update()
-    if scaler.get_scale() < _LEAST_SCALE:
-        raise _not_finite("gradient", state, optim, maker)
-    return torch.nan_to_num(norm, posinf=0.0)
-
-
-def _not_finite(what: str, state: TrainState, optim: OptimConfig, maker: Maker) -> ImlctlError:
+def _not_finite(what: str, step: int, optim: OptimConfig, maker: Maker) -> ImlctlError:
     """Name the pictures of the batch: making its samples again tells which they were."""
-    first = state.step * optim.batch
+    first = step * optim.batch
     made = [maker(index) for index in range(first, first + optim.batch)]
     names = dict.fromkeys(name for sample in made for name in sample.sources)
     return ImlctlError(
-        f"the {what} is not finite at step {state.step}"
+        f"the {what} is not finite at step {step}"
         f" (samples {first} to {first + optim.batch - 1}, made of {', '.join(names)})",
         remedy="Lower optim.rate; the last checkpoint is from before this step.",
     )

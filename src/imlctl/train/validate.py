@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,16 +29,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imlctl.core.model import Model
-    from imlctl.forge.photos import PhotoPool
     from imlctl.forge.synthesizer import Maker
-    from imlctl.train.config import EvaluationConfig, TrainConfig, ValidationConfig
+    from imlctl.train.config import TrainConfig, ValidationConfig
     from imlctl.train.logs import Log
     from imlctl.train.material import Material
-    from imlctl.train.score import HeadConfig
 
 _BATCH = 16
-_HELD_OUT = ("synthetic", "real")
-_BOTH = ("auc", "f1")
 _ONCE = Sampling(ensemble=1)  # an ensemble of one tells as well which weights are better, faster
 
 
@@ -60,24 +56,23 @@ def validate(
     """
     model.eval()
     scores: dict[str, float] = {}
-    for name, maker, count in (
-        ("synthetic", judge, config.synthetic),
-        ("real", real, config.real),
-    ):
-        if maker is not None and count:
-            found = _samples(model, maker, count, device)
-            scores |= {f"{name}_{key}": value for key, value in found.items()}
-    if config.folder is not None:
-        scores |= _real(model, config.folder, device)
-    scores = {name: score for name, score in scores.items() if math.isfinite(score)}
+    if judge is not None and config.synthetic:
+        scores |= _samples(model, judge, config.synthetic, device, "synthetic")
+    if real is not None and config.real:
+        scores |= _samples(model, real, config.real, device, "real")
     # AUC alone does not see whether a mask at 0.5 is right, F1 alone is coarse: both decide.
-    held_out = [scores[f"{k}_{n}"] for k in _HELD_OUT for n in _BOTH if f"{k}_{n}" in scores]
-    chosen = held_out or [scores[f"mean_{n}"] for n in _BOTH if f"mean_{n}" in scores]
+    chosen = list(scores.values())
+    if config.folder is not None:
+        scores |= _sets(model, config.folder, device)
+        scores = {name: score for name, score in scores.items() if math.isfinite(score)}
+        chosen = chosen or [scores[n] for n in ("mean_auc", "mean_f1") if n in scores]
     return scores | {"objective": sum(chosen) / len(chosen) if chosen else 0.0}
 
 
 @torch.inference_mode()
-def _samples(model: Model, judge: Maker, count: int, device: torch.device) -> dict[str, float]:
+def _samples(
+    model: Model, judge: Maker, count: int, device: torch.device, name: str
+) -> dict[str, float]:
     f1, auc = [], []
     clues = clues_of(model)
     for part in batches(
@@ -90,10 +85,11 @@ def _samples(model: Model, judge: Maker, count: int, device: torch.device) -> di
             if t.any():
                 f1.append(pixel_f1(p >= 0.5, t))
                 auc.append(pixel_auc(p, t))
-    return {"auc": float(np.nanmean(auc)), "f1": float(np.mean(f1))} if f1 else {}
+    found = {f"{name}_auc": float(np.nanmean(auc)), f"{name}_f1": float(np.mean(f1))} if f1 else {}
+    return {key: score for key, score in found.items() if math.isfinite(score)}
 
 
-def _real(model: Model, folder: Path, device: torch.device) -> dict[str, float]:
+def _sets(model: Model, folder: Path, device: torch.device) -> dict[str, float]:
     """Score whole pictures as `localize` sees them."""
     loaded = Loaded(model, Card("in training", {}), sha256="", name="in training")
     localizer = Localizer(Settings(device=str(device), sampling=_ONCE), loaded=loaded)
@@ -116,54 +112,40 @@ def finish(
     """
     best = out / "best.safetensors"
     if material.held is not None and len(material.held):
-        _calibrate(best, material, config.heads, device, log)
+        loaded = load(best)
+        model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        teaching = material.photos if config.heads.pictures else None
+        found = calibrate(
+            model, material.held, device=device, teaching=teaching, heads=config.heads
+        )
+        log({"event": "calibration", **asdict(found)})
+        card = replace(with_verdict(loaded.card, found), config=model.config.to_dict())
+        save(best, model, card)
     else:
         log({"event": "not calibrated", "why": "no authentic photographs were held out"})
     if config.evaluation is not None:
-        _evaluate(best, config.evaluation, out / "evaluation.json", device, log)
+        split = config.evaluation.split
+        entries = [
+            e for m in config.evaluation.manifests for e in evaluation_pictures(m, split=split)
+        ]
+        localizer = Localizer(Settings(weights=best, device=str(device)))
+        rows = summarize(list(evaluate(entries, localizer.localize)))
+        table = {row.name: _scores(row) for row in rows}
+        for name, scores in table.items():
+            log({"event": "evaluation", "set": name, **scores})
+        data = json.dumps(table, indent=2).encode() + b"\n"
+        atomic.write(out / "evaluation.json", data, overwrite=True)
     png = draw_curves(out / "log.jsonl")
     if png is not None:
         atomic.write(out / "curves.png", png, overwrite=True)
 
 
-def _calibrate(
-    path: Path, material: Material, heads: HeadConfig, device: torch.device, log: Log
-) -> None:
-    """Let finished weights mark little of authentic photographs, and seldom accuse one."""
-    loaded = load(path)
-    model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    teaching = material.photos if heads.pictures else None
-    found = calibrate(
-        model, cast("PhotoPool", material.held), device=device, teaching=teaching, heads=heads
-    )
-    log({"event": "calibration", **asdict(found)})
-    card = replace(with_verdict(loaded.card, found), config=model.config.to_dict())
-    save(path, model, card)
-
-
-def _evaluate(
-    path: Path, evaluation: EvaluationConfig, out: Path, device: torch.device, log: Log
-) -> None:
-    """Measure the weights that validation chose, on whole pictures, set by set."""
-    split = evaluation.split
-    entries = [e for m in evaluation.manifests for e in evaluation_pictures(m, split=split)]
-    localizer = Localizer(Settings(weights=path, device=str(device)))
-    rows = summarize(list(evaluate(entries, localizer.localize)))
-    table = {row.name: _scores(row) for row in rows}
-    for name, scores in table.items():
-        log({"event": "evaluation", "set": name, **scores})
-    atomic.write(out, json.dumps(table, indent=2).encode() + b"\n", overwrite=True)
-
-
 def _scores(row: SetScore) -> dict[str, float | None]:
-    numbers = ("tampered", "authentic", "f1", "f1_verdict", "iou", "auc", "image_auc")
-    scores = {name: _plain(getattr(row, name)) for name in numbers}
+    """Numbers of a set; null, since JSON has no NaN, where nothing was there to measure."""
+    names = ("tampered", "authentic", "f1", "f1_verdict", "iou", "auc", "image_auc")
+    values = {name: getattr(row, name) for name in names}
+    scores = {k: round(v, 5) if math.isfinite(v) else None for k, v in values.items()}
     if row.rates is not None:
         rates = row.rates.verdicts[Verdict.MANIPULATED]
         scores |= {"found": rates.forgeries.share, "false_alarms": rates.authentic.share}
     return scores
-
-
-def _plain(value: float) -> float | None:
-    """JSON has no NaN: what nothing was there to measure on is null."""
-    return round(value, 5) if np.isfinite(value) else None
