@@ -14,7 +14,7 @@ from imlctl.errors import ConfigError, WeightsError
 from imlctl.forge.diffusion import (
     PROMPTS,
     DiffusionEdits,
-    Pipeline,
+    Inpaint,
     load_pipeline,
     read_prompts,
 )
@@ -89,8 +89,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pipeline_in_the_genuine_layout(folder: Path, pool: PhotoPool) -> None:
     assert (folder / "model_index.json").is_file()
     pipeline = load_pipeline(str(folder), device=torch.device("cpu"), steps=2)
-    assert pipeline.side == SIDE
-    make = DiffusionEdits(pool, pipeline, prompts=("a dog", "a cat"), seed=3)
+    assert pipeline[1] == SIDE
+    make = DiffusionEdits(pool, *pipeline, prompts=("a dog", "a cat"), seed=3)
     sample = make(1)
     original = pool.photos[pool.names.index(sample.sources[0])]
     assert sample.pixels.shape == original.shape
@@ -100,7 +100,7 @@ def test_a_pipeline_in_the_genuine_layout(folder: Path, pool: PhotoPool) -> None
     assert np.array_equal(again.pixels, sample.pixels)
 
 
-def painted(asked: list[Any]) -> Pipeline:
+def painted(asked: list[Any]) -> tuple[Inpaint, int]:
     """Paints the hole green, and writes down what it was asked."""
 
     def inpaint(pixels: Any, mask: Any, prompt: str, chance: torch.Generator) -> Any:
@@ -109,12 +109,12 @@ def painted(asked: list[Any]) -> Pipeline:
         out[mask] = (0, 255, 0)
         return out
 
-    return Pipeline(inpaint, 96)
+    return inpaint, 96
 
 
 def test_only_the_mask_changes_and_all_of_it(pool: PhotoPool) -> None:
     asked: list[Any] = []
-    make = DiffusionEdits(pool, painted(asked), seed=1)
+    make = DiffusionEdits(pool, *painted(asked), seed=1)
     for index in range(12):
         sample = make(index)
         photo = pool.photos[pool.names.index(sample.sources[0])]
@@ -132,7 +132,7 @@ def test_only_the_mask_changes_and_all_of_it(pool: PhotoPool) -> None:
 
 
 def test_outlined_objects_are_what_is_repainted(pool: PhotoPool) -> None:
-    make = DiffusionEdits(pool, painted([]), seed=0)
+    make = DiffusionEdits(pool, *painted([]), seed=0)
     outlined = [s for s in map(make, range(20)) if s.sources == (pool.names[1],)]
     assert outlined
     for sample in outlined:

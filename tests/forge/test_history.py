@@ -169,7 +169,7 @@ def test_random_processing_keeps_shape_and_type(process: Callable[..., Any], see
 
 @pytest.mark.parametrize("make", [make for make, _ in history._HISTORY])
 def test_every_step_of_a_history_keeps_shape_and_type(
-    make: Callable[[history.Rng], history.Step], photo: Callable[..., Any]
+    make: Callable[[np.random.Generator], history.Step], photo: Callable[..., Any]
 ) -> None:
     pixels = photo(0, 50, 66)
     for seed in range(5):
@@ -290,7 +290,7 @@ class TestCirculation:
             if len(saves) < 2:
                 continue
             between = [s for s in steps[saves[0] : saves[-1]] if isinstance(s, history._Cut)]
-            moved += any(s.margins[0] % 8 or s.margins[1] % 8 for s in between)
+            moved += any(s.above % 8 or s.left % 8 for s in between)
             whole += not between
         assert moved > 20
         assert whole > 20

@@ -65,7 +65,8 @@ class TestJpeg:
         pixels[:, ::2] = (200, 60, 60)
         pixels[:, 1::2] = (60, 60, 200)
         full, half = (
-            np.abs(jpeg(pixels, 95, s).astype(int) - pixels).mean() for s in ("4:4:4", "4:2:0")
+            np.abs(jpeg(pixels, Encoding(95, None, s)).astype(int) - pixels).mean()
+            for s in ("4:4:4", "4:2:0")
         )
         assert half > 5 * full
 

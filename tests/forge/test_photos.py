@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imlctl.data.manifest import share_of
 from imlctl.errors import ConfigError
-from imlctl.forge.photos import PhotoPool, held_out, list_photos, load_pool
+from imlctl.forge.photos import PhotoPool, list_photos, load_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,26 +23,6 @@ _SIZES = ((100, 300), (300, 140), (160, 150))
 def save_mask(path: Path, mask: NDArray[np.bool_]) -> None:
     path.parent.mkdir(exist_ok=True)
     Image.fromarray(mask).save(path)
-
-
-class TestHeldOut:
-    def test_never_moves(self) -> None:
-        """Pinned: a photograph that changed sides would be judged on what it taught."""
-        names = ["a.jpg", "b/c.png", "0.png", "photo 1.jpeg", "\udcff.jpg"]
-        assert [held_out(name, 0.5) for name in names] == [True, True, True, False, False]
-
-    def test_keeps_the_share(self) -> None:
-        names = [f"{i}.jpg" for i in range(4000)]
-        assert abs(np.mean([held_out(name, 0.1) for name in names]) - 0.1) < 0.02
-
-    def test_none_and_all(self) -> None:
-        assert not any(held_out(f"{i}", 0.0) for i in range(50))
-        assert all(held_out(f"{i}", 1.0) for i in range(50))
-
-    def test_a_larger_share_only_adds(self) -> None:
-        names = [f"{i}.jpg" for i in range(500)]
-        small, large = ({n for n in names if held_out(n, share)} for share in (0.1, 0.3))
-        assert small < large
 
 
 class TestListPhotos:
@@ -69,7 +50,7 @@ class TestLoadPool:
         assert len(train) > 0
         assert len(held) > 0
         assert sorted(train.names + held.names) == [f"{i}.png" for i in range(8)]
-        assert all(held_out(name, 0.5) for name in held.names)
+        assert all(share_of(name) < 0.5 for name in held.names)
 
     def test_pixels_are_those_of_the_file(
         self, save_photos: Callable[..., Path], photo: Callable[..., Any]

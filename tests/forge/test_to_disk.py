@@ -11,7 +11,7 @@ from imlctl.data.manifest import read_manifest
 from imlctl.data.masks import read_mask
 from imlctl.errors import ConfigError
 from imlctl.forge.synthesizer import Mix, Synthesizer
-from imlctl.forge.to_disk import KINDS, Order, make_maker, synthesize
+from imlctl.forge.to_disk import KINDS, make_maker, synthesize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_pictures_masks_and_manifest_agree(pool: PhotoPool, tmp_path: Path) -> None:
     make = Synthesizer(pool, size=64)
-    listed = read_manifest(synthesize(make, Order(8, split="test"), tmp_path / "s", name="mine"))
+    listed = read_manifest(synthesize(make, 8, tmp_path / "s", name="mine", split="test"))
     assert [entry.image.stem for entry in listed] == [f"{n:07}" for n in range(8)]
     for number, entry in enumerate(listed):
         sample = make(number)
@@ -39,10 +39,8 @@ def test_pictures_masks_and_manifest_agree(pool: PhotoPool, tmp_path: Path) -> N
 
 def test_parts_make_the_whole(pool: PhotoPool, tmp_path: Path) -> None:
     make = Synthesizer(pool, size=64)
-    synthesize(make, Order(5), tmp_path / "whole", name="s")
-    manifests = [
-        synthesize(make, Order(5, part=n, parts=2), tmp_path / "parts", name="s") for n in (1, 2)
-    ]
+    synthesize(make, 5, tmp_path / "whole", name="s")
+    manifests = [synthesize(make, 5, tmp_path / "parts", name="s", part=n, parts=2) for n in (1, 2)]
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     assert [len(read_manifest(path)) for path in manifests] == [3, 2]
 
@@ -58,25 +56,23 @@ def test_goes_on_where_it_stopped(pool: PhotoPool, tmp_path: Path) -> None:
         return real(index)
 
     with pytest.raises(KeyboardInterrupt):
-        synthesize(make, Order(5), tmp_path / "s", name="s")
+        synthesize(make, 5, tmp_path / "s", name="s")
     assert not (tmp_path / "s" / "manifest.csv").exists()
-    synthesize(make, Order(5), tmp_path / "s", name="s")
+    synthesize(make, 5, tmp_path / "s", name="s")
     assert made == [0, 1, 2, 3, 3, 4]
-    synthesize(real, Order(5), tmp_path / "whole", name="s")
+    synthesize(real, 5, tmp_path / "whole", name="s")
     assert contents(tmp_path / "s") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_alone(kind: str, pool: PhotoPool) -> None:
-    make = make_maker(pool, Order(4, kind), size=64, mix=Mix(), seed=1)
+    make = make_maker(pool, kind, size=64, mix=Mix(), seed=1)
     assert {make(n).kind for n in range(4)} <= {kind, "authentic"}
 
 
-def test_wrong_orders(pool: PhotoPool) -> None:
+def test_kinds_that_cannot_be_made(pool: PhotoPool) -> None:
     with pytest.raises(ConfigError, match="unknown kind of forgery 'collage'"):
-        make_maker(pool, Order(1, "collage"), size=64, mix=Mix(), seed=0)
+        make_maker(pool, "collage", size=64, mix=Mix(), seed=0)
     bare = replace(pool, regenerated={})
     with pytest.raises(ConfigError, match="need an autoencoder"):
-        make_maker(bare, Order(1, "regenerated"), size=64, mix=Mix(), seed=0)
-    with pytest.raises(ValueError, match="count must be positive"):
-        Order(5, part=3, parts=2)
+        make_maker(bare, "regenerated", size=64, mix=Mix(), seed=0)

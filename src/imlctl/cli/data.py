@@ -69,7 +69,6 @@ def synthesize(
     from imlctl.train.material import load_split
 
     part = Shard.parse(shard)
-    order = to_disk.Order(count, kind, split, part.index, part.count)
     preset = load_config(config)
     pool = load_split(preset, validation=held_out)
     if kind == "diffusion":
@@ -77,13 +76,13 @@ def synthesize(
         from imlctl.forge.diffusion import DiffusionEdits, load_pipeline, read_prompts
 
         loaded = load_pipeline(pipeline, revision=revision, device=resolve(device))
-        make: Any = DiffusionEdits(pool, loaded, prompts=read_prompts(prompts), seed=seed)
+        make: Any = DiffusionEdits(pool, *loaded, prompts=read_prompts(prompts), seed=seed)
     else:
-        make = to_disk.make_maker(pool, order, size=preset.optim.size, mix=preset.mix, seed=seed)
-    with tqdm(total=len(order.numbers), unit="picture", disable=not sys.stderr.isatty()) as bar:
-        made = to_disk.synthesize(
-            make, order, out, name=name, report=lambda *_: bar.update() and None
-        )
+        make = to_disk.make_maker(pool, kind, size=preset.optim.size, mix=preset.mix, seed=seed)
+    total = len(range(part.index - 1, count, part.count))
+    with tqdm(total=total, unit="picture", disable=not sys.stderr.isatty()) as bar:
+        where: dict[str, Any] = {"split": split, "part": part.index, "parts": part.count}
+        made = to_disk.synthesize(make, count, out, name=name, **where, report=bar.update)
     typer.echo(made)
 
 

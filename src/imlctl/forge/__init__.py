@@ -1,1 +1,9 @@
-"""Forgeries made on the fly: photographs, edits, and the histories that betray them."""
+"""Forgeries and the photographs they are made from: how pictures come to be what they are."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]  # (H, W, 3)
+Mask = NDArray[np.bool_]  # (H, W)
+Shape = tuple[int, int]  # height, width
+Rng = np.random.Generator

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from imlctl.errors import ConfigError, UsageError, WeightsError
+from imlctl.errors import ConfigError, UsageError, WeightsError, first_line
 from imlctl.forge import history
 from imlctl.forge.edits import blend
 from imlctl.forge.shapes import feather, random_mask
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from imlctl.forge import Mask, Pixels
     from imlctl.forge.photos import PhotoPool
-    from imlctl.forge.shapes import Mask
-    from imlctl.forge.synthesizer import Pixels, Rng
 
 # (pixels (S, S, 3), mask (S, S), prompt, generator) -> pixels (S, S, 3)
 Inpaint = Callable[["Pixels", "Mask", str, torch.Generator], "Pixels"]
@@ -44,22 +43,10 @@ _LARGE = 1024  # side of the square for pipelines without a UNet: they are train
 _CONTEXT = 1.6  # side of the square that is repainted, against the mask's
 
 
-class Pipeline:
-    """An inpainting pipeline, and the side in pixels of the square that it repaints."""
-
-    def __init__(self, inpaint: Inpaint, side: int) -> None:
-        self.inpaint, self.side = inpaint, side
-
-
 def load_pipeline(
-    name: str,
-    *,
-    revision: str | None = None,
-    device: torch.device,
-    steps: int = 30,
-    side: int | None = None,
-) -> Pipeline:
-    """Load an inpainting pipeline, an id on the Hub or a folder; `side` is what it was trained at.
+    name: str, *, revision: str | None = None, device: torch.device, steps: int = 30
+) -> tuple[Inpaint, int]:
+    """Load an inpainting pipeline, an id on the Hub or a folder, and the side that it repaints.
 
     Raises:
         UsageError: The extra is not installed.
@@ -81,32 +68,30 @@ def load_pipeline(
                 name, revision=revision, use_safetensors=True, low_cpu_mem_usage=False
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:  # the Hub's are OSErrors
-        reason = " ".join(str(error).split())[:200]
         raise WeightsError(
-            f"cannot be loaded as an inpainting pipeline ({reason})",
+            f"cannot be loaded as an inpainting pipeline ({first_line(error)})",
             source=name,
             remedy="Check its name and revision, the network, HF_ENDPOINT and HF_HUB_OFFLINE.",
         ) from error
     loaded = loaded.to(device)
     loaded.set_progress_bar_config(disable=True)
-    if side is None:
-        unet = getattr(loaded, "unet", None)
-        side = int(unet.config.sample_size * loaded.vae_scale_factor) if unet else _LARGE
+    unet = getattr(loaded, "unet", None)
+    side = int(unet.config.sample_size * loaded.vae_scale_factor) if unet else _LARGE
 
+    @torch.inference_mode()
     def inpaint(pixels: Pixels, mask: Mask, prompt: str, chance: torch.Generator) -> Pixels:
-        with torch.inference_mode():
-            made = loaded(
-                prompt=prompt,
-                image=Image.fromarray(pixels),
-                mask_image=Image.fromarray(mask.astype(np.uint8) * 255),
-                height=side,
-                width=side,
-                num_inference_steps=steps,
-                generator=chance,
-            )
+        made = loaded(
+            prompt=prompt,
+            image=Image.fromarray(pixels),
+            mask_image=Image.fromarray(mask.astype(np.uint8) * 255),
+            height=side,
+            width=side,
+            num_inference_steps=steps,
+            generator=chance,
+        )
         return np.asarray(made.images[0].convert("RGB"))
 
-    return Pipeline(inpaint, side)
+    return inpaint, side
 
 
 def read_prompts(path: Path | None) -> tuple[str, ...]:
@@ -129,65 +114,53 @@ def read_prompts(path: Path | None) -> tuple[str, ...]:
 class DiffusionEdits:
     """Makes edited photograph number i, always the same one on one device.
 
-    Outlined objects of the pool are what is repainted, where there are any; of the prompts one is
-    drawn for each picture.
+    `inpaint` repaints squares of `side` pixels: outlined objects of the pool, where there are any.
+    Of the prompts one is drawn for each picture.
     """
 
     def __init__(
         self,
         pool: PhotoPool,
-        pipeline: Pipeline,
+        inpaint: Inpaint,
+        side: int,
         *,
         prompts: Sequence[str] = PROMPTS,
         seed: int = 0,
     ) -> None:
-        self.pool, self.pipeline, self.prompts, self.seed = pool, pipeline, prompts, seed
+        self.pool, self.inpaint, self.side = pool, inpaint, side
+        self.prompts, self.seed = prompts, seed
 
     def __call__(self, index: int) -> Sample:
         """Make edit `index`: a whole photograph, and the mask of what was repainted."""
         rng = np.random.default_rng((self.seed, index))
         number = int(rng.integers(len(self.pool)))
-        photo = self.pool.photos[number]
-        mask = self._mask(number, photo.shape[:2], rng)
+        photo, outlines = self.pool.photos[number], self.pool.objects.get(number, ())
+        height, width = photo.shape[:2]
+        mask = (
+            outlines[rng.integers(len(outlines))] if outlines else random_mask(rng, height, width)
+        )
         prompt = self.prompts[int(rng.integers(len(self.prompts)))]
         chance = torch.Generator("cpu").manual_seed(int(rng.integers(2**62)))
-        pixels = self._edit(photo, mask, prompt, chance, float(rng.choice((0.0, 1.0, 2.0))))
-        return Sample(pixels, mask, "diffusion", (self.pool.names[number],))
-
-    def _mask(self, number: int, shape: tuple[int, ...], rng: Rng) -> Mask:
-        outlines = self.pool.objects.get(number, ())
-        if outlines:
-            return outlines[rng.integers(len(outlines))]
-        return random_mask(rng, shape[0], shape[1])
-
-    def _edit(
-        self, photo: Pixels, mask: Mask, prompt: str, chance: torch.Generator, sigma: float
-    ) -> Pixels:
-        window = _window(mask, self.pipeline.side)
+        window = _window(mask, self.side)
         square, hole = photo[window], mask[window]
-        height, width = hole.shape
-        side = self.pipeline.side
-        small = history.resize(square, side, side)
-        marked = history.resize(hole.astype(np.uint8) * 255, side, side) > 0
-        made = self.pipeline.inpaint(small, marked, prompt, chance)
-        made = history.resize(np.ascontiguousarray(made), height, width)
+        small = history.resize(square, self.side, self.side)
+        marked = history.resize(hole.astype(np.uint8) * 255, self.side, self.side) > 0
+        made = np.ascontiguousarray(self.inpaint(small, marked, prompt, chance))
         # Softened inwards only: outside the mask not a pixel may differ.
-        alpha = feather(hole, sigma) * hole
+        alpha = feather(hole, float(rng.choice((0.0, 1.0, 2.0)))) * hole
         edited = photo.copy()
-        edited[window] = blend(square, made, alpha)
-        return edited
+        edited[window] = blend(square, history.resize(made, *hole.shape), alpha)
+        return Sample(edited, mask, "diffusion", (self.pool.names[number],))
 
 
 def _window(mask: Mask, side: int) -> tuple[slice, slice]:
     """A square around the mask with some context, at least `side`, within the picture."""
-    ys, xs = np.nonzero(mask)
-    extent = max(int(np.ptp(ys)), int(np.ptp(xs))) + 1
-    wanted = max(side, round(extent * _CONTEXT))
+    places = np.nonzero(mask)
+    wanted = max(side, round((max(map(np.ptp, places)) + 1) * _CONTEXT))
     slices = []
-    for centre, size in zip(
-        ((ys.min() + ys.max()) // 2, (xs.min() + xs.max()) // 2), mask.shape, strict=True
-    ):
+    for place, size in zip(places, mask.shape, strict=True):
         length = min(wanted, size)
+        centre = (place.min() + place.max()) // 2
         start = int(np.clip(centre - length // 2, 0, size - length))
         slices.append(slice(start, start + length))
     return slices[0], slices[1]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from imlctl.forge import history
 from imlctl.forge.jpeg import jpeg, random_encoding
-from imlctl.forge.shapes import Mask, feather
+from imlctl.forge.shapes import feather
 
-Pixels = NDArray[np.uint8]
-Rng = np.random.Generator
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from imlctl.forge import Mask, Pixels, Rng
 
 _MATTE = 12.0  # pixels, the widest sigma of a soft matte
 _MOVES = 48  # places tried for each piece
@@ -76,9 +76,9 @@ def match_colour(source: Pixels, host: Pixels, mask: Mask, strength: float) -> P
     gain = 1 + strength * (spread - 1)
     shift = strength * (around.mean(0) - inside.mean(0))
     centre = inside.mean(0)
-    curves = (np.arange(256)[:, None] - centre) * gain + centre + shift
-    curves = np.clip(np.rint(curves), 0, 255).astype(np.uint8)
-    return cast("Pixels", cv2.LUT(source, curves[None]))
+    return history.curves(
+        source, ((np.arange(256)[:, None] - centre) * gain + centre + shift)[None]
+    )
 
 
 def _poisson(host: Pixels, source: Pixels, mask: Mask) -> tuple[Pixels, Mask] | None:
@@ -113,18 +113,16 @@ def copy_move(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
 def clone(host: Pixels, outline: Mask, rng: Rng) -> tuple[Pixels, Mask]:
     """Put a second copy of what the outline holds elsewhere in the picture; see `copy_move`."""
     height, width = outline.shape
+    drawn = outline.astype(np.uint8)
     for _ in range(8):
         motion = _motion(outline, rng)
-        copy = cv2.warpAffine(
-            outline.astype(np.uint8), motion.turn, (width, height), flags=cv2.INTER_NEAREST
-        )
+        copy = cv2.warpAffine(drawn, motion.turn, (width, height), flags=cv2.INTER_NEAREST)
         if 2 * copy.sum() > outline.sum():  # most of it lies within the frame
             return _duplicate(host, copy > 0, motion, rng)
     return copy_move(host, outline, rng)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Motion:
+class _Motion(NamedTuple):
     """Motion of a copy: the affine map, and the whole-pixel shift where it is nothing else."""
 
     turn: NDArray[np.float64]
@@ -154,26 +152,21 @@ def _motion(mask: Mask, rng: Rng) -> _Motion:
 def _duplicate(host: Pixels, mask: Mask, motion: _Motion, rng: Rng) -> tuple[Pixels, Mask]:
     """Cover the mask with what the motion brings there."""
     height, width = mask.shape
-    plain = motion.shift is not None
-    method = (
-        cv2.INTER_NEAREST
-        if plain
-        else int(rng.choice((cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)))
-    )
-    moved = cv2.warpAffine(
-        host, motion.turn, (width, height), flags=method, borderMode=cv2.BORDER_REFLECT_101
-    )
+    smooth = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+    method = int(rng.choice(smooth)) if motion.shift is None else cv2.INTER_NEAREST
+    size, edge = (width, height), cv2.BORDER_REFLECT_101
+    warped = cv2.warpAffine(host, motion.turn, size, flags=method, borderMode=edge)
+    moved = cast("Pixels", warped)
     altered = rng.random() < 0.25
     if altered:
-        moved = history.random_history(moved, rng, untouched=0.0)  # type: ignore[arg-type]
-    forged, copy = composite(host, moved, mask, rng)  # type: ignore[arg-type]
+        moved = history.random_history(moved, rng, untouched=0.0)
+    forged, copy = composite(host, moved, mask, rng)
     if altered or motion.shift is None:
         return forged, copy
     source = np.zeros_like(copy)
-    ys, xs = np.nonzero(copy)
-    ys, xs = ys - motion.shift[0], xs - motion.shift[1]
-    inside = (ys >= 0) & (ys < height) & (xs >= 0) & (xs < width)
-    source[ys[inside], xs[inside]] = True
+    places = np.argwhere(copy) - motion.shift
+    places = places[((places >= 0) & (places < copy.shape)).all(1)]
+    source[tuple(places.T)] = True
     return forged, copy | source
 
 
@@ -207,12 +200,7 @@ def retouch(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
         partial(history.sharpen, amount=float(rng.uniform(0.8, 2))),
         partial(history.noise, sigma=float(rng.uniform(2, 8)), rng=rng),
         partial(jpeg, encoding=random_encoding(rng, 35, 85)),
-        partial(
-            history.tone,
-            gamma=float(np.exp(rng.choice((-1, 1)) * rng.uniform(0.2, 0.5))),
-            contrast=1.0,
-            brightness=0.0,
-        ),
+        partial(history.tone, gamma=np.exp(rng.choice((-1, 1)) * rng.uniform(0.2, 0.5))),
         partial(history.colour_cast, gains=np.exp(rng.uniform(-0.3, 0.3, 3))),
         partial(cv2.medianBlur, ksize=int(rng.choice((3, 5)))),
         partial(cv2.bilateralFilter, d=7, sigmaColor=float(rng.uniform(20, 60)), sigmaSpace=3.0),
@@ -225,7 +213,7 @@ def retouch(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
 def fill_by_diffusion(host: Pixels, hole: Mask, rng: Rng) -> Pixels:
     """Continue the surroundings inwards: Telea 2004, Bertalmio et al. 2001; slow on large holes."""
     method = cv2.INPAINT_TELEA if rng.random() < 0.5 else cv2.INPAINT_NS
-    return cv2.inpaint(host, hole.astype(np.uint8), 3, method)  # type: ignore[return-value]
+    return cast("Pixels", cv2.inpaint(host, hole.astype(np.uint8), 3, method))
 
 
 def fill_smoothly(host: Pixels, hole: Mask, rng: Rng) -> Pixels:
@@ -258,7 +246,7 @@ def fill_piecewise(host: Pixels, hole: Mask, rng: Rng) -> Pixels:
     if not len(inside) or not len(rim):
         return filled
     seeds = inside[rng.integers(len(inside), size=int(rng.integers(1, 7)))]
-    piece, beside = _nearest(inside, seeds), _nearest(rim, seeds)
+    piece, beside = (_nearest(points, seeds) for points in (inside, rim))
     source = history.blur(host, float(rng.uniform(0.4, 0.8))) if rng.random() < 0.3 else host
     moves = np.rint(rng.uniform(-0.6, 0.6, (_MOVES, 1, 2)) * hole.shape).astype(int)
     for number in range(len(seeds)):
@@ -266,7 +254,8 @@ def fill_piecewise(host: Pixels, hole: Mask, rng: Rng) -> Pixels:
         if not len(target):  # of two equal seeds
             continue
         around = around if len(around) else rim
-        move = _best(host, hole, _some(target, rng), _some(around, rng), moves)
+        inner, outer = (p[rng.integers(len(p), size=_PROBES)] for p in (target, around))
+        move = _best(host, hole, inner, outer, moves)
         if move is not None:
             there = target + move
             fits = _usable(there, hole)
@@ -308,7 +297,3 @@ def _nearest(points: NDArray[np.intp], seeds: NDArray[np.intp]) -> NDArray[np.in
     apart = np.square(points[:, None].astype(np.float32) - seeds).sum(-1)
     nearest: NDArray[np.intp] = apart.argmin(1)
     return nearest
-
-
-def _some(points: NDArray[np.intp], rng: Rng) -> NDArray[np.intp]:
-    return points[rng.integers(len(points), size=_PROBES)]

@@ -10,20 +10,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from imlctl.forge.jpeg import Encoding, jpeg, random_encoding
 
-Pixels = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
-Shape = tuple[int, int]  # height, width
-Rng = np.random.Generator
-Step = Callable[[Pixels], Pixels]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from imlctl.forge import Mask, Pixels, Rng, Shape
+
+Step = Callable[["Pixels"], "Pixels"]
 
 INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4)
 # Pillow's filters widen where they shrink, as editors' and web services' do; OpenCV's do not.
@@ -45,7 +45,7 @@ _BAYER = (
 
 def resize(pixels: Pixels, height: int, width: int, interpolation: int = cv2.INTER_CUBIC) -> Pixels:
     """Resample to (height, width)."""
-    return cv2.resize(pixels, (width, height), interpolation=interpolation)  # type: ignore[return-value]
+    return cast("Pixels", cv2.resize(pixels, (width, height), interpolation=interpolation))
 
 
 def resample(pixels: Pixels, height: int, width: int, rng: Rng) -> Pixels:
@@ -61,9 +61,13 @@ def resample(pixels: Pixels, height: int, width: int, rng: Rng) -> Pixels:
 
 def reduced(pixels: Pixels, factor: float, rng: Rng) -> Pixels:
     """Shrink by `factor`, enlarge again: the size is kept, the detail is not."""
+    return _there_and_back(pixels, 1 / factor, cv2.INTER_AREA, int(rng.choice(_ENLARGING)))
+
+
+def _there_and_back(pixels: Pixels, factor: float, there: int, back: int) -> Pixels:
     height, width = pixels.shape[:2]
-    small = resize(pixels, round(height / factor), round(width / factor), cv2.INTER_AREA)
-    return resize(small, height, width, int(rng.choice(_ENLARGING)))
+    small = resize(pixels, max(8, round(height * factor)), max(8, round(width * factor)), there)
+    return resize(small, height, width, back)
 
 
 @cache
@@ -85,7 +89,7 @@ def noise(pixels: Pixels, sigma: float, rng: Rng, grain: float = 0.0) -> Pixels:
     """Add Gaussian noise of `sigma` grey levels, correlated over `grain` pixels."""
     field = normal(pixels.shape, rng)
     if grain > 0:
-        field = cv2.GaussianBlur(field, (0, 0), grain)  # type: ignore[assignment]
+        field = cast("NDArray[np.float32]", cv2.GaussianBlur(field, (0, 0), grain))
         field /= max(float(field.std()), 1e-6)
     field *= sigma
     field += pixels
@@ -95,25 +99,29 @@ def noise(pixels: Pixels, sigma: float, rng: Rng, grain: float = 0.0) -> Pixels:
 
 def blur(pixels: Pixels, sigma: float) -> Pixels:
     """Gaussian blur; sigma in pixels."""
-    return cv2.GaussianBlur(pixels, (0, 0), sigma)  # type: ignore[return-value]
+    return cast("Pixels", cv2.GaussianBlur(pixels, (0, 0), sigma))
 
 
 def sharpen(pixels: Pixels, amount: float, sigma: float = 1.0) -> Pixels:
     """Unsharp mask."""
-    return cv2.addWeighted(pixels, 1 + amount, cv2.GaussianBlur(pixels, (0, 0), sigma), -amount, 0)  # type: ignore[return-value]
+    return cast("Pixels", cv2.addWeighted(pixels, 1 + amount, blur(pixels, sigma), -amount, 0))
 
 
-def tone(pixels: Pixels, gamma: float, contrast: float, brightness: float) -> Pixels:
+def tone(pixels: Pixels, gamma: float, contrast: float = 1.0, brightness: float = 0.0) -> Pixels:
     """Tone curve: gamma, then contrast about the middle, then an offset in grey levels."""
     x = (np.arange(256) / 255.0) ** gamma * 255
-    curve = np.clip(np.rint((x - 127.5) * contrast + 127.5 + brightness), 0, 255).astype(np.uint8)
-    return cv2.LUT(pixels, curve)  # type: ignore[return-value]
+    return curves(pixels, (x - 127.5) * contrast + 127.5 + brightness)
 
 
 def colour_cast(pixels: Pixels, gains: NDArray[np.float64]) -> Pixels:
     """Multiply the three colours, as a white balance does."""
-    curves = np.clip(np.rint(np.arange(256)[:, None] * gains), 0, 255).astype(np.uint8)
-    return cv2.LUT(pixels, curves[None])  # type: ignore[return-value]
+    return curves(pixels, (np.arange(256)[:, None] * gains)[None])
+
+
+def curves(pixels: Pixels, levels: NDArray[np.float64]) -> Pixels:
+    """Give each grey level, or each of a colour's, that of a curve (256,) or (1, 256, 3)."""
+    levels = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return cast("Pixels", cv2.LUT(pixels, levels))
 
 
 def camera(pixels: Pixels, sigma: float, denoising: float, rng: Rng) -> Pixels:
@@ -135,8 +143,12 @@ def camera(pixels: Pixels, sigma: float, denoising: float, rng: Rng) -> Pixels:
     return cast("Pixels", taken)
 
 
+def _log_uniform(rng: Rng, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
 def _random_camera(rng: Rng) -> Step:
-    sigma = float(np.exp(rng.uniform(np.log(2.0), np.log(12.0))))
+    sigma = _log_uniform(rng, 2.0, 12.0)
     denoising = sigma * float(rng.choice((0.0, rng.uniform(1.0, 4.0))))
     sharpening = float(rng.choice((0.0, rng.uniform(0.3, 1.2))))
     radius = float(rng.uniform(0.7, 1.6))
@@ -155,23 +167,16 @@ def _random_jpeg(rng: Rng) -> Step:
 
 
 def _random_noise(rng: Rng) -> Step:
-    sigma = float(np.exp(rng.uniform(np.log(0.6), np.log(7.0))))
-    return partial(
-        noise, sigma=sigma, rng=rng, grain=float(rng.choice((0.0, 0.0, rng.uniform(0.4, 0.9))))
-    )
+    sigma = _log_uniform(rng, 0.6, 7.0)
+    grain = float(rng.choice((0.0, 0.0, rng.uniform(0.4, 0.9))))
+    return partial(noise, sigma=sigma, rng=rng, grain=grain)
 
 
 def _random_resample(rng: Rng) -> Step:
     """Up or down and back: leaves the resampling trace and keeps the size."""
-    factor = float(np.exp(rng.uniform(np.log(0.45), np.log(1.7))))
+    factor = _log_uniform(rng, 0.45, 1.7)
     there, back = (int(rng.choice(INTERPOLATIONS)) for _ in range(2))
-
-    def step(pixels: Pixels) -> Pixels:
-        height, width = pixels.shape[:2]
-        small = resize(pixels, max(8, round(height * factor)), max(8, round(width * factor)), there)
-        return resize(small, height, width, back)
-
-    return step
+    return partial(_there_and_back, factor=factor, there=there, back=back)
 
 
 def _random_tone(rng: Rng) -> Step:
@@ -188,15 +193,16 @@ def _random_sharpen(rng: Rng) -> Step:
 
 
 def _median(rng: Rng) -> Step:
-    return partial(cv2.medianBlur, ksize=3)  # type: ignore[return-value]
+    del rng
+    return lambda pixels: cast("Pixels", cv2.medianBlur(pixels, 3))
 
 
 def _bilateral(rng: Rng) -> Step:
     strength = float(rng.uniform(6, 25))
-    return partial(cv2.bilateralFilter, d=5, sigmaColor=strength, sigmaSpace=2.0)  # type: ignore[return-value]
+    return lambda pixels: cast("Pixels", cv2.bilateralFilter(pixels, 5, strength, 2.0))
 
 
-_HISTORY: tuple[tuple[Callable[[Rng], Step], float], ...] = (
+_HISTORY = (
     (_random_camera, 0.2),
     (_random_resample, 0.3),
     (_random_tone, 0.3),
@@ -207,6 +213,7 @@ _HISTORY: tuple[tuple[Callable[[Rng], Step], float], ...] = (
     (_random_noise, 0.25),
     (_random_jpeg, 0.45),
 )
+_FINISHES = (_random_blur, _random_sharpen, _random_noise, _random_tone)
 
 
 def random_history(pixels: Pixels, rng: Rng, untouched: float = 0.35) -> Pixels:
@@ -219,20 +226,17 @@ def random_history(pixels: Pixels, rng: Rng, untouched: float = 0.35) -> Pixels:
     return pixels
 
 
-def make_finish(rng: Rng) -> Step:
+def _finish(rng: Rng) -> Step:
     """One of the rarer whole-picture steps."""
-    makers = (_random_blur, _random_sharpen, _random_noise, _random_tone)
-    return makers[rng.integers(len(makers))](rng)
+    return _FINISHES[rng.integers(len(_FINISHES))](rng)
 
 
 def random_finish(pixels: Pixels, rng: Rng) -> Pixels:
     """Process a finished picture: often nothing or one JPEG, sometimes more. Keeps the size."""
     if rng.random() < 0.12:
-        pixels = make_finish(rng)(pixels)
+        pixels = _finish(rng)(pixels)
     fate = rng.random()
-    if fate < 0.3:
-        return pixels
-    return jpeg(pixels, random_encoding(rng, 50 if fate < 0.7 else 80))
+    return pixels if fate < 0.3 else jpeg(pixels, random_encoding(rng, 50 if fate < 0.7 else 80))
 
 
 def random_copy(pixels: Pixels, rng: Rng) -> Pixels:
@@ -243,30 +247,20 @@ def random_copy(pixels: Pixels, rng: Rng) -> Pixels:
     return pixels if rng.random() < 0.15 else jpeg(pixels, random_encoding(rng, 50, 95))
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """Rows and columns that are cut off: above, on the left, below, on the right."""
+class _Cut(NamedTuple):
+    """Rows and columns that are cut off."""
 
-    margins: tuple[int, int, int, int]
-
-    def before(self, shape: Shape) -> Shape:
-        above, left, below, right = self.margins
-        return shape[0] + above + below, shape[1] + left + right
-
-    def __call__(self, pixels: Any) -> Any:
-        above, left, below, right = self.margins
-        return pixels[above : pixels.shape[0] - below, left : pixels.shape[1] - right]
+    above: int
+    left: int
+    below: int
+    right: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Resize:
+class _Resize(NamedTuple):
     """From one shape to another."""
 
     source: Shape
     target: Shape
-
-
-_Change = _Cut | _Resize | Encoding | Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,18 +268,21 @@ class Circulation:
     """Steps that a whole picture goes through after the edit, from its canvas's shape on."""
 
     canvas: Shape
-    steps: tuple[_Change, ...]
+    steps: tuple[_Cut | _Resize | Encoding | Step, ...]
 
     def __call__(self, pixels: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
         """Let a picture and its mask go through it; what is less than half marked is not."""
         for step in self.steps:
+            pixels = np.ascontiguousarray(pixels)
             if isinstance(step, Encoding):
-                pixels = jpeg(np.ascontiguousarray(pixels), step)
+                pixels = jpeg(pixels, step)
             elif isinstance(step, _Cut):
-                pixels, mask = step(pixels), step(mask)
+                height, width = mask.shape
+                kept = np.s_[step.above : height - step.below, step.left : width - step.right]
+                pixels, mask = pixels[kept], mask[kept]
             elif isinstance(step, _Resize):
                 height, width = step.target
-                pixels = resample(np.ascontiguousarray(pixels), height, width, rng)
+                pixels = resample(pixels, height, width, rng)
                 if mask.any():
                     way = cv2.INTER_AREA if height < step.source[0] else cv2.INTER_LINEAR
                     marked = np.ascontiguousarray(mask, np.float32)
@@ -293,7 +290,7 @@ class Circulation:
                 else:
                     mask = np.zeros((height, width), bool)
             else:
-                pixels = step(np.ascontiguousarray(pixels))
+                pixels = step(pixels)
         return np.ascontiguousarray(pixels), np.ascontiguousarray(mask)
 
 
@@ -322,38 +319,40 @@ def circulate(
     resized = native is not None and native != shape
     factor = 1.0
     if native is None and rng.random() < (0.25 if careful else 0.38):
-        resized = True
-        factor = _factor(rng, largest)
+        resized, factor = True, _factor(rng, largest)
     if resized and count == 0 and rng.random() < 0.75:
         count = 1
     where = -1  # the gap that it is resized in: 0 before the first compression
     if resized:
-        last = max(0, count - 1)
-        where = last if rng.random() < 0.8 else int(rng.integers(count + 1))
+        where = max(0, count - 1) if rng.random() < 0.8 else int(rng.integers(count + 1))
     saves = [random_encoding(rng, 70 if careful else 50) for _ in range(count)]
-    steps: list[_Change] = []  # from the last to the first, since the last shape is known
+    steps: list[_Cut | _Resize | Encoding | Step] = []  # last to first, since `shape` is the last
+
+    def cut(*margins: int) -> Shape:
+        above, left, below, right = margins
+        steps.append(_Cut(*margins))
+        return shape[0] + above + below, shape[1] + left + right
+
     for gap in range(count, -1, -1):
         if gap < count:
             steps.append(saves[gap])
         moved = rng.random() < (0.5 if 0 < gap < count else 0.06)
         if moved and native is None:
-            cut = _Cut(tuple(int(n) for n in rng.integers(0, 16, 4)))  # type: ignore[arg-type]
-            steps.append(cut)
-            shape = cut.before(shape)
+            shape = cut(*map(int, rng.integers(0, 16, 4)))
         if gap == where:
-            target = shape if native is None else _whole(native, shape)
-            if target != shape:
-                spare = [b - a for a, b in zip(shape, target, strict=True)]
-                above, left = (int(rng.integers(n + 1)) for n in spare)
-                steps.append(_Cut((above, left, spare[0] - above, spare[1] - left)))
-            source = native or (
-                max(32, round(target[0] / factor)),
-                max(32, round(target[1] / factor)),
-            )
-            steps.append(_Resize(source, target))
+            source = native
+            if source is not None:
+                down, across = (a - b for a, b in zip(_whole(source, shape), shape, strict=True))
+                if down or across:
+                    above, left = (int(rng.integers(n + 1)) for n in (down, across))
+                    shape = cut(above, left, down - above, across - left)
+            else:
+                height, width = (max(32, round(n / factor)) for n in shape)
+                source = height, width
+            steps.append(_Resize(source, shape))
             shape = source
     if not careful and rng.random() < 0.1:
-        steps.append(make_finish(rng))
+        steps.append(_finish(rng))
     return Circulation(shape, tuple(reversed(steps)))
 
 
@@ -362,9 +361,9 @@ def _factor(rng: Rng, largest: float) -> float:
     if rng.random() < 0.25:
         factor = float(rng.choice((0.5, 2 / 3, 0.75, 1.25, 1.5, 2.0)))
     elif rng.random() < 0.55:
-        factor = float(np.exp(rng.uniform(np.log(0.5), 0)))
+        factor = _log_uniform(rng, 0.5, 1)
     else:
-        factor = float(np.exp(rng.uniform(0, np.log(3))))
+        factor = _log_uniform(rng, 1, 3)
     return max(factor, 1 / largest)
 
 

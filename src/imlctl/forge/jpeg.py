@@ -7,15 +7,17 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-Pixels = NDArray[np.uint8]
-Rng = np.random.Generator
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from imlctl.forge import Pixels, Rng
+
 Divisors = tuple[int, ...]  # 64 of a quantisation table, row by row
 
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")  # by Pillow's number
@@ -39,8 +41,7 @@ class Encoding:
     progressive: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Bank:
+class _Bank(NamedTuple):
     """Tables of cameras and editors, by the quality that they come closest to."""
 
     quality: NDArray[np.int64]  # (N,)
@@ -80,56 +81,39 @@ def random_encoding(rng: Rng, low: int = 50, high: int = 98) -> Encoding:
     subsampling = SUBSAMPLINGS[int(np.searchsorted(np.cumsum(_SUBSAMPLING_SHARES), rng.random()))]
     progressive = bool(rng.random() < _PROGRESSIVE)
     source = rng.random()
-    if source < _LIBJPEG:
-        return Encoding(quality, None, subsampling, progressive)
+    tables = None if source < _LIBJPEG else (mozjpeg(quality),) * 2
     if source >= _MOZJPEG:
         bank = _bank()
         fits = (bank.quality >= low) & (bank.quality <= high)
         fits &= bank.editor == (rng.random() < _EDITORS)
         if fits.any():
             chosen = int(rng.choice(np.flatnonzero(fits)))
-            tables = bank.tables[chosen]
-            return Encoding(int(bank.quality[chosen]), tables, subsampling, progressive)
-    return Encoding(quality, (mozjpeg(quality),) * 2, subsampling, progressive)
+            quality, tables = int(bank.quality[chosen]), bank.tables[chosen]
+    return Encoding(quality, tables, subsampling, progressive)
 
 
 def compress(pixels: Pixels, encoding: Encoding) -> bytes:
     """Encode a picture (H, W, 3)."""
     file = io.BytesIO()
-    how: dict[str, object] = (
-        {"quality": encoding.quality}
-        if encoding.tables is None
-        else {"qtables": [list(table) for table in encoding.tables]}
-    )
-    Image.fromarray(pixels).save(
-        file,
-        "JPEG",
-        subsampling=SUBSAMPLINGS.index(encoding.subsampling),
-        progressive=encoding.progressive,
-        **how,
-    )
+    how: dict[str, object] = {"quality": encoding.quality}
+    if encoding.tables is not None:
+        how = {"qtables": [list(table) for table in encoding.tables]}
+    how |= {"subsampling": SUBSAMPLINGS.index(encoding.subsampling)}
+    Image.fromarray(pixels).save(file, "JPEG", progressive=encoding.progressive, **how)
     return file.getvalue()
 
 
-def jpeg(
-    pixels: Pixels,
-    encoding: Encoding | int,
-    subsampling: str = "4:2:0",
-    *,
-    offset: tuple[int, int] = (0, 0),
-) -> Pixels:
-    """Encode a picture (H, W, 3) as JPEG and decode it again.
+def jpeg(pixels: Pixels, encoding: Encoding | int, offset: tuple[int, int] = (0, 0)) -> Pixels:
+    """Encode a picture (H, W, 3) as JPEG, or with libjpeg's of a quality, and decode it again.
 
-    With a `quality` for an encoding, `subsampling` is how colour is sampled. By `offset`, rows and
-    columns, the grid of blocks lies off the corner, as when the picture was part of a larger one.
+    By `offset`, rows and columns, the grid of blocks lies off the corner, as when the picture was
+    part of a larger one.
     """
-    if isinstance(encoding, int):
-        encoding = Encoding(encoding, None, subsampling)
+    encoding = Encoding(encoding) if isinstance(encoding, int) else encoding
     above, left = offset
     if above or left:
-        pixels = cast(
-            "Pixels", cv2.copyMakeBorder(pixels, above, 0, left, 0, cv2.BORDER_REFLECT_101)
-        )
+        framed = cv2.copyMakeBorder(pixels, above, 0, left, 0, cv2.BORDER_REFLECT_101)
+        pixels = cast("Pixels", framed)
     data = np.frombuffer(compress(pixels, encoding), np.uint8)
     decoded = cast("Pixels", cv2.imdecode(data, cv2.IMREAD_COLOR))
     return cast("Pixels", cv2.cvtColor(decoded[above:, left:], cv2.COLOR_BGR2RGB))

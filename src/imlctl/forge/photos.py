@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from imlctl.data.folders import SUFFIXES
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-Pixels = NDArray[np.uint8]
+    from imlctl.forge import Mask, Pixels
 
 _MIN_SIDE = 128
 
@@ -37,7 +36,7 @@ class PhotoPool:
 
     names: tuple[str, ...]
     photos: tuple[Pixels, ...]
-    objects: dict[int, tuple[NDArray[np.bool_], ...]]
+    objects: dict[int, tuple[Mask, ...]]
     regenerated: dict[int, Pixels]
     skipped: tuple[str, ...] = ()
 
@@ -47,20 +46,16 @@ class PhotoPool:
     def at_least(self, side: int) -> PhotoPool:
         """Photographs of which a square of `side` pixels can be cut; all, if there is none."""
         chosen = [i for i, photo in enumerate(self.photos) if min(photo.shape[:2]) >= side]
-        if not chosen:
-            return self
-        place = {old: new for new, old in enumerate(chosen)}
-        return PhotoPool(
-            tuple(self.names[i] for i in chosen),
-            tuple(self.photos[i] for i in chosen),
-            {place[i]: masks for i, masks in self.objects.items() if i in place},
-            {place[i]: photo for i, photo in self.regenerated.items() if i in place},
+        return (
+            PhotoPool(
+                tuple(self.names[i] for i in chosen),
+                tuple(self.photos[i] for i in chosen),
+                {n: self.objects[i] for n, i in enumerate(chosen) if i in self.objects},
+                {n: self.regenerated[i] for n, i in enumerate(chosen) if i in self.regenerated},
+            )
+            if chosen
+            else self
         )
-
-
-def held_out(name: str, share: float) -> bool:
-    """Say whether a photograph is kept for validation: by its name alone, so it never moves."""
-    return share_of(name) < share
 
 
 def list_photos(folders: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -85,9 +80,8 @@ def list_photos(folders: Sequence[Path]) -> list[tuple[Path, str]]:
 def read_pixels(path: Path) -> tuple[Pixels, int]:
     """Read a picture as it is stored, in 8 bits, (H, W, 3), and its EXIF orientation."""
     photo = read(path)
-    pixels = photo.pixels
-    narrow = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
-    return cast("Pixels", narrow), photo.facts.orientation
+    pixels = photo.pixels if photo.pixels.dtype == np.uint8 else photo.pixels >> 8
+    return pixels.astype(np.uint8, copy=False), photo.facts.orientation
 
 
 def load_pool(
@@ -99,6 +93,8 @@ def load_pool(
 ) -> PhotoPool:
     """Decode the photographs of one split.
 
+    A photograph's name alone decides whether it is held out, so that none ever changes sides.
+
     Args:
         folders: Searched through.
         objects: Folder of object masks named ``<stem of the photograph>__<id>.png``.
@@ -108,10 +104,10 @@ def load_pool(
     names: list[str] = []
     photos: list[Pixels] = []
     skipped: list[str] = []
-    outlines: dict[int, tuple[NDArray[np.bool_], ...]] = {}
+    outlines: dict[int, tuple[Mask, ...]] = {}
     by_stem = _objects_by_stem(objects)
     for path, name in list_photos(folders):
-        if held_out(name, validation_share) is not validation:
+        if (share_of(name) < validation_share) is not validation:
             continue
         try:
             pixels, _ = read_pixels(path)
@@ -121,9 +117,18 @@ def load_pool(
         if min(pixels.shape[:2]) < _MIN_SIDE:
             skipped.append(f"{path}: smaller than {_MIN_SIDE} pixels")
             continue
-        masks = _read_masks(by_stem.get(path.stem, []), pixels.shape[:2], skipped)
+        masks = []
+        for outline in by_stem.get(path.stem, []):
+            try:
+                with Image.open(outline) as image:
+                    mask = np.asarray(image.convert("L")) > 127
+            except (OSError, SyntaxError) as error:  # Pillow raises the latter for a broken PNG
+                skipped.append(f"{outline}: not a readable mask ({error})")
+                continue
+            if mask.shape == pixels.shape[:2] and mask.any():
+                masks.append(mask)
         if masks:
-            outlines[len(photos)] = masks
+            outlines[len(photos)] = tuple(masks)
         names.append(name)
         photos.append(pixels)
     return PhotoPool(tuple(names), tuple(photos), outlines, {}, tuple(skipped))
@@ -138,20 +143,3 @@ def _objects_by_stem(folder: Path | None) -> dict[str, list[Path]]:
     for path in sorted(folder.glob("*__*.png")) if folder else ():
         grouped.setdefault(path.stem.rsplit("__", 1)[0], []).append(path)
     return grouped
-
-
-def _read_masks(
-    paths: Sequence[Path], shape: tuple[int, ...], skipped: list[str]
-) -> tuple[NDArray[np.bool_], ...]:
-    """Masks of the photograph's shape that mark anything; adds unreadable ones to `skipped`."""
-    masks = []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                mask = np.asarray(image.convert("L")) > 127
-        except (OSError, SyntaxError) as error:  # Pillow raises the latter for a broken PNG
-            skipped.append(f"{path}: not a readable mask ({error})")
-            continue
-        if mask.shape == shape and mask.any():
-            masks.append(mask)
-    return tuple(masks)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -26,9 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from imlctl.forge import Pixels
     from imlctl.forge.photos import PhotoPool
-
-Pixels = NDArray[np.uint8]
 
 _LATENT = 32
 _WIDTH = 64

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from imlctl.forge import history
 
 if TYPE_CHECKING:
-    from imlctl.forge.history import Shape
-    from imlctl.forge.shapes import Mask
+    from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
-Rng = np.random.Generator
+    from imlctl.forge import Mask, Pixels, Rng, Shape
 
 _LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:-"))
 _FONTS = (
@@ -65,9 +62,8 @@ def on_plain_ground(shape: Shape, rng: Rng, photo: Pixels, outline: Mask) -> Pix
     to = np.array(shape) / 2 + rng.uniform(-1, 1, 2) * spare
     move = np.array([[scale, 0, to[1] - scale * centre[1]], [0, scale, to[0] - scale * centre[0]]])
     size = shape[::-1]
-    there = cv2.warpAffine(
-        photo, move, size, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT_101
-    )
+    edge = cv2.BORDER_REFLECT_101
+    there = cv2.warpAffine(photo, move, size, flags=cv2.INTER_AREA, borderMode=edge)
     alpha = cv2.warpAffine(outline.astype(np.float32), move, size, flags=cv2.INTER_LINEAR)
     alpha = cv2.GaussianBlur(alpha, (0, 0), float(rng.uniform(0.5, 1.2)))
     if rng.random() < 0.5:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
-Pixels = NDArray[np.uint8]
-Rng = np.random.Generator
+    from imlctl.forge import Mask, Pixels, Rng
 
-MIN_AREA = 0.005
-MAX_AREA = 0.4
+MIN_AREA, MAX_AREA = 0.005, 0.4  # of the frame
 
 _SIDE = 128  # pixels of the longer side that regions are grown at; the border gets a pixel or two
 _SPOTS = 8  # tried before giving up
@@ -47,18 +43,20 @@ def fit_object(rng: Rng, mask: Mask, height: int, width: int) -> Mask:
     cut = mask[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1].astype(np.uint8)
     side = float(np.exp(rng.uniform(np.log(0.12), np.log(0.7))))
     scale = side * min(height / cut.shape[0], width / cut.shape[1])
-    size = (max(4, round(cut.shape[1] * scale)), max(4, round(cut.shape[0] * scale)))
-    piece = cv2.resize(cut[:, :: rng.choice((-1, 1))], size, interpolation=cv2.INTER_NEAREST)
+    tall, wide = (max(4, round(n * scale)) for n in cut.shape)
+    mirrored = cut[:, :: rng.choice((-1, 1))]
+    piece = cv2.resize(mirrored, (wide, tall), interpolation=cv2.INTER_NEAREST)
     out = np.zeros((height, width), bool)
-    y, x = rng.integers(height - piece.shape[0] + 1), rng.integers(width - piece.shape[1] + 1)
-    out[y : y + piece.shape[0], x : x + piece.shape[1]] = piece > 0
+    y, x = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
+    out[y : y + tall, x : x + wide] = piece > 0
     return out
 
 
 def feather(mask: Mask, sigma: float) -> NDArray[np.float32]:
     """Soften a mask's border: (H, W) in [0, 1]; sigma in pixels, 0 for a hard edge."""
     alpha = mask.astype(np.float32)
-    return cv2.GaussianBlur(alpha, (0, 0), sigma) if sigma > 0 else alpha  # type: ignore[return-value]
+    soft = cv2.GaussianBlur(alpha, (0, 0), sigma) if sigma > 0 else alpha
+    return cast("NDArray[np.float32]", soft)
 
 
 def _centre(rng: Rng, height: int, width: int) -> tuple[float, float]:
@@ -69,9 +67,9 @@ def _aspect(rng: Rng) -> float:
     return float(np.exp(rng.uniform(-0.7, 0.7)))
 
 
-def _fill(height: int, width: int, points: NDArray[np.float64]) -> Mask:
+def _fill(height: int, width: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> Mask:
     canvas = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(canvas, [np.round(points).astype(np.int32)], 1)
+    cv2.fillPoly(canvas, [np.round(np.stack((x, y), 1)).astype(np.int32)], 1)
     return canvas > 0
 
 
@@ -81,10 +79,8 @@ def _ellipse(rng: Rng, height: int, width: int, area: float) -> Mask:
     turn, angles = rng.uniform(0, np.pi), np.linspace(0, 2 * np.pi, 60, endpoint=False)
     x, y = a * np.cos(angles), b * np.sin(angles)
     cx, cy = _centre(rng, height, width)
-    turned = np.stack(
-        (cx + x * np.cos(turn) - y * np.sin(turn), cy + x * np.sin(turn) + y * np.cos(turn)), 1
-    )
-    return _fill(height, width, turned)
+    cos, sin = np.cos(turn), np.sin(turn)
+    return _fill(height, width, cx + x * cos - y * sin, cy + x * sin + y * cos)
 
 
 def _box(rng: Rng, height: int, width: int, area: float) -> Mask:
@@ -103,11 +99,8 @@ def _polygon(rng: Rng, height: int, width: int, area: float) -> Mask:
     radius = np.sqrt(area / 2) * rng.uniform(0.4, 1.4, count)
     cx, cy = _centre(rng, height, width)
     aspect = np.sqrt(_aspect(rng))
-    return _fill(
-        height,
-        width,
-        np.stack((cx + radius * np.cos(angles) * aspect, cy + radius * np.sin(angles) / aspect), 1),
-    )
+    x, y = cx + radius * np.cos(angles) * aspect, cy + radius * np.sin(angles) / aspect
+    return _fill(height, width, x, y)
 
 
 def _brush(rng: Rng, height: int, width: int, area: float) -> Mask:
@@ -126,59 +119,51 @@ def _brush(rng: Rng, height: int, width: int, area: float) -> Mask:
 def _blob(rng: Rng, height: int, width: int, area: float) -> Mask:
     """Smooth outline, sometimes in several pieces: low-frequency noise above a quantile."""
     grid = int(rng.integers(4, 8))
-    field = cv2.resize(
-        rng.standard_normal((grid, grid)).astype(np.float32),
-        (width, height),
-        interpolation=cv2.INTER_CUBIC,
-    )
+    coarse = rng.standard_normal((grid, grid)).astype(np.float32)
+    field = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     cx, cy = _centre(rng, height, width)
     y, x = np.ogrid[:height, :width]
     reach = 2.5 * np.sqrt(area / np.pi)
-    field = field - 3 * (((x - cx) ** 2 + (y - cy) ** 2) / reach**2).astype(
-        np.float32
-    )  # near one place
+    away = ((x - cx) ** 2 + (y - cy) ** 2) / reach**2
+    field = field - 3 * away.astype(np.float32)  # near one place
     share = min(area / (height * width), MAX_AREA)
     rank = int((1 - share) * (field.size - 1))
-    return field > np.partition(field, rank, axis=None)[rank]  # type: ignore[no-any-return]
+    return np.asarray(field > np.partition(field, rank, axis=None)[rank])
 
 
-_SHAPES: tuple[Callable[[Rng, int, int, float], Mask], ...] = (
-    _ellipse,
-    _box,
-    _polygon,
-    _brush,
-    _blob,
-    _blob,
-)
+_SHAPES = (_ellipse, _box, _polygon, _brush, _blob, _blob)
 
 
 def segment(pixels: Pixels, rng: Rng) -> Mask | None:
     """Grow a region of like colours in (H, W, 3); None without one of `MIN_AREA` to `MAX_AREA`."""
     height, width = pixels.shape[:2]
     scale = min(1.0, _SIDE / max(height, width))
-    small = (max(1, round(width * scale)), max(1, round(height * scale)))
-    smooth = cv2.GaussianBlur(cv2.resize(pixels, small, interpolation=cv2.INTER_AREA), (0, 0), 1.5)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    smooth = cast("Pixels", cv2.GaussianBlur(small, (0, 0), 1.5))
     for _ in range(_SPOTS):
-        grown = _grow(smooth, rng)  # type: ignore[arg-type]
-        if grown is None:
+        grown = _grow(smooth, rng)
+        if not _fair(grown):
             continue
         whole = cv2.resize(grown.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-        mask: Mask = cv2.GaussianBlur(whole, (0, 0), 0.5 / scale) >= 0.5
-        if MIN_AREA <= mask.mean() <= MAX_AREA:
+        mask = np.asarray(cv2.GaussianBlur(whole, (0, 0), 0.5 / scale) >= 0.5)
+        if _fair(mask):
             return mask
     return None
 
 
-def _grow(smooth: Pixels, rng: Rng) -> Mask | None:
-    """One region from one spot, or from two close together; None where none has a fair size."""
+def _fair(mask: Mask) -> bool:
+    return bool(MIN_AREA <= mask.mean() <= MAX_AREA)
+
+
+def _grow(smooth: Pixels, rng: Rng) -> Mask:
+    """One region from one spot, or from two close together."""
     height, width = smooth.shape[:2]
     y, x = int(rng.integers(height)), int(rng.integers(width))
     spots = [(x, y)]
     if rng.random() < 0.4:  # things have more than one colour
-        near = rng.normal(0, 0.1 * max(height, width), 2)
-        spots.append(
-            (int(np.clip(x + near[0], 0, width - 1)), int(np.clip(y + near[1], 0, height - 1)))
-        )
+        dx, dy = rng.normal(0, 0.1 * max(height, width), 2)
+        spots += [(int(np.clip(x + dx, 0, width - 1)), int(np.clip(y + dy, 0, height - 1)))]
     tolerance = float(rng.choice(_TOLERANCES))
     found = np.zeros((height, width), np.uint8)
     for spot in spots:
@@ -189,13 +174,11 @@ def _grow(smooth: Pixels, rng: Rng) -> Mask | None:
             found |= marked[1:-1, 1:-1]
     closed = cv2.morphologyEx(found, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
     outlines, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    if not outlines:
-        return None
-    largest = max(outlines, key=cv2.contourArea)
     region = np.zeros_like(found)
-    cv2.drawContours(region, [largest], -1, 1, cv2.FILLED)  # without holes
-    fair = MIN_AREA <= region.mean() <= MAX_AREA
-    return region > 0 if fair else None
+    if outlines:
+        largest = max(outlines, key=cv2.contourArea)
+        cv2.drawContours(region, [largest], -1, 1, cv2.FILLED)  # without holes
+    return region > 0
 
 
 def edge_map(mask: Mask, kind: EdgeKind = "canny", *, width: int = EDGE_WIDTH) -> Mask:

@@ -13,20 +13,18 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from imlctl.forge import edits, history, scenes
 from imlctl.forge.jpeg import jpeg, random_encoding
-from imlctl.forge.shapes import MAX_AREA, MIN_AREA, Mask, fit_object, random_mask, segment
+from imlctl.forge.shapes import MAX_AREA, MIN_AREA, fit_object, random_mask, segment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imlctl.forge.history import Shape
-    from imlctl.forge.photos import PhotoPool
+    from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
-Rng = np.random.Generator
+    from imlctl.forge import Mask, Pixels, Rng, Shape
+    from imlctl.forge.photos import PhotoPool
 
 _GRID = 8  # of a JPEG
 _UNTOUCHED = 0.35  # of the sources keep the history that they came with

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from imlctl.forge.shapes import EdgeKind, edge_map, random_mask
@@ -17,9 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imlctl.core.light_vae import LightVAE
-
-Mask = NDArray[np.bool_]
-Rng = np.random.Generator
+    from imlctl.forge import Mask, Rng
 
 _HELD_OUT = 1 << 40  # first number of the held-out masks; no run gets there
 

@@ -22,8 +22,7 @@ from imlctl.image.prepare import Geometry, stored
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from imlctl.forge.history import Pixels, Rng
-    from imlctl.forge.shapes import Mask
+    from imlctl.forge import Mask, Pixels, Rng
 
 _GRID = 8  # of a JPEG
 _NEAR = 0.7  # of the crops of a forgery hold some of it
