@@ -17,7 +17,8 @@ from imlctl.core.diff_iml import SIZES as DIFF_SIZES
 from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES as RWKV_SIZES
-from imlctl.core.mit import SIZES, MixTransformer
+from imlctl.core.imagenet import MIT_SIZES as SIZES
+from imlctl.core.imagenet import MixTransformer
 from imlctl.core.wkv import bi_wkv
 
 

@@ -16,7 +16,8 @@ from imlctl.core.denoiser import DenoiserConfig
 from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
-from imlctl.core.mit import SIZES, MixTransformer
+from imlctl.core.imagenet import MIT_SIZES as SIZES
+from imlctl.core.imagenet import MixTransformer
 from imlctl.errors import ConfigError, OutputError, UsageError, WeightsError
 from imlctl.evaluate.thresholds import kept_in
 from imlctl.mask.decide import Rule

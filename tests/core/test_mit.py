@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from imlctl.core.mit import SIZES, STRIDES, MixTransformer, MixTransformerConfig
+from imlctl.core.imagenet import MIT_SIZES as SIZES
+from imlctl.core.imagenet import STRIDES, MixTransformer, MixTransformerConfig
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from imlctl.core.mit import STRIDES
-from imlctl.core.resnet import SIZES, ResNet, ResNetConfig
+from imlctl.core.imagenet import RESNET_SIZES as SIZES
+from imlctl.core.imagenet import STRIDES, ImageNetInput, ResNet, ResNetConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +126,7 @@ def test_loads_torchvision_files_but_for_the_classifier(
     randomise(source)
     image = torch.randn(1, 3, 40, 40)
     assert not torch.equal(source(image)[3], target(image)[3])
-    target.load_torchvision(file_of(source, counters=counters))
+    ImageNetInput(target).load_public(file_of(source, counters=counters))
     for mine, other in zip(target(image), source(image), strict=True):
         assert torch.equal(mine, other)
 
@@ -148,7 +148,7 @@ def test_any_other_file_is_refused(
     if missing:
         del tensors[missing]
     with pytest.raises(RuntimeError, match=re.compile(match, re.DOTALL)):
-        ResNet(TINY).load_torchvision(tensors)
+        ImageNetInput(ResNet(TINY)).load_public(tensors)
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from imlctl.errors import ConfigError, WeightsError
-from imlctl.forge.diffusion import (
+from imlctl.forge.to_disk import (
     PROMPTS,
     DiffusionEdits,
     Inpaint,

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from imlctl.errors import ConfigError, WeightsError
-from imlctl.forge import regenerate
-from imlctl.forge.photos import PhotoPool
-from imlctl.forge.regenerate import (
+from imlctl.forge import photos as regenerate
+from imlctl.forge.photos import (
+    PhotoPool,
     TinyAutoencoder,
     add_regenerated,
     load_autoencoder,

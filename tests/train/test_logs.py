@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from imlctl.evaluate.charts import _ticks
-from imlctl.train.logs import Log, draw_curves
+from imlctl.train.checkpoint import Log
+from imlctl.train.validate import draw_curves
 
 if TYPE_CHECKING:
     from pathlib import Path

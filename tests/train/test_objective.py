@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from imlctl.core.diff_iml import ImageNetInput
+    from imlctl.core.imagenet import ImageNetInput
 
 CPU = torch.device("cpu")
 VAE = LightVAEConfig(widths=(4, 4, 8), hidden=8, fine=4, blocks=0)

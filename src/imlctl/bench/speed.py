@@ -26,7 +26,7 @@ from imlctl.bench.machine import (
 )
 from imlctl.bench.timing import Subject, take_turns, timer_for
 from imlctl.core.diff_iml import MEMBERS
-from imlctl.core.mit import MixTransformer
+from imlctl.core.imagenet import MixTransformer
 from imlctl.core.model import STEPS
 from imlctl.errors import UsageError
 from imlctl.image.decode import decode

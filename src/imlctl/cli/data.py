@@ -73,7 +73,7 @@ def synthesize(
     pool = load_split(preset, validation=held_out)
     if kind == "diffusion":
         from imlctl.device import resolve
-        from imlctl.forge.diffusion import DiffusionEdits, load_pipeline, read_prompts
+        from imlctl.forge.to_disk import DiffusionEdits, load_pipeline, read_prompts
 
         loaded = load_pipeline(pipeline, revision=revision, device=resolve(device))
         make: Any = DiffusionEdits(pool, *loaded, prompts=read_prompts(prompts), seed=seed)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imlctl.core import efficient_rwkv, mit, resnet
+from imlctl.core import efficient_rwkv, imagenet
 from imlctl.core.denoiser import DENOISERS, Denoiser, DenoiserConfig
 from imlctl.core.efficient_iml import EfficientIMLConfig, TopDown
 from imlctl.core.efficient_rwkv import STRIDES, EfficientRWKV
@@ -26,7 +26,7 @@ from imlctl.core.model import STEPS, Model, Parts, Prediction
 from imlctl.core.sampler import ScheduleConfig, Spacing, alpha_bars, ddim, respaced
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 MEMBERS = 5  # runs that are averaged, the paper's choice: more change little (its Table 7)
 
@@ -35,55 +35,9 @@ _SPOT = 32  # pixels; the image-level score is the strongest spot of this side
 ENCODERS = (
     *(f"efficient-iml-{size}" for size in efficient_rwkv.SIZES),
     *(f"efficient-rwkv-{size}" for size in efficient_rwkv.SIZES),
-    *(f"mit-{size}" for size in mit.SIZES),
-    *(f"resnet{size}" for size in resnet.SIZES),
+    *(f"mit-{size}" for size in imagenet.MIT_SIZES),
+    *(f"resnet{size}" for size in imagenet.RESNET_SIZES),
 )
-
-# What ImageNet weights expect; the EfficientRWKV learns from [0, 1] as it is.
-_SEGFORMER = "segformer.encoder."
-IMAGENET_MEAN, IMAGENET_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class ImageNetInput(nn.Module):
-    """A backbone behind the normalisation that its public weights were trained with."""
-
-    mean: Tensor
-    spread: Tensor
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        for name, values in (("mean", IMAGENET_MEAN), ("spread", IMAGENET_SPREAD)):
-            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
-
-    def clues(self, image: Tensor) -> Tensor | None:
-        """Look for none."""
-        del image
-        return None
-
-    def forward(self, image: Tensor, clues: Tensor | None = None) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) in [0, 1] to the backbone's levels; sees no clues."""
-        del clues
-        return cast("tuple[Tensor, ...]", self.backbone((image - self.mean) / self.spread))
-
-    def load_public(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load ImageNet weights in the layout in which they are published.
-
-        ``nvidia/mit-b*`` (SegformerForImageClassification) or torchvision's ResNets; their
-        classifiers are left aside, and nothing else.
-
-        Raises:
-            RuntimeError: A tensor is missing, unknown or of another shape.
-        """
-        if isinstance(self.backbone, resnet.ResNet):
-            self.backbone.load_torchvision(tensors)
-        else:
-            inner = {
-                name.removeprefix(_SEGFORMER): value
-                for name, value in tensors.items()
-                if not name.startswith("classifier.")
-            }
-            self.backbone.load_state_dict(inner)
 
 
 class Backbone(NamedTuple):
@@ -98,13 +52,13 @@ class Backbone(NamedTuple):
 def build_backbone(name: str) -> Backbone:
     """Build a backbone of `ENCODERS` with random weights."""
     if name.startswith("mit-"):
-        shape = mit.SIZES[name.removeprefix("mit-")]
-        module = ImageNetInput(mit.MixTransformer(shape))
-        return Backbone(module, shape.dims, mit.STRIDES, mit.STRIDES[-1])
+        shape = imagenet.MIT_SIZES[name.removeprefix("mit-")]
+        module = imagenet.ImageNetInput(imagenet.MixTransformer(shape))
+        return Backbone(module, shape.dims, imagenet.STRIDES, imagenet.STRIDES[-1])
     if name.startswith("resnet"):
-        layout = resnet.SIZES[name.removeprefix("resnet")]
-        module = ImageNetInput(resnet.ResNet(layout))
-        return Backbone(module, layout.dims, mit.STRIDES, 1)
+        layout = imagenet.RESNET_SIZES[name.removeprefix("resnet")]
+        module = imagenet.ImageNetInput(imagenet.ResNet(layout))
+        return Backbone(module, layout.dims, imagenet.STRIDES, 1)
     config = efficient_rwkv.SIZES[name.rpartition("-")[2]]
     if name.startswith("efficient-iml-"):  # its path back up too: what it knows of forgeries
         whole = EfficientIMLConfig(config)

@@ -39,12 +39,16 @@ class Batch:
         valid: (B, 1, S, S), 1 on a sample's own pixels and 0 on its padding, float32.
         clues: (B, C, S / 4, S / 4) of each sample's own pixels, their edge repeated over the
             padding; None where the workers were not asked for them.
+        first: Place of the first picture in the batch of all processes.
+        total: Pictures in that batch; 0 for those at hand.
     """
 
     image: Tensor
     mask: Tensor
     valid: Tensor
     clues: Tensor | None = None
+    first: int = 0
+    total: int = 0
 
     def __len__(self) -> int:
         return len(self.image)

@@ -1,10 +1,12 @@
-"""Everything a run needs to go on bit for bit: safetensors, written atomically."""
+"""What a run leaves in its folder: its log, and all it needs to go on bit for bit."""
 
 from __future__ import annotations
 
 import copy
 import json
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -19,11 +21,30 @@ from imlctl.errors import WeightsError
 if TYPE_CHECKING:
     from pathlib import Path
 
+Report = Callable[[dict[str, Any]], None]
+
 SAVE_EVERY = 300.0  # seconds; a crash costs no more than these
 _LENGTH = "optim.steps"  # the one key that a run may go on with another value of
 _MODEL, _AVERAGE, _OPTIMIZER = "model.", "ema.", "optim."  # starts of names in a checkpoint
 
 M = TypeVar("M", bound=nn.Module)
+
+
+class Log:
+    """One JSON line per event, in the file, if any, and to whoever watches."""
+
+    def __init__(self, path: Path | None, report: Report | None) -> None:
+        self.path, self.report = path, report
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Write an event down."""
+        if self.path is None:
+            return
+        if event["event"] != "regenerated":  # which is progress, not history
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"time": round(time.time(), 2), **event}) + "\n")
+        if self.report:
+            self.report(event)
 
 
 class EMA(Generic[M]):

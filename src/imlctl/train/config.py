@@ -84,8 +84,6 @@ class OptimConfig:
         ema: Decay of the averaged weights.
         precision: ``float32``, or ``bfloat16`` (autocast; float32 on a processor that would only
             emulate it).
-        compile: Let torch compile what a step spends its time in: faster once that is done, which
-            takes minutes. The losses agree but for rounding, so it may change between two sittings.
         seed: Seed of the weights and of the samples.
     """
 
@@ -100,7 +98,6 @@ class OptimConfig:
     clip: float = 1.0
     ema: float = 0.998
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

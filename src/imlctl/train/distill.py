@@ -22,11 +22,10 @@ from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
 from imlctl.device import autocast
 from imlctl.errors import ConfigError, ImlctlError, UsageError, WeightsError, first_line
 from imlctl.forge.shapes import EdgeKind  # noqa: TC001  # `load_preset` reads the annotation
-from imlctl.train.checkpoint import EMA, SAVE_EVERY, TrainState, load_state, save_state
+from imlctl.train.checkpoint import EMA, SAVE_EVERY, Log, Report, TrainState, load_state, save_state
 from imlctl.train.config import OptimConfig
-from imlctl.train.logs import Log, Report
 from imlctl.train.mask_maps import JudgeConfig, MaskMaps, round_trip
-from imlctl.train.step import check_compiler, make_optimizer, rate_at
+from imlctl.train.step import make_optimizer, rate_at
 from imlctl.weights.load import Card, load, save
 
 # Maps (B, 1, H, W) in -1 and +1 to scaled latents (B, C, H / 8, W / 8).
@@ -111,17 +110,13 @@ def distill(
         ImlctlError: The loss is not finite; the teacher or a checkpoint is wrong.
     """
     out.mkdir(parents=True, exist_ok=True)
-    if config.optim.compile:
-        check_compiler(device)
     log = Log(out / "log.jsonl", report)
     settings = json.loads(json.dumps(asdict(config), default=str))
-    kept = {k: v for k, v in settings["optim"].items() if k != "compile"}
-    decides = settings | {"optim": kept}
     teacher = teacher or load_teacher(config.teacher, latent=config.model.latent, device=device)
     optim, last = config.optim, out / "last.safetensors"
     state = _start(config, device)
     if last.exists():
-        load_state(last, state, decides)
+        load_state(last, state, settings)
         log({"event": "resumed", "step": state.step})
     stream = MaskMaps(optim.size, optim.seed, config.edges)
     state.model.train()
@@ -148,7 +143,7 @@ def distill(
             state.model.train()
             clock, begun = time.monotonic(), state.step
         if judging or stopping or time.monotonic() - saved > SAVE_EVERY:
-            save_state(last, state, decides)
+            save_state(last, state, settings)
             saved = time.monotonic()
         if stopping:
             log({"event": "stopped", "step": state.step, "of": optim.steps})
@@ -162,11 +157,7 @@ def _start(config: DistillConfig, device: torch.device) -> TrainState[LightVAE]:
     if config.init is not None:
         model.load_state_dict(load(config.init).model.state_dict())
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ema = EMA(model, config.optim.ema)
-    if config.optim.compile:
-        for part in (model.encoder, model.decoder):
-            part.compile()
-    return TrainState(model, make_optimizer(model, config.optim), ema)
+    return TrainState(model, make_optimizer(model, config.optim), EMA(model, config.optim.ema))
 
 
 def _step(

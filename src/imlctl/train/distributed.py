@@ -10,7 +10,6 @@ import os
 import secrets
 import time
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, cast
@@ -86,20 +85,19 @@ def this_round_of(store: Store, process: Process) -> Store:
     """
     from torch.distributed.distributed_c10d import PrefixStore
 
+    own, end = secrets.token_hex(8), time.monotonic() + _TIMEOUT.total_seconds()
     if process.first:
-        name = secrets.token_hex(8)
-        store.set("imlctl/round", name)
+        store.set("imlctl/round", own)
         for rank in range(1, process.world):
-            word = store.get(f"imlctl/{name}/{rank}").decode()  # waits
-            store.set(f"imlctl/{name}/{rank}/seen", word)
-        return PrefixStore(f"imlctl/{name}", store)
-    mine, end = secrets.token_hex(8), time.monotonic() + _TIMEOUT.total_seconds()
+            key = f"imlctl/{own}/{rank}"
+            store.set(f"{key}/seen", store.get(key).decode())  # waits
+        return PrefixStore(f"imlctl/{own}", store)
     while time.monotonic() < end:
         name = store.get("imlctl/round").decode()  # waits for the first; may be an earlier one
         key = f"imlctl/{name}/{process.rank}"
-        store.set(key, mine)
+        store.set(key, own)
         time.sleep(0.05)
-        if store.check([f"{key}/seen"]) and store.get(f"{key}/seen").decode() == mine:
+        if store.check([f"{key}/seen"]) and store.get(f"{key}/seen").decode() == own:
             return PrefixStore(f"imlctl/{name}", store)
     raise ImlctlError("the first of the training processes does not answer")
 
@@ -141,24 +139,6 @@ def fair(count: Tensor) -> Tensor:
     total = count.detach().clone()
     dist.all_reduce(total)
     return total.clamp_min(1) / dist.get_world_size()
-
-
-_part: ContextVar[tuple[int, int]] = ContextVar("part", default=(0, 0))
-
-
-@contextmanager
-def part_of_batch(first: int, total: int) -> Iterator[None]:
-    """Say that the pictures at hand are those from number `first` on, of `total` in the batch."""
-    token = _part.set((first, total))
-    try:
-        yield
-    finally:
-        _part.reset(token)
-
-
-def within_batch() -> tuple[int, int]:
-    """Return the first number of the pictures at hand, and the batch's total; 0 if nobody said."""
-    return _part.get()
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from imlctl.errors import ConfigError
 from imlctl.train.batches import batches
-from imlctl.train.checkpoint import SAVE_EVERY, load_state, save_state
+from imlctl.train.checkpoint import SAVE_EVERY, Log, Report, load_state, save_state
 from imlctl.train.distributed import (
     any_process,
     barrier,
@@ -23,10 +23,9 @@ from imlctl.train.distributed import (
     micro_batch,
     processes,
 )
-from imlctl.train.logs import Log, Report
 from imlctl.train.material import decisive, load_material, require_sources
 from imlctl.train.objective import clues_of, make_objective, train_mode
-from imlctl.train.step import Learner, Stopwatch, check_compiler, fresh_state, take_step
+from imlctl.train.step import Learner, Stopwatch, fresh_state, take_step
 from imlctl.train.validate import finish, validate
 from imlctl.weights.load import Card, save
 
@@ -80,9 +79,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     with processes(device) as (process, where):
         log = Log(out / "log.jsonl" if process.first else None, report)
-        micro_batch(config.optim, process)  # refuses before anything is read, as does the next
-        if config.optim.compile:
-            check_compiler(where)
+        micro_batch(config.optim, process)  # refuses before anything is read
         with first_alone(process):
             material = load_material(config, log)
         ended = _all_steps(config, out, where, process, material, log, stop)

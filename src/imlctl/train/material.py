@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from imlctl.data.manifest import Entry, read_manifest
 from imlctl.errors import ConfigError
-from imlctl.forge.photos import PhotoPool, list_photos, load_pool, read_pixels
-from imlctl.forge.regenerate import add_regenerated
+from imlctl.forge.photos import (
+    PhotoPool,
+    add_regenerated,
+    list_photos,
+    load_pool,
+    read_pixels,
+)
 from imlctl.forge.synthesizer import Synthesizer
 from imlctl.train.batches import Turns
 from imlctl.train.real_samples import Mixture, RealSamples, load_entries, refuse_leaks
@@ -19,15 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from imlctl.forge.synthesizer import Maker
+    from imlctl.train.checkpoint import Report
     from imlctl.train.config import TrainConfig
-    from imlctl.train.logs import Report
 
 _VALIDATION_SEED = 1_000_003  # never a training seed: those are small numbers people choose
 _CALIBRATED_ON = 200  # authentic pictures of a manifest
 # Keys that say where things are, or how fast they are read; not what comes out.
 _PLACES = {
     "data": ("photos", "objects", "autoencoder", "cache", "workers"),
-    "optim": ("compile",),
     "validation": ("folder",),
     "diffusion": ("vae", "backbone"),
 }

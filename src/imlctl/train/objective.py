@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imlctl.core import efficient_rwkv, mit, resnet
-from imlctl.core.denoiser import DENOISERS, Denoiser
+from imlctl.core.denoiser import DENOISERS
 from imlctl.core.diff_iml import DiffIML, DiffIMLConfig
 from imlctl.core.efficient_iml import EfficientIML, TopDown
 from imlctl.core.light_vae import LightVAE
@@ -24,7 +23,7 @@ from imlctl.core.sampler import diffuse
 from imlctl.device import autocast
 from imlctl.errors import ConfigError, first_line
 from imlctl.forge.shapes import edge_map
-from imlctl.train.distributed import fair, within_batch
+from imlctl.train.distributed import fair
 from imlctl.weights.load import load
 from imlctl.weights.open import open_weights
 
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from imlctl.core.diff_iml import ImageNetInput
     from imlctl.core.efficientnet import EfficientNetLite
+    from imlctl.core.imagenet import ImageNetInput
     from imlctl.core.model import Model, Prediction
     from imlctl.train.batches import Batch, Clues
     from imlctl.train.config import DiffusionConfig, TrainConfig
@@ -155,7 +154,7 @@ class Latents:
         """Loss of a batch, at `draws` noise levels for each picture, and its terms by name."""
         model, draws = cast("DiffIML", model), self.diffusion.draws
         clean = self.targets(model, batch.mask).repeat_interleave(draws, 0)  # (B * draws, 8, h, w)
-        noisy, t = self.noisy(model, clean, step)
+        noisy, t = self.noisy(model, clean, step, batch.first, batch.total)
         with autocast(batch.image.device, self.config.optim.precision):
             prepared = model.condition(batch.image, batch.clues).repeat_interleave(draws, 0)
             guess = model.denoiser(noisy, t, prepared)
@@ -175,14 +174,19 @@ class Latents:
             edges = torch.from_numpy(np.stack(drawn)[:, None]).to(mask)
         return torch.cat([model.vae.encode(maps * 2 - 1) for maps in (mask, edges)], dim=1)
 
-    def noisy(self, model: DiffIML, clean: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Latents with prior and noise of random strength (Eq. 15), and their time steps."""
+    def noisy(
+        self, model: DiffIML, clean: Tensor, step: int, first: int = 0, total: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Latents with prior and noise of random strength (Eq. 15), and their time steps.
+
+        They are those of the pictures from number `first` on, of `total` in the batch: the noise of
+        all of it is drawn, of which other processes take the rest.
+        """
         seed = np.random.SeedSequence((self.config.optim.seed, step)).generate_state(1)[0]
         rng = torch.Generator("cpu").manual_seed(int(seed))
-        # Other processes hold the rest of the batch: draw for all of it, and take our part.
-        first, total = (n * self.diffusion.draws for n in within_batch())
-        mine = slice(first, first + len(clean))
-        whole = (total or len(clean), *clean.shape[1:])
+        begin = first * self.diffusion.draws
+        mine = slice(begin, begin + len(clean))
+        whole = (total * self.diffusion.draws or len(clean), *clean.shape[1:])
         even = torch.rand(whole[0], generator=rng, dtype=torch.float64)[mine]
         t = (even ** (1 / self.diffusion.noise_bias) * model.config.schedule.steps).long()
         noise, prior = (torch.randn(whole, generator=rng)[mine].to(clean.device) for _ in range(2))
@@ -269,12 +273,6 @@ def train_mode(model: nn.Module) -> None:
         learns = [p.requires_grad for p in part.parameters()]
         if learns and not any(learns):
             part.eval()
-
-
-def costly_parts(model: nn.Module) -> list[nn.Module]:
-    """Parts that a step spends its time in. One by one, since equal ones are compiled once."""
-    kinds = (efficient_rwkv.Block, mit.Block, resnet.Bottleneck, Denoiser)
-    return [part for part in model.modules() if isinstance(part, kinds)]
 
 
 def clues_of(model: Model) -> Clues | None:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from imlctl.errors import ConfigError, ImlctlError, first_line
+from imlctl.errors import ImlctlError
 from imlctl.train.batches import Batch
 from imlctl.train.checkpoint import EMA, TrainState
-from imlctl.train.distributed import Process, part_of_batch, share_batch_norm
-from imlctl.train.objective import costly_parts
+from imlctl.train.distributed import Process, share_batch_norm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,27 +33,7 @@ def fresh_state(
     model = objective.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     share_batch_norm(model)
     optimizer = make_optimizer(model, config.optim, objective.rates)
-    state = TrainState(model, optimizer, EMA(model, config.optim.ema))
-    if config.optim.compile:
-        for part in costly_parts(model):
-            part.compile()  # in place: parameters, names and the average stay as they are
-    return state
-
-
-def check_compiler(device: torch.device) -> None:
-    """Compile a small function.
-
-    Raises:
-        ConfigError: `torch.compile` does not work here.
-    """
-    try:
-        torch.compile(torch.square)(torch.zeros(8, device=device))
-    except Exception as error:  # compilers and their absence have no error in common
-        raise ConfigError(
-            f"this machine cannot compile ({first_line(error)})",
-            source="optim.compile",
-            remedy="Install a C++ compiler, for a GPU triton too, or leave the key out.",
-        ) from error
+    return TrainState(model, optimizer, EMA(model, config.optim.ema))
 
 
 def make_optimizer(
@@ -97,10 +76,11 @@ class Learner(nn.Module):
         self.model, self.objective = state.model, objective
 
     def forward(
-        self, image: Tensor, mask: Tensor, valid: Tensor, clues: Tensor | None, step: int
+        self, image: Tensor, mask: Tensor, valid: Tensor, clues: Tensor | None, *rest: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and terms of a `Batch`, tensor by tensor, as DistributedDataParallel expects it."""
-        return self.objective.loss(self.model, Batch(image, mask, valid, clues), step)
+        """Loss and terms of a `Batch`, part by part, as DistributedDataParallel expects it."""
+        *place, step = rest
+        return self.objective.loss(self.model, Batch(image, mask, valid, clues, *place), step)
 
 
 class Stopwatch:
@@ -157,11 +137,9 @@ def take_step(
         image = part.image.contiguous(memory_format=torch.channels_last)
         last = number == optim.accumulate - 1
         gradients_stay = isinstance(learner, DistributedDataParallel) and not last
-        with (
-            part_of_batch(first, optim.batch),
-            learner.no_sync() if gradients_stay else nullcontext(),  # type: ignore[operator]
-        ):
-            loss, terms = learner(image, part.mask, part.valid, part.clues, state.step)
+        place = first, optim.batch
+        with learner.no_sync() if gradients_stay else nullcontext():  # type: ignore[operator]
+            loss, terms = learner(image, part.mask, part.valid, part.clues, *place, state.step)
             if not torch.isfinite(loss):
                 raise _not_finite("loss", state.step, optim, maker)
             watch.lap("forward")

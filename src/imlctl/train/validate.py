@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from imlctl import atomic
 from imlctl.data.manifest import evaluation_pictures
+from imlctl.evaluate.charts import draw_charts
 from imlctl.evaluate.metrics import pixel_auc, pixel_f1
 from imlctl.evaluate.score import evaluate
 from imlctl.evaluate.summary import SetScore, summarize
@@ -21,7 +22,6 @@ from imlctl.pipeline import Localizer
 from imlctl.settings import Sampling, Settings
 from imlctl.train.batches import batches
 from imlctl.train.calibrate import calibrate, with_verdict
-from imlctl.train.logs import draw_curves
 from imlctl.train.objective import clues_of
 from imlctl.weights.load import Card, Loaded, load, save
 
@@ -30,10 +30,18 @@ if TYPE_CHECKING:
 
     from imlctl.core.model import Model
     from imlctl.forge.synthesizer import Maker
+    from imlctl.train.checkpoint import Log
     from imlctl.train.config import TrainConfig, ValidationConfig
-    from imlctl.train.logs import Log
     from imlctl.train.material import Material
 
+_PANELS = {
+    "loss": ("loss",),
+    "terms of the loss": ("bce", "dice", "edge", "consistency", "score", "mask"),
+    "norm of the gradient": ("norm",),
+    "seconds of a step": ("waiting", "forward", "backward", "update"),
+    "AUC in validation": ("synthetic_auc", "real_auc", "mean_auc"),
+    "F1 in validation": ("synthetic_f1", "real_f1", "mean_f1"),
+}
 _BATCH = 16
 _ONCE = Sampling(ensemble=1)  # an ensemble of one tells as well which weights are better, faster
 
@@ -149,3 +157,26 @@ def _scores(row: SetScore) -> dict[str, float | None]:
         rates = row.rates.verdicts[Verdict.MANIPULATED]
         scores |= {"found": rates.forgeries.share, "false_alarms": rates.authentic.share}
     return scores
+
+
+def draw_curves(log: Path) -> bytes | None:
+    """Draw what a log holds as a PNG, one panel for each kind of number; None when it holds none.
+
+    Lines that are not JSON are passed over: a killed run may have left half of one. Of a step that
+    a resumed run took again the later word counts.
+    """
+    found: dict[str, dict[float, float]] = {}
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        for name, value in event.items() if event.get("event") in ("step", "validation") else ():
+            if isinstance(value, float | int) and math.isfinite(value):
+                found.setdefault(name, {})[event["step"]] = value
+    curves = {name: sorted(at.items()) for name, at in found.items()}
+    panels = [
+        (title, "steps", {name: curves[name] for name in names if name in curves})
+        for title, names in _PANELS.items()
+    ]
+    return draw_charts(panels)

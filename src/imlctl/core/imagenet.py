@@ -1,22 +1,37 @@
-"""Mix Transformer (MiT), the encoder of SegFormer, in its sizes b0 to b5.
+"""Encoders with public ImageNet weights, under the names of their parameters there: MiT and ResNet.
 
-Xie et al. 2021, "SegFormer" (arXiv 2105.15203), section 3.1. Parameters have the names of the
-public checkpoints ``nvidia/mit-b*`` after their prefix ``segformer.encoder.``, so that those load
-strictly. Stochastic depth, which only their training used, is left out.
+MiT is the encoder of SegFormer: Xie et al. 2021 (arXiv 2105.15203), section 3.1, in its sizes b0 to
+b5. Parameters have the names of the public checkpoints ``nvidia/mit-b*`` after their prefix
+``segformer.encoder.``. Stochastic depth, which only their training used, is left out.
+
+ResNet-50 and 101: He et al. 2016 (arXiv 1512.03385), Table 1 and Fig. 5 right, with the names of
+torchvision's files, in the form that everybody publishes weights for ("v1.5"): a block halves the
+resolution in its 3x3 convolution, not in the first 1x1.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, Self, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from imlctl.core.layers import fold, fuse_all
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Four = tuple[int, int, int, int]
 
 STRIDES: Four = (4, 8, 16, 32)  # of each stage against the picture
+
+MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+_SEGFORMER = "segformer.encoder."
+_EXPANSION = 4  # how much wider a ResNet block's output is than its 3x3 convolution
+_CLASSIFIERS = ("classifier.weight", "classifier.bias", "fc.weight", "fc.bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +53,7 @@ class MixTransformerConfig:
     expansion: int = 4
 
 
-SIZES = {
+MIT_SIZES = {
     "b0": MixTransformerConfig(dims=(32, 64, 160, 256), depths=(2, 2, 2, 2)),
     "b1": MixTransformerConfig(depths=(2, 2, 2, 2)),
     "b2": MixTransformerConfig(depths=(3, 4, 6, 3)),
@@ -125,7 +140,7 @@ class MixFFN(nn.Module):
         return cast("Tensor", self.dense2(F.gelu(_as_tokens(x))))
 
 
-class Block(nn.Module):
+class MixBlock(nn.Module):
     """Attention and feed-forward network, each normalised before and added to what it reads."""
 
     def __init__(self, config: MixTransformerConfig, stage: int) -> None:
@@ -147,14 +162,14 @@ class MixTransformer(nn.Module):
 
     def __init__(self, config: MixTransformerConfig | None = None) -> None:
         super().__init__()
-        self.config = config or SIZES["b3"]
+        self.config = config or MIT_SIZES["b3"]
         dims = self.config.dims
         self.patch_embeddings = nn.ModuleList(
             PatchEmbedding(inputs, dim, kernel=3 if stage else 7, stride=2 if stage else 4)
             for stage, (inputs, dim) in enumerate(zip((3, *dims), dims, strict=False))
         )
         self.block = nn.ModuleList(
-            nn.ModuleList(Block(self.config, stage) for _ in range(depth))
+            nn.ModuleList(MixBlock(self.config, stage) for _ in range(depth))
             for stage, depth in enumerate(self.config.depths)
         )
         self.layer_norm = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)
@@ -193,3 +208,147 @@ def _initialise(part: nn.Module) -> None:
         fan_out = part.kernel_size[0] * part.kernel_size[1] * part.out_channels // part.groups
         nn.init.normal_(part.weight, std=math.sqrt(2 / fan_out))
         nn.init.zeros_(cast("Tensor", part.bias))
+
+
+@dataclass(frozen=True, slots=True)
+class ResNetConfig:
+    """Shape of the encoder.
+
+    Attributes:
+        depths: Blocks of each of the four stages.
+        width: Channels after the stem; the stages widen from it.
+    """
+
+    depths: Four = (3, 4, 6, 3)
+    width: int = 64
+
+    @property
+    def dims(self) -> Four:
+        """Channels that each stage returns."""
+        first = self.width * _EXPANSION
+        return first, first * 2, first * 4, first * 8
+
+
+RESNET_SIZES = {
+    "50": ResNetConfig(depths=(3, 4, 6, 3)),
+    "101": ResNetConfig(depths=(3, 4, 23, 3)),
+}
+
+
+class Bottleneck(nn.Module):
+    """Narrow, look around, widen; added to what came in, projected where shapes differ."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        outputs = width * _EXPANSION
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1: nn.Module = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2: nn.Module = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3: nn.Module = nn.BatchNorm2d(outputs)
+        self.downsample = nn.Sequential()
+        if stride > 1 or inputs != outputs:
+            self.downsample.append(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+            self.downsample.append(nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, 4 * width, H / stride, W / stride), rounded up."""
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x), inplace=True)
+
+    def fuse(self) -> None:
+        """Fold the norms into their convolutions; does nothing when done."""
+        self.bn1 = fold(self.conv1, self.bn1)
+        self.bn2 = fold(self.conv2, self.bn2)
+        self.bn3 = fold(self.conv3, self.bn3)
+        if len(self.downsample):
+            self.downsample[1] = fold(cast("nn.Conv2d", self.downsample[0]), self.downsample[1])
+
+
+class ResNet(nn.Module):
+    """The encoder: a stem at a quarter of the resolution, then four stages of blocks."""
+
+    def __init__(self, config: ResNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or RESNET_SIZES["50"]
+        width = self.config.width
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1: nn.Module = nn.BatchNorm2d(width)
+        inputs = width
+        stages = []
+        for stage, (outputs, depth) in enumerate(
+            zip(self.config.dims, self.config.depths, strict=True)
+        ):
+            blocks = []
+            for block in range(depth):
+                stride = 2 if stage and not block else 1
+                blocks.append(Bottleneck(inputs, outputs // _EXPANSION, stride))
+                inputs = outputs
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the features of the four stages, (B, dims[i], H / STRIDES[i], W / STRIDES[i]).
+
+        Args:
+            image: (B, 3, H, W) of any size, normalised; sizes of features are rounded up.
+        """
+        x = F.relu(self.bn1(self.conv1(image)), inplace=True)  # (B, width, H / 2, W / 2)
+        x = F.max_pool2d(x, 3, 2, 1)  # (B, width, H / 4, W / 4)
+        first = self.layer1(x)
+        second = self.layer2(first)
+        third = self.layer3(second)
+        return first, second, third, self.layer4(third)
+
+    def fuse(self) -> Self:
+        """Fold every norm into its convolution, for inference. Returns self."""
+        fuse_all(self.eval())
+        self.bn1 = fold(self.conv1, self.bn1)
+        return self
+
+
+class ImageNetInput(nn.Module):
+    """A backbone behind the normalisation that its public weights were trained with."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        for name, values in (("mean", MEAN), ("spread", SPREAD)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def clues(self, image: Tensor) -> Tensor | None:
+        """Look for none."""
+        del image
+        return None
+
+    def forward(self, image: Tensor, clues: Tensor | None = None) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) in [0, 1] to the backbone's levels; sees no clues."""
+        del clues
+        return cast("tuple[Tensor, ...]", self.backbone((image - self.mean) / self.spread))
+
+    def load_public(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load ImageNet weights in the layout in which they are published.
+
+        ``nvidia/mit-b*`` (SegformerForImageClassification) or torchvision's ResNets; their
+        classifiers are left aside, and nothing else. Files from before norms counted their batches,
+        torchvision's first ones among them, load as well; the counters then stay as they are.
+
+        Raises:
+            RuntimeError: A tensor is missing, unknown or of another shape.
+        """
+        # A plain dictionary carries no version, which is what lets a norm lack its counter.
+        self.backbone.load_state_dict(
+            {
+                name.removeprefix(_SEGFORMER): value
+                for name, value in tensors.items()
+                if name not in _CLASSIFIERS
+            }
+        )
