@@ -167,11 +167,10 @@ def test_keys_are_set_from_the_command_line(tmp_path: Path) -> None:
     path.write_text(DATA + 'objects = "o"\n[optim]\nsteps = 5\n')
     changes = (
         *("optim.steps=100", "data.photos=Pictures", "data.objects=", "model.backbone.window=4"),
-        *("init=efficientiml", "optim.compile=true", "loss.levels=[1, 0.5]", " mix.splice = 1"),
+        *("init=efficientiml", "loss.levels=[1, 0.5]", " mix.splice = 1"),
     )
     config = load_config(path, changes)
     assert config.optim.steps == 100
-    assert config.optim.compile is True
     assert config.data.photos == (Path("Pictures"),)
     assert config.data.objects is None
     assert config.model.backbone.window == 4

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_the_objective_is_a_number_even_without_forgeries(
 ) -> None:
     config = ValidationConfig(synthetic=0)
     if case == "no forgery":
-        none: dict[str, Any] = dict.fromkeys(Mix().shares(), 0.0)
+        none: dict[str, Any] = dict.fromkeys(asdict(Mix()), 0.0)
         judge = Synthesizer(pool, size=64, mix=Mix(**none | {"authentic": 1.0}))
         config = ValidationConfig(synthetic=3)
     elif case == "no tampered picture":

@@ -8,8 +8,9 @@ is a crop, or a whole picture reduced; like most photographs, it need not fill i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
@@ -52,13 +53,9 @@ class Mix:
     retouch: float = 0.05
 
     def __post_init__(self) -> None:
-        shares = self.shares()
-        if min(shares.values()) < 0 or sum(shares.values()) <= 0:
+        shares = asdict(self).values()
+        if min(shares) < 0 or sum(shares) <= 0:
             raise ValueError("shares of the kinds of forgery must not be negative, nor all zero")
-
-    def shares(self) -> dict[str, float]:
-        """Share of each kind, by name."""
-        return {f.name: float(getattr(self, f.name)) for f in fields(self)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,11 +77,7 @@ class Sample:
     side: int = 0
 
 
-class Maker(Protocol):
-    """Makes sample number i, always the same one."""
-
-    def __call__(self, index: int) -> Sample:
-        """Make sample `index`."""
+Maker = Callable[[int], Sample]  # makes sample number i, always the same one
 
 
 class Synthesizer:
@@ -109,7 +102,7 @@ class Synthesizer:
         originals: float = 0.0,
     ) -> None:
         self.pool, self.size, self.seed, self.originals = pool, size, seed, originals
-        shares = (mix or Mix()).shares()
+        shares: dict[str, float] = asdict(mix or Mix())
         if not pool.regenerated:
             shares["splice"] += shares.pop("regenerated")
         self.kinds = tuple(shares)
@@ -269,11 +262,13 @@ class Synthesizer:
         among = fits if len(fits) else among
         shares = self.areas[among]
         index = int(rng.choice(among, p=shares / shares.sum()))
+        return self._crop(self._versions(index), shape, rng, native=True)
+
+    def _versions(self, index: int) -> list[Pixels]:
+        """A photograph, and what a generator made of it."""
         self._used.append(self.pool.names[index])
-        versions = [self.pool.photos[index]]
-        if index in self.pool.regenerated:
-            versions.append(self.pool.regenerated[index])
-        return self._crop(versions, shape, rng, native=True)
+        made = self.pool.regenerated
+        return [self.pool.photos[index], *([made[index]] if index in made else [])]
 
     def _source(self, index: int, shape: Shape, rng: Rng) -> Pixels:
         """A crop of one photograph with a random history, of `shape`."""
@@ -298,14 +293,10 @@ class Synthesizer:
         limits = versions[0].shape[:2]
         cut = [min(n, max(8, round(s * scale))) for n, s in zip(limits, shape, strict=True)]
         grid = _GRID if native or rng.random() < 0.25 else 1
-        y, x = (
-            int(rng.integers((n - c) // grid + 1)) * grid for n, c in zip(limits, cut, strict=True)
-        )
-        method = (
-            cv2.INTER_AREA
-            if scale > 1 and rng.random() < 0.5
-            else int(rng.choice(history.INTERPOLATIONS))
-        )
+        spare = [(n - c) // grid for n, c in zip(limits, cut, strict=True)]
+        y, x = (int(rng.integers(n + 1)) * grid for n in spare)
+        area = scale > 1 and rng.random() < 0.5
+        method = cv2.INTER_AREA if area else int(rng.choice(history.INTERPOLATIONS))
         mirrored = rng.choice((-1, 1)) < 0
         pieces = [photo[y : y + cut[0], x : x + cut[1]] for photo in versions]
         if tuple(cut) != shape:
@@ -326,15 +317,12 @@ class Synthesizer:
         if 0.8 < scale < 1.25:  # near enough: keep the object's own pixels
             scale, ty, tx = 1.0, round(ty - cy) + cy, round(tx - cx) + cx
         move = np.array([[scale, 0, tx - scale * cx], [0, scale, ty - scale * cy]])
-        method = (
-            cv2.INTER_NEAREST
-            if scale == 1.0
-            else int(rng.choice((cv2.INTER_LINEAR, cv2.INTER_CUBIC)))
-        )
-        size = shape[::-1]
-        donor = cv2.warpAffine(photo, move, size, flags=method, borderMode=cv2.BORDER_REFLECT_101)
+        smooth = (cv2.INTER_LINEAR, cv2.INTER_CUBIC)
+        method = cv2.INTER_NEAREST if scale == 1.0 else int(rng.choice(smooth))
+        size, edge = shape[::-1], cv2.BORDER_REFLECT_101
+        donor = cv2.warpAffine(photo, move, size, flags=method, borderMode=edge)
         mask = cv2.warpAffine(outline.astype(np.uint8), move, size, flags=cv2.INTER_NEAREST)
-        return donor, mask > 0  # type: ignore[return-value]
+        return cast("Pixels", donor), np.asarray(mask > 0)
 
     def _drawn(self, shape: Shape, rng: Rng) -> Pixels:
         """An authentic picture of `scenes`; things and screens show photographs of the pool."""
@@ -351,9 +339,7 @@ class Synthesizer:
             host, generated = self._original(self.with_regenerated, shape, rng)
         else:
             index = int(rng.choice(self.with_regenerated))
-            self._used.append(self.pool.names[index])
-            versions = (self.pool.photos[index], self.pool.regenerated[index])
-            host, generated = self._crop(versions, shape, rng)
+            host, generated = self._crop(self._versions(index), shape, rng)
         if rng.random() < 0.25:  # the whole frame through the generator is authentic everywhere
             return generated, np.zeros(shape, bool)
         if rng.random() < 0.35:  # generators have a resolution of their own; the rest is enlarged

@@ -140,27 +140,12 @@ def load_pipeline(
         UsageError: The extra is not installed.
         WeightsError: The pipeline cannot be fetched or read.
     """
-    try:
-        from diffusers import AutoPipelineForInpainting
-    except ImportError as error:
-        raise UsageError(
-            "diffusion edits need the package diffusers, which is not installed",
-            source=name,
-            remedy="Install it with: pip install 'imlctl[teacher]'.",
-        ) from error
-    try:
-        with warnings.catch_warnings():  # diffusers calls the Hub's client in ways of the past
-            warnings.simplefilter("ignore")
-            kind: Any = AutoPipelineForInpainting
-            loaded = kind.from_pretrained(
-                name, revision=revision, use_safetensors=True, low_cpu_mem_usage=False
-            )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:  # the Hub's are OSErrors
-        raise WeightsError(
-            f"cannot be loaded as an inpainting pipeline ({first_line(error)})",
-            source=name,
-            remedy="Check its name and revision, the network, HF_ENDPOINT and HF_HUB_OFFLINE.",
-        ) from error
+    how = {"revision": revision, "use_safetensors": True, "low_cpu_mem_usage": False}
+    loaded = from_diffusers(
+        name,
+        "an inpainting pipeline",
+        lambda diffusers: diffusers.AutoPipelineForInpainting.from_pretrained(name, **how),
+    )
     loaded = loaded.to(device)
     loaded.set_progress_bar_config(disable=True)
     unet = getattr(loaded, "unet", None)
@@ -180,6 +165,33 @@ def load_pipeline(
         return np.asarray(made.images[0].convert("RGB"))
 
     return inpaint, side
+
+
+def from_diffusers(name: str, kind: str, load: Callable[[Any], Any]) -> Any:
+    """Load something by diffusers, which `load` gets, from the Hub or a folder.
+
+    Raises:
+        UsageError: The extra is not installed.
+        WeightsError: It cannot be fetched or read.
+    """
+    try:
+        import diffusers
+    except ImportError as error:
+        raise UsageError(
+            f"{kind} needs the package diffusers, which is not installed",
+            source=name,
+            remedy="Install it with: pip install 'imlctl[teacher]'.",
+        ) from error
+    try:
+        with warnings.catch_warnings():  # diffusers calls the Hub's client in ways of the past
+            warnings.simplefilter("ignore")
+            return load(diffusers)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:  # the Hub's are OSErrors
+        raise WeightsError(
+            f"cannot be loaded as {kind} ({first_line(error)})",
+            source=name,
+            remedy="Check its name and revision, the network, HF_ENDPOINT and HF_HUB_OFFLINE.",
+        ) from error
 
 
 def read_prompts(path: Path | None) -> tuple[str, ...]:

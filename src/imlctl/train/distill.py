@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path  # noqa: TC003  # `load_preset` reads the annotation
@@ -20,8 +19,9 @@ from torch.nn import functional as F
 
 from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
 from imlctl.device import autocast
-from imlctl.errors import ConfigError, ImlctlError, UsageError, WeightsError, first_line
+from imlctl.errors import ConfigError, ImlctlError
 from imlctl.forge.shapes import EdgeKind  # noqa: TC001  # `load_preset` reads the annotation
+from imlctl.forge.to_disk import from_diffusers
 from imlctl.train.checkpoint import EMA, SAVE_EVERY, Log, Report, TrainState, load_state, save_state
 from imlctl.train.config import OptimConfig
 from imlctl.train.mask_maps import JudgeConfig, MaskMaps, round_trip
@@ -255,8 +255,21 @@ def load_teacher(config: TeacherConfig, *, latent: int, device: torch.device) ->
     """
     if not config.source:
         return None
-    kind, model = _from_hub(config)
-    model = cast("Any", model.to(device).eval().requires_grad_(False))
+    name = config.source
+    where: dict[str, Any] = {"revision": config.revision, "local_files_only": config.offline}
+
+    def load_safely(diffusers: Any) -> tuple[str, Any]:
+        kind = diffusers.AutoencoderKL.load_config(name, **where).get("_class_name")
+        if kind not in _TEACHERS:
+            raise ConfigError(
+                f"is a {kind}", source=name, remedy=f"Teachers are: {', '.join(_TEACHERS)}."
+            )
+        # Never a pickle; and without accelerate there is no loading in low memory.
+        safe = {"use_safetensors": True, "low_cpu_mem_usage": False}
+        return kind, getattr(diffusers, kind).from_pretrained(name, **where, **safe)
+
+    kind, model = from_diffusers(name, "a teacher", load_safely)
+    model = model.to(device).eval().requires_grad_(False)
     scale, shift = model.config.scaling_factor, getattr(model.config, "shift_factor", None) or 0.0
 
     @torch.no_grad()
@@ -270,38 +283,7 @@ def load_teacher(config: TeacherConfig, *, latent: int, device: torch.device) ->
     if shape != (1, latent, FACTOR, FACTOR):
         raise ConfigError(
             f"makes latents {shape} of a {side}x{side} map, not {(1, latent, FACTOR, FACTOR)}",
-            source=config.source,
+            source=name,
             remedy="Choose a teacher that goes down 8 times, with as many channels as the student.",
         )
     return encode
-
-
-def _from_hub(config: TeacherConfig) -> tuple[str, nn.Module]:
-    name = config.source
-    try:
-        import diffusers
-    except ImportError as error:
-        raise UsageError(
-            "this teacher needs the package diffusers, which is not installed",
-            source=name,
-            remedy="Install it with: pip install 'imlctl[teacher]'.",
-        ) from error
-    where: dict[str, Any] = {"revision": config.revision, "local_files_only": config.offline}
-    try:
-        with warnings.catch_warnings():  # diffusers calls the Hub's client in ways of the past
-            warnings.simplefilter("ignore", UserWarning)
-            kind = diffusers.AutoencoderKL.load_config(name, **where).get("_class_name")
-            if kind not in _TEACHERS:
-                raise ConfigError(
-                    f"is a {kind}", source=name, remedy=f"Teachers are: {', '.join(_TEACHERS)}."
-                )
-            # Never a pickle; and without accelerate there is no loading in low memory.
-            safe = {"use_safetensors": True, "low_cpu_mem_usage": False}
-            return kind, getattr(diffusers, kind).from_pretrained(name, **where, **safe)
-    except (OSError, ValueError, RuntimeError) as error:  # the Hub's own errors are OSErrors
-        raise WeightsError(
-            f"cannot be loaded as a teacher ({first_line(error)})",
-            source=name,
-            remedy="Check its name and revision, the network, HF_ENDPOINT and HF_HUB_OFFLINE; or"
-            " name a folder, or no teacher.",
-        ) from error
