@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: its log, and all it needs to go on bit for bit."""
+"""Files of a run: its log, and a checkpoint with all it needs to go on bit for bit."""
 
 from __future__ import annotations
 

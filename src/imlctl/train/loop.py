@@ -7,7 +7,7 @@ import json
 import time
 import warnings
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -104,11 +104,7 @@ def _all_steps(
     decides = decisive(config, material.digest)
     state = fresh_state(objective, config, device)
     if last.exists():
-        load_state(last, state, decides)
-        log({"event": "resumed", "step": state.step})
-        for step, was, now in state.lengths[-1:]:
-            if step == state.step:
-                log({"event": "extended", "step": step, "was": was, "of": now})
+        _resume(last, state, decides, log)
     barrier()  # nobody writes before all have read
 
     source = batches(
@@ -160,6 +156,14 @@ def _all_steps(
             train_mode(state.model)
             begun, watch, logged, started = time.monotonic(), Stopwatch(), state.step, state.step
     return True
+
+
+def _resume(last: Path, state: TrainState[Model], decides: dict[str, Any], log: Log) -> None:
+    load_state(last, state, decides)
+    log({"event": "resumed", "step": state.step})
+    for step, was, now in state.lengths[-1:]:
+        if step == state.step:
+            log({"event": "extended", "step": step, "was": was, "of": now})
 
 
 def _judge(
