@@ -37,9 +37,12 @@ def preset(tmp_path):
 def encoder(tmp_path):
     """A tiny random autoencoder of diffusers, 8x down to four channels."""
     diffusers = pytest.importorskip("diffusers")
-    widths = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
-    blocks = {"num_encoder_blocks": (1,) * 4, "num_decoder_blocks": (1,) * 4}
-    diffusers.AutoencoderTiny(**widths, **blocks).save_pretrained(tmp_path / "teacher")
+    diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        norm_num_groups=4,
+    ).save_pretrained(tmp_path / "teacher")
     return tmp_path / "teacher"
 
 
