@@ -53,7 +53,7 @@ class HeadConfig:
         dropout: Share of the score's inputs that are left out at random.
     """
 
-    pictures: int = 1200
+    pictures: int = 600
     epochs: int = 300
     rate: float = 2e-3
     weight_decay: float = 0.3
