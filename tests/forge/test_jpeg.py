@@ -19,7 +19,7 @@ from imlctl.forge.jpeg import (
     mozjpeg,
     random_encoding,
 )
-from imlctl.image.facts import jpeg_facts
+from imlctl.image.jpeg_facts import jpeg_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

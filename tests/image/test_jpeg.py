@@ -10,8 +10,8 @@ from PIL import Image
 
 from imlctl.errors import DecodeError
 from imlctl.image.decode import decode
-from imlctl.image.facts import jpeg_facts
 from imlctl.image.jpeg import check_jpeg, walk_jpeg, walk_mpo
+from imlctl.image.jpeg_facts import jpeg_facts
 
 
 def test_jpeg_end_is_not_that_of_an_embedded_thumbnail(makers: Any) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imlctl.image.facts import ExifSummary, FormatFacts, JpegFacts, Provenance
+from imlctl.image.facts import ExifSummary, FormatFacts, Provenance
+from imlctl.image.jpeg_facts import JpegFacts
 from imlctl.report.tables import HEADINGS, row, write_csv
 
 if TYPE_CHECKING:

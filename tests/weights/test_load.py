@@ -138,18 +138,6 @@ class TestCard:
         save(path, model, replace(CARD, rates=rates))
         assert load(path).card.rates == rates
 
-    def test_of_the_first_format_is_given_a_rule(self) -> None:
-        """What the weights of imlctl 0.1 said of the map, the same as scores."""
-        old = {"architecture": "efficient-iml", "config": {}, "format": 1, "threshold": 0.4}
-        old |= {"min_share": 0.005, "verdict_threshold": 0.99, "score_scale": [1.0, 0.0]}
-        old |= {"training": {"calibration": {"thresholds": {"0.01": 0.95, "0.1": 0.75}}}}
-        card = Card.from_dict(old)
-        assert card.rule == Rule(0.95, 0.75, threshold=0.4)
-        assert card.score_scale == (1.0, 0.0)
-        assert Card.from_dict(card.to_dict()) == card
-        del old["training"]
-        assert Card.from_dict(old).rule == Rule(threshold=0.4)  # never calibrated
-
     @pytest.mark.parametrize("scale", [(0.0, 1.0), (-1.0, 0.0), (1.0, float("nan"))])
     def test_refuses_a_score_that_does_not_rise(self, scale: tuple[float, float]) -> None:
         with pytest.raises(ValueError, match="score_scale"):

@@ -22,9 +22,11 @@ from imlctl.bench.page import (
 from imlctl.mask.decide import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from imlctl.bench.page import Block, Column, Document
+
+    Columns = tuple[str, Sequence[Document], Mapping[str, Column]]  # title, rows, and what of them
 
 _BUSY = (
     "Other programs were using this machine. Times are too long and ratios rough: measure again"
@@ -205,23 +207,22 @@ def _accuracy_page(document: Document) -> list[Block]:
     if len(models) > 1:
         return [_side_by_side(models), _legend(models)]
     (model,) = models
-    sets, sizes = model["sets"], model["sizes"]
-    rates = sets[-1]["rates"]
-    page: list[Block] = [headline(model)]
+    tables = (*_verdict_tables(model["sets"]), *_pixel_tables(model))
+    shown = [tabulate(title, rows, columns) for title, rows, columns in tables if rows]
+    return [headline(model), *shown, _legend(models)]
 
-    def add(title: str, rows: Sequence[Document], columns: Mapping[str, Column]) -> None:
-        page.extend([tabulate(title, rows, columns)] if rows else [])
 
+def _verdict_tables(sets: Sequence[Document]) -> Iterator[Columns]:
     for what, count, kind in (
         ("forgeries", "tampered", "forgeries"),
         ("authentic pictures", "authentic", "authentic"),
     ):
-        add(
+        yield (
             f"Verdicts on {what} [95 %]",
             [row for row in sets if row["rates"] and row[count]],
             {"set": "name", "pictures": count, **{v: _rate(v, kind) for v in Verdict}},
         )
-    add(
+    yield (
         "Forgeries ranked against authentic pictures by their scores",
         [row for row in sets if row["image_auc"] is not None],
         {
@@ -231,7 +232,11 @@ def _accuracy_page(document: Document) -> list[Block]:
             "image AUC [95 %]": _IMAGE_AUC,
         },
     )
-    add(
+
+
+def _pixel_tables(model: Document) -> Iterator[Columns]:
+    sets, rates = model["sets"], model["sets"][-1]["rates"]
+    yield (
         "Pixels of forgeries",
         [row for row in sets if row["tampered"]],
         {
@@ -243,9 +248,9 @@ def _accuracy_page(document: Document) -> list[Block]:
             "best F1*": "best_f1",
         },
     )
-    add(
+    yield (
         "Forgeries by the share of the picture that was edited [95 %]",
-        sizes if sets[-1]["tampered"] else [],
+        model["sizes"] if sets[-1]["tampered"] else [],
         {
             "edit": "size",
             "pictures": "pictures",
@@ -254,12 +259,12 @@ def _accuracy_page(document: Document) -> list[Block]:
             "F1, own mask": "f1_verdict",
         },
     )
-    add(
+    yield (
         "Copy-moves with a known source, F1 of pixels",
         [row for row in sets if row["f1_both"] is not None],
         {"set": "name", "copy only": "f1_copy", "copy and source": "f1_both"},
     )
-    add(
+    yield (
         "Reliability of the score",
         model["reliability"],
         {
@@ -270,7 +275,6 @@ def _accuracy_page(document: Document) -> list[Block]:
             "tampered, observed": lambda row: percentage(row["observed"]),
         },
     )
-    return [*page, _legend(models)]
 
 
 def _rate(verdict: str, kind: str) -> Callable[[Document], str]:

@@ -128,26 +128,11 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
         if timing.median <= plan.budget:  # watching memory takes another pass
             progress(f"memory: {subject.name}")
             memory = peak_memory(subject.run, device)
-        drawn = {
-            "steps": way.steps if model.samples else None,
-            "members": way.ensemble if model.samples else None,
-            "tta": way.tta,
-        }
-        rows.append(
-            {
-                "size": size,
-                **drawn,
-                "main": way == main,
-                "tiled": size > tile,
-                "short": len(timing.rounds) < plan.runs,
-                "memory": memory,
-                "passes": len(timing.passes),
-                "fps": 1 / timing.median,
-                "median": timing.median,
-                "p95": timing.p95,
-                "growth": timing.over(first),
-            }
-        )
+        drawn = _drawn(model, way)
+        row = drawn | {"size": size, "main": way == main, "tiled": size > tile, "memory": memory}
+        row |= {"growth": timing.over(first), "short": len(timing.rounds) < plan.runs}
+        row |= {"fps": 1 / timing.median, "passes": len(timing.passes)}
+        rows.append(row | {"median": timing.median, "p95": timing.p95})
         shares += [drawn | {"share": timing.over(theirs)}] if size == least else []
     cost = flops.count_model(model, COST_SIZE, steps=main.steps, members=main.ensemble)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -171,6 +156,11 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
         },
         "floor": {"size": least, "seconds": floor, "times": first.median / floor},
     }
+
+
+def _drawn(model: Model, way: Sampling) -> dict[str, Any]:
+    steps, members = (way.steps, way.ensemble) if model.samples else (None, None)
+    return {"steps": steps, "members": members, "tta": way.tta}
 
 
 def checked_sizes(sizes: Sequence[int], multiple: int) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import typer
@@ -20,9 +21,12 @@ from imlctl.record import FAILED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imlctl.cli.scan_printer import StageLine
+    from imlctl.cli.localize_options import CheckFor
+    from imlctl.cli.scan_printer import ScanPrinter, StageLine
     from imlctl.scan.analysis import Options
+    from imlctl.scan.custody import Finding
     from imlctl.scan.find import Discovery
+    from imlctl.scan.folder import Outputs
     from imlctl.scan.naming import Job
     from imlctl.scan.processes import Limits
     from imlctl.scan.run import Engine
@@ -76,13 +80,11 @@ def localize(
     --check=any: or inconclusive), 2 for wrong usage or weights, 3 when some pictures failed (the
     others are done), 70 for an internal error, 130 when interrupted; --resume continues the scan.
     """
-    from imlctl.cli.scan_printer import ScanPrinter
     from imlctl.scan.analysis import Options
     from imlctl.scan.find import Patterns, discover
-    from imlctl.scan.folder import Outputs, write_manifest
+    from imlctl.scan.folder import Outputs
     from imlctl.scan.naming import Kind, Shard
     from imlctl.scan.processes import Limits
-    from imlctl.scan.run import scan
     from imlctl.settings import MEMBERS, STEPS, Sampling, Settings
 
     _refuse_ignored(
@@ -114,29 +116,64 @@ def localize(
     fusion = cast("Fusion", tta_fusion or "mean")
     sampling = Sampling(steps or STEPS, ensemble or MEMBERS, tta, fusion, seed or 0)
     level = chosen_threshold(threshold, model, weights, sampling)
-    settings = Settings(model, weights, device, level, tile, sampling, max_pixels)
     options = Options(
-        settings,
+        Settings(model, weights, device, level, tile, sampling, max_pixels),
         kinds,
         soft=soft,
         previews="report" in reports,
         threads=1 if found.many else None,
         sampled=tuple(name for name, value in drawn.items() if value is not None),
     )
-    limits = Limits(timeout, max_pixels)
-    printed = json and out is None
+    run = partial(_scan, reports=reports, jobs=jobs, ray=ray, quiet=quiet, verbose=verbose)
+    to_the_end = out is not None or check is not None
+    limits, printed = Limits(timeout, max_pixels), json and out is None
+    scanned = run(options, found, outputs, limits, printed=printed, to_the_end=to_the_end)
+    _exit(*scanned, check)
+
+
+def _exit(
+    complete: bool, printer: ScanPrinter, changed: Sequence[Finding], check: CheckFor | None
+) -> None:
+    if not complete:
+        raise typer.Exit(Exit.INTERRUPTED)
+    if check and printer.found(check):
+        raise typer.Exit(Exit.FOUND)
+    if printer.counts[FAILED] or changed:
+        raise typer.Exit(Exit.SOME_FAILED)
+
+
+def _scan(
+    options: Options,
+    found: Discovery,
+    outputs: Outputs,
+    limits: Limits,
+    *,
+    reports: Sequence[str],
+    jobs: int | None,
+    ray: bool,
+    printed: bool,
+    to_the_end: bool,
+    quiet: bool,
+    verbose: bool,
+) -> tuple[bool, ScanPrinter, Sequence[Finding]]:
+    """Analyse, print and report; return whether all was seen, and what a manifest finds changed."""
+    from imlctl.cli.scan_printer import ScanPrinter
+    from imlctl.scan.folder import write_manifest
+    from imlctl.scan.run import scan
+
     printer = ScanPrinter(
         many=found.many,
         as_json=printed,
-        silent=quiet or out == "-",
+        silent=quiet or outputs.out == "-",
         live=not quiet,
         verbose=verbose,
-        until_the_end=out is not None or check is not None,
-        outputs=out is not None,
+        until_the_end=to_the_end,
+        outputs=outputs.out is not None,
     )
-    command, changed = ["imlctl", *sys.argv[1:]], []
+    command: list[str] = ["imlctl", *sys.argv[1:]]
+    changed: Sequence[Finding] = ()
     with ExitStack() as stack:
-        planned = outputs.plan(found, kinds, stack)
+        planned = outputs.plan(found, options.kinds, stack)
         _say_what_is_missing(found, quiet=quiet, verbose=verbose)
         stack.enter_context(printer.stages)
         engine = _start(options, planned, limits, stack, printer.stages, jobs=jobs, ray=ray)
@@ -149,14 +186,14 @@ def localize(
             engine,
             options,
             ledger=ledger,
-            resume=resume,
-            overwrite=force,
+            resume=outputs.resume,
+            overwrite=outputs.force,
             stdin=getattr(sys.stdin, "buffer", None),
             stdout=getattr(sys.stdout, "buffer", None),
             stopped=lambda: interrupts.requested,
         )
         printer.total = len(planned)
-        printer.follow(followed(outcomes, outputs) if jsonl else outcomes)
+        printer.follow(followed(outcomes, outputs) if "jsonl" in reports else outcomes)
         printer.counts[FAILED] += len(found.problems)
         complete, case = printer.seen == len(planned), outputs.case
         if ledger and complete:
@@ -168,16 +205,12 @@ def localize(
             written = write_reports(case, quick, quiet=quiet)
             if complete and "manifest" in reports:
                 changed = write_manifest(case, command, written)
-        for finding in changed:
-            complain(f"{finding.path}: {finding.problem}")
+    for finding in changed:
+        complain(f"{finding.path}: {finding.problem}")
     if not complete:
         remedy = "; the same command with --resume continues" if case else ""
         complain(f"interrupted after {printer.seen} of {len(planned)} pictures{remedy}")
-        raise typer.Exit(Exit.INTERRUPTED)
-    if check and printer.found(check):
-        raise typer.Exit(Exit.FOUND)
-    if printer.counts[FAILED] or changed:
-        raise typer.Exit(Exit.SOME_FAILED)
+    return complete, printer, changed
 
 
 def _listed(files_from: str | None, inputs: Sequence[str], *, zero: bool) -> Sequence[str]:

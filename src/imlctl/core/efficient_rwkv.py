@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +61,6 @@ class EfficientRWKVConfig(Config):
     history: bool = False
     outliers: bool = False
     semantics: bool = False
-
-    # Ablations decided against everything else.
-    retired: ClassVar[dict[str, Any]] = {"high_pass": "srm", "local": "window", "stem_stride": 8}
 
     def __post_init__(self) -> None:
         for name in ("dims", "depths", "global_share", "local_share"):

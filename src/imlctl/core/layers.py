@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import asdict, is_dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,9 @@ class Config:
     """A configuration as values that a checkpoint's metadata can hold, and back.
 
     For dataclasses of numbers, names, tuples of them, and further such dataclasses.
-
-    Attributes:
-        retired: Keys of earlier versions, each with the only value that is still built.
     """
 
     __slots__ = ()
-    retired: ClassVar[dict[str, Any]] = {}
 
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON knows."""
@@ -46,13 +42,9 @@ class Config:
 
 def _read(kind: type[C], values: dict[str, Any]) -> C:
     kinds = get_type_hints(kind)
-    retired = getattr(kind, "retired", {})
     read = {}
     for name, value in values.items():
-        if name in retired:
-            if value != retired[name]:
-                raise ValueError(f"{name} = {value!r} is no longer built")
-        elif is_dataclass(kinds.get(name)):
+        if is_dataclass(kinds.get(name)):
             if not isinstance(value, dict):
                 raise TypeError(f"{name} must be a table, not {value!r}")
             read[name] = _read(kinds[name], value)

@@ -9,17 +9,14 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from functools import cache
 from io import BytesIO
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
-from PIL.JpegImagePlugin import MARKER, zigzag_index
-from PIL.JpegPresets import presets
 
 from imlctl.image import jpeg
+from imlctl.image.jpeg_facts import JpegFacts, jpeg_facts
 from imlctl.image.metadata import (
     Embedded,
     ExifSummary,
@@ -30,14 +27,11 @@ from imlctl.image.metadata import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from imlctl.image.decode import Photo
 
 _MAX_NOTES = 20  # a file made to annoy cannot flood the record
-_MAX_NAMES = 100  # of segments, in the record
 _LEAST_SIDE = 96  # pixels; a smaller picture holds less than the network looks at for one decision
 _LEAST_QUALITY = 50  # of libjpeg; below it little but the compression is left
 _WEAK = 96  # quality of libjpeg from which a JPEG may show the grid of an earlier compression
@@ -65,60 +59,6 @@ _CARRIERS = {  # what services leave behind
     "Lavc": "a frame taken from a video (Lavc)",
     **{name: name for name in ("Instagram", "WhatsApp", "Snapchat", "Telegram", "TikTok")},
 }
-
-# Quantisation tables, row by row: ITU-T T.81, K.1 and K.2, which libjpeg scales by its quality; N.
-# Robidoux's, which mozjpeg scales so for brightness and colour; MPEG-1's for whole pictures (ISO
-# 11172-2, 2.4.3.2), of which FFmpeg writes an eighth times its ``-q:v``, with 8 in front.
-_LUMINANCE = """
-    16 11 10 16  24  40  51  61   12 12 14 19  26  58  60  55   14 13 16 24  40  57  69  56
-    14 17 22 29  51  87  80  62   18 22 37 56  68 109 103  77   24 35 55 64  81 104 113  92
-    49 64 78 87 103 121 120 101   72 92 95 98 112 100 103  99"""
-_CHROMINANCE = (
-    "17 18 24 47 99 99 99 99   18 21 26 66 99 99 99 99   24 26 56 99 99 99 99 99   47 66"
-    + " 99" * 38
-)
-_ROBIDOUX = """
-    16 16 16  18  25  37  56  85   16 17  20  27  34  40  53  75   16 20  24  31  43  62  91 135
-    18 27 31  40  53  74 106 156   25 34  43  53  69  94 131 189   37 40  62  74  94 124 169 238
-    56 53 91 106 131 169 226 311   85 75 135 156 189 238 311 418"""
-_MPEG = """
-    8 16 19 22 26 27 29 34   16 16 22 24 27 29 34 37   19 22 26 27 29 34 34 38
-    22 22 26 27 29 34 37 40  22 26 27 29 32 35 40 48   26 27 29 32 35 40 48 58
-    26 27 29 34 38 46 56 69  27 29 35 38 46 56 69 83"""
-_SUBSAMPLINGS: dict[tuple[float, float], str] = {
-    (1, 1): "4:4:4",
-    (2, 1): "4:2:2",
-    (2, 2): "4:2:0",
-    (1, 2): "4:4:0",
-    (4, 1): "4:1:1",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One quantisation table."""
-
-    slot: int  # 0 to 3, where components refer to it
-    bits: int  # of each value, 8 or 16
-    values: tuple[int, ...]  # 64 divisors, row by row from the lowest frequencies
-
-
-@dataclass(frozen=True, slots=True)
-class JpegFacts:
-    """Last compression of a JPEG, and the build of its file."""
-
-    tables: tuple[Table, ...]  # those in force at the first scan, by slot
-    quality: int | None  # 1 to 100, the setting of libjpeg whose tables come closest
-    standard: bool  # they are exactly libjpeg's; else `quality` is a comparison, no setting
-    subsampling: str | None  # such as ``4:2:0``; None for grey, and without a usual name
-    progressive: bool
-    order: tuple[str, ...] = ()  # names of the segments; several alike in a row stand once
-    scans: int = 0
-    restart_interval: int = 0  # blocks of pixels between restart markers; 0 without any
-    starts: int = 1  # start markers outside its metadata; more with another JPEG within or behind
-    ends: int = 1  # end markers, likewise
-    trailing: int = 0  # bytes after the first picture
-    program: str | None = None  # that writes these tables, and the setting where it tells more
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,113 +197,6 @@ def _flags(
     if embedded.c2pa:
         flags.append(f"a C2PA manifest by {generator or 'an unnamed program'}, not verified")
     return tuple(dict.fromkeys(flag[:300] for flag in flags))[:_MAX_NOTES]
-
-
-def jpeg_facts(data: bytes) -> JpegFacts:
-    """Describe the compression of the first picture of a JPEG, which need not be whole."""
-    tables: dict[int, Table] = {}
-    components: list[tuple[int, int]] = []  # sampling factors in one byte, slot of the table
-    progressive, interval = False, 0
-    found = jpeg.readable_segments(data)
-    for segment in found:
-        content = data[segment.start : segment.end]
-        if segment.code == jpeg.SCAN:
-            break
-        if segment.code == jpeg.QUANTISATION:
-            tables |= {table.slot: table for table in _read_tables(content)}
-        elif segment.code == jpeg.RESTART:
-            interval = int.from_bytes(content[:2], "big")
-        elif segment.code in jpeg.FRAMES and not components:
-            progressive = segment.code in jpeg.PROGRESSIVE
-            number = min(content[5] if len(content) > 5 else 0, 4)
-            places = range(6, min(6 + 3 * number, len(content) - 2), 3)
-            components = [(content[at + 1], content[at + 2]) for at in places]
-    quality, standard, program = _encoder(tables, [slot for _, slot in components])
-    codes = [segment.code for segment in found]
-    end = found[-1].end if codes and codes[-1] == jpeg.END else len(data)
-    names = (str(MARKER.get(0xFF00 | code, (f"{code:02X}",))[0]) for code, _ in groupby(codes))
-    return JpegFacts(
-        tables=tuple(tables[slot] for slot in sorted(tables)),
-        quality=quality,
-        standard=standard,
-        subsampling=_subsampling(components),
-        progressive=progressive,
-        order=tuple(names)[:_MAX_NAMES],
-        scans=codes.count(jpeg.SCAN),
-        restart_interval=interval,
-        starts=1 + codes.count(jpeg.START) + data.count(b"\xff\xd8\xff", end),
-        ends=codes.count(jpeg.END) + data.count(b"\xff\xd9", end),
-        trailing=len(data) - end,
-        program=program,
-    )
-
-
-def _read_tables(content: bytes) -> Iterator[Table]:
-    at = 0
-    while at < len(content):
-        size = 2 if content[at] >> 4 else 1
-        raw = content[at + 1 : at + 1 + 64 * size]
-        if len(raw) < 64 * size:
-            return
-        values = np.frombuffer(raw, f">u{size}")[list(zigzag_index)]
-        yield Table(content[at] & 3, 8 * size, tuple(values.tolist()))
-        at += 1 + 64 * size
-
-
-@cache
-def _scaled(base: str) -> NDArray[np.int64]:
-    """Return libjpeg's scaled tables for the qualities 1 to 100, (100, 64)."""
-    quality = np.arange(1, 101)[:, None]
-    scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    return np.clip((np.array(base.split(), np.int64) * scale + 50) // 100, 1, 255)
-
-
-@cache
-def _ffmpeg() -> NDArray[np.int64]:
-    """Return FFmpeg's tables for the scales 1 to 31, (31, 64)."""
-    tables = np.array(_MPEG.split(), np.int64) * np.arange(1, 32)[:, None] // 8
-    tables[:, 0] = 8
-    return tables.clip(max=255)
-
-
-def _encoder(tables: dict[int, Table], slots: list[int]) -> tuple[int | None, bool, str | None]:
-    """Return the closest quality of libjpeg, whether it fits exactly, and who writes such tables.
-
-    Another program may write the same ones.
-    """
-    used = [np.array(tables[slot].values) for slot in dict.fromkeys(slots) if slot in tables]
-    if not used:
-        return None, False, None
-    bases = [_LUMINANCE, *[_CHROMINANCE] * (len(used) - 1)]  # the first component is brightness
-    apart = [np.abs(_scaled(base) - table).sum(1) for base, table in zip(bases, used, strict=True)]
-    total = np.sum(apart, axis=0)
-    quality = int(total.argmin()) + 1
-    if not total.min():
-        return quality, True, "libjpeg"
-    if not any(each.min() for each in apart):
-        grades = " and ".join(str(int(each.argmin()) + 1) for each in apart)
-        return quality, False, f"libjpeg, with qualities {grades} for brightness and colour"
-    for name, family in (("mozjpeg, quality", _scaled(_ROBIDOUX)), ("FFmpeg, -q:v", _ffmpeg())):
-        # Of 16 bits, mozjpeg does not cut its values.
-        same = np.all([(family == table.clip(max=255)).all(1) for table in used], axis=0)
-        if same.any():
-            return quality, False, f"{name} {int(same.argmax()) + 1}"
-    stored = [list(tables[slot].values) for slot in sorted(tables)]
-    for name, preset in presets.items():
-        known: Any = preset["quantization"]
-        if stored == [list(table) for table in known[: len(stored)]]:
-            return quality, False, f"Photoshop, {name.replace('_', ' ')}"
-    return quality, False, None
-
-
-def _subsampling(components: list[tuple[int, int]]) -> str | None:
-    """Name the sampling factors of a three-component picture."""
-    if len(components) != 3:
-        return None
-    (across, down), *colours = [(byte >> 4, byte & 15) for byte, _ in components]
-    if colours[0] != colours[1] or 0 in colours[0]:
-        return None
-    return _SUBSAMPLINGS.get((across / colours[0][0], down / colours[0][1]))
 
 
 def compare_thumbnail(thumbnail: bytes, pixels: NDArray[Any]) -> Thumbnail | None:

@@ -27,6 +27,81 @@ if TYPE_CHECKING:
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _LOG_IN = "Log in with `hf auth login` or set HF_TOKEN"
+# What an error means, and the remedy, by the names of its classes, system numbers, and HTTP status;
+# the first that fits.
+_FINDINGS: tuple[tuple[frozenset[object], str, str], ...] = tuple(
+    (frozenset(causes), what, remedy)
+    for causes, what, remedy in (
+        (
+            {"OfflineModeIsEnabled"},
+            "is not in the cache, and HF_HUB_OFFLINE is set, so the Hub was not asked",
+            "Unset HF_HUB_OFFLINE, or copy the cache from a machine that has the file.",
+        ),
+        (
+            {*_NO_ROOM, "UserWarning"},
+            "does not fit on the disk ({said})",
+            "Free some space, or set HF_HOME to a folder on another disk; nothing partial is left.",
+        ),
+        (
+            {*_NOT_WRITABLE},
+            "cannot be written to the cache ({said})",
+            "Make that folder writable, or set HF_HOME to one that is.",
+        ),
+        (
+            {"GatedRepoError"},
+            "is gated: whoever wants it must accept its terms",
+            "Accept them at {page}. " + _LOG_IN + " of that account, and pull again.",
+        ),
+        (
+            {"RevisionNotFoundError"},
+            "the repository has no revision {revision!r}",
+            "See {page}/commits.",
+        ),
+        (
+            {"EntryNotFoundError"},
+            "the repository has no file {file!r} there",
+            "See {page}/tree/main.",
+        ),
+        (
+            {"RepositoryNotFoundError", 401},
+            "there is no such repository, or it is private and this login may not see it",
+            "Check the name. " + _LOG_IN + " with a token that may read it, and pull again.",
+        ),
+        (
+            {"FileMetadataError"},
+            "{hub} does not answer as a Hub does",
+            "Check HF_ENDPOINT, proxies and firewalls.",
+        ),
+        (
+            {403},
+            "the Hub refused it (HTTP 403)",
+            _LOG_IN + " with a token that has the right to it.",
+        ),
+        (
+            {429},
+            "the Hub has had too many requests from here (HTTP 429), and still after waiting",
+            "Try again in a few minutes. " + _LOG_IN + ": the limit is higher then.",
+        ),
+        ({"trouble"}, "the Hub has trouble of its own (HTTP {status})", "Try again later."),
+        ({"any status"}, "the Hub refused the request (HTTP {status})", "Try again later."),
+        (
+            {"ProxyError"},
+            "the proxy failed ({said})",
+            "Check HTTPS_PROXY and NO_PROXY.",
+        ),
+        (
+            {"TimeoutException", "Timeout", "TimeoutError"},
+            "{hub} did not answer in time",
+            "Try again; HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT set the patience.",
+        ),
+        (
+            {"NetworkError", "RemoteProtocolError", "ConnectionError"},
+            "the connection to {hub} failed ({said})",
+            "Check the connection; HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy.",
+        ),
+        ({"incomplete"}, "arrived incomplete, so it was not kept", "Pull again."),
+    )
+)
 
 
 class Fetched(NamedTuple):
@@ -133,82 +208,21 @@ def _finding(error: BaseException, reference: HubReference) -> tuple[str, str] |
     kinds = {kind.__name__ for kind in type(error).__mro__}
     number = error.errno if isinstance(error, OSError) else None
     status: int = getattr(getattr(error, "response", None), "status_code", 0)
-    page, said = f"{ENDPOINT}/{reference.repo}", first_line(error)
-    findings = (
-        (
-            "OfflineModeIsEnabled" in kinds,
-            "is not in the cache, and HF_HUB_OFFLINE is set, so the Hub was not asked",
-            "Unset HF_HUB_OFFLINE, or copy the cache from a machine that has the file.",
-        ),
-        (
-            number in _NO_ROOM or "UserWarning" in kinds,
-            f"does not fit on the disk ({said})",
-            "Free some space, or set HF_HOME to a folder on another disk; nothing partial is left.",
-        ),
-        (
-            number in _NOT_WRITABLE,
-            f"cannot be written to the cache ({said})",
-            "Make that folder writable, or set HF_HOME to one that is.",
-        ),
-        (
-            "GatedRepoError" in kinds,
-            "is gated: whoever wants it must accept its terms",
-            f"Accept them at {page}. {_LOG_IN} of that account, and pull again.",
-        ),
-        (
-            "RevisionNotFoundError" in kinds,
-            f"the repository has no revision {reference.revision!r}",
-            f"See {page}/commits.",
-        ),
-        (
-            "EntryNotFoundError" in kinds and status,
-            f"the repository has no file {reference.file!r} there",
-            f"See {page}/tree/main.",
-        ),
-        (
-            "RepositoryNotFoundError" in kinds or status == 401,
-            "there is no such repository, or it is private and this login may not see it",
-            f"Check the name. {_LOG_IN} with a token that may read it, and pull again.",
-        ),
-        (
-            "FileMetadataError" in kinds,
-            f"{ENDPOINT} does not answer as a Hub does",
-            "Check HF_ENDPOINT, proxies and firewalls.",
-        ),
-        (
-            status == 403,
-            "the Hub refused it (HTTP 403)",
-            f"{_LOG_IN} with a token that has the right to it.",
-        ),
-        (
-            status == 429,
-            "the Hub has had too many requests from here (HTTP 429), and still after waiting",
-            f"Try again in a few minutes. {_LOG_IN}: the limit is higher then.",
-        ),
-        (status >= 500, f"the Hub has trouble of its own (HTTP {status})", "Try again later."),
-        (status, f"the Hub refused the request (HTTP {status})", "Try again later."),
-        (
-            "ProxyError" in kinds,
-            f"the proxy failed ({said})",
-            "Check HTTPS_PROXY and NO_PROXY.",
-        ),
-        (
-            kinds & {"TimeoutException", "Timeout", "TimeoutError"},
-            f"{ENDPOINT} did not answer in time",
-            "Try again; HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT set the patience.",
-        ),
-        (
-            kinds & {"NetworkError", "RemoteProtocolError", "ConnectionError"},
-            f"the connection to {ENDPOINT} failed ({said})",
-            "Check the connection; HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy.",
-        ),
-        (
-            "Consistency check failed" in str(error),
-            "arrived incomplete, so it was not kept",
-            "Pull again.",
-        ),
-    )
-    return next(((what, remedy) for holds, what, remedy in findings if holds), None)
+    known = {
+        "page": f"{ENDPOINT}/{reference.repo}",
+        "hub": ENDPOINT,
+        "revision": reference.revision,
+        "file": reference.file,
+        "status": status,
+        "said": first_line(error),
+    }
+    signs = kinds | {status, number} | ({"any status"} if status else set())
+    signs |= {"trouble"} if status >= 500 else set()
+    signs |= {"incomplete"} if "Consistency check failed" in str(error) else set()
+    for causes, what, remedy in _FINDINGS:
+        if signs & causes and not (status == 0 and "EntryNotFoundError" in causes):
+            return what.format(**known), remedy.format(**known)
+    return None
 
 
 def push(
@@ -239,22 +253,11 @@ def push(
 
     _check_endpoint()
     loaded = load(weights)
+    entry = _entry(repo, name, licence, loaded.card.architecture)  # before anything is sent
     try:
         text = card.read_bytes()
     except OSError as error:
         raise WeightsError(f"the model card cannot be read ({error})", source=str(card)) from error
-    try:
-        entry = Entry(  # before anything is sent
-            name=name,
-            source="hub",
-            repo=repo,
-            file=f"{name}.safetensors",
-            licence=licence,
-            architecture=loaded.card.architecture,
-            card=f"https://huggingface.co/{repo}",
-        )
-    except ValueError as error:
-        raise WeightsError(f"cannot be published: {error}", source="push") from error
     if get_token() is None:
         raise WeightsError(
             "publishing needs a login to the Hub",
@@ -278,3 +281,18 @@ def push(
             raise explain(error, entry.reference) from error
         size = copy.stat().st_size
         return replace(entry, revision=commit.oid, sha256=sha256_of(copy), size=size)
+
+
+def _entry(repo: str, name: str, licence: str, architecture: str) -> Entry:
+    try:
+        return Entry(
+            name=name,
+            source="hub",
+            repo=repo,
+            file=f"{name}.safetensors",
+            licence=licence,
+            architecture=architecture,
+            card=f"https://huggingface.co/{repo}",
+        )
+    except ValueError as error:
+        raise WeightsError(f"cannot be published: {error}", source="push") from error

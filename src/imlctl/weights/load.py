@@ -21,7 +21,7 @@ from torch import Tensor
 
 from imlctl import atomic
 from imlctl.errors import WeightsError
-from imlctl.mask.decide import Rule, picture_score
+from imlctl.mask.decide import Rule
 from imlctl.mask.rates import Rates
 from imlctl.weights.registry import KEY, mismatch, read_document, unreadable
 
@@ -73,33 +73,14 @@ class Card:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Card:
-        """Read what `to_dict` returned, or what imlctl 0.1 wrote.
+        """Read what `to_dict` returned.
 
         Raises:
             ValueError, TypeError, KeyError: It is something else.
         """
-        if values.get("format") == 1:
-            values = _of_format_1(values)
         rule, rates = Rule(**values.get("rule", {})), values.get("rates")
         rates = None if rates is None else Rates.from_dict(rates)
         return cls(**values | {"rule": rule, "rates": rates})
-
-
-def _of_format_1(values: dict[str, Any]) -> dict[str, Any]:
-    """Give a card of imlctl 0.1 a rule: it had thresholds of the map where there are now scores.
-
-    Manipulated from the score of one authentic photograph in a hundred, inconclusive from that of
-    one in ten. This function goes when no weights of that format ship any more.
-    """
-    kept = {k: v for k, v in values.items() if k not in ("min_share", "verdict_threshold")}
-    threshold = kept.pop("threshold", 0.5)
-    levels = values.get("training", {}).get("calibration", {}).get("thresholds", {})
-    scale = values.get("score_scale")
-    rule = {"threshold": threshold}
-    if scale is not None and {"0.01", "0.1"} <= levels.keys():
-        rule["manipulated"] = round(picture_score(levels["0.01"], scale), 4)
-        rule["inconclusive"] = round(picture_score(levels["0.1"], scale), 4)
-    return kept | {"format": FORMAT, "rule": rule}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

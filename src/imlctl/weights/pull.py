@@ -112,17 +112,12 @@ def pull(
         raise UsageError("needs 64 hexadecimal digits", source="--sha256")
     target = _look_up(wanted)
     entry = target if isinstance(target, Entry) else None
-    known = entry.sha256 if entry else ""
     if entry and entry.source != "hub":
-        expected, checked = _expectation(wanted, known, sha256, None)
-        found = sha256_of(entry.path, wanted)
-        if found != expected:
-            raise mismatch(wanted, entry.path, found, expected, "Get the file again.")
-        return Pulled(wanted, entry.path, found, "", checked)
+        return _checked_here(wanted, entry, sha256)
     reference = target.reference if isinstance(target, Entry) else target
     registry = load_user_registry()
     seen = registry.first_seen(reference)
-    expected, checked = _expectation(wanted, known, sha256, seen)
+    expected, checked = _expectation(wanted, entry.sha256 if entry else "", sha256, seen)
     if not expected and not trust_on_first_use:
         raise WeightsError(
             f"no hash of {reference} is known, so the file could not be checked",
@@ -159,6 +154,15 @@ def pull(
     if fetched.revision != first.revision:  # another commit with the same file: keep to the first
         fetched = hub.fetch(reference.at(first.revision), quiet=True)
     return Pulled(wanted, fetched.path, found, fetched.revision, checked)
+
+
+def _checked_here(wanted: str, entry: Entry, sha256: str) -> Pulled:
+    """Compare weights that come with the package, or that were added, with their hash."""
+    expected, checked = _expectation(wanted, entry.sha256, sha256, None)
+    found = sha256_of(entry.path, wanted)
+    if found != expected:
+        raise mismatch(wanted, entry.path, found, expected, "Get the file again.")
+    return Pulled(wanted, entry.path, found, "", checked)
 
 
 def _look_up(wanted: str) -> Entry | HubReference:
