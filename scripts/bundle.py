@@ -1,14 +1,15 @@
 """Make trained weights the bundled ones: averaged, scored, calibrated, self-tested, registered.
 
-    python scripts/bundle.py NAME RUN... [--real data/val --pictures "..."]
+    python scripts/bundle.py NAME RUN... [--heads] [--real data/val --pictures "..."]
 
 NAME is `efficientiml` or `diffiml`, RUN the folder of an `imlctl train`, or a file of weights.
 Taken are the averaged weights of a run's last step; of several, of which each must have started
 from another or from one ancestor, their mean (model soups, Wortsman et al. 2022). One may be named
 twice to weigh double, and parts that only some have are theirs alone.
 
-Of the photographs of the first run's preset a quarter is kept for calibration, on the others the
-score and the reliability of EfficientIML are trained. `--real` names a folder of real forgeries and
+The rule is calibrated on the photographs that the first run was not trained on. With `--heads` a
+quarter of them all is kept for that, and on the others the score and the reliability of
+EfficientIML are trained. `--real` names a folder of real forgeries and
 authentic pictures, `<set>/tampered`, `masks`, `authentic`: how often each verdict is given there
 goes into the card. After it, `python scripts/make_tables.py` brings the model cards up to date.
 """
@@ -39,7 +40,7 @@ from imlctl.weights.load import Loaded, load, save
 if TYPE_CHECKING:
     from imlctl.core.efficient_iml import EfficientIML
 
-KEPT = 0.25  # of the photographs, for calibration
+KEPT = 0.25  # of the photographs, for the calibration of a score that others taught
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -48,14 +49,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=("efficientiml", "diffiml"))
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--heads", action="store_true", help="train score and reliability, too")
     parser.add_argument("--real", type=Path, help="folder to measure the verdicts' rates on")
     parser.add_argument("--pictures", default="", help="what these pictures are, in words")
     given = parser.parse_args()
     loaded = mean_of([averaged(run) for run in given.runs])
     folders = [Path(folder) for folder in loaded.card.training["preset"]["data"]["photos"]]
-    teaching, held = (
-        load_pool(folders, validation=held, validation_share=KEPT) for held in (False, True)
-    )
+    trained_without: float = loaded.card.training["preset"]["data"]["validation_share"]
+    share = KEPT if given.heads else trained_without
+    held = load_pool(folders, validation=True, validation_share=share)
+    teaching = load_pool(folders, validation_share=share) if given.heads else None
     cpu = torch.device("cpu")
     fused = copy.deepcopy(loaded.model).fuse().to(memory_format=torch.channels_last)  # for speed
     found = calibrate(fused, held, device=cpu, teaching=teaching)
