@@ -112,7 +112,11 @@ def _with_costs(models: Sequence[Document], speed: Document) -> list[Block]:
     for model in models:
         cost = next(c for c in costs if c["model"] == model["model"])
         drawn = (model["settings"].get("steps"), model["settings"].get("ensemble"))
-        shares = {(s["steps"], s["members"]): s["share"] for s in cost["against"]["shares"]}
+        shares = {
+            (s["steps"], s["members"]): s["share"]
+            for s in cost["against"]["shares"]
+            if not s["tta"]
+        }
         size = cost["cost"]["size"]
         seconds = {
             (s["steps"], s["members"]): s["median"]
