@@ -66,6 +66,12 @@ def test_running_programs_are_counted_where_the_system_says() -> None:
     assert process.others_running() >= 0
 
 
+def test_what_runs_for_a_moment_makes_no_machine_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([b"procs_running 3\n", b"procs_running 2\n", *[b"procs_running 4\n"] * 9])
+    monkeypatch.setattr(process.Path, "read_bytes", lambda _: next(looks))
+    assert process.others_running() == 1
+
+
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
