@@ -85,6 +85,17 @@ def test_the_two_values_of_a_mask_tell_themselves(
     assert np.array_equal(read_mask(tmp_path / "m.png"), expected("x"))
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_of_three_colours_all_but_black_is_marked(suffix: str, tmp_path: Path) -> None:
+    values = np.zeros((48, 48, 3), np.uint8)
+    values[:16], values[16:32] = (255, 0, 0), (255, 255, 255)
+    path = tmp_path / f"m.{suffix}"
+    Image.fromarray(values).save(path, quality=95, subsampling=0)
+    marked = read_mask(path)
+    assert marked[:32].all()
+    assert not marked[32:].any()
+
+
 def test_compressed_masks_keep_their_area(
     mask: Callable[..., Path], expected: Callable[..., Any]
 ) -> None:

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from imlctl.errors import DecodeError, TooLargeError
 from imlctl.image.decode import decode, read
 from imlctl.image.facts import cautions
+from imlctl.pipeline import Localizer
+from imlctl.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,3 +154,17 @@ def test_pictures_with_nothing_in_them_are_whole(makers: Any) -> None:
             photo = decode(makers.encode(scene, kind, **options))
             assert photo.facts.notes == (), name
             assert bool(cautions(photo)) == (name in ("black", "one colour")), name
+
+
+def test_in_pictures_with_nothing_in_them_nothing_is_marked(makers: Any) -> None:
+    localizer = Localizer(Settings(model="efficientiml", device="cpu"))
+    rng = np.random.default_rng(0)
+    sky = np.linspace(120, 230, 240)[:, None, None] * np.ones((1, 320, 1)) * (1, 0.9, 0.75)
+    noisy = sky + rng.normal(0, 1, sky.shape)
+    flat = [np.zeros(sky.shape), np.full(sky.shape, (200.0, 30, 20)), sky, noisy]
+    for values in flat:
+        pixels = np.clip(np.round(values), 0, 255).astype(np.uint8)
+        for kind in ("PNG", "JPEG"):
+            result = localizer.localize(makers.encode(pixels, kind))
+            assert result.verdict == "nothing found"
+            assert not result.decision.mask.any()

@@ -37,7 +37,7 @@ def read_mask(path: Path, rule: Rule = "white") -> Mask:
         path: A picture of 1, 8 or 16 bits, in grey, in colours or with a palette; or an ``.npz``
             with one array whose values above 0 are manipulated.
         rule: What is manipulated: ``white`` (brighter than the middle; the ones in a mask of labels
-            0 and 1; whatever is not black in a coloured palette), ``any`` that is not black,
+            0 and 1; whatever is not black in a mask of colours), ``any`` that is not black,
             ``black`` (darker than the middle), or ``green`` (more green than red).
 
     Raises:
@@ -53,7 +53,8 @@ def read_mask(path: Path, rule: Rule = "white") -> Mask:
         with Image.open(path) as image:
             # Sixteen bits would be clipped to white by a conversion.
             sixteen = image.mode.startswith("I")
-            labels = rule == "white" and _has_coloured_palette(image)
+            labels = rule == "white" and _has_labels(image)
+            palette = image.mode == "P"
             colours = "RGB" if rule == "green" or labels else "L"
             levels = np.asarray(image if sixteen else image.convert(colours))
     except _UNREADABLE as error:
@@ -65,7 +66,7 @@ def read_mask(path: Path, rule: Rule = "white") -> Mask:
     if rule == "green":
         return np.asarray(levels[..., 1] > levels[..., 0])
     if labels:
-        return np.asarray(levels.any(-1))
+        return np.asarray(levels.max(-1) > (0 if palette else _HALF))
     if rule == "black":
         return np.asarray(levels <= _HALF)
     return np.asarray(levels > (0 if rule == "any" or most <= 1 else _HALF))
@@ -90,9 +91,12 @@ def mask_png(mask: Mask) -> bytes:
     return buffer.getvalue()
 
 
-def _has_coloured_palette(image: Image.Image) -> bool:
-    """Tell a map of coloured labels, in which dark red marks as much as white does."""
-    if image.mode != "P":
-        return False
-    palette = np.array(image.getpalette("RGB"), int).reshape(-1, 3)
-    return bool(np.ptp(palette[np.unique(np.asarray(image))], axis=-1).any())
+def _has_labels(image: Image.Image) -> bool:
+    """Tell a map of coloured labels, in which red marks as much as white does."""
+    if image.mode == "P":
+        palette = np.array(image.getpalette("RGB"), int).reshape(-1, 3)
+        return bool(np.ptp(palette[np.unique(np.asarray(image))], axis=-1).any())
+    # Of a grey picture, a JPEG's colours differ by a little.
+    return image.mode in ("RGB", "RGBA") and bool(
+        (np.ptp(np.asarray(image.convert("RGB")), axis=-1) > _HALF).any()
+    )
