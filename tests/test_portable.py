@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imlctl import atomic
-from imlctl.scan import worker
+from imlctl.scan import processes
 from imlctl.train import batches as samples
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def test_files_are_written_where_there_are_no_hard_links(
 
 def test_decoders_start_where_memory_cannot_be_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resource", None)
-    worker._limit_memory(2**30)
+    processes._limit_memory(2**30)
 
 
 @pytest.mark.parametrize(("has", "expected"), [(["spawn"], None), (["fork", "spawn"], "fork")])

@@ -78,8 +78,9 @@ def test_every_size_is_measured_as_it_is_localized() -> None:
         assert row["memory"] > 0
     assert [row["passes"] for row in rows] == [2 * 3, 2, 2]
     assert found["cost"]["size"] == COST_SIZE
-    # No pass is larger than a tile, and each is laid out as when localizing.
-    assert {shape[-1] for shape, *_ in localizer.seen} == {64, TILE}
+    # No pass is larger than a tile, whose share of 192 pixels is 112; each is laid out as when
+    # localizing.
+    assert {shape[-1] for shape, *_ in localizer.seen} == {64, 112, TILE}
     assert {seen[1:] for seen in localizer.seen} == {(torch.float32, True)}
     assert [row["size"] for row in found["end_to_end"]] == [64, 128, 192]
     assert set(localizer.localized) == {photograph(size) for size in (64, 128, 192)}

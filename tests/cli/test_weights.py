@@ -60,7 +60,7 @@ def test_show(run, hub):
     ran = run("weights", "show", default)
     assert ran.code == Exit.OK
     assert "architecture: efficient-iml" in ran.out
-    assert "holds.threshold: " in ran.out
+    assert "holds.rule.manipulated: " in ran.out
     shown = json.loads(run("weights", "show", default, "--json").out)["weights"]
     assert shown["holds"]["architecture"] == "efficient-iml"
     restricted = run("weights", "show", "mit-b0").out

@@ -51,12 +51,6 @@ class TestConfig:
         with pytest.raises(ValueError, match=message):
             EfficientRWKVConfig(**change)
 
-    def test_keys_of_earlier_versions_are_read_where_they_say_what_is_still_built(self) -> None:
-        old = {"high_pass": "srm", "local": "window", "stem_stride": 8}
-        assert EfficientRWKVConfig.from_dict(old) == EfficientRWKVConfig()
-        with pytest.raises(ValueError, match="high_pass = 'bayar' is no longer built"):
-            EfficientRWKVConfig.from_dict({"high_pass": "bayar"})
-
 
 class TestBackbone:
     @pytest.mark.parametrize("size", [(64, 64), (96, 160), (72, 104)])

@@ -253,8 +253,11 @@ def _start(
     """Start what decodes and analyses, here or on a cluster."""
     if any(job.picture.path is None for job in planned):
         if ray:
-            what, remedy = "standard input cannot be read by a cluster", "Name a file or folder."
-            raise UsageError(what, source="--ray", remedy=remedy)
+            raise UsageError(
+                "standard input cannot be read by a cluster",
+                source="--ray",
+                remedy="Name a file or folder, or leave --ray out.",
+            )
         if sys.stdin is None:
             raise UsageError("standard input is closed", source="-", remedy="Name a file.")
     if ray:
