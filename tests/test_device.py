@@ -12,6 +12,7 @@ from imlctl.device import (
     describe,
     make_deterministic,
     resolve,
+    side_by_side,
     upload,
 )
 from imlctl.errors import UsageError
@@ -145,3 +146,15 @@ def test_what_goes_to_a_card_is_pinned_and_nobody_waits() -> None:
 def test_what_stays_on_the_processor_is_not_copied() -> None:
     values = torch.zeros(3)
     assert upload(values, torch.device("cpu")) is values
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_side_by_side_keeps_the_order_and_shares_out_the_threads(workers: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        made = list(side_by_side(lambda n: (n, torch.get_num_threads()), range(7), workers))
+        assert made == [(n, {1: 4, 2: 2, 3: 1}[workers]) for n in range(7)]
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)

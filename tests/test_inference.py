@@ -184,6 +184,23 @@ def test_tiles_see_the_clues_of_the_whole_picture(
         assert torch.equal(got, wanted)
 
 
+def test_clues_looked_for_in_threads_are_the_same(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    answers = []
+    try:
+        torch.set_num_threads(2)
+        for least in (10**9, 1):
+            monkeypatch.setattr(inference, "_CLUES_AT_ONCE", least)
+            answers.append(predict(model, picture(70, 130), device=CPU, sampling=QUICK))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    alone, at_once = answers
+    torch.testing.assert_close(at_once.probability, alone.probability, rtol=0, atol=1e-6)
+
+
 def test_tiles_side_by_side_give_what_they_give_one_after_the_other(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,9 +67,15 @@ def test_running_programs_are_counted_where_the_system_says() -> None:
 
 
 def test_what_runs_for_a_moment_makes_no_machine_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = iter([b"procs_running 3\n", b"procs_running 2\n", *[b"procs_running 4\n"] * 9])
-    monkeypatch.setattr(process.Path, "read_bytes", lambda _: next(looks))
-    assert process.others_running() == 1
+    for name in process._CHOSEN:
+        monkeypatch.delenv(name, raising=False)
+    looks = iter([3, 2, 0])
+    monkeypatch.setattr(process, "others_running", lambda: next(looks))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    process.spin_moderately()
+    assert os.environ["GOMP_SPINCOUNT"] == "3000"
+    for name in process._CHOSEN:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
 import torch
 
 from imlctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 _BACKENDS = ("cuda", "mps", "xpu", "cpu")
 
@@ -49,6 +58,26 @@ def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
+
+
+def side_by_side(
+    work: Callable[[Item], Made], items: Sequence[Item], workers: int
+) -> Iterator[Made]:
+    """Yield what `work` returns for each item, in order, computed by some threads at once.
+
+    They share out the threads that torch has in this process. Each has torch's modes of its own: a
+    gradient or inference mode of the caller does not hold there.
+    """
+    if workers <= 1:
+        yield from map(work, items)
+        return
+    threads = torch.get_num_threads()
+    each = max(1, threads // workers)
+    try:
+        with ThreadPoolExecutor(workers, "worker", torch.set_num_threads, (each,)) as pool:
+            yield from pool.map(work, items)
+    finally:  # threads that are started from now on have all of them again
+        torch.set_num_threads(threads)
 
 
 def make_deterministic() -> None:

@@ -6,6 +6,7 @@ are in one place for whoever localizes: the product, validation, or the benchmar
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from imlctl.core.model import CELL, CLUE_STRIDE, Model, Prediction, continued
 from imlctl.core.sampler import member_noise
-from imlctl.device import upload
+from imlctl.device import side_by_side, upload
 from imlctl.errors import NumericalError
 from imlctl.image.prepare import Tile, pad, run_tiled, to_float
 from imlctl.settings import DEFAULT_TILE, Sampling
@@ -22,12 +23,18 @@ from imlctl.settings import DEFAULT_TILE, Sampling
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from imlctl.core.layers import Spread
+
     Progress = Callable[[int, int], object]
 
 OVERLAP = 96  # between tiles, at most half of one
 # Tiles that a CPU works on at once, a thread or more each: one thread takes 1.5 times as long as
 # two, so a core gains more by a tile of its own.
 _MOST_TILES = 4
+
+# Pixels of the smallest picture whose clues are looked for in a thread each: they are small loops,
+# which gain little from a second thread.
+_CLUES_AT_ONCE = 2**21
 
 # Pixels of the largest picture that an EfficientIML is given together with its mirror image: that
 # takes 0.80 of the time of one after the other at 256 x 256, 0.91 at 512 x 512, and little less
@@ -147,7 +154,10 @@ def _analyse(
     height, width = views[0].shape[1:]
     padded = torch.stack([pad(view, multiple=model.multiple) for view in views])  # (V, 3, H', W')
     own = [upload(to_float(view)[None], device) for view in views]
-    clues = _over_padded([model.clues(view) for view in own], padded, CLUE_STRIDE)
+    spread: Spread = map
+    if device.type == "cpu" and height * width >= _CLUES_AT_ONCE:
+        spread = partial(side_by_side, workers=torch.get_num_threads())
+    clues = _over_padded([model.clues(view, spread) for view in own], padded, CLUE_STRIDE)
     known = _over_padded([model.reliability(view) for view in own], padded, CELL)
     del own  # of a large picture as much memory as a tile takes
     inside = torch.zeros(padded.shape[2] // CELL, padded.shape[3] // CELL, device=device)

@@ -37,26 +37,24 @@ def spin_moderately() -> None:
     twice as long on idle cores. On busy ones, spinning takes the time that others need to finish.
     To be called before torch is imported.
     """
-    if not any(name in os.environ for name in _CHOSEN):
+    if any(name in os.environ for name in _CHOSEN):
+        return
+    for look in range(_LOOKS):  # again while it is busy: the shell may just have started this
+        time.sleep(_BETWEEN_LOOKS if look else 0)
         busy = others_running() * 2 >= (os.cpu_count() or 1)
-        os.environ["GOMP_SPINCOUNT"], os.environ["KMP_BLOCKTIME"] = _SPINS[busy], _BLOCK_TIMES[busy]
+        if not busy:
+            break
+    os.environ["GOMP_SPINCOUNT"], os.environ["KMP_BLOCKTIME"] = _SPINS[busy], _BLOCK_TIMES[busy]
 
 
 def others_running() -> int:
-    """Count the other threads that run or wait for a core; 0 where the system does not say.
-
-    The least of a few looks: the shell that started this process is often still at work.
-    """
-    least = sys.maxsize
-    for look in range(_LOOKS):
-        time.sleep(_BETWEEN_LOOKS if look else 0)
-        try:
-            listing = Path("/proc/stat").read_bytes()
-        except OSError:
-            return 0
-        found = re.search(rb"^procs_running (\d+)$", listing, re.MULTILINE)
-        least = min(least, max(0, int(found[1]) - 1) if found else 0)
-    return least
+    """Count the other threads that run or wait for a core; 0 where the system does not say."""
+    try:
+        listing = Path("/proc/stat").read_bytes()
+    except OSError:
+        return 0
+    found = re.search(rb"^procs_running (\d+)$", listing, re.MULTILINE)
+    return max(0, int(found[1]) - 1) if found else 0
 
 
 def sleep_at_once() -> None:

@@ -28,6 +28,8 @@ from imlctl.core.sampler import ScheduleConfig, Spacing, alpha_bars, ddim, respa
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imlctl.core.layers import Spread
+
 MEMBERS = 5  # runs that are averaged, the paper's choice: more change little (its Table 7)
 
 _SPOT = 32  # pixels; the image-level score is the strongest spot of this side
@@ -95,9 +97,9 @@ class ConditionEncoder(nn.Module):
         self.levels = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in inputs)
         self.mix = ConvNorm(len(built.widths) * channels, channels, 3)
 
-    def clues(self, image: Tensor) -> Tensor | None:
+    def clues(self, image: Tensor, spread: Spread = map) -> Tensor | None:
         """Look for what the backbone sees besides the image; see `Model.clues`."""
-        return cast("Tensor | None", cast("EfficientRWKV", self.backbone).clues(image))
+        return cast("Tensor | None", cast("EfficientRWKV", self.backbone).clues(image, spread))
 
     def forward(self, image: Tensor, clues: Tensor | None = None) -> Tensor:
         """Encode.
@@ -194,9 +196,9 @@ class DiffIML(Model):
         """Height and width must be multiples of this."""
         return math.lcm(self.encoder.multiple, self.config.latent_multiple)
 
-    def clues(self, image: Tensor) -> Tensor | None:
+    def clues(self, image: Tensor, spread: Spread = map) -> Tensor | None:
         """See `Model.clues`; they are the backbone's."""
-        return self.encoder.clues(image)
+        return self.encoder.clues(image, spread)
 
     def condition(self, image: Tensor, clues: Tensor | None = None) -> Tensor:
         """Encode a picture, once: what the denoiser adds at every step, (B, channels, h, w).

@@ -23,6 +23,8 @@ from imlctl.core.reliability import Reliability
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imlctl.core.layers import Spread
+
 
 @dataclass(frozen=True, slots=True)
 class EfficientIMLConfig(Config):
@@ -89,9 +91,9 @@ class TopDown(nn.Module):
         self.merges = nn.ModuleList(Merge(dim, width) for dim in dims)
         self.refine = Merge(dims[0], width)
 
-    def clues(self, image: Tensor) -> Tensor | None:
+    def clues(self, image: Tensor, spread: Spread = map) -> Tensor | None:
         """See `Model.clues`."""
-        return cast("Tensor | None", self.backbone.clues(image))
+        return cast("Tensor | None", self.backbone.clues(image, spread))
 
     def forward(self, image: Tensor, clues: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the features of each scale, finest first, (B, width, H / s, W / s).

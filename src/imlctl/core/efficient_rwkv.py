@@ -12,9 +12,8 @@ works, and the same weights serve a crop and a whole photograph.
 from __future__ import annotations
 
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +27,9 @@ from imlctl.core.mixers import SpatialMixV4, SpatialMixV6, WindowAttention
 from imlctl.core.residual_outliers import residual_outliers
 from imlctl.core.self_similarity import CHANNELS as SIMILARITY_CHANNELS
 from imlctl.core.self_similarity import self_similarity
+
+if TYPE_CHECKING:
+    from imlctl.core.layers import Spread
 
 Mixing = Literal["v4", "v6"]
 
@@ -88,8 +90,6 @@ SIZES = {
     "base": EfficientRWKVConfig(dims=(96, 192, 320), depths=(2, 3, 4)),
 }
 
-_SIDE_BY_SIDE = 2**21  # pixels of a picture whose clues are looked for in a thread each
-
 # Residuals of a clean photograph are a few grey levels; larger ones are edges, which saturate.
 _RESIDUAL_LEVELS = 6.0
 
@@ -147,27 +147,16 @@ class Clues(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, image: Tensor) -> Tensor | None:
+    def forward(self, image: Tensor, spread: Spread = map) -> Tensor | None:
         """(B, 3, H, W) to (B, C, ceil(H / 4), ...), outliers last; None where there are none."""
-        wanted = (
+        finders = (
             (self_similarity, self.config.self_similarity),
             (jpeg_history, self.config.history),
             (residual_outliers, self.config.outliers),
         )
-        finders = [find for find, seen in wanted if seen]
-        if not finders:
-            return None
-        threads = torch.get_num_threads()
-        large = image.shape[-2] * image.shape[-1] >= _SIDE_BY_SIDE
-        if image.device.type != "cpu" or threads == 1 or not large:
-            return torch.cat([find(image) for find in finders], dim=1)
-        # Many small loops each, which gain little from a second thread.
-        try:
-            with ThreadPoolExecutor(threads, "clue", torch.set_num_threads, (1,)) as pool:
-                maps = pool.map(torch.inference_mode()(lambda find: find(image)), finders)
-                return torch.cat(list(maps), dim=1)
-        finally:  # threads that are started from now on have all of them again
-            torch.set_num_threads(threads)
+        wanted = [find for find, seen in finders if seen]
+        maps = list(spread(lambda find: find(image), wanted))
+        return torch.cat(maps, dim=1) if maps else None
 
 
 class Stem(nn.Module):

@@ -24,6 +24,8 @@ from imlctl.core.layers import fold, fuse_all
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imlctl.core.layers import Spread
+
 Four = tuple[int, int, int, int]
 
 STRIDES: Four = (4, 8, 16, 32)  # of each stage against the picture
@@ -324,9 +326,9 @@ class ImageNetInput(nn.Module):
         for name, values in (("mean", MEAN), ("spread", SPREAD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
-    def clues(self, image: Tensor) -> Tensor | None:
+    def clues(self, image: Tensor, spread: Spread = map) -> Tensor | None:
         """Look for none."""
-        del image
+        del image, spread
         return None
 
     def forward(self, image: Tensor, clues: Tensor | None = None) -> tuple[Tensor, ...]:

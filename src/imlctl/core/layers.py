@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
+
+    Finder = Callable[[Tensor], Tensor]
+    # `map`, or a like function that works in threads.
+    Spread = Callable[[Callable[[Finder], Tensor], Sequence[Finder]], Iterable[Tensor]]
 
 C = TypeVar("C")
 

@@ -15,6 +15,8 @@ from imlctl.core.layers import fuse_all
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imlctl.core.layers import Spread
+
 CELL = 8  # pixels a side of the cells that reliability and score are told by
 CLUE_STRIDE = 4  # of the maps that `Model.clues` returns, against the picture
 STEPS = 8  # denoising steps, the paper's choice: more change little (DiffIML, Table 6e)
@@ -63,12 +65,13 @@ class Model(nn.Module):
         """Height and width that `forward` takes are multiples of this."""
 
     @abstractmethod
-    def clues(self, image: Tensor) -> Tensor | None:
+    def clues(self, image: Tensor, spread: Spread = map) -> Tensor | None:
         """Look for evidence that only a whole picture shows; nothing of it is learned.
 
         Args:
             image: (B, 3, H, W) in [0, 1], of any size: a picture's own pixels, never padding, whose
                 mirrored edge would count as a copy.
+            spread: How the kinds of evidence are gone through; another one may use threads.
 
         Returns:
             (B, C, ceil(H / 4), ceil(W / 4)) float32; None for a model that looks for none.

@@ -6,7 +6,6 @@ resolution. Tiles start on multiples of the model's stride, where the JPEG grid 
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imlctl.device import side_by_side
 from imlctl.errors import NumericalError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -217,29 +217,13 @@ def run_tiled(
     merged = torch.zeros(len(image), height, width)
     low, high = float("inf"), float("-inf")
     progress(0, len(tiles))
-    results = _in_parallel(lambda each: _checked(fn, each.of(image), each), tiles, workers)
+    results = side_by_side(lambda each: _checked(fn, each.of(image), each), tiles, workers)
     for done, (each, result) in enumerate(zip(tiles, results, strict=True), 1):
         progress(done, len(tiles))
         low, high = min(low, float(result.min())), max(high, float(result.max()))
         each.of(merged).addcmul_(result, rows[each.top][:, None] * columns[each.left])
     # Rounding may carry a blend past the values it came from by one unit in the last place.
     return merged.clamp_(low, high)
-
-
-def _in_parallel(
-    work: Callable[[Tile], Tensor], tiles: Sequence[Tile], workers: int
-) -> Iterator[Tensor]:
-    """Yield what `work` returns for each tile, in order, computed by some threads at once."""
-    if workers <= 1:
-        yield from map(work, tiles)
-        return
-    threads = torch.get_num_threads()
-    each = max(1, threads // workers)
-    try:
-        with ThreadPoolExecutor(workers, "tile", torch.set_num_threads, (each,)) as pool:
-            yield from pool.map(work, tiles)
-    finally:  # threads that are started from now on have all of them again
-        torch.set_num_threads(threads)
 
 
 def _weights(length: int, tile: int, starts: list[int]) -> dict[int, Tensor]:
