@@ -55,6 +55,8 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="sources of an older version")
     parser.add_argument("--recipes", type=Path, nargs=2, help="presets to train: now, before")
     given = parser.parse_args()
+    if given.recipes and not given.before:
+        parser.error("--recipes needs --before")
     broken = 0
     measured = (
         against(given.before.resolve(), given.recipes, given.runs)
@@ -127,22 +129,22 @@ def against(before: Path, recipes: list[Path] | None, runs: int) -> Iterator[Bar
 def training(before: Path, recipe: Path, former: Path, runs: int, folder: Path) -> float:
     """Return the median ratio of the time of a step of one recipe to that of another before."""
     ratios = []
-    for number in range(runs):
-        steps = []
+    for _ in range(runs):
+        paces = []
         for preset, sources in ((recipe, None), (former, before)):
-            out = folder / f"{preset.stem}{number}"
+            out = Path(tempfile.mkdtemp(dir=folder), "run")
             command = [*OURS, "train", str(preset), "-o", str(out), "--device", "cpu"]
             process(command, sources)()
-            steps.append(seconds_of_a_step(out / "log.jsonl"))
-        ratios.append(steps[0] / steps[1])
+            paces.append(pace_of(out / "log.jsonl"))
+        ratios.append(paces[1] / paces[0])
     return median(ratios)
 
 
-def seconds_of_a_step(log: Path) -> float:
-    """Seconds of eight samples by the last pace that a log has."""
+def pace_of(log: Path) -> float:
+    """Return the last pace in a log, in samples a second."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     paces: list[float] = [line["per_second"] for line in lines if line["event"] == "step"]
-    return 8 / paces[-1]
+    return paces[-1]
 
 
 @contextmanager
@@ -188,14 +190,12 @@ def commands(device: str, runs: int) -> Iterator[Bar]:
         yield "24 megapixels, bytes held by the process", peak(localize(large)), 2.5e9
 
 
-def process(
-    command: list[str], sources: Path | None = None, *, check: bool = True
-) -> Callable[[], object]:
+def process(command: list[str], sources: Path | None = None) -> Callable[[], object]:
     """Return a function that runs a command, of other sources if given, and wants it to succeed."""
     environment = os.environ | ({"PYTHONPATH": str(sources)} if sources else {})
     return lambda: subprocess.run(  # noqa: S603
         command,
-        check=check,
+        check=True,
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

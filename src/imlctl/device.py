@@ -105,8 +105,6 @@ def bfloat16_pays(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Mixed precision as a preset names it: float16, bfloat16 where that pays, or none."""
-    if precision == "float16":
-        return torch.autocast(device.type, torch.float16)
+    """Mixed precision as a preset names it: bfloat16 where that pays, or none."""
     enabled = precision == "bfloat16" and bfloat16_pays(device)
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

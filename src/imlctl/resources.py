@@ -1,9 +1,10 @@
-"""Files that travel in the wheel beside the code: training presets and the example picture."""
+"""Files that travel in the wheel beside the code, and TOML files of the user's."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from imlctl.errors import ConfigError
 
@@ -34,6 +35,22 @@ def find_preset(wanted: str | Path) -> Path:
         return known[str(wanted)]
     what = "there is no such file, and no built-in preset of this name"
     raise ConfigError(what, source=str(wanted), remedy=f"Built-in presets: {', '.join(known)}.")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: It cannot be read, or is not valid; says where.
+    """
+    import tomllib  # of which most commands need nothing
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})", source=str(path)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not valid TOML: {error}", source=str(path)) from error
 
 
 def example() -> Path:

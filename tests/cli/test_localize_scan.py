@@ -183,6 +183,7 @@ def test_parts_together_are_the_whole(localize, tmp_path):
         assert localize("--shard", part).code in (Exit.OK, Exit.SOME_FAILED)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert len(list((tmp_path / "out").glob("imlctl-ledger-*-of-3.sqlite"))) == 3
+    assert localize("--shard", "").code == Exit.USAGE  # an unset variable of a job array
     ran = localize("--shard", "1/2")
     assert ran.code == Exit.USAGE
     assert "different --shard" in ran.err

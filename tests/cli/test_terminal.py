@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer
 
-from imlctl.cli import app
+from imlctl.cli import app, main
 from imlctl.errors import Exit
 
 if TYPE_CHECKING:
@@ -151,6 +151,17 @@ def test_closed_and_full_streams_never_exit_as_if_something_was_found(
     ran = subprocess.run(command, shell=True, capture_output=True, check=False)  # noqa: S602
     assert ran.returncode == status, ran.stderr
     assert b"Traceback" not in ran.stderr
+
+
+def test_a_mask_for_a_closed_standard_output_is_refused(
+    run: Run, photos: Any, weights: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    command = ["localize", str(photos / "deep/b.png"), "-o", "-", "--weights", str(weights)]
+    monkeypatch.setattr("sys.argv", ["imlctl", *command])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == Exit.USAGE
 
 
 def test_an_unforeseen_error_is_a_bug_and_never_a_finding(

@@ -66,6 +66,7 @@ def test_modes(
         (np.uint8([0, 255]), None),
         (np.uint16([0, 1]), None),
         (np.uint16([0, 255]), None),
+        (np.uint16([0, 300]), None),
         (np.uint16([0, 65535]), None),
         (np.uint8([0, 1]), (0, 0, 0, 255, 255, 255)),
         (np.uint8([0, 1]), (0, 0, 0, 128, 0, 0)),  # dark red, as label tools draw the first class

@@ -345,6 +345,7 @@ def not_pictures() -> dict[str, tuple[bytes, str]]:
         "photo.ppm": (b"P6\n8 8\n255\n" + bytes(192), "PNM picture, which imlctl"),
         "zeros.jpg": (bytes(5000), "zero bytes"),
         "noise.jpg": (random.Random(0).randbytes(5000), "no kind of picture"),
+        "ones.jpg": (b"\xff" * 5000, "no kind of picture"),
         "cut-text.jpg": (b"x" * 4095 + "é".encode(), "text file"),
     }
 

@@ -444,6 +444,7 @@ def test_who_made_a_manifest_is_told_and_not_believed(makers: Any) -> None:
             "A" * 25,
         ),
         (b"\x6fclaim_generator\x18", "an unnamed program"),
+        (b"\x74claim_generator_info\xa1\x67version\x631.0", "an unnamed program"),
     ):
         for kind, data in carriers(makers, STORE + claim).items():
             if kind in ("JPEG", "PNG", "AVIF"):

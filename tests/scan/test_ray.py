@@ -242,6 +242,13 @@ def test_a_file_that_a_worker_cannot_read_names_the_machine(assignment, picture,
     assert "node7 of the cluster cannot read it, though this one can" in str(one.error)
 
 
+def test_what_a_worker_read_and_could_not_analyse_keeps_its_reason(picture, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(picture(1))
+    failed = Failed(InputError("there is not enough memory", source=str(path)), sha256="ab" * 32)
+    assert received(failed, "node7", True) is failed
+
+
 def test_a_cluster_elsewhere_is_refused_with_a_remedy(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     with pytest.raises(UsageError, match=r"ray://head.*ray job submit"), joined():

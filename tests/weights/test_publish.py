@@ -119,6 +119,9 @@ def test_damaged_weights_and_a_missing_card_are_not_sent(
 ) -> None:
     with pytest.raises(WeightsError, match="model card cannot be read"):
         push(**publication | {"card": tmp_path / "gone.md"})
+    (tmp_path / "latin.md").write_bytes("# Größe".encode("latin-1"))
+    with pytest.raises(WeightsError, match="model card cannot be read"):
+        push(**publication | {"card": tmp_path / "latin.md"})
     publication["weights"].write_bytes(publication["weights"].read_bytes()[:-50])
     with pytest.raises(WeightsError, match="is damaged"):
         push(**publication)

@@ -15,6 +15,7 @@ from imlctl.evaluate.robustness import NOTES, degraded, grid
 from imlctl.evaluate.score import evaluate
 from imlctl.evaluate.summary import RESAMPLES, by_size, reliability, summarize
 from imlctl.evaluate.thresholds import drawn_with, keep, thresholds_for
+from imlctl.image.facts import eight_bit
 from imlctl.mask.decide import EVIDENCE, critical
 from imlctl.mask.rates import Rates
 
@@ -93,8 +94,9 @@ def contact_sheet(cases: Sequence[tuple[str, Sequence[NDArray[Any]]]]) -> bytes:
         font = ImageFont.load_default(13)
         draw.text((_GAP, top + 3), printed[: width // 8], fill="black", font=font)
         for column, view in enumerate(views):
-            full = 65535 if view.dtype == np.uint16 else 255 if view.dtype == np.uint8 else 1
-            small = Image.fromarray(np.rint(view * (255 / full)).astype(np.uint8)).convert("RGB")
+            whole = view.dtype.kind == "u"
+            eight = eight_bit(view) if whole else np.rint(view * 255.0).astype(np.uint8)
+            small = Image.fromarray(eight).convert("RGB")
             small = ImageOps.contain(small, (_SIDE, _SIDE), Image.Resampling.BOX)
             sheet.paste(small, (_GAP + column * (_SIDE + _GAP), top + _CAPTION))
     buffer = io.BytesIO()

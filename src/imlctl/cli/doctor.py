@@ -98,7 +98,7 @@ def _print(checks: list[Check]) -> None:
     table.add_row("packages", ", ".join(f"{c.name} {c.says}" for c in sound))  # on one line
     for check in (c for c in checks if c not in sound):
         name = f"[{check.name}]" if check.group == "extras" else check.name
-        link = ": " if check.group == "extras" else ". "
+        link = "; add it with: " if check.group == "extras" else ". "
         says = f"{check.says}{link}{check.remedy}" if check.remedy else check.says
         if check.state is State.BROKEN:
             table.add_row(name, f"broken: {says}", style="bold red")
@@ -182,9 +182,10 @@ def _extra(extra: str, members: list[Requirement]) -> Answer:
     versions = {each.package: _version(each.package) for each in members}
     facts = {"versions": versions}
     if not all(versions.values()):
-        return "not installed; add it with", facts, command
-    if any(_numbers(versions[each.package]) < _numbers(each.least) for each in members):
-        return "too old; renew it with", facts, command
+        return "not installed", facts, command
+    old = [e.package for e in members if _numbers(versions[e.package]) < _numbers(e.least)]
+    if old:
+        return f"{', '.join(old)} too old", facts, command
     return ", ".join(f"{name} {version}" for name, version in versions.items()), facts
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import typer
@@ -106,7 +105,7 @@ def localize(
         patterns=Patterns(tuple(include or ()), tuple(exclude or ())),
         listed=_listed(files_from, inputs or [], zero=null),
     )
-    outputs = Outputs(out, found.many, force, resume, Shard.parse(shard) if shard else None)
+    outputs = Outputs(out, found.many, force, resume, None if shard is None else Shard.parse(shard))
     kept = {"report": report or everything, "csv": csv or everything, "jsonl": jsonl}
     kept["manifest"] = manifest or everything
     reports = tuple(name for name, wanted in kept.items() if wanted)
@@ -124,10 +123,19 @@ def localize(
         threads=1 if found.many else None,
         sampled=tuple(name for name, value in drawn.items() if value is not None),
     )
-    run = partial(_scan, reports=reports, jobs=jobs, ray=ray, quiet=quiet, verbose=verbose)
-    to_the_end = out is not None or check is not None
-    limits, printed = Limits(timeout, max_pixels), json and out is None
-    scanned = run(options, found, outputs, limits, printed=printed, to_the_end=to_the_end)
+    scanned = _scan(
+        options,
+        found,
+        outputs,
+        Limits(timeout, max_pixels),
+        reports=reports,
+        jobs=jobs,
+        ray=ray,
+        printed=json and out is None,
+        to_the_end=out is not None or check is not None,
+        quiet=quiet,
+        verbose=verbose,
+    )
     _exit(*scanned, check)
 
 
@@ -170,6 +178,8 @@ def _scan(
         until_the_end=to_the_end,
         outputs=outputs.out is not None,
     )
+    if outputs.out == "-" and sys.stdout is None:
+        raise UsageError("standard output is closed", source="-o -", remedy="Name a file.")
     command: list[str] = ["imlctl", *sys.argv[1:]]
     changed: Sequence[Finding] = ()
     with ExitStack() as stack:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import tomllib
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +16,7 @@ from imlctl.cli.console import complain, echo, note, plural, printable
 from imlctl.cli.options import option
 from imlctl.errors import ConfigError, Exit
 from imlctl.record import FAILED, SCHEMA_VERSION
+from imlctl.resources import read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -83,10 +83,7 @@ def report(
 
 
 def _read_cover(file: Path | None) -> dict[str, str]:
-    try:
-        fields = tomllib.loads(file.read_text("utf-8")) if file else {}
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot be read: {error}", source=str(file)) from error
+    fields = read_toml(file) if file else {}
     if not (fields.keys() <= set(_FIELDS) and all(isinstance(v, str) for v in fields.values())):
         remedy = f"It may hold the texts {', '.join(_FIELDS)}, and nothing else."
         raise ConfigError("this is no cover of a report", source=str(file), remedy=remedy)
@@ -151,8 +148,9 @@ def write_reports(
         lacking = _write_page(written[-1], case, coverage, head)
         if lacking and not quiet:
             note(
-                f"{plural(lacking, 'picture')} analysed without --report, so the page has only"
-                " records of them; to see them, scan again with --report --force"
+                f"{plural(lacking, 'picture')} analysed without --report: the page has no image"
+                f" of {'it' if lacking == 1 else 'them'}; to see"
+                f" {'it' if lacking == 1 else 'them'}, scan again with --report --force"
             )
     if browser:
         from imlctl.report.html import write_pdf

@@ -60,8 +60,9 @@ def train(
 
     preset, where = load_config(config, changes or ()), resolve(device)
     with Interrupts(_SAVING) as interrupts, Progress(quiet) as progress:
-        asked = lambda: interrupts.requested  # noqa: E731
-        _end(run(preset, out, device=where, report=progress, stop=asked))
+        stop = lambda: interrupts.requested  # noqa: E731
+        best = run(preset, out, device=where, report=progress, stop=stop)
+    _end(best)
 
 
 def distill(
@@ -91,8 +92,9 @@ def distill(
     where = resolve(device)
     master = load_teacher(preset.teacher, latent=preset.model.latent, device=where)
     with Interrupts(_SAVING) as interrupts, Progress(quiet) as progress:
-        asked = lambda: interrupts.requested  # noqa: E731
-        _end(run(preset, out, device=where, teacher=master, report=progress, stop=asked))
+        stop = lambda: interrupts.requested  # noqa: E731
+        best = run(preset, out, device=where, teacher=master, report=progress, stop=stop)
+    _end(best)
 
 
 def _end(best: Path | None) -> None:

@@ -119,7 +119,7 @@ def _casia(root: Path, name: str) -> Iterator[Found | Remark]:
     images = [p for p in _casia_tampered(root) if not re.search(r"_gt\d?$", p.stem)]
     free = {re.sub(r"_gt\d?$", "", mask.stem): mask for mask in _casia_masks(root)}
     masks = {image.stem: free.pop(image.stem) for image in images if image.stem in free}
-    lost = [image for image in images if image.stem not in masks]
+    lost = {image for image in images if image.stem not in masks}
     numbers = Counter([_number(stem) for stem in free])
     wanted = Counter([_number(image.stem) for image in lost])
     by_number = {_number(stem): mask for stem, mask in free.items()}

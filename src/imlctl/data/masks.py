@@ -37,7 +37,8 @@ def read_mask(path: Path, rule: Rule = "white") -> Mask:
         path: A picture of 1, 8 or 16 bits, in grey, in colours or with a palette; or an ``.npz``
             with one array whose values above 0 are manipulated.
         rule: What is manipulated: ``white`` (brighter than the middle; the ones in a mask of labels
-            0 and 1; whatever is not black in a mask of colours), ``any`` that is not black,
+            0 and 1; whatever is not black in a coloured palette, or is bright
+            in one channel of a mask of colours), ``any`` that is not black,
             ``black`` (darker than the middle), or ``green`` (more green than red).
 
     Raises:
@@ -60,9 +61,9 @@ def read_mask(path: Path, rule: Rule = "white") -> Mask:
     except _UNREADABLE as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"is not a readable mask ({why})", source=str(path)) from error
-    most = int(levels.max(initial=0))
-    if sixteen and most > _LARGEST_LABEL:
+    if sixteen and int(levels.max(initial=0)) > _LARGEST_LABEL:
         levels = levels >> 8
+    most = int(levels.max(initial=0))
     if rule == "green":
         return np.asarray(levels[..., 1] > levels[..., 0])
     if labels:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from imlctl.data.masks import read_mask
 from imlctl.evaluate.score import PictureScore, score_picture
+from imlctl.image.facts import eight_bit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,11 +107,6 @@ def resized(mask: Mask, shape: tuple[int, ...]) -> Mask:
     size = (shape[1], shape[0])
     scaled = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     return np.asarray(scaled >= 0.5)
-
-
-def eight_bit(pixels: NDArray[np.unsignedinteger]) -> Pixels:
-    """Pixels of any depth as uint8."""
-    return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
 
 
 def _jpeg(pixels: Pixels, _: Rng, quality: int) -> bytes:

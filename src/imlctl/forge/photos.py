@@ -24,6 +24,7 @@ from imlctl.data.manifest import share_of
 from imlctl.device import autocast
 from imlctl.errors import ConfigError, InputError, WeightsError
 from imlctl.image.decode import read
+from imlctl.image.facts import eight_bit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,15 +61,13 @@ class PhotoPool:
     def at_least(self, side: int) -> PhotoPool:
         """Photographs of which a square of `side` pixels can be cut; all, if there is none."""
         chosen = [i for i, photo in enumerate(self.photos) if min(photo.shape[:2]) >= side]
-        return (
-            PhotoPool(
-                tuple(self.names[i] for i in chosen),
-                tuple(self.photos[i] for i in chosen),
-                {n: self.objects[i] for n, i in enumerate(chosen) if i in self.objects},
-                {n: self.regenerated[i] for n, i in enumerate(chosen) if i in self.regenerated},
-            )
-            if chosen
-            else self
+        if not chosen:
+            return self
+        return PhotoPool(
+            tuple(self.names[i] for i in chosen),
+            tuple(self.photos[i] for i in chosen),
+            {n: self.objects[i] for n, i in enumerate(chosen) if i in self.objects},
+            {n: self.regenerated[i] for n, i in enumerate(chosen) if i in self.regenerated},
         )
 
 
@@ -94,8 +93,7 @@ def list_photos(folders: Sequence[Path]) -> list[tuple[Path, str]]:
 def read_pixels(path: Path) -> tuple[Pixels, int]:
     """Read a picture as it is stored, in 8 bits, (H, W, 3), and its EXIF orientation."""
     photo = read(path)
-    pixels = photo.pixels if photo.pixels.dtype == np.uint8 else photo.pixels >> 8
-    return pixels.astype(np.uint8, copy=False), photo.facts.orientation
+    return eight_bit(photo.pixels), photo.facts.orientation
 
 
 def load_pool(

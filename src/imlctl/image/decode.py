@@ -185,9 +185,9 @@ def of_pixels(
         else:
             what = f"an image of Pillow's in mode {mode} has no exact form in 8 or 16 bits"
             raise DecodeError(what, source=source, remedy="Save it to a file, and give that.")
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
     kinds = (np.uint8, np.uint16)
+    if pixels.ndim == 2 and pixels.dtype in kinds:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype not in kinds or not pixels.size:
         raise DecodeError(
             f"an array of shape {pixels.shape} and type {pixels.dtype} is no picture",

@@ -146,7 +146,7 @@ def _describe(data: bytes) -> str:
         return "this is an SVG drawing"
     if start.startswith((b"<!doctype html", b"<html")):
         return "this is a web page"
-    text = head.decode("utf-8", "replace").rstrip("\ufffd")  # a character cut at the end
+    text = head.decode("utf-8", "replace").removesuffix("\ufffd")  # a character cut at the end
     plain = all(c in "\t\r\n\f\x1b" or (c >= " " and c != "\ufffd") for c in text)
     return "this is a text file" if plain else "this is no kind of picture known here"
 

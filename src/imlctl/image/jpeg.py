@@ -261,10 +261,10 @@ def jpeg_grid(pixels: NDArray[np.unsignedinteger[Any]]) -> tuple[int, int] | Non
     number = min(_PLACES, rows * columns)
     places = np.random.default_rng(0).choice(rows * columns, number, replace=False)
     top, left = 8 * (places // columns)[:, None, None], 8 * (places % columns)[:, None, None]
-    windows = np.lib.stride_tricks.sliding_window_view(pixels, (8, 8), axis=(0, 1))
-    blocks = windows[top + np.arange(8)[:, None], left + np.arange(8)]  # (N, 8, 8, 3, 8, 8)
     to_grey = np.array([0.299, 0.587, 0.114], np.float32) * (255 / np.iinfo(pixels.dtype).max)
-    grey = (np.moveaxis(blocks, 3, -1) @ to_grey).reshape(number, 64, 64)
+    patches = pixels[top + np.arange(15)[:, None], left + np.arange(15)] @ to_grey  # (N, 15, 15)
+    windows = np.lib.stride_tricks.sliding_window_view(patches, (8, 8), axis=(1, 2))
+    grey = windows.reshape(number, 64, 64)
     n = np.arange(8)
     waves = np.cos(np.pi * (2 * n + 1) * n[:, None] / 16) / 2
     waves[0] = np.sqrt(1 / 8)

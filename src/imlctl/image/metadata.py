@@ -280,7 +280,10 @@ def c2pa_text(store: bytes, key: str) -> str | None:
     if at < len(key):
         return None
     if _CBOR_GROUP.match(store, at):  # a list or map of facts about the generator: its name
-        at = store.find(b"\x64name", at, at + 200) + 5
+        name = store.find(b"\x64name", at, at + 200)
+        if name < 0:
+            return None
+        at = name + 5
     head = _CBOR_TEXT.match(store, at)
     if head is None:
         return None

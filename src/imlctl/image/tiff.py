@@ -181,8 +181,7 @@ def check_tiff(data: bytes) -> tuple[str, ...]:
     """
     if data.startswith(b"MM\0+"):
         raise not_read("a big-endian BigTIFF", _CONVERT)
-    reader = _Reader(data)
-    page = _page(reader, reader.directory(reader.first)[0], 1)
+    page = _first_page(data)
     notes: tuple[str, ...] = ()
     full = page.pieces[0][2]  # rows; some writers fill the last strip up to it
     widest = page.row or page.samples * page.bits * (page.tile or page.size)[0]
@@ -208,14 +207,18 @@ def check_tiff(data: bytes) -> tuple[str, ...]:
     return notes
 
 
+def _first_page(data: bytes) -> _Page:
+    reader = _Reader(data)
+    return _page(reader, reader.directory(reader.first)[0], 1)
+
+
 def wide_samples(data: bytes) -> NDArray[np.uint16] | None:
     """Read the 16-bit samples of the first page, which Pillow knows for grey only.
 
     A directory appended to the file calls each row of pixels a longer row of grey ones. Returned
     are (H, W, samples), unturned; None where the samples are none of 16 bits, interleaved.
     """
-    reader = _Reader(data)
-    page = _page(reader, reader.directory(reader.first)[0], 1)
+    page = _first_page(data)
     if page.bits != 16 or page.separate or page.sample_format != 1 or len(data) >= 2**32 - 2**24:
         return None
     starts, lengths = (tuple(each[at] for each in page.pieces) for at in (0, 1))

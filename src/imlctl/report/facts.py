@@ -21,7 +21,7 @@ _FORGEABLE = "Anybody can write or remove EXIF."
 _COMPRESSED = {
     "once": "as JPEG before it became this file, perhaps more than once",
     "twice": "at least twice, on two grids",
-    "not decidable": "not decidable whether once or more often",
+    "not decidable": "once or more often: the pixels do not tell which",
 }
 _HARMLESS = "Facts and no verdict: a camera, a messenger or an honest export explains most of them."
 
@@ -121,7 +121,7 @@ def _history(traces: Mapping[str, Any]) -> Iterable[Fact]:
     if jpeg or grid:
         yield "Compressed", _COMPRESSED[traces["compressions"]], ""
         shifted = "shifted by {} columns and {} rows".format(*grid or (0, 0))
-        yield "8 \u00d7 8 grid", shifted if any(grid or ()) else "from the corner", ""
+        yield "8 \u00d7 8 grid", shifted if any(grid or ()) else "starts at the top left corner", ""
     if not jpeg:
         return
     yield "Segments", " ".join(jpeg["order"]), ""

@@ -91,9 +91,10 @@ def write_manifest(
     for row in rows:
         if row.path is not None:
             now, problem = _compare(row.path, row.sha256)
+            if problem in ("changed", "missing"):
+                problem += " since it was analysed" + (f" (sha256 now {now})" if now else "")
             if problem:
-                now_is = f" (sha256 now {now})" if now else ""
-                changed.append(Finding(row.path, f"{problem} since it was analysed{now_is}"))
+                changed.append(Finding(row.path, problem))
             if digest := row.sha256 or now:
                 hashes[_named(row.path, folder)] = digest
         hashes |= {os.fsencode(p.relative_to(path.parent)): h for p, h in row.outputs.items()}

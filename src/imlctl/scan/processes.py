@@ -46,10 +46,13 @@ class Limits:
     max_pixels: int = DEFAULT_MAX_PIXELS
 
     def __post_init__(self) -> None:
-        if not (0 < self.seconds <= threading.TIMEOUT_MAX and self.max_pixels > 0):
-            what = f"{self.seconds:g} seconds and {self.max_pixels} pixels cannot be limits"
-            remedy = "Give positive and finite numbers."
-            raise UsageError(what, source="--timeout, --max-pixels", remedy=remedy)
+        if not 0 < self.seconds <= threading.TIMEOUT_MAX:
+            what = f"{self.seconds:g} seconds cannot be waited for"
+            remedy = "Give a positive and finite number of seconds."
+            raise UsageError(what, source="--timeout", remedy=remedy)
+        if self.max_pixels < 1:
+            what = f"no picture has {self.max_pixels} pixels"
+            raise UsageError(what, source="--max-pixels", remedy="Give a positive number.")
 
     @property
     def memory(self) -> int:

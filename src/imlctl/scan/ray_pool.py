@@ -221,7 +221,8 @@ class Worker:
         except ImlctlError as error:
             # An actor that cannot be made is made again and again; this one lives and says why.
             self._refusal = bare(error)
-        processes = [Decoder(assignment.limits) for _ in range(assignment.decoders)]
+        count = 0 if self._refusal else assignment.decoders
+        processes = [Decoder(assignment.limits) for _ in range(count)]
         self.decoders: Crew[Request, Any] = Crew(processes or [decode_file])
 
     def analyse(self, request: bytes) -> bytes:
@@ -242,8 +243,8 @@ class Worker:
 
 
 def _difference(ours: Key, theirs: Key) -> str:
-    mine = {"weights": ours.weights, **json.loads(ours.settings)}
-    wanted = {"weights": theirs.weights, **json.loads(theirs.settings)}
+    mine = {"sha256 of weights": ours.weights, **json.loads(ours.settings)}
+    wanted = {"sha256 of weights": theirs.weights, **json.loads(theirs.settings)}
     different = [name for name in wanted if mine.get(name) != wanted[name]]
     return ", ".join(f"{name} is {mine.get(name)!r}, not {wanted[name]!r}" for name in different)
 
@@ -362,7 +363,7 @@ def received(answer: Any, host: str, has_folder: bool) -> Finished | Unchanged |
     if isinstance(answer, ImlctlError):
         answer.source = f"{answer.source} (on {host})" if answer.source else f"on {host}"
         raise answer
-    if isinstance(answer, Failed) and answer.size is None:
+    if isinstance(answer, Failed) and answer.sha256 is None:  # it could not be read
         path, machine = answer.error.source, f"the machine {host} of the cluster"
         if os.access(path, os.R_OK) and not has_folder:
             what, folder = f"{machine} has no such folder", str(Path(path).parent)

@@ -111,7 +111,7 @@ def batches(
         for begin in range(start + place.rank * share, stop, batch)
     )
     size = share // parts
-    numbers = [list(each[at : at + size]) for each in shares for at in range(0, len(each), size)]
+    numbers = (list(each[at : at + size]) for each in shares for at in range(0, len(each), size))
     loader = DataLoader(
         _Samples(make, clues),
         batch_sampler=numbers,

@@ -16,7 +16,7 @@ from imlctl.core.efficient_rwkv import SIZES
 from imlctl.core.sampler import Spacing  # noqa: TC001  # `build` reads the annotation
 from imlctl.errors import ConfigError
 from imlctl.forge.synthesizer import Mix
-from imlctl.resources import find_preset
+from imlctl.resources import find_preset, read_toml
 from imlctl.train.objective import LossWeights
 from imlctl.train.real_samples import RealConfig  # noqa: TC001  # `load_preset` reads the annotation
 from imlctl.train.score import HeadConfig
@@ -82,7 +82,7 @@ class OptimConfig:
         warmup: Steps of linear warm-up; a cosine to zero follows.
         clip: Largest norm of the gradient.
         ema: Decay of the averaged weights.
-        precision: ``float32``, or ``bfloat16`` (autocast; float32 on a processor that would only
+        precision: ``float32`` or ``bfloat16`` (autocast; float32 on a processor that would only
             emulate it).
         seed: Seed of the weights and of the samples.
     """
@@ -247,12 +247,7 @@ def load_preset(wanted: str | Path, kind: type[C], changes: Sequence[str] = ()) 
         ConfigError: The file cannot be read, or a key or value is wrong; says which.
     """
     path = find_preset(wanted)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot be read ({error.strerror})", source=str(path)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"is not valid TOML: {error}", source=str(path)) from error
+    values = read_toml(path)
     for change in changes:
         _change(values, change)
     return build(kind, values, str(path))

@@ -98,7 +98,7 @@ class Masks:
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise _misfit("this preset's model", str(init), error) from error
+            raise _misfit("this preset's model", str(init)) from error
         return model
 
     def loss(self, model: Model, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -143,7 +143,7 @@ class Latents:
                     fill(model, source)
             except (RuntimeError, AttributeError) as error:  # our own backbones have none public
                 fault = f"a DiffIML with encoder {asked.encoder!r}"
-                raise _misfit(fault, str(source), error) from error
+                raise _misfit(fault, str(source)) from error
         model.vae.load_state_dict(vae.state_dict())
         model.vae.requires_grad_(False)
         if not asked.encoder_rate:
@@ -313,9 +313,9 @@ def _load_semantics(network: EfficientNetLite, path: Path | None) -> None:
         ) from error
 
 
-def _misfit(what: str, source: str, error: Exception) -> ConfigError:
+def _misfit(what: str, source: str) -> ConfigError:
     return ConfigError(
-        f"does not fit {what} ({first_line(error)})",
+        f"does not fit {what}",
         source=source,
         remedy="Name weights of the same shape, or none.",
     )

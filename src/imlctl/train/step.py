@@ -76,11 +76,18 @@ class Learner(nn.Module):
         self.model, self.objective = state.model, objective
 
     def forward(
-        self, image: Tensor, mask: Tensor, valid: Tensor, clues: Tensor | None, *rest: int
+        self,
+        image: Tensor,
+        mask: Tensor,
+        valid: Tensor,
+        clues: Tensor | None,
+        first: int,
+        total: int,
+        step: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and terms of a `Batch`, part by part, as DistributedDataParallel expects it."""
-        *place, step = rest
-        return self.objective.loss(self.model, Batch(image, mask, valid, clues, *place), step)
+        batch = Batch(image, mask, valid, clues, first, total)
+        return self.objective.loss(self.model, batch, step)
 
 
 class Stopwatch:
@@ -137,9 +144,9 @@ def take_step(
         image = part.image.contiguous(memory_format=torch.channels_last)
         last = number == optim.accumulate - 1
         gradients_stay = isinstance(learner, DistributedDataParallel) and not last
-        place = first, optim.batch
+        batch = (image, part.mask, part.valid, part.clues, first, optim.batch)
         with learner.no_sync() if gradients_stay else nullcontext():  # type: ignore[operator]
-            loss, terms = learner(image, part.mask, part.valid, part.clues, *place, state.step)
+            loss, terms = learner(*batch, state.step)
             if not torch.isfinite(loss):
                 raise _not_finite("loss", state.step, optim, maker)
             watch.lap("forward")

@@ -29,78 +29,75 @@ _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _LOG_IN = "Log in with `hf auth login` or set HF_TOKEN"
 # What an error means, and the remedy, by the names of its classes, system numbers, and HTTP status;
 # the first that fits.
-_FINDINGS: tuple[tuple[frozenset[object], str, str], ...] = tuple(
-    (frozenset(causes), what, remedy)
-    for causes, what, remedy in (
-        (
-            {"OfflineModeIsEnabled"},
-            "is not in the cache, and HF_HUB_OFFLINE is set, so the Hub was not asked",
-            "Unset HF_HUB_OFFLINE, or copy the cache from a machine that has the file.",
-        ),
-        (
-            {*_NO_ROOM, "UserWarning"},
-            "does not fit on the disk ({said})",
-            "Free some space, or set HF_HOME to a folder on another disk; nothing partial is left.",
-        ),
-        (
-            {*_NOT_WRITABLE},
-            "cannot be written to the cache ({said})",
-            "Make that folder writable, or set HF_HOME to one that is.",
-        ),
-        (
-            {"GatedRepoError"},
-            "is gated: whoever wants it must accept its terms",
-            "Accept them at {page}. " + _LOG_IN + " of that account, and pull again.",
-        ),
-        (
-            {"RevisionNotFoundError"},
-            "the repository has no revision {revision!r}",
-            "See {page}/commits.",
-        ),
-        (
-            {"EntryNotFoundError"},
-            "the repository has no file {file!r} there",
-            "See {page}/tree/main.",
-        ),
-        (
-            {"RepositoryNotFoundError", 401},
-            "there is no such repository, or it is private and this login may not see it",
-            "Check the name. " + _LOG_IN + " with a token that may read it, and pull again.",
-        ),
-        (
-            {"FileMetadataError"},
-            "{hub} does not answer as a Hub does",
-            "Check HF_ENDPOINT, proxies and firewalls.",
-        ),
-        (
-            {403},
-            "the Hub refused it (HTTP 403)",
-            _LOG_IN + " with a token that has the right to it.",
-        ),
-        (
-            {429},
-            "the Hub has had too many requests from here (HTTP 429), and still after waiting",
-            "Try again in a few minutes. " + _LOG_IN + ": the limit is higher then.",
-        ),
-        ({"trouble"}, "the Hub has trouble of its own (HTTP {status})", "Try again later."),
-        ({"any status"}, "the Hub refused the request (HTTP {status})", "Try again later."),
-        (
-            {"ProxyError"},
-            "the proxy failed ({said})",
-            "Check HTTPS_PROXY and NO_PROXY.",
-        ),
-        (
-            {"TimeoutException", "Timeout", "TimeoutError"},
-            "{hub} did not answer in time",
-            "Try again; HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT set the patience.",
-        ),
-        (
-            {"NetworkError", "RemoteProtocolError", "ConnectionError"},
-            "the connection to {hub} failed ({said})",
-            "Check the connection; HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy.",
-        ),
-        ({"incomplete"}, "arrived incomplete, so it was not kept", "Pull again."),
-    )
+_FINDINGS: tuple[tuple[set[object], str, str], ...] = (
+    (
+        {"OfflineModeIsEnabled"},
+        "is not in the cache, and HF_HUB_OFFLINE is set, so the Hub was not asked",
+        "Unset HF_HUB_OFFLINE, or copy the cache from a machine that has the file.",
+    ),
+    (
+        {*_NO_ROOM, "UserWarning"},
+        "does not fit on the disk ({said})",
+        "Free some space, or set HF_HOME to a folder on another disk; nothing partial is left.",
+    ),
+    (
+        {*_NOT_WRITABLE},
+        "cannot be written to the cache ({said})",
+        "Make that folder writable, or set HF_HOME to one that is.",
+    ),
+    (
+        {"GatedRepoError"},
+        "is gated: whoever wants it must accept its terms",
+        "Accept them at {page}. " + _LOG_IN + " of that account, and pull again.",
+    ),
+    (
+        {"RevisionNotFoundError"},
+        "the repository has no revision {revision!r}",
+        "See {page}/commits.",
+    ),
+    (
+        {"EntryNotFoundError"},
+        "the repository has no file {file!r} there",
+        "See {page}/tree/main.",
+    ),
+    (
+        {"RepositoryNotFoundError", 401},
+        "there is no such repository, or it is private and this login may not see it",
+        "Check the name. " + _LOG_IN + " with a token that may read it, and pull again.",
+    ),
+    (
+        {"FileMetadataError"},
+        "{hub} does not answer as a Hub does",
+        "Check HF_ENDPOINT, proxies and firewalls.",
+    ),
+    (
+        {403},
+        "the Hub refused it (HTTP 403)",
+        _LOG_IN + " with a token that has the right to it.",
+    ),
+    (
+        {429},
+        "the Hub has had too many requests from here (HTTP 429), and still after waiting",
+        "Try again in a few minutes. " + _LOG_IN + ": the limit is higher then.",
+    ),
+    ({"trouble"}, "the Hub has trouble of its own (HTTP {status})", "Try again later."),
+    ({"any status"}, "the Hub refused the request (HTTP {status})", "Try again later."),
+    (
+        {"ProxyError"},
+        "the proxy failed ({said})",
+        "Check HTTPS_PROXY and NO_PROXY.",
+    ),
+    (
+        {"TimeoutException", "Timeout", "TimeoutError"},
+        "{hub} did not answer in time",
+        "Try again; HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT set the patience.",
+    ),
+    (
+        {"NetworkError", "RemoteProtocolError", "ConnectionError"},
+        "the connection to {hub} failed ({said})",
+        "Check the connection; HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy.",
+    ),
+    ({"incomplete"}, "arrived incomplete, so it was not kept", "Pull again."),
 )
 
 
@@ -219,8 +216,9 @@ def _finding(error: BaseException, reference: HubReference) -> tuple[str, str] |
     signs = kinds | {status, number} | ({"any status"} if status else set())
     signs |= {"trouble"} if status >= 500 else set()
     signs |= {"incomplete"} if "Consistency check failed" in str(error) else set()
+    signs -= set() if status else {"EntryNotFoundError"}  # of the cache
     for causes, what, remedy in _FINDINGS:
-        if signs & causes and not (status == 0 and "EntryNotFoundError" in causes):
+        if signs & causes:
             return what.format(**known), remedy.format(**known)
     return None
 
@@ -255,8 +253,8 @@ def push(
     loaded = load(weights)
     entry = _entry(repo, name, licence, loaded.card.architecture)  # before anything is sent
     try:
-        text = card.read_bytes()
-    except OSError as error:
+        text = card.read_text("utf-8").encode()  # what the client would refuse halfway
+    except (OSError, ValueError) as error:
         raise WeightsError(f"the model card cannot be read ({error})", source=str(card)) from error
     if get_token() is None:
         raise WeightsError(

@@ -192,7 +192,6 @@ def _fill(model: Model | LightVAE, data: bytes, name: str) -> None:
     for what, keys in faults.items():
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise WeightsError(
-                f"{what} {min(keys)!r}{more}", source=name, remedy="Use weights that imlctl wrote."
-            )
+            remedy = "Get the file again." if "NaN" in what else "Use weights that imlctl wrote."
+            raise WeightsError(f"{what} {min(keys)!r}{more}", source=name, remedy=remedy)
     model.load_state_dict(state)
