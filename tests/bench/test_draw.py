@@ -1,4 +1,4 @@
-"""Pictures that the benchmark draws: the contact sheet and the charts."""
+"""Pictures that the benchmark draws: its charts."""
 
 from __future__ import annotations
 
@@ -8,27 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from imlctl.bench.accuracy import contact_sheet
 from imlctl.bench.page import charts_of
 
 
 def as_array(data: bytes | None) -> Any:
     assert data is not None
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
-def test_a_contact_sheet_shows_every_kind_of_view() -> None:
-    shape = (50, 100)
-    views = (
-        np.full((*shape, 3), (200, 30, 30), np.uint8),
-        np.full((*shape, 3), 65535, np.uint16),
-        np.zeros(shape, bool),
-        np.full(shape, 0.5, np.float32),
-    )
-    sheet = as_array(contact_sheet([("one", views), ("\x1b[31m" + "n" * 999, views[:2])]))
-    colours = {tuple(c) for c in sheet.reshape(-1, 3).tolist()}
-    assert {(200, 30, 30), (255, 255, 255), (0, 0, 0), (128, 128, 128)} <= colours
-    assert sheet.shape[1] > sheet.shape[0]
 
 
 class TestCharts:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imlctl.bench.peer import Command, answer_of, read_map
+from imlctl.bench.peer import answer_of, parse, read_map, run
 from imlctl.errors import InputError, UsageError
 from imlctl.mask.decide import Verdict
 
@@ -21,13 +21,13 @@ class TestCommand:
     def test_places_are_filled_and_no_shell_runs(self, tmp_path: Path) -> None:
         image, out = tmp_path / "a $(touch x); b.png", tmp_path / "out.png"
         Image.new("L", (4, 4)).save(image)
-        Command.parse(f"{sys.executable} -c '{COPY}' {{image}} {{out}}").run(image, out)
+        run(parse(f"{sys.executable} -c '{COPY}' {{image}} {{out}}"), image, out)
         assert out.read_bytes() == image.read_bytes()
 
     @pytest.mark.parametrize("text", ["detect {image}", "detect {out}", "detect '{image} {out}"])
     def test_commands_that_cannot_work(self, text: str) -> None:
         with pytest.raises(UsageError, match="--peer"):
-            Command.parse(text)
+            parse(text)
 
     @pytest.mark.parametrize(
         ("program", "seconds", "says"),
@@ -40,13 +40,13 @@ class TestCommand:
     def test_failures_are_told(
         self, tmp_path: Path, program: str, seconds: float, says: str
     ) -> None:
-        command = Command((sys.executable, "-c", program, "{image}", "{out}"), seconds=seconds)
+        words = (sys.executable, "-c", program, "{image}", "{out}")
         with pytest.raises(InputError, match=says):
-            command.run(tmp_path / "a.png", tmp_path / "out.png")
+            run(words, tmp_path / "a.png", tmp_path / "out.png", seconds)
 
     def test_a_program_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="the peer failed"):
-            Command(("no-such-program", "{image}", "{out}")).run(tmp_path, tmp_path / "out.png")
+            run(("no-such-program", "{image}", "{out}"), tmp_path, tmp_path / "out.png")
 
 
 class TestReadMap:

@@ -199,7 +199,6 @@ class TestAccuracy:
         assert sorted(p.name for p in out.iterdir()) == [
             "accuracy.json",
             "accuracy.md",
-            "cases.png",
             "reliability.png",
         ]
         assert "| one | " in (out / "accuracy.md").read_text("utf-8")
@@ -270,7 +269,7 @@ def test_robustness(weights: Path, pictures: Path, tmp_path: Path) -> None:
     assert narrow(text)
 
 
-def test_a_peer_takes_turns(weights: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_peer_is_scored_beside_the_model(weights: Path, pictures: Path, tmp_path: Path) -> None:
     """The peer is all-knowing about one picture and fails on the other."""
     peer = tmp_path / "peer.py"
     masks = pictures / "one" / "masks"
@@ -287,14 +286,13 @@ def test_a_peer_takes_turns(weights: Path, pictures: Path, tmp_path: Path) -> No
     out = tmp_path / "report"
     arguments = ("--f1", manifest, "--weights", weights, "--peer", command)
     text = bench(*arguments, "-o", out)
-    assert "The peer failed on 1 picture," in " ".join(text.split())
-    assert narrow(text)
-    document = json.loads((out / "peer.json").read_text())
-    ours, theirs = document["rows"]
-    assert (ours["name"], theirs["name"], theirs["f1"]) == ("imlctl", "peer", 1.0)
-    assert document["f1_gain"] == pytest.approx(ours["f1"] - 1)
-    assert document["ratio"]["pairs"] == 1
-    assert document["ratio"]["median"] == pytest.approx(ours["seconds"] / theirs["seconds"])
+    assert "Pictures that it failed on, left out for all: 1." in " ".join(text.split())
+    assert [row[0] for row in table(text, "Side by side")][-1] == "peer"
+    document = json.loads((out / "accuracy.json").read_text())
+    ours, theirs = document["models"]
+    assert (ours["model"], theirs["model"], theirs["sets"][-1]["f1"]) == (str(weights), "peer", 1.0)
+    assert [picture["image"] for picture in ours["pictures"]] == ["a.png"]
+    assert theirs["seconds"] > 0
     (failed,) = document["failed"]
     assert "only a" in failed["error"]
 

@@ -40,7 +40,6 @@ def page_of(document: Document) -> list[Block]:
         "accuracy": _accuracy_page,
         "robustness": _robustness_page,
         "calibration": _calibration_page,
-        "peer": _peer_page,
         "speed": _speed_page,
         "scan": _scan_page,
         "flops": _flops_page,
@@ -205,7 +204,7 @@ def _accuracy_page(document: Document) -> list[Block]:
     """Scores of each model, and of several a table that compares them."""
     models = document["models"]
     if len(models) > 1:
-        return [_side_by_side(models), _legend(models)]
+        return [_side_by_side(models), _legend(models), *_peer_words(document)]
     (model,) = models
     tables = (*_verdict_tables(model["sets"]), *_pixel_tables(model))
     shown = [tabulate(title, rows, columns) for title, rows, columns in tables if rows]
@@ -293,6 +292,14 @@ def _side_by_side(models: Sequence[Document]) -> Table:
     return tabulate("Side by side, all pictures", rows, columns)
 
 
+def _peer_words(document: Document) -> Iterator[str]:
+    if "failed" in document:
+        yield (
+            "The peer is judged by its maps alone, at 0.5, and its time includes starting up."
+            f" Pictures that it failed on, left out for all: {len(document['failed'])}."
+        )
+
+
 def _drawn(model: Document) -> str:
     settings = model["settings"]
     parts = (
@@ -358,32 +365,3 @@ def _robustness_page(document: Document) -> list[Block]:
     )
     table = tabulate("Robustness", document["rows"], columns)
     return [headline(document), table, "\n".join((*document["notes"], words))]
-
-
-def _peer_page(document: Document) -> list[Block]:
-    """Ours and the peer, side by side."""
-    table = tabulate(
-        "Beside a peer, on the same pictures in the same run",
-        document["rows"],
-        {
-            "detector": "name",
-            "F1 [95 %]": _F1,
-            "AUC": "auc",
-            "image AUC [95 %]": _IMAGE_AUC,
-            "s / picture": lambda row: duration(row["seconds"]),
-        },
-    )
-    ratio = document["ratio"]
-    notes = [
-        f"Time of imlctl over the peer's, pair by pair: median {ratio['median']:.3g}, from"
-        f" {ratio['low']:.3g} to {ratio['high']:.3g}, {ratio['pairs']} pairs. Each ran as a process"
-        " of its own for each picture, in turns, so both times include starting up.",
-        "Both are judged by their maps alone, at 0.5.",
-    ]
-    if document["f1_gain"] is not None:
-        notes.append(f"F1 of imlctl minus the peer's: {document['f1_gain']:+.3f} on average.")
-    if document["failed"]:
-        count = len(document["failed"])
-        what = "1 picture, which is" if count == 1 else f"{count} pictures, which are"
-        notes.append(f"The peer failed on {what} left out for both.")
-    return [headline(document), table, "\n".join(notes)]

@@ -6,7 +6,7 @@ import json as json_module
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from rich.console import JustifyMethod
     from rich.table import Table as RichTable
 
-    from imlctl.bench.page import Table
+    from imlctl.bench.page import Document, Table
     from imlctl.pipeline import Localizer
-
-    Measured = tuple[dict[str, Any], dict[str, bytes | None]]  # a document, and PNGs by name
 
 _T = TypeVar("_T")
 VERSION = 5  # of the document
@@ -122,18 +120,17 @@ def bench(
     named = [*((name, None) for name in model or ()), *(("", name) for name in weights or ())]
     models = _Models(named or [("", None)], device, steps or [], ensemble or [], bool(tta))
     if way == "--fps":
-        document, pictures = _speed(models, size or (), runs, tta)
+        document = _speed(models, size or (), runs, tta)
     elif way == "--flops":
-        document, pictures = _flops(models, size or ())
+        document = _flops(models, size or ())
     else:
         path = cast("Path", paths[way])
-        compares = way == "--f1" and not peer
-        if not compares and max(len(named), len(models.steps), len(models.members)) > 1:
+        if way != "--f1" and max(len(named), len(models.steps), len(models.members)) > 1:
             what = "measures one model with one setting here, but several were given"
-            remedy = "Only --fps, --flops and --f1 without --peer compare."
+            remedy = "Only --fps, --flops and --f1 compare."
             raise UsageError(what, source="bench", remedy=remedy)
-        document, pictures = _on_pictures(way, models, path, split, peer, runs, charts=bool(out))
-    _show({"version": VERSION, **document}, pictures, json=json, out=out)
+        document = _on_pictures(way, models, path, split, peer, runs)
+    _show({"version": VERSION, **document}, json=json, out=out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +160,7 @@ class _Models:
             yield localizer
 
 
-def _speed(models: _Models, sizes: Iterable[int], runs: int, tta: bool | None) -> Measured:
+def _speed(models: _Models, sizes: Iterable[int], runs: int, tta: bool | None) -> Document:
     from tqdm import tqdm
 
     from imlctl.bench.speed import SIZES, Plan, measure
@@ -174,10 +171,10 @@ def _speed(models: _Models, sizes: Iterable[int], runs: int, tta: bool | None) -
     with tqdm(bar_format="{desc} [{elapsed}]", disable=None, leave=False) as bar:
         localizers = list(models.each(steps[:1], members[:1]))
         found = measure(localizers, plan, progress=bar.set_description_str)
-    return {"kind": "speed", **found}, {}
+    return {"kind": "speed", **found}
 
 
-def _flops(models: _Models, sizes: Iterable[int]) -> Measured:
+def _flops(models: _Models, sizes: Iterable[int]) -> Document:
     from imlctl.bench.flops import compare_counts
     from imlctl.bench.speed import SIZES, checked_sizes
     from imlctl.settings import MEMBERS, STEPS
@@ -188,40 +185,34 @@ def _flops(models: _Models, sizes: Iterable[int]) -> Measured:
         size = checked_sizes(list(sizes) or SIZES, localizer.model.multiple)[0]
         named = {key: localizer.provenance[key] for key in ("model", "weights_sha256")}
         rows.append(named | compare_counts(localizer.model, size, steps, members))
-    return {"kind": "flops", "models": rows}, {}
+    return {"kind": "flops", "models": rows}
 
 
 def _on_pictures(
-    way: str, models: _Models, path: Path, split: str, peer: str, runs: int, *, charts: bool
-) -> Measured:
+    way: str, models: _Models, path: Path, split: str, peer: str, runs: int
+) -> Document:
     from imlctl.bench import accuracy
     from imlctl.data.manifest import authentic_pictures, evaluation_pictures
     from imlctl.settings import MEMBERS, STEPS
 
-    def each() -> Iterator[Localizer]:
-        return models.each(models.steps or [STEPS], models.members or [MEMBERS])
-
-    pictures: dict[str, bytes | None] = {}
+    each = models.each(models.steps or [STEPS], models.members or [MEMBERS])
     if way == "--scan":
         from imlctl.bench.scan import throughput
 
-        return {"kind": "scan", **throughput(next(each()), path, runs, _track)}, pictures
+        return {"kind": "scan", **throughput(next(each), path, runs, _track)}
     if way == "--calibrate":
         entries = authentic_pictures(path, split=split)
-        found = accuracy.calibrate(next(each()), entries, _track)
-        return {"kind": "calibration", **found}, pictures
+        return {"kind": "calibration", **accuracy.calibrate(next(each), entries, _track)}
     entries = evaluation_pictures(path, split=split)
     if way == "--robustness":
-        found = accuracy.robustness(next(each()), entries, _track)
-        return {"kind": "robustness", **found}, pictures
-    if peer:
-        from imlctl.bench.peer import compare_with_peer
+        return {"kind": "robustness", **accuracy.robustness(next(each), entries, _track)}
+    if not peer:
+        return {"kind": "accuracy", "models": accuracy.accuracy(each, entries, _track)}
+    from imlctl.bench.peer import score_peer
 
-        return {"kind": "peer", **compare_with_peer(next(each()), entries, peer, _track)}, pictures
-    rows = accuracy.accuracy(each(), entries, _track)
-    if charts:
-        pictures["cases.png"] = accuracy.cases_png(next(each()), entries, rows[0]["pictures"])
-    return {"kind": "accuracy", "models": rows}, pictures
+    theirs, entries, failed = score_peer(entries, peer, _track)
+    rows = [*accuracy.accuracy(each, entries, _track), theirs]
+    return {"kind": "accuracy", "models": rows, "failed": failed}
 
 
 def _track(items: Iterable[_T], total: int) -> Iterable[_T]:
@@ -232,9 +223,7 @@ def _track(items: Iterable[_T], total: int) -> Iterable[_T]:
     return cast("Iterable[_T]", bar)
 
 
-def _show(
-    document: dict[str, Any], pictures: dict[str, bytes | None], *, json: bool, out: Path | None
-) -> None:
+def _show(document: Document, *, json: bool, out: Path | None) -> None:
     """Print the document, and write it to the folder if there is one."""
     from imlctl import atomic
     from imlctl.bench.page import charts_of, to_markdown, without_nan
@@ -247,7 +236,6 @@ def _show(
         files = {f"{name}.json": f"{text}\n".encode()}
         files[f"{name}.md"] = to_markdown(page_of(document)).encode()
         files |= charts_of(document)
-        files |= {png: data for png, data in pictures.items() if data is not None}
         for file, data in files.items():
             atomic.write(out / file, data)
     if json:
