@@ -30,7 +30,7 @@ import torch
 from imlctl.data.manifest import evaluation_pictures
 from imlctl.evaluate.score import evaluate
 from imlctl.forge.photos import load_pool
-from imlctl.mask.rates import Rates
+from imlctl.mask.rates import measured
 from imlctl.pipeline import Localizer, Settings
 from imlctl.train.calibrate import calibrate, with_verdict
 from imlctl.train.checkpoint import load_average
@@ -81,7 +81,7 @@ def measure(path: Path, folder: Path, pictures: str) -> None:
     """Count the verdicts on real pictures, and say so in the card."""
     localizer = Localizer(Settings(weights=path))
     seen = list(evaluate(evaluation_pictures(folder), localizer.localize))
-    rates = Rates.measured(
+    rates = measured(
         pictures,
         [(each.verdict, each.edited) for each in seen if each.tampered],
         [each.verdict for each in seen if not each.tampered],

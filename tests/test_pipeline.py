@@ -30,7 +30,7 @@ from imlctl.errors import (
     WeightsError,
 )
 from imlctl.mask.decide import EVIDENCE, Rule, Verdict, critical
-from imlctl.mask.rates import Rates
+from imlctl.mask.rates import measured
 from imlctl.pipeline import Localizer
 from imlctl.settings import Sampling, Settings
 from imlctl.weights.load import Card, load, save
@@ -173,7 +173,7 @@ def test_the_score_is_read_from_the_map_where_the_weights_say_how(
 def test_rates_are_told_for_the_settings_that_they_were_measured_with(
     weights: Path, tmp_path: Path, settings: dict[str, Any], told: bool
 ) -> None:
-    rates = Rates.measured("of a test", [(Verdict.MANIPULATED, 0.2)], list(Verdict))
+    rates = measured("of a test", [(Verdict.MANIPULATED, 0.2)], list(Verdict))
     loaded = load(weights)
     path = tmp_path / "measured.safetensors"
     save(path, loaded.model, replace(loaded.card, rates=rates))

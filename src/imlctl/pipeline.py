@@ -188,8 +188,7 @@ class Result:
         regions = self.regions
         provenance, rates = self.photo.facts.provenance, None
         if self.rates is not None:
-            of_verdict = self.rates.verdicts[self.verdict].to_dict()
-            rates = {"pictures": self.rates.pictures, **of_verdict}
+            rates = {"pictures": self.rates["pictures"], **self.rates[self.verdict]}
         return Record(
             path=self.photo.source,
             verdict=self.verdict,

@@ -75,7 +75,7 @@ class Record:
     share: float | None = None  # fraction of pixels at or over the threshold
     threshold: float | None = None  # probability from which a pixel is marked
     rule: Any = None  # `mask.decide.Rule`: the scores that a verdict takes
-    rates: Any = None  # `mask.rates.VerdictRates`; None where they were not measured
+    rates: Any = None  # of `mask.rates.measured`; None where they were not measured
     unreliable_share: float | None = None  # of the picture where the map cannot be believed
     cautions: tuple[str, ...] = ()  # why it is unlike pictures that the model can judge, as phrases
     regions: Any = ()  # those that are listed, dataclasses or mappings, largest first

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from imlctl.mask.decide import Verdict
-from imlctl.mask.rates import Rates
+from imlctl.mask.rates import measured
 from imlctl.weights.registry import load_registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,10 +76,10 @@ def test_a_table_is_replaced_and_the_rest_kept(tables: Any) -> None:
 def test_rates_of_verdicts_are_a_table_of_their_own(tables: Any) -> None:
     fields = [("manipulated", 0.02), ("inconclusive", 0.4), ("nothing found", 0.9)]
     forgeries, authentic = [(v, share) for v, share in fields for _ in range(4)], ["nothing found"]
-    rates = Rates.measured(
+    rates = measured(
         "made up", [(Verdict(v), s) for v, s in forgeries], [Verdict(v) for v in authentic]
     )
-    every = {"tampered": 12, "authentic": 1, "rates": rates.to_dict()}
+    every = {"tampered": 12, "authentic": 1, "rates": rates}
     table, words = tables._with_rates(every)
     assert [row[0] for row in table.rows] == list(Verdict)
     assert [row[2].split()[0] for row in table.rows] == ["33%", "33%", "33%"]

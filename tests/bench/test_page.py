@@ -4,7 +4,7 @@ import math
 
 from imlctl.bench import page
 from imlctl.bench.page import Table, to_markdown
-from imlctl.mask.rates import Proportion
+from imlctl.mask.rates import proportion
 
 
 def test_markdown() -> None:
@@ -37,9 +37,9 @@ def test_numbers() -> None:
 
 
 def test_proportions_have_their_interval() -> None:
-    rates = Proportion(0, 18).to_dict()
+    rates = proportion(0, 18)
     assert page.proportion(rates) == "0% [0, 19]"
-    assert page.proportion(Proportion(0, 0).to_dict()) == "-"
+    assert page.proportion(proportion(0, 0)) == "-"
 
 
 def test_how_it_was_drawn() -> None:

@@ -11,7 +11,7 @@ from sklearn import metrics as oracle
 from imlctl.evaluate.score import PictureScore
 from imlctl.evaluate.summary import PIXEL_METRICS, by_size, reliability, summarize
 from imlctl.mask.decide import Verdict
-from imlctl.mask.rates import Proportion
+from imlctl.mask.rates import proportion
 
 NAN = float("nan")
 FOUND, MAYBE, NOTHING = Verdict
@@ -51,11 +51,11 @@ class TestSummarize:
         forged = [score("s", True, verdict=v) for v in (FOUND, FOUND, MAYBE, NOTHING)]
         (row,) = summarize([*forged, *[score("s", False)] * 18])
         assert row.rates is not None
-        manipulated = row.rates.verdicts[FOUND]
-        assert manipulated.forgeries == Proportion(2, 4)
-        assert manipulated.authentic == Proportion(0, 18)
-        assert manipulated.authentic.interval == pytest.approx((0, 0.1853), abs=1e-4)
-        assert row.rates.verdicts[MAYBE].forgeries == Proportion(1, 4)
+        manipulated = row.rates[FOUND]
+        assert manipulated["forgeries"] == proportion(2, 4)
+        assert manipulated["authentic"] == proportion(0, 18)
+        assert manipulated["authentic"]["interval"] == pytest.approx((0, 0.1853), abs=1e-4)
+        assert row.rates[MAYBE]["forgeries"] == proportion(1, 4)
         document = json.loads(json.dumps(row.to_json()))
         assert document["rates"]["nothing found"]["authentic"]["count"] == 18
         two = summarize([*forged, score("other", False)])

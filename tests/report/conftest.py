@@ -17,7 +17,7 @@ import pytest
 from imlctl.image.facts import FormatFacts
 from imlctl.image.views import gradient, noise
 from imlctl.mask.decide import Rule, Verdict, decide
-from imlctl.mask.rates import Rates
+from imlctl.mask.rates import measured
 from imlctl.mask.regions import find_regions
 from imlctl.record import FAILED, Failure, Record
 from imlctl.report.html import ReportEntry
@@ -43,7 +43,7 @@ LAUNCH = (
 )
 
 
-RATES = Rates.measured(
+RATES = measured(
     "of a test",
     [(Verdict.MANIPULATED, 0.2)] * 9 + [(Verdict.NOTHING_FOUND, 0.001)] * 11,
     [Verdict.NOTHING_FOUND] * 48 + [Verdict.MANIPULATED, Verdict.INCONCLUSIVE],

@@ -13,7 +13,7 @@ from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.errors import WeightsError
 from imlctl.mask.decide import Rule, Verdict
-from imlctl.mask.rates import Rates
+from imlctl.mask.rates import measured
 from imlctl.weights.load import Card, load, save
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class TestCard:
         assert (card.rule, card.rates, card.training) == (Rule(), None, {})
 
     def test_holds_measured_rates(self, model: EfficientIML, path: Path) -> None:
-        rates = Rates.measured("of a test", [(Verdict.MANIPULATED, 0.2)], [Verdict.NOTHING_FOUND])
+        rates = measured("of a test", [(Verdict.MANIPULATED, 0.2)], [Verdict.NOTHING_FOUND])
         save(path, model, replace(CARD, rates=rates))
         assert load(path).card.rates == rates
 

@@ -10,8 +10,8 @@ from imlctl.evaluate.robustness import NOTES, degraded, grid
 from imlctl.evaluate.score import evaluate
 from imlctl.evaluate.summary import RESAMPLES, by_size, reliability, summarize
 from imlctl.evaluate.thresholds import drawn_with, keep, thresholds_for
-from imlctl.mask.decide import EVIDENCE, critical
-from imlctl.mask.rates import Rates
+from imlctl.mask.decide import EVIDENCE, Verdict, critical
+from imlctl.mask.rates import measured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -71,10 +71,8 @@ def robustness(localizer: Localizer, entries: Sequence[Entry], track: Track) -> 
         overall = sets[-1] if sets else every  # the mean over sets; of a single set its own scores
         clean = rows[0]["f1"] if rows else overall.f1
         kept = overall.f1 / clean if clean else None
-        rates = every.rates and every.rates.to_dict()
-        rows.append(
-            {"kind": kind, "level": level, "kept": kept, **overall.to_json(), "rates": rates}
-        )
+        shown = overall.to_json() | {"rates": every.rates}
+        rows.append({"kind": kind, "level": level, "kept": kept, **shown})
     return {
         **provenance_of(localizer),
         "rule": asdict(localizer.card.rule),
@@ -93,12 +91,12 @@ def calibrate(localizer: Localizer, entries: Sequence[Entry], track: Track) -> d
         verdicts.append(result.decision.verdict)
     start = provenance_of(localizer)
     kept = keep(start["weights_sha256"], drawn_with(start["settings"]), levels)
-    rates = Rates.measured("these pictures", [], verdicts)
+    rates = measured("these pictures", [], verdicts)
     return {
         **start,
         "pictures": len(entries),
         "rule": asdict(localizer.card.rule),
-        "verdicts": {str(v): r.authentic.to_dict() for v, r in rates.verdicts.items()},
+        "verdicts": {v: rates[v]["authentic"] for v in Verdict},
         "thresholds": thresholds_for(levels),
         "kept_in": str(kept),
     }

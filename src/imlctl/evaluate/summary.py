@@ -14,7 +14,7 @@ import numpy as np
 
 from imlctl.evaluate.metrics import CONFIDENCE, auc_interval, columns_mean, pixel_auc
 from imlctl.evaluate.score import PixelScores
-from imlctl.mask.rates import SIZES, Rates, size_of
+from imlctl.mask.rates import SIZES, measured, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,12 +42,12 @@ class SetScore(PixelScores):
     tampered: int
     authentic: int
     image_auc: float
-    rates: Rates | None
+    rates: dict[str, Any] | None  # of `measured`
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; NaN where there is none."""
-        return asdict(self) | {"rates": self.rates and self.rates.to_dict()}
+        return asdict(self)
 
 
 def summarize(
@@ -137,7 +137,7 @@ def _set_score(
         authentic=len(authentic),
         **dict(zip(PIXEL_METRICS, means, strict=True)),
         image_auc=image_auc,
-        rates=Rates.measured(
+        rates=measured(
             name, [(s.verdict, s.edited) for s in forged], [s.verdict for s in authentic]
         ),
         intervals=_intervals(means, drawn) | ({} if limits is None else {"image_auc": limits}),

@@ -15,7 +15,7 @@ import numpy as np
 from imlctl import atomic
 from imlctl.errors import ConfigError, UsageError
 from imlctl.evaluate.metrics import threshold_at
-from imlctl.mask.rates import Proportion
+from imlctl.mask.rates import proportion
 from imlctl.weights.registry import user_folder
 
 if TYPE_CHECKING:
@@ -41,11 +41,9 @@ def thresholds_for(
     found = []
     for rate in rates:
         threshold = threshold_at(critical, rate)
-        marked = Proportion(int(np.count_nonzero(values >= np.float32(threshold))), len(values))
+        marked = proportion(int(np.count_nonzero(values >= np.float32(threshold))), len(values))
         enough = rate * len(values) >= 1
-        found.append(
-            {"rate": rate, "threshold": threshold, "marked": marked.to_dict(), "resolved": enough}
-        )
+        found.append({"rate": rate, "threshold": threshold, "marked": marked, "resolved": enough})
     return found
 
 

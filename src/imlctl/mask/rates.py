@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imlctl.mask.decide import Verdict
@@ -11,111 +10,82 @@ from imlctl.mask.decide import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    Rates = dict[str, Any]  # of all verdicts, as a card and a record keep them: see `measured`
+
 SIZES = ("under 1 %", "1 to 10 %", "over 10 %")  # of the picture that was edited
 _BOUNDS = (0.01, 0.1)
 _CONFIDENCE = 0.95
 _HALVINGS = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Proportion:
-    """`count` of `of` pictures; ValueError where that cannot be."""
+def proportion(count: int, of: int) -> dict[str, Any]:
+    """Return a proportion as records keep it: ``count``, ``of``, ``share`` and ``interval``.
 
-    count: int
-    of: int
+    The share is None of no pictures, and the interval is exact, of 95 %.
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.count <= self.of:
-            raise ValueError(f"a proportion of {self.count} in {self.of}")
-
-    @property
-    def share(self) -> float | None:
-        """Fraction, 0 to 1; None of no pictures."""
-        return self.count / self.of if self.of else None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Exact 95 % interval."""
-        return exact_interval(self.count, self.of)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return count, total, share and interval."""
-        share = None if self.share is None else round(self.share, 5)
-        interval = [round(bound, 5) for bound in self.interval]
-        return {"count": self.count, "of": self.of, "share": share, "interval": interval}
+    Raises:
+        ValueError: There are more than all or fewer than none.
+    """
+    if not 0 <= count <= of:
+        raise ValueError(f"a proportion of {count} in {of}")
+    interval = [round(bound, 5) for bound in exact_interval(count, of)]
+    return {
+        "count": count,
+        "of": of,
+        "share": round(count / of, 5) if of else None,
+        "interval": interval,
+    }
 
 
-@dataclass(frozen=True, slots=True)
-class VerdictRates:
-    """Measured rates of one verdict: of forgeries, of authentic pictures, of forgeries by size."""
+def measured(
+    pictures: str, forgeries: Sequence[tuple[Verdict, float]], authentic: Sequence[Verdict]
+) -> Rates:
+    """Count the verdicts that real pictures get.
 
-    forgeries: Proportion
-    authentic: Proportion
-    by_size: tuple[Proportion, ...]  # see `SIZES`
+    Args:
+        pictures: These pictures in words.
+        forgeries: For each its verdict and the edited share of it.
+        authentic: The verdict of each.
 
-    @property
-    def ratio(self) -> float | None:
-        """Rate among forgeries over that among authentic pictures; None where the latter is 0."""
-        if not self.authentic.count or self.forgeries.share is None:
-            return None
-        return self.forgeries.share / (self.authentic.count / self.authentic.of)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the counts with their intervals, and the ratio."""
-        return {
-            "forgeries": self.forgeries.to_dict(),
-            "authentic": self.authentic.to_dict(),
-            "by_size": {n: p.to_dict() for n, p in zip(SIZES, self.by_size, strict=True)},
-            "ratio": None if self.ratio is None else round(self.ratio, 3),
-        }
+    Returns:
+        ``pictures``, and by verdict the proportions of ``forgeries``, of ``authentic`` pictures and
+        of forgeries ``by_size``, and the ``ratio`` of the former two, None where it is infinite.
+    """
+    sizes = range(len(SIZES))
+    groups = [
+        [verdict for verdict, _ in forgeries],
+        [*authentic],
+        *([verdict for verdict, share in forgeries if size_of(share) == size] for size in sizes),
+    ]
+    given = {v: [(group.count(v), len(group)) for group in groups] for v in Verdict}
+    return {"pictures": pictures, **{str(v): _rated(counts) for v, counts in given.items()}}
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Measured rates of all verdicts, on real pictures."""
+def checked(rates: Mapping[str, Any]) -> Rates:
+    """Return what `measured` returned, with shares, intervals and ratios computed anew.
 
-    pictures: str  # which ones, in words
-    verdicts: Mapping[Verdict, VerdictRates]  # by the verdict that a picture gets exactly
+    Raises:
+        ValueError, TypeError, KeyError: It is something else.
+    """
 
-    @classmethod
-    def measured(
-        cls,
-        pictures: str,
-        forgeries: Sequence[tuple[Verdict, float]],
-        authentic: Sequence[Verdict],
-    ) -> Rates:
-        """Count the verdicts on forgeries, each with the edited share of it, and on the others."""
-        every, sizes = [each for each, _ in forgeries], range(len(SIZES))
-        groups = [[each for each, share in forgeries if size_of(share) == size] for size in sizes]
+    def counted(kept: Mapping[str, Any]) -> list[tuple[int, int]]:
+        parts = kept["forgeries"], kept["authentic"], *(kept["by_size"][size] for size in SIZES)
+        return [(int(part["count"]), int(part["of"])) for part in parts]
 
-        def given(verdict: Verdict) -> VerdictRates:
-            whole, real, *by_size = (
-                Proportion(list(group).count(verdict), len(group))
-                for group in (every, authentic, *groups)
-            )
-            return VerdictRates(whole, real, tuple(by_size))
+    given = {str(verdict): _rated(counted(rates[verdict])) for verdict in Verdict}
+    return {"pictures": str(rates["pictures"]), **given}
 
-        return cls(pictures, {verdict: given(verdict) for verdict in Verdict})
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, as a card and a record keep them."""
-        verdicts = {str(verdict): rates.to_dict() for verdict, rates in self.verdicts.items()}
-        return {"pictures": self.pictures, **verdicts}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Rates:
-        """Read what `to_dict` returned; shares, intervals and ratios are computed anew.
-
-        Raises:
-            ValueError, TypeError, KeyError: It is something else.
-        """
-
-        def given(value: Mapping[str, Any]) -> VerdictRates:
-            parts = value["forgeries"], value["authentic"], *(value["by_size"][s] for s in SIZES)
-            whole, real, *by_size = (Proportion(int(p["count"]), int(p["of"])) for p in parts)
-            return VerdictRates(whole, real, tuple(by_size))
-
-        return cls(str(values["pictures"]), {v: given(values[str(v)]) for v in Verdict})
+def _rated(counts: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Return the rates of one verdict, of how many among forgeries, authentic, and by size."""
+    forgeries, authentic, *by_size = (proportion(count, of) for count, of in counts)
+    (count, of), (alarms, real) = counts[:2]
+    return {
+        "forgeries": forgeries,
+        "authentic": authentic,
+        "by_size": dict(zip(SIZES, by_size, strict=True)),
+        "ratio": round(count / of / (alarms / real), 3) if of and alarms else None,
+    }
 
 
 def in_words(verdict: str, rates: Mapping[str, Any]) -> str:
@@ -123,7 +93,7 @@ def in_words(verdict: str, rates: Mapping[str, Any]) -> str:
 
     Args:
         verdict: One of `Verdict`.
-        rates: As `VerdictRates.to_dict` returns them.
+        rates: Of that verdict, as `measured` returns them.
     """
     forgeries = _of_pictures(rates["forgeries"])
     if verdict == Verdict.NOTHING_FOUND:

@@ -154,8 +154,11 @@ def _scores(row: SetScore) -> dict[str, float | None]:
     values = {name: getattr(row, name) for name in names}
     scores = {k: round(v, 5) if math.isfinite(v) else None for k, v in values.items()}
     if row.rates is not None:
-        rates = row.rates.verdicts[Verdict.MANIPULATED]
-        scores |= {"found": rates.forgeries.share, "false_alarms": rates.authentic.share}
+        rates = row.rates[Verdict.MANIPULATED]
+        scores |= {
+            "found": rates["forgeries"]["share"],
+            "false_alarms": rates["authentic"]["share"],
+        }
     return scores
 
 

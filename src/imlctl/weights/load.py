@@ -22,7 +22,7 @@ from torch import Tensor
 from imlctl import atomic
 from imlctl.errors import WeightsError
 from imlctl.mask.decide import Rule
-from imlctl.mask.rates import Rates
+from imlctl.mask.rates import checked
 from imlctl.weights.registry import KEY, mismatch, read_document, unreadable
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _MODELS = {
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Card that travels with weights in their metadata; plain values, but for rule and rates."""
+    """Card that travels with weights in their metadata; plain values, but for the rule."""
 
     architecture: str
     config: dict[str, Any]  # of the architecture
@@ -54,7 +54,7 @@ class Card:
     self_test: dict[str, Any] = field(default_factory=dict)  # see `selftest`; empty for none
     # Slope and offset of the score, see `mask.decide`; None for the model's own number.
     score_scale: tuple[float, float] | None = None
-    rates: Rates | None = None  # how often each verdict is given to real pictures, if measured
+    rates: dict[str, Any] | None = None  # of verdicts on real pictures, see `mask.rates.measured`
 
     def __post_init__(self) -> None:
         if self.score_scale is not None:  # JSON knows no tuples
@@ -69,7 +69,7 @@ class Card:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return asdict(self) | {"rates": self.rates and self.rates.to_dict()}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Card:
@@ -79,7 +79,7 @@ class Card:
             ValueError, TypeError, KeyError: It is something else.
         """
         rule, rates = Rule(**values.get("rule", {})), values.get("rates")
-        rates = None if rates is None else Rates.from_dict(rates)
+        rates = None if rates is None else checked(rates)
         return cls(**values | {"rule": rule, "rates": rates})
 
 
