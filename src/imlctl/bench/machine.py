@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
 from itertools import accumulate
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 BUSY_SHARE = 0.1  # of our cores in use by others: times are too long from about there on
 _LOOK = 0.5  # seconds that other programs are watched before measuring
-_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _BEST_OF = 7
 _SIDES = {"cpu": 1024, "cuda": 8192}  # of the matrices
 _BYTES = {"cpu": 2**26, "cuda": 2**29}  # copied
@@ -35,8 +34,7 @@ _CPU = 0  # torch's number of the device type
 def observe(device: torch.device) -> dict[str, Any]:
     """Describe this machine as it is now. Takes half a second, to watch other programs.
 
-    `waiting` are the variables that say how idle threads wait, `others` the share of the cores that
-    other programs used just before, `clock` the cores' mean in MHz; None for what is unknown.
+    `others` is the share of the cores that they used, None where that is unknown.
     """
     others = OtherPrograms()
     time.sleep(_LOOK)
@@ -45,9 +43,7 @@ def observe(device: torch.device) -> dict[str, Any]:
         "cpu": processor(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
-        "waiting": " ".join(f"{n}={os.environ[n]}" for n in _WAITING if n in os.environ),
         "others": others.share(),
-        "clock": clock(),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -91,24 +87,14 @@ class OtherPrograms:
 
 def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
     """Model name of the processor; its architecture where the system gives no name."""
-    names = [*_values(listing, "model name"), platform.processor(), platform.machine(), "unknown"]
-    return next(filter(None, names))
-
-
-def clock(listing: Path = Path("/proc/cpuinfo")) -> float | None:
-    """Mean clock of the cores in MHz, if the system says."""
     try:
-        return round(mean(map(float, _values(listing, "cpu MHz"))), 1)
-    except ValueError:  # also of none
-        return None
-
-
-def _values(listing: Path, key: str) -> list[str]:
-    try:
-        lines = listing.read_text("utf-8", "replace").splitlines()
+        named = re.search(
+            r"^model name\s*:(.*)", listing.read_text("utf-8", "replace"), re.MULTILINE
+        )
     except OSError:
-        return []
-    return [line.partition(":")[2].strip() for line in lines if line.startswith(key)]
+        named = None
+    names = (named and named[1].strip(), platform.processor(), platform.machine(), "unknown")
+    return next(filter(None, names))
 
 
 @torch.inference_mode()

@@ -56,12 +56,10 @@ def _speed_page(document: Document) -> list[Block]:
 
 
 def _conditions(machine: Document, during: float | None = None) -> str:
-    clock = "unknown" if machine["clock"] is None else f"{machine['clock']:.0f} MHz"
     later = "" if during is None else f", {percentage(during)} during the run"
     return (
         f"{machine['device']}; {machine['cpu']}; cores: {machine['cores']},"
-        f" threads: {machine['threads']}, clock: {clock}\n"
-        f"idle threads: {machine['waiting'] or 'as OpenMP has it'}; other programs used"
+        f" threads: {machine['threads']}; other programs used"
         f" {percentage(machine['others'])} of the cores before{later}\n"
         f"torch {machine['torch']}, Python {machine['python']}, {machine['system']}"
     )

@@ -317,13 +317,12 @@ def key_strip(
         sample: A square that shows how marked pixels look.
     """
     side = 0 if sample is None else len(sample)
-    text = _lines_height(lines, size)
-    height = 2 * size + max(text, side)
-    sheet = _Sheet(max(width, _MIN_WIDTH), height, size)
-    sheet.write(size + (side + size if side else 0), (height - text) // 2, lines)
-    strip = sheet.finished()
+    words = _words(max(width, _MIN_WIDTH), size + (side + size if side else 0), size, lines)
+    lack = max(0, side - len(words))
+    around = ((lack // 2, lack - lack // 2), (0, 0), (0, 0))
+    strip = _framed(np.pad(words, around, mode="edge"), size)
     if sample is not None:  # pasted last, at its own size: it shows the very pixels of a marking
-        top = (height - side) // 2
+        top = (len(strip) - side) // 2
         strip[top : top + side, size : size + side] = sample
     return strip
 
@@ -335,81 +334,61 @@ def scale_strip(
 
     As `key_strip`; `colours` are those of the probabilities 0 to 1, (256, 3).
     """
-    head = _lines_height(lines[:1], size)
-    bar_top = size + head + 2 * size
-    below = bar_top + size + 2 * size
-    height = below + _lines_height(lines, size) - head + size
-    sheet = _Sheet(max(width, _MIN_WIDTH), height, size)
-    sheet.write(size, size, lines[:1])
-    sheet.bar(bar_top, colours, threshold)
-    sheet.write(size, below, lines, first=1)
-    return sheet.finished()
+    width = max(width, _MIN_WIDTH)
+    parts = [_words(width, size, size, lines[:1]), _bar(width, size, colours, threshold)]
+    parts += [_words(width, size, size, lines[1:], headline=False)] if lines[1:] else []
+    return _framed(np.concatenate(parts), size)
 
 
-def _lines_height(lines: Sequence[str], size: int) -> int:
-    return sum(_line_height(index, size) for index in range(len(lines)))
+def _framed(strip: Picture, size: int) -> Picture:
+    """Add room above and below, and a line that parts the strip from its picture."""
+    strip = cv2.copyMakeBorder(strip, size, size, 0, 0, cv2.BORDER_CONSTANT, value=_GROUND)
+    strip[: max(1, size // 12)] = _EDGE
+    return np.asarray(strip, np.uint8)
 
 
-def _line_height(index: int, size: int) -> int:
-    return round(size * (1.35 if index == 0 else 1.25))
+def _words(
+    width: int, left: int, size: int, lines: Sequence[str], *, headline: bool = True
+) -> Picture:
+    """Write lines below each other, each made smaller where it would leave the strip."""
+    zoom = math.ceil(_SMOOTH_TEXT / size)
+    parts = []
+    for index, line in enumerate(lines):
+        first = headline and index == 0
+        sheet = Image.new(
+            "RGB", (width * zoom, round(size * (1.35 if first else 1.25)) * zoom), _GROUND
+        )
+        wanted = size * zoom * (1 if first else _SMALL)
+        length = ImageFont.load_default(wanted).getlength(line)
+        room = (width - left - size) * zoom
+        font = ImageFont.load_default(wanted * min(1, 0.99 * room / max(length, 1)))
+        ink, middle = _INK if first else _SOFT_INK, (left * zoom, sheet.height / 2)
+        ImageDraw.Draw(sheet).text(middle, line, ink, font, anchor="lm")
+        parts.append(np.asarray(sheet.reduce(zoom)))
+    return np.concatenate(parts)
 
 
-class _Sheet:
-    """A strip in the making; lengths are in its final pixels, and drawn `zoom` times as large."""
-
-    def __init__(self, width: int, height: int, size: int) -> None:
-        self.size, self.zoom = size, math.ceil(_SMOOTH_TEXT / size)
-        self.image = Image.new("RGB", (width * self.zoom, height * self.zoom), _GROUND)
-        self.draw = ImageDraw.Draw(self.image)
-        self.box(0, 0, width, max(1, size // 12), _EDGE)
-
-    def finished(self) -> Picture:
-        return np.array(self.image.reduce(self.zoom))
-
-    def box(
-        self, left: float, top: float, right: float, bottom: float, colour: tuple[int, ...]
-    ) -> None:
-        """Fill from (left, top) up to and without (right, bottom)."""
-        corners = [round(length * self.zoom) for length in (left, top, right, bottom)]
-        self.draw.rectangle((*corners[:2], corners[2] - 1, corners[3] - 1), fill=colour)
-
-    def text(self, x: float, y: float, words: str, anchor: str, *, headline: bool = False) -> None:
-        """Write one line; it is made smaller where it would leave the sheet."""
-        size = self.size * self.zoom * (1.0 if headline else _SMALL)
-        room = self.image.width - (x + self.size) * self.zoom if anchor[0] == "l" else math.inf
-        font = ImageFont.load_default(size)
-        while size > 1 and font.getlength(words) > room:
-            size *= 0.95
-            font = ImageFont.load_default(size)
-        ink = _INK if headline else _SOFT_INK
-        self.draw.text((x * self.zoom, y * self.zoom), words, ink, font, anchor=anchor)
-
-    def write(self, left: int, top: int, lines: Sequence[str], *, first: int = 0) -> None:
-        """Write the lines from `first` on; line 0 is the headline."""
-        for index in range(first, len(lines)):
-            advance = _line_height(index, self.size)
-            self.text(left, top + advance / 2, lines[index], "lm", headline=index == 0)
-            top += advance
-
-    def bar(self, top: int, colours: NDArray[np.uint8], threshold: float) -> None:
-        """Draw the colour bar with ticks below it and the threshold above it."""
-        size, zoom, width = self.size, self.zoom, self.image.width // self.zoom
-        left, length, line = 1.5 * size, min(width - 3 * size, 30 * size), max(1.0, size / 12)
-        self.box(left - line, top - line, left + length + line, top + size + line, _EDGE)
-        ramp = Image.fromarray(np.ascontiguousarray(colours[None]))
-        ramp = ramp.resize((round(length * zoom), size * zoom), Image.Resampling.BILINEAR)
-        self.image.paste(ramp, (round(left * zoom), top * zoom))
-        for value in _TICKS:
-            x = left + value * length
-            self.box(x - line / 2, top + size + line, x + line / 2, top + 1.35 * size, _SOFT_INK)
-            self.text(x, top + 1.5 * size, f"{value:g}", "ma")
-        x = left + threshold * length
-        self.box(x - 1.5 * line, top, x + 1.5 * line, top + size, (0, 0, 0))
-        self.box(x - line / 2, top, x + line / 2, top + size, (255, 255, 255))
-        tip, half = top - 1.5 * line, 0.35 * size
-        corners = ((x, tip), (x - half, tip - half), (x + half, tip - half))
-        self.draw.polygon([(cx * zoom, cy * zoom) for cx, cy in corners], fill=_INK)
-        label = f"threshold {number(threshold)}"
-        reach = ImageFont.load_default(_SMALL * size).getlength(label) / 2
-        centre = min(max(x, size + reach), width - size - reach)
-        self.text(centre, top - 0.7 * size, label, "ms")
+def _bar(width: int, size: int, colours: NDArray[np.uint8], threshold: float) -> Picture:
+    """Draw a colour bar with ticks below it, and the threshold across it and above it."""
+    zoom = math.ceil(_SMOOTH_TEXT / size)
+    unit, line = size * zoom, max(zoom, size * zoom // 12)
+    left, top, length = 1.5 * unit, 2 * unit, min(width * zoom - 3 * unit, 30 * unit)
+    sheet = Image.new("RGB", (width * zoom, 5 * unit), _GROUND)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_SMALL * unit)
+    border = (left - line, top - line, left + length + line, top + unit + line)
+    draw.rectangle(border, outline=_EDGE, width=line)
+    ramp = Image.fromarray(np.ascontiguousarray(colours[None]))
+    ramp = ramp.resize((length, unit), Image.Resampling.BILINEAR)
+    sheet.paste(ramp, (round(left), top))
+    for value in _TICKS:
+        x = left + value * length
+        draw.line((x, top + unit + line, x, top + 1.35 * unit), _SOFT_INK, line)
+        draw.text((x, top + 1.5 * unit), f"{value:g}", _SOFT_INK, font, anchor="ma")
+    x = left + threshold * length
+    for ink, thickness in (((0, 0, 0), 3 * line), ((255, 255, 255), line)):
+        draw.line((x, top - unit / 2, x, top + unit), ink, thickness)
+    label = f"threshold {number(threshold)}"
+    reach = unit + font.getlength(label) / 2
+    centre = min(max(x, reach), width * zoom - reach)
+    draw.text((centre, top - 0.7 * unit), label, _SOFT_INK, font, anchor="ms")
+    return np.asarray(sheet.reduce(zoom))
