@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from imlctl.bench.page import (
     Table,
     amount,
-    called_manipulated,
     fraction,
     interval,
+    percentage,
     proportion,
     sampling_line,
     to_markdown,
@@ -133,7 +133,7 @@ def _with_costs(models: Sequence[Document], speed: Document) -> list[Block]:
                 fraction(shares[drawn]),
                 interval(row, "f1"),
                 fraction(row["auc"]),
-                *(called_manipulated(model["sets"][-1], kind) for kind in CALLED),
+                *(_called(model["sets"][-1], kind) for kind in CALLED),
             )
         )
     size, machine = costs[0]["cost"]["size"], speed["machine"]
@@ -157,7 +157,7 @@ def _on_every_set(models: Sequence[Document]) -> list[Block]:
     rows = []
     for each in zip(*(model["sets"] for model in models), strict=True):
         cells = [fraction(row[key]) for key in ("f1", "auc") for row in each]
-        cells += [called_manipulated(row, kind) for kind in CALLED for row in each]
+        cells += [_called(row, kind) for kind in CALLED for row in each]
         first = each[0]
         rows.append((first["name"], f"{first['tampered']} + {first['authentic']}", *cells))
     kinds = ("F1", "AUC", "found", "alarms")
@@ -189,6 +189,10 @@ def _with_rates(every: Document) -> list[Block]:
         " picture that was edited. ratio: how many times as often forgeries get it."
     )
     return [Table("How often each verdict is given", columns, tuple(rows)), words]
+
+
+def _called(row: Document, kind: str) -> str:
+    return percentage(row["rates"] and row["rates"]["manipulated"][kind]["share"])
 
 
 def _mean(sets: Sequence[Document]) -> Document:

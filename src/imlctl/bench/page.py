@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from imlctl.evaluate.charts import Points
 
     Document = dict[str, Any]
-    Column = str | Callable[[Document], str]
 
 
 class Table(NamedTuple):
@@ -31,17 +30,32 @@ class Table(NamedTuple):
 Block = Table | str
 
 
-def tabulate(title: str, rows: Iterable[Document], columns: Mapping[str, Column]) -> Table:
-    """Make a table: a column is a function of a row, or the key of a text, count or fraction."""
+def tabulate(title: str, rows: Iterable[Document], columns: str) -> Table:
+    """Make a table.
 
-    def cell(row: Document, column: Column) -> str:
-        if callable(column):
-            return column(row)
-        value = row[column]
-        return str(value) if isinstance(value, str | int) else fraction(value)
+    Args:
+        title: Printed above it.
+        rows: Each with the values of a row.
+        columns: Parted by bars. Each is a heading, behind ``=`` the value's key where it is another
+            (dots lead deeper), and behind ``:`` one of `STYLES` or a format; by default texts and
+            counts stand as they are, and numbers as fractions.
+    """
+    columns = " ".join(columns.split())
+    parts = [column.partition(":")[::2] for column in columns.split(" | ")]
+    named = [(*heading.partition("=")[::2], style) for heading, style in parts]
+    cells = (
+        tuple(_cell(row, place or name, style) for name, place, style in named) for row in rows
+    )
+    return Table(title, tuple(name for name, _, _ in named), tuple(cells))
 
-    cells = (tuple(cell(row, column) for column in columns.values()) for row in rows)
-    return Table(title, tuple(columns), tuple(cells))
+
+def _cell(row: Document, place: str, style: str) -> str:
+    if style == "interval":
+        return interval(row, place)
+    value: Any = row
+    for key in place.split("."):
+        value = None if value is None else value[key]
+    return STYLES[style](value) if style in STYLES else format(value, style)
 
 
 def to_markdown(blocks: Iterable[Block]) -> str:
@@ -101,8 +115,10 @@ def duration(seconds: float) -> str:
     return f"{seconds:.4g} s" if seconds >= 1 else f"{1000 * seconds:.4g} ms"
 
 
-def amount(value: float) -> str:
-    """A number with three digits that count: 1.93 M, 0.167."""
+def amount(value: float | None) -> str:
+    """A number with three digits that count: 1.93 M, 0.167; nothing for no value."""
+    if value is None:
+        return ""
     for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:.3g} {letter}"
@@ -121,9 +137,15 @@ def interval(row: Document, key: str) -> str:
     return value if bounds is None else f"{value} [{bounds[0]:.2f}, {bounds[1]:.2f}]"
 
 
-def called_manipulated(row: Document, kind: str) -> str:
-    """Share of the ``forgeries`` or of the ``authentic`` pictures that are called manipulated."""
-    return percentage(row["rates"] and row["rates"]["manipulated"][kind]["share"])
+def plain(value: float | str | None) -> str:
+    """A text or count as it is, another number as a fraction."""
+    return str(value) if isinstance(value, str | int) else fraction(value)
+
+
+STYLES: Mapping[str, Callable[[Any], str]] = {
+    "": plain,
+    **{each.__name__: each for each in (amount, duration, megabytes, percentage, proportion)},
+}
 
 
 def sampling_line(settings: Document) -> str:

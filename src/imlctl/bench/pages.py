@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
 from imlctl.bench.page import (
-    Table,
-    amount,
-    called_manipulated,
     duration,
     headline,
-    interval,
     megabytes,
     percentage,
-    proportion,
     sampling_line,
     tabulate,
 )
 from imlctl.mask.decide import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from imlctl.bench.page import Block, Column, Document
+    from imlctl.bench.page import Block, Document, Table
 
-    Columns = tuple[str, Sequence[Document], Mapping[str, Column]]  # title, rows, and what of them
-
+# Shares of forgeries and of authentic pictures that are called manipulated.
+CALLED = (
+    "found=rates.manipulated.forgeries.share:percentage"
+    " | alarms=rates.manipulated.authentic.share:percentage"
+)
 _BUSY = (
     "Other programs were using this machine. Times are too long and ratios rough: measure again"
     " when it is idle."
@@ -69,26 +66,20 @@ def _model_page(model: Document, document: Document) -> list[Block]:
     rival, floor = model["against"], model["floor"]
     speed = tabulate(
         "Speed, model alone",
-        model["speed"],
-        {
-            "picture": lambda row: f"{_square(row)}{_way(row)}{'*' if row['short'] else ''}",
-            "fps": lambda row: f"{row['fps']:.3g}",
-            "median": lambda row: duration(row["median"]),
-            "p95": lambda row: duration(row["p95"]),
-            "time": lambda row: f"{row['growth']:.2f} x",
-            "memory": lambda row: megabytes(row["memory"]),
-        },
+        [
+            row
+            | {
+                "picture": f"{_square(row)}{_way(row)}{'*' * row['short']}",
+                "time": f"{row['growth']:.2f} x",
+            }
+            for row in model["speed"]
+        ],
+        "picture | fps:.3g | median:duration | p95:duration | time | memory:megabytes",
     )
     ends = tabulate(
         "End to end: JPEG to mask on disk",
-        model["end_to_end"],
-        {
-            "picture": _square,
-            "fps": lambda row: f"{1 / row['median']:.3g}",
-            "median": lambda row: duration(row["median"]),
-            "p95": lambda row: duration(row["p95"]),
-            "model's share": lambda row: percentage(row["model_share"]),
-        },
+        [row | {"picture": _square(row), "fps": 1 / row["median"]} for row in model["end_to_end"]],
+        "picture | fps:.3g | median:duration | p95:duration | model's share=model_share:percentage",
     )
     lines = [
         f"{rival['name']} at {rival['size']}: {duration(rival['median'])}; the model"
@@ -126,20 +117,11 @@ def _cost_table(cost: Document, rival: Document | None = None) -> Table:
     rows = [*cost["parts"], cost | {"name": "all"}]
     if cost["wkv"]:
         rows.append({"name": "of it the WKV operator", "parameters": None, "macs": cost["wkv"]})
+    rows = [row | {"share": f"{row['macs'] / cost['macs']:.1%}"} for row in rows]
     if rival is not None:
-        rows.append(rival["cost"] | {"name": rival["name"], "other": True})
-    return tabulate(
-        f"Cost at {_square(cost)}",
-        rows,
-        {
-            "part": "name",
-            "parameters": lambda row: (
-                "" if row["parameters"] is None else amount(row["parameters"])
-            ),
-            "multiply-accumulates": lambda row: amount(row["macs"]),
-            "share": lambda row: "" if "other" in row else f"{row['macs'] / cost['macs']:.1%}",
-        },
-    )
+        rows.append(rival["cost"] | {"name": rival["name"], "share": ""})
+    columns = "part=name | parameters:amount | multiply-accumulates=macs:amount | share"
+    return tabulate(f"Cost at {_square(cost)}", rows, columns)
 
 
 def _flops_page(document: Document) -> list[Block]:
@@ -150,12 +132,11 @@ def _flops_page(document: Document) -> list[Block]:
         if model["counts"]:
             counts = tabulate(
                 "Multiply-accumulates by way of counting",
-                model["counts"],
-                {
-                    "prediction": lambda row: f"N={row['members']}, {row['steps']} steps",
-                    "all steps": lambda row: amount(row["all"]),
-                    "as the paper counts": lambda row: amount(row["paper"]),
-                },
+                [
+                    row | {"way": f"N={row['members']}, {row['steps']} steps"}
+                    for row in model["counts"]
+                ],
+                "prediction=way | all steps=all:amount | as the paper counts=paper:amount",
             )
             words = (
                 "all steps: every step of every member, as computed; used everywhere else too.\n"
@@ -170,18 +151,18 @@ def _scan_page(document: Document) -> list[Block]:
     """Pictures per second of the bare model and of a scan, and the share."""
     rounds, count, at_once = document["rounds"], document["pictures"], document["at_once"]
     many = at_once > 1
-    ways = [("model alone" + (", one thread" if many else ""), "model", 1)]
+    ways = [("model alone" + ", one thread" * many, "model", 1)]
     ways += [(f"the same on {at_once} cores, ideally", "model", at_once)] if many else []
     ways += [("scan, files to masks", "scan", 1), ("decoding alone, one process", "decode", 1)]
     rows = []
     for name, key, times in ways:
-        seconds = sorted(each[key] / count / times for each in rounds)
-        rates = (1 / median(seconds), 1 / seconds[0], 1 / seconds[-1])
-        rows.append((name, *(f"{rate:.3g}" for rate in rates)))
-    table = Table(
+        rates = [count * times / each[key] for each in rounds]
+        seconds = count * times / median(each[key] for each in rounds)
+        rows.append({"way": name, "median": seconds, "best": max(rates), "worst": min(rates)})
+    table = tabulate(
         f"Scan of {count} pictures (of {document['of']}, evenly spread)",
-        ("pictures / s", "median", "fastest round", "slowest round"),
-        tuple(rows),
+        rows,
+        "pictures / s=way | median:.3g | fastest round=best:.3g | slowest round=worst:.3g",
     )
     ideal = f"{at_once} times the model's rate on one thread" if many else "the model's rate"
     words = (
@@ -191,103 +172,69 @@ def _scan_page(document: Document) -> list[Block]:
     return [headline(document), _conditions(document["machine"]), table, words]
 
 
-_F1, _IMAGE_AUC = partial(interval, key="f1"), partial(interval, key="image_auc")
-_CALLED: dict[str, Column] = {
-    "found": partial(called_manipulated, kind="forgeries"),
-    "alarms": partial(called_manipulated, kind="authentic"),
-}
-
-
 def _accuracy_page(document: Document) -> list[Block]:
     """Scores of each model, and of several a table that compares them."""
     models = document["models"]
     if len(models) > 1:
-        return [_side_by_side(models), _legend(models), *_peer_words(document)]
+        rows = [model | {"drawn": _drawn(model)} | model["sets"][-1] for model in models]
+        columns = f"model | drawn | F1 [95 %]=f1:interval | {CALLED} | image AUC=image_auc"
+        table = tabulate("Side by side, all pictures", rows, f"{columns} | time=seconds:duration")
+        return [table, _legend(models), *_peer_words(document)]
     (model,) = models
-    tables = (*_verdict_tables(model["sets"]), *_pixel_tables(model))
-    shown = [tabulate(title, rows, columns) for title, rows, columns in tables if rows]
-    return [headline(model), *shown, _legend(models)]
+    tables = (
+        table for table in (*_verdict_tables(model["sets"]), *_pixel_tables(model)) if table.rows
+    )
+    return [headline(model), *tables, _legend(models)]
 
 
-def _verdict_tables(sets: Sequence[Document]) -> Iterator[Columns]:
+def _verdict_tables(sets: Sequence[Document]) -> Iterator[Table]:
     for what, count, kind in (
         ("forgeries", "tampered", "forgeries"),
         ("authentic pictures", "authentic", "authentic"),
     ):
-        yield (
+        rates = " | ".join(f"{verdict}=rates.{verdict}.{kind}:proportion" for verdict in Verdict)
+        yield tabulate(
             f"Verdicts on {what} [95 %]",
             [row for row in sets if row["rates"] and row[count]],
-            {"set": "name", "pictures": count, **{v: _rate(v, kind) for v in Verdict}},
+            f"set=name | pictures={count} | {rates}",
         )
-    yield (
+    yield tabulate(
         "Forgeries ranked against authentic pictures by their scores",
         [row for row in sets if row["image_auc"] is not None],
-        {
-            "set": "name",
-            "forgeries": "tampered",
-            "authentic": "authentic",
-            "image AUC [95 %]": _IMAGE_AUC,
-        },
+        "set=name | forgeries=tampered | authentic | image AUC [95 %]=image_auc:interval",
     )
 
 
-def _pixel_tables(model: Document) -> Iterator[Columns]:
+def _pixel_tables(model: Document) -> Iterator[Table]:
     sets, rates = model["sets"], model["sets"][-1]["rates"]
-    yield (
+    yield tabulate(
         "Pixels of forgeries",
         [row for row in sets if row["tampered"]],
-        {
-            "set": "name",
-            "F1 [95 %]": _F1,
-            "F1, own mask": "f1_verdict",
-            "AUC": "auc",
-            "AP": "ap",
-            "best F1*": "best_f1",
-        },
+        "set=name | F1 [95 %]=f1:interval | F1, own mask=f1_verdict | AUC=auc | AP=ap"
+        " | best F1*=best_f1",
     )
-    yield (
+    some = list(Verdict)[:2]
+    yield tabulate(
         "Forgeries by the share of the picture that was edited [95 %]",
-        model["sizes"] if sets[-1]["tampered"] else [],
-        {
-            "edit": "size",
-            "pictures": "pictures",
-            **{v: _rate_by_size(rates, v) for v in list(Verdict)[:2]},
-            "F1": "f1",
-            "F1, own mask": "f1_verdict",
-        },
+        [
+            row | {verdict: rates[verdict]["by_size"][row["size"]] for verdict in some}
+            for row in model["sizes"]
+            if sets[-1]["tampered"]
+        ],
+        f"edit=size | pictures | {some[0]}:proportion | {some[1]}:proportion | F1=f1"
+        " | F1, own mask=f1_verdict",
     )
-    yield (
+    yield tabulate(
         "Copy-moves with a known source, F1 of pixels",
         [row for row in sets if row["f1_both"] is not None],
-        {"set": "name", "copy only": "f1_copy", "copy and source": "f1_both"},
+        "set=name | copy only=f1_copy | copy and source=f1_both",
     )
-    yield (
+    yield tabulate(
         "Reliability of the score",
-        model["reliability"],
-        {
-            "score": lambda row: f"{row['low']:.1f} to {row['high']:.1f}",
-            "tampered": "tampered",
-            "authentic": "authentic",
-            "mean score": "score",
-            "tampered, observed": lambda row: percentage(row["observed"]),
-        },
+        [row | {"range": f"{row['low']:.1f} to {row['high']:.1f}"} for row in model["reliability"]],
+        "score=range | tampered | authentic | mean score=score"
+        " | tampered, observed=observed:percentage",
     )
-
-
-def _rate(verdict: str, kind: str) -> Callable[[Document], str]:
-    return lambda row: proportion(row["rates"][verdict][kind])
-
-
-def _rate_by_size(rates: Document, verdict: str) -> Callable[[Document], str]:
-    return lambda row: proportion(rates[verdict]["by_size"][row["size"]])
-
-
-def _side_by_side(models: Sequence[Document]) -> Table:
-    """One row for each model or setting, over all pictures."""
-    columns: dict[str, Column] = {"model": "model", "drawn": _drawn, "F1 [95 %]": _F1, **_CALLED}
-    columns |= {"image AUC": "image_auc", "time": lambda row: duration(row["seconds"])}
-    rows = [model | model["sets"][-1] for model in models]
-    return tabulate("Side by side, all pictures", rows, columns)
 
 
 def _peer_words(document: Document) -> Iterator[str]:
@@ -328,17 +275,13 @@ def _calibration_page(document: Document) -> list[Block]:
     """Verdicts on authentic pictures, and thresholds of masks that mark few of them."""
     verdicts = tabulate(
         f"Verdicts on {document['pictures']} authentic pictures",
-        [row | {"name": name} for name, row in document["verdicts"].items()],
-        {"verdict": "name", "pictures": "count", "share [95 %]": proportion},
+        [{"verdict": name, "share": share} for name, share in document["verdicts"].items()],
+        "verdict | pictures=share.count | share [95 %]=share:proportion",
     )
     table = tabulate(
         "Thresholds of masks by how many authentic pictures they mark",
         document["thresholds"],
-        {
-            "share of pictures": lambda row: f"{row['rate']:g}",
-            "threshold": lambda row: f"{row['threshold']:.4f}",
-            "marked here [95 %]": lambda row: proportion(row["marked"]),
-        },
+        "share of pictures=rate:g | threshold:.4f | marked here [95 %]=marked:proportion",
     )
     words = (
         "A picture is marked if more than half a percent of its pixels reach the threshold. The"
@@ -355,8 +298,9 @@ def _calibration_page(document: Document) -> list[Block]:
 
 def _robustness_page(document: Document) -> list[Block]:
     """F1 and verdicts after each degradation."""
-    columns: dict[str, Column] = {"degradation": "kind", "level": "level", "F1 [95 %]": _F1}
-    columns |= {"kept": lambda row: percentage(row["kept"]), "AUC": "auc", **_CALLED}
+    columns = (
+        f"degradation=kind | level | F1 [95 %]=f1:interval | kept:percentage | AUC=auc | {CALLED}"
+    )
     words = (
         "kept: F1 as a share of that of the clean files. found, alarms: forgeries and authentic"
         f" pictures called manipulated. Sampling: {sampling_line(document['settings'])}."
