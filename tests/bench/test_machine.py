@@ -9,7 +9,6 @@ import torch
 
 from imlctl.bench.machine import (
     OtherPrograms,
-    hardware_floor,
     observe,
     peak_memory,
     processor,
@@ -85,13 +84,6 @@ def test_the_processor_is_named(tmp_path: Path) -> None:
 def test_the_process_has_held_some_memory() -> None:
     peak = resident_peak()
     assert peak is None or peak > 10**7
-
-
-def test_the_floor_is_the_slower_of_product_and_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter([0.5, 0.25] * 2)  # of the best product, and of the best copy
-    monkeypatch.setattr("imlctl.bench.machine._best", lambda *_: next(seconds))
-    assert hardware_floor(CPU, 1000, 0, side=10, size=4000) == 0.5
-    assert hardware_floor(CPU, 1000, 80_000, side=10, size=4000) == 2.5
 
 
 def hold(*sizes: int) -> list[torch.Tensor]:

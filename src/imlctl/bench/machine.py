@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from imlctl.bench.timing import timer_for, waits_for
+from imlctl.bench.timing import waits_for
 from imlctl.device import describe
 from imlctl.process import cores, silent_stderr
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 BUSY_SHARE = 0.1  # of our cores in use by others: times are too long from about there on
 _LOOK = 0.5  # seconds that other programs are watched before measuring
-_BEST_OF = 7
-_SIDES = {"cpu": 1024, "cuda": 8192}  # of the matrices
-_BYTES = {"cpu": 2**26, "cuda": 2**29}  # copied
 _CPU = 0  # torch's number of the device type
 
 
@@ -95,30 +92,6 @@ def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
         named = None
     names = (named and named[1].strip(), platform.processor(), platform.machine(), "unknown")
     return next(filter(None, names))
-
-
-@torch.inference_mode()
-def hardware_floor(
-    device: torch.device, macs: float, moved: float, *, side: int = 0, size: int = 0
-) -> float:
-    """Measure in how little time this machine could do so much work at the best.
-
-    A model can be no faster than its multiply-accumulates at the rate of a large matrix product,
-    nor than the bytes it moves at the rate of a copy, both measured on the spot in float32.
-    """
-    side = side or _SIDES.get(device.type, 4096)
-    size = size or _BYTES.get(device.type, 2**28)
-    left, right = (torch.ones(side, side, device=device) for _ in range(2))
-    source = torch.zeros(size // 4, device=device)
-    target = torch.empty_like(source)
-    product = _best(lambda: left @ right, device)
-    copied = _best(lambda: target.copy_(source), device)
-    return max(macs * product / side**3, moved * copied / (2 * 4 * len(source)))
-
-
-def _best(run: Callable[[], object], device: torch.device) -> float:
-    timed = timer_for(device)
-    return min(timed(run) for _ in range(_BEST_OF))
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:

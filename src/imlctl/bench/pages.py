@@ -63,7 +63,7 @@ def _conditions(machine: Document, during: float | None = None) -> str:
 
 
 def _model_page(model: Document, document: Document) -> list[Block]:
-    rival, floor = model["against"], model["floor"]
+    rival = model["against"]
     speed = tabulate(
         "Speed, model alone",
         [
@@ -87,11 +87,6 @@ def _model_page(model: Document, document: Document) -> list[Block]:
         f" ({1 / each['share']:.3g} times as fast)."
         for each in rival["shares"]
     ]
-    lines.append(
-        f"The matrix products and copies of this machine would take {duration(floor['seconds'])} at"
-        f" {floor['size']} x {floor['size']} at the least; the model takes {floor['times']:.2f}"
-        " times that."
-    )
     if any(row["short"] for row in model["speed"]):
         lines.append(
             f"* fewer than {document['runs']} rounds in the {document['budget']:g} s of a row; of"

@@ -19,7 +19,6 @@ from imlctl.bench import flops
 from imlctl.bench.machine import (
     BUSY_SHARE,
     OtherPrograms,
-    hardware_floor,
     observe,
     peak_memory,
     resident_peak,
@@ -135,9 +134,6 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
         rows.append(row | {"median": timing.median, "p95": timing.p95})
         shares += [drawn | {"share": timing.over(theirs)}] if size == least else []
     cost = flops.count_model(model, COST_SIZE, steps=main.steps, members=main.ensemble)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    moved = weights + 4 * 4 * least**2  # 3 colours in, 1 map out
-    floor = hardware_floor(device, cost["macs"] * (least / COST_SIZE) ** 2, moved)
     return {
         **{key: localizer.provenance[key] for key in ("model", "weights_sha256")},
         "cost": cost,
@@ -154,7 +150,6 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
             # Counted without computing, which takes a while for this one.
             "cost": flops.count(encoder.to("meta"), COST_SIZE, flops.MIX_TRANSFORMER),
         },
-        "floor": {"size": least, "seconds": floor, "times": first.median / floor},
     }
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from imlctl.pipeline import Localizer
 
 _T = TypeVar("_T")
-VERSION = 5  # of the document
+VERSION = 6  # of the document
 _NAME = 12  # characters of a first cell that stay on one line
 _WAYS = "--fps, --flops, --f1, --robustness, --calibrate or --scan"
 
