@@ -150,7 +150,7 @@ def test_the_edge_of_authentic_pictures_is_marked_no_more_than_the_inside() -> N
         drawn = np.clip(smooth + grain, 0, 255).astype(np.uint8)
         _, data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, 92])
         photo = decode(data.tobytes(), source="drawn")
-        probability = predict(model, prepare(photo)[0], device=CPU).probability
+        probability = predict(model, prepare(photo), device=CPU).probability
         edge += [probability[:, -12:].mean(), probability[-12:].mean()]
         inside.append(probability[:-32, :-32].mean())
     assert torch.stack(edge).mean() < 2 * torch.stack(inside).mean()

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from imlctl.core.model import Model
-    from imlctl.image.prepare import Geometry
     from imlctl.inference import Answer, Progress
     from imlctl.mask.rates import Rates
     from imlctl.weights.load import Loaded
@@ -281,9 +280,8 @@ class Localizer:
         start = time.perf_counter()
         self._survive_fork()
         photo = self._decode(source, name)
-        image, geometry = prepare(photo)
-        answer = self.predict(image, bytes.fromhex(photo.sha256), progress)
-        return self._result(photo, answer, geometry, time.perf_counter() - start)
+        answer = self.predict(prepare(photo), bytes.fromhex(photo.sha256), progress)
+        return self._result(photo, answer, time.perf_counter() - start)
 
     def localize_together(self, photos: Sequence[Photo]) -> list[Result]:
         """Localize in photographs of one size in one pass, where a single one leaves a GPU idle.
@@ -296,20 +294,22 @@ class Localizer:
             InputError: One of them cannot be analysed, so that none has a result.
         """
         start = time.perf_counter()
-        prepared = [prepare(photo) for photo in photos]
-        images = [image for image, _ in prepared]
+        images = [prepare(photo) for photo in photos]
         keys = [bytes.fromhex(photo.sha256) for photo in photos]
         answers = predict_together(self.model, images, keys=keys, **self._how())
         seconds = (time.perf_counter() - start) / len(photos)
         return [
-            self._result(photo, answer, geometry, seconds)
-            for photo, answer, (_, geometry) in zip(photos, answers, prepared, strict=True)
+            self._result(photo, answer, seconds)
+            for photo, answer in zip(photos, answers, strict=True)
         ]
 
-    def _result(self, photo: Photo, answer: Answer, geometry: Geometry, seconds: float) -> Result:
-        found = self._decide(answer.probability, answer.score, geometry)
-        reliability = None if answer.reliability is None else restore(answer.reliability, geometry)
-        return Result(photo, *found, self.provenance, seconds, self._rates(), reliability)
+    def _result(self, photo: Photo, answer: Answer, seconds: float) -> Result:
+        turn, reliability = photo.facts.orientation, answer.reliability
+        probability = restore(answer.probability, turn)
+        decision = self._decide(probability, answer.score)
+        reliable = None if reliability is None else restore(reliability, turn)
+        found = (photo, probability, decision)
+        return Result(*found, self.provenance, seconds, self._rates(), reliable)
 
     def _rates(self) -> Rates | None:
         """Measured rates; None with settings that the score was not measured with."""
@@ -335,16 +335,13 @@ class Localizer:
         self.provenance = {**self.provenance, "settings": {**settings, "threads": 1}}
         self._process = os.getpid()
 
-    def _decide(
-        self, probability: Tensor, score: float, geometry: Geometry
-    ) -> tuple[NDArray[np.float32], Decision]:
-        upright_map = restore(probability, geometry)
-        check_probability(upright_map)
+    def _decide(self, probability: NDArray[np.float32], score: float) -> Decision:
+        check_probability(probability)
         if self.card.score_scale is not None:
-            level = score if self.model.scored else critical(upright_map, EVIDENCE)
+            level = score if self.model.scored else critical(probability, EVIDENCE)
             score = picture_score(level, self.card.score_scale)
         threshold = self.settings.threshold
-        return upright_map, decide(upright_map, score, self.card.rule, threshold=threshold)
+        return decide(probability, score, self.card.rule, threshold=threshold)
 
     def _decode(self, source: Source, name: str) -> Photo:
         if isinstance(source, Photo):

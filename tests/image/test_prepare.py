@@ -16,7 +16,6 @@ from imlctl.errors import NumericalError, UsageError
 from imlctl.image.decode import Photo
 from imlctl.image.facts import FormatFacts
 from imlctl.image.prepare import (
-    Geometry,
     Tile,
     pad,
     plan,
@@ -59,7 +58,7 @@ def test_padding_is_a_reflection_around_an_untouched_picture(
 ) -> None:
     height, width = shape
     pixels = noise(height, width, dtype)
-    image, _ = prepare(photo(pixels))
+    image = prepare(photo(pixels))
     assert np.array_equal(image.numpy(), np.moveaxis(pixels, 2, 0))
     padded = pad(image).numpy()
     assert padded.dtype == dtype
@@ -83,14 +82,14 @@ def reflected(index: int, length: int) -> int:
 
 
 def test_multiple_and_least_side_are_settings() -> None:
-    image, _ = prepare(photo(noise(30, 70)))
+    image = prepare(photo(noise(30, 70)))
     assert pad(image, multiple=16, min_side=1).shape == (3, 32, 80)
     assert pad(image, multiple=10, min_side=1) is image
 
 
 def test_the_photo_is_not_touched() -> None:
     pixels = noise(64, 64)
-    image, _ = prepare(photo(pixels))
+    image = prepare(photo(pixels))
     before = pixels.copy()
     image.zero_()
     assert np.array_equal(pixels, before)
@@ -99,7 +98,7 @@ def test_the_photo_is_not_touched() -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_floats_are_those_of_numpy(dtype: Any) -> None:
     pixels = noise(64, 64, dtype)
-    image, _ = prepare(photo(pixels))
+    image = prepare(photo(pixels))
     part = to_float(image[:, 10:50, 20:60])
     assert part.dtype == torch.float32
     expected = np.moveaxis(as_float(pixels), 2, 0)[:, 10:50, 20:60]
@@ -115,10 +114,9 @@ def test_floats_are_those_of_numpy(dtype: Any) -> None:
 )
 def test_restore_undoes_prepare(height: int, width: int, orientation: int) -> None:
     pixels = noise(height, width)
-    image, geometry = prepare(photo(pixels, orientation))
-    restored = restore(to_float(image)[1], geometry)
+    image = prepare(photo(pixels, orientation))
+    restored = restore(to_float(image)[1], orientation)
     assert restored.dtype == np.float32
-    assert restored.shape == geometry.upright_shape
     assert restored.flags.c_contiguous
     assert np.array_equal(
         restored,
@@ -128,7 +126,7 @@ def test_restore_undoes_prepare(height: int, width: int, orientation: int) -> No
         ),
     )
     assert np.array_equal(
-        stored(restored, geometry),
+        stored(restored, orientation),
         as_float(pixels)[..., 1],
     )
 
@@ -142,25 +140,12 @@ def test_upright_is_what_pillow_does(orientation: int) -> None:
     turned = upright(pixels, orientation)
     assert np.array_equal(turned, expected)
     assert not np.shares_memory(turned, pixels)
-    geometry = Geometry(5, 7, orientation=orientation)
-    assert geometry.upright_shape == expected.shape[:2]
-    assert np.array_equal(stored(expected, geometry), pixels)
+    assert np.array_equal(stored(expected, orientation), pixels)
 
 
-def test_restore_accepts_arrays_and_half_precision() -> None:
-    geometry = Geometry(3, 5)
-    values = np.arange(15, dtype=np.float64).reshape(3, 5)
-    expected = values.astype(np.float32)
-    assert np.array_equal(restore(values, geometry), expected)
-    assert np.array_equal(restore(torch.from_numpy(values).bfloat16(), geometry), expected)
-
-
-def test_wrong_shapes_are_refused() -> None:
-    geometry = Geometry(4, 5, orientation=6)
-    with pytest.raises(ValueError, match="expected \\(4, 5\\)"):
-        restore(np.zeros((3, 5)), geometry)
-    with pytest.raises(ValueError, match="expected \\(5, 4\\)"):
-        stored(np.zeros((3, 5)), geometry)
+def test_restore_accepts_half_precision() -> None:
+    values = torch.arange(15, dtype=torch.float32).reshape(3, 5)
+    assert np.array_equal(restore(values.bfloat16(), 1), values.numpy())
 
 
 def first_channel(batch: Tensor, _: Tile) -> Tensor:
@@ -348,8 +333,8 @@ def test_any_picture_comes_back_through_padding_and_tiles_as_it_was(
     kind = np.uint16 if wide else np.uint8
     pixels = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (height, width, 3), kind)
     facts = FormatFacts("PNG", width, height, "RGB", 16 if wide else 8, orientation)
-    image, geometry = prepare(Photo(pixels, facts, "0" * 64, "a"))
+    image = prepare(Photo(pixels, facts, "0" * 64, "a"))
     merged = run_tiled(first_channel, pad(image)[None], tile=32 * tile, overlap=overlap)
     merged = merged[0, :height, :width]
     expected = upright(as_float(pixels)[..., 0], orientation)
-    np.testing.assert_allclose(restore(merged, geometry), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(restore(merged, orientation), expected, rtol=0, atol=1e-6)

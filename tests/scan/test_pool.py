@@ -380,10 +380,10 @@ def test_a_picture_that_fails_in_a_batch_fails_alone(card, folder, monkeypatch):
     analysis, engine = card
     real = analysis.localizer._decide
 
-    def decide(probability, score, geometry):
+    def decide(probability, score):
         if failing and not failing.pop():
             raise NumericalError("it is NaN")
-        return real(probability, score, geometry)
+        return real(probability, score)
 
     failing = [True, False, True, False]  # read from the end: in the batch, then when alone
     monkeypatch.setattr(analysis.localizer, "_decide", decide)

@@ -99,7 +99,7 @@ def _bare(localizer: Localizer, found: Discovery, timed: Timer) -> dict[str, flo
 
             def load(path: Path, ready: list[Any] = ready) -> None:
                 photo = read(path)
-                ready += [prepare(photo)[0], bytes.fromhex(photo.sha256)]
+                ready += [prepare(photo), bytes.fromhex(photo.sha256)]
 
             seconds["decode"] += timed(partial(load, Path(str(picture))))
             seconds["model"] += timed(partial(localizer.predict, *ready))

@@ -212,7 +212,7 @@ def _title(size: int, way: Sampling) -> str:
 
 def _model_alone(localizer: Localizer, size: int, way: Sampling) -> Callable[[], object]:
     """Return the call that `localize` makes of a decoded and prepared photograph."""
-    image, _ = prepare(decode(photograph(size)))
+    image = prepare(decode(photograph(size)))
     return lambda: predict(
         localizer.model,
         image,

@@ -26,31 +26,12 @@ if TYPE_CHECKING:
 MIN_SIDE = 64  # of what a model is given, in pixels
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """Size of the stored picture in pixels, and the turn that makes it upright."""
+def prepare(photo: Photo) -> Tensor:
+    """Lay a photo out for a model, as stored, neither turned nor padded: (3, H, W).
 
-    height: int
-    width: int
-    orientation: int = 1  # by EXIF, 1 to 8
-
-    @property
-    def upright_shape(self) -> tuple[int, int]:
-        """Height and width of the picture turned upright."""
-        turned = self.orientation >= 5
-        return (self.width, self.height) if turned else (self.height, self.width)
-
-
-def prepare(photo: Photo) -> tuple[Tensor, Geometry]:
-    """Lay a photo out for a model, as stored: not turned, not padded.
-
-    Returns:
-        The tensor (3, H, W), uint8 or uint16, a quarter of the memory that floats need, and what
-        turns a map of it upright.
+    Samples stay uint8 or uint16, which take a quarter of the memory that floats need.
     """
-    height, width, _ = photo.pixels.shape
-    image = torch.from_numpy(np.array(np.moveaxis(photo.pixels, 2, 0), order="C", copy=True))
-    return image, Geometry(height, width, photo.facts.orientation)
+    return torch.from_numpy(np.array(np.moveaxis(photo.pixels, 2, 0), order="C", copy=True))
 
 
 def pad(image: Tensor, *, multiple: int = 32, min_side: int = MIN_SIDE) -> Tensor:
@@ -75,22 +56,15 @@ def to_float(image: Tensor) -> Tensor:
     return image.to(torch.float32).div_(torch.iinfo(image.dtype).max)
 
 
-def restore(probability: Tensor | NDArray[Any], geometry: Geometry) -> NDArray[np.float32]:
-    """Turn a map (H, W) of what `prepare` returned upright."""
-    if isinstance(probability, Tensor):
-        probability = probability.detach().to("cpu", torch.float32).numpy()
-    shape = (geometry.height, geometry.width)
-    if probability.shape != shape:
-        raise ValueError(f"map of shape {probability.shape}, expected {shape}")
-    return upright(probability.astype(np.float32, copy=False), geometry.orientation)
+def restore(values: Tensor, orientation: int) -> NDArray[np.float32]:
+    """Turn a map (H, W) of a picture as stored upright."""
+    return upright(values.detach().to("cpu", torch.float32).numpy(), orientation)
 
 
-def stored(upright_map: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+def stored(upright_map: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Turn a map of the upright picture back to lie over the stored one: undoes `upright`."""
-    if upright_map.shape[:2] != geometry.upright_shape:
-        raise ValueError(f"map of shape {upright_map.shape}, expected {geometry.upright_shape}")
     # Six and eight are quarter turns, each the other's inverse; the rest undo themselves.
-    return upright(upright_map, {6: 8, 8: 6}.get(geometry.orientation, geometry.orientation))
+    return upright(upright_map, {6: 8, 8: 6}.get(orientation, orientation))
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:

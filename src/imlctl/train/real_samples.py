@@ -17,7 +17,7 @@ from imlctl.forge import edits, history
 from imlctl.forge.jpeg import jpeg
 from imlctl.forge.photos import read_pixels
 from imlctl.forge.synthesizer import Maker, Sample
-from imlctl.image.prepare import Geometry, stored
+from imlctl.image.prepare import stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -179,18 +179,17 @@ def _draw(rng: Rng, size: int, count: int) -> list[int]:
 def _load(entry: Entry) -> tuple[Pixels, Mask]:
     """Read a picture and its mask, both as stored: the JPEG grid is there."""
     pixels, orientation = read_pixels(entry.image)
-    height, width = pixels.shape[:2]
-    if entry.mask is None:
-        return pixels, np.zeros((height, width), bool)
-    geometry = Geometry(height, width, orientation=orientation)
-    try:
-        return pixels, stored(read_mask(entry.mask), geometry)
-    except ValueError as error:
+    shape = pixels.shape[:2]
+    mask = (
+        np.zeros(shape, bool) if entry.mask is None else stored(read_mask(entry.mask), orientation)
+    )
+    if mask.shape != shape:
         raise ConfigError(
-            f"does not fit its picture {entry.image} ({error})",
+            f"does not fit its picture {entry.image} ({mask.shape}, not {shape})",
             source=str(entry.mask),
             remedy="Index the dataset again.",
-        ) from error
+        )
+    return pixels, mask
 
 
 def _crop(pixels: Pixels, mask: Mask, side: int, rng: Rng) -> tuple[Pixels, Mask]:
