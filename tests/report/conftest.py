@@ -84,7 +84,7 @@ def record_of(path: str, probability: NDArray[np.float32], **changes: Any) -> Re
         "share": decision.share,
         "threshold": decision.threshold,
         "rule": decision.rule,
-        "rates": {"pictures": "of a test", **RATES.verdicts[decision.verdict].to_dict()},
+        "rates": {"pictures": "of a test", **RATES[decision.verdict]},
         "regions": regions.listed,
         "regions_not_listed": {"count": regions.rest_count, "area": regions.rest_area},
     }
