@@ -168,7 +168,7 @@ def check_jpeg(data: bytes) -> tuple[str, ...]:
         data: A JPEG that `walk_jpeg` found whole; what follows its end marker is not looked at.
 
     Raises:
-        DecodeError: Its data are damaged; says where, if that is known.
+        DecodeError: Its data are damaged.
     """
     found = list(segments(data))
     first = next(index for index, each in enumerate(found) if each.code == SCAN)
@@ -191,9 +191,7 @@ def check_jpeg(data: bytes) -> tuple[str, ...]:
         reason = str(error).removeprefix("Corrupt JPEG data: ")
         if any(word in reason for word in _BEYOND_CHECKER):
             return ("its picture data could not be checked for damage",)
-        place = _place_of_damage(data, found[first:])
-        near = "" if place is None else f", near byte {place}"
-        raise damaged(f'libjpeg reports "{reason}" in its picture data{near}') from error
+        raise damaged(f'libjpeg reports "{reason}" in its picture data') from error
     return ()
 
 
@@ -234,19 +232,6 @@ def _shortest_symbols(data: bytes, header: list[Segment]) -> Iterator[int]:
             if data[at] >> 4:
                 yield data[at + 17]
             at += 17 + sum(data[at + 1 : at + 17])
-
-
-def _place_of_damage(data: bytes, found: list[Segment]) -> int | None:
-    """Return the offset of the first marker, from a scan on, that cannot stand where it does."""
-    for segment, following in pairwise(found):
-        if segment.code == SCAN:
-            restarts = re.finditer(rb"\xff[\xd0-\xd7]", data[segment.end : following.at])
-            for number, each in enumerate(restarts):
-                if each[0][1] - 0xD0 != number % 8:
-                    return segment.end + each.start()
-        elif data[segment.end] != 0xFF:
-            return segment.at
-    return None
 
 
 def jpeg_grid(pixels: NDArray[np.unsignedinteger[Any]]) -> tuple[int, int] | None:

@@ -98,23 +98,14 @@ class Tile:
 def plan(
     height: int, width: int, *, tile: int, overlap: int, multiple: int = 32
 ) -> tuple[Tile, ...]:
-    """Cover a picture with equal tiles, row by row.
+    """Cover a picture, whose sides are multiples of `multiple`, with equal tiles, row by row.
 
-    Args:
-        height: Of the picture, a multiple of `multiple`.
-        width: As the height.
-        tile: Largest side of a tile, a multiple of `multiple`. Tiles are as small as their number
-            allows, each side on its own.
-        overlap: Pixels shared by neighbours at the least, rounded up to a multiple of `multiple`.
-            The last tile of a row or column is shifted back inside and shares more.
-        multiple: What the model asks of a picture's sides.
+    Tiles are as small as their number allows, each side on its own, and at most `tile` wide and
+    high. Neighbours share `overlap` pixels at the least; the last ones are shifted back inside.
 
     Raises:
         UsageError: `tile` and `overlap` do not fit each other or `multiple`.
-        ValueError: The picture's sides are not positive multiples of `multiple`.
     """
-    if height < 1 or width < 1 or height % multiple or width % multiple:
-        raise ValueError(f"{height} x {width} is not a positive multiple of {multiple}")
     if tile < 1 or tile % multiple:
         raise UsageError(
             f"a tile of {tile} pixels is not a multiple of {multiple}",
@@ -163,19 +154,16 @@ def run_tiled(
 
     In an overlap each tile's weight falls off linearly towards its edge; the weights of all tiles
     over a pixel are positive and sum to one, so that a blend never leaves the range of what was
-    blended. A picture of one tile is passed to `fn` whole and its answer returned as it is.
-
-    Besides one tile for each worker, memory holds the integer picture and one float32 map.
+    blended. Besides one tile for each worker, memory holds the integer picture and one float32 map.
 
     Args:
         fn: From (V, 3, h, w) float32 in [0, 1], and where that lies in the picture, to
             (V, 1, h, w), probabilities or logits.
         image: (V, 3, H', W') uint8, uint16 or float: views of one picture.
-        tile: This and the next two: see `plan`.
+        tile: As `overlap` and `multiple`, see `plan`.
         overlap: In pixels.
-        multiple: Of sides of picture and tiles.
-        workers: Threads that work on a tile each, sharing out this process's threads; the result is
-            the same for any number of them that leaves each one thread.
+        multiple: Of sides.
+        workers: Threads that work on a tile each, sharing out this process's threads.
         progress: Called with the number of finished tiles and of all, also before the first.
 
     Raises:
@@ -219,15 +207,7 @@ def _weights(length: int, tile: int, starts: list[int]) -> dict[int, Tensor]:
 
 def _checked(fn: Callable[[Tensor, Tile], Tensor], image: Tensor, tile: Tile) -> Tensor:
     """Return what `fn` answers for a part of the picture, (V, h, w) float32 on the CPU."""
-    answer = fn(to_float(image), tile)
-    expected = (len(image), 1, *image.shape[2:])
-    if tuple(answer.shape) != expected:
-        raise ValueError(f"the model returned {tuple(answer.shape)}, expected {expected}")
-    return finite(answer[:, 0].detach().to("cpu", torch.float32))
-
-
-def finite(values: Tensor) -> Tensor:
-    """Return a map as it is; raise NumericalError if it holds NaN or infinity."""
+    values = fn(to_float(image), tile)[:, 0].detach().to("cpu", torch.float32)
     if not bool(torch.isfinite(values).all()):
         raise NumericalError(
             "the model returned NaN or infinity, so there is no mask",
