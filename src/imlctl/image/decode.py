@@ -42,7 +42,7 @@ from imlctl.image.samples import check_avif, to_rgb
 from imlctl.image.tiff import check_tiff, walk_tiff
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -65,27 +65,19 @@ _UNSUPPORTED = re.compile("unsupported|not supported|cannot handle", re.IGNORECA
 _ORIENTATION = 0x0112  # EXIF tag
 _WARNINGS = threading.Lock()  # Python keeps one set of warning filters for all threads
 
-_WALKERS = {
-    "JPEG": walk_jpeg,
-    "PNG": containers.walk_png,
-    "GIF": containers.walk_gif,
-    "BMP": containers.walk_bmp,
-    "WEBP": containers.walk_webp,
-    "AVIF": walk_avif,
-    "TIFF": walk_tiff,
-}
 _EXPORT = "Export it as a 16-bit RGB TIFF or PNG, and use that."
 _STRIPPED = {"PNG": containers.without_metadata, "GIF": containers.without_extensions}
 _CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff}
-# `Image.open` is not used: it tries one format after another, and limits the size by a global of
-# Pillow's that a library must not change. Our own limit is checked instead.
-_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
-    "PNG": PngImageFile,
-    "WEBP": WebPImageFile,
-    "TIFF": TiffImageFile,
-    "BMP": BmpImageFile,
-    "GIF": GifImageFile,
-    "AVIF": AvifImageFile,
+# Our walker, and Pillow's reader. `Image.open` is not used: it tries one format after another, and
+# limits the size by a global that a library must not change. Our own limit is checked instead.
+_FORMATS: dict[str, tuple[Callable[[bytes], Layout], Callable[[BytesIO], ImageFile.ImageFile]]] = {
+    "JPEG": (walk_jpeg, JpegImagePlugin.jpeg_factory),
+    "PNG": (containers.walk_png, PngImageFile),
+    "GIF": (containers.walk_gif, GifImageFile),
+    "BMP": (containers.walk_bmp, BmpImageFile),
+    "WEBP": (containers.walk_webp, WebPImageFile),
+    "AVIF": (walk_avif, AvifImageFile),
+    "TIFF": (walk_tiff, TiffImageFile),
 }
 
 
@@ -263,7 +255,7 @@ def _read_bytes(source: str, max_pixels: int) -> bytes:
 def _decode_with_pillow(
     kind: str, data: bytes, max_pixels: int
 ) -> tuple[NDArray[Any], FormatFacts]:
-    layout = _WALKERS[kind](data)
+    layout = _FORMATS[kind][0](data)
     check_size(*layout.tile, max_pixels)
     if layout.size:
         check_size(*layout.size, max_pixels)
@@ -290,12 +282,10 @@ def _decode_with_pillow(
 
 
 def _open(kind: str, data: bytes, layout: Layout) -> ImageFile.ImageFile:
-    if kind == "JPEG":
-        return JpegImagePlugin.jpeg_factory(BytesIO(data))
     if kind == "AVIF" and not features.check("avif"):
         raise DecodeError("this Pillow cannot read AVIF", remedy="Run: pip install -U pillow")
     try:
-        return _PLUGINS[kind](BytesIO(_STRIPPED.get(kind, bytes)(data)))
+        return _FORMATS[kind][1](BytesIO(_STRIPPED.get(kind, bytes)(data)))
     except SyntaxError as error:
         if layout.kind:  # its structure is in order, so it is the samples that Pillow cannot read
             raise not_read(layout.kind, _EXPORT) from error

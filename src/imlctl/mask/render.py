@@ -342,9 +342,10 @@ def scale_strip(
 
 def _framed(strip: Picture, size: int) -> Picture:
     """Add room above and below, and a line that parts the strip from its picture."""
-    strip = cv2.copyMakeBorder(strip, size, size, 0, 0, cv2.BORDER_CONSTANT, value=_GROUND)
-    strip[: max(1, size // 12)] = _EDGE
-    return np.asarray(strip, np.uint8)
+    room = np.full((size, strip.shape[1], 3), _GROUND, np.uint8)
+    above = room.copy()
+    above[: max(1, size // 12)] = _EDGE
+    return np.concatenate([above, strip, room])
 
 
 def _words(
