@@ -1,4 +1,4 @@
-"""The machine that measures: what it is, what else it is doing, and what it could do at best."""
+"""The machine that measures: what it is, what else it is doing, and the memory that work takes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,14 +85,11 @@ class OtherPrograms:
 
 def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
     """Model name of the processor; its architecture where the system gives no name."""
-    try:
-        named = re.search(
-            r"^model name\s*:(.*)", listing.read_text("utf-8", "replace"), re.MULTILINE
-        )
-    except OSError:
-        named = None
-    names = (named and named[1].strip(), platform.processor(), platform.machine(), "unknown")
-    return next(filter(None, names))
+    text = ""
+    with suppress(OSError):
+        text = listing.read_text("utf-8", "replace")
+    named: list[str] = re.findall(r"^model name\s*: *(.+)", text, re.MULTILINE)
+    return next(filter(None, [*named, platform.processor(), platform.machine(), "unknown"]))
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
