@@ -359,9 +359,11 @@ def _words(
         sheet = Image.new(
             "RGB", (width * zoom, round(size * (1.35 if first else 1.25)) * zoom), _GROUND
         )
-        font = ImageFont.load_default(size * zoom * (1 if first else _SMALL))
-        while font.size > 1 and font.getlength(line) > (width - left - size) * zoom:
-            font = ImageFont.load_default(0.95 * font.size)
+        wanted, room = size * zoom * (1.0 if first else _SMALL), (width - left - size) * zoom
+        font = ImageFont.load_default(wanted)
+        while wanted > 1 and font.getlength(line) > room:
+            wanted *= 0.95
+            font = ImageFont.load_default(wanted)
         ink, middle = _INK if first else _SOFT_INK, (left * zoom, sheet.height / 2)
         ImageDraw.Draw(sheet).text(middle, line, ink, font, anchor="lm")
         parts.append(np.asarray(sheet.reduce(zoom)))
