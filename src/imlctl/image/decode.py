@@ -169,7 +169,7 @@ def of_pixels(
     mode, orientation, alpha = "array", 1, False
     if isinstance(pixels, Image.Image):
         mode, alpha = pixels.mode, pixels.mode in _WITH_ALPHA
-        orientation = _exif_orientation(pixels.getexif(), [])
+        orientation = _orientation(pixels, [])
         if mode in _EXACT:
             pixels = np.asarray(pixels.convert(_EXACT[mode]))
         elif mode.startswith("I;16"):
@@ -269,7 +269,7 @@ def _decode_with_pillow(
     image.load()  # outside the lock, so that threads decode at the same time
     if orientation is None:
         with _noting(notes):
-            orientation = _exif_orientation(_exif(image, notes), notes)
+            orientation = _orientation(image, notes)
     if kind == "PNG":
         containers.check_png(image, data)
     elif kind == "AVIF":
@@ -298,27 +298,21 @@ def _load_tiff(image: ImageFile.ImageFile, layout: Layout, notes: list[str]) -> 
     An orientation of 1 in its parsed metadata stops that. Pillow also applies its global size
     limit here, unless the memory is there already.
     """
-    exif = image.getexif()
-    orientation = _exif_orientation(exif, notes)
-    exif[_ORIENTATION] = 1
+    orientation = _orientation(image, notes)
+    image.getexif()[_ORIENTATION] = 1
     if layout.size:
         image.im = Image.new(image.mode, layout.size).im
     image.load()  # under the lock, because reading the last tags may warn
     return orientation
 
 
-def _exif(image: ImageFile.ImageFile, notes: list[str]) -> Image.Exif:
-    """Return the EXIF metadata; a picture is no worse for metadata that cannot be read."""
+def _orientation(image: Image.Image, notes: list[str]) -> int:
+    """Return the EXIF orientation, 1 to 8; metadata that make no sense are noted."""
     try:
-        return image.getexif()
-    except Exception as error:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception as error:  # a picture is no worse for metadata that cannot be read
         notes.append(f"EXIF metadata cannot be read ({type(error).__name__})")
-        return Image.Exif()
-
-
-def _exif_orientation(exif: Image.Exif, notes: list[str]) -> int:
-    """Return the orientation, 1 to 8; an invalid one is noted and taken for 1."""
-    value = exif.get(_ORIENTATION, 1)
+        return 1
     if isinstance(value, int) and 1 <= value <= 8:
         return value
     notes.append(f"invalid EXIF orientation {str(value)[:20]!r} taken for 1")
