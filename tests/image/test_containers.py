@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import struct
 import zlib
 from typing import Any
@@ -62,10 +63,36 @@ def test_webp_size_is_read_from_each_kind_of_header(makers: Any) -> None:
 @pytest.mark.parametrize("name", ["webp", "webp-lossless", "webp-animated", "avif"])
 def test_a_tail_of_zeros_is_a_failed_copy(makers: Any, name: str) -> None:
     data = makers.samples()[name]
-    walk = walk_boxes if name == "avif" else walk_webp
-    walk(data)
-    with pytest.raises(DecodeError, match="ends in zeros"):
-        walk(data[:-1030] + bytes(1030))
+    decode(data)
+    with pytest.raises(DecodeError, match=r"ends in zeros|used up before their end"):
+        decode(data[:-1030] + bytes(1030))
+
+
+@pytest.mark.parametrize("animated", [False, True])
+def test_damage_by_which_a_webp_decoder_loses_its_way(makers: Any, animated: bool) -> None:
+    second = [Image.fromarray(makers.texture(200, 240, seed=1))] * animated
+    data = makers.encode(makers.texture(200, 240), "WEBP", save_all=animated, append_images=second)
+    start, draw = data.index(b"VP8 ") + 1000, random.Random(0)
+    refused = 0
+    for _ in range(20):
+        at = draw.randrange(start, start + 4000)
+        try:
+            decode(data[:at] + draw.randbytes(32) + data[at + 32 :])
+        except DecodeError:
+            refused += 1
+    assert refused >= 18
+
+
+@pytest.mark.parametrize("quality", [1, 75, 100])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_whole_webps_need_all_their_data(makers: Any, quality: int, lossless: bool) -> None:
+    half = np.full((300, 300, 3), 77, np.uint8)
+    half[:60] = makers.texture(60, 300)
+    for pixels in (makers.texture(90, 130), half, half[::-1], np.zeros_like(half), half[60:62, :2]):
+        for method in (0, 4, 6):
+            how = {"quality": quality, "lossless": lossless, "method": method}
+            data = makers.encode(np.ascontiguousarray(pixels), "WEBP", **how)
+            assert decode(data).facts.notes == ()
 
 
 def test_padding_beside_the_picture_is_no_failed_copy(makers: Any) -> None:

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import itertools
 import random
+import re
 from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from imlctl.errors import DecodeError
 from imlctl.image.decode import decode
-from imlctl.image.jpeg import check_jpeg, walk_jpeg, walk_mpo
+from imlctl.image.jpeg import SCAN, check_jpeg, segments, walk_jpeg, walk_mpo
 from imlctl.image.jpeg_facts import jpeg_facts
 
 
@@ -164,6 +167,39 @@ def test_data_missing_or_cut_and_ended(makers: Any) -> None:
                 with pytest.raises(DecodeError):
                     decode(broken)
         assert name
+
+
+def test_scans_that_are_missing_are_damage(makers: Any) -> None:
+    data = makers.encode(photograph(makers), "JPEG", progressive=True)
+    scans = [each.at for each in segments(data) if each.code == SCAN]
+    for start, end in itertools.pairwise(scans):
+        for broken in (data[:start] + data[end:], data[:end] + b"\xff\xd9"):
+            with pytest.raises(DecodeError, match=r"scans of the JPEG are missing|picture data"):
+                decode(broken)
+    with pytest.raises(DecodeError, match="scans of the JPEG are missing"):
+        decode(data[: scans[-1]] + b"\xff\xd9")
+
+
+def arithmetic_jpeg(makers: Any) -> bytes:
+    """A JPEG in arithmetic coding, to whose decoder any bytes mean some picture."""
+    grey = makers.encode(photograph(makers).convert("L"), "JPEG")
+    head = grey[: grey.index(b"\xff\xda") + 10].replace(b"\xff\xc0", b"\xff\xc9")
+    for seed in range(100):
+        body = random.Random(seed).randbytes(90_000).replace(b"\xff", b"x")
+        with pytest.raises(ValueError, match="Corrupt") as caught:
+            simplejpeg.decode_jpeg(head + body + b"\xff\xd9", "GRAY")
+        if spare := re.search(r"(\d+) extraneous", str(caught.value)):
+            return bytes(head + body[: -int(spare[1])] + b"\xff\xd9")
+    raise AssertionError
+
+
+def test_arithmetic_data_cut_and_ended_are_damage(makers: Any) -> None:
+    data = arithmetic_jpeg(makers)
+    assert decode(data).facts.notes == ()
+    start = data.index(b"\xff\xda") + 10
+    for share in (0.1, 0.3, 0.5):
+        with pytest.raises(DecodeError, match="arithmetic-coded data end before"):
+            decode(data[: start + int(share * (len(data) - start))] + b"\xff\xd9")
 
 
 def test_the_place_of_the_damage_is_named(makers: Any) -> None:

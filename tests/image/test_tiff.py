@@ -241,6 +241,19 @@ def test_damaged_parts_are_refused(makers: Any, compression: int, depth: int) ->
                 decode(data[:at] + block[:512] + data[at + 512 :])
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "zstd"])
+def test_damaged_brightness_and_colour_differences_are_refused(
+    makers: Any, compression: str
+) -> None:
+    squares = np.kron(makers.texture(40, 60), np.ones((8, 8, 1), np.uint8))
+    picture = Image.fromarray(squares).convert("YCbCr")
+    data = makers.encode(picture, "TIFF", compression=compression)
+    assert decode(data).facts.notes == ()
+    at = len(data) // 2
+    with pytest.raises(DecodeError):
+        decode(data[:at] + random.Random(0).randbytes(300) + data[at + 300 :])
+
+
 def test_packbits_that_go_over_the_ends_of_rows_are_no_damage(makers: Any) -> None:
     plain = np.full((16, 200, 3), 77, np.uint8)
     squeezed = b"".join(bytes([257 - 120, 77]) for _ in range(plain.size // 120))

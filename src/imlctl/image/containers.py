@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import struct
 import zlib
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL.WebPImagePlugin import WebPImageFile
 
 from imlctl.image.formats import Layout, check_pieces, damaged, not_read, truncated
 
@@ -23,6 +25,7 @@ _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _EXIF_TEXTS = (b"Raw profile type exif\0", b"Raw profile type APP1\0", b"XML:com.adobe.xmp\0")
 _MAX_TEXT = 2**20 - 1  # bytes, unpacked; Pillow refuses a file for more
 _ZERO_TAIL = bytes(1024)  # no arithmetic coder writes that many zeros; failed copies write more
+_SPARE = 16  # bytes at the end of a WebP's picture data; encoders write four that none needs
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by PNG colour type
 # Adam7: first column, first row, column step, row step of each pass.
 _PASSES = (
@@ -199,19 +202,44 @@ def walk_webp(data: bytes) -> Layout:
         if start > end:
             break
         check_pieces(pieces, data)
-        if kind in {b"VP8 ", b"VP8L", b"ANMF"}:
+        if kind == b"VP8 ":  # the other kind is no arithmetic coding
             refuse_zero_tail(data, stop)
     return Layout(end=end, trailing=max(0, len(data) - end), size=(width, height))
 
 
 def riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, start and end of the content of each chunk of a WebP."""
+    """Yield name, start and end of the content of each chunk of a WebP, also within a frame."""
     position = 12
     while position + 8 <= len(data):
         start = position + 8
         stop = start + int.from_bytes(data[position + 4 : start], "little")
-        yield data[position : position + 4], start, stop
-        position = stop + (stop - start & 1)
+        name = data[position : position + 4]
+        yield name, start, stop
+        position = start + 16 if name == b"ANMF" else stop + (stop - start & 1)
+
+
+def check_webp(data: bytes) -> tuple[str, ...]:
+    """Decode the first picture of a WebP without its last bytes; return no notes.
+
+    Raises:
+        DecodeError: That succeeds, so the decoder lost its way before it came to them.
+    """
+    for name, start, stop in riff_chunks(data):
+        if name in {b"VP8 ", b"VP8L"}:
+            length = stop - start - _SPARE
+            chunk = name + struct.pack("<i", length) + data[start : start + length + length % 2]
+            if length > 3 * _SPARE and _opens(b"WEBP" + chunk):
+                raise damaged("its picture data are used up before their end")
+            break
+    return ()
+
+
+def _opens(riff: bytes) -> bool:
+    try:
+        WebPImageFile(BytesIO(b"RIFF" + struct.pack("<I", len(riff)) + riff)).load()
+    except Exception:  # as decoders of damaged files do
+        return False
+    return True
 
 
 def refuse_zero_tail(data: bytes, end: int) -> None:

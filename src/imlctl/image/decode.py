@@ -67,7 +67,7 @@ _WARNINGS = threading.Lock()  # Python keeps one set of warning filters for all 
 
 _EXPORT = "Export it as a 16-bit RGB TIFF or PNG, and use that."
 _STRIPPED = {"PNG": containers.without_metadata, "GIF": containers.without_extensions}
-_CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff}
+_CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff, "WEBP": containers.check_webp}
 # Our walker, and Pillow's reader. `Image.open` is not used: it tries one format after another, and
 # limits the size by a global that a library must not change. Our own limit is checked instead.
 _FORMATS: dict[str, tuple[Callable[[bytes], Layout], Callable[[BytesIO], ImageFile.ImageFile]]] = {

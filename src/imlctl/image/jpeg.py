@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither stuffing, restart nor fill
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL, PROGRESSIVE = frozenset({0xC0, 0xC1, 0xC9}), frozenset({0xC2, 0xCA})
+_ARITHMETIC = frozenset({0xC9, 0xCA})
 _HUFFMAN, START, END, SCAN, QUANTISATION, RESTART = 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD
 _BESIDES = frozenset({*range(0xE0, 0xF0), 0xFE})  # application data and comments
 _BETWEEN_SCANS = _BESIDES | {_HUFFMAN, 0xCC, END, SCAN, QUANTISATION, 0xDC, RESTART}
@@ -182,15 +183,45 @@ def check_jpeg(data: bytes) -> tuple[str, ...]:
         parts += [data[scan.at : scan.end - 3], b"\0\x3f\0"]
         body = body[scan.end - scan.at :]
     whole = b"".join([*parts, body])
-    colours = "CMYK" if data[frame.start + 5] == 4 else "GRAY"
+    channels = data[frame.start + 5]
+    if reason := _complaint(whole, channels):
+        if any(word in reason for word in _BEYOND_CHECKER):
+            return ("its picture data could not be checked for damage",)
+        raise damaged(f'libjpeg reports "{reason}" in its picture data')
+    _refuse_missing_scans(data, found[first:], frame)
+    if frame.code in _ARITHMETIC:
+        # Its decoder makes up zeros for missing data. A whole picture needs few that were left out
+        # at its end: where it is flat, three bits of them for a million pixels.
+        at = frame.start
+        pixels = int.from_bytes(data[at + 1 : at + 3]) * int.from_bytes(data[at + 3 : at + 5])
+        spare = bytes(32 + (pixels >> 20))
+        if "extraneous" not in _complaint(whole[:-2] + spare + whole[-2:], channels):
+            raise truncated("its arithmetic-coded data end before the picture is complete")
+    return ()
+
+
+def _complaint(whole: bytes, channels: int) -> str:
+    """Return what libjpeg has to say about a JPEG, "" for nothing."""
+    colours = "CMYK" if channels == 4 else "GRAY"
     try:
         simplejpeg.decode_jpeg(whole, colours, fastdct=True, fastupsample=True, **_EIGHTH)
     except ValueError as error:
-        reason = str(error).removeprefix("Corrupt JPEG data: ")
-        if any(word in reason for word in _BEYOND_CHECKER):
-            return ("its picture data could not be checked for damage",)
-        raise damaged(f'libjpeg reports "{reason}" in its picture data') from error
-    return ()
+        return str(error).removeprefix("Corrupt JPEG data: ")
+    return ""
+
+
+def _refuse_missing_scans(data: bytes, found: list[Segment], frame: Segment) -> None:
+    """Refuse a JPEG of which not every coefficient of every channel comes to its last bit."""
+    progressive, channels = frame.code in PROGRESSIVE, data[frame.start + 5]
+    ids = data[frame.start + 6 : frame.end : 3][:channels]
+    missing = {(channel, place) for channel in ids for place in range(64)}
+    for scan in found:
+        if scan.code == SCAN and not (progressive and data[scan.end - 1] & 15):
+            first, last = data[scan.end - 3 : scan.end - 1] if progressive else (0, 63)
+            sent = data[scan.start + 1 : scan.end - 3 : 2]
+            missing -= {(channel, place) for channel in sent for place in range(first, last + 1)}
+    if missing:
+        raise truncated("scans of the JPEG are missing")
 
 
 def _refuse_foreign_blocks(

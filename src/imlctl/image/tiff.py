@@ -29,8 +29,8 @@ _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 25
 _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS, _PLANAR = 273, 277, 278, 279, 284
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
 _SUB_DIRECTORIES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG_VERSION = 330, 338, 339, 50706
-_FILL_ORDER, _PREDICTOR, _JPEG_TABLES = 266, 317, 347
-_READ = frozenset({*range(_SUBFILE, _JPEG_TABLES + 1), _DNG_VERSION})
+_FILL_ORDER, _PREDICTOR, _JPEG_TABLES, _SUBSAMPLING = 266, 317, 347, 530
+_READ = frozenset({*range(_SUBFILE, _JPEG_TABLES + 1), _SUBSAMPLING, _DNG_VERSION})
 _RAW_PHOTOMETRICS = frozenset({32803, 34892})  # colour filter array, linear raw
 _PLAIN, _FAX, _LZW, _OLD_JPEG, _JPEG, _PACKBITS = 1, frozenset({2, 3, 4}), 5, 6, 7, 32773
 _DEFLATE, _LZMA, _ZSTD = frozenset({8, 32946}), 34925, 50000
@@ -43,11 +43,12 @@ _OTHER_COMPRESSIONS = {
 }
 _CONVERT = "Convert it without loss to a TIFF with LZW compression or to a PNG, and use that."
 _INTERLEAVE = "Save it with interleaved colours (planar configuration 1) or as a 16-bit PNG."
-_FLOAT, _SUBSAMPLED = 3, 6  # a sample format; a photometric, in which rows have no fixed length
+_FLOAT, _YCBCR = 3, 6  # a sample format; a photometric, whose rows may have no fixed length
 _COLOURS = {5: "CMYK", 8: "Lab", 6: "YCbCr", 2: "RGB", 3: "palette"}
 _PIECE = 1 << 20  # bytes unpacked at a time
 _MAX_PAGES, _MAX_ENTRIES = 65_535, 4096  # of a file, and of a directory; cameras write dozens
 _MAX_VALUES = 2**20  # of a tag: strips or tiles, of which each takes a hundred bytes here
+_LONG_FILE = 2**32 - 2**24  # bytes, beyond which a directory cannot be appended
 _MAX_SAMPLES = 6  # CMYK and two more
 
 
@@ -183,6 +184,8 @@ def check_tiff(data: bytes) -> tuple[str, ...]:
         raise not_read("a big-endian BigTIFF", _CONVERT)
     page = _first_page(data)
     notes: tuple[str, ...] = ()
+    if page.photometric == _YCBCR and page.row and page.compression in {_LZW, _ZSTD}:
+        _as_grey(data, page)  # which fails where Pillow's way to read such colours does not
     full = page.pieces[0][2]  # rows; some writers fill the last strip up to it
     widest = page.row or page.samples * page.bits * (page.tile or page.size)[0]
     for number, (start, length, rows) in enumerate(page.pieces, 1):
@@ -215,18 +218,28 @@ def _first_page(data: bytes) -> _Page:
 def wide_samples(data: bytes) -> NDArray[np.uint16] | None:
     """Read the 16-bit samples of the first page, which Pillow knows for grey only.
 
-    A directory appended to the file calls each row of pixels a longer row of grey ones. Returned
-    are (H, W, samples), unturned; None where the samples are none of 16 bits, interleaved.
+    Returned are (H, W, samples), unturned; None where they are none of 16 bits, interleaved.
     """
     page = _first_page(data)
-    if page.bits != 16 or page.separate or page.sample_format != 1 or len(data) >= 2**32 - 2**24:
+    if page.bits != 16 or page.separate or page.sample_format != 1 or len(data) >= _LONG_FILE:
         return None
+    (width, height), across = page.size, (page.tile or (0, 0))[0]
+    wide = np.asarray(_as_grey(data, page)).astype(np.uint16).reshape(height, width, page.samples)
+    if page.predictor == 2:
+        for left in range(0, width, across or width):
+            part = wide[:, left : left + (across or width)]
+            np.add.accumulate(part, axis=1, dtype=np.uint16, out=part)
+    return wide
+
+
+def _as_grey(data: bytes, page: _Page) -> Image.Image:
+    """Load a page whose rows of pixels an appended directory calls longer rows of grey ones."""
     starts, lengths = (tuple(each[at] for each in page.pieces) for at in (0, 1))
     (width, height), (across, down) = page.size, page.tile or (0, page.pieces[0][2])
     tags: dict[int, tuple[int, ...]] = {
         _WIDTH: (width * page.samples,),
         _HEIGHT: (height,),
-        _BITS: (16,),
+        _BITS: (page.bits,),
         _COMPRESSION: (page.compression,),
         _PHOTOMETRIC: (1,),
         _FILL_ORDER: (page.fill_order,),
@@ -240,12 +253,7 @@ def wide_samples(data: bytes) -> NDArray[np.uint16] | None:
     image = TiffImagePlugin.TiffImageFile(BytesIO(_with_directory(data, tags)))
     image.im = Image.new(image.mode, image.size).im  # else Pillow's global size limit applies
     image.load()
-    wide = np.asarray(image).astype(np.uint16).reshape(height, width, page.samples)
-    if page.predictor == 2:
-        for left in range(0, width, across or width):
-            part = wide[:, left : left + (across or width)]
-            np.add.accumulate(part, axis=1, dtype=np.uint16, out=part)
-    return wide
+    return image
 
 
 def _with_directory(data: bytes, tags: dict[int, tuple[int, ...]]) -> bytes:
@@ -341,6 +349,7 @@ def _page(reader: _Reader, tags: dict[int, int], number: int) -> _Page:
         rows if tiled else min(rows, height - piece % down * rows) for piece in range(needed)
     ]
     bits, photometric = reader.values(tags, _BITS, (1,)), first(_PHOTOMETRIC, 1)
+    subsampled = photometric == _YCBCR and max(reader.values(tags, _SUBSAMPLING, (2, 2))) > 1
     interleaved = 1 if separate else samples
     row = -(-across * max(sum(bits[:interleaved]), bits[0] * interleaved) // 8)
     return _Page(
@@ -349,7 +358,7 @@ def _page(reader: _Reader, tags: dict[int, int], number: int) -> _Page:
         pieces=tuple(zip(offsets, counts, heights, strict=False)),
         samples=samples,
         bits=max(bits),
-        row=0 if photometric == _SUBSAMPLED else row,
+        row=0 if subsampled else row,
         compression=first(_COMPRESSION, 1),
         photometric=photometric,
         separate=separate,
