@@ -50,8 +50,7 @@ ONLY_PARSED = {
 }
 INTERNET = (
     "imlctl connects to the internet only for `imlctl weights pull` and `imlctl weights push`, and"
-    " to download a model that you name to `imlctl distill --teacher` or `imlctl data synthesize"
-    " --kind diffusion`."
+    " to download a model that you name to `imlctl distill --teacher`."
 )
 ENDS_A_COMMAND = {"|", "||", "&", "&&", ";", "(", ")", "<", ">", ">>", "2>"}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -135,31 +133,3 @@ def test_a_seeded_set_is_made_again_bit_for_bit(run, judged, tmp_path):
         made.append({str(p.relative_to(tmp_path / name)): p.read_bytes() for p in files})
     assert made[0] == made[1]
     assert len(made[0]) > 7
-
-
-def test_speed(run, preset):
-    preset.write_text(
-        preset.read_text()
-        + """batch = 2
-        precision = "float32"
-        [model]
-        width = 16
-        [model.backbone]
-        dims = [16, 16, 32]
-        depths = [1, 1, 1]
-        [validation]
-        synthetic = 0
-        """
-    )
-    common = ("data", "speed", preset, "--samples", 4, "--device", "cpu")
-    ran = run(*common, "--workers", 1, "--steps", 1)
-    assert ran.code == Exit.OK
-    assert "one sample of 64x64 in one process:" in ran.out
-    assert "splice " in ran.out
-    assert "1 workers:" in ran.out
-    assert "samples/s on cpu: " in ran.out
-    ran = run(*common, "--workers", 1, "--steps", 0, "--json")
-    found = json.loads(ran.out)
-    assert found["model"] is None
-    assert found["kinds"]
-    assert found["workers"]["1"] > 0

@@ -1,11 +1,10 @@
-"""`imlctl data`: index datasets, make forgeries, look at training samples and their speed."""
+"""`imlctl data`: index datasets, make forgeries, look at training samples."""
 
 from __future__ import annotations
 
-import json as json_module
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,12 +12,7 @@ from imlctl.cli import options
 from imlctl.cli.console import complain, note
 from imlctl.cli.options import option
 
-_KINDS = (
-    "mixed (the preset's mix), splice, copy_move, removal, regenerated, retouch, authentic, or"
-    " diffusion."
-)
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+_KINDS = "mixed (the preset's mix), splice, copy_move, removal, regenerated, retouch, or authentic."
 
 data = typer.Typer(help="Index datasets, make forgeries, look at samples.", no_args_is_help=True)
 
@@ -45,16 +39,6 @@ def synthesize(
     ] = False,
     name: Annotated[str, option("Name of the set.", "--set")] = "synthetic",
     split: Annotated[str, option("Split to write into the manifest.")] = "train",
-    pipeline: Annotated[
-        str, option("For diffusion: an inpainting pipeline on the Hub, or a folder.")
-    ] = "stabilityai/stable-diffusion-2-inpainting",
-    revision: Annotated[
-        str | None, option("Commit of the pipeline on the Hub; pin it to reproduce.")
-    ] = None,
-    prompts: Annotated[
-        Path | None, option("For diffusion: a text file with one prompt per line.")
-    ] = None,
-    device: options.Device = "auto",
 ) -> None:
     """Write forgeries with their masks and a manifest.
 
@@ -71,75 +55,12 @@ def synthesize(
     part = Shard.parse(shard)
     preset = load_config(config)
     pool = load_split(preset, validation=held_out)
-    if kind == "diffusion":
-        from imlctl.device import resolve
-        from imlctl.forge.to_disk import DiffusionEdits, load_pipeline, read_prompts
-
-        loaded = load_pipeline(pipeline, revision=revision, device=resolve(device))
-        make: Any = DiffusionEdits(pool, *loaded, prompts=read_prompts(prompts), seed=seed)
-    else:
-        make = to_disk.make_maker(pool, kind, size=preset.optim.size, mix=preset.mix, seed=seed)
+    make = to_disk.make_maker(pool, kind, size=preset.optim.size, mix=preset.mix, seed=seed)
     total = len(range(part.index - 1, count, part.count))
     with tqdm(total=total, unit="picture", disable=not sys.stderr.isatty()) as bar:
         where: dict[str, Any] = {"split": split, "part": part.index, "parts": part.count}
         made = to_disk.synthesize(make, count, out, name=name, **where, report=bar.update)
     typer.echo(made)
-
-
-@data.command()
-def speed(
-    config: options.Preset,
-    workers: Annotated[
-        list[int] | None,
-        option("Number of workers; repeatable.", min=1, show_default="1, 2, 4, ... cores"),
-    ] = None,
-    samples: Annotated[int, option("Samples per worker, and to time by kind.", min=1)] = 64,
-    steps: Annotated[int, option("Training steps to time; 0 skips the model.", min=0)] = 3,
-    device: options.Device = "auto",
-    json: options.Json = False,
-) -> None:
-    """Measure how fast training samples are made.
-
-    Compares that with the speed of the model: by kind in one process, then by number of
-    workers. Writes nothing.
-    """
-    from imlctl.device import describe, resolve
-    from imlctl.train.config import load_config
-    from imlctl.train.material import load_material
-    from imlctl.train.samples import loader_rate, model_rate, sample_cost, usual_workers
-
-    def report(event: dict[str, Any]) -> None:
-        if event["event"] == "skipped":
-            note(event["what"])
-
-    preset = load_config(config)
-    where = resolve(device)
-    maker = load_material(preset, report).training
-    seconds, kinds = sample_cost(maker, samples)
-    found = {
-        "size": preset.optim.size,
-        "seconds": seconds,
-        "kinds": kinds,
-        "workers": {n: loader_rate(maker, n, samples) for n in workers or usual_workers()},
-        "device": describe(where),
-        "model": model_rate(preset, maker, where, steps) if steps else None,
-    }
-    typer.echo(json_module.dumps(found) if json else "\n".join(_speed_lines(found)))
-
-
-def _speed_lines(found: dict[str, Any]) -> Iterator[str]:
-    size, takes, rates = found["size"], found["model"], found["workers"]
-    yield f"one sample of {size}x{size} in one process: {found['seconds'] * 1e3:.1f} ms"
-    kinds = found["kinds"].items()
-    yield "  " + ", ".join(f"{kind.replace('_', '-')} {s * 1e3:.1f} ms" for kind, s in kinds)
-    for count, rate in rates.items():
-        yield f"{count:4} workers: {rate:8.1f} samples/s"
-    if takes is not None:
-        enough = [count for count, rate in rates.items() if rate >= takes]
-        wait = f"{1 - max(rates.values()) / takes:.0%} of the time"
-        verdict = f"none of these is enough; the model would wait {wait}"
-        verdict = f"{min(enough)} workers are enough" if enough else verdict
-        yield f"the model takes {takes:8.1f} samples/s on {found['device']}: {verdict}"
 
 
 @data.command()

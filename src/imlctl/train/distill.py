@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path  # noqa: TC003  # `load_preset` reads the annotation
@@ -19,9 +20,8 @@ from torch.nn import functional as F
 
 from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
 from imlctl.device import autocast
-from imlctl.errors import ConfigError, ImlctlError
+from imlctl.errors import ConfigError, ImlctlError, UsageError, WeightsError, first_line
 from imlctl.forge.shapes import EdgeKind  # noqa: TC001  # `load_preset` reads the annotation
-from imlctl.forge.to_disk import from_diffusers
 from imlctl.train.checkpoint import EMA, SAVE_EVERY, Log, Report, TrainState, load_state, save_state
 from imlctl.train.config import OptimConfig
 from imlctl.train.mask_maps import JudgeConfig, MaskMaps, round_trip
@@ -256,19 +256,7 @@ def load_teacher(config: TeacherConfig, *, latent: int, device: torch.device) ->
     if not config.source:
         return None
     name = config.source
-    where: dict[str, Any] = {"revision": config.revision, "local_files_only": config.offline}
-
-    def load_safely(diffusers: Any) -> tuple[str, Any]:
-        kind = diffusers.AutoencoderKL.load_config(name, **where).get("_class_name")
-        if kind not in _TEACHERS:
-            raise ConfigError(
-                f"is a {kind}", source=name, remedy=f"Teachers are: {', '.join(_TEACHERS)}."
-            )
-        # Never a pickle; and without accelerate there is no loading in low memory.
-        safe = {"use_safetensors": True, "low_cpu_mem_usage": False}
-        return kind, getattr(diffusers, kind).from_pretrained(name, **where, **safe)
-
-    kind, model = from_diffusers(name, "a teacher", load_safely)
+    kind, model = _from_diffusers(config)
     model = model.to(device).eval().requires_grad_(False)
     scale, shift = model.config.scaling_factor, getattr(model.config, "shift_factor", None) or 0.0
 
@@ -287,3 +275,33 @@ def load_teacher(config: TeacherConfig, *, latent: int, device: torch.device) ->
             remedy="Choose a teacher that goes down 8 times, with as many channels as the student.",
         )
     return encode
+
+
+def _from_diffusers(config: TeacherConfig) -> tuple[str, Any]:
+    """Load the autoencoder that a preset names; return its class's name too."""
+    name = config.source
+    try:
+        import diffusers
+    except ImportError as error:
+        raise UsageError(
+            "a teacher needs the package diffusers, which is not installed",
+            source=name,
+            remedy="Install it with: pip install 'imlctl[teacher]'.",
+        ) from error
+    where: dict[str, Any] = {"revision": config.revision, "local_files_only": config.offline}
+    # Never a pickle; and without accelerate there is no loading in low memory.
+    safe = {"use_safetensors": True, "low_cpu_mem_usage": False}
+    try:
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # it calls the Hub's client in ways of the past
+            kind = diffusers.AutoencoderKL.load_config(name, **where).get("_class_name")
+            if kind in _TEACHERS:
+                return kind, getattr(diffusers, kind).from_pretrained(name, **where, **safe)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:  # the Hub's are OSErrors
+        raise WeightsError(
+            f"cannot be loaded as a teacher ({first_line(error)})",
+            source=name,
+            remedy="Check its name and revision, the network, HF_ENDPOINT and HF_HUB_OFFLINE.",
+        ) from error
+    raise ConfigError(f"is a {kind}", source=name, remedy=f"Teachers are: {', '.join(_TEACHERS)}.")

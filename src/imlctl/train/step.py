@@ -1,4 +1,4 @@
-"""One step of training: what the loop repeats, and what `imlctl data speed` times."""
+"""One step of training, which the loop repeats."""
 
 from __future__ import annotations
 
