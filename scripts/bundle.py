@@ -19,11 +19,10 @@ from __future__ import annotations
 import argparse
 import copy
 import hashlib
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -74,7 +73,7 @@ def main() -> None:
     selftest.attach(path)
     if given.real is not None:
         measure(path, given.real, given.pictures)
-    enter(given.name, path, card.config)
+    enter(given.name, path)
 
 
 def measure(path: Path, folder: Path, pictures: str) -> None:
@@ -120,27 +119,14 @@ def mean_of(runs: list[Loaded]) -> Loaded:
     return replace(first, card=replace(first.card, training=training))
 
 
-def enter(name: str, path: Path, config: dict[str, Any]) -> None:
-    """Write hash, size and configuration into the registry; all else stays."""
+def enter(name: str, path: Path) -> None:
+    """Write hash and size into the registry; all else stays."""
     registry = ROOT / "weights.toml"
     before, head, entry = registry.read_text("utf-8").partition(f"[weights.{name}]\n")
-    values = {
-        "sha256": toml(hashlib.sha256(path.read_bytes()).hexdigest()),
-        "size": toml(path.stat().st_size),
-    }
-    for key, value in values.items():
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for key, value in {"sha256": f'"{digest}"', "size": path.stat().st_size}.items():
         entry = re.sub(rf"^{key} = .*$", f"{key} = {value}", entry, count=1, flags=re.MULTILINE)
-    lines = "".join(f"{k} = {toml(v)}\n" for k, v in sorted(config.items()) if v is not None)
-    table = re.escape(f"[weights.{name}.config]\n")
-    entry = re.sub(rf"(?<={table})(.+\n)*", lines.replace("\\", r"\\"), entry, count=1)
     registry.write_text(before + head + entry, "utf-8")
-
-
-def toml(value: Any) -> str:
-    """Write a value as TOML, tables inline."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{k} = {toml(v)}" for k, v in sorted(value.items())) + " }"
-    return json.dumps(value)  # of strings, numbers, truths and lists TOML says the same
 
 
 if __name__ == "__main__":

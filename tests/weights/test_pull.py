@@ -15,9 +15,10 @@ import pytest
 from imlctl.errors import UsageError, WeightsError
 from imlctl.weights import pull as pulling
 from imlctl.weights.hub import cached
+from imlctl.weights.open import open_weights
 from imlctl.weights.pull import find, pull
 from imlctl.weights.registry import Entry, HubReference, parse
-from imlctl.weights.user_registry import add_entry, load_user_registry, user_registry_path
+from imlctl.weights.user_registry import add_entry, known_weights, user_registry_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,8 +52,7 @@ def test_trust_on_first_use_is_recorded_and_holds_from_then_on(hub: Any, commit:
     first = pull(TEXT, trust_on_first_use=True)
     assert first.path.read_bytes() == CONTENT
     assert (first.sha256, first.revision, first.checked) == (SHA256, commit, "first use")
-    seen = load_user_registry().first_seen(REFERENCE)
-    assert seen is not None
+    seen = known_weights().seen[str(REFERENCE)]
     assert (seen.revision, seen.sha256, seen.size) == (commit, SHA256, len(CONTENT))
     again = pull(TEXT)
     assert (again.path, again.checked) == (first.path, "earlier pull")
@@ -83,7 +83,7 @@ def test_wrong_bytes_are_refused_with_both_hashes_and_kept(
     assert here is not None
     assert str(here.path) in caught.value.remedy
     assert hashlib.sha256(here.path.read_bytes()).hexdigest() == corrupt
-    assert load_user_registry().seen == {}
+    assert known_weights().seen == {}
     with pytest.raises(WeightsError, match="fetched only when asked for"):
         find(TEXT)
     assert pull(TEXT, sha256=SHA256, force=True).path.read_bytes() == CONTENT
@@ -144,7 +144,7 @@ def test_an_entry_with_a_wrong_hash(hub: Any, commit: str) -> None:
         pull("lab", trust_on_first_use=True)
 
 
-def test_a_licence_that_restricts_is_shown_once_and_recorded(hub: Any) -> None:
+def test_a_licence_that_restricts_is_shown_before_the_first_fetch(hub: Any) -> None:
     hub.repo("lab/model").commit({"w.safetensors": CONTENT})
     add_entry(entry(licence="NC", restriction="it forbids trade"))
     told: list[str] = []
@@ -155,8 +155,6 @@ def test_a_licence_that_restricts_is_shown_once_and_recorded(hub: Any) -> None:
     assert told == ["lab has a licence that restricts its use: it forbids trade."]
     pull("lab", notice=told.append)
     assert len(told) == 1
-    ((weights, licence),) = load_user_registry().licences
-    assert (parse(weights), licence) == (HubReference("lab/model", "w.safetensors"), "NC")
 
 
 def test_files_of_this_machine_are_checked_where_they_are(tmp_path: Path) -> None:
@@ -240,7 +238,7 @@ def test_an_endpoint_without_a_scheme_is_named(hub: Any, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("wanted", ["lab/model", "https://huggingface.co/lab/model"])
 def test_a_repository_or_its_page_gets_a_hint(hub: Any, wanted: str) -> None:
-    for ask in (pull, find):
+    for ask in (pull, open_weights):
         with pytest.raises(WeightsError) as caught:
             ask(wanted)
-        assert "hf://lab/model/FILE" in caught.value.remedy
+        assert "hf://owner/repo/FILE" in caught.value.remedy

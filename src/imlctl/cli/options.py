@@ -75,8 +75,8 @@ def chosen_threshold(
     if rate == text:
         return number
     from imlctl.evaluate.thresholds import threshold_for
+    from imlctl.weights.files import sha256_of
     from imlctl.weights.pull import find
-    from imlctl.weights.registry import sha256_of
     from imlctl.weights.user_registry import known_weights
 
     found = find(weights or model or known_weights().default, kind="model")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from imlctl import atomic
 from imlctl.errors import WeightsError
-from imlctl.weights.registry import sha256_of
+from imlctl.weights.files import sha256_of
 
 _PATIENCE = 600  # seconds; reading tensors takes a few, so this one hangs
 

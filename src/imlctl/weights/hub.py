@@ -17,88 +17,53 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imlctl import __version__
 from imlctl.errors import WeightsError, first_line
-from imlctl.weights.registry import Entry, sha256_of
+from imlctl.weights.files import sha256_of
+from imlctl.weights.registry import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from imlctl.weights.registry import HubReference
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _LOG_IN = "Log in with `hf auth login` or set HF_TOKEN"
 # What an error means, and the remedy, by the names of its classes, system numbers, and HTTP status;
 # the first that fits.
 _FINDINGS: tuple[tuple[set[object], str, str], ...] = (
-    (
-        {"OfflineModeIsEnabled"},
-        "is not in the cache, and HF_HUB_OFFLINE is set, so the Hub was not asked",
-        "Unset HF_HUB_OFFLINE, or copy the cache from a machine that has the file.",
-    ),
-    (
-        {*_NO_ROOM, "UserWarning"},
-        "does not fit on the disk ({said})",
-        "Free some space, or set HF_HOME to a folder on another disk; nothing partial is left.",
-    ),
-    (
-        {*_NOT_WRITABLE},
-        "cannot be written to the cache ({said})",
-        "Make that folder writable, or set HF_HOME to one that is.",
-    ),
-    (
-        {"GatedRepoError"},
-        "is gated: whoever wants it must accept its terms",
-        "Accept them at {page}. " + _LOG_IN + " of that account, and pull again.",
-    ),
-    (
-        {"RevisionNotFoundError"},
-        "the repository has no revision {revision!r}",
-        "See {page}/commits.",
-    ),
-    (
-        {"EntryNotFoundError"},
-        "the repository has no file {file!r} there",
-        "See {page}/tree/main.",
-    ),
-    (
-        {"RepositoryNotFoundError", 401},
-        "there is no such repository, or it is private and this login may not see it",
-        "Check the name. " + _LOG_IN + " with a token that may read it, and pull again.",
-    ),
-    (
-        {"FileMetadataError"},
-        "{hub} does not answer as a Hub does",
-        "Check HF_ENDPOINT, proxies and firewalls.",
-    ),
-    (
-        {403},
-        "the Hub refused it (HTTP 403)",
-        _LOG_IN + " with a token that has the right to it.",
-    ),
-    (
-        {429},
-        "the Hub has had too many requests from here (HTTP 429), and still after waiting",
-        "Try again in a few minutes. " + _LOG_IN + ": the limit is higher then.",
-    ),
-    ({"trouble"}, "the Hub has trouble of its own (HTTP {status})", "Try again later."),
-    ({"any status"}, "the Hub refused the request (HTTP {status})", "Try again later."),
-    (
-        {"ProxyError"},
-        "the proxy failed ({said})",
-        "Check HTTPS_PROXY and NO_PROXY.",
-    ),
-    (
-        {"TimeoutException", "Timeout", "TimeoutError"},
-        "{hub} did not answer in time",
-        "Try again; HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT set the patience.",
-    ),
-    (
-        {"NetworkError", "RemoteProtocolError", "ConnectionError"},
-        "the connection to {hub} failed ({said})",
-        "Check the connection; HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy.",
-    ),
-    ({"incomplete"}, "arrived incomplete, so it was not kept", "Pull again."),
-)
+    ({"OfflineModeIsEnabled"},
+     "is not in the cache, and HF_HUB_OFFLINE is set, so the Hub was not asked",
+     "Unset HF_HUB_OFFLINE, or copy the cache from a machine that has the file."),
+    ({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, "UserWarning"},
+     "does not fit on the disk ({said})",
+     "Free some space, or set HF_HOME to a folder on another disk; nothing partial is left."),
+    ({errno.EACCES, errno.EPERM, errno.EROFS},
+     "cannot be written to the cache ({said})",
+     "Make that folder writable, or set HF_HOME to one that is."),
+    ({"GatedRepoError"},
+     "is gated: whoever wants it must accept its terms",
+     "Accept them at {page}. " + _LOG_IN + " of that account, and pull again."),
+    ({"RevisionNotFoundError"},
+     "the repository has no revision {revision!r}", "See {page}/commits."),
+    ({"EntryNotFoundError"},
+     "the repository has no file {file!r} there", "See {page}/tree/main."),
+    ({"RepositoryNotFoundError", 401},
+     "there is no such repository, or it is private and this login may not see it",
+     "Check the name. " + _LOG_IN + " with a token that may read it, and pull again."),
+    ({"FileMetadataError"},
+     "{hub} does not answer as a Hub does", "Check HF_ENDPOINT, proxies and firewalls."),
+    ({403},
+     "the Hub refused it (HTTP 403)", _LOG_IN + " with a token that has the right to it."),
+    ({429},
+     "the Hub has had too many requests from here (HTTP 429), and still after waiting",
+     "Try again in a few minutes. " + _LOG_IN + ": the limit is higher then."),
+    ({"any status"},
+     "the Hub has trouble of its own (HTTP {status})", "Try again later."),
+    ({"TimeoutException", "Timeout", "TimeoutError"},
+     "{hub} did not answer in time",
+     "Try again; HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT set the patience."),
+    ({"NetworkError", "RemoteProtocolError", "ConnectionError", "ProxyError"},
+     "the connection to {hub} failed ({said})",
+     "Check the connection; HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy."),
+    ({"incomplete"},
+     "arrived incomplete, so it was not kept", "Pull again."),
+)  # fmt: skip
 
 
 class Fetched(NamedTuple):
@@ -179,23 +144,18 @@ def _in_cache(path: str, reference: HubReference) -> Fetched:
 
 def explain(error: Exception, reference: HubReference) -> WeightsError:
     """Turn what the client raised into what is wrong and what to do."""
-    chain = list(_chain(error))
-    last = chain[-1]  # wrappers say less than what they wrap
+    chain: list[BaseException] = []  # some errors say little, and those behind them more
+    behind: BaseException | None = error
+    while behind is not None and behind not in chain:
+        chain.append(behind)
+        behind = behind.__cause__ or behind.__context__
+    last = chain[-1]
     unknown = (
         f"the connection to the Hub failed ({type(last).__name__}: {first_line(last)})",
         "Try again; if it fails again, report this message.",
     )
     what, remedy = next(filter(None, (_finding(each, reference) for each in chain)), unknown)
     return WeightsError(what, source=str(reference), remedy=remedy)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those behind it: some that the client raises say little themselves."""
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _finding(error: BaseException, reference: HubReference) -> tuple[str, str] | None:
@@ -214,7 +174,6 @@ def _finding(error: BaseException, reference: HubReference) -> tuple[str, str] |
         "said": first_line(error),
     }
     signs = kinds | {status, number} | ({"any status"} if status else set())
-    signs |= {"trouble"} if status >= 500 else set()
     signs |= {"incomplete"} if "Consistency check failed" in str(error) else set()
     signs -= set() if status else {"EntryNotFoundError"}  # of the cache
     for causes, what, remedy in _FINDINGS:

@@ -23,7 +23,7 @@ from imlctl import atomic
 from imlctl.errors import WeightsError
 from imlctl.mask.decide import Rule
 from imlctl.mask.rates import checked
-from imlctl.weights.registry import KEY, mismatch, read_document, unreadable
+from imlctl.weights.files import KEY, mismatch, read_document, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path

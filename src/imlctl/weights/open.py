@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imlctl.errors import WeightsError
 from imlctl.weights.load import Loaded, load
@@ -35,25 +35,12 @@ def open_weights(wanted: str | Path = "") -> Loaded:
             source=loaded.name,
             remedy="It is only a part of a model; imlctl weights list shows models.",
         )
-    for what, said, holds in (
-        ("architecture", entry and entry.architecture, card.architecture),
-        ("configuration", entry and entry.config, _stated(card.config)),
-        ("threshold", entry and entry.threshold, card.rule.threshold),
-    ):
-        if said and said != holds:
-            raise WeightsError(
-                f"holds the {what} {holds!r}, and its entry in the registry says {said!r}",
-                source=loaded.name,
-                remedy="Correct the entry, or get the file that belongs to it.",
-            )
+    if entry and entry.architecture not in ("", card.architecture):
+        raise WeightsError(
+            f"holds {card.architecture!r}, and its entry in the registry says"
+            f" {entry.architecture!r}",
+            source=loaded.name,
+            remedy="Correct the entry, or get the file that belongs to it.",
+        )
     check_on_first_use(loaded, user_folder("cache") / "self-tests")
     return loaded
-
-
-def _stated(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what is None, which TOML cannot say."""
-    return {
-        key: _stated(value) if isinstance(value, dict) else value
-        for key, value in config.items()
-        if value is not None
-    }

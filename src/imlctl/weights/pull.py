@@ -11,24 +11,20 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from imlctl.errors import UsageError, WeightsError
 from imlctl.weights import hub
+from imlctl.weights.files import mismatch, read_document, sha256_of, unreadable
 from imlctl.weights.registry import (
     SCHEME,
     Entry,
     HubReference,
-    hub_form,
     is_commit,
     is_sha256,
-    mismatch,
     parse,
-    read_document,
-    sha256_of,
-    unreadable,
 )
-from imlctl.weights.user_registry import Seen, add_seen, known_weights, load_user_registry
+from imlctl.weights.user_registry import Seen, add_seen, known_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +98,7 @@ def pull(
         sha256: The hash, from a source that the user trusts.
         force: Fetch again even if they are here.
         quiet: Show no progress.
-        notice: Receives what a person has to know before the fetch: a licence that restricts.
+        notice: Receives what a person has to know before the first fetch: a licence that restricts.
 
     Raises:
         WeightsError: They cannot be had, or are not what they should be.
@@ -110,14 +106,14 @@ def pull(
     sha256 = sha256.lower()
     if sha256 and not is_sha256(sha256):
         raise UsageError("needs 64 hexadecimal digits", source="--sha256")
-    target = _look_up(wanted)
-    entry = target if isinstance(target, Entry) else None
-    if entry and entry.source != "hub":
-        return _checked_here(wanted, entry, sha256)
-    reference = target.reference if isinstance(target, Entry) else target
-    registry = load_user_registry()
-    seen = registry.first_seen(reference)
+    entry, reference, seen = _look_up(wanted)
     expected, checked = _expectation(wanted, entry.sha256 if entry else "", sha256, seen)
+    if reference is None:
+        path = cast("Entry", entry).path
+        found = sha256_of(path, wanted)
+        if found != expected:
+            raise mismatch(wanted, path, found, expected, "Get the file again.")
+        return Pulled(wanted, path, found, "", checked)
     if not expected and not trust_on_first_use:
         raise WeightsError(
             f"no hash of {reference} is known, so the file could not be checked",
@@ -125,8 +121,7 @@ def pull(
             remedy="Give its hash with --sha256, or add --trust-on-first-use to accept the file and"
             " to check later pulls against it.",
         )
-    licence = entry.licence if entry and entry.restriction else ""
-    if entry and licence and (str(reference), licence) not in registry.licences:
+    if entry and entry.restriction and not seen:
         notice(f"{wanted} has a licence that restricts its use: {entry.restriction}.")
     fetched = hub.fetch(reference, force=force, quiet=quiet)
     found = sha256_of(fetched.path, wanted)
@@ -146,7 +141,6 @@ def pull(
             size=fetched.path.stat().st_size,
             checked=checked,
             date=datetime.now(UTC).date().isoformat(),
-            licence=licence,
         )
     )
     if found != first.sha256:  # another process was the first, a moment ago, and saw something else
@@ -156,18 +150,17 @@ def pull(
     return Pulled(wanted, fetched.path, found, fetched.revision, checked)
 
 
-def _checked_here(wanted: str, entry: Entry, sha256: str) -> Pulled:
-    """Compare weights that come with the package, or that were added, with their hash."""
-    expected, checked = _expectation(wanted, entry.sha256, sha256, None)
-    found = sha256_of(entry.path, wanted)
-    if found != expected:
-        raise mismatch(wanted, entry.path, found, expected, "Get the file again.")
-    return Pulled(wanted, entry.path, found, "", checked)
-
-
-def _look_up(wanted: str) -> Entry | HubReference:
-    """Return what a name or an ``hf://`` reference stands for, or say that it is nothing."""
-    return parse(wanted) if wanted.startswith(SCHEME) else known_weights()[wanted]
+def _look_up(wanted: str) -> tuple[Entry | None, HubReference | None, Seen | None]:
+    """Return a name's entry, the reference that it stands for, and the record of the first pull."""
+    registry = known_weights()
+    if wanted.startswith(SCHEME):
+        entry, reference = None, parse(wanted)
+    else:
+        entry = registry[wanted]
+        if entry.source != "hub":
+            return entry, None, None
+        reference = entry.reference
+    return entry, reference, registry.seen.get(str(reference))
 
 
 def _expectation(name: str, known: str, given: str, seen: Seen | None) -> tuple[str, str]:
@@ -223,13 +216,6 @@ def find(wanted: str | Path, *, kind: str = "") -> Found:
         return Found(str(wanted), wanted, "", None)
     if not wanted.startswith(SCHEME) and wanted not in known_weights().entries:
         path = Path(wanted)
-        form = hub_form(wanted)
-        if form and not path.exists() and path.suffix != ".safetensors":
-            raise WeightsError(
-                "is no file on this machine",
-                source=wanted,
-                remedy=f"A file of the Hub is written {form}.",
-            )
         if path.suffix or path.name != wanted or path.exists():  # a path, not a mistyped name
             return Found(wanted, path, "", None)
     item = _item(wanted)
@@ -254,25 +240,22 @@ def inventory(names: tuple[str, ...] = ()) -> tuple[Item, ...]:
     Raises:
         WeightsError: A registry cannot be read, or does not have a name.
     """
-    entries = known_weights().entries
-    named = {str(e.reference) for e in entries.values() if e.source == "hub"}
-    others = (text for text in load_user_registry().seen if text not in named)
-    return tuple(_item(name) for name in names or (*entries, *others))
+    registry = known_weights()
+    named = {str(e.reference) for e in registry.entries.values() if e.source == "hub"}
+    others = (text for text in registry.seen if text not in named)
+    return tuple(_item(name) for name in names or (*registry.entries, *others))
 
 
 def _item(name: str) -> Item:
     """Look up a name or a reference; a file of the Hub is that of the commit of its first pull."""
-    target = _look_up(name)
-    entry = target if isinstance(target, Entry) else None
-    if entry and entry.source != "hub":
-        state = State.HERE if entry.path.is_file() else State.ABSENT
-        return Item(name, entry, entry.path, entry.sha256, state)
-    reference = target.reference if isinstance(target, Entry) else target
-    seen = load_user_registry().first_seen(reference)
+    entry, reference, seen = _look_up(name)
+    sha256 = entry.sha256 if entry else ""
+    if reference is None:
+        path = cast("Entry", entry).path
+        return Item(name, entry, path, sha256, State.HERE if path.is_file() else State.ABSENT)
     cached = hub.cached(reference.at(seen.revision) if seen else reference)
-    sha256 = (entry.sha256 if entry else "") or (seen.sha256 if seen else "")
     path, state = (cached.path, State.HERE) if cached else (None, State.ABSENT)
-    return Item(name, entry, path, sha256, state)
+    return Item(name, entry, path, sha256 or (seen.sha256 if seen else ""), state)
 
 
 def verify(item: Item) -> Item:

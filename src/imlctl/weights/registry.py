@@ -1,9 +1,7 @@
-"""Names and files of weights: the registry `weights.toml`, ``hf://`` references, hashes."""
+"""Names of weights: the registry `weights.toml`, and ``hf://`` references."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import tomllib
@@ -17,8 +15,7 @@ from imlctl.errors import WeightsError
 
 SCHEME = "hf://"
 KINDS = ("model", "encoder", "teacher")
-KEY = "imlctl"  # of our document in the metadata of a file
-MAX_HEADER = 100_000_000  # bytes, the limit of the format
+OTHER_NAMES = "A file is named by its path, one of the Hub hf://owner/repo/FILE."
 
 _PACKAGE = Path(__file__).parent
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -26,26 +23,8 @@ _REPO = re.compile(rf"{_NAME.pattern}/{_NAME.pattern}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# A page of the Hub, or what people know of a repository.
-_PAGE = re.compile(
-    rf"(?:https?://)?(?:(?:www\.)?(?:huggingface\.co|hf\.co)/)?(?P<repo>{_REPO.pattern})"
-    r"(?:/(?:blob|resolve|tree)/(?P<revision>[^/?]+)(?:/(?P<file>[^?]+))?)?/?(?:\?.*)?"
-)
-_OF_FORMER_VERSIONS = ("preprocessing", "calibration")  # keys that a user's own registry may hold
-_GET_AGAIN = "Get the file again."
-# What else is found under the name of weights, by its first bytes, and what to do.
-_OTHERS = {
-    b"PK\x03\x04": (
-        "is a pickle in a zip archive, whatever its name says, so it is refused",
-        "Convert it with imlctl weights convert.",
-    ),
-    b"\x80": ("is a pickle, whatever its name says, so it is refused", _GET_AGAIN),
-    b"version https://git-lfs": (
-        "is a Git LFS pointer, not the file that it stands for",
-        _GET_AGAIN,
-    ),
-    b"<": ("is a page of text, not weights", _GET_AGAIN),
-}
+# Keys that a user's own registry may hold from former versions.
+_FORMER = ("preprocessing", "calibration", "config", "threshold")
 
 
 def is_commit(revision: str) -> bool:
@@ -83,16 +62,6 @@ class HubReference:
         return f"{SCHEME}{self.repo}@{quote(self.revision, safe='')}/{self.file}"
 
 
-def hub_form(text: str) -> str:
-    """Return the ``hf://`` form of a repository's name or page, or "" for anything else."""
-    found = _PAGE.fullmatch(text)
-    if found is None:
-        return ""
-    revision, file = found["revision"], found["file"]
-    at = f"@{revision}" if revision and revision != "main" else ""
-    return f"{SCHEME}{found['repo']}{at}/{file or 'FILE'}"
-
-
 def parse(text: str) -> HubReference:
     """Read ``hf://owner/repo[@revision]/file``; a slash in a revision is written ``%2F``.
 
@@ -128,8 +97,6 @@ class Entry:
         size: Of the file, in bytes.
         restriction: What the licence does not allow, as a clause.
         architecture: What the file must hold.
-        config: Configuration it must hold.
-        threshold: What the file must have been calibrated to; None for whatever it carries.
         card: Where the model card is.
     """
 
@@ -144,8 +111,6 @@ class Entry:
     size: int = 0
     restriction: str = ""
     architecture: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    threshold: float | None = None
     card: str = ""
 
     def __post_init__(self) -> None:
@@ -182,15 +147,32 @@ class Entry:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that differ from their defaults, without the name."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
-        return {key: value for key, value in values.items() if value not in ("", 0, None, {})}
+        return {key: value for key, value in values.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """State of a file of the Hub when it was first pulled."""
+
+    weights: str  # the reference that was pulled, with its revision
+    revision: str  # the commit that this revision was then
+    sha256: str
+    size: int  # in bytes
+    checked: str  # what the hash was compared with, see `pull.Pulled`
+    date: str  # day of the pull in UTC, ISO 8601
+
+    def __post_init__(self) -> None:
+        if not is_sha256(self.sha256) or not is_commit(self.revision):
+            raise ValueError(f"the record of {self.weights} needs a sha256 and a commit")
 
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """All entries by name, and the name to use when none is given."""
+    """Entries by name, the name to use when none is given, and files seen on the Hub."""
 
     entries: dict[str, Entry]
     default: str
+    seen: dict[str, Seen] = field(default_factory=dict)  # the first record of each reference
 
     def __getitem__(self, name: str) -> Entry:
         """Return an entry.
@@ -199,12 +181,10 @@ class Registry:
             WeightsError: There is no such name.
         """
         if name not in self.entries:
-            form = hub_form(name)
-            known = f"Known names: {', '.join(self.entries)}. A file is named by its path."
             raise WeightsError(
                 f"there are no weights named {name!r}",
                 source="weights.toml",
-                remedy=f"A file of the Hub is written {form}." if form else known,
+                remedy=f"Known names: {', '.join(self.entries)}. {OTHER_NAMES}",
             )
         return self.entries[name]
 
@@ -242,7 +222,7 @@ def parse_registry(values: dict[str, Any]) -> Registry:
 def parse_entries(tables: dict[str, Any]) -> dict[str, Entry]:
     """Build the entries of a registry's ``weights`` table; raises as `parse_registry` does."""
     return {
-        name: Entry(name=name, **{k: v for k, v in table.items() if k not in _OF_FORMER_VERSIONS})
+        name: Entry(name=name, **{k: v for k, v in table.items() if k not in _FORMER})
         for name, table in dict(tables).items()
     }
 
@@ -253,86 +233,3 @@ def user_folder(kind: str) -> Path:
     # The specification says to ignore a relative path.
     root = Path(base) if Path(base).is_absolute() else Path.home() / f".{kind}"
     return root / "imlctl"
-
-
-def sha256_of(path: Path, name: str = "") -> str:
-    """Return the sha256 of a file, read in pieces.
-
-    Raises:
-        WeightsError: The file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise unreadable(error, name or str(path)) from error
-
-
-def unreadable(error: OSError, name: str) -> WeightsError:
-    """Say why a file of weights cannot be read."""
-    return WeightsError(
-        f"cannot be read ({error.strerror})",
-        source=name,
-        remedy="Check the path and that you may read it.",
-    )
-
-
-def mismatch(name: str, path: Path, found: str, expected: str, remedy: str) -> WeightsError:
-    """Say that a file is not the one that was expected, with both hashes."""
-    return WeightsError(
-        f"has sha256 {found}, expected {expected}",
-        source=name,
-        remedy=f"It was not used and nothing was deleted; the file is {path}. {remedy}",
-    )
-
-
-def read_header(data: bytes, name: str) -> dict[str, Any]:
-    """Return the header of a safetensors file: tensors by name, and ``__metadata__``.
-
-    Args:
-        data: The whole file. The header is JSON, and its length stands in the first 8 bytes.
-        name: For messages.
-
-    Raises:
-        WeightsError: The file is empty, truncated, or no safetensors; says which.
-    """
-    size = int.from_bytes(data[:8], "little")
-    header: dict[str, Any] = {}
-    whole, why = 8 + size, ""
-    if len(data) < 8:
-        why = f"it ends after {len(data)} bytes"
-    elif size > MAX_HEADER:
-        for start, (what, remedy) in _OTHERS.items():
-            if data.startswith(start):
-                raise WeightsError(what, source=name, remedy=remedy)
-        why = f"it announces a header of {size} bytes, and the format allows {MAX_HEADER}"
-    elif whole <= len(data):
-        try:
-            header = json.loads(data[8:whole])
-            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
-            whole += max(ends, default=0)
-        except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-            why = f"no valid header ({error})"
-    if why:
-        why = f" or not safetensors: {why}"
-    elif whole > len(data):
-        why = f": it is truncated to {len(data)} of at least {whole} bytes"
-    if why:
-        raise WeightsError(f"is damaged{why}", source=name, remedy=_GET_AGAIN)
-    return header
-
-
-def read_document(data: bytes, name: str) -> dict[str, Any] | None:
-    """Return what a file that imlctl wrote says of itself; None of another's file.
-
-    Raises:
-        WeightsError: It is damaged.
-    """
-    metadata = read_header(data, name).get("__metadata__", {})
-    try:
-        text = metadata.get(KEY)
-        return None if text is None else dict(json.loads(text))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(
-            f"has metadata that this version cannot read ({error})", source=name
-        ) from error

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from imlctl import __version__, atomic
 from imlctl.core.model import Model
 from imlctl.errors import OutputError, WeightsError
+from imlctl.weights.files import KEY
 from imlctl.weights.load import Loaded, load
-from imlctl.weights.registry import KEY
 
 if TYPE_CHECKING:
     from pathlib import Path

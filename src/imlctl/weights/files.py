@@ -1,0 +1,114 @@
+"""Files of weights as bytes: their hash, and the header of safetensors; needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from imlctl.errors import WeightsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "imlctl"  # of our document in the metadata of a file
+MAX_HEADER = 100_000_000  # bytes, the limit of the format
+
+_GET_AGAIN = "Get the file again."
+# What else is found under the name of weights, by its first bytes, and what to do.
+_OTHERS = {
+    b"PK\x03\x04": (
+        "is a pickle in a zip archive, whatever its name says, so it is refused",
+        "Convert it with imlctl weights convert.",
+    ),
+    b"\x80": ("is a pickle, whatever its name says, so it is refused", _GET_AGAIN),
+    b"version https://git-lfs": (
+        "is a Git LFS pointer, not the file that it stands for",
+        _GET_AGAIN,
+    ),
+    b"<": ("is a page of text, not weights", _GET_AGAIN),
+}
+
+
+def sha256_of(path: Path, name: str = "") -> str:
+    """Return the sha256 of a file, read in pieces.
+
+    Raises:
+        WeightsError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(error, name or str(path)) from error
+
+
+def unreadable(error: OSError, name: str) -> WeightsError:
+    """Say why a file of weights cannot be read."""
+    return WeightsError(
+        f"cannot be read ({error.strerror})",
+        source=name,
+        remedy="Check the path and that you may read it. A file of the Hub is named"
+        " hf://owner/repo/FILE.",
+    )
+
+
+def mismatch(name: str, path: Path, found: str, expected: str, remedy: str) -> WeightsError:
+    """Say that a file is not the one that was expected, with both hashes."""
+    return WeightsError(
+        f"has sha256 {found}, expected {expected}",
+        source=name,
+        remedy=f"It was not used and nothing was deleted; the file is {path}. {remedy}",
+    )
+
+
+def read_header(data: bytes, name: str) -> dict[str, Any]:
+    """Return the header of a safetensors file: tensors by name, and ``__metadata__``.
+
+    Args:
+        data: The whole file. The header is JSON, and its length stands in the first 8 bytes.
+        name: For messages.
+
+    Raises:
+        WeightsError: The file is empty, truncated, or no safetensors; says which.
+    """
+    size = int.from_bytes(data[:8], "little")
+    header: dict[str, Any] = {}
+    whole, why = 8 + size, ""
+    if len(data) < 8:
+        why = f"it ends after {len(data)} bytes"
+    elif size > MAX_HEADER:
+        for start, (what, remedy) in _OTHERS.items():
+            if data.startswith(start):
+                raise WeightsError(what, source=name, remedy=remedy)
+        why = f"it announces a header of {size} bytes, and the format allows {MAX_HEADER}"
+    elif whole <= len(data):
+        try:
+            header = json.loads(data[8:whole])
+            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+            whole += max(ends, default=0)
+        except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+            why = f"no valid header ({error})"
+    if why:
+        why = f" or not safetensors: {why}"
+    elif whole > len(data):
+        why = f": it is truncated to {len(data)} of at least {whole} bytes"
+    if why:
+        raise WeightsError(f"is damaged{why}", source=name, remedy=_GET_AGAIN)
+    return header
+
+
+def read_document(data: bytes, name: str) -> dict[str, Any] | None:
+    """Return what a file that imlctl wrote says of itself; None of another's file.
+
+    Raises:
+        WeightsError: It is damaged.
+    """
+    metadata = read_header(data, name).get("__metadata__", {})
+    try:
+        text = metadata.get(KEY)
+        return None if text is None else dict(json.loads(text))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"has metadata that this version cannot read ({error})", source=name
+        ) from error
