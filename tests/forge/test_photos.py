@@ -8,7 +8,7 @@ from PIL import Image
 
 from imlctl.data.manifest import share_of
 from imlctl.errors import ConfigError
-from imlctl.forge.photos import PhotoPool, list_photos, load_pool
+from imlctl.forge.photos import list_photos, load_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,19 +104,6 @@ class TestLoadPool:
         save_mask(tmp_path / "objects" / "a__b__3.png", np.ones((144, 144), bool))
         pool = load_pool([tmp_path], objects=tmp_path / "objects", validation_share=0)
         assert 0 in pool.objects
-
-    def test_at_least_keeps_what_belongs_to_the_photographs(self) -> None:
-        rng = np.random.default_rng(0)
-        photos = tuple(rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in _SIZES)
-        outline = (np.ones(_SIZES[2], bool),)
-        pool = PhotoPool(("a", "b", "c"), photos, {0: (), 2: outline}, {1: photos[1], 2: photos[2]})
-        large = pool.at_least(150)
-        assert large.names == ("c",)
-        assert large.photos[0] is photos[2]
-        assert large.objects == {0: outline}
-        assert list(large.regenerated) == [0]
-        assert large.regenerated[0] is photos[2]
-        assert pool.at_least(1000) is pool
 
     def test_missing_folder_of_objects(
         self, save_photos: Callable[..., Path], tmp_path: Path

@@ -9,7 +9,7 @@ import torch
 from imlctl.forge.synthesizer import Synthesizer
 from imlctl.image.prepare import pad
 from imlctl.train import batches as module
-from imlctl.train.batches import Batch, Turns, batches
+from imlctl.train.batches import Batch, batches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,12 +128,3 @@ def test_a_gpu_fetches_bytes_made_ahead(
 
 def test_nothing_left_gives_nothing(pool: PhotoPool) -> None:
     assert collect(pool, start=10) == []
-
-
-def test_batches_of_two_sizes_take_turns(pool: PhotoPool) -> None:
-    made = Turns([Synthesizer(pool, size=size) for size in (64, 128)], 4)
-    settings: dict[str, Any] = {"start": 4, "stop": 20, "batch": 4, "workers": 0}
-    shapes = [tuple(part.image.shape) for part in batches(made, **settings)]
-    assert shapes == [(4, 3, s, s) for s in (128, 64, 128, 64)]
-    alone = Synthesizer(pool, size=128)(5)
-    assert np.array_equal(made(5).pixels, alone.pixels)

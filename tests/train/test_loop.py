@@ -320,11 +320,9 @@ class TestStopping:
         longer = replace(config, optim=replace(config.optim, steps=6))
         told: list[dict[str, Any]] = []
         best = train(longer, tmp_path, device=CPU, report=told.append)
-        assert {"event": "extended", "step": 4, "was": 4, "of": 6} in told
+        assert {"event": "resumed", "step": 4, "of": 6} in told
         assert [e["step"] for e in told if e["event"] == "validation"] == [6]
-        made = load(best).card.training
-        if made["steps"] == 6:
-            assert made["lengths"] == [[4, 4, 6]]
+        assert load(best).card.training["steps"] in (4, 6)
 
 
 class TestFailures:

@@ -1,4 +1,4 @@
-"""A whole run on manifests: what is trained on, what chooses, what is only measured."""
+"""A whole run on manifests: what is trained on, and what chooses."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from PIL import Image
 
 from imlctl.core.efficient_iml import EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
-from imlctl.data.manifest import Entry, read_manifest, write_manifest
+from imlctl.data.manifest import Entry, write_manifest
 from imlctl.errors import ConfigError
 from imlctl.forge.synthesizer import Synthesizer
 from imlctl.train.config import (
     DataConfig,
-    EvaluationConfig,
     OptimConfig,
     TrainConfig,
     ValidationConfig,
@@ -66,14 +65,13 @@ def listed(tmp_path: Path, photo: Callable[..., Any]) -> Callable[..., Path]:
 
 @pytest.fixture
 def config(listed: Callable[..., Path]) -> TrainConfig:
-    """Real forgeries alone, two steps, measured on another set."""
+    """Real forgeries alone, two steps."""
     real = RealConfig((RealSource(listed("ours.csv", 1, train=6, val=3)),), share=1.0)
     return TrainConfig(
         DataConfig((), workers=0, real=real),
         model=MODEL,
         optim=OptimConfig(steps=2, batch=2, size=64, warmup=1, precision="float32"),
         validation=ValidationConfig(every=1, synthetic=0, real=4),
-        evaluation=EvaluationConfig((listed("theirs.csv", 2, test=3, train=2),)),
     )
 
 
@@ -82,15 +80,9 @@ def test_a_run_on_manifests(config: TrainConfig, tmp_path: Path) -> None:
     best = train(config, tmp_path / "run", device=CPU, report=told.append)
     kinds = [event["event"] for event in told]
     assert kinds.count("validation") == 2
-    # Measured once, after everything was chosen; nothing of it is in what chose.
-    assert kinds.index("evaluation") > max(n for n, k in enumerate(kinds) if k == "validation")
     for event in told:
         if event["event"] == "validation":
             assert event["objective"] == (event["real_auc"] + event["real_f1"]) / 2
-            assert "theirs" not in str(event)
-    table = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert (table["theirs"]["tampered"], table["theirs"]["authentic"]) == (2, 1)
-    assert 0 <= table["theirs"]["auc"] <= 1
     assert load(best).card.training["calibration"]["photos"] == 1  # the authentic one held out
 
 
@@ -106,8 +98,7 @@ def test_real_and_synthetic_are_mixed(
     )
     mixed = replace(config, data=data, validation=replace(config.validation, synthetic=4))
     material = load_material(mixed, lambda _: None)
-    (training,) = material.training.makers  # type: ignore[attr-defined]
-    assert isinstance(training, Mixture)
+    assert isinstance(material.training, Mixture)
     assert isinstance(material.judge, Synthesizer)
     assert isinstance(material.real_judge, RealSamples)
     assert material.held is not None
@@ -118,37 +109,10 @@ def test_real_and_synthetic_are_mixed(
     assert all("ours-val" in name for name in held)
 
 
-def test_two_sizes_take_turns_and_are_mixed_alike(
-    config: TrainConfig, save_photos: Callable[..., Path]
-) -> None:
-    assert config.data.real is not None
-    data = replace(config.data, photos=(save_photos(4),), real=replace(config.data.real, share=0.5))
-    both = replace(config, data=data, optim=replace(config.optim, size=64, large=128, batch=2))
-    make = load_material(both, lambda _: None).training
-    samples = [make(n) for n in range(8)]
-    assert [sample.side for sample in samples] == [64, 64, 128, 128] * 2
-    real = ["ours" in str(sample.sources) for sample in samples]
-    assert sum(real[:2]) == sum(real[2:4]) == 1
-
-
-def test_a_picture_that_is_also_evaluated_on_is_refused(
-    config: TrainConfig, tmp_path: Path
-) -> None:
-    for split in ("train", "val"):
-        leaked = next(e for e in read_manifest(tmp_path / "ours.csv") if e.split == split)
-        write_manifest(
-            tmp_path / "leak.csv", [replace(leaked, split="test", set="x")], overwrite=True
-        )
-        leaking = replace(config, evaluation=EvaluationConfig((tmp_path / "leak.csv",)))
-        with pytest.raises(ConfigError, match="is evaluated on, and trained or validated on"):
-            load_material(leaking, lambda _: None)
-
-
 def test_only_what_changes_the_result_is_compared(config: TrainConfig) -> None:
     same = replace(
         config,
         data=replace(config.data, workers=7, cache=Path("elsewhere")),
-        evaluation=None,
         init=Path("start.safetensors"),
     )
     assert decisive(same, "d") == decisive(config, "d")
@@ -174,7 +138,7 @@ def test_everything_that_is_missing_is_told_at_once_with_how_to_get_it(tmp_path:
             f"diffusion.vae={tmp_path / 'runs' / 'vae' / 'best.safetensors'}",
             "diffusion.encoder=mit-b3",
             f"diffusion.backbone={tmp_path / 'mit.safetensors'}",
-            f"evaluation.manifests=['{tmp_path / 'casia.csv'}']",
+            f"data.real.sources=[{{manifest = '{tmp_path / 'casia.csv'}'}}]",
         ),
     )
     with pytest.raises(ConfigError) as caught:

@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     Event = dict[str, Any]
 
 _SAVING = b"\nimlctl: saving after this step; press Ctrl-C again to stop now\n"
-_PARTS = ("waiting", "forward", "backward", "update")
 _SENTENCES = {
-    "resumed": "going on from step {step}",
-    "extended": "the run was to have {was} steps and now has {of}; the learning rate follows the"
-    " new length",
+    "resumed": "going on from step {step} of {of}",
     "stopped": "stopped at step {step} of {of}",
     "skipped": "left out: {what}",
     "not calibrated": "not calibrated: {why}",
@@ -112,9 +109,9 @@ def train_line(event: Event) -> str:
         return f"step {step} of {event['of']}: {_pace(event)}"
     if kind in _SENTENCES:
         return _SENTENCES[kind].format(**event)
-    head = {"validation": f"step {step}", "evaluation": event.get("set")}.get(kind, kind)
-    shown = {"validation": ("event", "step"), "evaluation": ("event", "set")}.get(kind, ("event",))
-    return f"{head}: {', '.join(_values(event, shown))}"
+    if kind == "validation":
+        return f"step {step}: {', '.join(_values(event, ('event', 'step')))}"
+    return f"{kind}: {', '.join(_values(event, ('event',)))}"
 
 
 def _values(event: Event, without: tuple[str, ...] = ()) -> Iterator[str]:
@@ -132,14 +129,12 @@ def _values(event: Event, without: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 def _pace(event: Event) -> str:
-    """Loss, speed, and where the time of a step goes."""
-    parts = {name: event[name] for name in _PARTS if name in event}
-    whole = sum(parts.values())
-    shares = [f"{name} {seconds / whole:.0%}" for name, seconds in parts.items() if whole]
+    """Loss, speed, and the share of the time that is spent waiting for samples."""
     minutes, seconds = divmod(int(event["eta"]), 60)
     hours, rest = divmod(minutes, 60)
     left = f"{hours} h {rest:02} min" if hours else f"{minutes}:{seconds:02} min"
-    told = [f"loss {event['loss']:.4f}", f"{event['per_second']:.1f} a second", *shares]
+    told = [f"loss {event['loss']:.4f}", f"{event['per_second']:.1f} a second"]
+    told += [f"waiting {event['waiting']:.0%}"] if "waiting" in event else []
     return ", ".join([*told, f"{left} left"])
 
 

@@ -58,18 +58,6 @@ class PhotoPool:
     def __len__(self) -> int:
         return len(self.photos)
 
-    def at_least(self, side: int) -> PhotoPool:
-        """Photographs of which a square of `side` pixels can be cut; all, if there is none."""
-        chosen = [i for i, photo in enumerate(self.photos) if min(photo.shape[:2]) >= side]
-        if not chosen:
-            return self
-        return PhotoPool(
-            tuple(self.names[i] for i in chosen),
-            tuple(self.photos[i] for i in chosen),
-            {n: self.objects[i] for n, i in enumerate(chosen) if i in self.objects},
-            {n: self.regenerated[i] for n, i in enumerate(chosen) if i in self.regenerated},
-        )
-
 
 def list_photos(folders: Sequence[Path]) -> list[tuple[Path, str]]:
     """Every photograph under the folders, sorted, each with its name relative to its folder.

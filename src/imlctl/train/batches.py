@@ -19,9 +19,9 @@ from imlctl.image.prepare import pad, to_float
 from imlctl.train.distributed import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from imlctl.forge.synthesizer import Maker, Sample
+    from imlctl.forge.synthesizer import Maker
 
 # (1, 3, h, w) in [0, 1] to (1, C, h / 4, w / 4), rounded up; see `Model.clues`.
 Clues = Callable[[Tensor], Tensor]
@@ -73,17 +73,6 @@ class _Samples(Dataset[tuple[Tensor, ...]]):
             found = self.clues(to_float(own)[None])  # (1, C, ceil(h / 4), ceil(w / 4))
         cells = side // CLUE_STRIDE
         return (*parts, continued(found[..., :cells, :cells], cells, cells)[0])
-
-
-class Turns:
-    """Makers that take turns, one batch each: samples of one batch must have one size."""
-
-    def __init__(self, makers: Sequence[Maker], batch: int) -> None:
-        self.makers, self.batch = makers, batch
-
-    def __call__(self, index: int) -> Sample:
-        """Make sample `index`."""
-        return self.makers[index // self.batch % len(self.makers)](index)
 
 
 def batches(

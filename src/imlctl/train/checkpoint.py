@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
@@ -74,14 +74,13 @@ class EMA(Generic[M]):
 
 @dataclass(slots=True)
 class TrainState(Generic[M]):
-    """Moving parts of a run; `lengths` holds step, length before and after of each change of it."""
+    """Moving parts of a run."""
 
     model: M
     optimizer: torch.optim.Optimizer
     ema: EMA[M]
     step: int = 0
     best: float = float("-inf")
-    lengths: list[list[int]] = field(default_factory=list)
 
 
 def save_state(path: Path, state: TrainState[Any], config: dict[str, Any]) -> None:
@@ -96,7 +95,6 @@ def save_state(path: Path, state: TrainState[Any], config: dict[str, Any]) -> No
         "step": state.step,
         "ema_steps": state.ema.steps,
         "best": state.best,
-        "lengths": state.lengths,
         "config": config,
     }
     with atomic.replacing(path, overwrite=True) as temporary:
@@ -131,8 +129,7 @@ def load_state(path: Path, state: TrainState[Any], config: dict[str, Any]) -> No
             source=str(path),
             remedy="Delete it to start over.",
         ) from error
-    longer = changed.get(_LENGTH)
-    if longer and longer[1] > numbers["step"]:
+    if changed.get(_LENGTH, (0, 0))[1] > numbers["step"]:
         del changed[_LENGTH]
     if changed:
         told = (f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
@@ -150,7 +147,6 @@ def load_state(path: Path, state: TrainState[Any], config: dict[str, Any]) -> No
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": slots, "param_groups": groups})
     state.step, state.ema.steps, state.best = numbers["step"], numbers["ema_steps"], numbers["best"]
-    state.lengths = [*numbers.get("lengths", []), *([[state.step, *longer]] if longer else [])]
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

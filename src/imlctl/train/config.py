@@ -76,7 +76,6 @@ class OptimConfig:
         accumulate: Parts that a process's share of the batch goes through the model in; batch norm
             and the loss see one part at a time.
         size: Side of a sample, in pixels.
-        large: Side of the samples of every second batch, of photographs of that size; 0 for none.
         rate: Peak learning rate of AdamW.
         weight_decay: Of AdamW, on matrices and filters only.
         warmup: Steps of linear warm-up; a cosine to zero follows.
@@ -91,7 +90,6 @@ class OptimConfig:
     batch: int = 8
     accumulate: int = 1
     size: int = 384
-    large: int = 0
     rate: float = 2e-3
     weight_decay: float = 0.05
     warmup: int = 200
@@ -105,9 +103,8 @@ class OptimConfig:
             raise ValueError(
                 "steps, batch, size, rate and clip must be positive, warmup not negative"
             )
-        for name, side in (("size", self.size), ("large", self.large)):
-            if side % 64 or side < 0:
-                raise ValueError(f"{name} must be a multiple of 64")
+        if self.size % 64:
+            raise ValueError("size must be a multiple of 64")
         if self.weight_decay < 0 or self.seed < 0 or not 0 <= self.ema < 1:
             raise ValueError("weight_decay and seed must not be negative, ema must lie in [0, 1)")
         if self.accumulate < 1 or self.batch % self.accumulate:
@@ -133,23 +130,6 @@ class ValidationConfig:
     def __post_init__(self) -> None:
         if self.every < 1 or min(self.synthetic, self.real) < 0:
             raise ValueError("every must be positive, synthetic and real not negative")
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationConfig:
-    """Pictures that the finished weights are measured on; they never choose between weights.
-
-    Attributes:
-        manifests: As `imlctl data index` writes them.
-        split: Of their pictures, those of this split.
-    """
-
-    manifests: tuple[Path, ...]
-    split: str = "test"
-
-    def __post_init__(self) -> None:
-        if not self.manifests:
-            raise ValueError("needs at least one manifest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +205,6 @@ class TrainConfig:
     init: str | None = None
     semantics: Path | None = None
     diffusion: DiffusionConfig | None = None
-    evaluation: EvaluationConfig | None = None
     heads: HeadConfig = field(default_factory=HeadConfig)
 
 

@@ -117,7 +117,7 @@ def distill(
     state = _start(config, device)
     if last.exists():
         load_state(last, state, settings)
-        log({"event": "resumed", "step": state.step})
+        log({"event": "resumed", "step": state.step, "of": optim.steps})
     stream = MaskMaps(optim.size, optim.seed, config.edges)
     state.model.train()
     saved = clock = time.monotonic()

@@ -7,7 +7,7 @@ import json
 import time
 import warnings
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -25,7 +25,7 @@ from imlctl.train.distributed import (
 )
 from imlctl.train.material import decisive, load_material, require_sources
 from imlctl.train.objective import clues_of, make_objective, train_mode
-from imlctl.train.step import Learner, Stopwatch, fresh_state, take_step
+from imlctl.train.step import Learner, fresh_state, take_step
 from imlctl.train.validate import finish, validate
 from imlctl.weights.load import Card, save
 
@@ -57,9 +57,8 @@ def train(
 
     Writes into `out`: ``log.jsonl``, ``last.safetensors`` (the whole state, every few minutes),
     ``best.safetensors`` (the averaged weights that validated best, with a rule calibrated on the
-    held-out photographs once the run ends; ready for `imlctl localize --weights`), ``curves.png``,
-    and ``evaluation.json`` if the preset asks for one. Under torchrun the processes divide each
-    batch, and the first of them writes.
+    held-out photographs once the run ends; ready for `imlctl localize --weights`), and
+    ``curves.png``. Under torchrun the processes divide each batch, and the first of them writes.
 
     Args:
         config: The preset. A run may go on with more `optim.steps` than it began with.
@@ -104,7 +103,8 @@ def _all_steps(
     decides = decisive(config, material.digest)
     state = fresh_state(objective, config, device)
     if last.exists():
-        _resume(last, state, decides, log)
+        load_state(last, state, decides)
+        log({"event": "resumed", "step": state.step, "of": optim.steps})
     barrier()  # nobody writes before all have read
 
     source = batches(
@@ -126,20 +126,24 @@ def _all_steps(
     train_mode(state.model)
 
     saved = begun = time.monotonic()
-    watch, logged, started = Stopwatch(), state.step, state.step
+    waited, started = 0.0, state.step
     while state.step < optim.steps:
-        parts = itertools.islice(source, optim.accumulate)
+        asked = time.monotonic()
+        parts = list(itertools.islice(source, optim.accumulate))
+        waited += time.monotonic() - asked
         try:
-            terms = take_step(state, learner, optim, parts, material.training, process, watch)
+            terms = take_step(state, learner, optim, parts, material.training, process)
         except RuntimeError as error:  # torch's for a full GPU is one as well
             raise _explained(error, optim, process) from error
         if state.step % _LOG_EVERY == 0 or state.step == optim.steps:
-            speed = (state.step - started) / (time.monotonic() - begun)
-            steps = {"step": state.step, "of": optim.steps}
-            left = round((optim.steps - state.step) / speed)
-            pace = {"per_second": round(speed * optim.batch, 2), "eta": left}
-            log({"event": "step", **steps, **terms, **watch.read(state.step - logged), **pace})
-            logged = state.step
+            spent = time.monotonic() - begun
+            speed = (state.step - started) / spent
+            pace = {
+                "waiting": round(waited / spent, 3),  # share of the time, for samples
+                "per_second": round(speed * optim.batch, 2),
+                "eta": round((optim.steps - state.step) / speed),
+            }
+            log({"event": "step", "step": state.step, "of": optim.steps, **terms, **pace})
         stopping = any_process(stop(), device) and state.step < optim.steps
         validating = state.step % config.validation.every == 0 or state.step == optim.steps
         if process.first:
@@ -154,16 +158,8 @@ def _all_steps(
         if validating:
             barrier()
             train_mode(state.model)
-            begun, watch, logged, started = time.monotonic(), Stopwatch(), state.step, state.step
+            begun, waited, started = time.monotonic(), 0.0, state.step
     return True
-
-
-def _resume(last: Path, state: TrainState[Model], decides: dict[str, Any], log: Log) -> None:
-    load_state(last, state, decides)
-    log({"event": "resumed", "step": state.step})
-    for step, was, now in state.lengths[-1:]:
-        if step == state.step:
-            log({"event": "extended", "step": step, "was": was, "of": now})
 
 
 def _judge(
@@ -184,8 +180,6 @@ def _judge(
     state.best = scores["objective"]
     preset = json.loads(json.dumps(asdict(config), default=str))
     made = {"steps": state.step, "validation": scores, "preset": preset}
-    if state.lengths:
-        made["lengths"] = state.lengths
     card = Card(architecture, state.model.config.to_dict(), training=made)
     save(out / "best.safetensors", model, card)
 
@@ -195,10 +189,9 @@ def _explained(error: RuntimeError, optim: OptimConfig, process: Process) -> Exc
     full = isinstance(error, torch.OutOfMemoryError)
     if not full and not any(sign in str(error).lower() for sign in _NO_MEMORY):
         return error
-    size = optim.large or optim.size
     return ConfigError(
-        f"out of memory with {micro_batch(optim, process)} samples of {size}x{size} at once"
-        f" (optim.batch {optim.batch}, optim.accumulate {optim.accumulate})",
+        f"out of memory with {micro_batch(optim, process)} samples of {optim.size}x{optim.size}"
+        f" at once (optim.batch {optim.batch}, optim.accumulate {optim.accumulate})",
         source="optim",
         remedy=f"Raise optim.accumulate to {2 * optim.accumulate}, which costs time instead of"
         " memory, or lower optim.batch or optim.size; with another --out, for the result differs.",

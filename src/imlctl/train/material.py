@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from imlctl.data.manifest import Entry, read_manifest
 from imlctl.errors import ConfigError
 from imlctl.forge.photos import (
     PhotoPool,
@@ -17,12 +16,12 @@ from imlctl.forge.photos import (
     read_pixels,
 )
 from imlctl.forge.synthesizer import Synthesizer
-from imlctl.train.batches import Turns
-from imlctl.train.real_samples import Mixture, RealSamples, load_entries, refuse_leaks
+from imlctl.train.real_samples import Mixture, RealSamples, load_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from imlctl.data.manifest import Entry
     from imlctl.forge.synthesizer import Maker
     from imlctl.train.checkpoint import Report
     from imlctl.train.config import TrainConfig
@@ -100,7 +99,6 @@ def _missing(config: TrainConfig) -> Iterator[str]:
             ),
         ]
     manifests = [source.manifest for source in data.real.sources] if data.real else []
-    manifests += config.evaluation.manifests if config.evaluation else ()
     files += [("manifest", each, f"imlctl data index FOLDER -o {each}") for each in manifests]
     for key, file, about in files:
         if file is not None and not file.is_file():
@@ -137,57 +135,48 @@ def load_material(config: TrainConfig, report: Report) -> Material:
     """Read all splits.
 
     Raises:
-        ConfigError: A split has nothing usable, or a picture is both trained and evaluated on.
+        ConfigError: A split has nothing usable.
     """
     data, optim = config.data, config.optim
-    sizes = (optim.size, optim.large) if optim.large else (optim.size,)
     if data.photos and not data.validation_share and config.validation.synthetic:
         raise ConfigError(
             "validation_share = 0 leaves no photographs to validate on",
             source="data",
             remedy="Set validation_share, or validation.synthetic = 0 to train without validation.",
         )
-    makers: list[list[Maker]] = []  # for each kind of sample one of each size
+    makers: list[Maker] = []  # synthetic samples first
     names: list[str] = []
     pool, judge, held, real_judge = None, None, None, None
     if _synthesizes(config):
         pool = load_split(config, validation=False, report=report)
         names += [f"{n} {p.shape}" for n, p in zip(pool.names, pool.photos, strict=True)]
-        fitting = [pool if size == optim.size else pool.at_least(size) for size in sizes]
-        makers += [[synthesizer(config, p, s) for p, s in zip(fitting, sizes, strict=True)]]
+        makers.append(synthesizer(config, pool))
         if data.validation_share:
             held = load_split(config, validation=True, report=report)
-            judge = synthesizer(config, held, optim.size, _VALIDATION_SEED)
+            judge = synthesizer(config, held, _VALIDATION_SEED)
     if data.real is not None:
-        entries = load_entries(data.real, "train")
-        validation = load_entries(data.real, "validation")
-        both = (entries, validation)
-        learned, looked_at = ([e for _, each in part for e in each] for part in both)
-        if config.evaluation is not None:
-            split = config.evaluation.split
-            listed = (e for m in config.evaluation.manifests for e in read_manifest(m))
-            refuse_leaks([*learned, *looked_at], (e for e in listed if e.split == split))
-        names += [f"{e.set} {e.sha256 or e.image.name}" for e in learned]
-        how: Any = {"per_epoch": data.real.per_epoch, "augment": data.real.augment}
-        makers += [[RealSamples(entries, size=size, seed=optim.seed, **how) for size in sizes]]
-        if validation:
-            how = {"seed": _VALIDATION_SEED, "augment": "ours"}
-            real_judge = RealSamples(validation, size=optim.size, **how)
-            held = held or _authentic(looked_at)
-    mixed = [
-        Mixture(*kinds, cast("Any", data.real).share) if len(kinds) == 2 else kinds[0]
-        for kinds in zip(*makers, strict=True)
-    ]
+        sets, looked_at = (load_entries(data.real, kind) for kind in ("train", "validation"))
+        names += [f"{e.set} {e.sha256 or e.image.name}" for _, each in sets for e in each]
+        how = {"size": optim.size, "per_epoch": data.real.per_epoch}
+        makers.append(RealSamples(sets, **how, seed=optim.seed))
+        if looked_at:
+            real_judge = RealSamples(looked_at, size=optim.size, seed=_VALIDATION_SEED)
+            held = held or _authentic(e for _, each in looked_at for e in each)
+        if len(makers) == 2:
+            makers = [Mixture(*makers, data.real.share)]
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
-    return Material(Turns(mixed, optim.batch), judge, real_judge, pool, held, digest)
+    return Material(makers[0], judge, real_judge, pool, held, digest)
 
 
-def synthesizer(
-    config: TrainConfig, pool: PhotoPool, size: int, seed: int | None = None
-) -> Synthesizer:
+def synthesizer(config: TrainConfig, pool: PhotoPool, seed: int | None = None) -> Synthesizer:
     """Make what the preset trains on, from photographs of a split; the preset's seed by default."""
-    seed = config.optim.seed if seed is None else seed
-    return Synthesizer(pool, size=size, mix=config.mix, seed=seed, originals=config.data.originals)
+    return Synthesizer(
+        pool,
+        size=config.optim.size,
+        mix=config.mix,
+        seed=config.optim.seed if seed is None else seed,
+        originals=config.data.originals,
+    )
 
 
 def _authentic(entries: Iterable[Entry]) -> PhotoPool | None:
@@ -246,6 +235,6 @@ def decisive(config: TrainConfig, digest: str) -> dict[str, Any]:
                 settings[table].pop(key)
     for source in (settings["data"]["real"] or {}).get("sources", ()):
         source.pop("manifest")
-    for key in ("evaluation", "init", "semantics"):
+    for key in ("init", "semantics"):
         settings.pop(key)
     return settings | {"pictures": digest}

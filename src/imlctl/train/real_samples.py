@@ -5,22 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path  # noqa: TC003  # `load_preset` reads the annotation
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
-import cv2
 import numpy as np
 
 from imlctl.data.manifest import Entry, read_manifest
 from imlctl.data.masks import read_mask
 from imlctl.errors import ConfigError
-from imlctl.forge import edits, history
-from imlctl.forge.jpeg import jpeg
+from imlctl.forge import history
 from imlctl.forge.photos import read_pixels
 from imlctl.forge.synthesizer import Maker, Sample
 from imlctl.image.prepare import stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from imlctl.forge import Mask, Pixels, Rng
 
@@ -61,14 +59,11 @@ class RealConfig:
         sources: Where they are.
         share: Of all samples; the rest are synthetic.
         per_epoch: Pictures of each set in an epoch, drawn at random; 0 for each picture once.
-        augment: ``paper`` (flips, blur, compression, naive copy-paste, inpainting), ``ours``
-            (flips and one more random processing of the whole picture), or ``both``.
     """
 
     sources: tuple[RealSource, ...]
     share: float = 0.5
     per_epoch: int = 0
-    augment: Literal["paper", "ours", "both"] = "both"
 
     def __post_init__(self) -> None:
         if not self.sources or not 0 < self.share <= 1 or self.per_epoch < 0:
@@ -103,27 +98,11 @@ def load_entries(
     return found
 
 
-def refuse_leaks(training: Iterable[Entry], evaluation: Iterable[Entry]) -> None:
-    """Make sure that nothing is evaluated on that is trained on or validated on.
-
-    Raises:
-        ConfigError: A picture is in both, by its bytes or its path.
-    """
-    known = {key: e for e in training for key in (e.sha256, str(e.image)) if key}
-    for entry in evaluation:
-        other = known.get(entry.sha256) or known.get(str(entry.image))
-        if other is not None:
-            raise ConfigError(
-                f"is evaluated on, and trained or validated on as {other.image}",
-                source=str(entry.image),
-                remedy="Index the datasets again, one --against the other.",
-            )
-
-
 class RealSamples:
     """Numbered samples of real pictures; see `RealConfig`.
 
-    An epoch holds so many pictures of each set, in random order; the next draws anew.
+    An epoch holds so many pictures of each set, in random order; the next draws anew. Each is a
+    crop, turned, mirrored, and processed once more as a whole.
     """
 
     def __init__(
@@ -132,10 +111,9 @@ class RealSamples:
         *,
         size: int,
         per_epoch: int = 0,
-        augment: str = "both",
         seed: int = 0,
     ) -> None:
-        self.sets, self.size, self.augment, self.seed = sets, size, augment, seed
+        self.sets, self.size, self.seed = sets, size, seed
         self.draws = [max(1, round((per_epoch or len(e)) * weight)) for weight, e in sets]
         self.epoch_length = sum(self.draws)
         self._order: tuple[int, list[Entry]] = (-1, [])
@@ -157,17 +135,14 @@ class RealSamples:
         """Make sample `index`."""
         entry = self.entry(index)
         rng = np.random.default_rng((self.seed, index, 2))
-        pixels, mask = _load(entry)
-        pixels, mask = _crop(pixels, mask, self.size, rng)
-        if rng.random() < 0.5:
-            pixels, mask = pixels[:, ::-1], mask[:, ::-1]
-        pixels, mask = np.ascontiguousarray(pixels), np.ascontiguousarray(mask)
-        if self.augment in ("paper", "both"):
-            pixels, mask = paper_augment(pixels, mask, rng)
-        if self.augment in ("ours", "both"):
-            pixels = history.random_finish(pixels, rng)
+        turns, mirror = int(rng.integers(4)), int(rng.choice((-1, 1)))
+        pixels, mask = (
+            np.ascontiguousarray(np.rot90(part, turns)[:, ::mirror])
+            for part in _crop(*_load(entry), self.size, rng)
+        )
         kind = "real" if mask.any() else "authentic"
-        return Sample(np.ascontiguousarray(pixels), mask, kind, (str(entry.image),), self.size)
+        pixels = history.random_finish(pixels, rng)
+        return Sample(pixels, mask, kind, (str(entry.image),), self.size)
 
 
 def _draw(rng: Rng, size: int, count: int) -> list[int]:
@@ -221,58 +196,3 @@ class Mixture:
         """Make sample `index`."""
         before, after = int(index * self.share), int((index + 1) * self.share)
         return self.real(before) if after > before else self.synthetic(index - before)
-
-
-_CHANCE = {"copy": 0.1, "inpaint": 0.1, "tone": 0.2, "jpeg": 0.2, "blur": 0.2}
-
-
-def paper_augment(pixels: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
-    """Augment a picture (S, S, 3) and its mask (S, S); what is forged here is marked too."""
-    turns = int(rng.integers(4))
-    pixels, mask = np.rot90(pixels, turns), np.rot90(mask, turns)
-    if rng.random() < 0.5:
-        pixels, mask = pixels[::-1], mask[::-1]
-    pixels, mask = np.ascontiguousarray(pixels), np.ascontiguousarray(mask)
-    chance = {name: rng.random() < p for name, p in _CHANCE.items()}
-    if chance["copy"]:
-        pixels, mask = copy_paste(pixels, mask, rng)
-    if chance["inpaint"]:
-        pixels, mask = inpaint(pixels, mask, rng)
-    if chance["tone"]:
-        contrast, brightness = float(rng.uniform(0.9, 1.1)), float(rng.uniform(-25, 25))
-        pixels = history.tone(pixels, 1.0, contrast, brightness)
-    if chance["jpeg"]:
-        pixels = jpeg(pixels, int(rng.integers(70, 101)))
-    if chance["blur"]:
-        side = int(rng.choice((3, 5, 7)))
-        pixels = cast("Pixels", cv2.GaussianBlur(pixels, (side, side), 0))
-    return pixels, mask
-
-
-def copy_paste(pixels: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
-    """Copy a box of the picture over another place of it; only the copy is marked."""
-    source = _box(mask.shape, rng)
-    sides = [part.stop - part.start for part in source]
-    starts = [int(rng.integers(n - m + 1)) for n, m in zip(mask.shape, sides, strict=True)]
-    target = tuple(slice(a, a + side) for a, side in zip(starts, sides, strict=True))
-    if target == source:
-        return pixels, mask
-    pixels, mask = pixels.copy(), mask.copy()
-    pixels[target] = pixels[source].copy()
-    mask[target] = True
-    return pixels, mask
-
-
-def inpaint(pixels: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
-    """Fill a box from around it (Telea, or Bertalmio et al.)."""
-    hole = np.zeros(mask.shape, bool)
-    hole[_box(mask.shape, rng, largest=0.25)] = True
-    return edits.fill_by_diffusion(pixels, hole, rng), mask | hole
-
-
-def _box(shape: tuple[int, ...], rng: Rng, largest: float = 0.4) -> tuple[slice, slice]:
-    """A random box; its sides are 5 % to `largest` of the picture's."""
-    sides = [max(2, round(n * float(rng.uniform(0.05, largest)))) for n in shape]
-    starts = [int(rng.integers(n - side + 1)) for n, side in zip(shape, sides, strict=True)]
-    y, x = (slice(a, a + b) for a, b in zip(starts, sides, strict=True))
-    return y, x

@@ -39,7 +39,7 @@ def _one_thread() -> Iterator[None]:
 @_one_thread()
 def contact_sheet(config: TrainConfig, *, start: int, count: int) -> tuple[bytes, float]:
     """Draw samples `start` to `start + count` as a PNG; also return the samples made per second."""
-    make = synthesizer(config, load_split(config, validation=False), config.optim.size)
+    make = synthesizer(config, load_split(config, validation=False))
     began = time.perf_counter()
     samples = [make(index) for index in range(start, start + count)]
     rate = count / (time.perf_counter() - began)

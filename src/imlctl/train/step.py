@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -90,29 +89,6 @@ class Learner(nn.Module):
         return self.objective.loss(self.model, batch, step)
 
 
-class Stopwatch:
-    """Seconds of each part of the steps since the last reading.
-
-    What a GPU still owes shows where its result is first asked for, backward's in ``update``.
-    """
-
-    def __init__(self) -> None:
-        self.spent = dict.fromkeys(("waiting", "forward", "backward", "update"), 0.0)
-        self.since = time.perf_counter()
-
-    def lap(self, part: str) -> None:
-        """Book the time since the last lap on a part."""
-        now = time.perf_counter()
-        self.spent[part] += now - self.since
-        self.since = now
-
-    def read(self, steps: int) -> dict[str, float]:
-        """Return the seconds of each part in one of `steps` steps, and begin anew."""
-        seconds = {part: round(spent / steps, 4) for part, spent in self.spent.items()}
-        self.spent = dict.fromkeys(self.spent, 0.0)
-        return seconds
-
-
 def take_step(
     state: TrainState[Model],
     learner: nn.Module,
@@ -120,7 +96,6 @@ def take_step(
     parts: Iterable[Batch],
     maker: Maker,
     process: Process,
-    watch: Stopwatch | None = None,
 ) -> dict[str, float]:
     """Move the weights once, by this process's `optim.accumulate` parts of the batch.
 
@@ -138,9 +113,7 @@ def take_step(
     state.optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
     first = process.rank * optim.batch // process.world
-    watch = watch or Stopwatch()
     for number, part in enumerate(parts):
-        watch.lap("waiting")
         image = part.image.contiguous(memory_format=torch.channels_last)
         last = number == optim.accumulate - 1
         gradients_stay = isinstance(learner, DistributedDataParallel) and not last
@@ -149,9 +122,7 @@ def take_step(
             loss, terms = learner(*batch, state.step)
             if not torch.isfinite(loss):
                 raise _not_finite("loss", state.step, optim, maker)
-            watch.lap("forward")
             (loss / optim.accumulate).backward()
-            watch.lap("backward")
         first += len(part)
         for name, value in {"loss": loss.detach(), **terms}.items():
             sums[name] = sums.get(name, 0) + value / optim.accumulate
@@ -161,9 +132,7 @@ def take_step(
     state.optimizer.step()
     state.step += 1
     state.ema.update(state.model)
-    found = {k: round(v.item(), 5) for k, v in {**sums, "norm": norm}.items()}
-    watch.lap("update")
-    return found
+    return {k: round(v.item(), 5) for k, v in {**sums, "norm": norm}.items()}
 
 
 def _not_finite(what: str, step: int, optim: OptimConfig, maker: Maker) -> ImlctlError:

@@ -1,4 +1,4 @@
-"""Validation while a model trains, and what follows the last step: calibration and evaluation."""
+"""Validation while a model trains, and what follows the last step: calibration and curves."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from imlctl.data.manifest import evaluation_pictures
 from imlctl.evaluate.charts import draw_charts
 from imlctl.evaluate.metrics import pixel_auc, pixel_f1
 from imlctl.evaluate.score import evaluate
-from imlctl.evaluate.summary import SetScore, summarize
+from imlctl.evaluate.summary import summarize
 from imlctl.inference import probabilities
-from imlctl.mask.decide import Verdict
 from imlctl.pipeline import Localizer
 from imlctl.settings import Sampling, Settings
 from imlctl.train.batches import batches
@@ -38,7 +37,7 @@ _PANELS = {
     "loss": ("loss",),
     "terms of the loss": ("bce", "dice", "edge", "consistency", "score", "mask"),
     "norm of the gradient": ("norm",),
-    "seconds of a step": ("waiting", "forward", "backward", "update"),
+    "share of the time spent waiting for samples": ("waiting",),
     "AUC in validation": ("synthetic_auc", "real_auc", "mean_auc"),
     "F1 in validation": ("synthetic_f1", "real_f1", "mean_f1"),
 }
@@ -113,10 +112,10 @@ def _sets(model: Model, folder: Path, device: torch.device) -> dict[str, float]:
 def finish(
     out: Path, material: Material, config: TrainConfig, device: torch.device, log: Log
 ) -> None:
-    """Train the score of the best weights, calibrate and measure them, and draw the run's curves.
+    """Train the score of the best weights, calibrate them, and draw the run's curves.
 
-    Writes the weights anew with their rule, ``evaluation.json``, and ``curves.png``. Without
-    photographs held out from training nothing is calibrated.
+    Writes the weights anew with their rule, and ``curves.png``. Without photographs held out from
+    training nothing is calibrated.
     """
     best = out / "best.safetensors"
     if material.held is not None and len(material.held):
@@ -131,35 +130,9 @@ def finish(
         save(best, model, card)
     else:
         log({"event": "not calibrated", "why": "no authentic photographs were held out"})
-    if config.evaluation is not None:
-        split = config.evaluation.split
-        entries = [
-            e for m in config.evaluation.manifests for e in evaluation_pictures(m, split=split)
-        ]
-        localizer = Localizer(Settings(weights=best, device=str(device)))
-        rows = summarize(list(evaluate(entries, localizer.localize)))
-        table = {row.name: _scores(row) for row in rows}
-        for name, scores in table.items():
-            log({"event": "evaluation", "set": name, **scores})
-        data = json.dumps(table, indent=2).encode() + b"\n"
-        atomic.write(out / "evaluation.json", data, overwrite=True)
     png = draw_curves(out / "log.jsonl")
     if png is not None:
         atomic.write(out / "curves.png", png, overwrite=True)
-
-
-def _scores(row: SetScore) -> dict[str, float | None]:
-    """Numbers of a set; null, since JSON has no NaN, where nothing was there to measure."""
-    names = ("tampered", "authentic", "f1", "f1_verdict", "iou", "auc", "image_auc")
-    values = {name: getattr(row, name) for name in names}
-    scores = {k: round(v, 5) if math.isfinite(v) else None for k, v in values.items()}
-    if row.rates is not None:
-        rates = row.rates[Verdict.MANIPULATED]
-        scores |= {
-            "found": rates["forgeries"]["share"],
-            "false_alarms": rates["authentic"]["share"],
-        }
-    return scores
 
 
 def draw_curves(log: Path) -> bytes | None:
