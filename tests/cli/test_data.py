@@ -36,11 +36,11 @@ def test_index(run, tree, tmp_path):
 def test_what_is_wrong_is_named_and_the_exit_code_says_so(run, tree, tmp_path):
     (tree / "tampered" / "b.png").write_bytes(b"torn")
     (tree / "masks" / "c.png").unlink()
-    ran = run("data", "index", tree, "-o", tmp_path / "m.jsonl", "--hold-out", 0.5, "--set", "mine")
+    ran = run("data", "index", tree, "-o", tmp_path / "m.csv", "--hold-out", 0.5, "--set", "mine")
     assert ran.code == Exit.SOME_FAILED
     assert "b.png" in ran.err
     assert "c.png: has no mask" in ran.err
-    found = read_manifest(tmp_path / "m.jsonl")
+    found = read_manifest(tmp_path / "m.csv")
     assert len(found) == 14
     assert {entry.set for entry in found} == {"mine"}
     assert {entry.split for entry in found} == {"train", "val"}

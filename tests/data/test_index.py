@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imlctl.data.folders import Found
-from imlctl.data.index import Splits, build_index, counts
+from imlctl.data.index import build_index, counts
 from imlctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def test_scenes_are_held_out_whole(photo: Put, mask: Put, tmp_path: Path) -> Non
         for number in range(2):
             photo(f"imd/{scene}/c{scene}_{number}.png")
             mask(f"imd/{scene}/c{scene}_{number}_mask.png", "m")
-    index = build_index(tmp_path / "imd", tmp_path / "r", splits=Splits("train", 0.4))
+    index = build_index(tmp_path / "imd", tmp_path / "r", split="train", hold_out=0.4)
     where: dict[str, set[str]] = {}
     for entry in index.entries:
         where.setdefault(entry.image.parent.name, set()).add(entry.split)
@@ -102,8 +101,8 @@ def test_no_picture_is_in_two_splits(split: str, kept: int, tree: Path, tmp_path
     other = tmp_path / "other" / "authentic"
     other.mkdir(parents=True)
     (other / "copy.jpg").write_bytes((tree / "authentic/x.jpg").read_bytes())
-    first = build_index(tmp_path / "other", tmp_path / "r", splits=Splits("train"))
-    second = build_index(tree, tmp_path / "r", splits=Splits(split), against=first.entries)
+    first = build_index(tmp_path / "other", tmp_path / "r", split="train")
+    second = build_index(tree, tmp_path / "r", split=split, against=first.entries)
     assert len(second.entries) == kept
     if kept < 5:
         (remark,) = second.remarks
@@ -117,7 +116,7 @@ def test_within_one_set_too(tree: Path, tmp_path: Path) -> None:
     data = (tree / "authentic/x.jpg").read_bytes()
     for number in range(12):
         (tree / f"authentic/copy{number}.jpg").write_bytes(data)
-    index = build_index(tree, tmp_path / "r", splits=Splits("train", 0.5))
+    index = build_index(tree, tmp_path / "r", split="train", hold_out=0.5)
     same = [e for e in index.entries if e.image.stem.startswith("copy") or e.image.stem == "x"]
     assert len({entry.split for entry in same}) == 1
     assert len(same) + index.wrong == 13
@@ -155,9 +154,8 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         build_index(tmp_path, tmp_path, layout="casia3")
 
 
-def test_splits_are_even() -> None:
-    splits = Splits("train", 0.25)
-    from pathlib import Path
-
-    held = [splits.of(Found(Path("x"), None, "s", str(n))) == "val" for n in range(2000)]
-    assert np.mean(held) == pytest.approx(0.25, abs=0.04)
+def test_splits_are_even(tmp_path: Path, photo: Put) -> None:
+    for number in range(120):
+        photo(f"set/{number}.png", (20, 20))
+    index = build_index(tmp_path / "set", tmp_path / "r", layout="authentic", hold_out=0.25)
+    assert np.mean([e.split == "val" for e in index.entries]) == pytest.approx(0.25, abs=0.12)

@@ -96,9 +96,7 @@ def _layouts(wanted: bool) -> None:
 @data.command()
 def index(
     root: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
-    out: Annotated[
-        Path, option("Manifest to write: .csv, .json, .jsonl or .ndjson.", "--out", "-o")
-    ],
+    out: Annotated[Path, option("Manifest to write, as CSV.", "--out", "-o")],
     layout: Annotated[
         str, option("Layout of the folders: auto, or a name from --layouts.")
     ] = "auto",
@@ -125,7 +123,7 @@ def index(
     left out. Masks that do not mark in white are rewritten beside the manifest. The exit status is
     3 if anything was left out.
     """
-    from imlctl.data.index import Splits, build_index, counts
+    from imlctl.data.index import build_index, counts
     from imlctl.data.manifest import read_manifest, write_manifest
     from imlctl.errors import ConfigError, Exit, OutputError
 
@@ -139,7 +137,8 @@ def index(
         out.with_name(f"{out.stem}-masks"),
         layout=layout,
         name=name,
-        splits=Splits(split, hold_out),
+        split=split,
+        hold_out=hold_out,
         against=known,
         workers=workers,
     )

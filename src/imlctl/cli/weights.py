@@ -173,7 +173,7 @@ def convert(
     done = converting.convert(source, target, part=part, overwrite=force)
     if done.left_out:
         note(f"left out, because they are not tensors: {', '.join(done.left_out)}")
-    typer.echo(f"{printable(done.path)}: {done.tensors} tensors, sha256 {done.sha256}")
+    typer.echo(f"{printable(target)}: {done.tensors} tensors, sha256 {done.sha256}")
 
 
 @weights.command()

@@ -27,20 +27,6 @@ if TYPE_CHECKING:
 _CORRECTIONS = "github.com/SunnyHaze/IML-Dataset-Corrections may have a corrected one"
 
 
-@dataclass(frozen=True, slots=True)
-class Splits:
-    """Division of scenes into splits: a share of them goes to `held_out`, the rest to `main`."""
-
-    main: str = "train"
-    share: float = 0.0  # in [0, 1)
-    held_out: str = "val"
-
-    def of(self, found: Found) -> str:
-        """Split of a picture: by its set and scene alone, so it never moves."""
-        chance = share_of(f"{found.set}/{found.group}")
-        return self.held_out if chance < self.share else self.main
-
-
 @dataclass(slots=True)
 class Index:
     """Result of `build_index`: a manifest's entries, and remarks in the order of the files."""
@@ -61,7 +47,8 @@ def build_index(
     *,
     layout: str = "auto",
     name: str | None = None,
-    splits: Splits | None = None,
+    split: str = "train",
+    hold_out: float = 0.0,
     against: Sequence[Entry] = (),
     workers: int = 4,
 ) -> Index:
@@ -75,7 +62,8 @@ def build_index(
         masks: Folder for masks that do not simply mark in white, written there anew.
         layout: One of `LAYOUTS`, or ``auto``.
         name: Set that all pictures belong to, instead of the layout's own.
-        splits: How to divide them.
+        split: Of the pictures.
+        hold_out: Share of the scenes, in [0, 1), that is in the split ``val`` instead.
         against: Entries of other manifests, whose pictures must not turn up in another split here.
         workers: Threads that decode.
 
@@ -91,18 +79,22 @@ def build_index(
             remedy=f"Known: auto, {', '.join(LAYOUTS)}.",
         )
     chosen = detect(root) if layout == "auto" else LAYOUTS[layout]
-    splits = splits or Splits()
     every = list(chosen.find(root))
     index = Index(chosen.name, remarks=[each for each in every if isinstance(each, Remark)])
     found = [each for each in every if isinstance(each, Found)]
     homes = {entry.sha256: entry for entry in against if entry.sha256}
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for result in pool.map(
-            lambda each: _check(each, masks, name or each.set, splits.of(each)), found
+            lambda each: _check(each, masks, name or each.set, _split(each, split, hold_out)), found
         ):
             remark = _admit(result, index, homes) if isinstance(result, Entry) else result
             index.remarks += [remark] if remark else []
     return index
+
+
+def _split(found: Found, split: str, hold_out: float) -> str:
+    """Split of a picture: by its set and scene alone, so it never moves."""
+    return "val" if share_of(f"{found.set}/{found.group}") < hold_out else split
 
 
 def _admit(entry: Entry, index: Index, homes: dict[str, Entry]) -> Remark | None:

@@ -1,7 +1,6 @@
 """Pictures of a dataset, from a manifest or a tree of folders.
 
-A manifest is CSV with a header, JSON lines (``.jsonl``, ``.ndjson``), or ``.json`` with either one
-list of objects or such lines. Its columns: ``image``; ``mask``, empty for an authentic picture;
+A manifest is CSV with a header. Its columns: ``image``; ``mask``, empty for an authentic picture;
 ``masks_source``, where a copy-move was copied from, if known; ``set``, by default the manifest's
 name; ``split``; ``sha256`` of the picture's bytes. Relative paths are taken from the manifest's own
 folder, so that a dataset and its manifest can move together.
@@ -12,11 +11,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imlctl import atomic
 from imlctl.data.folders import Found, Remark, pictures
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 COLUMNS = ("image", "mask", "set", "split", "sha256", "masks_source")
-_JSON = (".json", ".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ class Entry:
 
 
 def read_manifest(path: Path) -> list[Entry]:
-    """Read a manifest; its suffix names the format. The pictures themselves are not looked at.
+    """Read a manifest; the pictures themselves are not looked at.
 
     Raises:
         ConfigError: It cannot be read, or a line of it is wrong; names the line.
@@ -58,7 +55,21 @@ def read_manifest(path: Path) -> list[Entry]:
         text = path.read_text(encoding="utf-8", errors="surrogateescape").removeprefix("\ufeff")
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", source=str(path)) from error
-    rows = (_json_rows if path.suffix.lower() in _JSON else _csv_rows)(text, path)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        # A misspelt mask column would turn every forgery into an authentic picture.
+        missing = [c for c in ("image", "mask") if c not in (reader.fieldnames or ())]
+        rows = [(f"line {reader.line_num}", row) for row in reader]
+    except csv.Error as error:
+        raise ConfigError(
+            f"line {reader.line_num} is not valid CSV: {error}", source=str(path)
+        ) from error
+    if missing:
+        raise ConfigError(
+            f"lacks the column {missing[0]!r}",
+            source=str(path),
+            remedy=f"The first line names the columns, out of {', '.join(COLUMNS)}.",
+        )
     if not rows:
         raise ConfigError(
             "lists no pictures",
@@ -69,7 +80,7 @@ def read_manifest(path: Path) -> list[Entry]:
 
 
 def write_manifest(path: Path, entries: Iterable[Entry], *, overwrite: bool = False) -> None:
-    """Write a manifest, whole or not at all: CSV, or JSON if the suffix says so.
+    """Write a manifest, whole or not at all.
 
     Raises:
         OutputError: The name is taken, or the file cannot be written.
@@ -79,18 +90,14 @@ def write_manifest(path: Path, entries: Iterable[Entry], *, overwrite: bool = Fa
     for entry in entries:
         files = {"image": entry.image, "mask": entry.mask, "masks_source": entry.source}
         named = {key: _relative(file, base) if file else "" for key, file in files.items()}
-        row = named | {"set": entry.set, "split": entry.split, "sha256": entry.sha256}
-        rows.append({c: row[c] for c in COLUMNS if row[c] or c != "masks_source"})
-    if path.suffix.lower() in _JSON:
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-    else:
-        buffer = io.StringIO()
-        columns = [c for c in COLUMNS if any(c in row for row in rows) or c != "masks_source"]
-        writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        text = buffer.getvalue()
-    atomic.write(path, text.encode("utf-8", "surrogateescape"), overwrite=overwrite)
+        rows.append(named | {"set": entry.set, "split": entry.split, "sha256": entry.sha256})
+    columns = [c for c in COLUMNS if c != "masks_source" or any(row[c] for row in rows)]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    data = buffer.getvalue().encode("utf-8", "surrogateescape")
+    atomic.write(path, data, overwrite=overwrite)
 
 
 def evaluation_pictures(place: Path, *, split: str = "") -> list[Entry]:
@@ -183,49 +190,8 @@ def _relative(path: Path, base: Path) -> str:
     return (whole.relative_to(base) if whole.is_relative_to(base) else whole).as_posix()
 
 
-def _csv_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        # A misspelt mask column would turn every forgery into an authentic picture.
-        missing = [c for c in ("image", "mask") if c not in (reader.fieldnames or ())]
-        rows = [(f"line {reader.line_num}", dict(row)) for row in reader]
-    except csv.Error as error:
-        raise ConfigError(
-            f"line {reader.line_num} is not valid CSV: {error}", source=str(path)
-        ) from error
-    if missing:
-        raise ConfigError(
-            f"lacks the column {missing[0]!r}",
-            source=str(path),
-            remedy=f"The first line names the columns, out of {', '.join(COLUMNS)}.",
-        )
-    return rows
-
-
-def _json_rows(text: str, path: Path) -> list[tuple[str, Any]]:
-    """Read one list of objects, or an object in each line."""
-    whole = path.suffix.lower() == ".json" and text.lstrip().startswith("[")
-    where, rows = "", []
-    try:
-        if whole:
-            return [(f"entry {number}", row) for number, row in enumerate(json.loads(text), 1)]
-        for number, line in enumerate(text.splitlines(), 1):
-            where = f"line {number}"
-            rows += [(where, json.loads(line))] if line.strip() else []
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{where} is not valid JSON: {error}".strip(), source=str(path)
-        ) from error
-    return rows
-
-
-def _entry(row: Any, path: Path, where: str) -> Entry:
-    if not isinstance(row, dict):
-        raise ConfigError(f"{where} is not an object", source=str(path))
+def _entry(row: dict[str, str | None], path: Path, where: str) -> Entry:
     values = {column: row.get(column) or "" for column in COLUMNS}
-    wrong = [column for column, value in values.items() if not isinstance(value, str)]
-    if wrong:
-        raise ConfigError(f"{where}: {wrong[0]} must be text", source=str(path))
     if not values["image"]:
         raise ConfigError(f"{where} names no image", source=str(path))
     base = _folder(path)

@@ -42,13 +42,10 @@ class TeacherConfig:
     Attributes:
         source: Id on the Hub, or a folder in its layout. Empty for no teacher.
         revision: Commit, tag or branch on the Hub; pin a commit for a run that can be repeated.
-        offline: Use only what is in the Hub's cache. HF_HUB_OFFLINE=1 does the same, and
-            HF_ENDPOINT names another Hub.
     """
 
     source: str = ""
     revision: str | None = None
-    offline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,16 +285,17 @@ def _from_diffusers(config: TeacherConfig) -> tuple[str, Any]:
             source=name,
             remedy="Install it with: pip install 'imlctl[teacher]'.",
         ) from error
-    where: dict[str, Any] = {"revision": config.revision, "local_files_only": config.offline}
     # Never a pickle; and without accelerate there is no loading in low memory.
-    safe = {"use_safetensors": True, "low_cpu_mem_usage": False}
+    how = {"revision": config.revision, "use_safetensors": True, "low_cpu_mem_usage": False}
     try:
         with warnings.catch_warnings(
             action="ignore"
         ):  # it calls the Hub's client in ways of the past
-            kind = diffusers.AutoencoderKL.load_config(name, **where).get("_class_name")
+            kind = diffusers.AutoencoderKL.load_config(name, revision=config.revision).get(
+                "_class_name"
+            )
             if kind in _TEACHERS:
-                return kind, getattr(diffusers, kind).from_pretrained(name, **where, **safe)
+                return kind, getattr(diffusers, kind).from_pretrained(name, **how)
     except (OSError, ValueError, RuntimeError, KeyError) as error:  # the Hub's are OSErrors
         raise WeightsError(
             f"cannot be loaded as a teacher ({first_line(error)})",

@@ -26,8 +26,6 @@ _PATIENCE = 600  # seconds; reading tensors takes a few, so this one hangs
 class Converted(NamedTuple):
     """Result of a conversion."""
 
-    path: Path
-    source_sha256: str  # of the pickle
     sha256: str  # of the safetensors file
     tensors: int  # how many it holds
     left_out: tuple[str, ...]  # names in the pickle that stand for something else
@@ -44,7 +42,7 @@ def convert(source: Path, target: Path, *, part: str = "", overwrite: bool = Fal
         raise WeightsError(
             "must end in .safetensors", source=str(target), remedy="Choose another name."
         )
-    before = sha256_of(source)
+    sha256_of(source)  # says why it cannot be read
     with tempfile.TemporaryDirectory(prefix="imlctl-convert-") as folder:
         partial = Path(folder) / "converted.safetensors"
         report = _run(source, partial, part)
@@ -56,22 +54,20 @@ def convert(source: Path, target: Path, *, part: str = "", overwrite: bool = Fal
                 "can be converted.",
             )
         atomic.write(target, partial.read_bytes(), overwrite=overwrite)
-    tensors, left_out = report["tensors"], tuple(report["left_out"])
-    return Converted(target, before, sha256_of(target), tensors, left_out)
+    return Converted(sha256_of(target), report["tensors"], tuple(report["left_out"]))
 
 
 def _run(source: Path, target: Path, part: str) -> dict[str, Any]:
     """Let a process of its own do it; whatever it does, only its report comes back."""
     # -P: a module of the current folder must not pass for one that is installed.
     command = [sys.executable, "-P", "-m", "imlctl.weights.convert"]
-    environment = {key: value for key, value in os.environ.items() if "TOKEN" not in key.upper()}
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
             [*command, str(source.absolute()), str(target), part],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_PATIENCE,
-            env=environment,
+            env={key: value for key, value in os.environ.items() if "TOKEN" not in key.upper()},
             check=False,
         )
         return dict(json.loads(done.stdout))
@@ -100,29 +96,26 @@ def unpickle(source: str, target: str, part: str) -> dict[str, Any]:
 
     # What every byte of the file stands for is decided here, not by the file.
     content = torch.load(source, map_location="cpu", weights_only=True)
+    if isinstance(content, torch.Tensor):
+        content = {"tensor": content}
+    if not isinstance(content, Mapping):
+        raise ContentError(f"holds a {type(content).__name__}, not tensors by name")
     found = dict(_flat(_choose(content, part)))
-    tensors = {}
-    for name, value in found.items():
-        if not isinstance(value, torch.Tensor):
-            continue
+    tensors = {k: v for k, v in found.items() if isinstance(v, torch.Tensor)}
+    if not tensors:
+        raise ContentError("holds no tensors")
+    for name, value in tensors.items():
         if value.layout is not torch.strided or value.is_quantized:
             what = f"in a layout that safetensors does not support ({value.layout})"
             raise ContentError(f"holds {name!r} {what}")
         tensors[name] = value.detach().clone().contiguous()  # safetensors shares no memory
-    if not tensors:
-        raise ContentError("holds no tensors")
     save_file(tensors, target, metadata={"format": "pt"})
     return {"tensors": len(tensors), "left_out": sorted(found.keys() - tensors.keys())}
 
 
-def _choose(content: Any, part: str) -> Any:
+def _choose(content: Mapping[Any, Any], part: str) -> Mapping[Any, Any]:
     """Return the set of tensors that is meant; checkpoints keep it beside other things."""
     from torch import Tensor
-
-    if isinstance(content, Tensor):
-        return {"tensor": content}
-    if not isinstance(content, Mapping):
-        raise ContentError(f"holds a {type(content).__name__}, not tensors by name")
 
     def has_tensors(value: Any) -> bool:
         return isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values())
