@@ -100,8 +100,7 @@ def test_passes_once_and_is_remembered(model_file: Path, tmp_path: Path) -> None
     loaded, memory = load(model_file), tmp_path / "memory"
     assert check_on_first_use(loaded, memory)
     assert not check_on_first_use(loaded, memory)
-    (passed,) = memory.iterdir()
-    assert json.loads(passed.read_text())["deviation"] < 0.1
+    assert len(list(memory.iterdir())) == 1
     assert check_on_first_use(replace(loaded, sha256="0" * 64), memory)  # other weights
 
 

@@ -117,7 +117,6 @@ def load_pool(
         if min(pixels.shape[:2]) < _MIN_SIDE:
             skipped.append(f"{path}: smaller than {_MIN_SIDE} pixels")
             continue
-        masks = []
         for outline in by_stem.get(path.stem, []):
             try:
                 with Image.open(outline) as image:
@@ -126,9 +125,7 @@ def load_pool(
                 skipped.append(f"{outline}: not a readable mask ({error})")
                 continue
             if mask.shape == pixels.shape[:2] and mask.any():
-                masks.append(mask)
-        if masks:
-            outlines[len(photos)] = tuple(masks)
+                outlines[len(photos)] = (*outlines.get(len(photos), ()), mask)
         names.append(name)
         photos.append(pixels)
     return PhotoPool(tuple(names), tuple(photos), outlines, {}, tuple(skipped))

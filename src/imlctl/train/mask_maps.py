@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -59,10 +60,6 @@ def as_maps(masks: list[Mask]) -> Tensor:
     return torch.from_numpy(np.stack(masks)[:, None]).float().mul_(2).sub_(1)
 
 
-def _shape(rng: Rng, size: int) -> Mask:
-    return random_mask(rng, size, size)
-
-
 def _thin(rng: Rng, size: int) -> Mask:
     """One to three pen strokes, 2 to 6 pixels wide."""
     canvas = np.zeros((size, size), np.uint8)
@@ -77,20 +74,11 @@ def _thin(rng: Rng, size: int) -> Mask:
     return _never_empty(rng, canvas > 0)
 
 
-def _small(rng: Rng, size: int) -> Mask:
-    """One to four shapes of 6 to 32 pixels across."""
-    return _scatter(rng, size, int(rng.integers(1, 5)), 6, 32)
-
-
-def _specks(rng: Rng, size: int) -> Mask:
-    """A crowd of shapes of 4 to 16 pixels across: small things are the hardest to give back."""
-    return _scatter(rng, size, int(rng.integers(4, 13)), 4, 16)
-
-
-def _scatter(rng: Rng, size: int, count: int, least: int, most: int) -> Mask:
+def _scatter(rng: Rng, size: int, *, count: tuple[int, int], sides: tuple[int, int]) -> Mask:
+    """Shapes, of `count` from and below, `sides` pixels across."""
     mask = np.zeros((size, size), bool)
-    for _ in range(count):
-        side = int(np.exp(rng.uniform(np.log(least), np.log(most))))
+    for _ in range(rng.integers(*count)):
+        side = int(np.exp(rng.uniform(*np.log(sides))))
         patch = _patch(rng, side)
         y, x = rng.integers(size - side, size=2)
         mask[y : y + side, x : x + side] |= patch
@@ -132,12 +120,6 @@ def _mixture(rng: Rng, size: int) -> Mask:
     return _KINDS[first](rng, size) | _KINDS[second](rng, size)
 
 
-def _flat(rng: Rng, size: int) -> Mask:
-    """Nothing: an authentic picture's mask."""
-    del rng
-    return np.zeros((size, size), bool)
-
-
 def _never_empty(rng: Rng, mask: Mask) -> Mask:
     if not mask.any():  # a stroke can leave the frame before it begins
         y, x = rng.integers(len(mask) - 8, size=2)
@@ -145,9 +127,20 @@ def _never_empty(rng: Rng, mask: Mask) -> Mask:
     return mask
 
 
-_KINDS = (_shape, _thin, _small, _ragged, _mixture, _specks, _flat)
+HELD_OUT: dict[str, Callable[[Rng, int], Mask]] = {
+    "shape": lambda rng, size: random_mask(rng, size, size),
+    "thin": _thin,
+    "small": partial(_scatter, count=(1, 5), sides=(6, 32)),
+}
+_KINDS = (
+    *HELD_OUT.values(),
+    _ragged,
+    _mixture,
+    # Small things are the hardest to give back; and an authentic picture has nothing.
+    partial(_scatter, count=(4, 13), sides=(4, 16)),
+    lambda _, size: np.zeros((size, size), bool),
+)
 _SHARES = (0.2, 0.15, 0.15, 0.1, 0.15, 0.2, 0.05)
-HELD_OUT: dict[str, Callable[[Rng, int], Mask]] = {"shape": _shape, "thin": _thin, "small": _small}
 
 
 _NOISE = 0.2  # standard deviation in scaled latents for the figure `f1_noisy`
@@ -185,26 +178,22 @@ def round_trip(
         ``worst``: of any mask; ``masks``, ``edges``: F1 by kind.
     """
     model.eval()
-    scores: dict[str, dict[str, list[float]]] = {
-        what: {kind: [] for kind in HELD_OUT} for what in ("masks", "edges")
-    }
-    noisy, chance = [], torch.Generator().manual_seed(0)
+    scores: dict[str, dict[str, float]] = {"masks": {}, "edges": {}}
+    every, noisy, chance = [], [], torch.Generator().manual_seed(0)
     for kind in HELD_OUT:
-        for pair in held_out(kind, judge.masks, judge.size, edges):
-            for what, mask in zip(scores, pair, strict=True):
+        pairs = held_out(kind, judge.masks, judge.size, edges)
+        for what, masks in zip(scores, zip(*pairs, strict=True), strict=True):
+            found = []
+            for mask in masks:
                 maps = as_maps([mask]).to(device)
                 z = model.encode(maps)
-                scores[what][kind].append(f1(model.decode(z) > 0, maps > 0))
+                found.append(f1(model.decode(z) > 0, maps > 0))
                 if what == "masks":
                     noise = torch.randn(z.shape, generator=chance).to(device) * _NOISE
                     noisy.append(f1(model.decode(z + noise) > 0, maps > 0))
-    every = [score for values in scores["masks"].values() for score in values]
-    return {
-        "f1": _mean(every),
-        "f1_noisy": _mean(noisy),
-        "worst": round(min(every), 5),
-        **{w: {k: _mean(v) for k, v in kinds.items()} for w, kinds in scores.items()},
-    }
+            scores[what][kind] = _mean(found)
+            every += found if what == "masks" else []
+    return {"f1": _mean(every), "f1_noisy": _mean(noisy), "worst": round(min(every), 5), **scores}
 
 
 def f1(found: Tensor, truth: Tensor) -> float:

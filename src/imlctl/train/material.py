@@ -55,54 +55,42 @@ def require_sources(config: TrainConfig) -> None:
 def _missing(config: TrainConfig) -> Iterator[str]:
     """Yield a line for each key that names something that is not there, and how to get it."""
     data, diffusion = config.data, config.diffusion
-    folders = [
-        ("data.objects", data.objects, "a folder of object masks, <photograph>__<number>.png"),
-        (
-            "data.autoencoder",
-            data.autoencoder,
-            "a folder with taef2_encoder.safetensors and taef2_decoder.safetensors"
-            " (github.com/madebyollin/taesd); without it, regions that a generator would fill"
-            " become splices",
-        ),
-        (
-            "validation.folder",
-            config.validation.folder,
-            "a folder of sets, each with tampered, masks and authentic; without it only synthetic"
-            " samples are looked at",
-        ),
-    ]
-    for folder in data.photos if _synthesizes(config) else ():
-        if not folder.is_dir():
-            yield (
-                f"data.photos: no folder {folder}; name one with photographs of your own, such as"
-                " --set data.photos=Pictures"
-            )
-    for key, path, about in folders:
-        if path is not None and not path.is_dir():
-            yield f"{key}: no folder {path}; {about}. Leave it out with --set {key}="
-    files = [
-        (
-            "semantics",
-            config.semantics,
-            "EfficientNet-Lite0, by imlctl weights convert. Leave it out to take that of the"
-            " bundled weights: --set semantics=",
+    photos = "name one with photographs of your own, such as --set data.photos=Pictures"
+    objects = "a folder of object masks, <photograph>__<number>.png"
+    autoencoder = (
+        "a folder with taef2_encoder.safetensors and taef2_decoder.safetensors"
+        " (github.com/madebyollin/taesd); without it, regions that a generator would fill"
+        " become splices"
+    )
+    sets = (
+        "a folder of sets, each with tampered, masks and authentic; without it only synthetic"
+        " samples are looked at"
+    )
+    folders = [("data.photos", f, photos) for f in data.photos if _synthesizes(config)]
+    folders += [
+        (key, path, f"{about}. Leave it out with --set {key}=")
+        for key, path, about in (
+            ("data.objects", data.objects, objects),
+            ("data.autoencoder", data.autoencoder, autoencoder),
+            ("validation.folder", config.validation.folder, sets),
         )
+        if path is not None
     ]
+    semantics = (
+        "EfficientNet-Lite0, by imlctl weights convert. Leave it out to take that of the bundled"
+        " weights: --set semantics="
+    )
+    files = [("semantics", config.semantics, semantics)]
     if diffusion is not None:
-        name, path = diffusion.encoder, diffusion.backbone
-        files += [
-            ("diffusion.vae", diffusion.vae, f"imlctl distill distill -o {diffusion.vae.parent}"),
-            (
-                "diffusion.backbone",
-                path,
-                f"imlctl weights pull {name}, then imlctl weights convert FILE {path}",
-            ),
-        ]
-    manifests = [source.manifest for source in data.real.sources] if data.real else []
-    files += [("manifest", each, f"imlctl data index FOLDER -o {each}") for each in manifests]
-    for key, file, about in files:
-        if file is not None and not file.is_file():
-            yield f"{key}: no file {file}; {about}"
+        vae, name, path = diffusion.vae, diffusion.encoder, diffusion.backbone
+        fetched = f"imlctl weights pull {name}, then imlctl weights convert FILE {path}"
+        files.append(("diffusion.vae", vae, f"imlctl distill distill -o {vae.parent}"))
+        files.append(("diffusion.backbone", path, fetched))
+    for source in data.real.sources if data.real else ():
+        listed = source.manifest
+        files.append(("manifest", listed, f"imlctl data index FOLDER -o {listed}"))
+    yield from (f"{k}: no folder {p}; {about}" for k, p, about in folders if not p.is_dir())
+    yield from (f"{k}: no file {p}; {about}" for k, p, about in files if p and not p.is_file())
 
 
 def _synthesizes(config: TrainConfig) -> bool:
