@@ -15,6 +15,7 @@ import torch
 
 from imlctl.errors import Exit
 from imlctl.weights.registry import load_registry
+from imlctl.weights.user_registry import to_toml, user_registry_path
 
 CONTENT = b"of no architecture" * 999
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -25,6 +26,13 @@ TEXT = "hf://lab/model@v1/w.bin"
 def hub(hub: Any) -> Any:
     hub.repo("lab/model").commit({"w.bin": CONTENT}, ref="v1")
     return hub
+
+
+def register(name: str, **values: str) -> None:
+    """Write an entry into the user's registry, as a person does."""
+    path = user_registry_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_toml(f"[weights.{name}]", values), "utf-8")
 
 
 def test_list(run, hub):
@@ -110,24 +118,18 @@ def test_one_hash_is_for_one_file(run, hub):
 
 def test_a_restricted_licence_is_told_once(run, hub):
     hub.repo("lab/model").commit({"w.bin": CONTENT})
-    added = run(
-        "weights", "add", "lab", "hf://lab/model/w.bin", "--kind", "encoder",
-        "--licence", "NC", "--restriction", "it forbids trade",
-    )  # fmt: skip
-    assert added.code == Exit.OK
-    assert "weights.toml" in added.out
+    where = {"source": "hub", "repo": "lab/model", "file": "w.bin", "kind": "encoder"}
+    register("lab", **where, licence="NC", restriction="it forbids trade")
     assert "it forbids trade" in run("weights", "pull", "lab", "--trust-on-first-use").err
     assert "it forbids trade" not in run("weights", "pull", "lab").err
 
 
-def test_added_weights_localize_by_name(run, hub, weights, photos):
-    assert run("weights", "add", "mine", weights, "--licence", "MIT").code == Exit.OK
+def test_registered_weights_localize_by_name(run, hub, weights, photos):
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    register("mine", source="file", file=str(weights), sha256=digest, licence="MIT")
     ran = run("localize", photos / "a.jpg", "--weights", "mine", "--json")
     assert ran.code == Exit.OK
     assert json.loads(ran.out)["model"] == "mine"
-    taken = run("weights", "add", "mine", weights, "--licence", "MIT")
-    assert taken.code == Exit.USAGE
-    assert "is taken" in taken.err
 
 
 def test_pulled_weights_localize_by_reference_and_without_the_hub(run, hub, weights, photos):

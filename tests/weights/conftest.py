@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -11,8 +11,10 @@ from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.mask.decide import Rule
 from imlctl.weights.load import Card, save
+from imlctl.weights.user_registry import to_toml, user_registry_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -21,6 +23,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the registry and the cache of whoever runs it."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def add_entry() -> Callable[[Any], None]:
+    """Write an entry into the user's registry, as a person does."""
+
+    def add(entry: Any) -> None:
+        path = user_registry_path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n" + to_toml(f"[weights.{entry.name}]", entry.to_dict()))
+
+    return add
 
 
 @pytest.fixture(scope="session")

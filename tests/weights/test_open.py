@@ -21,7 +21,6 @@ from imlctl.weights.open import open_weights
 from imlctl.weights.pull import find, pull
 from imlctl.weights.registry import Entry, load_registry
 from imlctl.weights.selftest import attach
-from imlctl.weights.user_registry import add_entry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +42,9 @@ def published(hub: Any, path: Path) -> str:
     return "hf://lab/model@v1/w.safetensors"
 
 
-def test_a_name_a_file_and_a_reference_are_the_same_model(hub: Any, model_file: Path) -> None:
+def test_a_name_a_file_and_a_reference_are_the_same_model(
+    hub: Any, model_file: Path, add_entry: Any
+) -> None:
     add_entry(own(model_file))
     text = published(hub, model_file)
     pull(text, trust_on_first_use=True)
@@ -52,7 +53,7 @@ def test_a_name_a_file_and_a_reference_are_the_same_model(hub: Any, model_file: 
         assert (loaded.name, loaded.sha256) == (str(wanted), sha256(model_file))
 
 
-def test_the_pipeline_takes_all_of_them(hub: Any, model_file: Path) -> None:
+def test_the_pipeline_takes_all_of_them(hub: Any, model_file: Path, add_entry: Any) -> None:
     add_entry(own(model_file))
     text = published(hub, model_file)
     pull(text, trust_on_first_use=True)
@@ -130,7 +131,11 @@ def test_parts_of_models_do_not(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["own", "hub"])
 def test_bytes_that_changed_on_this_machine_are_refused(
-    where: str, hub: Any, model_file: Path, small_model: EfficientIML
+    where: str,
+    hub: Any,
+    model_file: Path,
+    small_model: EfficientIML,
+    add_entry: Any,
 ) -> None:
     add_entry(own(model_file))
     text = published(hub, model_file)
@@ -145,7 +150,7 @@ def test_bytes_that_changed_on_this_machine_are_refused(
     assert victim.exists()
 
 
-def test_a_file_that_is_not_what_its_entry_says(model_file: Path) -> None:
+def test_a_file_that_is_not_what_its_entry_says(model_file: Path, add_entry: Any) -> None:
     add_entry(own(model_file, architecture="diff-iml"))
     with pytest.raises(WeightsError, match=r"^own: holds 'efficient-iml', .* says 'diff-iml'"):
         open_weights("own")

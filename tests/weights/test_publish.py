@@ -15,7 +15,7 @@ from imlctl.weights.open import open_weights
 from imlctl.weights.pull import pull
 from imlctl.weights.registry import parse_entries
 from imlctl.weights.selftest import attach
-from imlctl.weights.user_registry import add_entry, to_toml
+from imlctl.weights.user_registry import to_toml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ def logged_in(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("logged_in")
-def test_published_pulled_and_used(hub: Any, publication: dict[str, Any]) -> None:
+def test_published_pulled_and_used(hub: Any, publication: dict[str, Any], add_entry: Any) -> None:
     before = publication["weights"].read_bytes()
     entry = push(**publication)
     assert publication["weights"].read_bytes() == before

@@ -18,7 +18,7 @@ from imlctl.weights.hub import cached
 from imlctl.weights.open import open_weights
 from imlctl.weights.pull import find, pull
 from imlctl.weights.registry import Entry, HubReference, parse
-from imlctl.weights.user_registry import add_entry, known_weights, user_registry_path
+from imlctl.weights.user_registry import known_weights, user_registry_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,7 +127,7 @@ def test_a_mirror_that_answers_with_another_commit_is_refused(hub: Any, commit: 
         pull(f"hf://lab/model@{commit}/w.safetensors", sha256=SHA256)
 
 
-def test_an_entry_with_a_hash(hub: Any, commit: str) -> None:
+def test_an_entry_with_a_hash(hub: Any, commit: str, add_entry: Any) -> None:
     add_entry(entry(sha256=SHA256, revision=commit))
     pulled = pull("lab")
     assert (pulled.name, pulled.checked, pulled.revision) == ("lab", "registry", commit)
@@ -138,13 +138,13 @@ def test_an_entry_with_a_hash(hub: Any, commit: str) -> None:
     assert OTHER_SHA256 in str(caught.value)
 
 
-def test_an_entry_with_a_wrong_hash(hub: Any, commit: str) -> None:
+def test_an_entry_with_a_wrong_hash(hub: Any, commit: str, add_entry: Any) -> None:
     add_entry(entry(sha256=OTHER_SHA256, revision=commit))
     with pytest.raises(WeightsError, match=f"has sha256 {SHA256}, expected {OTHER_SHA256}"):
         pull("lab", trust_on_first_use=True)
 
 
-def test_a_licence_that_restricts_is_shown_before_the_first_fetch(hub: Any) -> None:
+def test_a_licence_that_restricts_is_shown_before_the_first_fetch(hub: Any, add_entry: Any) -> None:
     hub.repo("lab/model").commit({"w.safetensors": CONTENT})
     add_entry(entry(licence="NC", restriction="it forbids trade"))
     told: list[str] = []
@@ -157,7 +157,7 @@ def test_a_licence_that_restricts_is_shown_before_the_first_fetch(hub: Any) -> N
     assert len(told) == 1
 
 
-def test_files_of_this_machine_are_checked_where_they_are(tmp_path: Path) -> None:
+def test_files_of_this_machine_are_checked_where_they_are(tmp_path: Path, add_entry: Any) -> None:
     own = tmp_path / "own.safetensors"
     own.write_bytes(CONTENT)
     add_entry(Entry(name="own", source="file", file=str(own), sha256=SHA256, licence="MIT"))

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from imlctl.errors import OutputError, WeightsError
 from imlctl.weights.registry import Entry, HubReference, Seen, load_registry
 from imlctl.weights.user_registry import (
-    add_entry,
     add_seen,
     known_weights,
     to_toml,
@@ -62,14 +61,14 @@ def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert user_registry_path() == tmp_path / "home" / ".config" / "imlctl" / "weights.toml"
 
 
-def test_an_added_entry_extends_ours_and_comes_back_whole() -> None:
+def test_an_added_entry_extends_ours_and_comes_back_whole(add_entry: Any) -> None:
     add_entry(MINE)
     assert known_weights()["mine"] == MINE
     assert known_weights().default == load_registry().default
     assert known_weights()[load_registry().default] is load_registry()[load_registry().default]
 
 
-def test_what_a_person_wrote_stays(tmp_path: Path) -> None:
+def test_what_a_person_wrote_stays(tmp_path: Path, add_entry: Any) -> None:
     path = write("# my notes\n[weights.first]\nsource = 'file'\nfile = '/x'\nlicence = 'MIT'\n"
                  f"sha256 = '{'d' * 64}'")  # fmt: skip
     before = path.read_text()
@@ -95,13 +94,6 @@ def test_the_first_record_counts_and_is_never_replaced() -> None:
 def test_a_record_of_former_versions_is_read() -> None:
     write(to_toml("[[seen]]", asdict(SEEN) | {"licence": "NC"}))
     assert known_weights().seen == {str(REFERENCE): SEEN}
-
-
-def test_a_taken_name_is_refused() -> None:
-    add_entry(MINE)
-    for name in ("mine", load_registry().default):
-        with pytest.raises(WeightsError, match=f"the name '{name}' is taken"):
-            add_entry(replace(MINE, name=name))
 
 
 def test_a_name_of_ours_cannot_be_given_another_meaning() -> None:

@@ -1,4 +1,4 @@
-"""`imlctl weights`: list, show, verify, add, pull, push, convert and export."""
+"""`imlctl weights`: list, show, verify, pull, push, convert and export."""
 
 from __future__ import annotations
 
@@ -79,26 +79,6 @@ def verify(
     bad = {inv.State.CHANGED, inv.State.UNREADABLE} | ({inv.State.ABSENT} if chosen else set())
     if any(item.state in bad for item in items):
         raise typer.Exit(Exit.USAGE)
-
-
-@weights.command()
-def add(
-    name: Annotated[str, typer.Argument(help="Name for the weights.")],
-    source: Annotated[
-        str, typer.Argument(help="A safetensors file, or hf://owner/repo[@commit]/file.")
-    ],
-    licence: Licence,
-    kind: Annotated[str, option("model, encoder or teacher.")] = "model",
-    sha256: Annotated[str, option("Expected hash.")] = "",
-    restriction: Annotated[str, option("Restrictions of the licence.")] = "",
-    card: Annotated[str, option("Address of the model card.")] = "",
-) -> None:
-    """Add your own weights to your registry."""
-    from imlctl.weights.user_registry import add_entry, describe, user_registry_path
-
-    about = {"sha256": sha256, "licence": licence, "restriction": restriction, "card": card}
-    add_entry(describe(name, source, kind=kind, **about))
-    typer.echo(f"{printable(name)} is now in {printable(user_registry_path())}")
 
 
 @weights.command()

@@ -1,8 +1,8 @@
 """The user's own registry, ``$XDG_CONFIG_HOME/imlctl/weights.toml``: it extends ours.
 
 It holds ``[weights.NAME]`` tables like ours, and ``[[seen]]`` tables: a file of the Hub as it was
-when it was first pulled. It is only ever added to, so a person's comments stay and no record of
-what was trusted is lost. The first record of a reference counts.
+when it was first pulled. The former a person writes; the latter are only ever added, so that
+comments stay and no record of what was trusted is lost. The first record of a reference counts.
 """
 
 from __future__ import annotations
@@ -10,23 +10,14 @@ from __future__ import annotations
 import json
 import tomllib
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from imlctl import atomic
 from imlctl.errors import WeightsError
-from imlctl.weights.files import sha256_of
-from imlctl.weights.registry import (
-    SCHEME,
-    Entry,
-    Registry,
-    Seen,
-    is_commit,
-    load_registry,
-    parse,
-    parse_entries,
-    user_folder,
-)
+from imlctl.weights.registry import Registry, Seen, load_registry, parse_entries, user_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def user_registry_path() -> Path:
@@ -43,29 +34,32 @@ def known_weights() -> Registry:
     return _extended(_read())
 
 
-def add_entry(entry: Entry) -> None:
-    """Add an entry to the user's registry.
-
-    Raises:
-        WeightsError: The name is taken, or the registry cannot be read.
-        OutputError: It cannot be written.
-    """
-    if entry.name in known_weights().entries:
-        raise WeightsError(
-            f"the name {entry.name!r} is taken",
-            source=str(user_registry_path()),
-            remedy="Choose another name, or edit that file.",
-        )
-    _append(to_toml(f"[weights.{_key(entry.name)}]", entry.to_dict()))
-
-
 def add_seen(record: Seen) -> Seen:
     """Add a record to the user's registry, unless it has one of this reference.
 
-    Returns the record that counts: the first, which another process may have added. Raises as
-    `add_entry` does.
+    Returns:
+        The record that counts: the first, which another process may have added.
+
+    Raises:
+        WeightsError: The registry cannot be read.
+        OutputError: It cannot be written.
     """
-    return _append(to_toml("[[seen]]", asdict(record)), record.weights).seen[record.weights]
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
+    path = user_registry_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(path.with_name(path.name + ".lock")):  # one process at a time
+            before = _read()
+            seen = _extended(before).seen
+            if record.weights not in seen:
+                gap = "\n" if before.endswith("\n") or not before else "\n\n"
+                text = (before + gap if before else "") + to_toml("[[seen]]", asdict(record))
+                seen = _extended(text).seen  # never write what cannot be read back
+                atomic.write(path, text.encode(), overwrite=True)
+            return seen[record.weights]
+    except OSError as error:
+        raise atomic.output_error(error, str(path)) from error
 
 
 def to_toml(head: str, values: dict[str, str | int]) -> str:
@@ -125,63 +119,3 @@ def _unreadable(error: Exception) -> WeightsError:
         source=str(user_registry_path()),
         remedy="Correct it, or move it away to continue without it.",
     )
-
-
-def _append(table: str, reference: str = "") -> Registry:
-    """Add a table at the end, one process at a time, unless it is a second of a reference."""
-    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
-
-    path = user_registry_path()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(path.with_name(path.name + ".lock")):
-            before = _read()
-            now = _extended(before)
-            if reference in now.seen:
-                return now
-            gap = "\n" if before.endswith("\n") or not before else "\n\n"
-            text = (before + gap if before else "") + table
-            after = _extended(text)  # never write what cannot be read back
-            atomic.write(path, text.encode(), overwrite=True)
-            return after
-    except OSError as error:
-        raise atomic.output_error(error, str(path)) from error
-
-
-def describe(name: str, source: str, *, kind: str, sha256: str = "", **fields: Any) -> Entry:
-    """Return an entry for weights of the user's own.
-
-    Args:
-        name: What to call them.
-        source: A safetensors file, whose hash is taken now, or ``hf://owner/repo[@revision]/file``,
-            which is pinned if its revision is a commit.
-        kind: ``model``, ``encoder`` or ``teacher``; a file of kind model must load.
-        sha256: What the hash must be.
-        **fields: Further fields of `Entry`.
-
-    Raises:
-        WeightsError: The file is not valid, or the entry would contradict itself.
-    """
-    fields |= {"name": name, "kind": kind, "sha256": sha256.lower()}
-    try:
-        if source.startswith(SCHEME):
-            found = parse(source)
-            if is_commit(found.revision):
-                fields["revision"] = found.revision
-            elif found.revision != "main":
-                raise ValueError(f"{name}: the tag {found.revision!r} can move; give a commit")
-            return Entry(source="hub", repo=found.repo, file=found.file, **fields)
-        path = Path(source)
-        digest = sha256_of(path)
-        if sha256 and digest != fields["sha256"]:
-            raise ValueError(f"it has sha256 {digest}, expected {fields['sha256']}")
-        if kind == "model":
-            from imlctl.weights.load import load  # imports torch, which names do not need
-
-            fields["architecture"] = load(path, expected_sha256=digest).card.architecture
-        fields |= {"file": str(path.resolve()), "size": path.stat().st_size, "sha256": digest}
-        return Entry(source="file", **fields)
-    except ValueError as error:
-        raise WeightsError(
-            f"cannot be added: {error}", source=source, remedy="Correct that, and add it again."
-        ) from error
