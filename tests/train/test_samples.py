@@ -28,17 +28,16 @@ def config(save_photos: Callable[..., Path]) -> TrainConfig:
 
 @pytest.mark.parametrize(("count", "rows"), [(1, 1), (8, 1), (9, 2)])
 def test_size(count: int, rows: int, config: TrainConfig) -> None:
-    png, rate = contact_sheet(config, start=0, count=count)
+    png = contact_sheet(config, start=0, count=count)
     with Image.open(io.BytesIO(png)) as sheet:
         assert sheet.format == "PNG"
         assert sheet.width == 8 * TILE
         assert sheet.height % rows == 0
         assert 64 < sheet.height / rows < 64 + 40  # a caption below each sample
-    assert rate > 0
 
 
 def test_shows_the_samples_that_training_would_see(config: TrainConfig) -> None:
-    png, _ = contact_sheet(config, start=5, count=3)
+    png = contact_sheet(config, start=5, count=3)
     with Image.open(io.BytesIO(png)) as image:
         sheet = np.asarray(image)
     make = Synthesizer(load_split(config, validation=False), size=64, seed=3, originals=0.3)
@@ -54,9 +53,3 @@ def test_shows_the_samples_that_training_would_see(config: TrainConfig) -> None:
         caption = sheet[64:, TILE * place : TILE * place + TILE]
         assert caption.min() < 100 < caption.max()
         assert (caption[:, -4:] == 255).all()  # it is there to its end
-
-
-def test_leaves_the_number_of_threads_as_it_was(config: TrainConfig) -> None:
-    before = cv2.getNumThreads()
-    contact_sheet(config, start=0, count=1)
-    assert cv2.getNumThreads() == before

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import cv2
@@ -14,8 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 from imlctl.train.material import load_split, synthesizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from imlctl.forge.synthesizer import Sample
     from imlctl.train.config import TrainConfig
 
@@ -25,32 +21,17 @@ _LEAST_WIDTH = 140  # that the longest caption takes
 _OUTLINE = ((0, 0, 0), (255, 220, 0))  # dark under bright: visible on any ground
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let OpenCV use one thread, as in the processes that make samples."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
-
-
-@_one_thread()
-def contact_sheet(config: TrainConfig, *, start: int, count: int) -> tuple[bytes, float]:
-    """Draw samples `start` to `start + count` as a PNG; also return the samples made per second."""
+def contact_sheet(config: TrainConfig, *, start: int, count: int) -> bytes:
+    """Draw samples `start` to `start + count` as a PNG."""
     make = synthesizer(config, load_split(config, validation=False))
-    began = time.perf_counter()
-    samples = [make(index) for index in range(start, start + count)]
-    rate = count / (time.perf_counter() - began)
-    tiles = [_tile(sample) for sample in samples]
+    tiles = [_tile(make(index)) for index in range(start, start + count)]
     width, height = tiles[0].size
     sheet = Image.new("RGB", (_COLUMNS * width, -(-count // _COLUMNS) * height), "white")
     for place, tile in enumerate(tiles):
         sheet.paste(tile, (place % _COLUMNS * width, place // _COLUMNS * height))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
-    return buffer.getvalue(), rate
+    return buffer.getvalue()
 
 
 def _tile(sample: Sample) -> Image.Image:
