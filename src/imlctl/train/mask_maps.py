@@ -132,7 +132,7 @@ HELD_OUT: dict[str, Callable[[Rng, int], Mask]] = {
     "thin": _thin,
     "small": partial(_scatter, count=(1, 5), sides=(6, 32)),
 }
-_KINDS = (
+_KINDS: tuple[Callable[[Rng, int], Mask], ...] = (
     *HELD_OUT.values(),
     _ragged,
     _mixture,

@@ -120,7 +120,9 @@ def _choose(content: Mapping[Any, Any], part: str) -> Mapping[Any, Any]:
     def has_tensors(value: Any) -> bool:
         return isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values())
 
-    sets = {str(key): value for key, value in content.items() if has_tensors(value)}
+    sets: dict[str, Mapping[Any, Any]] = {
+        str(key): value for key, value in content.items() if has_tensors(value)
+    }
     listed = ", ".join(map(repr, sorted(sets))) or "none"
     if part:
         if part not in sets:

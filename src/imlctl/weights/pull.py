@@ -20,11 +20,12 @@ from imlctl.weights.registry import (
     SCHEME,
     Entry,
     HubReference,
+    Seen,
     is_commit,
     is_sha256,
     parse,
 )
-from imlctl.weights.user_registry import Seen, add_seen, known_weights
+from imlctl.weights.user_registry import add_seen, known_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -251,8 +252,8 @@ def _item(name: str) -> Item:
     entry, reference, seen = _look_up(name)
     sha256 = entry.sha256 if entry else ""
     if reference is None:
-        path = cast("Entry", entry).path
-        return Item(name, entry, path, sha256, State.HERE if path.is_file() else State.ABSENT)
+        there = cast("Entry", entry).path
+        return Item(name, entry, there, sha256, State.HERE if there.is_file() else State.ABSENT)
     cached = hub.cached(reference.at(seen.revision) if seen else reference)
     path, state = (cached.path, State.HERE) if cached else (None, State.ABSENT)
     return Item(name, entry, path, sha256 or (seen.sha256 if seen else ""), state)
