@@ -151,7 +151,7 @@ def load_material(config: TrainConfig, report: Report) -> Material:
             real_judge = RealSamples(looked_at, size=optim.size, seed=_VALIDATION_SEED)
             held = held or _authentic(e for _, each in looked_at for e in each)
         if len(makers) == 2:
-            makers = [Mixture(*makers, data.real.share)]
+            makers = [Mixture(makers[0], makers[1], data.real.share)]
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     return Material(makers[0], judge, real_judge, pool, held, digest)
 

@@ -136,10 +136,9 @@ class RealSamples:
         entry = self.entry(index)
         rng = np.random.default_rng((self.seed, index, 2))
         turns, mirror = int(rng.integers(4)), int(rng.choice((-1, 1)))
-        pixels, mask = (
-            np.ascontiguousarray(np.rot90(part, turns)[:, ::mirror])
-            for part in _crop(*_load(entry), self.size, rng)
-        )
+        pixels, mask = _crop(*_load(entry), self.size, rng)
+        pixels = np.ascontiguousarray(np.rot90(pixels, turns)[:, ::mirror])
+        mask = np.ascontiguousarray(np.rot90(mask, turns)[:, ::mirror])
         kind = "real" if mask.any() else "authentic"
         pixels = history.random_finish(pixels, rng)
         return Sample(pixels, mask, kind, (str(entry.image),), self.size)
