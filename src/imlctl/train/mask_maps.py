@@ -117,7 +117,7 @@ def _ragged(rng: Rng, size: int) -> Mask:
 def _mixture(rng: Rng, size: int) -> Mask:
     """Two of the others, together."""
     first, second = rng.integers(4, size=2)
-    return _KINDS[first](rng, size) | _KINDS[second](rng, size)
+    return np.asarray(_KINDS[first](rng, size) | _KINDS[second](rng, size))
 
 
 def _never_empty(rng: Rng, mask: Mask) -> Mask:
