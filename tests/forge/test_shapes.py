@@ -234,17 +234,7 @@ def test_the_frame_is_no_edge(kind: Any, value: bool) -> None:
     assert not edge_map(np.full((32, 32), value), kind).any()
 
 
-@pytest.mark.parametrize("kind", EDGE_KINDS)
-def test_the_width_is_a_choice(kind: Any) -> None:
-    areas = [edge_map(box(), kind, width=w).sum() for w in (3, 7, 11)]
-    assert areas == sorted(areas)
-    assert areas[0] < areas[1] < areas[2]
-
-
 def test_refuses_what_it_does_not_know() -> None:
     wrong: Any = "sobel"
     with pytest.raises(ValueError, match="unknown edge map 'sobel'; known: canny, band"):
         edge_map(box(), wrong)
-    for width in (0, 4):
-        with pytest.raises(ValueError, match="must be odd and positive"):
-            edge_map(box(), width=width)

@@ -99,7 +99,6 @@ def test_every_table_is_read(tmp_path: Path) -> None:
         (DATA + "[optim]\nrate = 0", r"optim: .*must be positive"),
         (DATA + "[optim]\nsteps = 0", r"optim: .*must be positive"),
         (DATA + "[optim]\nsize = 100", r"optim: size must be a multiple of 64"),
-        (DATA + "[optim]\nlarge = 100", r"optim: large must be a multiple of 64"),
         (DATA + "[optim]\nseed = -1", r"optim: .*seed must not be negative"),
         (DATA + "[optim]\nema = 1.0", r"optim: .*ema must lie in \[0, 1\)"),
         (

@@ -20,7 +20,7 @@ _TOLERANCES = (6, 10, 16, 24, 34)  # grey levels of each colour about the spot's
 
 EdgeKind = Literal["canny", "band"]
 
-EDGE_WIDTH = 7  # pixels
+EDGE_WIDTH = 7  # pixels, the side of the square or the cross
 
 
 def random_mask(rng: Rng, height: int, width: int) -> Mask:
@@ -181,24 +181,22 @@ def _grow(smooth: Pixels, rng: Rng) -> Mask:
     return region > 0
 
 
-def edge_map(mask: Mask, kind: EdgeKind = "canny", *, width: int = EDGE_WIDTH) -> Mask:
+def edge_map(mask: Mask, kind: EdgeKind = "canny") -> Mask:
     """Mark the border of a mask, (H, W) to (H, W); the frame's own border is none.
 
     ``canny`` is Canny's line dilated by a square (Eq. 7 of DiffIML); ``band`` what a cross reaches
-    both from inside and from outside, as the authors' code. `width`, odd, is the side of either.
+    both from inside and from outside, as the authors' code.
 
     Raises:
-        ValueError: The kind is unknown, or the width is even or below 1.
+        ValueError: The kind is unknown.
     """
     if kind not in get_args(EdgeKind):
         raise ValueError(f"unknown edge map {kind!r}; known: {', '.join(get_args(EdgeKind))}")
-    if width < 1 or width % 2 == 0:
-        raise ValueError(f"the width of an edge map must be odd and positive, not {width}")
-    inside = mask.astype(np.uint8)
+    inside, size = mask.astype(np.uint8), (EDGE_WIDTH, EDGE_WIDTH)
     if kind == "canny":
         line = cv2.Canny(inside * 255, 100, 200)
-        kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (width, width))
+        kernel = cv2.getStructuringElement(cv2.MORPH_RECT, size)
         return np.asarray(cv2.dilate(line, kernel) > 0)
-    kernel = cv2.getStructuringElement(cv2.MORPH_CROSS, (width, width))
+    kernel = cv2.getStructuringElement(cv2.MORPH_CROSS, size)
     near = cv2.dilate(inside, kernel) > 0
     return np.asarray(near & (cv2.dilate(1 - inside, kernel) > 0))
