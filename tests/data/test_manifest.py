@@ -23,7 +23,7 @@ def entries(folder: Path) -> list[Entry]:
         Entry(folder / "a, b.jpg", folder / "m/a.png", "one", "train", "0" * 64),
         Entry(folder / 'quo"te\n.png', None, "one", "val"),
         Entry(Path("/elsewhere/ü.jpg"), None, "two", "test"),
-        Entry(folder / "c.jpg", folder / "c.png", "two", source=folder / "from.png"),
+        Entry(folder / "c.jpg", folder / "c.png", "two"),
         Entry(folder / "bad-\udcff.jpg", None, "two", "test"),
     ]
 
@@ -157,25 +157,21 @@ class TestEvaluationPictures:
         with pytest.raises(ConfigError, match=r"holds no evaluation pictures.*Expected <set>/"):
             evaluation_pictures(tmp_path)
 
-    def test_sources_of_copy_moves_lie_beside(self, tree: Path) -> None:
-        source = save(tree / "one" / "masks_source" / "b.png")
-        assert [entry.source for entry in evaluation_pictures(tree / "one")] == [None, source, None]
-
     def test_a_folder_has_no_splits(self, tree: Path) -> None:
         with pytest.raises(ConfigError, match="a folder has no splits"):
             evaluation_pictures(tree, split="test")
 
     def test_a_split_of_a_manifest(self, tmp_path: Path) -> None:
-        a, b, m, s = (save(tmp_path / "files" / f"{name}.png") for name in "abms")
+        a, b, m = (save(tmp_path / "files" / f"{name}.png") for name in "abm")
         path = tmp_path / "list.csv"
         path.write_text(
-            "image,mask,masks_source,set,split,camera\n"
-            "files/a.png,files/m.png,files/s.png,one,test,x\n"
-            "files/b.png,,,one,train,y\n"
-            "files/b.png,,,,test,y\n",
+            "image,mask,set,split,camera\n"
+            "files/a.png,files/m.png,one,test,x\n"
+            "files/b.png,,one,train,y\n"
+            "files/b.png,,,test,y\n",
             "utf-8-sig",
         )
-        forged = Entry(a, m, "one", "test", source=s)
+        forged = Entry(a, m, "one", "test")
         assert evaluation_pictures(path, split="test") == [forged, Entry(b, None, "list", "test")]
         assert len(evaluation_pictures(path)) == 3
         assert authentic_pictures(path, split="test") == [Entry(b, None, "list", "test")]

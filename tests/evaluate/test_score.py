@@ -11,7 +11,7 @@ from PIL import Image
 
 from imlctl.data.manifest import Entry
 from imlctl.errors import ConfigError, InputError, NumericalError
-from imlctl.evaluate.score import MapAnswer, copy_move_masks, evaluate, score_picture
+from imlctl.evaluate.score import MapAnswer, evaluate, score_picture
 from imlctl.mask.decide import Rule, Verdict, decide
 
 
@@ -58,7 +58,6 @@ class TestEvaluate:
         assert all(math.isnan(x) for x in (clean.f1, clean.iou, clean.auc, clean.best_f1))
         assert forged.precision == pytest.approx(11 / 24)
         assert forged.recall == pytest.approx(11 / 23)
-        assert math.isnan(forged.f1_copy)  # no source is known
 
     def test_f1_at_one_half_and_of_the_mask_of_the_verdict(self, cases: list[Entry]) -> None:
         faint = np.full((6, 8), 0.01, np.float32)
@@ -109,34 +108,3 @@ def test_masks_and_verdicts_are_those_of_the_product(score: float) -> None:
         found = score_picture(Entry(Path("a.png"), None, "s"), answer, None)
         assert found.verdict is rule.verdict(score)
         assert (found.marked, found.score) == (answer.decision.share, score)
-
-
-class TestCopyMove:
-    COPY, SOURCE = np.zeros((2, 10), bool), np.zeros((2, 10), bool)
-    COPY[:, :3] = True
-    SOURCE[:, 5:8] = True
-
-    def test_a_mask_of_the_copy(self) -> None:
-        copy, both = copy_move_masks(self.COPY, self.SOURCE)
-        assert np.array_equal(copy, self.COPY)
-        assert np.array_equal(both, self.COPY | self.SOURCE)
-
-    def test_a_mask_of_both(self) -> None:
-        copy, both = copy_move_masks(self.COPY | self.SOURCE, self.SOURCE)
-        assert np.array_equal(copy, self.COPY)
-        assert np.array_equal(both, self.COPY | self.SOURCE)
-
-    def test_both_conventions_are_scored(self, tmp_path: Path) -> None:
-        for name, mask in (("copy", self.COPY), ("source", self.SOURCE)):
-            Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / f"{name}.png")
-        case = Entry(tmp_path / "a.png", tmp_path / "copy.png", "s", source=tmp_path / "source.png")
-        (score,) = evaluate([case], lambda _: answer_of(self.COPY.astype(np.float32), 1.0))
-        assert (score.f1, score.f1_copy) == (1, 1)
-        assert score.f1_both == pytest.approx(2 * 6 / (6 + 12))
-
-    def test_a_source_of_another_size(self, tmp_path: Path) -> None:
-        source = save(tmp_path / "s.png", (3, 3))
-        case = Entry(tmp_path / "a.png", tmp_path / "m.png", "s", source=source)
-        Image.fromarray(self.COPY.astype(np.uint8)).save(tmp_path / "m.png")
-        with pytest.raises(ConfigError, match=r"s.png: is 3x3"):
-            next(evaluate([case], lambda _: answer_of(self.COPY.astype(np.float32), 1.0)))

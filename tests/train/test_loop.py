@@ -103,7 +103,7 @@ class TestRun:
         best = train(config, out, device=CPU, report=told.append)
         assert best == out / "best.safetensors"
         assert {p.name for p in out.iterdir()} == {
-            *("best.safetensors", "last.safetensors", "log.jsonl", "curves.png")
+            *("best.safetensors", "last.safetensors", "log.jsonl")
         }
         lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
         timeless = [{k: v for k, v in x.items() if k != "time"} for x in lines]

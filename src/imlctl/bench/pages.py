@@ -220,11 +220,6 @@ def _pixel_tables(model: Document) -> Iterator[Table]:
         " | F1, own mask=f1_verdict",
     )
     yield tabulate(
-        "Copy-moves with a known source, F1 of pixels",
-        [row for row in sets if row["f1_both"] is not None],
-        "set=name | copy only=f1_copy | copy and source=f1_both",
-    )
-    yield tabulate(
         "Reliability of the score",
         [row | {"range": f"{row['low']:.1f} to {row['high']:.1f}"} for row in model["reliability"]],
         "score=range | tampered | authentic | mean score=score"

@@ -25,7 +25,6 @@ class Found:
     set: str
     group: str  # pictures of one scene share it, and must never be divided between splits
     rule: Rule = "white"  # how the mask marks
-    source: Path | None = None  # mask of where a copy-move was copied from, if known
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,6 @@ def paired(
     stems: Callable[[str], Sequence[str]] = lambda stem: (stem,),
     group: Callable[[str], str] = str,
     rule: Rule = "white",
-    sources: Mapping[str, Path] | None = None,
 ) -> Iterator[Found | Remark]:
     """Pair manipulated pictures of a set with their masks, or say that they have none.
 
@@ -104,5 +102,4 @@ def paired(
         if mask is None:
             yield Remark(image, "has no mask")
         else:
-            source = (sources or {}).get(image.stem)
-            yield Found(image, mask, name, group(image.stem), rule, source)
+            yield Found(image, mask, name, group(image.stem), rule)

@@ -135,7 +135,7 @@ def _check(found: Found, masks: Path, name: str, split: str) -> Entry | Remark:
         kept = masks / found.set / f"{stem}-{digest[:8]}.png"
         if not kept.exists() or kept.read_bytes() != mask_png(mask):
             atomic.write(kept, mask_png(mask), overwrite=True)
-    return Entry(found.image, kept, name, split, photo.sha256, found.source)
+    return Entry(found.image, kept, name, split, photo.sha256)
 
 
 def _objection(found: Found, mask: Mask, shape: tuple[int, ...]) -> str | None:

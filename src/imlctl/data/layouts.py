@@ -69,12 +69,12 @@ def detect(root: Path) -> Layout:
 
 
 def trees(root: Path) -> Iterator[Found | Remark]:
-    """``tampered``, ``masks``, ``authentic``, and ``masks_source`` of copy-moves, in each set."""
+    """``tampered``, ``masks`` and ``authentic`` in each set."""
     for folder in tree_sets(root):
         name = folder.resolve().name
-        masks, sources = (by_stem(pictures(folder / k)) for k in ("masks", "masks_source"))
+        masks = by_stem(pictures(folder / "masks"))
         forged = pictures(folder / "tampered")
-        yield from paired(forged, masks, name, stems=lambda s: (s, f"{s}_mask"), sources=sources)
+        yield from paired(forged, masks, name, stems=lambda s: (s, f"{s}_mask"))
         yield from authentic(pictures(folder / "authentic"), name)
 
 

@@ -1,9 +1,9 @@
 """Pictures of a dataset, from a manifest or a tree of folders.
 
 A manifest is CSV with a header. Its columns: ``image``; ``mask``, empty for an authentic picture;
-``masks_source``, where a copy-move was copied from, if known; ``set``, by default the manifest's
-name; ``split``; ``sha256`` of the picture's bytes. Relative paths are taken from the manifest's own
-folder, so that a dataset and its manifest can move together.
+``set``, by default the manifest's name; ``split``; ``sha256`` of the picture's bytes. Relative
+paths are taken from the manifest's own folder, so that a dataset and its manifest can move
+together.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from imlctl.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-COLUMNS = ("image", "mask", "set", "split", "sha256", "masks_source")
+COLUMNS = ("image", "mask", "set", "split", "sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,6 @@ class Entry:
     set: str
     split: str = ""  # what it is for, such as ``train``, ``val`` or ``test``; empty: not divided
     sha256: str = ""  # of the picture's bytes; empty when not known
-    source: Path | None = None  # mask of where a copy-move was copied from; None when not known
 
     def __post_init__(self) -> None:
         if not self.set:
@@ -86,16 +85,12 @@ def write_manifest(path: Path, entries: Iterable[Entry], *, overwrite: bool = Fa
         OutputError: The name is taken, or the file cannot be written.
     """
     base = _folder(path)
-    rows = []
-    for entry in entries:
-        files = {"image": entry.image, "mask": entry.mask, "masks_source": entry.source}
-        named = {key: _relative(file, base) if file else "" for key, file in files.items()}
-        rows.append(named | {"set": entry.set, "split": entry.split, "sha256": entry.sha256})
-    columns = [c for c in COLUMNS if c != "masks_source" or any(row[c] for row in rows)]
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for entry in entries:
+        files = (_relative(file, base) if file else "" for file in (entry.image, entry.mask))
+        writer.writerow((*files, entry.set, entry.split, entry.sha256))
     data = buffer.getvalue().encode("utf-8", "surrogateescape")
     atomic.write(path, data, overwrite=overwrite)
 
@@ -114,7 +109,7 @@ def evaluation_pictures(place: Path, *, split: str = "") -> list[Entry]:
         entries = [entry for entry in entries if entry.split == split]
         if not entries:
             raise ConfigError(f"lists no picture of the split {split!r}", source=str(place))
-    named = [p for e in entries for p in (e.image, e.mask, e.source) if p is not None]
+    named = [p for e in entries for p in (e.image, e.mask) if p is not None]
     missing = [str(path) for path in named if not path.is_file()]
     if missing:
         raise ConfigError(
@@ -173,7 +168,7 @@ def _of_tree(root: Path, split: str) -> list[Entry]:
             remedy="Add the masks, or move these pictures away.",
         )
     files = (each for each in found if isinstance(each, Found))
-    return [Entry(each.image, each.mask, each.set, source=each.source) for each in files]
+    return [Entry(each.image, each.mask, each.set) for each in files]
 
 
 def _count(items: list[str], what: str) -> str:
@@ -195,9 +190,9 @@ def _entry(row: dict[str, str | None], path: Path, where: str) -> Entry:
     if not values["image"]:
         raise ConfigError(f"{where} names no image", source=str(path))
     base = _folder(path)
-    mask, source = (base / values[key] if values[key] else None for key in ("mask", "masks_source"))
+    mask = base / values["mask"] if values["mask"] else None
     name = values["set"] or path.stem
     try:
-        return Entry(base / values["image"], mask, name, values["split"], values["sha256"], source)
+        return Entry(base / values["image"], mask, name, values["split"], values["sha256"])
     except ValueError as error:
         raise ConfigError(f"{where}: {error}", source=str(path)) from error

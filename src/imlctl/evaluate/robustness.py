@@ -87,7 +87,7 @@ def degraded(
     localizer: Localizer, entry: Entry, *, seed: int = 0
 ) -> Iterator[tuple[Degradation, PictureScore]]:
     """Score a picture after each degradation, the clean file first."""
-    truth, source = (None if m is None else read_mask(m) for m in (entry.mask, entry.source))
+    truth = None if entry.mask is None else read_mask(entry.mask)
     original = localizer.localize(entry.image)
     pixels = eight_bit(original.pixels)
     for each in grid():
@@ -95,9 +95,8 @@ def degraded(
         if each.change is not None:
             data = each(pixels, seed=seed, key=bytes.fromhex(original.photo.sha256))
             answer = localizer.localize(data, name=str(entry.image))
-        shape = answer.probability.shape
-        masks = [None if m is None else resized(m, shape) for m in (truth, source)]
-        yield each, score_picture(entry, answer, *masks)
+        mask = None if truth is None else resized(truth, answer.probability.shape)
+        yield each, score_picture(entry, answer, mask)
 
 
 def resized(mask: Mask, shape: tuple[int, ...]) -> Mask:

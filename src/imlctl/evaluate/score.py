@@ -42,8 +42,6 @@ class PixelScores:
         f1: At 0.5, as iou, precision and recall.
         f1_verdict: F1 of the mask that goes with the verdict.
         best_f1: At the picture's best threshold: optimistic.
-        f1_copy: Of a copy-move with known source: F1 where only the copy counts as manipulated.
-        f1_both: The same where copy and source count.
     """
 
     f1: float = _NAN
@@ -54,8 +52,6 @@ class PixelScores:
     auc: float = _NAN
     ap: float = _NAN
     best_f1: float = _NAN
-    f1_copy: float = _NAN
-    f1_both: float = _NAN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,27 +84,23 @@ def evaluate(
         NumericalError: A map holds NaN or infinity.
     """
     for entry in entries:
-        masks = [None if m is None else read_mask(m) for m in (entry.mask, entry.source)]
-        yield score_picture(entry, localize(entry.image), *masks)
+        truth = None if entry.mask is None else read_mask(entry.mask)
+        yield score_picture(entry, localize(entry.image), truth)
 
 
-def score_picture(
-    entry: Entry, answer: Result | MapAnswer, truth: Mask | None, source: Mask | None = None
-) -> PictureScore:
+def score_picture(entry: Entry, answer: Result | MapAnswer, truth: Mask | None) -> PictureScore:
     """Score what a detector said of one picture; raises as `evaluate` does.
 
-    The masks have the map's size: `truth` is what is manipulated, None for an authentic picture;
-    `source` is what a copy-move copied, where that is known.
+    `truth` is what is manipulated, of the map's size; None for an authentic picture.
     """
     probability, decision = answer.probability, answer.decision
     if not np.isfinite(probability).all():
         raise NumericalError("its map contains NaN or infinity", source=str(entry.image))
-    for mask, path in ((truth, entry.mask), (source, entry.source)):
-        if mask is not None and mask.shape != probability.shape:
-            sizes = ["x".join(map(str, array.shape[::-1])) for array in (mask, probability)]
-            raise ConfigError(f"is {sizes[0]}, its picture {sizes[1]}", source=str(path))
     values: dict[str, float] = {}
     if truth is not None:
+        if truth.shape != probability.shape:
+            sizes = ["x".join(map(str, array.shape[::-1])) for array in (truth, probability)]
+            raise ConfigError(f"is {sizes[0]}, its picture {sizes[1]}", source=str(entry.mask))
         if not truth.any():  # two empty masks agree: the picture would score 1 for being missed
             raise ConfigError(
                 "marks nothing",
@@ -118,9 +110,6 @@ def score_picture(
         predicted = probability >= HALF
         values = mask_scores(predicted, truth) | map_scores(probability, truth)
         values["f1_verdict"] = pixel_f1(decision.mask, truth)
-        if source is not None:
-            copy, both = copy_move_masks(truth, source)
-            values |= {"f1_copy": pixel_f1(predicted, copy), "f1_both": pixel_f1(predicted, both)}
     return PictureScore(
         set=entry.set,
         image=entry.image.name,
@@ -131,12 +120,3 @@ def score_picture(
         marked=decision.share,
         **values,
     )
-
-
-def copy_move_masks(truth: Mask, source: Mask) -> tuple[Mask, Mask]:
-    """Return the copy alone, and copy and source: both conventions of a copy-move's mask.
-
-    If more than half of the source is marked, the mask is taken to mark both.
-    """
-    marks_both = 2 * np.count_nonzero(truth & source) > np.count_nonzero(source)
-    return (truth & ~source if marks_both else truth), truth | source

@@ -57,8 +57,8 @@ def train(
 
     Writes into `out`: ``log.jsonl``, ``last.safetensors`` (the whole state, every few minutes),
     ``best.safetensors`` (the averaged weights that validated best, with a rule calibrated on the
-    held-out photographs once the run ends; ready for `imlctl localize --weights`), and
-    ``curves.png``. Under torchrun the processes divide each batch, and the first of them writes.
+    held-out photographs once the run ends; ready for `imlctl localize --weights`). Under torchrun
+    the processes divide each batch, and the first of them writes.
 
     Args:
         config: The preset. A run may go on with more `optim.steps` than it began with.

@@ -1,18 +1,15 @@
-"""Validation while a model trains, and what follows the last step: calibration and curves."""
+"""Validation while a model trains, and calibration after the last step."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from imlctl import atomic
 from imlctl.data.manifest import evaluation_pictures
-from imlctl.evaluate.charts import draw_charts
 from imlctl.evaluate.metrics import pixel_auc, pixel_f1
 from imlctl.evaluate.score import evaluate
 from imlctl.evaluate.summary import summarize
@@ -33,14 +30,6 @@ if TYPE_CHECKING:
     from imlctl.train.config import TrainConfig, ValidationConfig
     from imlctl.train.material import Material
 
-_PANELS = {
-    "loss": ("loss",),
-    "terms of the loss": ("bce", "dice", "edge", "consistency", "score", "mask"),
-    "norm of the gradient": ("norm",),
-    "share of the time spent waiting for samples": ("waiting",),
-    "AUC in validation": ("synthetic_auc", "real_auc", "mean_auc"),
-    "F1 in validation": ("synthetic_f1", "real_f1", "mean_f1"),
-}
 _BATCH = 16
 _ONCE = Sampling(ensemble=1)  # an ensemble of one tells as well which weights are better, faster
 
@@ -112,10 +101,9 @@ def _sets(model: Model, folder: Path, device: torch.device) -> dict[str, float]:
 def finish(
     out: Path, material: Material, config: TrainConfig, device: torch.device, log: Log
 ) -> None:
-    """Train the score of the best weights, calibrate them, and draw the run's curves.
+    """Train the score of the best weights, calibrate them, and write them anew with their rule.
 
-    Writes the weights anew with their rule, and ``curves.png``. Without photographs held out from
-    training nothing is calibrated.
+    Without photographs held out from training nothing is calibrated.
     """
     best = out / "best.safetensors"
     if material.held is not None and len(material.held):
@@ -130,29 +118,3 @@ def finish(
         save(best, model, card)
     else:
         log({"event": "not calibrated", "why": "no authentic photographs were held out"})
-    png = draw_curves(out / "log.jsonl")
-    if png is not None:
-        atomic.write(out / "curves.png", png, overwrite=True)
-
-
-def draw_curves(log: Path) -> bytes | None:
-    """Draw what a log holds as a PNG, one panel for each kind of number; None when it holds none.
-
-    Lines that are not JSON are passed over: a killed run may have left half of one. Of a step that
-    a resumed run took again the later word counts.
-    """
-    found: dict[str, dict[float, float]] = {}
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        for name, value in event.items() if event.get("event") in ("step", "validation") else ():
-            if isinstance(value, float | int) and math.isfinite(value):
-                found.setdefault(name, {})[event["step"]] = value
-    curves = {name: sorted(at.items()) for name, at in found.items()}
-    panels = [
-        (title, "steps", {name: curves[name] for name in names if name in curves})
-        for title, names in _PANELS.items()
-    ]
-    return draw_charts(panels)
