@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 import imlctl
-from imlctl.weights.registry import load_registry, parse_registry
+from imlctl.weights.registry import Registry, load_registry, parse_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -170,7 +170,7 @@ def test_the_wheel_carries_licence_and_command(wheel: zipfile.ZipFile) -> None:
 
 def test_the_package_uses_the_registry_at_the_root() -> None:
     values = tomllib.loads((ROOT / "weights.toml").read_text("utf-8"))
-    assert load_registry() == parse_registry(values)
+    assert load_registry() == Registry(parse_entries(values["weights"]), values["default"])
 
 
 def test_bundled_weights_are_what_the_registry_says() -> None:

@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from imlctl.errors import Exit
-from imlctl.weights.registry import load_registry
-from imlctl.weights.user_registry import to_toml, user_registry_path
+from imlctl.weights.registry import load_registry, to_toml, user_registry_path
 
 CONTENT = b"of no architecture" * 999
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -11,7 +11,7 @@ from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.mask.decide import Rule
 from imlctl.weights.load import Card, save
-from imlctl.weights.user_registry import to_toml, user_registry_path
+from imlctl.weights.registry import to_toml, user_registry_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,9 +13,8 @@ from imlctl.weights.hub import push
 from imlctl.weights.load import load
 from imlctl.weights.open import open_weights
 from imlctl.weights.pull import pull
-from imlctl.weights.registry import parse_entries
+from imlctl.weights.registry import parse_entries, to_toml
 from imlctl.weights.selftest import attach
-from imlctl.weights.user_registry import to_toml
 
 if TYPE_CHECKING:
     from pathlib import Path

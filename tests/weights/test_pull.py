@@ -17,8 +17,7 @@ from imlctl.weights import pull as pulling
 from imlctl.weights.hub import cached
 from imlctl.weights.open import open_weights
 from imlctl.weights.pull import find, pull
-from imlctl.weights.registry import Entry, HubReference, parse
-from imlctl.weights.user_registry import known_weights, user_registry_path
+from imlctl.weights.registry import Entry, HubReference, known_weights, parse, user_registry_path
 
 if TYPE_CHECKING:
     from pathlib import Path

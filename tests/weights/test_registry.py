@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imlctl.errors import WeightsError
-from imlctl.weights.registry import Entry, load_registry, parse_entries, parse_registry
+from imlctl.weights.registry import Entry, Registry, load_registry, parse_entries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,13 +115,13 @@ def test_only_what_is_known_is_told() -> None:
 
 def test_default_must_exist() -> None:
     with pytest.raises(ValueError, match="default"):
-        parse_registry({"default": "b", "weights": {"a": GOOD}})
+        Registry(parse_entries({"a": GOOD}), "b")
 
 
 @pytest.mark.parametrize("change", [{"unknown": 1}, {"sha256": 3}, {"name": "n"}])
 def test_bad_tables_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
-        parse_registry({"default": "a", "weights": {"a": GOOD | change}})
+        parse_entries({"a": GOOD | change})
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imlctl.errors import OutputError, WeightsError
-from imlctl.weights.registry import Entry, HubReference, Seen, load_registry
-from imlctl.weights.user_registry import (
+from imlctl.weights.registry import (
+    Entry,
+    HubReference,
+    Seen,
     add_seen,
     known_weights,
+    load_registry,
     to_toml,
     user_registry_path,
 )

@@ -96,7 +96,7 @@ Verbose = Annotated[
 
 def _models() -> list[str]:
     """Names offered by tab completion for `--model`; reads the registries, and no weights."""
-    from imlctl.weights.user_registry import known_weights
+    from imlctl.weights.registry import known_weights
 
     return [name for name, entry in known_weights().entries.items() if entry.kind == "model"]
 

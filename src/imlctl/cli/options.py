@@ -77,7 +77,7 @@ def chosen_threshold(
     from imlctl.evaluate.thresholds import threshold_for
     from imlctl.weights.files import sha256_of
     from imlctl.weights.pull import find
-    from imlctl.weights.user_registry import known_weights
+    from imlctl.weights.registry import known_weights
 
     found = find(weights or model or known_weights().default, kind="model")
     return threshold_for(found.sha256 or sha256_of(found.path, found.name), number, sampling)

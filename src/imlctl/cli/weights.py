@@ -130,7 +130,7 @@ def push(
     Prints their entry for a registry.
     """
     from imlctl.weights import hub
-    from imlctl.weights.user_registry import to_toml
+    from imlctl.weights.registry import to_toml
 
     entry = hub.push(weights, card, repo=repo, name=name, licence=licence, private=private)
     note(f"published as {entry.reference}; its entry for weights.toml:")

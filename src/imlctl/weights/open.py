@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from imlctl.errors import WeightsError
 from imlctl.weights.load import Loaded, load
 from imlctl.weights.pull import find
-from imlctl.weights.registry import user_folder
+from imlctl.weights.registry import known_weights, user_folder
 from imlctl.weights.selftest import check_on_first_use
-from imlctl.weights.user_registry import known_weights
 
 if TYPE_CHECKING:
     from pathlib import Path

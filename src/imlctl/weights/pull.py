@@ -21,11 +21,12 @@ from imlctl.weights.registry import (
     Entry,
     HubReference,
     Seen,
+    add_seen,
     is_commit,
     is_sha256,
+    known_weights,
     parse,
 )
-from imlctl.weights.user_registry import add_seen, known_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable

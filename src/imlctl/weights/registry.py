@@ -1,16 +1,23 @@
-"""Names of weights: the registry `weights.toml`, and ``hf://`` references."""
+"""Names of weights: ``hf://`` references, and the registries, ours and the user's.
+
+Both are TOML with ``[weights.NAME]`` tables. The user's, ``$XDG_CONFIG_HOME/imlctl/weights.toml``,
+also holds ``[[seen]]`` tables: a file of the Hub as it was when it was first pulled. These are only
+ever added, so that comments stay and no record of what was trusted is lost.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from imlctl import atomic
 from imlctl.errors import WeightsError
 
 SCHEME = "hf://"
@@ -25,6 +32,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Keys that a user's own registry may hold from former versions.
 _FORMER = ("preprocessing", "calibration", "config", "threshold")
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError)
 
 
 def is_commit(revision: str) -> bool:
@@ -174,6 +182,10 @@ class Registry:
     default: str
     seen: dict[str, Seen] = field(default_factory=dict)  # the first record of each reference
 
+    def __post_init__(self) -> None:
+        if self.default not in self.entries:
+            raise ValueError(f"the default {self.default!r} is not an entry")
+
     def __getitem__(self, name: str) -> Entry:
         """Return an entry.
 
@@ -200,31 +212,120 @@ def load_registry() -> Registry:
     candidates = (_PACKAGE / "weights.toml", _PACKAGE.parents[2] / "weights.toml")
     path = next((p for p in candidates if p.is_file()), candidates[0])
     try:
-        return parse_registry(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Registry(parse_entries(values["weights"]), values["default"])
+    except _UNREADABLE as error:
         raise WeightsError(
             f"cannot be read ({error})", source=str(path), remedy="Install imlctl again."
         ) from error
 
 
-def parse_registry(values: dict[str, Any]) -> Registry:
-    """Build a registry from the TOML document's values.
+def known_weights() -> Registry:
+    """Read our registry, extended by the user's, if there is one.
+
+    Raises:
+        WeightsError: Either cannot be read, or the user's has a name of ours.
+    """
+    return _extended(_user_text())
+
+
+def parse_entries(tables: dict[str, Any]) -> dict[str, Entry]:
+    """Build the entries of a registry's ``weights`` table.
 
     Raises:
         ValueError, TypeError, KeyError: A key is missing, unknown, or has a wrong value.
     """
-    entries = parse_entries(values["weights"])
-    if values["default"] not in entries:
-        raise ValueError(f"the default {values['default']!r} is not an entry")
-    return Registry(entries, values["default"])
-
-
-def parse_entries(tables: dict[str, Any]) -> dict[str, Entry]:
-    """Build the entries of a registry's ``weights`` table; raises as `parse_registry` does."""
     return {
         name: Entry(name=name, **{k: v for k, v in table.items() if k not in _FORMER})
         for name, table in dict(tables).items()
     }
+
+
+def add_seen(record: Seen) -> Seen:
+    """Add a record to the user's registry, unless it has one of this reference.
+
+    Returns:
+        The record that counts: the first, which another process may have added.
+
+    Raises:
+        WeightsError: The registry cannot be read.
+        OutputError: It cannot be written.
+    """
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
+    path = user_registry_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(path.with_name(path.name + ".lock")):  # one process at a time
+            before = _user_text()
+            seen = _extended(before).seen
+            if record.weights not in seen:
+                gap = "\n" if before.endswith("\n") or not before else "\n\n"
+                text = (before + gap if before else "") + to_toml("[[seen]]", asdict(record))
+                seen = _extended(text).seen  # never write what cannot be read back
+                atomic.write(path, text.encode(), overwrite=True)
+            return seen[record.weights]
+    except OSError as error:
+        raise atomic.output_error(error, str(path)) from error
+
+
+def _user_text() -> str:
+    path = user_registry_path()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):  # such as HOME=/dev/null
+        return ""
+    except (OSError, ValueError) as error:
+        raise _unreadable(error) from error
+
+
+def _extended(text: str) -> Registry:
+    """Add what the user's registry says to ours."""
+    ours = load_registry()
+    try:
+        values = tomllib.loads(text)
+        unknown = values.keys() - {"weights", "seen"}
+        if unknown:
+            raise ValueError(f"unknown key {min(unknown)!r}")
+        entries = parse_entries(values.get("weights", {}))
+        seen: dict[str, Seen] = {}
+        for table in values.get("seen", []):
+            record = Seen(**{k: v for k, v in table.items() if k != "licence"})
+            seen.setdefault(record.weights, record)
+        taken = entries.keys() & ours.entries.keys()
+        if taken:
+            raise ValueError(f"it uses the name {min(taken)!r}, which imlctl's own registry has")
+    except _UNREADABLE as error:
+        raise _unreadable(error) from error
+    return Registry(ours.entries | entries, ours.default, seen)
+
+
+def _unreadable(error: Exception) -> WeightsError:
+    return WeightsError(
+        f"cannot be read ({error})",
+        source=str(user_registry_path()),
+        remedy="Correct it, or move it away to continue without it.",
+    )
+
+
+def to_toml(head: str, values: dict[str, str | int]) -> str:
+    """Write one table as TOML."""
+    return "\n".join([head, *(f"{_key(k)} = {_value(v)}" for k, v in values.items())]) + "\n"
+
+
+def _key(key: str) -> str:
+    plain = key.replace("-", "").replace("_", "")
+    return key if plain.isascii() and plain.isalnum() else _value(key)
+
+
+def _value(value: str | int) -> str:
+    # JSON's escapes are TOML's, but for one character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def user_registry_path() -> Path:
+    """Return where the user's registry is, or would be."""
+    return user_folder("config") / "weights.toml"
 
 
 def user_folder(kind: str) -> Path:
