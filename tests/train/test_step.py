@@ -29,8 +29,8 @@ class Weighing(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, image: Any, *_: Any) -> tuple[Any, dict[str, Any]]:
-        loss = (self.model.weight * image).sum()
+    def forward(self, batch: Batch, _: int) -> tuple[Any, dict[str, Any]]:
+        loss = (self.model.weight * batch.image).sum()
         return loss, {"weighed": loss.detach()}
 
 
@@ -58,8 +58,8 @@ def step(state: TrainState[Any], value: float) -> dict[str, float]:
             return grads[0] * value
 
     class Learner(Weighing):
-        def forward(self, image: Any, *_: Any) -> tuple[Any, dict[str, Any]]:
-            loss, terms = super().forward(image)
+        def forward(self, batch: Batch, step: int) -> tuple[Any, dict[str, Any]]:
+            loss, terms = super().forward(batch, step)
             return Sneaky.apply(loss), terms
 
     part = Batch(torch.ones(2, 3, 1, 1), torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from imlctl.errors import ImlctlError
-from imlctl.train.batches import Batch
 from imlctl.train.checkpoint import EMA, TrainState
 from imlctl.train.distributed import Process, share_batch_norm
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from imlctl.core.model import Model
     from imlctl.forge.synthesizer import Maker
+    from imlctl.train.batches import Batch
     from imlctl.train.config import OptimConfig, TrainConfig
     from imlctl.train.objective import Latents, Masks
 
@@ -74,18 +75,8 @@ class Learner(nn.Module):
         super().__init__()
         self.model, self.objective = state.model, objective
 
-    def forward(
-        self,
-        image: Tensor,
-        mask: Tensor,
-        valid: Tensor,
-        clues: Tensor | None,
-        first: int,
-        total: int,
-        step: int,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and terms of a `Batch`, part by part, as DistributedDataParallel expects it."""
-        batch = Batch(image, mask, valid, clues, first, total)
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and terms of a batch."""
         return self.objective.loss(self.model, batch, step)
 
 
@@ -117,9 +108,9 @@ def take_step(
         image = part.image.contiguous(memory_format=torch.channels_last)
         last = number == optim.accumulate - 1
         gradients_stay = isinstance(learner, DistributedDataParallel) and not last
-        batch = (image, part.mask, part.valid, part.clues, first, optim.batch)
+        batch = replace(part, image=image, first=first, total=optim.batch)
         with learner.no_sync() if gradients_stay else nullcontext():  # type: ignore[operator]
-            loss, terms = learner(*batch, state.step)
+            loss, terms = learner(batch, state.step)
             if not torch.isfinite(loss):
                 raise _not_finite("loss", state.step, optim, maker)
             (loss / optim.accumulate).backward()
