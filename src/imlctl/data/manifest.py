@@ -71,9 +71,7 @@ def read_manifest(path: Path) -> list[Entry]:
         )
     if not rows:
         raise ConfigError(
-            "lists no pictures",
-            source=str(path),
-            remedy="Make a manifest with imlctl data index.",
+            "lists no pictures", source=str(path), remedy="Make a manifest with imlctl data index."
         )
     return [_entry(row, path, where) for where, row in rows]
 

@@ -210,11 +210,7 @@ def disturb(
 
 
 def distillation_loss(
-    logits: Tensor,
-    inside: Tensor,
-    latents: Tensor,
-    target: Tensor | None,
-    weights: DistillWeights,
+    logits: Tensor, inside: Tensor, latents: Tensor, target: Tensor | None, weights: DistillWeights
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 6 with cross-entropy as its reconstruction; its terms before weighting, detached.
 

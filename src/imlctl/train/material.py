@@ -8,13 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from imlctl.errors import ConfigError
-from imlctl.forge.photos import (
-    PhotoPool,
-    add_regenerated,
-    list_photos,
-    load_pool,
-    read_pixels,
-)
+from imlctl.forge.photos import PhotoPool, add_regenerated, list_photos, load_pool, read_pixels
 from imlctl.forge.synthesizer import Synthesizer
 from imlctl.train.real_samples import Mixture, RealSamples, load_entries
 

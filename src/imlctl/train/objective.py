@@ -315,9 +315,7 @@ def _load_semantics(network: EfficientNetLite, path: Path | None) -> None:
 
 def _misfit(what: str, source: str) -> ConfigError:
     return ConfigError(
-        f"does not fit {what}",
-        source=source,
-        remedy="Name weights of the same shape, or none.",
+        f"does not fit {what}", source=source, remedy="Name weights of the same shape, or none."
     )
 
 
