@@ -14,7 +14,6 @@ from imlctl.train.mask_maps import (
     JudgeConfig,
     MaskMaps,
     as_maps,
-    f1,
     held_out,
     round_trip,
 )
@@ -126,18 +125,3 @@ def test_a_model_that_marks_everything_scores_by_area() -> None:
     assert all(0 < found["worst"] < score < 1 for score in found["masks"].values())
     mean = sum(found["masks"].values()) / 3
     assert found["f1"] == pytest.approx(mean, abs=1e-4)
-
-
-def test_f1() -> None:
-    truth = torch.tensor([True, True, False, False])
-    assert f1(torch.tensor([True, False, True, False]), truth) == pytest.approx(0.5)
-    assert f1(truth, truth) == 1.0
-    nothing = torch.zeros(4, dtype=torch.bool)
-    assert f1(nothing, truth) == 0.0
-    assert f1(nothing, nothing) == 1.0
-
-
-@pytest.mark.parametrize("wrong", [{"every": 0}, {"masks": 0}, {"size": 60}, {"size": 32}])
-def test_refuses_what_cannot_be_judged(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        JudgeConfig(**wrong)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imlctl.evaluate.metrics import pixel_f1
 from imlctl.forge.shapes import EdgeKind, edge_map, random_mask
 
 if TYPE_CHECKING:
@@ -185,21 +186,18 @@ def round_trip(
         for what, masks in zip(scores, zip(*pairs, strict=True), strict=True):
             found = []
             for mask in masks:
-                maps = as_maps([mask]).to(device)
-                z = model.encode(maps)
-                found.append(f1(model.decode(z) > 0, maps > 0))
+                z = model.encode(as_maps([mask]).to(device))
+                found.append(_f1(model.decode(z), mask))
                 if what == "masks":
                     noise = torch.randn(z.shape, generator=chance).to(device) * _NOISE
-                    noisy.append(f1(model.decode(z + noise) > 0, maps > 0))
+                    noisy.append(_f1(model.decode(z + noise), mask))
             scores[what][kind] = _mean(found)
             every += found if what == "masks" else []
     return {"f1": _mean(every), "f1_noisy": _mean(noisy), "worst": round(min(every), 5), **scores}
 
 
-def f1(found: Tensor, truth: Tensor) -> float:
-    """F1 of two boolean maps; 1 when both are empty."""
-    sizes = int(found.sum() + truth.sum())
-    return 2 * int((found & truth).sum()) / sizes if sizes else 1.0
+def _f1(logits: Tensor, mask: Mask) -> float:
+    return pixel_f1((logits[0, 0] > 0).cpu().numpy(), mask)
 
 
 def _mean(values: list[float]) -> float:
