@@ -125,3 +125,9 @@ def test_a_model_that_marks_everything_scores_by_area() -> None:
     assert all(0 < found["worst"] < score < 1 for score in found["masks"].values())
     mean = sum(found["masks"].values()) / 3
     assert found["f1"] == pytest.approx(mean, abs=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"masks": 0}, {"size": 60}, {"size": 32}])
+def test_refuses_what_cannot_be_judged(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        JudgeConfig(**wrong)
