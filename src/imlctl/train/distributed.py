@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from imlctl.errors import ConfigError, ImlctlError
 
@@ -130,6 +132,15 @@ def any_process(flag: bool, device: torch.device) -> bool:
     flags = torch.tensor(float(flag), device=device)
     dist.all_reduce(flags, dist.ReduceOp.MAX)
     return bool(flags.item())
+
+
+def averaging(learner: nn.Module) -> nn.Module:
+    """Make a module average its gradients over processes, if there are others."""
+    if not joined():
+        return learner
+    with warnings.catch_warnings():  # torch 2.13 has another name for it, 2.4 has none
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(learner, broadcast_buffers=False)
 
 
 def fair(count: Tensor) -> Tensor:

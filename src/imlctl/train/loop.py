@@ -5,21 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import time
-import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from imlctl.errors import ConfigError
 from imlctl.train.batches import batches
 from imlctl.train.checkpoint import SAVE_EVERY, Log, Report, load_state, save_state
 from imlctl.train.distributed import (
     any_process,
+    averaging,
     barrier,
     first_alone,
-    joined,
     micro_batch,
     processes,
 )
@@ -32,8 +30,6 @@ from imlctl.weights.load import Card, save
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from torch import nn
 
     from imlctl.core.model import Model
     from imlctl.train.checkpoint import TrainState
@@ -118,11 +114,7 @@ def _all_steps(
         process=process,
         clues=clues_of(state.model),
     )
-    learner: nn.Module = Learner(state, objective)
-    if joined():
-        with warnings.catch_warnings():  # torch 2.13 has another name for it, 2.4 has none
-            warnings.simplefilter("ignore", FutureWarning)
-            learner = DistributedDataParallel(learner, broadcast_buffers=False)
+    learner = averaging(Learner(state, objective))
     train_mode(state.model)
 
     saved = begun = time.monotonic()
