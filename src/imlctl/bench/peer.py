@@ -61,9 +61,9 @@ def score_peer(entries: Sequence[Entry], command: str, track: Track) -> Answered
             try:
                 run(words, entry.image, out)
                 took = time.perf_counter() - start
-                masks = [None if m is None else read_mask(m) for m in (entry.mask, entry.source)]
-                found = read_map(out, None if masks[0] is None else masks[0].shape)
-                scores.append(score_picture(entry, answer_of(found), *masks))
+                truth = None if entry.mask is None else read_mask(entry.mask)
+                found = read_map(out, None if truth is None else truth.shape)
+                scores.append(score_picture(entry, answer_of(found), truth))
             except InputError as error:
                 failed.append({"image": str(entry.image), "error": str(error)})
             else:
