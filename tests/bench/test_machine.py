@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -8,8 +9,8 @@ import pytest
 import torch
 
 from imlctl.bench.machine import (
-    OtherPrograms,
     observe,
+    others_busy,
     peak_memory,
     processor,
     resident_peak,
@@ -24,7 +25,7 @@ MB = 1_000_000
 
 
 def test_the_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imlctl.bench.machine._LOOK", 0.01)
+    monkeypatch.setattr("imlctl.bench.machine._BETWEEN_LOOKS", 0)
     here = observe(CPU)
     assert (here["device"], here["torch"]) == ("cpu", torch.__version__)
     assert here["cores"] == cores() >= 1
@@ -33,43 +34,16 @@ def test_the_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     json.dumps(here, allow_nan=False)
 
 
-class TestNeighbours:
-    @staticmethod
-    def stat(path: Path, *cores: tuple[int, int]) -> Path:
-        """Each core by its busy and its idle ticks."""
-        lines = ["cpu  9 9 9 9 9 9 9 9 9 9"]
-        lines += [
-            f"cpu{n} {busy} 0 0 {idle} 0 0 0 0 {busy} 0" for n, (busy, idle) in enumerate(cores)
-        ]
-        path.write_text("\n".join([*lines, "intr 1 2 3", ""]))
-        return path
-
-    @pytest.fixture(autouse=True)
-    def two_cores(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-        """This process may use two cores; the list holds the seconds it has computed."""
-        seconds = [0.0]
-        monkeypatch.setattr("imlctl.bench.machine._our_cores", lambda: [0, 1])
-        monkeypatch.setattr("os.times", lambda: (seconds[0], 0.0, 0.0, 0.0, 0.0))
-        return seconds
-
-    def test_what_we_did_ourselves_is_not_theirs(
-        self, tmp_path: Path, two_cores: list[float]
-    ) -> None:
-        path = self.stat(tmp_path / "stat", (0, 0), (0, 0), (0, 0))
-        others = OtherPrograms(path)
-        self.stat(path, (80, 20), (40, 60), (100, 0))  # the third core is not ours
-        assert others.share() == 0.6
-        two_cores[0] = 60 / os.sysconf("SC_CLK_TCK")
-        assert others.share() == 0.3
-        two_cores[0] = 200 / os.sysconf("SC_CLK_TCK")
-        assert others.share() == 0.0
-
-    def test_systems_that_say_nothing(self, tmp_path: Path) -> None:
-        assert OtherPrograms(tmp_path / "missing").share() is None
-        (tmp_path / "odd").write_text("cpu0 x\n\n")
-        assert OtherPrograms(tmp_path / "odd").share() is None
-        path = self.stat(tmp_path / "stat", (1, 1), (1, 1))
-        assert OtherPrograms(path).share() is None  # no time has passed
+def test_other_programs_are_told_by_what_runs_while_this_one_sleeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("imlctl.bench.machine._BETWEEN_LOOKS", 0)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    looks = itertools.cycle([0, 0, 0, 0, 5])
+    monkeypatch.setattr("imlctl.bench.machine.others_running", lambda: next(looks))
+    assert others_busy() == 0.25
+    monkeypatch.setattr("imlctl.bench.machine.others_running", lambda: 100)
+    assert others_busy() == 1.0
 
 
 def test_the_processor_is_named(tmp_path: Path) -> None:

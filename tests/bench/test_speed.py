@@ -55,7 +55,7 @@ class Localizer:
 @pytest.fixture(autouse=True)
 def small_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "MixTransformer", lambda: MixTransformer(SIZES["b0"]))
-    monkeypatch.setattr("imlctl.bench.machine._LOOK", 0.01)
+    monkeypatch.setattr("imlctl.bench.machine._BETWEEN_LOOKS", 0)
 
 
 def measured(localizer: Localizer, *sizes: int, runs: int = 1, **plan: Any) -> dict[str, Any]:
@@ -100,10 +100,11 @@ def test_another_network_takes_turns_with_the_model() -> None:
 
 
 def test_neighbours_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for during, busy in ((0.0, False), (0.5, True), (None, False)):
-        monkeypatch.setattr(speed.OtherPrograms, "share", lambda _, share=during: share)
+    monkeypatch.setattr("imlctl.bench.machine.others_running", lambda: 0)
+    for after, busy in ((0.0, False), (0.5, True)):
+        monkeypatch.setattr(speed, "others_busy", lambda share=after: share)
         document = measure([cast("Any", Localizer())], Plan((64,), 1, tta=False))
-        assert (document["others_during"], document["busy"]) == (during, busy)
+        assert (document["others_after"], document["busy"]) == (after, busy)
 
 
 @pytest.mark.parametrize(("size", "instead"), [(0, 64), (32, 64), (100, 96), (511, 512)])

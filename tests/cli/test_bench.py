@@ -68,7 +68,7 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("imlctl.bench.speed.MixTransformer", lambda: MixTransformer(SIZES["b0"]))
-    monkeypatch.setattr("imlctl.bench.machine._LOOK", 0.01)
+    monkeypatch.setattr("imlctl.bench.machine._BETWEEN_LOOKS", 0)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
@@ -112,14 +112,14 @@ class TestSpeed:
         assert "pair by pair" in flat
         assert narrow(text)
 
-    @pytest.mark.parametrize(("share", "busy"), [(0.02, False), (0.4, True), (None, False)])
+    @pytest.mark.parametrize(("share", "busy"), [(0.02, False), (0.4, True)])
     def test_neighbours_are_told(
-        self, weights: Path, monkeypatch: pytest.MonkeyPatch, share: float | None, busy: bool
+        self, weights: Path, monkeypatch: pytest.MonkeyPatch, share: float, busy: bool
     ) -> None:
-        monkeypatch.setattr("imlctl.bench.machine.OtherPrograms.share", lambda _: share)
+        for module in ("machine", "speed"):
+            monkeypatch.setattr(f"imlctl.bench.{module}.others_busy", lambda: share)
         text = bench("--fps", "--weights", weights, "--size", 64, "--runs", 1, "--no-tta")
-        used = "-" if share is None else f"{share:.0%}"
-        assert f"other programs used {used} of the cores before" in " ".join(text.split())
+        assert f"other programs used {share:.0%} of the cores before" in " ".join(text.split())
         assert ("Other programs were using this machine" in text) is busy
 
     def test_both_models_as_json(self, weights: Path, sampler: Path, tmp_path: Path) -> None:

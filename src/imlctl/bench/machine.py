@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,68 +20,37 @@ from torch.profiler import ProfilerActivity, profile
 
 from imlctl.bench.timing import waits_for
 from imlctl.device import describe
-from imlctl.process import cores, silent_stderr
+from imlctl.process import cores, others_running, silent_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BUSY_SHARE = 0.1  # of our cores in use by others: times are too long from about there on
-_LOOK = 0.5  # seconds that other programs are watched before measuring
+BUSY_SHARE = 0.1  # of the cores in use by others: times are too long from about there on
+_LOOKS, _BETWEEN_LOOKS = 25, 0.02  # seconds
 _CPU = 0  # torch's number of the device type
 
 
 def observe(device: torch.device) -> dict[str, Any]:
-    """Describe this machine as it is now. Takes half a second, to watch other programs.
-
-    `others` is the share of the cores that they used, None where that is unknown.
-    """
-    others = OtherPrograms()
-    time.sleep(_LOOK)
+    """Describe this machine as it is now. Takes half a second, to watch other programs."""
     return {
         "device": describe(device),
         "cpu": processor(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
-        "others": others.share(),
+        "others": others_busy(),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
 
 
-def _our_cores() -> list[int]:
-    """Numbers of the logical cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-class OtherPrograms:
-    """Watches how much of our cores other programs use, from its making on."""
-
-    def __init__(self, listing: Path = Path("/proc/stat")) -> None:
-        self._listing = listing
-        self._start = self._look()
-
-    def share(self) -> float | None:
-        """Return the share of the cores' time that went to others so far; None if unknown."""
-        now = self._look()
-        if self._start is None or now is None:
-            return None
-        all_ticks, busy, own = (b - a for a, b in zip(self._start, now, strict=True))
-        return round(min(1.0, max(0.0, busy - own) / all_ticks), 3) if all_ticks else None
-
-    def _look(self) -> tuple[float, float, float] | None:
-        """Ticks of our cores since the start of the system: all, busy ones, and this process's."""
-        try:
-            lines = [line.split() for line in self._listing.read_text("ascii").splitlines()]
-            names = {f"cpu{core}" for core in _our_cores()}
-            ticks = [[int(n) for n in line[1:9]] for line in lines if line[0] in names]
-            own = sum(os.times()[:4]) * os.sysconf("SC_CLK_TCK")
-        except (OSError, ValueError, IndexError, AttributeError):
-            return None
-        total, idle = sum(map(sum, ticks)), sum(each[3] + each[4] for each in ticks)
-        return (total, total - idle, own) if ticks else None
+def others_busy() -> float:
+    """Return the share of the cores that others want, from looks while this program sleeps."""
+    found = []
+    for _ in range(_LOOKS):
+        time.sleep(_BETWEEN_LOOKS)
+        found.append(others_running())
+    return round(min(1.0, mean(found) / (os.cpu_count() or 1)), 3)
 
 
 def processor(listing: Path = Path("/proc/cpuinfo")) -> str:

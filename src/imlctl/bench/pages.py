@@ -46,14 +46,14 @@ def page_of(document: Document) -> list[Block]:
 
 def _speed_page(document: Document) -> list[Block]:
     """Conditions, then all about each model."""
-    page: list[Block] = [_conditions(document["machine"], document["others_during"])]
+    page: list[Block] = [_conditions(document["machine"], document["others_after"])]
     for model in document["models"]:
         page += _model_page(model, document)
     return [*page, f"Peak memory of the whole process: {megabytes(document['resident'])}."]
 
 
-def _conditions(machine: Document, during: float | None = None) -> str:
-    later = "" if during is None else f", {percentage(during)} during the run"
+def _conditions(machine: Document, after: float | None = None) -> str:
+    later = "" if after is None else f", {percentage(after)} after the run"
     return (
         f"{machine['device']}; {machine['cpu']}; cores: {machine['cores']},"
         f" threads: {machine['threads']}; other programs used"

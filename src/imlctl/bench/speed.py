@@ -18,8 +18,8 @@ from imlctl import atomic
 from imlctl.bench import flops
 from imlctl.bench.machine import (
     BUSY_SHARE,
-    OtherPrograms,
     observe,
+    others_busy,
     peak_memory,
     resident_peak,
 )
@@ -79,15 +79,14 @@ def measure(
         UsageError: A size does not suit a model.
     """
     machine = observe(localizers[0].device)
-    others = OtherPrograms()
     models = [_measure_model(each, plan, progress) for each in localizers]
-    during = others.share()
+    after = others_busy()
     return {
         "runs": plan.runs,
         "budget": plan.budget,
         "machine": machine,
-        "others_during": during,
-        "busy": max(machine["others"] or 0, during or 0) > BUSY_SHARE,
+        "others_after": after,
+        "busy": max(machine["others"], after) > BUSY_SHARE,
         "models": models,
         "resident": resident_peak(),
     }
