@@ -25,7 +25,7 @@ import torch
 
 from imlctl.bench.scan import throughput
 from imlctl.bench.speed import Plan, measure, photograph
-from imlctl.bench.timing import Subject, take_turns, timer_for
+from imlctl.bench.timing import take_turns, timer_for
 from imlctl.pipeline import Localizer
 from imlctl.settings import Settings
 from imlctl.train.mask_maps import JudgeConfig, round_trip
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     Bar = tuple[str, float, float]
 
 SMALL, LARGE = 512, 2048  # sides in pixels
+HOST = timer_for(torch.device("cpu"))
 FOLDER = 120  # pictures of a scan
 OURS = [sys.executable, "-c", "from imlctl.cli import main; main()"]
 # A process begins with the peak of the one that started it, and ours is large: a small one between.
@@ -105,10 +106,11 @@ def against(before: Path, recipes: list[Path] | None, runs: int) -> Iterator[Bar
             """Median ratio of the new time to the old, and median seconds of the new."""
             new, old = take_turns(
                 [
-                    Subject("new", lambda: process(localize(name))()),
-                    Subject("old", lambda: process(localize(name), before)()),
+                    ("new", lambda: process(localize(name))()),
+                    ("old", lambda: process(localize(name), before)()),
                 ],
                 runs,
+                timed=HOST,
             )
             return new.over(old), new.median
 
@@ -177,15 +179,15 @@ def commands(device: str, runs: int) -> Iterator[Bar]:
 
         showing, bare, cold = take_turns(
             [
-                Subject("help", process([*OURS, "--help"])),
-                Subject("torch", process([sys.executable, "-c", "import torch"])),
-                Subject("cold", process(localize(small))),
+                ("help", process([*OURS, "--help"])),
+                ("torch", process([sys.executable, "-c", "import torch"])),
+                ("cold", process(localize(small))),
             ],
             runs,
+            timed=HOST,
         )
-        yield "imlctl --help, seconds", showing.passes[0], 0.25
-        pairs = zip(cold.rounds, bare.rounds, strict=True)
-        more = median(ours[0] - theirs[0] for ours, theirs in pairs)
+        yield "imlctl --help, seconds", min(showing.passes), 0.25
+        more = median(a - b for a, b in zip(cold.passes, bare.passes, strict=True))
         yield "one 512x512 photo, seconds over import torch", more, 1.5
         yield "24 megapixels, bytes held by the process", peak(localize(large)), 2.5e9
 
@@ -267,8 +269,8 @@ def of_light_vae(localizer: Localizer, runs: int) -> Iterator[Bar]:
     mask = torch.ones(1, 1, SMALL, SMALL, device=localizer.device)
     colours = mask.repeat(1, 3, 1, 1)
     subjects = [
-        Subject("LightVAE", lambda: vae.decode(vae.encode(mask))),
-        Subject("theirs", lambda: other.decode(other.encode(colours).latent_dist.mean)),
+        ("LightVAE", lambda: vae.decode(vae.encode(mask))),
+        ("theirs", lambda: other.decode(other.encode(colours).latent_dist.mean)),
     ]
     with torch.inference_mode():
         light, theirs = take_turns(subjects, runs, timed=timer_for(localizer.device), budget=20.0)

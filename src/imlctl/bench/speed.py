@@ -23,7 +23,7 @@ from imlctl.bench.machine import (
     peak_memory,
     resident_peak,
 )
-from imlctl.bench.timing import Subject, take_turns, timer_for
+from imlctl.bench.timing import take_turns, timer_for
 from imlctl.core.diff_iml import MEMBERS
 from imlctl.core.imagenet import MixTransformer
 from imlctl.core.model import STEPS
@@ -47,7 +47,6 @@ COST_SIZE = 512  # side of the picture whose operations are counted
 SIZES = (512, 1024, 2048, 4096)
 BUDGET = 20.0  # seconds for the timed passes of each row
 _SMALLEST = 64  # pixels a side that the models take
-_MOST_PASSES = 4  # of one turn
 _QUALITY = 92  # of the JPEG that is localized
 
 
@@ -96,7 +95,7 @@ def measure(
 def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict[str, Any]:
     model, device, tile = localizer.model, localizer.device, localizer.settings.tile
     sizes = checked_sizes(plan.sizes, model.multiple)
-    least, most = sizes[0], sizes[-1]
+    least = sizes[0]
     main, *others = _ways(model, localizer.settings.sampling, plan)
     cells = [(size, main) for size in sizes] + [(least, way) for way in others]
     rival = "MiT-B3 encoder"
@@ -104,16 +103,10 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
     encoder = MixTransformer().eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     noise = noise_picture(least, device)
     with tempfile.TemporaryDirectory(prefix="imlctl-bench-") as folder:
-        # In one turn a smaller picture has more passes, since it takes less.
-        alone = [
-            Subject(_title(s, w), _model_alone(localizer, s, w), min(_MOST_PASSES, most // s))
-            for s, w in cells
-        ]
-        whole = [
-            Subject(f"{s} px, end to end", _to_disk(localizer, s, Path(folder))) for s in sizes
-        ]
+        alone = [(_title(s, w), _model_alone(localizer, s, w)) for s, w in cells]
+        whole = [(f"{s} px, end to end", _to_disk(localizer, s, Path(folder))) for s in sizes]
         *ours, theirs = take_turns(
-            [*alone, *whole, Subject(f"{least} px, {rival}", lambda: encoder(noise))],
+            [*alone, *whole, (f"{least} px, {rival}", lambda: encoder(noise))],
             plan.runs,
             timed=timer_for(device),
             budget=plan.budget,
@@ -121,14 +114,14 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
         )
     first, ends = ours[0], ours[len(cells) :]
     rows, shares = [], []
-    for (size, way), subject, timing in zip(cells, alone, ours, strict=False):
+    for (size, way), (name, run), timing in zip(cells, alone, ours, strict=False):
         memory = None
         if timing.median <= plan.budget:  # watching memory takes another pass
-            progress(f"memory: {subject.name}")
-            memory = peak_memory(subject.run, device)
+            progress(f"memory: {name}")
+            memory = peak_memory(run, device)
         drawn = _drawn(model, way)
         row = drawn | {"size": size, "main": way == main, "tiled": size > tile, "memory": memory}
-        row |= {"growth": timing.over(first), "short": len(timing.rounds) < plan.runs}
+        row |= {"growth": timing.over(first), "short": len(timing.passes) < plan.runs}
         row |= {"fps": 1 / timing.median, "passes": len(timing.passes)}
         rows.append(row | {"median": timing.median, "p95": timing.p95})
         shares += [drawn | {"share": timing.over(theirs)}] if size == least else []
