@@ -177,11 +177,8 @@ def _framed(small: Pixels, pixels: Pixels) -> Pixels:
     if not outside.any() or small[outside].mean() <= DARK:
         return np.ascontiguousarray(small[within])
     scale = max(width / wide, height / tall)
-    shape = max(height, round(tall * scale)), max(width, round(wide * scale)), 3
-    frame = np.zeros(shape, np.uint8)
-    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
-    frame[top : top + height, left : left + width] = small
-    return frame
+    lacking = max(0, round(tall * scale) - height), max(0, round(wide * scale) - width), 0
+    return np.pad(small, [(each // 2, each - each // 2) for each in lacking])
 
 
 def _enlarged(small: Pixels, pixels: Pixels) -> Pixels:

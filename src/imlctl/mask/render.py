@@ -296,13 +296,10 @@ def text_size(height: int, width: int) -> int:
 
 def stack(picture: Picture, strip: Picture) -> Picture:
     """Put the strip under the picture; a picture narrower than it is centred."""
-    height, width = picture.shape[:2]
-    canvas = np.empty((height + strip.shape[0], strip.shape[1], 3), np.uint8)
-    canvas[:height] = _GROUND
-    left = (strip.shape[1] - width) // 2
-    canvas[:height, left : left + width] = picture
-    canvas[height:] = strip
-    return canvas
+    left = (strip.shape[1] - picture.shape[1]) // 2
+    above = np.full((len(picture), strip.shape[1], 3), _GROUND, np.uint8)
+    above[:, left : left + picture.shape[1]] = picture
+    return np.concatenate([above, strip])
 
 
 def key_strip(
