@@ -28,10 +28,11 @@ def entries(folder: Path) -> list[Entry]:
     ]
 
 
-def test_round_trip(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["m.csv", "m.json", "m.jsonl", "m.ndjson", "M.JSONL", "m.txt"])
+def test_round_trip(name: str, tmp_path: Path) -> None:
     wanted = entries(tmp_path)
-    write_manifest(tmp_path / "m.csv", wanted)
-    assert read_manifest(tmp_path / "m.csv") == wanted
+    write_manifest(tmp_path / name, wanted)
+    assert read_manifest(tmp_path / name) == wanted
 
 
 def test_dataset_and_manifest_move_together(tmp_path: Path) -> None:
@@ -53,6 +54,12 @@ def test_a_manifest_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("\ufeffsplit,note,set,mask,image\r\ntrain,mine,s,,x/1.jpg\r\n", "utf-8")
     assert read_manifest(path) == [Entry(tmp_path / "x/1.jpg", None, "s", "train")]
+    lines = tmp_path / "m.jsonl"
+    lines.write_text('\n{"image": "x/1.jpg", "mask": null, "set": "s", "split": "train"}\n')
+    assert read_manifest(lines) == read_manifest(path)
+    listed = tmp_path / "m.json"
+    listed.write_text('[\n {"image": "x/1.jpg", "set": "s",\n  "split": "train"}\n]\n')
+    assert read_manifest(listed) == read_manifest(path)
 
 
 def test_a_set_is_called_after_its_manifest(tmp_path: Path) -> None:
@@ -77,6 +84,14 @@ def test_is_taken_from_its_own_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         ("m.csv", HEAD + ",,s,train\n", "line 2 names no image"),
         ("m.csv", HEAD + 'a,"b,s,train\n', "is not valid CSV"),
         ("m.csv", "image,mask,set,split,sha256\na,,s,t,123\n", "line 2: sha256 must have 64"),
+        ("m.jsonl", "{", "line 1 is not valid JSON"),
+        ("m.ndjson", "[]", "line 1 is not an object of texts"),
+        ("m.jsonl", '{"mask": "x"}', "line 1 names no image"),
+        ("m.jsonl", '{"image": 3, "set": "s", "split": "t"}', "line 1 is not an object of texts"),
+        ("m.jsonl", "", "lists no pictures"),
+        ("m.json", "[1]", "entry 1 is not an object of texts"),
+        ("m.json", "[", "is not valid JSON"),
+        ("m.json", "[]", "lists no pictures"),
     ],
 )
 def test_what_is_wrong_is_named(name: str, text: str, message: str, tmp_path: Path) -> None:

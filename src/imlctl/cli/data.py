@@ -92,7 +92,7 @@ def _layouts(wanted: bool) -> None:
 @data.command()
 def index(
     root: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
-    out: Annotated[Path, option("Manifest to write, as CSV.", "--out", "-o")],
+    out: Annotated[Path, option("Manifest to write: CSV, or .jsonl.", "--out", "-o")],
     layout: Annotated[
         str, option("Layout of the folders: auto, or a name from --layouts.")
     ] = "auto",

@@ -1,9 +1,10 @@
 """Pictures of a dataset, from a manifest or a tree of folders.
 
-A manifest is CSV with a header. Its columns: ``image``; ``mask``, empty for an authentic picture;
-``set``, by default the manifest's name; ``split``; ``sha256`` of the picture's bytes. Relative
-paths are taken from the manifest's own folder, so that a dataset and its manifest can move
-together.
+A manifest is CSV with a header, or JSON: ``.jsonl`` and ``.ndjson`` with an object in each line,
+``.json`` with these or with one list of them. Its columns: ``image``; ``mask``, empty for an
+authentic picture; ``set``, by default the manifest's name; ``split``; ``sha256`` of the picture's
+bytes. Relative paths are taken from the manifest's own folder, so that a dataset and its manifest
+can move together.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imlctl import atomic
 from imlctl.data.folders import Found, Remark, pictures
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 COLUMNS = ("image", "mask", "set", "split", "sha256")
+_JSON = (".json", ".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Entry:
 
 
 def read_manifest(path: Path) -> list[Entry]:
-    """Read a manifest; the pictures themselves are not looked at.
+    """Read a manifest; its suffix names the format. The pictures themselves are not looked at.
 
     Raises:
         ConfigError: It cannot be read, or a line of it is wrong; names the line.
@@ -54,21 +57,7 @@ def read_manifest(path: Path) -> list[Entry]:
         text = path.read_text(encoding="utf-8", errors="surrogateescape").removeprefix("\ufeff")
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", source=str(path)) from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        # A misspelt mask column would turn every forgery into an authentic picture.
-        missing = [c for c in ("image", "mask") if c not in (reader.fieldnames or ())]
-        rows = [(f"line {reader.line_num}", row) for row in reader]
-    except csv.Error as error:
-        raise ConfigError(
-            f"line {reader.line_num} is not valid CSV: {error}", source=str(path)
-        ) from error
-    if missing:
-        raise ConfigError(
-            f"lacks the column {missing[0]!r}",
-            source=str(path),
-            remedy=f"The first line names the columns, out of {', '.join(COLUMNS)}.",
-        )
+    rows = (_json_rows if path.suffix.lower() in _JSON else _csv_rows)(text, path)
     if not rows:
         raise ConfigError(
             "lists no pictures", source=str(path), remedy="Make a manifest with imlctl data index."
@@ -77,18 +66,21 @@ def read_manifest(path: Path) -> list[Entry]:
 
 
 def write_manifest(path: Path, entries: Iterable[Entry], *, overwrite: bool = False) -> None:
-    """Write a manifest, whole or not at all.
+    """Write a manifest, whole or not at all: CSV, or an object in each line if the suffix says so.
 
     Raises:
         OutputError: The name is taken, or the file cannot be written.
     """
     base = _folder(path)
+    rows = [
+        (*(_relative(f, base) if f else "" for f in (e.image, e.mask)), e.set, e.split, e.sha256)
+        for e in entries
+    ]
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for entry in entries:
-        files = (_relative(file, base) if file else "" for file in (entry.image, entry.mask))
-        writer.writerow((*files, entry.set, entry.split, entry.sha256))
+    if path.suffix.lower() in _JSON:
+        buffer.writelines(json.dumps(dict(zip(COLUMNS, row, strict=True))) + "\n" for row in rows)
+    else:
+        csv.writer(buffer, lineterminator="\n").writerows([COLUMNS, *rows])
     data = buffer.getvalue().encode("utf-8", "surrogateescape")
     atomic.write(path, data, overwrite=overwrite)
 
@@ -183,7 +175,46 @@ def _relative(path: Path, base: Path) -> str:
     return (whole.relative_to(base) if whole.is_relative_to(base) else whole).as_posix()
 
 
-def _entry(row: dict[str, str | None], path: Path, where: str) -> Entry:
+def _csv_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        # A misspelt mask column would turn every forgery into an authentic picture.
+        missing = [c for c in ("image", "mask") if c not in (reader.fieldnames or ())]
+        rows = [(f"line {reader.line_num}", row) for row in reader]
+    except csv.Error as error:
+        raise ConfigError(
+            f"line {reader.line_num} is not valid CSV: {error}", source=str(path)
+        ) from error
+    if missing:
+        raise ConfigError(
+            f"lacks the column {missing[0]!r}",
+            source=str(path),
+            remedy=f"The first line names the columns, out of {', '.join(COLUMNS)}.",
+        )
+    return rows
+
+
+def _json_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Read one list of objects, or an object in each line."""
+    listed = path.suffix.lower() == ".json" and text.lstrip().startswith("[")
+    where, rows = "", []
+    try:
+        if listed:
+            rows = [(f"entry {number}", row) for number, row in enumerate(json.loads(text), 1)]
+        else:
+            for number, line in enumerate(text.splitlines(), 1):
+                where = f"line {number}"
+                rows += [(where, json.loads(line))] if line.strip() else []
+    except json.JSONDecodeError as error:
+        what = f"{where} is not valid JSON: {error}".strip()
+        raise ConfigError(what, source=str(path)) from error
+    for where, row in rows:
+        if not isinstance(row, dict) or not all(isinstance(row.get(c) or "", str) for c in COLUMNS):
+            raise ConfigError(f"{where} is not an object of texts", source=str(path))
+    return rows
+
+
+def _entry(row: dict[str, Any], path: Path, where: str) -> Entry:
     values = {column: row.get(column) or "" for column in COLUMNS}
     if not values["image"]:
         raise ConfigError(f"{where} names no image", source=str(path))
