@@ -351,6 +351,7 @@ def test_names_are_read_one_a_line(tmp_path):
         "ä.jpg\r\nb.jpg\r\n".encode("utf-16"),
         codecs.BOM_UTF16_BE + "ä.jpg\nb.jpg".encode("utf-16-be"),
         "ä.jpg\r\nb.jpg\r\n".encode("utf-16-le"),
+        "ä.jpg\r\nb.jpg\r\n".encode("utf-16-be"),
     ],
 )
 def test_lists_from_windows_lose_no_picture(tmp_path, data):
@@ -370,6 +371,7 @@ def test_names_are_read_up_to_zero_bytes():
         (b"\n\n", "no file"),
         (b"a.jpg\0b.jpg\0", "-0"),
         (b"\xff\xfea\0\x00", "utf-16"),
+        ("a.jpg\n".encode("utf-32"), "as UTF-8"),
     ],
 )
 def test_what_is_no_list_is_refused(tmp_path, content, said):

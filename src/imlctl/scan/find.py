@@ -309,9 +309,9 @@ def read_names(file: str, *, zero: bool = False, stdin: BinaryIO | None = None) 
         remedy = "Name a file that lists pictures, or - for the standard input."
         raise UsageError(what, source=source, remedy=remedy) from error
     encoding = next((_MARKS[mark] for mark in _MARKS if data.startswith(mark)), "")
-    upper = data[1::2]
-    if not (zero or encoding) and 2 * upper.count(0) > len(upper):  # UTF-16 without its mark
-        encoding = "utf-16-le"
+    for half, order in ((data[1::2], "le"), (data[::2], "be")):  # UTF-16 without its mark
+        if not (zero or encoding) and 2 * half.count(0) > len(half):
+            encoding = f"utf-16-{order}"
     if encoding:
         try:
             data = os.fsencode(data.decode(encoding))
@@ -319,7 +319,8 @@ def read_names(file: str, *, zero: bool = False, stdin: BinaryIO | None = None) 
             remedy = "Save the list as UTF-8."
             raise UsageError(f"not valid {encoding}", source=source, remedy=remedy) from error
     if not zero and b"\0" in data:
-        raise UsageError("the names end in zero bytes", source=source, remedy="Add -0.")
+        remedy = "Save the list as UTF-8." if encoding else "Add -0 if names end in them."
+        raise UsageError("there are zero bytes in it", source=source, remedy=remedy)
     names = data.split(b"\0") if zero else [line.removesuffix(b"\r") for line in data.split(b"\n")]
     listed = tuple(os.fsdecode(name) for name in names if name)
     if not listed:
