@@ -1,4 +1,4 @@
-"""Tables and sentences, before they are drawn on a terminal or written as Markdown; and charts.
+"""Tables and sentences, before they are drawn on a terminal or written as Markdown.
 
 A page is made from the document that ``--json`` prints, so a table in the docs can be made anew.
 """
@@ -8,13 +8,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from imlctl.evaluate.charts import draw_charts
-from imlctl.evaluate.robustness import CLEAN, SOCIAL
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-
-    from imlctl.evaluate.charts import Points
 
     Document = dict[str, Any]
 
@@ -163,33 +158,3 @@ def without_nan(document: Document) -> Document:
     """The same as JSON can hold it: null where there is no value."""
     plain: Document = json.loads(json.dumps(document), parse_constant=lambda _: None)
     return plain
-
-
-def charts_of(document: Document) -> dict[str, bytes]:
-    """Draw a document of the benchmark; PNGs by name, none where there is nothing to draw."""
-    kind = document["kind"]
-    panels: list[tuple[str, str, Mapping[str, Points]]] = []
-    if kind == "speed":
-        for model in document["models"]:
-            rows = [(row["size"], row["fps"]) for row in model["speed"] if row["main"]]
-            title = f"Pictures per second: {model['model']}"[-80:]
-            panels.append((title, "side in pixels", {"pictures a second": rows}))
-    elif kind == "accuracy":
-        kind = "reliability"
-        for model in document["models"]:
-            rows = [(row["score"], row["observed"]) for row in model["reliability"]]
-            title = f"Reliability of the score: {model['model']}"[-80:]
-            ideal = [(0.0, 0.0), (1.0, 1.0)] if rows else []
-            panels.append((title, "score", {"tampered, observed": rows, "ideal": ideal}))
-    elif kind == "robustness" and document["rows"][0]["f1"] is not None:
-        clean, *others = document["rows"]
-        for name in dict.fromkeys(row["kind"] for row in others if row["kind"] != SOCIAL):
-            mine = [(float(r["level"]), r) for r in others if r["kind"] == name]
-            curves = {"F1": [(at, row["f1"]) for at, row in mine]}
-            for place, what in enumerate(("low", "high")):
-                bounds = [(at, row["intervals"].get("f1")) for at, row in mine]
-                curves[f"95 %, {what}"] = [(at, b[place]) for at, b in bounds if b]
-            curves[f"{CLEAN} files"] = [(at, clean["f1"]) for at, _ in mine]
-            panels.append((f"F1 after {name}", "level", curves))
-    png = draw_charts(panels)
-    return {} if png is None else {f"{kind}.png": png}

@@ -71,9 +71,7 @@ Ensemble = Annotated[
 _TTA = {"show_default": "no; with --fps both"}
 Tta = Annotated[bool | None, option("Analyse the mirrored picture too.", "--tta/--no-tta", **_TTA)]
 Runs = Annotated[int, option("With --fps and --scan: timed rounds.", min=1)]
-Out = Annotated[
-    Path | None, option("New folder to write JSON, Markdown and charts to.", "--out", "-o")
-]
+Out = Annotated[Path | None, option("New folder to write JSON and Markdown to.", "--out", "-o")]
 
 
 def bench(
@@ -226,7 +224,7 @@ def _track(items: Iterable[_T], total: int) -> Iterable[_T]:
 def _show(document: Document, *, json: bool, out: Path | None) -> None:
     """Print the document, and write it to the folder if there is one."""
     from imlctl import atomic
-    from imlctl.bench.page import charts_of, to_markdown, without_nan
+    from imlctl.bench.page import to_markdown, without_nan
     from imlctl.bench.pages import page_of
 
     document = without_nan(document)
@@ -235,7 +233,6 @@ def _show(document: Document, *, json: bool, out: Path | None) -> None:
         name = document["kind"]
         files = {f"{name}.json": f"{text}\n".encode()}
         files[f"{name}.md"] = to_markdown(page_of(document)).encode()
-        files |= charts_of(document)
         for file, data in files.items():
             atomic.write(out / file, data)
     if json:
