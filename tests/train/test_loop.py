@@ -150,7 +150,7 @@ class TestRun:
             train(config, broken, device=CPU, report=interrupt_at(4))
         told: list[dict[str, Any]] = []
         train(config, broken, device=CPU, report=told.append)
-        assert {"event": "resumed", "step": 2} in told
+        assert ("resumed", 2) in [(e["event"], e.get("step")) for e in told]
         for name in ("last.safetensors", "best.safetensors"):
             first, second = (load_file(folder / name) for folder in (whole, broken))
             assert first.keys() == second.keys()
@@ -267,7 +267,7 @@ class TestWays:
         data = replace(config.data, photos=(moved,), cache=tmp_path / "cache")
         told: list[dict[str, Any]] = []
         train(replace(config, data=data), out, device=CPU, report=told.append)
-        assert {"event": "resumed", "step": 2} in told
+        assert ("resumed", 2) in [(e["event"], e.get("step")) for e in told]
 
     def test_other_pictures_may_not(self, config: TrainConfig, tmp_path: Path) -> None:
         train(config, tmp_path / "run", device=CPU)
@@ -287,7 +287,7 @@ class TestStopping:
         assert stopped is None
         assert told[-1] == {"event": "stopped", "step": 3, "of": 4}
         assert train(config, broken, device=CPU, report=told.append) is not None
-        assert {"event": "resumed", "step": 3} in told
+        assert ("resumed", 3) in [(e["event"], e.get("step")) for e in told]
         first, second = (load_file(folder / "last.safetensors") for folder in (whole, broken))
         assert all(torch.equal(value, second[key]) for key, value in first.items())
 
