@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -110,13 +110,12 @@ _SRM_SCALE = (4.0, 12.0, 2.0)
 
 
 class ResidualInput(nn.Module):
-    """Colours in [-1, 1] and nine saturating noise residuals, at full resolution.
+    """Nine saturating noise residuals of the colours, at full resolution.
 
     Manipulation leaves its trace in noise and compression more than in content, and a small network
     trained from scratch on content looks at content.
     """
 
-    channels = 12
     filters: Tensor
 
     def __init__(self) -> None:
@@ -131,13 +130,11 @@ class ResidualInput(nn.Module):
         self.register_buffer("filters", dense, persistent=False)  # (9, 3, 5, 5)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] to (B, 12, H, W) in [-1, 1]."""
+        """(B, 3, H, W) in [0, 1] to (B, 9, H, W) in [-1, 1]."""
         padded = F.pad(image, (2, 2, 2, 2), mode="reflect")
         # A bfloat16 of a bright pixel is a whole grey level wide, as wide as what is looked for.
         with full_precision(image.device):
-            residuals = F.conv2d(padded, 2 * self.filters).sigmoid_()  # (B, 9, H, W)
-            residuals = residuals.mul(2).sub_(1)  # tanh, in a sixth of its time
-        return torch.cat((image * 2 - 1, residuals), dim=1)  # (B, 12, H, W)
+            return F.conv2d(padded, self.filters).tanh_()
 
 
 class Clues(nn.Module):
@@ -167,27 +164,55 @@ class Stem(nn.Module):
         out = config.dims[0]
         half = max(16, out // 2)
         self.input = ResidualInput()
-        self.first = ConvNorm(self.input.channels, half, 3, stride=2)
+        self.first = ConvNorm(3 + len(self.input.filters), half, 3, stride=2)
         self.rest = nn.ModuleList(ConvNorm(i, out, 3, stride=2) for i in (half, out))
         self.repeats = _clue_branch(SIMILARITY_CHANNELS, out) if config.self_similarity else None
         self.history = _clue_branch(HISTORY_CHANNELS, out) if config.history else None
         self.unlike = _clue_branch(1, out) if config.outliers else None
+        self.every: nn.Sequential | None = None  # all of them, once fused
 
     def forward(self, image: Tensor, clues: Tensor | None) -> Tensor:
         """(B, 3, H, W) and what `Clues` returns to (B, dims[0], H / 8, W / 8)."""
-        x = F.relu(self.first(self.input(image)), inplace=True)  # (B, dims[0] / 2, H / 2, W / 2)
+        # Colours in [-1, 1] and residuals each on their own: side by side they would be a copy.
+        first = self.first.conv
+        colours, residuals = first.weight.split((3, len(self.input.filters)), dim=1)
+        x = F.conv2d(self.input(image), residuals, first.bias, 2, 1)
+        x = x + F.conv2d(image * 2 - 1, colours, None, 2, 1)
+        x = F.relu(self.first.norm(x), inplace=True)  # (B, dims[0] / 2, H / 2, W / 2)
         x = self.rest[0](x)  # (B, dims[0], H / 4, W / 4)
-        start = 0
-        # The last channel, where there are outliers, is for the decoder.
-        for branch, width in (
-            (self.repeats, SIMILARITY_CHANNELS),
-            (self.history, HISTORY_CHANNELS),
-            (self.unlike, 1),
-        ):
-            if branch is not None and clues is not None:
+        if clues is not None and self.every is not None:
+            x = x + self.every(clues[:, : self.every[0].in_channels])
+        elif clues is not None:
+            start = 0
+            for branch in self._branches():
+                width = branch[0].conv.in_channels
+                # The last channel, where there are outliers, is for the decoder.
                 x = x + branch(clues[:, start : start + width])
                 start += width
         return F.relu(self.rest[1](F.relu(x, inplace=True)), inplace=True)  # (B, ., H / 8, W / 8)
+
+    def _branches(self) -> list[Any]:
+        return [each for each in (self.repeats, self.history, self.unlike) if each is not None]
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Make one branch of all, whose norms are folded by now; does nothing when done."""
+        if not (branches := self._branches()):
+            return
+        first, last = ([branch[place].conv for branch in branches] for place in (0, 2))
+        widen = nn.Conv2d(sum(c.in_channels for c in first), sum(c.out_channels for c in first), 3)
+        widen.padding = (1, 1)
+        taps = [
+            torch.block_diag(*(conv.weight[:, :, y, x] for conv in first))
+            for y, x in itertools.product(range(3), repeat=2)
+        ]
+        widen.weight = nn.Parameter(torch.unflatten(torch.stack(taps, -1), -1, (3, 3)))
+        widen.bias = nn.Parameter(torch.cat([conv.bias for conv in first]))
+        narrow = nn.Conv2d(widen.out_channels, last[0].out_channels, 1, bias=False)
+        narrow.weight = nn.Parameter(torch.cat([conv.weight for conv in last], dim=1))
+        self.rest[0].conv.bias.add_(torch.stack([conv.bias for conv in last]).sum(0))
+        self.every = nn.Sequential(widen, nn.ReLU(inplace=True), narrow)
+        self.repeats = self.history = self.unlike = None
 
 
 def _clue_branch(channels: int, out: int) -> nn.Module:

@@ -40,7 +40,6 @@ _STEPS = (*range(2, 31), *range(32, 61, 2))  # first quantisation steps that are
 _SHARES = (0.3, 0.6, 0.85, 0.97)  # of the coefficients that had the first step
 _NEAR = 1.2  # of a multiple of the last step, where the coefficients of a JPEG lie
 _NO_NOISE = 0.0
-_REACH = 2  # whole values of a coefficient, over which noise may move it
 _SIGMA = 0.45  # of the rounding to pixels between two compressions, in a coefficient
 _STAIN = 0.02  # share of any density that is the plain one
 _TEMPERATURE = 4.0  # of the weights of the steps
@@ -79,7 +78,7 @@ def _history(grey: Tensor, size: tuple[int, int]) -> Tensor:
     blocks, valid = _coefficients(grey, offset)  # (h, w, F), (h, w)
     shifted, there = _coefficients(grey, (offset + _BLOCK // 2) % _BLOCK)
     plain = _plain_densities(shifted, there)  # (F, N)
-    ones = torch.ones(_FREQUENCIES, dtype=torch.long, device=grey.device)
+    ones = torch.ones(1, dtype=torch.long, device=grey.device)
     quantised = _quantised(plain)
     first, last, _ = _evidence(blocks, valid, plain, quantised, ones)  # (h, w), (F,)
     saved = _was_saved(blocks, valid, last)
@@ -112,7 +111,7 @@ def find_grid(grey: Tensor) -> tuple[Tensor, Tensor]:
         are more than chance gives, () bool.
     """
     height, width = grey.shape
-    filters = _dct_filters(grey.device)
+    waves = _waves(grey.device)
     rows = torch.arange(height, device=grey.device) % _BLOCK
     columns = torch.arange(width - _BLOCK + 1, device=grey.device) % _BLOCK
     votes = torch.zeros(_BLOCK * _BLOCK, device=grey.device)
@@ -122,8 +121,15 @@ def find_grid(grey: Tensor) -> tuple[Tensor, Tensor]:
     wanted = max(1, min(total // tall, max(_VOTING_AREA, height * width // 16) // (tall * width)))
     for band in range(wanted):
         top = (total - tall) * band // max(1, wanted - 1) if wanted > 1 else (total - tall) // 2
-        part = grey[None, None, top : top + tall + reach]
-        zeros = F.conv2d(part, filters).abs_().lt_(_ZERO).sum(1)  # (1, h, w)
+        # Down first, then across, one frequency at a time, so that all of it stays in the cache.
+        down = waves @ _shifted(grey[top : top + tall + reach], 0).flatten(1)  # (8, h * W)
+        zeros = torch.stack(
+            [
+                (waves @ _shifted(each.view(-1, width), 1).flatten(1)).abs_().lt_(_ZERO).sum(0)
+                for each in down
+            ]
+        ).sum(0)
+        zeros = zeros.view(1, -1, len(columns))  # (1, h, w)
         code = (rows[top : top + zeros.shape[1], None] * _BLOCK + columns).to(grey.dtype)
         # The offset is part of the key: once upwards, once downwards, so that a tie shows.
         up, down = _block_max(torch.cat((zeros * 64 + code, zeros * 64 + (63 - code))))
@@ -135,6 +141,12 @@ def find_grid(grey: Tensor) -> tuple[Tensor, Tensor]:
     chance = count / 64
     z = (most / 64 - chance) / torch.sqrt(chance * (1 - 1 / 64)).clamp_min(1e-6)
     return torch.stack((winner // _BLOCK, winner % _BLOCK)), z > _LEAST_Z
+
+
+def _shifted(values: Tensor, dim: int) -> Tensor:
+    """Values 0 to 7 places on along a dimension, which becomes shorter by 7, (8, ...)."""
+    length = values.shape[dim] - _BLOCK + 1
+    return torch.stack([values.narrow(dim, start, length) for start in range(_BLOCK)])
 
 
 def _block_max(values: Tensor) -> Tensor:
@@ -155,7 +167,7 @@ def _coefficients(grey: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     inside = grey.index_select(0, down.clamp_max(height - 1))
     inside = inside.index_select(1, right.clamp_max(width - 1))
     pixels = inside.view(high, _BLOCK, wide, _BLOCK).permute(0, 2, 1, 3).reshape(high, wide, 64)
-    coefficients = pixels @ _dct_filters(grey.device).view(64, 64)[list(_by_diagonal())].T
+    coefficients = pixels @ _filters(grey.device).T
     valid = (down[_BLOCK - 1 :: _BLOCK] < height)[:, None] & (right[_BLOCK - 1 :: _BLOCK] < width)
     return coefficients, valid
 
@@ -187,7 +199,7 @@ def _evidence(
         valid: Which blocks count, (h, w).
         plain: Densities of |c| before any compression, (F, N).
         quantised: The same after one by each step that is tried, (F, Q, V).
-        steps: Last quantisation steps q2, (F,).
+        steps: Last quantisation steps q2, (F,), or one for all, (1,).
 
     Returns:
         log s / d summed over frequencies, (h, w); the likeliest first step of each frequency, 1
@@ -223,36 +235,19 @@ def _requantised(masses: Tensor, steps: Tensor, sigma: float) -> Tensor:
 
     Args:
         masses: (F, Q, V), at |c| = 0 to V - 1.
-        steps: q of each frequency, (F,).
+        steps: q of each frequency, (F,), or of all, (1,).
         sigma: Standard deviation of the noise.
 
     Returns:
         (F, Q, N), floored so that its logarithm is finite.
     """
-    # Between two values of u lies (u + 1/2) q, a multiple of one half, so |c| > x is worked out for
-    # every such x: counted from the top, since differences of small numbers keep their digits.
-    # Signs are even, so it is twice the mass of c itself beyond x.
-    count = masses.shape[-1]
-    halves = masses / 2
-    signed = torch.cat(
-        (halves[..., 1 : _REACH + 1].flip(-1), masses[..., :1], halves[..., 1:]), dim=-1
-    )
-    framed = F.pad(signed, (0, _REACH + 1))
-    near = [framed.narrow(-1, k, count) for k in range(2 * _REACH + 1)]
-    further = framed.flip(-1).cumsum(-1).flip(-1).narrow(-1, 2 * _REACH + 1, count)
-    beyond = torch.stack(
-        [
-            sum((p * share for p, share in zip(near, taps, strict=True)), start=further)
-            for taps in _noise_taps(sigma)
-        ],
-        dim=-1,
-    )  # (F, Q, V, 2)
-    beyond = 2 * beyond.flatten(-2)  # |c| > 0, 1/2, 1, 3/2, ...
-    bounds = (2 * torch.arange(_LARGEST + 1, device=masses.device) + 1) * steps[:, None]  # (F, N)
-    bounds = bounds.clamp_max(beyond.shape[-1] - 1)
-    at = beyond.gather(2, bounds[:, None].expand(-1, masses.shape[1], -1))
-    every = masses.sum(-1, keepdim=True)
-    return (torch.cat((every, at[..., :-1]), dim=-1) - at).clamp_min(1e-9)
+    # Between two values of u lies (u + 1/2) q, a multiple of one half.
+    bounds = (2 * torch.arange(_LARGEST + 1, device=masses.device) + 1) * steps[:, None] + 1
+    bounds = F.pad(bounds, (1, 0)).clamp_max(2 * masses.shape[-1])  # (F, N + 1)
+    beyond = _beyond(sigma, masses.shape[-1], masses.device).to(masses.dtype)
+    beyond = beyond.index_select(0, bounds.flatten()).unflatten(0, bounds.shape)
+    shares = beyond[:, :-1] - beyond[:, 1:]  # of each mass, within u, (F, N, V)
+    return (masses @ shares.mT).clamp_min_(1e-9)
 
 
 def _was_saved(blocks: Tensor, valid: Tensor, last: Tensor) -> Tensor:
@@ -305,13 +300,20 @@ def _at_stride(maps: Tensor, offset: Tensor, valid: Tensor, size: tuple[int, int
 
 
 @cache
-def _dct_filters(device: torch.device) -> Tensor:
-    """Orthonormal DCT-II of blocks of 8x8 as filters, vertical frequency first, (64, 1, 8, 8)."""
+def _waves(device: torch.device) -> Tensor:
+    """Orthonormal DCT-II of eight values, (frequency, place)."""
     n = torch.arange(_BLOCK, dtype=torch.float64)
-    waves = torch.cos(math.pi * (2 * n + 1) * n[:, None] / (2 * _BLOCK)) / 2  # (frequency, place)
+    waves = torch.cos(math.pi * (2 * n + 1) * n[:, None] / (2 * _BLOCK)) / 2
     waves[0] = math.sqrt(1 / _BLOCK)
-    filters = waves[:, None, :, None] * waves[None, :, None, :]
-    return filters.reshape(64, 1, _BLOCK, _BLOCK).float().to(device)
+    return waves.float().to(device)
+
+
+@cache
+def _filters(device: torch.device) -> Tensor:
+    """The first AC frequencies of blocks of 8x8, (F, 64)."""
+    waves = _waves(device)
+    both = (waves[:, None, :, None] * waves[None, :, None, :]).reshape(64, 64)
+    return both[list(_by_diagonal())]
 
 
 @cache
@@ -330,16 +332,16 @@ def _multiples(device: torch.device) -> Tensor:
 
 
 @cache
-def _noise_taps(sigma: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Share of the mass at m + k that noise leaves above m, and above m + 1/2, k from -R to R."""
+def _beyond(sigma: float, count: int, device: torch.device) -> Tensor:
+    """Share of the mass at |c| = v that noise leaves at |c| > x, x on half values, (2 V + 1, V).
 
-    def share(apart: float) -> float:
-        if not sigma:
-            return 0.5 + 0.5 * ((apart > 0) - (apart < 0))
-        return 0.5 + 0.5 * math.erf(apart / (sigma * math.sqrt(2)))
-
-    reach = range(-_REACH, _REACH + 1)
-    return tuple(share(k) for k in reach), tuple(share(k - 0.5) for k in reach)
+    The first row is for x below 0, the next for 0, 1/2, 1 and so on; what lies at x counts half.
+    """
+    place = torch.arange(count, dtype=torch.float64)
+    apart = torch.stack((place, -place)) - torch.arange(2 * count)[:, None, None] / 2
+    sides = torch.erf(apart / (sigma * math.sqrt(2))) if sigma else apart.sign()
+    shares = 1 + sides.sum(1) / 2
+    return torch.cat((torch.ones(1, count), shares)).float().to(device)
 
 
 @cache

@@ -64,13 +64,15 @@ class SpatialMixV4(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
         height, width = x.shape[-2:]
-        r, k, v = self.project(self.shift(x)).chunk(3, dim=1)
-        v = bi_wkv(self.decay[0], self.bonus[0], k.flatten(2), v.flatten(2))  # (B, C, H*W)
-        v = torch.unflatten(v, 2, (height, width))
-        k, v = k.mT.flatten(2), v.mT.flatten(2)  # (B, C, W*H), column order
-        v = bi_wkv(self.decay[1], self.bonus[1], k, v)
+        shifted = self.shift(x).flatten(2)  # (B, C, H*W)
+        # As a product, whose results lie token by token whatever the layout of `x`.
+        weight = self.project.weight.flatten(1).expand(len(x), -1, -1)
+        r, k, v = (weight @ shifted).chunk(3, dim=1)
+        v = bi_wkv(self.decay[0], self.bonus[0], k, v)
+        k, v = (torch.unflatten(y, 2, (height, width)).mT.flatten(2) for y in (k, v))
+        v = bi_wkv(self.decay[1], self.bonus[1], k, v)  # (B, C, W*H), column order
         v = torch.unflatten(v, 2, (width, height)).mT
-        return cast("Tensor", self.norm(v)) * torch.sigmoid(r)
+        return cast("Tensor", self.norm(v)) * torch.sigmoid(torch.unflatten(r, 2, (height, width)))
 
 
 class SpatialMixV6(nn.Module):
@@ -142,19 +144,20 @@ class WindowAttention(nn.Module):
         height, width = x.shape[-2:]
         side = self.window
         below, right = -height % side, -width % side
-        qkv = F.pad(self.project(x), (0, right, 0, below)).permute(0, 2, 3, 1)  # (B, H', W', 3C)
-        rows, columns = qkv.shape[1] // side, qkv.shape[2] // side
-        qkv = torch.unflatten(torch.unflatten(qkv, 2, (columns, side)), 1, (rows, side))
-        deep = x.shape[1] // self.heads
-        qkv = qkv.transpose(2, 3).reshape(-1, side * side, 3, self.heads, deep)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B*windows, h, w*w, d)
+        x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+        if below or right:
+            x = F.pad(x, (0, 0, 0, right, 0, below))
+        batch, rows, columns = len(x), x.shape[1] // side, x.shape[2] // side
+        x = x.reshape(batch, rows, side, columns, side, -1).transpose(2, 3)
+        qkv = x.reshape(-1, side * side, x.shape[-1]) @ self.project.weight.flatten(1).T
+        q, k, v = torch.unflatten(qkv, -1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         bias = self.bias[self.offset].permute(2, 0, 1).to(q.dtype)  # (h, w*w, w*w)
-        weight = q @ k.mT * q.shape[-1] ** -0.5 + bias
+        weight = (q * q.shape[-1] ** -0.5) @ k.mT + bias  # (B*windows, h, w*w, w*w)
         if below or right:
             weight = weight + self._padding(height, width, rows, columns, weight)
         out = (weight.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)  # (B*windows, w*w, C)
-        out = out.reshape(x.shape[0], rows, columns, side, side, -1).transpose(2, 3)
-        out = out.reshape(x.shape[0], rows * side, columns * side, -1)  # (B, H', W', C)
+        out = out.reshape(batch, rows, columns, side, side, -1).transpose(2, 3)
+        out = out.reshape(batch, rows * side, columns * side, -1)  # (B, H', W', C)
         return cast("Tensor", out[:, :height, :width].permute(0, 3, 1, 2))
 
     def _padding(self, height: int, width: int, rows: int, columns: int, weight: Tensor) -> Tensor:

@@ -202,7 +202,7 @@ def _sorted_places(detail: Tensor, around: Tensor) -> tuple[Tensor, Tensor]:
     )  # (12, B, N)
     brighter = torch.cat([points > points.roll(-apart, 0) for apart in _APART])  # (24, B, N)
     powers = 2.0 ** torch.arange(len(brighter), device=detail.device, dtype=torch.float32)
-    code = (brighter * powers[:, None, None]).sum(0).long()  # below 2^24, so exact
+    code = (powers @ brighter.flatten(1).float()).view_as(places).long()  # below 2^24, so exact
     clear = points.amax(0) - points.amin(0) > _LEAST_CONTRAST
     code = torch.where(clear, code, 2 ** len(brighter) + places)  # if not, one of its own
     keys = (code * _LEVELS + level) * _PLACES + places
