@@ -175,13 +175,12 @@ class Stem(nn.Module):
         """(B, 3, H, W) and what `Clues` returns to (B, dims[0], H / 8, W / 8)."""
         # Colours in [-1, 1] and residuals each on their own: side by side they would be a copy.
         first = self.first.conv
-        colours, residuals = first.weight.split((3, len(self.input.filters)), dim=1)
-        x = F.conv2d(self.input(image), residuals, first.bias, 2, 1)
-        x = x + F.conv2d(image * 2 - 1, colours, None, 2, 1)
+        x = F.conv2d(self.input(image), first.weight[:, 3:], first.bias, 2, 1)
+        x += F.conv2d(image * 2 - 1, first.weight[:, :3], None, 2, 1)
         x = F.relu(self.first.norm(x), inplace=True)  # (B, dims[0] / 2, H / 2, W / 2)
         x = self.rest[0](x)  # (B, dims[0], H / 4, W / 4)
         if clues is not None and self.every is not None:
-            x = x + self.every(clues[:, : self.every[0].in_channels])
+            x += self.every(clues[:, : self.every[0].in_channels])
         elif clues is not None:
             start = 0
             for branch in self._branches():
@@ -200,17 +199,18 @@ class Stem(nn.Module):
         if not (branches := self._branches()):
             return
         first, last = ([branch[place].conv for branch in branches] for place in (0, 2))
-        widen = nn.Conv2d(sum(c.in_channels for c in first), sum(c.out_channels for c in first), 3)
-        widen.padding = (1, 1)
+        inputs, hidden = sum(c.in_channels for c in first), sum(c.out_channels for c in first)
+        widen = nn.Conv2d(inputs, hidden, 3, padding=1)
         taps = [
-            torch.block_diag(*(conv.weight[:, :, y, x] for conv in first))
+            torch.block_diag(*(conv.weight[:, :, y, x] for conv in first))  # type: ignore[no-untyped-call]
             for y, x in itertools.product(range(3), repeat=2)
         ]
         widen.weight = nn.Parameter(torch.unflatten(torch.stack(taps, -1), -1, (3, 3)))
         widen.bias = nn.Parameter(torch.cat([conv.bias for conv in first]))
-        narrow = nn.Conv2d(widen.out_channels, last[0].out_channels, 1, bias=False)
+        narrow = nn.Conv2d(hidden, last[0].out_channels, 1, bias=False)
         narrow.weight = nn.Parameter(torch.cat([conv.weight for conv in last], dim=1))
-        self.rest[0].conv.bias.add_(torch.stack([conv.bias for conv in last]).sum(0))
+        entry = cast("ConvNorm", self.rest[0]).conv
+        cast("Tensor", entry.bias).add_(torch.stack([conv.bias for conv in last]).sum(0))
         self.every = nn.Sequential(widen, nn.ReLU(inplace=True), narrow)
         self.repeats = self.history = self.unlike = None
 

@@ -245,7 +245,7 @@ def _requantised(masses: Tensor, steps: Tensor, sigma: float) -> Tensor:
     bounds = (2 * torch.arange(_LARGEST + 1, device=masses.device) + 1) * steps[:, None] + 1
     bounds = F.pad(bounds, (1, 0)).clamp_max(2 * masses.shape[-1])  # (F, N + 1)
     beyond = _beyond(sigma, masses.shape[-1], masses.device).to(masses.dtype)
-    beyond = beyond.index_select(0, bounds.flatten()).unflatten(0, bounds.shape)
+    beyond = beyond.index_select(0, bounds.flatten()).view(*bounds.shape, -1)
     shares = beyond[:, :-1] - beyond[:, 1:]  # of each mass, within u, (F, N, V)
     return (masses @ shares.mT).clamp_min_(1e-9)
 

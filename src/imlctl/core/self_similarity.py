@@ -90,13 +90,14 @@ def self_similarity(image: Tensor) -> Tensor:
 
 def _compare(detail: Tensor, shifts: Tensor, scores: Tensor) -> Tensor:
     """Best agreement of each place with a shifted one, (B, 3, H / 4, W / 4)."""
-    energy = _cells(detail.square())
+    energy = box_mean(block_mean(detail.square(), STRIDE), _WINDOW, _WINDOW)
     best = torch.zeros_like(energy)
     standing = torch.zeros_like(energy)
     for k in range(shifts.shape[1]):
         shift, score = shifts[:, k], scores[:, k, None, None]  # (B, 2), (B, 1, 1)
         moved = _moved(detail, shift)
-        product, other = _cells(torch.cat((detail * moved, moved.square()))).chunk(2)
+        pair = [block_mean(each, STRIDE) for each in (detail * moved, moved.square())]
+        product, other = box_mean(torch.cat(pair), _WINDOW, _WINDOW).chunk(2)
         agreement = product / torch.sqrt((energy + _FLOOR) * (other + _FLOOR))  # (B, H / 4, W / 4)
         cells = torch.round(shift / STRIDE).long()
         there = _within(energy, cells) & (score >= _LEAST_SCORE)
@@ -110,11 +111,6 @@ def _compare(detail: Tensor, shifts: Tensor, scores: Tensor) -> Tensor:
     # Agreement lies near 1 or means little; the square root spreads out the upper end.
     clear = 1 - torch.sqrt((1 - best).clamp_min(0))
     return torch.stack((clear, torch.log1p(standing) / 4, torch.log1p(energy) / 8), dim=1)
-
-
-def _cells(values: Tensor) -> Tensor:
-    """Mean over windows of `_WINDOW` cells, one for each cell of `STRIDE` pixels."""
-    return box_mean(block_mean(values, STRIDE), _WINDOW, _WINDOW)
 
 
 def _moved(values: Tensor, shift: Tensor) -> Tensor:
