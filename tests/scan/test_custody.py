@@ -130,12 +130,24 @@ def test_more_files_can_be_listed(case):
         write(case, also=[case[0] / "missing"])
 
 
-def test_a_line_that_is_none_is_said(case):
+@pytest.mark.parametrize("line", [b"and one more thing", b"0" * 64 + b"  nul\0.jpg"])
+def test_a_line_that_is_none_is_said(case, line):
     write(case)
     with manifest_path(case[0]).open("ab") as file:
-        file.write(b"and one more thing\n")
+        file.write(line + b"\n")
     with pytest.raises(OutputError, match="line 16 is not a hash"):
         list(check(manifest_path(case[0])))
+
+
+def test_an_emptied_manifest_is_said_and_one_saved_by_windows_is_read(case):
+    write(case)
+    path = manifest_path(case[0])
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert len(list(check(path))) == 2 * len(ODD)
+    assert not problems(case[0])
+    path.write_bytes(b"")
+    with pytest.raises(OutputError, match="empty"):
+        list(check(path))
 
 
 def test_each_part_has_its_manifest(tmp_path):

@@ -209,9 +209,9 @@ def test_reasons_are_summed_up():
     "given", ["https://example.com/a.jpg", "https:/example.com/a.jpg", "HF:/x"]
 )
 def test_a_url_is_not_fetched(given):
-    discovery = discover([given])
-    assert not discovery.pictures
-    assert "URLs are not fetched" in str(discovery.problems[0])
+    for discovery in (discover([given]), discover([], listed=[given])):
+        assert not discovery.pictures
+        assert "URLs are not fetched" in str(discovery.problems[0])
 
 
 @pytest.mark.parametrize("spelling", ["in/out", "in/out/", "in/../in/out", "link"])

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path, PurePath
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from imlctl.errors import OutputError, UsageError
 from imlctl.report.preview import Preview
 from imlctl.scan.find import LeftOut, Picture
-from imlctl.scan.folder import rows
+from imlctl.scan.folder import CaseFolder, rows
 from imlctl.scan.ledger import Key, Ledger, ledger_path, ledgers
 from imlctl.scan.messages import Finished
 from imlctl.scan.naming import Job, Kind, Shard
@@ -221,6 +222,24 @@ def test_a_damaged_ledger_is_said(tmp_path):
     path.write_bytes(b"This is not a database, and it is long enough to be seen as such. " * 20)
     with pytest.raises(OutputError, match="damaged"):
         Ledger(path)
+
+
+def test_an_emptied_ledger_is_no_case_without_pictures(tmp_path):
+    path = ledger_path(tmp_path)
+    path.write_bytes(b"")
+    with pytest.raises(OutputError, match="empty"):
+        Ledger(path, read_only=True)
+    Ledger(path).close()  # a scan that was killed at once may begin anew
+    Ledger(path, read_only=True).close()
+
+
+def test_parts_of_a_scan_that_are_elsewhere_make_it_incomplete(tmp_path):
+    for index in (1, 3, 2):
+        Ledger(ledger_path(tmp_path, Shard(index, 3))).close()
+        with ExitStack() as stack:
+            said = CaseFolder.opened(tmp_path, stack).coverage().incomplete
+        expected = f"INCOMPLETE: {len(ledgers(tmp_path))} of 3 parts of the scan are here"
+        assert said == ("" if index == 2 else expected)
 
 
 def test_a_ledger_of_another_format_is_said(tmp_path):

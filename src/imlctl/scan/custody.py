@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _NAMES = re.compile(rf"{MANIFEST}(\.\d+-of-\d+)?")  # which `sha256sum --check` reads as well
 _REWRITTEN = b"# written again by imlctl report: "
-_LINE = re.compile(rb"(\\?)([0-9a-f]{64}) [ *](.+)", re.DOTALL)
+_LINE = re.compile(rb"(\\?)([0-9a-f]{64}) [ *]([^\0\r\n]+)\r?")  # Windows may have saved it
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -173,7 +173,9 @@ def check(manifest: Path) -> Iterator[Finding]:
         lines = manifest.read_bytes().split(b"\n")
     except OSError as error:
         raise OutputError(f"cannot be read: {error.strerror}", source=str(manifest)) from error
-    again = {line[len(_REWRITTEN) :] for line in lines if line.startswith(_REWRITTEN)}
+    if not any(lines):
+        raise OutputError("it is empty", source=str(manifest), remedy="Restore it from a copy.")
+    again = {line[len(_REWRITTEN) :].rstrip(b"\r") for line in lines if line.startswith(_REWRITTEN)}
     for number, line in enumerate(lines, 1):
         name, digest = _parsed(line, number, manifest)
         if name:
@@ -232,7 +234,7 @@ def _escaped(name: bytes) -> bytes:
 
 def _parsed(line: bytes, number: int, manifest: Path) -> tuple[bytes, str]:
     """Return the name and the hash on a line of a manifest, nothing for a comment."""
-    if not line or line.startswith(b"#"):
+    if not line.strip() or line.startswith(b"#"):
         return b"", ""
     match = _LINE.fullmatch(line)
     if match is None:

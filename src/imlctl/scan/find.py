@@ -161,17 +161,23 @@ def discover(
         elif path.name == "..":
             problems.append(InputError("there is no such folder", source=given))
         elif _URL.match(given) and not path.exists():
-            remedy = "Download the picture, then give the file."
-            problems.append(InputError("URLs are not fetched", source=given, remedy=remedy))
+            problems.append(_not_fetched(given))
         else:
             pictures.append(Picture(path, PurePath(path.name)))
     for given in listed:
         name = tree_name(given)
-        if name.name:
+        if _URL.match(given) and not Path(given).exists():
+            problems.append(_not_fetched(given))
+        elif name.name:
             pictures.append(Picture(Path(given), name))
         else:
             problems.append(InputError("this is a folder, in a list of files", source=given))
     return Discovery(tuple(dict.fromkeys(pictures)), tuple(problems), tuple(left_out), many)
+
+
+def _not_fetched(url: str) -> InputError:
+    remedy = "Download the picture, then give the file."
+    return InputError("URLs are not fetched", source=url, remedy=remedy)
 
 
 @dataclass(slots=True)

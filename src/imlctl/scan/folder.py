@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imlctl import atomic
 from imlctl.errors import OutputError, UsageError
 from imlctl.scan import custody
-from imlctl.scan.ledger import Coverage, Ledger, ledger_path, ledgers
+from imlctl.scan.ledger import Coverage, Ledger, absent_parts, ledger_path, ledgers
 from imlctl.scan.naming import is_folder, plan
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class CaseFolder:
 
     def coverage(self) -> Coverage:
         """Return how much of what was planned is done."""
-        return sum((ledger.coverage() for ledger in self.ledgers), Coverage())
+        found = sum((ledger.coverage() for ledger in self.ledgers), Coverage())
+        return found if self.shard else replace(found, absent=absent_parts(self.ledgers))
 
 
 def rows(folder: Path, *, previews: bool = True) -> Iterator[Row]:

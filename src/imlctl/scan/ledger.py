@@ -104,6 +104,7 @@ class Coverage:
     pending: tuple[Path, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     runs: tuple[Run, ...] = ()
+    absent: str = ""  # what is said of parts of a divided scan that are not in this folder
 
     def __add__(self, other: Coverage) -> Coverage:
         return Coverage(
@@ -117,9 +118,9 @@ class Coverage:
     @property
     def incomplete(self) -> str:
         """Sentence such as "INCOMPLETE: 15 of 63 pictures were analysed"; "" for a whole scan."""
-        if not self.pending:
-            return ""
-        return f"INCOMPLETE: {self.done} of {self.planned} pictures were analysed"
+        analysed = f"{self.done} of {self.planned} pictures were analysed" if self.pending else ""
+        missing = "; ".join(filter(None, (analysed, self.absent)))
+        return missing and f"INCOMPLETE: {missing}"
 
 
 def ledger_path(folder: Path, shard: Shard | None = None) -> Path:
@@ -142,6 +143,13 @@ def ledgers(folder: Path) -> list[Path]:
     """Return the ledgers in a folder, sorted; copies under other names are none."""
     found = sorted(folder.glob(f"{LEDGER}*{_SUFFIX}"))
     return [path for path in found if _STEM.fullmatch(path.stem)]
+
+
+def absent_parts(ledgers: Iterable[Ledger]) -> str:
+    """Say how many parts of a divided scan are there, "" where all of them are."""
+    parts = [part for each in ledgers if (part := _STEM.fullmatch(each.path.stem)) and part[2]]
+    count = int(parts[0][2].rpartition("-")[2]) if parts else 0
+    return f"{len(parts)} of {count} parts of the scan are here" if len(parts) < count else ""
 
 
 class Ledger:
@@ -178,12 +186,12 @@ class Ledger:
             )
         try:
             with self._explained():
-                self._open(fixed=fixed)
+                self._open(fixed=fixed, read_only=read_only)
         except BaseException:
             self._database.close()
             raise
 
-    def _open(self, *, fixed: bool) -> None:
+    def _open(self, *, fixed: bool, read_only: bool) -> None:
         execute = self._database.execute
         if not fixed:
             # Held until the end, and by the system for a process that dies; a log without shared
@@ -193,7 +201,10 @@ class Ledger:
             execute("PRAGMA synchronous = NORMAL")  # a row lost in a power cut is work done twice
             execute("BEGIN EXCLUSIVE")
         (version,) = execute("PRAGMA user_version").fetchone()
-        if version == 0 and not fixed:
+        if version == 0 and read_only:
+            remedy = "Restore it from a copy, or scan again into another folder."
+            raise OutputError("this ledger is empty", source=str(self.path), remedy=remedy)
+        if version == 0:
             for statement in _SCHEMA:
                 execute(statement)
             execute("INSERT INTO meta VALUES (?)", (secrets.token_hex(8),))
