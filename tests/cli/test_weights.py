@@ -43,33 +43,13 @@ def test_list(run, hub):
     assert hub.log == []
 
 
-def test_list_as_json(run, hub):
-    document = json.loads(run("weights", "list", "--json").out)
-    rows = {row["name"]: row for row in document["weights"]}
-    default = rows[document["default"]]
-    assert (default["kind"], default["state"], default["trust"]) == ("model", "installed", None)
-    assert len(default["sha256"]) == 64
-    assert rows["taesd"] | {"path": None} == {
-        "name": "taesd",
-        "kind": "teacher",
-        "licence": "MIT",
-        "size": None,
-        "state": "not installed",
-        "trust": "no hash verified: pull with --trust-on-first-use",
-        "sha256": None,
-        "found_sha256": None,
-        "path": None,
-    }
-
-
 def test_show(run, hub):
     default = load_registry().default
     ran = run("weights", "show", default)
     assert ran.code == Exit.OK
-    assert "architecture: efficient-iml" in ran.out
-    assert "holds.rule.manipulated: " in ran.out
-    shown = json.loads(run("weights", "show", default, "--json").out)["weights"]
+    shown = json.loads(ran.out)
     assert shown["holds"]["architecture"] == "efficient-iml"
+    assert shown["holds"]["rule"]["manipulated"] > 0
     restricted = run("weights", "show", "mit-b0").out
     assert "commercial use" in restricted
     assert "no hash verified" in restricted
@@ -91,8 +71,8 @@ def test_pull_verify_and_what_a_change_is_called(run, hub):
     changed = run("weights", "verify")
     assert changed.code == Exit.USAGE
     assert "CHANGED" in changed.out
-    assert SHA256 in changed.out
-    assert hashlib.sha256(b"changed").hexdigest() in changed.out
+    assert SHA256 in changed.err
+    assert hashlib.sha256(b"changed").hexdigest() in changed.err
     assert path.read_bytes() == b"changed"
     assert hub.log == []
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from imlctl.cli import options
-from imlctl.cli.console import note, printable
+from imlctl.cli.console import note, printable, wrapped
 from imlctl.cli.options import option
 from imlctl.errors import Exit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from imlctl.weights.pull import Item
 
-_JSON_VERSION = 1
-_NARROW = 72  # columns; below this a table would break its words
-Licence = Annotated[str, option("Licence, as an SPDX identifier.")]
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 weights = typer.Typer(help="List, fetch, check and publish weights.", no_args_is_help=True)
@@ -30,33 +29,32 @@ def _weights() -> None:
 
 
 @weights.command("list")
-def list_(json: options.Json = False) -> None:
+def list_() -> None:
     """List known weights, and whether they are installed."""
     from imlctl.weights.pull import inventory
 
-    _print(inventory(), json)
+    _print(inventory())
 
 
 @weights.command()
 def show(
     name: Annotated[str, typer.Argument(help="A name, or hf://owner/repo[@revision]/file.")],
-    json: options.Json = False,
 ) -> None:
-    """Show everything about some weights, and the card in their file."""
+    """Show some weights, and the card in their file, as JSON."""
     from imlctl.weights.pull import State, card_of, inventory
 
     (item,) = inventory((name,))
-    values = _row(item) | (item.entry.to_dict() if item.entry else {})
+    values = {
+        "name": item.name,
+        "state": str(item.state),
+        "sha256": item.sha256 or None,
+        "trust": None if item.sha256 else "no hash verified: pull with --trust-on-first-use",
+        "path": str(item.path) if item.path else None,
+        **(item.entry.to_dict() if item.entry else {}),
+    }
     if item.state is State.HERE and (item.entry is None or item.entry.kind == "model"):
         values["holds"] = card_of(item)
-    if json:
-        _print_json({"weights": values})
-        return
-    for key, value in values.items():
-        for line_key, line in _lines(key, value):
-            if line_key.startswith("holds.training."):  # long, and in the JSON
-                continue
-            typer.echo(f"{line_key}: {printable(line)}")
+    typer.echo(dumps(values, indent=2))
 
 
 @weights.command()
@@ -65,19 +63,21 @@ def verify(
         list[str] | None,
         typer.Argument(help="Names or references; without any, all that are installed."),
     ] = None,
-    json: options.Json = False,
 ) -> None:
     """Check installed weights against their recorded hashes (offline).
 
     Exit status: 2 when a file was changed, cannot be read, or was named and is not installed.
     """
-    from imlctl.weights import pull as inv
+    from imlctl.weights.pull import State, inventory
+    from imlctl.weights.pull import verify as verified
 
-    chosen = tuple(names or ())
-    items = tuple(inv.verify(item) for item in inv.inventory(chosen))
-    _print(items if chosen else tuple(i for i in items if i.state is not inv.State.ABSENT), json)
-    bad = {inv.State.CHANGED, inv.State.UNREADABLE} | ({inv.State.ABSENT} if chosen else set())
-    if any(item.state in bad for item in items):
+    items = [verified(item) for item in inventory(tuple(names or ()))]
+    items = [item for item in items if names or item.state is not State.ABSENT]
+    _print(items)
+    for item in items:
+        if item.found != item.sha256 and item.found:
+            note(f"{item.path} has sha256 {item.found}, expected {item.sha256 or 'is none'}")
+    if any(item.state in (State.CHANGED, State.UNREADABLE, State.ABSENT) for item in items):
         raise typer.Exit(Exit.USAGE)
 
 
@@ -120,7 +120,7 @@ def push(
     repo: Annotated[str, typer.Argument(help="Repository on the Hub, as owner/name.")],
     name: Annotated[str, option("Name for the registry.")],
     card: Annotated[Path, option("Model card (Markdown).")],
-    licence: Licence,
+    licence: Annotated[str, option("Licence, as an SPDX identifier.")],
     private: Annotated[
         bool, option("If the repository is new, make it private.", "--private")
     ] = False,
@@ -183,67 +183,23 @@ def export(
     typer.echo(out)
 
 
-def _row(item: Item) -> dict[str, Any]:
-    entry = item.entry
-    size = entry.size if entry else 0
-    if not size and item.path is not None and item.path.is_file():
-        size = item.path.stat().st_size
-    return {
-        "name": item.name,
-        "kind": entry.kind if entry else None,
-        "licence": entry.licence if entry else None,
-        "size": size or None,
-        "state": str(item.state),
-        "trust": None if item.sha256 else "no hash verified: pull with --trust-on-first-use",
-        "sha256": item.sha256 or None,
-        "found_sha256": item.found or None,
-        "path": str(item.path) if item.path else None,
-    }
-
-
-def _print(items: tuple[Item, ...], as_json: bool) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
+def _print(items: Sequence[Item]) -> None:
     from imlctl.weights.registry import load_registry
 
-    rows = [_row(item) for item in items]
     default = load_registry().default
-    if as_json:
-        _print_json({"default": default, "weights": rows})
-        return
-    console = Console(markup=False, highlight=False, emoji=False)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for title in ("name", "kind", "licence", "size", "state", "sha256"):
-        table.add_column(title, overflow="fold", justify="right" if title == "size" else "left")
-    for row in rows:
-        cells = (
-            printable(row["name"]) + (" (default)" if row["name"] == default else ""),
-            row["kind"] or "-",
-            printable(row["licence"] or "-"),
-            f"{row['size'] / 1e6:.1f} MB" if row["size"] else "-",
-            row["state"],
-            (row["sha256"] or "not known")[:12],
+    for item in items:
+        entry, size = item.entry, _size(item)
+        facts = (
+            *((entry.kind, entry.licence) if entry else ()),
+            *((f"{size / 1e6:.1f} MB",) if size else ()),
+            str(item.state),
+            f"sha256 {(item.sha256 or item.found or 'not known')[:12]}",
         )
-        table.add_row(*cells)
-        if console.width < _NARROW:
-            console.print(f"{cells[0]}\n  {', '.join(cells[1:])}", overflow="fold")
-    if console.width >= _NARROW:
-        console.print(table)
-    for row in rows:
-        if row["found_sha256"] and row["found_sha256"] != row["sha256"]:
-            expected = row["sha256"] or "not known"
-            lines = (row["path"], f"  has      {row['found_sha256']}", f"  expected {expected}")
-            console.print("\n".join(map(printable, lines)), soft_wrap=True)
+        typer.echo(printable(item.name) + (" (default)" if item.name == default else ""))
+        typer.echo(wrapped(printable(", ".join(facts)), "  ", "    "))
 
 
-def _lines(key: str, value: Any) -> list[tuple[str, Any]]:
-    """A value as lines of a page: tables become dotted names, gaps become nothing."""
-    if isinstance(value, dict):
-        return [line for k, v in value.items() for line in _lines(f"{key}.{k}", v)]
-    return [] if value in (None, "") else [(key, value)]
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    typer.echo(dumps({"kind": "weights", "version": _JSON_VERSION, **values}, indent=2))
+def _size(item: Item) -> int:
+    if item.entry and item.entry.size:
+        return item.entry.size
+    return item.path.stat().st_size if item.path and item.path.is_file() else 0
