@@ -48,14 +48,14 @@ def write(path: Path, data: bytes, *, overwrite: bool = False, tag: str = "") ->
     Raises:
         OutputError: The name is taken, or the file cannot be written; nothing is left behind.
     """
-    with replacing(path, overwrite=overwrite, tag=tag) as temporary:
-        _write_flushed(temporary, data)
+    with opened(path, overwrite=overwrite, tag=tag) as file:
+        file.write(data)
 
 
 @contextmanager
-def opened(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
+def opened(path: Path, *, overwrite: bool = False, tag: str = "") -> Iterator[BinaryIO]:
     """Open a file to write piece by piece, as `write` does; named only once all is written."""
-    with replacing(path, overwrite=overwrite) as temporary, temporary.open("xb") as file:
+    with replacing(path, overwrite=overwrite, tag=tag) as free, free.open("xb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
@@ -115,19 +115,6 @@ def output_error(error: OSError, source: str) -> OutputError:
         source=source,
         remedy=_REMEDIES.get(error.errno or 0, "Choose another place for the output."),
     )
-
-
-def _write_flushed(path: Path, data: bytes) -> None:
-    descriptor = os.open(
-        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
-    )
-    try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _rename_to_free_name(temporary: Path, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from imlctl.errors import UsageError
@@ -84,11 +83,8 @@ class Settings:
         own, drawn = ({each.name for each in fields(kind)} for kind in (cls, Sampling))
         for name in options:
             if name not in own | drawn:
-                close = get_close_matches(name, sorted(own | drawn), 1)
-                known = ", ".join(sorted(own | drawn))
-                what = f"there is no setting {name!r}"
-                remedy = f"Did you mean {close[0]!r}?" if close else f"Known are {known}."
-                raise UsageError(what, remedy=remedy)
+                remedy = f"Known are {', '.join(sorted(own | drawn))}."
+                raise UsageError(f"there is no setting {name!r}", remedy=remedy)
         sampling = {name: options.pop(name) for name in drawn & options.keys()}
         if sampling:
             options["sampling"] = Sampling(**sampling)

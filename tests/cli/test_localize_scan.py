@@ -149,18 +149,16 @@ def test_an_interrupt_stops_a_single_picture_at_once(run, weights, photos, tmp_p
 
 def test_a_full_disk_stops_cleanly_and_the_scan_goes_on_later(localize, tmp_path, monkeypatch):
     localize(out="whole")
-    real = os.write
-    room = [700]  # bytes; fills up in the middle of an output
+    real, flushed = os.fsync, []
 
-    def write(descriptor, data):
-        if descriptor > 2:
-            if len(data) > room[0]:
-                raise OSError(28, "No space left on device")
-            room[0] -= len(data)
-        return real(descriptor, data)
+    def fsync(descriptor):
+        flushed.append(descriptor)
+        if len(flushed) > 3:  # a file and its folder for each output: with the second half written
+            raise OSError(28, "No space left on device")
+        real(descriptor)
 
     with monkeypatch.context() as full:
-        full.setattr(os, "write", write)
+        full.setattr(os, "fsync", fsync)
         ran = localize()
     assert ran.code == Exit.USAGE
     assert "No space left on device. Free some space on that disk" in ran.err

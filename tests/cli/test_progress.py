@@ -13,7 +13,7 @@ STEP = {
     "eta": 7,
     "waiting": 0.1,
 }
-PACE = "loss 0.2500, 9.6 a second, waiting 10%, 0:07 min left"
+PACE = "loss 0.2500, 9.6 a second, waiting 10%, 0:00:07 left"
 
 
 def test_into_a_file_go_lines_and_of_steps_only_some(capsys):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
@@ -17,7 +19,7 @@ from imlctl.errors import Exit
 from imlctl.process import sleep_at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     Event = dict[str, Any]
@@ -56,10 +58,7 @@ def train(
     from imlctl.train.loop import train as run
 
     preset, where = load_config(config, changes or ()), resolve(device)
-    with Interrupts(_SAVING) as interrupts, Progress(quiet) as progress:
-        stop = lambda: interrupts.requested  # noqa: E731
-        best = run(preset, out, device=where, report=progress, stop=stop)
-    _end(best)
+    _run(partial(run, preset, out, device=where), quiet)
 
 
 def distill(
@@ -88,14 +87,13 @@ def distill(
         preset = replace(preset, teacher=chosen)
     where = resolve(device)
     master = load_teacher(preset.teacher, latent=preset.model.latent, device=where)
+    _run(partial(run, preset, out, device=where, teacher=master), quiet)
+
+
+def _run(work: Callable[..., Path | None], quiet: bool) -> None:
+    """Train until it is done or stopped, and print where the weights are, or that it was saved."""
     with Interrupts(_SAVING) as interrupts, Progress(quiet) as progress:
-        stop = lambda: interrupts.requested  # noqa: E731
-        best = run(preset, out, device=where, teacher=master, report=progress, stop=stop)
-    _end(best)
-
-
-def _end(best: Path | None) -> None:
-    """Print where the weights are, or that a run was saved."""
+        best = work(report=progress, stop=lambda: interrupts.requested)
     if best is None:
         note("saved; the same command continues from here")
         raise typer.Exit(Exit.INTERRUPTED)
@@ -130,12 +128,9 @@ def _values(event: Event, without: tuple[str, ...] = ()) -> Iterator[str]:
 
 def _pace(event: Event) -> str:
     """Loss, speed, and the share of the time that is spent waiting for samples."""
-    minutes, seconds = divmod(int(event["eta"]), 60)
-    hours, rest = divmod(minutes, 60)
-    left = f"{hours} h {rest:02} min" if hours else f"{minutes}:{seconds:02} min"
     told = [f"loss {event['loss']:.4f}", f"{event['per_second']:.1f} a second"]
     told += [f"waiting {event['waiting']:.0%}"] if "waiting" in event else []
-    return ", ".join([*told, f"{left} left"])
+    return ", ".join([*told, f"{timedelta(seconds=int(event['eta']))} left"])
 
 
 class Progress:
