@@ -20,7 +20,7 @@ from PIL import Image
 
 import imlctl
 from imlctl.errors import Exit
-from imlctl.scan.folder import rows
+from imlctl.scan.folder import opened
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason='needs Ray: pip install "imlctl[ray]"'
@@ -37,6 +37,11 @@ ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=Fal
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
+
+
+def rows(folder):
+    with opened(folder) as case:
+        yield from case.rows()
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +68,7 @@ class Cluster:
         for line in listed:
             pid, parent, *name = line.split(maxsplit=2)
             parents[int(pid)], names[int(pid)] = int(parent), "".join(name)
-        found = [pid for pid, name in names.items() if name.startswith("ray::Worker")]
+        found = [pid for pid, name in names.items() if name.startswith("ray::analyse")]
         return [pid for pid in found if self.pid in ancestors(pid, parents)]
 
 

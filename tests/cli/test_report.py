@@ -85,21 +85,6 @@ def test_the_head_of_the_page_says_whose_case_it_is(run, scanned):
     assert "INCOMPLETE" not in page
 
 
-def test_the_head_of_the_page_may_come_from_a_file(run, scanned, tmp_path):
-    cover = tmp_path / "cover.toml"
-    cover.write_text('title = "Harbour"\ncase = "2026-117"\nexaminer = "A. Examiner"\n', "utf-8")
-    ran = run("report", scanned, "--cover", cover, "--examiner", "B. Examiner")
-    assert ran.code == Exit.OK, ran.err
-    page = (scanned / "report.html").read_text("utf-8")
-    assert all(text in page for text in ("Harbour", "2026-117", "B. Examiner"))
-    assert "A. Examiner" not in page
-    for wrong in ("case = 7", 'examinor = "A."', "case"):
-        cover.write_text(wrong, "utf-8")
-        ran = run("report", scanned, "--cover", cover)
-        assert ran.code == Exit.USAGE
-        assert str(cover) in ran.err
-
-
 def test_a_scan_that_was_stopped_says_so_in_the_head_and_on_paper(
     run, photos, tmp_path, monkeypatch
 ):

@@ -17,13 +17,14 @@ from contextlib import ExitStack
 
 from imlctl.cli.report import followed, write_reports
 from imlctl.report import tables  # noqa: F401
-from imlctl.scan import ledger, naming, processes  # noqa: F401
+from imlctl.scan import ledger, naming  # noqa: F401
 from imlctl.scan.analysis import Options
 from imlctl.scan.find import discover
 from imlctl.scan.folder import Outputs
 from imlctl.scan.messages import Finished
 from imlctl.scan.naming import Kind
-from imlctl.scan.pool import Decoders, InProcess, Pool
+from imlctl.scan.pool import Crew, on_cores, one_by_one
+from imlctl.scan.processes import Decoder, decode_file
 from imlctl.scan.run import scan
 from imlctl.settings import Settings
 
@@ -81,11 +82,11 @@ def main(source, out, workers, last):
     with ExitStack() as stack:
         outputs = Outputs(out, many=True, resume=True)
         jobs = outputs.plan(found, KINDS, stack)
-        engine = InProcess(Analysis(), None)
+        engine = one_by_one(decode_file, Analysis())
         if workers:
-            decoders = stack.enter_context(Decoders(workers))
-            models = [Analysis() for _ in range(workers)]
-            engine = stack.enter_context(Pool(decoders, models, Analysis.provenance))
+            decoders = stack.enter_context(Crew([Decoder(OPTIONS) for _ in range(workers)]))
+            models = Crew([Analysis() for _ in range(workers)])
+            engine = on_cores(decoders, models, Analysis.provenance)
         rows = outputs.begin(jobs, found, ["scanner"], stack)
         outcomes = scan(jobs, engine, OPTIONS, ledger=rows, resume=True)
         resumed = sum(outcome.resumed for outcome in followed(outcomes, outputs))

@@ -12,16 +12,19 @@ import pytest
 
 from imlctl.errors import Exit, InputError
 from imlctl.image.decode import decode
+from imlctl.scan.analysis import Options
 from imlctl.scan.messages import Decoded, Failed, Request
-from imlctl.scan.pool import Decoders
-from imlctl.scan.processes import Limits
+from imlctl.scan.pool import Crew, decoded_by
+from imlctl.scan.processes import Decoder
+from imlctl.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 COMMAND = "from imlctl.cli import main; main()"
 KINDS = ("mended", "bombs", "floods", "loops", "metadata", "polyglots")
-LIMITS = Limits(seconds=60, max_pixels=2**20)  # the decoder may take 1 GiB and 32 MiB
+MAX_PIXELS = 2**20  # with which the decoder may take 1 GiB and 32 MiB
+OPTIONS = Options(Settings(max_pixels=MAX_PIXELS), timeout=60)
 
 
 def test_whole_files_are_decoded_and_cut_ones_are_not(
@@ -50,9 +53,9 @@ def test_no_kind_crashes_hangs_or_fills_the_memory(makers: Any, corpus: Any, lay
     for kind in KINDS:
         files = corpus.__dict__[kind](makers)
         folder = lay_out(kind, files)
-        requests = [(n, Request(str(folder / n), LIMITS.max_pixels)) for n in sorted(files)]
-        with Decoders(1, LIMITS) as decoders:
-            answers = dict(decoders.run(requests))
+        requests = [(n, Request(str(folder / n), MAX_PIXELS)) for n in sorted(files)]
+        with Crew([Decoder(OPTIONS)]) as decoders:
+            answers = dict(decoded_by(decoders, requests))
         assert answers.keys() == files.keys()
         for name, answer in answers.items():
             if isinstance(answer, Failed):

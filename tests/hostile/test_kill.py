@@ -13,9 +13,14 @@ import pytest
 
 import imlctl
 from imlctl.errors import Exit
-from imlctl.scan.folder import rows
+from imlctl.scan.folder import opened
 
 SCANNER = Path(__file__).with_name("scanner.py")
+
+
+def rows(folder):
+    with opened(folder) as case:
+        yield from case.rows()
 
 
 def read_jsonl(path):

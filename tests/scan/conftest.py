@@ -17,7 +17,8 @@ from imlctl.scan.analysis import Options
 from imlctl.scan.find import discover
 from imlctl.scan.messages import Finished, failed
 from imlctl.scan.naming import Kind, plan
-from imlctl.scan.pool import Decoders, InProcess, Pool
+from imlctl.scan.pool import Crew, on_cores, one_by_one
+from imlctl.scan.processes import Decoder, decode_file
 from imlctl.scan.run import scan
 from imlctl.settings import Settings
 
@@ -71,9 +72,9 @@ def engine(request):
 
         def start(analysis):
             if request.param == "here":
-                return InProcess(analysis, None)
-            decoders = stack.enter_context(Decoders(1))
-            return stack.enter_context(Pool(decoders, [analysis], analysis.provenance))
+                return one_by_one(decode_file, analysis)
+            decoders = stack.enter_context(Crew([Decoder(OPTIONS)]))
+            return on_cores(decoders, Crew([analysis]), analysis.provenance)
 
         yield start
 
@@ -83,7 +84,7 @@ def run_scan():
     """Scans with everything in one place."""
 
     def call(jobs, analysis, options=OPTIONS, **more):
-        return scan(jobs, InProcess(analysis, None), options, **more)
+        return scan(jobs, one_by_one(decode_file, analysis), options, **more)
 
     return call
 

@@ -11,7 +11,6 @@ from imlctl.scan.custody import (
     add_reports,
     all_match,
     check,
-    digest_of,
     manifest_path,
     manifests,
     sha256_of,
@@ -158,7 +157,7 @@ def test_each_part_has_its_manifest(tmp_path):
         path.write_text("")
     assert manifests(tmp_path) == paths
     assert [path.name for path in paths] == ["SHA256SUMS", "SHA256SUMS.1-of-2"]
-    assert digest_of(paths[0]).startswith("e3b0c442")
+    assert sha256_of(paths[0]).startswith("e3b0c442")
 
 
 def test_an_output_folder_behind_a_link(case, tmp_path):

@@ -5,7 +5,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path, PurePath
 
 import pytest
@@ -13,12 +12,17 @@ import pytest
 from imlctl.errors import OutputError, UsageError
 from imlctl.report.preview import Preview
 from imlctl.scan.find import LeftOut, Picture
-from imlctl.scan.folder import CaseFolder, rows
+from imlctl.scan.folder import opened
 from imlctl.scan.ledger import Key, Ledger, ledger_path, ledgers
 from imlctl.scan.messages import Finished
 from imlctl.scan.naming import Job, Kind, Shard
 
 LEDGER = Path("out/imlctl-ledger.sqlite")
+
+
+def rows(folder, **how):
+    with opened(folder) as case:
+        yield from case.rows(**how)
 
 
 @pytest.fixture
@@ -182,7 +186,8 @@ def test_two_scans_on_one_output_refuse(jobs):
         pytest.raises(OutputError, match=r"out: another scan is writing to this folder\. Wait"),
     ):
         Ledger(LEDGER)
-    Ledger(LEDGER).close()
+    with Ledger(LEDGER):
+        pass
 
 
 def test_a_scan_in_another_process_is_seen_and_its_death_too(jobs, child_environment):
@@ -200,7 +205,8 @@ def test_a_scan_in_another_process_is_seen_and_its_death_too(jobs, child_environ
         with pytest.raises(OutputError, match="another scan"):
             Ledger(LEDGER)
         child.kill()
-    Ledger(LEDGER).close()
+    with Ledger(LEDGER):
+        pass
 
 
 def test_a_full_disk_is_said_and_the_row_is_missing(run, run_scan, jobs, analysis):
@@ -229,22 +235,26 @@ def test_an_emptied_ledger_is_no_case_without_pictures(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(OutputError, match="empty"):
         Ledger(path, read_only=True)
-    Ledger(path).close()  # a scan that was killed at once may begin anew
-    Ledger(path, read_only=True).close()
+    with Ledger(path):  # a scan that was killed at once may begin anew
+        pass
+    with Ledger(path, read_only=True):
+        pass
 
 
 def test_parts_of_a_scan_that_are_elsewhere_make_it_incomplete(tmp_path):
     for index in (1, 3, 2):
-        Ledger(ledger_path(tmp_path, Shard(index, 3))).close()
-        with ExitStack() as stack:
-            said = CaseFolder.opened(tmp_path, stack).coverage().incomplete
+        with Ledger(ledger_path(tmp_path, Shard(index, 3))):
+            pass
+        with opened(tmp_path) as case:
+            said = case.coverage().incomplete
         expected = f"INCOMPLETE: {len(ledgers(tmp_path))} of 3 parts of the scan are here"
         assert said == ("" if index == 2 else expected)
 
 
 def test_a_ledger_of_another_format_is_said(tmp_path):
     path = tmp_path / "imlctl-ledger.sqlite"
-    Ledger(path).close()
+    with Ledger(path):
+        pass
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version = 9")
     database.close()
@@ -263,7 +273,8 @@ def test_each_shard_has_its_ledger_and_divisions_do_not_mix(tmp_path):
     for index in (1, 2):
         path = ledger_path(tmp_path, Shard(index, 2))
         assert path.name == f"imlctl-ledger-{index}-of-2.sqlite"
-        Ledger(path).close()
+        with Ledger(path):
+            pass
     for other in (None, Shard(1, 3)):
         with pytest.raises(UsageError, match="different --shard"):
             ledger_path(tmp_path, other)

@@ -6,7 +6,7 @@ import pytest
 
 from imlctl.errors import DecodeError, WeightsError
 from imlctl.scan.messages import Failed, failed, receive, send
-from imlctl.scan.processes import Decoder, Limits
+from imlctl.scan.processes import Decoder
 
 
 class OutOfMemoryError(RuntimeError):
@@ -61,15 +61,14 @@ class Evil:
 
 class SubtlyEvil:
     def __reduce__(self):
-        return Decoder, (Limits(),)
+        return Decoder, (None,)
 
 
 @pytest.mark.parametrize("message", [Evil(), SubtlyEvil()])
 def test_a_message_can_call_nothing(message):
     body = pickle.dumps(message)
-    stream = io.BytesIO(len(body).to_bytes(8, "little") + body)
     with pytest.raises(pickle.UnpicklingError, match="no place"):
-        receive(stream)
+        receive(io.BytesIO(body))
 
 
 def test_a_message_cut_short_is_no_message():
@@ -78,5 +77,5 @@ def test_a_message_cut_short_is_no_message():
     whole = stream.getvalue()
     assert str(receive(io.BytesIO(whole)).error) == "x"
     for length in range(len(whole)):
-        with pytest.raises(EOFError):
+        with pytest.raises((EOFError, pickle.UnpicklingError)):
             receive(io.BytesIO(whole[:length]))

@@ -19,8 +19,8 @@ from imlctl.scan.analysis import Analysis, Options
 from imlctl.scan.custody import sha256_of
 from imlctl.scan.messages import Decoded, Failed, Request, Unchanged
 from imlctl.scan.naming import Kind
-from imlctl.scan.pool import Batches, Decoders, InProcess, start_engine
-from imlctl.scan.processes import Limits, decode_file, suitable_jobs
+from imlctl.scan.pool import Crew, decoded_by, on_card, one_by_one, start_engine
+from imlctl.scan.processes import Decoder, decode_file, suitable_jobs
 from imlctl.settings import Settings
 
 # A decoder that does what the name of the file says.
@@ -39,6 +39,11 @@ worker.read = read
 worker.serve_decoder"""
 
 
+def crew(count, timeout=120.0, max_pixels=2**28):
+    options = Options(Settings(max_pixels=max_pixels), timeout=timeout)
+    return Crew([Decoder(options) for _ in range(count)])
+
+
 @pytest.fixture
 def folder(tmp_path, picture):
     def grow(*names):
@@ -55,8 +60,8 @@ def test_every_format_arrives_as_it_is_decoded_here(tmp_path, makers):
     for name, data in samples.items():
         (tmp_path / name).write_bytes(data)
         requests.append((name, Request(str(tmp_path / name), 10_000_000)))
-    with Decoders(2) as decoders:
-        replies = dict(decoders.run(requests))
+    with crew(2) as decoders:
+        replies = dict(decoded_by(decoders, requests))
     assert list(replies) == list(samples)
     for name, reply in replies.items():
         assert isinstance(reply, Decoded), (name, reply)
@@ -71,8 +76,8 @@ def test_every_format_arrives_as_it_is_decoded_here(tmp_path, makers):
 def test_refusals_arrive_as_they_are_raised_here(tmp_path, folder):
     requests = [*folder("a.png", "small.png"), ("missing", Request(str(tmp_path / "no"), 10))]
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with Decoders(1) as decoders:
-        for name, reply in decoders.run(requests):
+    with crew(1) as decoders:
+        for name, reply in decoded_by(decoders, requests):
             if name == "small.png":
                 assert isinstance(reply, Decoded)
                 continue
@@ -88,8 +93,8 @@ def test_refusals_arrive_as_they_are_raised_here(tmp_path, folder):
 def test_a_crash_costs_one_picture(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "_DECODER", UNRULY)
     names = ("a.png", "crash.png", "b.png", "eat.png", "bug.png", "lie.png", "c.png", "print.png")
-    with Decoders(1, Limits(30, max_pixels=10_000)) as decoders:
-        replies = dict(decoders.run(folder(*names)))
+    with crew(1, 30, max_pixels=10_000) as decoders:
+        replies = dict(decoded_by(decoders, folder(*names)))
     assert list(replies) == list(names)
     good = [name for name, reply in replies.items() if isinstance(reply, Decoded)]
     assert good == ["a.png", "b.png", "c.png", "print.png"]
@@ -105,8 +110,8 @@ def test_a_crash_costs_one_picture(folder, tmp_path, monkeypatch):
 def test_a_scan_whose_every_file_crashes_or_hangs_comes_to_its_end(folder, monkeypatch):
     monkeypatch.setattr(processes, "_DECODER", UNRULY)
     names = [f"{kind}{n}.png" for n in range(3) for kind in ("crash", "hang")]
-    with Decoders(2, Limits(1.0)) as decoders:
-        replies = dict(decoders.run(folder(*names)))
+    with crew(2, 1.0) as decoders:
+        replies = dict(decoded_by(decoders, folder(*names)))
     assert list(replies) == names
     for name, reply in replies.items():
         assert isinstance(reply, Failed)
@@ -116,8 +121,8 @@ def test_a_scan_whose_every_file_crashes_or_hangs_comes_to_its_end(folder, monke
 
 def test_a_hang_costs_one_picture_and_its_time(folder, monkeypatch):
     monkeypatch.setattr(processes, "_DECODER", UNRULY)
-    with Decoders(1, Limits(0.5)) as decoders:  # the hang itself would last an hour
-        replies = dict(decoders.run(folder("a.png", "hang.png", "b.png")))
+    with crew(1, 0.5) as decoders:  # the hang itself would last an hour
+        replies = dict(decoded_by(decoders, folder("a.png", "hang.png", "b.png")))
     assert isinstance(replies["a.png"], Decoded)
     assert "took longer than 0.5 s" in str(replies["hang.png"].error)
     assert "--timeout" in replies["hang.png"].error.remedy
@@ -126,30 +131,30 @@ def test_a_hang_costs_one_picture_and_its_time(folder, monkeypatch):
 
 def test_leaving_does_not_wait_for_a_hang(folder, monkeypatch):
     monkeypatch.setattr(processes, "_DECODER", UNRULY)
-    with Decoders(1) as decoders:  # or this test would not end
-        replies = decoders.run(folder("a.png", "hang.png", "b.png", "c.png"))
+    with crew(1) as decoders:  # or this test would not end
+        replies = decoded_by(decoders, folder("a.png", "hang.png", "b.png", "c.png"))
         assert isinstance(next(replies)[1], Decoded)
 
 
 def test_nothing_of_a_decoder_reaches_the_terminal(folder, monkeypatch, capfd):
     monkeypatch.setattr(processes, "_DECODER", UNRULY)
-    with Decoders(1) as decoders:
-        ((_, reply),) = decoders.run(folder("print.png"))
+    with crew(1) as decoders:
+        ((_, reply),) = decoded_by(decoders, folder("print.png"))
     assert isinstance(reply, Decoded)
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_decoder_that_cannot_start_is_said_and_not_blamed_on_the_picture(folder, monkeypatch):
     monkeypatch.setattr(processes, "_DECODER", "import nonsense; int")
-    with Decoders(1) as decoders, pytest.raises(UsageError, match="--jobs 0"):
-        list(decoders.run(folder("a.png")))
+    with crew(1) as decoders, pytest.raises(UsageError, match="--jobs 0"):
+        list(decoded_by(decoders, folder("a.png")))
 
 
 def test_modules_in_the_current_folder_are_not_imported(folder, monkeypatch, tmp_path):
     (tmp_path / "numpy.py").write_text("raise SystemExit('planted')")
     monkeypatch.chdir(tmp_path)
-    with Decoders(1) as decoders:
-        ((_, reply),) = decoders.run(folder("a.png"))
+    with crew(1) as decoders:
+        ((_, reply),) = decoded_by(decoders, folder("a.png"))
     assert isinstance(reply, Decoded)
 
 
@@ -161,17 +166,18 @@ def test_only_a_few_pictures_are_decoded_ahead(folder):
             taken.append(request)
             yield request
 
-    with Decoders(2) as decoders:
-        for count, _ in enumerate(decoders.run(requests()), 1):
+    with crew(2) as decoders:
+        for count, _ in enumerate(decoded_by(decoders, requests()), 1):
             assert len(taken) <= count + 2
     assert len(taken) == 12
 
 
 def test_processes_end_with_the_scan_however_it_ends(child_environment):
     script = (
-        "import os, sys\nfrom imlctl.scan.pool import Decoders\n"
-        "decoders = Decoders(2)\n"
-        "print(*(d._process.pid for d in decoders.workers), flush=True)\n"
+        "import os\nfrom imlctl.scan.analysis import Options\n"
+        "from imlctl.scan.processes import Decoder\nfrom imlctl.settings import Settings\n"
+        "decoders = [Decoder(Options(Settings())) for _ in range(2)]\n"
+        "print(*(each._process.pid for each in decoders), flush=True)\n"
         "os.kill(os.getpid(), 9)"
     )
     child = subprocess.run(
@@ -208,10 +214,10 @@ def test_as_many_models_as_cores_and_memory_allow(monkeypatch):
     assert 1 <= processes.cores() <= os.cpu_count()
 
 
-def test_limits_must_be_positive():
-    for bad in ((0, 1), (1, 0), (float("inf"), 1), (float("nan"), 1)):
-        with pytest.raises(UsageError):
-            Limits(*bad)
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
+def test_a_timeout_must_be_positive_and_finite(timeout):
+    with pytest.raises(UsageError, match="--timeout"):
+        Options(Settings(), timeout=timeout)
 
 
 def test_what_is_done_is_not_decoded_again(folder, tmp_path):
@@ -220,8 +226,8 @@ def test_what_is_done_is_not_decoded_again(folder, tmp_path):
     files = {str(p): sha256_of(p) for p in (tmp_path / "a.png", tmp_path / "mask")}
     known = Request(request.path, request.max_pixels, files)
     assert decode_file(known) == Unchanged()
-    with Decoders(1) as decoders:
-        assert list(decoders.run([(1, known)])) == [(1, Unchanged())]
+    with crew(1) as decoders:
+        assert list(decoded_by(decoders, [(1, known)])) == [(1, Unchanged())]
     (tmp_path / "mask").write_bytes(b"other")
     assert isinstance(decode_file(known), Decoded)
 
@@ -255,7 +261,7 @@ def models(monkeypatch):
 
         def start(jobs, model=""):
             options = Options(Settings(model=model, device="cpu"), threads=1)
-            return start_engine(options, 9, Limits(), stack, jobs=jobs)
+            return start_engine(options, 9, stack, jobs=jobs)
 
         yield start
 
@@ -302,7 +308,8 @@ def test_a_process_that_died_with_nothing_in_hand_is_replaced(models, folder):
     engine = models(1)
     (first,) = engine.run(folder("a.png"), never)
     os.kill(first[1].record["pid"], 9)
-    engine.workers[0]._process.wait()
+    while _lives(first[1].record["pid"]):
+        time.sleep(0.02)
     (second,) = engine.run(folder("b.png"), never)
     assert second[1].record["name"] == "b.png"
 
@@ -325,12 +332,12 @@ def test_masks_do_not_depend_on_the_number_of_processes(folder, tmp_path, makers
     found = []
     for jobs in (1, 2):
         with ExitStack() as stack:
-            engine = start_engine(options, 3, Limits(), stack, jobs=jobs)
+            engine = start_engine(options, 3, stack, jobs=jobs)
             found.append([answer.outputs for _, answer in engine.run(requests, never)])
             assert engine.provenance["settings"]["threads"] == 1
     before = torch.get_num_threads()
     try:
-        engine = InProcess(Analysis(options), None)
+        engine = one_by_one(decode_file, Analysis(options))
         found.append([answer.outputs for _, answer in engine.run(requests, never)])
     finally:
         torch.set_num_threads(before)
@@ -349,8 +356,8 @@ def card(request):
     """Analysis on what stands for a graphics card, and the decoders in front of it."""
     options = Options(Settings(model=request.param, device="cpu"), (Kind.MASK,), soft=True)
     analysis = Analysis(options)
-    with Decoders(1) as decoders:
-        yield analysis, Batches(decoders, analysis)
+    with crew(1) as decoders:
+        yield analysis, on_card(decoders, analysis)
 
 
 def test_pictures_of_one_size_go_to_a_card_together(card, folder, tmp_path, makers, monkeypatch):

@@ -21,7 +21,7 @@ from imlctl.scan.find import Discovery, discover
 from imlctl.scan.folder import Outputs
 from imlctl.scan.naming import Kind
 from imlctl.scan.pool import start_engine
-from imlctl.scan.processes import Limits, suitable_jobs
+from imlctl.scan.processes import suitable_jobs
 from imlctl.scan.run import scan
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _round(localizer: Localizer, found: Discovery, timed: Timer) -> dict[str, fl
     with tempfile.TemporaryDirectory(prefix="imlctl-bench-") as out, ExitStack() as stack:
         outputs = Outputs(out, many=True)
         jobs = outputs.plan(found, [], stack)
-        engine = start_engine(options, len(jobs), Limits(), stack)
+        engine = start_engine(options, len(jobs), stack)
         ledger = outputs.begin(jobs, found, ["imlctl", "bench", "--scan"], stack)
         outcomes = scan(jobs, engine, options, ledger=ledger)
         failed: list[InputError] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imlctl.cli.localize_options import CheckFor
-    from imlctl.cli.scan_printer import ScanPrinter, StageLine
+    from imlctl.cli.scan_printer import ScanPrinter
     from imlctl.scan.analysis import Options
     from imlctl.scan.custody import Finding
     from imlctl.scan.find import Discovery
     from imlctl.scan.folder import Outputs
     from imlctl.scan.naming import Job
-    from imlctl.scan.processes import Limits
-    from imlctl.scan.run import Engine
+    from imlctl.scan.pool import Engine
     from imlctl.settings import Fusion
 
 
@@ -79,16 +78,17 @@ def localize(
     --check=any: or inconclusive), 2 for wrong usage or weights, 3 when some pictures failed (the
     others are done), 70 for an internal error, 130 when interrupted; --resume continues the scan.
     """
+    from imlctl.cli.scan_printer import ScanPrinter
     from imlctl.scan.analysis import Options
     from imlctl.scan.find import Patterns, discover
     from imlctl.scan.folder import Outputs
     from imlctl.scan.naming import Kind, Shard
-    from imlctl.scan.processes import Limits
     from imlctl.settings import MEMBERS, STEPS, Sampling, Settings
 
     _refuse_ignored(
         ("--tta-fusion", tta_fusion is not None and not tta, "Add --tta."),
         ("--model", bool(model and weights), "Give either --model or --weights."),
+        ("--jobs", ray and jobs is not None, "A cluster has its own; leave it out with --ray."),
         ("--null", null and files_from is None, "Add --files-from."),
         ("--soft", soft and out is None, "Add -o with a file or folder."),
         ("--force", force and out is None, "Add -o with a file or folder."),
@@ -106,12 +106,10 @@ def localize(
         listed=_listed(files_from, inputs or [], zero=null),
     )
     outputs = Outputs(out, found.many, force, resume, None if shard is None else Shard.parse(shard))
-    kept = {"report": report or everything, "csv": csv or everything, "jsonl": jsonl}
-    kept["manifest"] = manifest or everything
-    reports = tuple(name for name, wanted in kept.items() if wanted)
-    for name in (*["all"] * everything, *["resume"] * resume, *reports):
-        outputs.needs_folder(f"--{name}")
-    drawn = {"--steps": steps, "--ensemble": ensemble, "--seed": seed}
+    kept = {"report": report, "csv": csv, "manifest": manifest}
+    reports = [n for n, wanted in kept.items() if wanted or everything] + ["jsonl"] * jsonl
+    outputs.need_a_folder_for(["all"] * everything + ["resume"] * resume + reports)
+    drawn = (("--steps", steps), ("--ensemble", ensemble), ("--seed", seed))
     fusion = cast("Fusion", tta_fusion or "mean")
     sampling = Sampling(steps or STEPS, ensemble or MEMBERS, tta, fusion, seed or 0)
     level = chosen_threshold(threshold, model, weights, sampling)
@@ -121,72 +119,45 @@ def localize(
         soft=soft,
         previews="report" in reports,
         threads=1 if found.many else None,
-        sampled=tuple(name for name, value in drawn.items() if value is not None),
+        sampled=tuple(name for name, value in drawn if value is not None),
+        timeout=timeout,
     )
-    scanned = _scan(
-        options,
-        found,
-        outputs,
-        Limits(timeout, max_pixels),
-        reports=reports,
-        jobs=jobs,
-        ray=ray,
-        printed=json and out is None,
-        to_the_end=out is not None or check is not None,
-        quiet=quiet,
+    printer = ScanPrinter(
+        many=found.many,
+        as_json=json and out is None,
+        silent=quiet or out == "-",
+        live=not quiet,
         verbose=verbose,
+        until_the_end=out is not None or check is not None,
+        outputs=out is not None,
     )
-    _exit(*scanned, check)
-
-
-def _exit(
-    complete: bool, printer: ScanPrinter, changed: Sequence[Finding], check: CheckFor | None
-) -> None:
-    if not complete:
-        raise typer.Exit(Exit.INTERRUPTED)
-    if check and printer.found(check):
-        raise typer.Exit(Exit.FOUND)
-    if printer.counts[FAILED] or changed:
-        raise typer.Exit(Exit.SOME_FAILED)
+    raise typer.Exit(_scan(options, found, outputs, printer, reports, check, jobs=jobs, ray=ray))
 
 
 def _scan(
     options: Options,
     found: Discovery,
     outputs: Outputs,
-    limits: Limits,
-    *,
+    printer: ScanPrinter,
     reports: Sequence[str],
+    check: CheckFor | None,
+    *,
     jobs: int | None,
     ray: bool,
-    printed: bool,
-    to_the_end: bool,
-    quiet: bool,
-    verbose: bool,
-) -> tuple[bool, ScanPrinter, Sequence[Finding]]:
-    """Analyse, print and report; return whether all was seen, and what a manifest finds changed."""
-    from imlctl.cli.scan_printer import ScanPrinter
+) -> Exit:
+    """Analyse, print and report; return the exit status."""
     from imlctl.scan.folder import write_manifest
     from imlctl.scan.run import scan
 
-    printer = ScanPrinter(
-        many=found.many,
-        as_json=printed,
-        silent=quiet or outputs.out == "-",
-        live=not quiet,
-        verbose=verbose,
-        until_the_end=to_the_end,
-        outputs=outputs.out is not None,
-    )
     if outputs.out == "-" and sys.stdout is None:
         raise UsageError("standard output is closed", source="-o -", remedy="Name a file.")
     command: list[str] = ["imlctl", *sys.argv[1:]]
     changed: Sequence[Finding] = ()
     with ExitStack() as stack:
         planned = outputs.plan(found, options.kinds, stack)
-        _say_what_is_missing(found, quiet=quiet, verbose=verbose)
+        _say_what_is_missing(found, printer)
         stack.enter_context(printer.stages)
-        engine = _start(options, planned, limits, stack, printer.stages, jobs=jobs, ray=ray)
+        engine = _start(options, planned, stack, printer.stages, jobs=jobs, ray=ray)
         ledger = outputs.begin(planned, found, command, stack)
         interrupts = Interrupts(ignore_hangup=outputs.folder is not None)
         if found.many:  # a single picture stops at once
@@ -208,11 +179,11 @@ def _scan(
         complete, case = printer.seen == len(planned), outputs.case
         if ledger and complete:
             ledger.end()
-        if found.many and not quiet:
+        if found.many and printer.live:
             printer.summarize(planned=len(planned) + len(found.problems))
         if case:  # of a scan that was stopped they say so, and the quick ones are written
             quick = [name for name in reports if complete or name != "report"]
-            written = write_reports(case, quick, quiet=quiet)
+            written = write_reports(case, quick, quiet=not printer.live)
             if complete and "manifest" in reports:
                 changed = write_manifest(case, command, written)
     for finding in changed:
@@ -220,7 +191,10 @@ def _scan(
     if not complete:
         remedy = "; the same command with --resume continues" if case else ""
         complain(f"interrupted after {printer.seen} of {len(planned)} pictures{remedy}")
-    return complete, printer, changed
+        return Exit.INTERRUPTED
+    if check and printer.found(check):
+        return Exit.FOUND
+    return Exit.SOME_FAILED if printer.counts[FAILED] or changed else Exit.OK
 
 
 def _listed(files_from: str | None, inputs: Sequence[str], *, zero: bool) -> Sequence[str]:
@@ -240,11 +214,11 @@ def _refuse_ignored(*options: tuple[str, bool, str]) -> None:
             raise UsageError("would have no effect here", source=name, remedy=remedy)
 
 
-def _say_what_is_missing(found: Discovery, *, quiet: bool, verbose: bool) -> None:
+def _say_what_is_missing(found: Discovery, printer: ScanPrinter) -> None:
     from imlctl.scan.find import summarize
 
-    if not quiet:
-        for sentence in summarize(found.left_out, most=10**6 if verbose else 3):
+    if printer.live:
+        for sentence in summarize(found.left_out, most=10**6 if printer.verbose else 3):
             note(sentence)
     for problem in found.problems:
         complain(str(problem))
@@ -253,9 +227,8 @@ def _say_what_is_missing(found: Discovery, *, quiet: bool, verbose: bool) -> Non
 def _start(
     options: Options,
     planned: Sequence[Job],
-    limits: Limits,
     stack: ExitStack,
-    stages: StageLine,
+    stages: Any,
     *,
     jobs: int | None,
     ray: bool,
@@ -273,10 +246,14 @@ def _start(
     if ray:
         from imlctl.scan.ray_pool import start_ray
 
-        return start_ray(options, limits, stack, decoders=jobs, tell=note)
+        return start_ray(options, stack, tell=note)
     from imlctl.scan.pool import start_engine
 
-    stages("loading the model")
-    engine = start_engine(options, len(planned), limits, stack, jobs=jobs, progress=stages.tile)
-    stages("analysing")
+    def progress(done: int, total: int) -> None:
+        if total > 1:
+            stages.set_description_str(f"tile {min(done + 1, total)} of {total}")
+
+    stages.set_description_str("loading the model")
+    engine = start_engine(options, len(planned), stack, jobs=jobs, progress=progress)
+    stages.set_description_str("analysing")
     return engine

@@ -90,7 +90,7 @@ Manifest = Annotated[
 Quiet = Annotated[bool, option("Print only errors.", "--quiet", "-q")]
 Verbose = Annotated[
     bool,
-    option("Print sizes, tiles, times, warnings, traces of internal errors.", "--verbose", "-v"),
+    option("Print sizes, times, warnings, traces of internal errors.", "--verbose", "-v"),
 ]
 
 
@@ -183,8 +183,8 @@ Shard = Annotated[
 Jobs = Annotated[
     int | None,
     option(
-        "Processes: on a CPU those that analyse, with one thread each; on a graphics card, or"
-        " for each worker of --ray, those that decode. 0 does everything in this process.",
+        "Processes: on a CPU those that analyse, with one thread each; on a graphics card those"
+        " that decode. 0 does everything in this process.",
         min=0,
         max=256,
         show_default="as many as cores and memory allow",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,9 +13,8 @@ import typer
 from imlctl.cli import localize_options as its
 from imlctl.cli.console import complain, echo, note, plural, printable
 from imlctl.cli.options import option
-from imlctl.errors import ConfigError, Exit
+from imlctl.errors import Exit
 from imlctl.record import FAILED, SCHEMA_VERSION
-from imlctl.resources import read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from imlctl.scan.ledger import Coverage
     from imlctl.scan.run import Outcome
 
-_FIELDS = ("title", "case", "examiner", "notes")  # of a cover, as options and in TOML
 Folder = Annotated[
     Path, typer.Argument(metavar="CASE", help="Folder that was given to localize with -o.")
 ]
@@ -38,15 +35,10 @@ def report(
         Path | None,
         option("Folder to write into.", "--out", "-o", show_default="the case itself"),
     ] = None,
-    title: Annotated[
-        str | None, option("Heading.", show_default="Image manipulation report")
-    ] = None,
-    case: Annotated[str | None, option("Number of the case.")] = None,
-    examiner: Annotated[str | None, option("Who examined it.")] = None,
-    notes: Annotated[str | None, option("Free text for the cover.")] = None,
-    cover: Annotated[
-        Path | None, option("TOML file with title, case, examiner and notes; options go first.")
-    ] = None,
+    title: Annotated[str, option("Heading.", show_default="Image manipulation report")] = "",
+    case: Annotated[str, option("Number of the case.")] = "",
+    examiner: Annotated[str, option("Who examined it.")] = "",
+    notes: Annotated[str, option("Free text for the cover.")] = "",
     pdf: Annotated[
         bool, option("Also write report.pdf, with an installed Chromium or Chrome.", "--pdf")
     ] = False,
@@ -61,17 +53,13 @@ def report(
     """
     from imlctl.report.html import TITLE, Case, find_browser
     from imlctl.scan import custody
-    from imlctl.scan.folder import CaseFolder
+    from imlctl.scan.folder import opened
 
     browser = find_browser() if pdf else ""
-    given = dict(zip(_FIELDS, (title, case, examiner, notes), strict=True))
-    fields = {**_read_cover(cover), **{name: text for name, text in given.items() if text}}
-    heading, number, person, text = (fields.get(name, "") for name in _FIELDS)
-    head = Case(heading or TITLE, number, person, text)
+    head = Case(title or TITLE, case, examiner, notes)
     wanted = ["report", *(["jsonl"] if jsonl else []), *(["csv"] if csv else [])]
-    with ExitStack() as stack:
-        opened = CaseFolder.opened(folder, stack)
-        written = write_reports(opened, wanted, head, out=out, browser=browser, quiet=quiet)
+    with opened(folder) as opened_case:
+        written = write_reports(opened_case, wanted, head, out=out, browser=browser, quiet=quiet)
     # The manifest of a case lists what lies in it.
     kept = None if out else custody.add_reports(folder, written, ["imlctl", *sys.argv[1:]])
     if quiet:
@@ -80,14 +68,6 @@ def report(
         note(f"wrote {printable(path)}")
     if kept:
         note(f"added to {printable(folder / 'SHA256SUMS')}; the previous one is {kept.name}")
-
-
-def _read_cover(file: Path | None) -> dict[str, str]:
-    fields = read_toml(file) if file else {}
-    if not (fields.keys() <= set(_FIELDS) and all(isinstance(v, str) for v in fields.values())):
-        remedy = f"It may hold the texts {', '.join(_FIELDS)}, and nothing else."
-        raise ConfigError("this is no cover of a report", source=str(file), remedy=remedy)
-    return fields
 
 
 def followed(outcomes: Iterable[Outcome], outputs: Outputs) -> Iterator[Outcome]:
@@ -228,7 +208,7 @@ def verify(folder: Folder, quiet: its.Quiet = False) -> None:
     Exit status: 0 when all files are unchanged, 2 without a manifest, 3 when a file changed, is
     missing, or cannot be read.
     """
-    from imlctl.scan.custody import check, digest_of, manifests
+    from imlctl.scan.custody import check, manifests, sha256_of
 
     right = wrong = 0
     for manifest in manifests(folder):
@@ -241,7 +221,8 @@ def verify(folder: Folder, quiet: its.Quiet = False) -> None:
             if finding.remark and not quiet:
                 note(f"{finding.path}: {finding.remark}")
         if not quiet:
-            echo(f"{digest_of(manifest)}  {printable(manifest)}")
+            # To be kept where it cannot be changed together with the manifest.
+            echo(f"{sha256_of(manifest)}  {printable(manifest)}")
     if not quiet:
         note(f"{plural(right, 'file')} unchanged, {wrong} not")
     if wrong:

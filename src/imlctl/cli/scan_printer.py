@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -35,62 +33,12 @@ from imlctl.report.facts import SILENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Self
 
     from imlctl.scan.run import Outcome
 
 _VERDICTS = (*Verdict, FAILED)
 _WIDEST_VERDICT = max(map(len, Verdict))
 _ROOMY = 70  # columns that leave room for more than a verdict, a number and a name
-_PATIENCE, _REDRAW = 2.0, 0.2  # seconds until a line tells of a slow picture, and between two
-
-
-class StageLine:
-    """A line on a terminal that says what a single picture waits for, if that takes a while."""
-
-    def __init__(self, shown: bool) -> None:
-        self._shown = shown
-        self._text = self._drawn = ""
-        self._ended = threading.Event()
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        if self._shown:
-            threading.Thread(target=self._draw, name="stages", daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.clear()
-
-    def __call__(self, text: str) -> None:
-        """Say what is being done."""
-        self._text = text
-
-    def tile(self, done: int, total: int) -> None:
-        """Say which tile is being analysed."""
-        if total > 1:
-            self(f"tile {min(done + 1, total)} of {total}")
-
-    def clear(self) -> None:
-        """Take the line away for good."""
-        self._ended.set()
-        with self._lock:
-            self._write("")
-
-    def _draw(self) -> None:
-        pause = _PATIENCE
-        while not self._ended.wait(pause):
-            pause = _REDRAW
-            with self._lock:
-                if not self._ended.is_set():
-                    self._write(self._text)
-
-    def _write(self, text: str) -> None:
-        if text != self._drawn:
-            stream = Indestructible(sys.stderr)
-            stream.write(f"\r{text:{len(self._drawn)}}\r{text}")
-            stream.flush()
-            self._drawn = text
 
 
 @dataclass(slots=True)
@@ -109,10 +57,14 @@ class ScanPrinter:
     seen: int = 0
     resumed: int = 0
     began: float = field(default_factory=time.monotonic)
-    stages: StageLine = field(init=False)
+    stages: Any = field(init=False)  # a line that says what a single picture waits for
 
     def __post_init__(self) -> None:
-        self.stages = StageLine(self.live and not self.many and is_terminal(sys.stderr))
+        from tqdm import tqdm
+
+        hidden = self.many or not self.live or not is_terminal(sys.stderr)
+        stream = Indestructible(sys.stderr)
+        self.stages = tqdm(bar_format="{desc}", leave=False, disable=hidden, file=stream)
 
     def follow(self, outcomes: Iterable[Outcome]) -> None:
         """Print each outcome as it comes.
@@ -140,7 +92,7 @@ class ScanPrinter:
                 bar.update()
 
     def _print(self, outcome: Outcome) -> None:
-        self.stages.clear()
+        self.stages.close()
         record = outcome.record
         if outcome.error is not None:
             complain(str(outcome.error))
@@ -238,13 +190,9 @@ def _cautions(record: Mapping[str, Any]) -> list[str]:
 
 
 def _particulars(record: Mapping[str, Any]) -> str:
-    """Say the size of a picture, its tiles, and the seconds of each step."""
-    facts, settings = record["facts"] or {}, record["settings"]
+    """Say the size of a picture, and the seconds of each step."""
+    facts = record["facts"] or {}
     sides = [facts[side] for side in ("width", "height") if facts.get(side)]
     parts = [f"{' x '.join(map(str, sides))} pixels"] if sides else []
-    if sides and "tile" in settings:
-        tile, step = settings["tile"], settings["tile"] - settings["overlap"]
-        along = (1 if side <= tile else 1 + -(-(side - tile) // step) for side in sides)
-        parts.append(plural(math.prod(along), "tile"))
     parts += [f"{step} {seconds:.2f} s" for step, seconds in record["timings"].items()]
     return ", ".join(parts)

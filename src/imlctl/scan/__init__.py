@@ -56,17 +56,15 @@ def _run(
     from imlctl.scan.find import discover
     from imlctl.scan.naming import plan
     from imlctl.scan.pool import start_engine
-    from imlctl.scan.processes import Limits
     from imlctl.scan.run import scan
 
     found = discover(named, recursive=recursive)
     for problem in found.problems:
         raise problem
     planned = plan(found.pictures, None, (), many=found.many)
-    options = Options(made, threads=1 if found.many else None)
+    options = Options(made, threads=1 if found.many else None, timeout=timeout)
     with ExitStack() as stack:
-        limits = Limits(timeout, made.max_pixels)
-        engine = start_engine(options, len(planned), limits, stack, jobs=jobs)
+        engine = start_engine(options, len(planned), stack, jobs=jobs)
         for outcome in scan(planned, engine, options):
             yield dict(outcome.record)
 

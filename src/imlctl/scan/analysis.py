@@ -7,6 +7,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any
 
 from imlctl import __version__
@@ -40,6 +41,13 @@ class Options:
     # Of a model on a CPU; the last bits of a map depend on them. None for torch's own
     threads: int | None = None
     sampled: tuple[str, ...] = ()  # options that were given and concern only models that sample
+    timeout: float = 120.0  # seconds that reading and decoding a picture may take
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout <= TIMEOUT_MAX:
+            what = f"{self.timeout:g} seconds cannot be waited for"
+            remedy = "Give a positive and finite number of seconds."
+            raise UsageError(what, source="--timeout", remedy=remedy)
 
 
 class Analysis:

@@ -184,11 +184,6 @@ def check(manifest: Path) -> Iterator[Finding]:
             yield Finding(path, _compare(path, digest)[1], remark)
 
 
-def digest_of(manifest: Path) -> str:
-    """Return the sha256 of a manifest itself, to be kept where it cannot be changed with it."""
-    return hashlib.sha256(manifest.read_bytes()).hexdigest()
-
-
 def _manifests(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob(f"{MANIFEST}*") if _NAMES.fullmatch(p.name))
 

@@ -30,14 +30,12 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib"),
     *(".gif", ".heic", ".heif", ".hif", ".avif"),
 )
-_MARKS = {
+_MARKS = {  # of lists from Windows
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # shells and paths eat a second slash
-_NOT_SEARCHED = "a folder within the folder; add --recursive to search it"
-_BY_PATTERNS = "left out by --include or --exclude"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,44 +198,38 @@ class _Search:
         while pending:
             folder = pending.pop()
             try:
-                with os.scandir(folder) as scan:
-                    links = {entry.name: entry.is_symlink() for entry in scan}
+                entries = {path.name: path for path in folder.iterdir()}
             except OSError as error:
                 what = f"this folder cannot be read: {error.strerror or error}"
-                remedy = "Check its permissions; no picture in it was analysed."
-                self._problem(folder, what, remedy)
+                self._problem(folder, what, "Check its permissions; no picture in it was analysed.")
                 continue
             ours: set[str] = set()  # written by this scan into the folder that it searches
             if in_place:
-                ours = {name + kind.suffix for name in links for kind in self.kinds}
-                ours |= set(filter(is_kept, links)) if folder == self.root else set()
-            for name, is_link in links.items():
-                path = folder / name
-                mode = _mode(path)
-                if stat.S_ISDIR(mode):
-                    if not (reason := self._why_not_searched(path, is_link, output_folder)):
+                ours = {name + kind.suffix for name in entries for kind in self.kinds}
+                ours |= set(filter(is_kept, entries)) if folder == self.root else set()
+            for path in entries.values():
+                if stat.S_ISDIR(_mode(path)):
+                    if not (reason := self._why_not_searched(path, output_folder)):
                         pending.append(path)
-                elif not (reason := self._why_not_taken(path, mode, ours)):
+                elif not (reason := self._why_not_taken(path, ours)):
                     yield path
                 if reason:
                     self.left_out.append(LeftOut(path, reason))
 
-    def _why_not_searched(
-        self, folder: Path, is_link: bool, output_folder: tuple[int, int] | None
-    ) -> str:
-        if is_link:
+    def _why_not_searched(self, folder: Path, output_folder: tuple[int, int] | None) -> str:
+        if folder.is_symlink():
             return "a link to a folder, not followed"
         if not self.recursive:
-            return _NOT_SEARCHED
+            return "a folder within the folder; add --recursive to search it"
         if self.patterns.leaves(folder.relative_to(self.root)):
             return "a folder left out by --exclude"
         return "the output folder" if output_folder and identity(folder) == output_folder else ""
 
-    def _why_not_taken(self, path: Path, mode: int, ours: set[str]) -> str:
+    def _why_not_taken(self, path: Path, ours: set[str]) -> str:
         """Return why a file is left out, "" for a picture; note a problem where it may be one."""
         named_so = path.suffix.lower() in SUFFIXES
         wanted = self.patterns.takes(path.relative_to(self.root))
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(_mode(path)):
             what = "not a regular file, or a link that leads nowhere"
             if named_so and wanted:
                 self._problem(path, f"this is {what}", "Copy the picture itself to its place.")
@@ -246,56 +238,41 @@ class _Search:
         try:
             with path.open("rb") as file:
                 head = file.read(HEAD_BYTES)
+            identify(head, name=path.name)
         except OSError as error:
             if not named_so:  # it may well be a picture; one with a suffix fails when it is read
                 what = f"it cannot be read ({error.strerror or error})"
                 self._problem(path, what, "Check its permissions.")
-                return what
-        if kind := kind_of_output(head):
-            return f"written by imlctl ({kind})"
-        try:
-            identify(head, name=path.name)
         except DecodeError as error:
             what = error.what
+        if kind := kind_of_output(head):
+            return f"written by imlctl ({kind})"
         if path.name in ours and (what or head.startswith(b"\x89PNG")):
             return "an output of this scan"
-        if what and not named_so:
-            return what
-        return "" if wanted else _BY_PATTERNS
+        if named_so or not what:
+            return "" if wanted else "left out by --include or --exclude"
+        return what
 
     def _problem(self, path: Path, what: str, remedy: str) -> None:
         self.problems.append(InputError(what, source=str(path), remedy=remedy))
 
     def nothing_found(self) -> UsageError:
         """Say why a folder came to nothing."""
-        counts = Counter(each.reason for each in self.left_out)
-        unsearched = [each.path for each in self.left_out if each.reason == _NOT_SEARCHED]
-        if hidden := counts[_BY_PATTERNS]:
-            what = f"--include and --exclude leave none of the {hidden} pictures in this folder"
-            remedy = "Upper and lower case differ; put patterns in quotes."
-            return UsageError(what, source=str(self.root), remedy=remedy)
-        if any(files for folder in unsearched for _, _, files in os.walk(folder)):
-            remedy = "Add --recursive to search the folders within it."
-        elif len(self.left_out) > len(unsearched):
-            most = counts.most_common(3)
-            remedy = "Left out: " + "; ".join(f"{count} {reason}" for reason, count in most) + "."
-        else:
-            remedy = "There is nothing in it."
+        counts = Counter(each.reason for each in self.left_out).most_common(3)
+        left_out = "; ".join(f"{count} {reason}" for reason, count in counts)
+        remedy = f"Left out: {left_out}." if left_out else "There is nothing in it."
         what = "there is no picture in this folder"
         return UsageError(what, source=str(self.root), remedy=remedy)
 
 
-def summarize(left_out: Sequence[LeftOut], most: int = 3) -> list[str]:
-    """Return a sentence for each reason, with the first few names."""
-    by_reason: dict[str, list[Path]] = defaultdict(list)
+def summarize(left_out: Sequence[LeftOut], most: int = 3) -> Iterator[str]:
+    """Yield a sentence for each reason, with the first few names."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
     for each in left_out:
-        by_reason[each.reason].append(each.path)
-    sentences = []
+        by_reason[each.reason].append(str(each.path))
     for reason, paths in sorted(by_reason.items()):
-        names = ", ".join(map(str, paths[:most]))
         more = f" and {len(paths) - most} more" if len(paths) > most else ""
-        sentences.append(f"left out {names}{more}: {reason}")
-    return sentences
+        yield f"left out {', '.join(paths[:most])}{more}: {reason}"
 
 
 def read_names(file: str, *, zero: bool = False, stdin: BinaryIO | None = None) -> tuple[str, ...]:

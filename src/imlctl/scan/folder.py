@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,6 @@ from imlctl.scan.naming import is_folder, plan
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
-    from typing import Self
 
     from imlctl.scan.custody import Finding
     from imlctl.scan.find import Discovery
@@ -31,22 +30,6 @@ class CaseFolder:
     ledgers: tuple[Ledger, ...]
     shard: Shard | None = None
 
-    @classmethod
-    def opened(cls, folder: Path, stack: ExitStack) -> Self:
-        """Open all ledgers of a folder, to read from them.
-
-        Raises:
-            OutputError: There is none, one is damaged, or a scan is running.
-        """
-        found = ledgers(folder)
-        if not found:
-            what = "there is no ledger of a scan in this folder"
-            remedy = "Name the folder that was given to localize with -o."
-            raise OutputError(what, source=str(folder), remedy=remedy)
-        return cls(
-            folder, tuple(stack.enter_context(Ledger(path, read_only=True)) for path in found)
-        )
-
     def rows(self, *, previews: bool = True) -> Iterator[Row]:
         """Yield all that is done, in byte order of names within each ledger."""
         for ledger in self.ledgers:
@@ -58,10 +41,20 @@ class CaseFolder:
         return found if self.shard else replace(found, absent=absent_parts(self.ledgers))
 
 
-def rows(folder: Path, *, previews: bool = True) -> Iterator[Row]:
-    """Yield what all scans into a folder have done; see `CaseFolder`."""
+@contextmanager
+def opened(folder: Path) -> Iterator[CaseFolder]:
+    """Open all ledgers of a folder, to read from them.
+
+    Raises:
+        OutputError: There is none, one is damaged, or a scan is running.
+    """
     with ExitStack() as stack:
-        yield from CaseFolder.opened(folder, stack).rows(previews=previews)
+        found = [stack.enter_context(Ledger(path, read_only=True)) for path in ledgers(folder)]
+        if not found:
+            what = "there is no ledger of a scan in this folder"
+            remedy = "Name the folder that was given to localize with -o."
+            raise OutputError(what, source=str(folder), remedy=remedy)
+        yield CaseFolder(folder, tuple(found))
 
 
 @dataclass(slots=True)
@@ -86,11 +79,11 @@ class Outputs:
         """The open ledger, or None if there is none."""
         return self.case.ledgers[0] if self.case else None
 
-    def needs_folder(self, option: str) -> None:
-        """Raise UsageError for an option where outputs do not go into a folder."""
-        if self.folder is None:
+    def need_a_folder_for(self, options: Sequence[str]) -> None:
+        """Raise UsageError for the first option, if outputs do not go into a folder."""
+        if options and self.folder is None:
             remedy = "Name one with -o; for a single picture, end it in / ."
-            raise UsageError("needs a folder of outputs", source=option, remedy=remedy)
+            raise UsageError("needs a folder of outputs", source=f"--{options[0]}", remedy=remedy)
 
     def plan(self, found: Discovery, kinds: Collection[Kind], stack: ExitStack) -> tuple[Job, ...]:
         """Give every picture its outputs; nothing is written yet.

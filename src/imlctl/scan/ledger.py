@@ -13,7 +13,6 @@ import re
 import secrets
 import shlex
 import sqlite3
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,7 +61,6 @@ _ADD = """INSERT OR REPLACE INTO done SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
     coalesce(?9, preview) FROM (SELECT 1)
     LEFT JOIN done ON name = ?1 AND (sha256, weights, settings) = (?3, ?4, ?5)"""
 _STEM = re.compile(rf"{LEDGER}(-\d+(-of-\d+))?")
-_PAGE = 10  # rows read at once, with previews of up to a megabyte
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +164,6 @@ class Ledger:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self.folder = path.parent
-        self._lock = threading.Lock()  # the writer adds rows while others look for theirs
         fixed = read_only and not os.access(self.folder, os.W_OK)  # nobody else writes there either
         if fixed and path.with_name(f"{path.name}-wal").exists():
             raise OutputError(
@@ -181,9 +178,7 @@ class Ledger:
             raise atomic.output_error(error, str(self.folder)) from error
         name = f"{path.absolute().as_uri()}?immutable=1" if fixed else path
         with self._explained():
-            self._database = sqlite3.connect(
-                name, uri=fixed, timeout=0, isolation_level=None, check_same_thread=False
-            )
+            self._database = sqlite3.connect(name, uri=fixed, timeout=0, isolation_level=None)
         try:
             with self._explained():
                 self._open(fixed=fixed, read_only=read_only)
@@ -221,17 +216,12 @@ class Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         """Let others have it."""
-        with self._lock:
-            self._database.close()
+        self._database.close()
 
     def planned(self) -> frozenset[Path]:
         """Return every output that this scan was ever going to write."""
-        with self._explained():
-            names = self._database.execute("SELECT output FROM planned").fetchall()
+        names = self._all("SELECT output FROM planned")
         return frozenset(self.folder / fsdecode(name) for (name,) in names)
 
     def begin(
@@ -258,22 +248,17 @@ class Ledger:
 
     def end(self) -> None:
         """Note that the run which began last came to its end."""
-        with self._explained():
-            self._database.execute(
-                "UPDATE runs SET ended = ? WHERE rowid = (SELECT max(rowid) FROM runs)", (_now(),)
-            )
+        self._all("UPDATE runs SET ended = ? WHERE rowid = (SELECT max(rowid) FROM runs)", _now())
 
     def coverage(self) -> Coverage:
         """Return how much of what was planned is done."""
-        with self._explained():
-            execute = self._database.execute
-            (planned,) = execute("SELECT count(*) FROM pictures").fetchone()
-            pending = execute(
-                "SELECT coalesce(path, name) FROM pictures"
-                " WHERE name NOT IN (SELECT name FROM done) ORDER BY name"
-            ).fetchall()
-            left_out = execute("SELECT path, reason FROM left_out ORDER BY path").fetchall()
-            runs = execute("SELECT * FROM runs ORDER BY rowid").fetchall()
+        ((planned,),) = self._all("SELECT count(*) FROM pictures")
+        pending = self._all(
+            "SELECT coalesce(path, name) FROM pictures"
+            " WHERE name NOT IN (SELECT name FROM done) ORDER BY name"
+        )
+        left_out = self._all("SELECT path, reason FROM left_out ORDER BY path")
+        runs = self._all("SELECT * FROM runs ORDER BY rowid")
         return Coverage(
             planned,
             planned - len(pending),
@@ -287,23 +272,21 @@ class Ledger:
 
         They are the input and all its outputs, as an earlier scan with the same key left them.
         """
-        with self._explained():
-            row = self._database.execute(
-                "SELECT sha256, outputs FROM done WHERE name = ? AND weights = ? AND settings = ?"
-                " AND verdict != 'failed'",
-                (fsencode(job.picture.name), key.weights, key.settings),
-            ).fetchone()
-        hashes = self._hashes(row[1]) if row else {}
-        if job.picture.path is None or set(hashes) != set(job.outputs.values()):
-            return {}
-        return {str(job.picture): row[0], **{str(path): each for path, each in hashes.items()}}
+        found = self._all(
+            "SELECT sha256, outputs FROM done WHERE name = ? AND weights = ? AND settings = ?"
+            " AND verdict != 'failed'",
+            *(fsencode(job.picture.name), key.weights, key.settings),
+        )
+        for sha256, outputs in found:  # one or none
+            hashes = self._hashes(outputs)
+            if job.picture.path is not None and set(hashes) == set(job.outputs.values()):
+                return {str(job.picture): sha256, **{str(path): h for path, h in hashes.items()}}
+        return {}
 
     def record(self, job: Job) -> dict[str, Any]:
         """Return the record of a picture that is done."""
-        with self._explained():
-            (text,) = self._database.execute(
-                "SELECT record FROM done WHERE name = ?", (fsencode(job.picture.name),)
-            ).fetchone()
+        name = fsencode(job.picture.name)
+        ((text,),) = self._all("SELECT record FROM done WHERE name = ?", name)
         return dict(json.loads(text))
 
     def add(
@@ -318,7 +301,8 @@ class Ledger:
 
         Without a preview, one of the same result is kept, if there is one.
         """
-        row = (
+        self._all(
+            _ADD,
             fsencode(job.picture.name),
             _absolute(job),
             record.get("sha256"),
@@ -329,20 +313,14 @@ class Ledger:
             json.dumps(record, allow_nan=False),
             preview.packed() if preview else None,
         )
-        with self._explained():
-            self._database.execute(_ADD, row)
 
     def rows(self, *, previews: bool = True) -> Iterator[Row]:
         """Yield all that is done, in byte order of names; without previews, in less time."""
         query = "SELECT path, sha256, outputs, record, {} FROM done ORDER BY name"
         with self._explained():
-            cursor = self._database.execute(query.format("preview" if previews else "NULL"))
-        while True:
-            with self._explained():
-                page = cursor.fetchmany(_PAGE)
-            if not page:
-                return
-            for path, digest, outputs, record, packed in page:
+            for path, digest, outputs, record, packed in self._database.execute(
+                query.format("preview" if previews else "NULL")
+            ):
                 source = None if path is None else Path(fsdecode(path))
                 preview = Preview.unpacked(packed) if packed else None
                 yield Row(source, digest, self._hashes(outputs), json.loads(record), preview)
@@ -354,12 +332,16 @@ class Ledger:
         names = json.loads(text)
         return {self.folder / fsdecode(bytes.fromhex(n)): h for n, h in names.items()}
 
+    def _all(self, statement: str, *values: object) -> list[Any]:
+        """Run a statement, and return all rows that it gives."""
+        with self._explained():
+            return self._database.execute(statement, values).fetchall()
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Keep threads apart, and turn what SQLite raises into what a user can act on."""
+        """Turn what SQLite raises into what a user can act on."""
         try:
-            with self._lock:
-                yield
+            yield
         except sqlite3.Error as error:
             raise _explanation(error, self.path) from error
 

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import pickle
-import struct
 import traceback
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from imlctl.errors import ImlctlError, InputError
-from imlctl.image.decode import Photo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
+    from imlctl.image.decode import Photo
     from imlctl.report.preview import Preview
     from imlctl.scan.naming import Kind
 
 AnyError = TypeVar("AnyError", bound=ImlctlError)
 
-_LENGTH = struct.Struct("<Q")
-_LONGEST_REPLY = 2**26  # bytes of what a decoder answers, without the pixels
 _FROM_DECODERS = ("imlctl.image.", "imlctl.errors", "imlctl.scan.messages")
 _NO_MEMORY = ("out of memory", "allocate memory", "insufficient memory")
 
@@ -36,8 +34,7 @@ class Request:
     max_pixels: int  # see `image.decode.read`
     # If all these files, name to sha256, are as they were, nothing is left to do
     done: Mapping[str, str] = field(default_factory=dict)
-    # The encoded bytes, where there is no file
-    data: bytes | None = field(default=None, repr=False)
+    data: bytes | None = None  # encoded, where there is no file
     hash_only: bool = False  # whether it killed who decoded it, and must not be decoded again
 
 
@@ -109,17 +106,37 @@ def failed(error: Exception, source: str) -> Failed:
     return Failed(InputError(what, source=source, remedy=remedy), trace)
 
 
+class Pixels:
+    """An array as it is sent: calling the class gives it back, read-only."""
+
+    def __new__(cls, shape: tuple[int, ...], kind: str, data: bytes) -> NDArray[Any]:  # type: ignore[misc]
+        """Return the array."""
+        return np.frombuffer(data, np.dtype(kind)).reshape(shape)
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return NotImplemented
+        array = np.ascontiguousarray(value)
+        data = pickle.PickleBuffer(array)  # type: ignore[arg-type]
+        return Pixels, (array.shape, array.dtype.str, data)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds objects of our own data classes and errors, and calls nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith(_FROM_DECODERS) and "." not in name:
+            found = super().find_class(module, name)
+            if isinstance(found, type) and found.__module__ == module:
+                return found
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a message")
+
+
 def send(stream: IO[bytes], message: Any) -> None:
-    """Write one message; the pixels of a decoded picture follow it as they lie in memory."""
-    pixels: bytes | memoryview = b""
-    if isinstance(message, Decoded):
-        array = np.ascontiguousarray(message.photo.pixels)
-        rest = {f.name: getattr(message.photo, f.name) for f in fields(Photo)}
-        rest["pixels"] = (array.shape, array.dtype.str)
-        message, pixels = (rest, message.seconds), array.data
-    head = pickle.dumps(message)
-    stream.write(_LENGTH.pack(len(head)) + head)
-    stream.write(pixels)
+    """Write one message."""
+    _Pickler(stream, protocol=5).dump(message)
     stream.flush()
 
 
@@ -130,38 +147,6 @@ def receive(stream: IO[bytes], *, trusted: bool = False) -> Any:
 
     Raises:
         EOFError: The other side has gone.
-        pickle.UnpicklingError: The message is not one of ours.
+        pickle.UnpicklingError: The message is not one of ours, or not whole.
     """
-    (length,) = _LENGTH.unpack(_exactly(stream, bytearray(_LENGTH.size)))
-    if length > _LONGEST_REPLY and not trusted:
-        raise pickle.UnpicklingError(f"a message of {length} bytes")
-    data = io.BytesIO(_exactly(stream, bytearray(length)))
-    body = pickle.load(data) if trusted else _Loader(data).load()  # noqa: S301
-    if not isinstance(body, tuple):
-        return body
-    rest, seconds = body
-    shape, kind = rest.pop("pixels")
-    pixels = np.empty(shape, np.dtype(kind))
-    _exactly(stream, pixels.data.cast("B"))
-    return Decoded(Photo(pixels=pixels, **rest), seconds)
-
-
-def _exactly(stream: IO[bytes], buffer: bytearray | memoryview) -> bytearray | memoryview:
-    rest = memoryview(buffer)
-    while rest:
-        count = stream.readinto(rest)  # type: ignore[attr-defined]
-        if not count:
-            raise EOFError
-        rest = rest[count:]
-    return buffer
-
-
-class _Loader(pickle.Unpickler):
-    """Builds objects of our own data classes and errors, and calls nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith(_FROM_DECODERS) and "." not in name:
-            found = super().find_class(module, name)
-            if isinstance(found, type) and found.__module__ == module:
-                return found
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a message")
+    return pickle.load(stream) if trusted else _Unpickler(stream).load()  # noqa: S301

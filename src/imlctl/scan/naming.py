@@ -109,14 +109,12 @@ def plan(
     """Give every picture its outputs, or refuse them all.
 
     A folder mirrors the tree of the inputs and keeps full names, so that `a.jpg` and `a.png` do
-    not meet: `a.jpg.mask.png`. A name that would be too long, or that some file system would take
-    for another picture's, is shortened or marked by a hash: `IMG~1f0c8a52.jpg.mask.png`. A file is
-    for one picture alone, and what else is wanted stands beside it: `mask.png`, `mask.overlay.png`.
+    not meet: `a.jpg.mask.png`. A file is for one picture alone, and what else is wanted stands
+    beside it: `mask.png`, `mask.overlay.png`.
 
-    `out` is the value of `-o`: a file, a folder, "-" for the standard output, or None. The mask is
-    always written where it is given. Existing outputs may be replaced with `force`, those of `ours`
-    in any case. Of a shard, only its jobs are returned; names are compared over the whole all the
-    same, so that no two parts write one file.
+    `out` is the value of `-o`; the mask is always written where it is given. Existing outputs may
+    be replaced with `force`, those of `ours` in any case. Of a shard, only its jobs are returned;
+    names are compared over the whole all the same, so that no two parts write one file.
 
     Raises:
         UsageError: `out` does not suit the inputs, or is needed and not given.
@@ -173,14 +171,13 @@ def _into_file(pictures: Sequence[Picture], out: str, wanted: Sequence[Kind]) ->
         what = "a mask is written as PNG, which loses nothing"
         remedy = "End the name in .png, or in / for a folder."
         raise UsageError(what, source=f"-o {out}", remedy=remedy)
-    beside = {kind: path.with_name(path.stem + kind.suffix) for kind in wanted}
-    jobs = tuple(Job(picture, {**beside, Kind.MASK: path}) for picture in pictures)  # one or none
-    for output, picture in _files(jobs):
+    outputs = {kind: path.with_name(path.stem + kind.suffix) for kind in wanted}
+    outputs[Kind.MASK] = path
+    for output in outputs.values():
         if len(os.fsencode(output.name)) > _LONGEST_NAME:
             what = f"a name has at most {_LONGEST_NAME} bytes"
-            remedy = f"Choose a shorter name for the output of {picture}."
-            raise OutputError(what, source=str(output), remedy=remedy)
-    return jobs
+            raise OutputError(what, source=str(output), remedy="Choose a shorter name.")
+    return tuple(Job(picture, outputs) for picture in pictures)  # one or none
 
 
 def _into_folder(pictures: Sequence[Picture], out: str, wanted: Sequence[Kind]) -> tuple[Job, ...]:
@@ -238,11 +235,8 @@ def _marked(name: str, given: bytes) -> str:
     return stem + mark
 
 
-def _files(jobs: Sequence[Job]) -> Iterator[tuple[Path, Picture]]:
-    for job in jobs:
-        for path in job.outputs.values():
-            if path is not None:
-                yield path, job.picture
+def _files(jobs: Sequence[Job]) -> list[Path]:
+    return [path for job in jobs for path in job.outputs.values() if path is not None]
 
 
 def _refuse_unwritable(folder: Path) -> None:
@@ -261,7 +255,7 @@ def _refuse_inputs(jobs: Sequence[Job], folder: Path | None) -> None:
     inputs = {identity(job.picture.path): job.picture for job in jobs if job.picture.path}
     inputs.pop(None, None)  # missing ones
     kept = [f"{LEDGER}.sqlite", MANIFEST, PAGE, JSONL, CSV] if folder else []
-    for path in (*(p for p, _ in _files(jobs)), *(Path(folder or "", name) for name in kept)):
+    for path in (*_files(jobs), *(Path(folder or "", name) for name in kept)):
         if (there := identity(path)) in inputs:
             what = f"this output would replace the input {inputs[there]}"
             remedy = "Choose another output; an input is never overwritten."
@@ -281,7 +275,7 @@ def _refuse_existing(jobs: Sequence[Job], *, force: bool, ours: Container[Path])
     def may_be_replaced(path: Path) -> bool:
         return (force or path in ours) and (path.is_file() or path.is_symlink())
 
-    taken = [p for p, _ in _files(jobs) if os.path.lexists(p) and not may_be_replaced(p)]
+    taken = [p for p in _files(jobs) if os.path.lexists(p) and not may_be_replaced(p)]
     if taken:
         more = f" (and {len(taken) - 1} more outputs)" if len(taken) > 1 else ""
         remedy = "Choose another name, add --force to replace it, or --resume to continue a scan."

@@ -9,23 +9,16 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
-from collections import deque
+from collections import defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from imlctl.process import cores
 from imlctl.scan.messages import Decoded, Failed
-from imlctl.scan.processes import (
-    Child,
-    Decoder,
-    Limits,
-    ModelProcess,
-    decode_file,
-    suitable_jobs,
-)
+from imlctl.scan.processes import Child, Decoder, ModelProcess, decode_file, suitable_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,211 +30,214 @@ if TYPE_CHECKING:
     from imlctl.scan.messages import Finished, Request, Unchanged
     from imlctl.scan.naming import Job
 
+    Reply = Decoded | Unchanged | Failed
+    Answer = Finished | Unchanged | Failed
+    Decode = Callable[[Request], Reply]
+    Analyse = Callable[[Decoded], Finished | Failed]
     Requests = Iterable[tuple[Job, Request]]
-    Answers = Iterator[tuple[Job, Finished | Unchanged | Failed]]
+    Answers = Iterator[tuple[Job, Answer]]
+    Stopped = Callable[[], bool]
 
 Tag = TypeVar("Tag")
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Made = TypeVar("Made")
+Worker = TypeVar("Worker", covariant=True)
 
 _MOST_DECODERS = 16
 _BATCH = 8  # pictures of one size that a graphics card is given at once
 _WINDOW_PIXELS = 2**25  # decoded pictures that wait for others of their size have no more
 
 
-class Crew(Generic[Item, Answer]):
-    """Workers that are called from threads, an item at a time; whoever is free takes the next."""
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Decodes and analyses pictures, wherever that is done.
 
-    def __init__(self, workers: Sequence[Callable[[Item], Answer]]) -> None:
+    Attributes:
+        provenance: Of all results, see `Localizer.provenance`.
+        run: Answers requests, each with its job, until told to stop; what a model has in hand by
+            then is finished. Raises an `ImlctlError` that concerns all pictures: wrong settings,
+            or no process can be started.
+    """
+
+    provenance: Mapping[str, Any]
+    run: Callable[[Requests, Stopped], Answers]
+
+
+class Crew(Generic[Worker]):
+    """Processes that threads share, each of them one at a time, until the crew is left."""
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
         self.workers = workers
-        self._idle: SimpleQueue[Callable[[Item], Answer]] = SimpleQueue()
+        self._idle: SimpleQueue[Worker] = SimpleQueue()
         for worker in workers:
             self._idle.put(worker)
-        self._threads = ThreadPoolExecutor(len(workers), thread_name_prefix="crew")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """End all processes; what they have in hand is lost."""
-        processes: list[Any] = [each for each in self.workers if isinstance(each, Child)]
-        for process in processes:
-            process.abandon()
-        self._threads.shutdown(cancel_futures=True)
-        for process in processes:
-            process.stop()
+        for worker in self.workers:
+            if isinstance(worker, Child):
+                worker.close()
 
-    def submit(self, item: Item) -> Future[Answer]:
-        """Hand in an item to be worked at as soon as somebody is free."""
-        return self._threads.submit(self.work, item)
-
-    def work(self, item: Item) -> Answer:
-        """Have an item worked at, and wait for it."""
+    @contextmanager
+    def free(self) -> Iterator[Worker]:
+        """Wait for one that is free, and have it for a while."""
         worker = self._idle.get()
         try:
-            return worker(item)
+            yield worker
         finally:
             self._idle.put(worker)
 
 
-class Decoders(Crew["Request", "Decoded | Unchanged | Failed"]):
-    """Several decoding processes, a few pictures ahead of whoever asks for them."""
+def in_order(
+    work: Callable[[Item], Made], items: Iterable[tuple[Tag, Item]], threads: int, window: int
+) -> Iterator[tuple[Tag, Made]]:
+    """Yield what `work` makes of each item, in their order, computed by several threads.
 
-    def __init__(self, count: int, limits: Limits | None = None) -> None:
-        super().__init__([Decoder(limits or Limits()) for _ in range(count)])
+    No more than a window of them are taken ahead, or wait for a slow one before them.
+    """
+    pool = ThreadPoolExecutor(threads, "scan")
+    waiting: deque[tuple[Tag, Future[Made]]] = deque()
 
-    def run(
-        self, requests: Iterable[tuple[Tag, Request]]
-    ) -> Iterator[tuple[Tag, Decoded | Unchanged | Failed]]:
-        """Answer requests in their order, reading only a few of them ahead."""
-        waiting: deque[tuple[Tag, Future[Decoded | Unchanged | Failed]]] = deque()
-        for tag, request in requests:
-            waiting.append((tag, self.submit(request)))
-            if len(waiting) > len(self.workers):
-                yield _first(waiting)
+    def first() -> tuple[Tag, Made]:
+        tag, future = waiting.popleft()
+        return tag, future.result()
+
+    try:
+        for tag, item in items:
+            waiting.append((tag, pool.submit(work, item)))
+            del item
+            while waiting and (len(waiting) > window or waiting[0][1].done()):
+                yield first()
         while waiting:
-            yield _first(waiting)
+            yield first()
+    finally:  # without waiting for a picture that hangs; who leaves the crew ends that
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _first(waiting: deque[tuple[Tag, Future[Any]]]) -> tuple[Tag, Any]:
-    tag, future = waiting.popleft()
-    return tag, future.result()
+def decoded_by(
+    decoders: Crew[Decode], requests: Iterable[tuple[Tag, Request]]
+) -> Iterator[tuple[Tag, Reply]]:
+    """Have pictures decoded, a few ahead of whoever asks for them."""
+
+    def decode(request: Request) -> Reply:
+        with decoders.free() as worker:
+            return worker(request)
+
+    count = len(decoders.workers)
+    return in_order(decode, requests, count, count)
 
 
-class InProcess:
-    """Analyse in this process, one picture after another; without decoders, decode here too."""
+def one_by_one(decode: Decode, analysis: Analysis) -> Engine:
+    """Analyse in this process, each picture as it is asked for."""
 
-    def __init__(self, analysis: Analysis, decoders: Decoders | None) -> None:
-        self._analysis = analysis
-        self._decode = decoders.run if decoders else _decode_here
-        self.provenance = analysis.provenance
-
-    def run(self, requests: Requests, stopped: Callable[[], bool]) -> Answers:
-        """Analyse each picture as it is asked for."""
-        for job, reply in self._decode(requests):
+    def run(requests: Requests, stopped: Stopped) -> Answers:
+        for job, request in requests:
             if stopped():
                 return
-            yield job, self._analysis(reply) if isinstance(reply, Decoded) else reply
+            reply = decode(request)
+            yield job, analysis(reply) if isinstance(reply, Decoded) else reply
             del reply  # or its pixels would stay until the next picture is decoded
 
-
-def _decode_here(requests: Requests) -> Iterator[tuple[Job, Decoded | Unchanged | Failed]]:
-    return ((job, decode_file(request)) for job, request in requests)
+    return Engine(analysis.provenance, run)
 
 
-class Pool(Crew["Decoded", "Finished | Failed"]):
-    """Decoders, and models behind them; results come in the order of the requests."""
+def on_cores(
+    decoders: Crew[Decode], models: Crew[Analyse], provenance: Mapping[str, Any]
+) -> Engine:
+    """Analyse several pictures at once, each in a process; results come in order."""
+    count = len(models.workers)
 
-    def __init__(
-        self,
-        decoders: Decoders,
-        models: Sequence[Callable[[Decoded], Finished | Failed]],
-        provenance: Mapping[str, Any],
-    ) -> None:
-        super().__init__(models)
-        self.provenance = provenance
-        self._decoders = decoders
-        self._room = threading.Semaphore(2 * len(models))  # decoded pictures in hand or next
-        self._window = 8 * len(models)  # results that may wait for a slow picture before them
-
-    def run(self, requests: Requests, stopped: Callable[[], bool]) -> Answers:
-        """Analyse pictures; once told to stop, only those in hand are finished."""
-        waiting: deque[tuple[Job, Future[Any]]] = deque()
-        for job, reply in self._decoders.run(requests):
+    def run(requests: Requests, stopped: Stopped) -> Answers:
+        def work(request: Request) -> Answer | None:
             if stopped():
-                break
-            if isinstance(reply, Decoded):
-                self._room.acquire()
-                future: Future[Any] = self.submit(reply)
-                future.add_done_callback(lambda _: self._room.release())
-            else:
-                future = Future()
-                future.set_result(reply)
-            waiting.append((job, future))
-            del reply  # or its pixels would stay until the next picture is decoded
-            while waiting and (waiting[0][1].done() or len(waiting) >= self._window):
-                yield _first(waiting)
-        if stopped():
-            waiting = deque(each for each in waiting if not each[1].cancel())
-        while waiting:
-            yield _first(waiting)
+                return None
+            with decoders.free() as decode:
+                reply = decode(request)
+            if not isinstance(reply, Decoded):
+                return reply
+            with models.free() as analyse:
+                return None if stopped() else analyse(reply)
+
+        # Each model has one picture in hand and one that is decoded next.
+        for job, answer in in_order(work, requests, 2 * count, 8 * count):
+            if answer is not None:
+                yield job, answer
+
+    return Engine(provenance, run)
 
 
-class Batches:
-    """A model on a graphics card, in this process, that takes pictures of one size together.
+def on_card(decoders: Crew[Decode], analysis: Analysis) -> Engine:
+    """Analyse on a graphics card, in this process; pictures of one size go together.
 
     The card works on the next pictures while the outputs of the last are encoded beside it.
     """
 
-    def __init__(self, decoders: Decoders, analysis: Analysis) -> None:
-        self.provenance = analysis.provenance
-        self._decoders = decoders
-        self._analysis = analysis
-
-    def run(self, requests: Requests, stopped: Callable[[], bool]) -> Answers:
-        """Analyse pictures in their order; once told to stop, those on the card are finished."""
-        encoders = ThreadPoolExecutor(max(1, min(cores() - 1, 4)), thread_name_prefix="encode")
-        with encoders, ThreadPoolExecutor(1, thread_name_prefix="model") as card:
-            on_card: deque[Future[list[Any]]] = deque()
-            for window in self._windows(requests, stopped):
-                on_card.append(card.submit(self._localize, window))
-                if len(on_card) > 1:
-                    yield from encoders.map(self._finish, on_card.popleft().result())
-            while on_card:
-                yield from encoders.map(self._finish, on_card.popleft().result())
-
-    def _windows(
-        self, requests: Requests, stopped: Callable[[], bool]
-    ) -> Iterator[list[tuple[Job, Any]]]:
-        """Yield so many decoded pictures that there are some of one size among them."""
-        window: list[tuple[Job, Any]] = []
-        pixels = 0
-        for job, reply in self._decoders.run(requests):
-            if stopped():
-                return
-            window.append((job, reply))
-            pixels += reply.photo.pixels.size // 3 if isinstance(reply, Decoded) else 0
-            if len(window) >= 4 * _BATCH or pixels >= _WINDOW_PIXELS:
-                yield window
-                window, pixels = [], 0
-        if window:
-            yield window
-
-    def _localize(self, window: list[tuple[Job, Any]]) -> list[tuple[Job, Any, Any]]:
-        """Run the model; return each job with what was decoded and its result."""
-        tile = self._analysis.options.settings.tile
-        batches: dict[tuple[int, ...], list[int]] = {}
-        found = [(job, reply, reply) for job, reply in window]
-        for place, (_, reply) in enumerate(window):
-            if isinstance(reply, Decoded):
-                size = reply.photo.pixels.shape[:2]
-                number = place if max(size) > tile else -1  # a large one goes alone
-                batch = batches.setdefault((*size, number), [])
-                batch.append(place)
-                if len(batch) == _BATCH:
-                    batches[(*size, number, place)] = batches.pop((*size, number))
-        for places in batches.values():
-            results = self._analysis.localize_together([window[place][1] for place in places])
-            for place, result in zip(places, results, strict=True):
-                found[place] = (*window[place], result)
-        return found
-
-    def _finish(self, item: tuple[Job, Any, Any]) -> tuple[Job, Finished | Unchanged | Failed]:
+    def finish(item: tuple[Job, Reply, Any]) -> tuple[Job, Answer]:
         job, reply, result = item
         if not isinstance(reply, Decoded) or isinstance(result, Failed):
             return job, result
-        return job, self._analysis.finish(result, reply)
+        return job, analysis.finish(result, reply)
+
+    def run(requests: Requests, stopped: Stopped) -> Answers:
+        encoders = ThreadPoolExecutor(max(1, min(cores() - 1, 4)), "encode")
+        with encoders, ThreadPoolExecutor(1, "model") as card:
+            on_it: deque[Future[list[Any]]] = deque()
+            for window in _windows(decoded_by(decoders, requests), stopped):
+                on_it.append(card.submit(_localize, analysis, window))
+                if len(on_it) > 1:
+                    yield from encoders.map(finish, on_it.popleft().result())
+            while on_it:
+                yield from encoders.map(finish, on_it.popleft().result())
+
+    return Engine(analysis.provenance, run)
+
+
+def _windows(
+    replies: Iterator[tuple[Job, Reply]], stopped: Stopped
+) -> Iterator[list[tuple[Job, Reply]]]:
+    """Yield so many decoded pictures that there are some of one size among them."""
+    window: list[tuple[Job, Reply]] = []
+    pixels = 0
+    for job, reply in replies:
+        if stopped():
+            return
+        window.append((job, reply))
+        pixels += reply.photo.pixels.size // 3 if isinstance(reply, Decoded) else 0
+        if len(window) >= 4 * _BATCH or pixels >= _WINDOW_PIXELS:
+            yield window
+            window, pixels = [], 0
+    if window:
+        yield window
+
+
+def _localize(analysis: Analysis, window: list[tuple[Job, Reply]]) -> list[tuple[Job, Reply, Any]]:
+    """Run the model; return each job with what was decoded and its result."""
+    same: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    results: list[Any] = [reply for _, reply in window]
+    for place, reply in enumerate(results):
+        if isinstance(reply, Decoded):
+            same[reply.photo.pixels.shape].append(place)
+    for shape, places in same.items():
+        most = _BATCH if max(shape) <= analysis.options.settings.tile else 1
+        for start in range(0, len(places), most):
+            batch = places[start : start + most]
+            found = analysis.localize_together([results[place] for place in batch])
+            for place, result in zip(batch, found, strict=True):
+                results[place] = result
+    return [(job, reply, result) for (job, reply), result in zip(window, results, strict=True)]
 
 
 def start_engine(
     options: Options,
     pictures: int,
-    limits: Limits,
     stack: ExitStack,
     *,
     jobs: int | None = None,
     progress: Progress = lambda done, total: None,
-) -> InProcess | Pool | Batches:
+) -> Engine:
     """Start what decodes and analyses so many pictures on this machine, until the stack is closed.
 
     On a CPU, several pictures are analysed by processes of one thread each, so `options.threads`
@@ -256,20 +252,20 @@ def start_engine(
     from imlctl.scan.analysis import Analysis
 
     if jobs == 0 or not pictures:
-        return InProcess(Analysis(options, progress), None)
+        return one_by_one(decode_file, Analysis(options, progress))
     if pictures > 1 and _on_cpu(options.settings.device):
         options = replace(options, settings=replace(options.settings, device="cpu"))
         count = min(jobs or suitable_jobs(pictures), pictures)
-        models = [ModelProcess(options) for _ in range(count)]
-        for model in models:
-            stack.callback(model.stop)
-        decoders = stack.enter_context(Decoders(-(-count // 2), limits))
-        return stack.enter_context(Pool(decoders, models, models[0].greeting()))
+        models = stack.enter_context(Crew([ModelProcess(options) for _ in range(count)]))
+        decoders = stack.enter_context(Crew([Decoder(options) for _ in range(-(-count // 2))]))
+        return on_cores(decoders, models, models.workers[0].greeting())
     # Started before the model is loaded, so that both happen at the same time.
     ahead = 1 if pictures == 1 else jobs or min(pictures, cores(), _MOST_DECODERS)
-    decoders = stack.enter_context(Decoders(ahead, limits))
+    decoders = stack.enter_context(Crew([Decoder(options) for _ in range(ahead)]))
     analysis = Analysis(options, progress)
-    return InProcess(analysis, decoders) if pictures == 1 else Batches(decoders, analysis)
+    if pictures == 1:
+        return one_by_one(decoders.workers[0], analysis)
+    return on_card(decoders, analysis)
 
 
 def _on_cpu(device: str) -> bool:

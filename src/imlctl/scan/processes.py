@@ -15,12 +15,12 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 from imlctl.errors import ImlctlError, InputError, UsageError
-from imlctl.image.decode import DEFAULT_MAX_PIXELS, decode, read
+from imlctl.image.decode import decode, read
 from imlctl.process import cores, free_memory
 from imlctl.scan.custody import all_match, sha256_of
 from imlctl.scan.messages import Decoded, Failed, Unchanged, bare, failed, receive, send
@@ -38,28 +38,6 @@ _PIPE = 2**20  # bytes; the usual 64 KiB make a large picture many small steps
 _MODEL_MEMORY = 2**30  # bytes of one process with a tile of the default size in hand, about
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits on decoding one picture: seconds to read and decode it, and its number of pixels."""
-
-    seconds: float = 120.0
-    max_pixels: int = DEFAULT_MAX_PIXELS
-
-    def __post_init__(self) -> None:
-        if not 0 < self.seconds <= threading.TIMEOUT_MAX:
-            what = f"{self.seconds:g} seconds cannot be waited for"
-            remedy = "Give a positive and finite number of seconds."
-            raise UsageError(what, source="--timeout", remedy=remedy)
-        if self.max_pixels < 1:
-            what = f"no picture has {self.max_pixels} pixels"
-            raise UsageError(what, source="--max-pixels", remedy="Give a positive number.")
-
-    @property
-    def memory(self) -> int:
-        """Most bytes a decoder may ask for: the file, its samples, and their conversions."""
-        return 2**30 + 32 * self.max_pixels
-
-
 def suitable_jobs(pictures: int) -> int:
     """Return how many model processes suit a scan on a CPU: one a core, if memory allows it."""
     free = free_memory()
@@ -68,22 +46,31 @@ def suitable_jobs(pictures: int) -> int:
 
 
 class Child:
-    """A process that answers one message after another; started anew after it died."""
+    """A process that answers one message after another; started anew after it died.
+
+    Args:
+        program: Python that serves.
+        deed: What it does with a picture, in the past.
+        remedy: What to do about a picture that it died of.
+        opening: Its first message, if it wants one.
+        seconds: Limit on each answer, and whether there is one on the start; None for neither.
+        trusted: Whether its answers can be anything.
+    """
 
     def __init__(
         self,
-        program: str,  # Python that serves
-        deed: str,  # what it does with a picture, in the past
-        remedy: str,  # what to do about a picture that it died of
-        opening: Options | None = None,  # its first message, if it wants one
-        seconds: float | None = None,  # for its start and for each answer; None for any time
-        trusted: bool = False,  # whether its answers can be anything
+        program: str,
+        deed: str,
+        remedy: str,
+        *,
+        opening: Any = None,
+        seconds: float | None = None,
+        trusted: bool = False,
     ) -> None:
         self._program, self._deed, self._remedy = program, deed, remedy
         self._opening, self._seconds, self._trusted = opening, seconds, trusted
-        self._process: subprocess.Popen[bytes] | None = None
-        self._greeting: Any = None
-        self._greeted = self._closed = self._expired = False
+        self._in_use = threading.Lock()
+        self._closed = self._expired = False
         self._start()
 
     def _start(self) -> None:
@@ -91,7 +78,9 @@ class Child:
         # From our own folder, and not from the current one (-P): that one may hold anything.
         places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
-        self._process = subprocess.Popen(  # noqa: S603
+        self._greeting: Any = None
+        self._greeted = False
+        self._process: Any = subprocess.Popen(  # noqa: S603
             [sys.executable, "-P", "-c", self._program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -100,26 +89,26 @@ class Child:
             start_new_session=True,  # Ctrl-C at the terminal is for the scan alone
             pipesize=_PIPE,
         )
-        self._greeted = False
         if self._opening is not None:
             with suppress(OSError):  # it is dead already: whoever reads from it will say so
-                send(cast("IO[bytes]", self._process.stdin), self._opening)
+                send(self._process.stdin, self._opening)  # type: ignore[arg-type]
 
     def greeting(self) -> Any:
-        """Wait until the process is ready, and return its first message.
+        """Wait until the process is ready, started anew if it died, and return its first message.
 
         Raises:
-            ImlctlError: It does not start, or says why it cannot work.
+            ImlctlError: It does not start, or says why it cannot work; or it was closed.
         """
-        if self._process is not None and self._process.poll() is not None and self._greeted:
-            self.stop()  # it died with nothing in hand
-        if self._process is None and not self._closed:
+        if self._closed:
+            raise UsageError("the scan has ended")
+        if self._greeted and self._process.poll() is not None:
+            self._reap()
             self._start()
         if not self._greeted:
             try:
                 self._greeting = self._answer(self._seconds and _START)
             except Exception:  # of its end
-                ending = _ending(self.stop())
+                ending = _ending(self._reap())
                 what = f"the process in which pictures are {self._deed} does not start ({ending})"
                 remedy = "Free some memory, or try --jobs 0, which does all in this process."
                 raise UsageError(what, remedy=remedy) from None
@@ -134,43 +123,32 @@ class Child:
         Raises:
             ImlctlError: The process cannot be started, or answers with this error.
         """
-        ended = Failed(InputError("the scan has ended", source=path))
-        if self._closed:
-            return ended
-        try:
+        with self._in_use:
             self.greeting()
-        except ImlctlError:
-            if self._closed:
-                return ended
-            raise
-        try:
-            answer = self._answer(self._seconds, message)
-        except Exception:  # what a process answers that was taken over can be anything
-            return Failed(self._reason(path, self.stop()))
+            try:
+                answer = self._answer(self._seconds, message)
+            except Exception:  # what a process answers that was taken over can be anything
+                return Failed(self._reason(path, self._reap()))
         if isinstance(answer, ImlctlError):
             raise answer
         return answer
 
     def _answer(self, seconds: float | None, message: Any = None) -> Any:
         """Send a message, if there is one, and read one; in time, or the process is ended."""
-        process = self._process
-        assert process and process.stdin and process.stdout  # noqa: S101, PT018
         self._expired = False
-        alarm = threading.Timer(seconds or 0, self._expire)
+        alarm = threading.Timer(seconds or threading.TIMEOUT_MAX, self._expire)
         alarm.daemon = True
-        if seconds:
-            alarm.start()
+        alarm.start()
         try:
             if message is not None:
-                send(process.stdin, message)
-            return receive(process.stdout, trusted=self._trusted)
+                send(self._process.stdin, message)
+            return receive(self._process.stdout, trusted=self._trusted)
         finally:
             alarm.cancel()
 
     def _expire(self) -> None:
         self._expired = True
-        if self._process is not None:
-            self._process.kill()
+        self._process.kill()
 
     def _reason(self, path: str, code: int) -> InputError:
         if self._expired:
@@ -183,23 +161,20 @@ class Child:
         what = f"the process that {self._deed} it {end}"
         return InputError(what, source=path, remedy=self._remedy)
 
-    def stop(self) -> int:
+    def _reap(self) -> int:
         """End the process, whatever it does, and return its status."""
-        process, self._process = self._process, None
-        if process is None:
-            return 0
-        process.kill()
-        for stream in (process.stdin, process.stdout):
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
             with suppress(OSError):
-                if stream is not None:
-                    stream.close()
-        return process.wait()
+                stream.close()
+        return int(self._process.wait())
 
-    def abandon(self) -> None:
-        """End the process from another thread than the one that waits for it, for good."""
+    def close(self) -> None:
+        """End the process for good; another thread may be waiting for its answer."""
         self._closed = True
-        if self._process is not None:
-            self._process.kill()
+        self._process.kill()
+        with self._in_use:
+            self._reap()
 
 
 def _ending(code: int) -> str:
@@ -212,22 +187,18 @@ def _ending(code: int) -> str:
 class Decoder(Child):
     """One process that decodes."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, options: Options) -> None:
         remedy = "The file may have been made to crash programs, or memory ran out."
-        program = f"{_DECODER}({limits.memory})"
-        super().__init__(program, "decoded", remedy, seconds=limits.seconds)
+        memory = 2**30 + 32 * options.settings.max_pixels  # the file, its samples, and conversions
+        program = f"{_DECODER}({memory})"
+        super().__init__(program, "decoded", remedy, seconds=options.timeout)
 
     def __call__(self, request: Request) -> Decoded | Unchanged | Failed:
-        """Have a file read and decoded; one that fails is hashed at least.
-
-        Raises:
-            ImlctlError: The process cannot be started, or a setting is wrong.
-        """
+        """Have a file read and decoded; one that fails is hashed at least. Raises as `ask`."""
         reply: Decoded | Unchanged | Failed = self.ask(request, request.path)
         if isinstance(reply, Failed) and reply.size is None and request.data is None:
             known = self.ask(replace(request, done={}, hash_only=True), request.path)
-            if isinstance(known, Failed):
-                return replace(reply, sha256=known.sha256, size=known.size)
+            return replace(reply, sha256=known.sha256, size=known.size)
         return reply
 
 
@@ -236,14 +207,10 @@ class ModelProcess(Child):
 
     def __init__(self, options: Options) -> None:
         remedy = "Use fewer processes, such as --jobs 1, or smaller tiles, such as --tile 512."
-        super().__init__(f"{_MODEL}()", "analysed", remedy, options, trusted=True)
+        super().__init__(f"{_MODEL}()", "analysed", remedy, opening=options, trusted=True)
 
     def __call__(self, decoded: Decoded) -> Finished | Failed:
-        """Have a picture analysed.
-
-        Raises:
-            ImlctlError: Of any kind but `InputError`: other pictures would fail as well.
-        """
+        """Have a picture analysed. Raises as `ask`."""
         answer: Finished | Failed = self.ask(decoded, decoded.photo.source)
         if isinstance(answer, Failed):
             return replace(answer, sha256=decoded.photo.sha256)

@@ -1,47 +1,45 @@
-"""Scan on a Ray cluster: workers elsewhere do all but the writing, which stays in one place.
+"""Scan on a Ray cluster: tasks elsewhere do all but the writing, which stays in one place.
 
 So there is one ledger, one process that writes, and nothing to undo if a worker dies. Ray finds
-`Worker` by its name: the same imlctl must be installed on every machine.
+the functions by their names: the same imlctl must be installed on every machine.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
 import logging
 import os
-import pickle
 import secrets
 import socket
 import tempfile
-import threading
 import warnings
-from collections import Counter, deque
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imlctl import __version__
 from imlctl.errors import ConfigError, ImlctlError, InputError, UsageError
 from imlctl.process import keep_freed_blocks, silent_stderr
-from imlctl.scan.analysis import Analysis, key_of
-from imlctl.scan.messages import Decoded, Failed, Finished, Request, Unchanged, bare
-from imlctl.scan.pool import Crew
-from imlctl.scan.processes import Decoder, decode_file, with_hash
+from imlctl.scan.analysis import Analysis
+from imlctl.scan.messages import Decoded, Failed, Finished, bare
+from imlctl.scan.pool import Engine
+from imlctl.scan.processes import Decoder, with_hash
+from imlctl.weights.open import open_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import ExitStack
 
     from imlctl.scan.analysis import Options
-    from imlctl.scan.ledger import Key
+    from imlctl.scan.messages import Request
     from imlctl.scan.naming import Job
-    from imlctl.scan.pool import Answers, Requests
-    from imlctl.scan.processes import Limits
+    from imlctl.scan.pool import Answers, Requests, Stopped
 
-_MOST_DEATHS = 3  # of workers with the same picture in hand; then it is the picture's fault
+_TRIES = 3  # of a picture whose worker dies; then it is the picture's fault
+_PER_CARD = 4  # workers that share a graphics card, which has work while others decode
 _POLL = 0.2  # seconds between two looks at whether to stop
-_LONG = 16  # characters of a name of a folder
+_PATIENCE = 60.0  # seconds until a word is said about waiting for a machine
 _SHARED = "Inputs, outputs and weights must have the same path on all machines of the cluster."
 
 
@@ -57,15 +55,6 @@ def joined() -> Iterator[None]:
     """
     address = os.environ.get("RAY_ADDRESS", "")
     own = address in ("", "local")
-    _prepare_environment(own)
-    try:
-        import ray
-    except ImportError as error:
-        remedy = 'Install it with: pip install "imlctl[ray]"'
-        raise UsageError(f"Ray is not installed ({error})", source="--ray", remedy=remedy) from None
-    if ray.is_initialized():
-        yield
-        return
     if "://" in address:
         raise UsageError(
             "a scan cannot be run from outside of a cluster",
@@ -73,10 +62,16 @@ def joined() -> Iterator[None]:
             remedy="Run this on a machine of the cluster, with RAY_ADDRESS=auto,"
             " or hand it over with `ray job submit`.",
         )
+    _prepare_environment(own)
+    try:
+        import ray
+    except ImportError as error:
+        remedy = 'Install it with: pip install "imlctl[ray]"'
+        raise UsageError(f"Ray is not installed ({error})", source="--ray", remedy=remedy) from None
     # The name must be short: that of a socket has 107 bytes at most.
-    short = "/tmp" if len(tempfile.gettempdir()) > _LONG and Path("/tmp").is_dir() else None  # noqa: S108
+    place = "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108
     with tempfile.TemporaryDirectory(
-        "", "imlctl-ray-", short, ignore_cleanup_errors=True
+        "", "imlctl-ray-", place, ignore_cleanup_errors=True
     ) as folder:
         ours = {"include_dashboard": False, "_temp_dir": folder, "_node_ip_address": "127.0.0.1"}
         how = {"log_to_driver": False, "logging_level": logging.CRITICAL, **(ours if own else {})}
@@ -118,284 +113,140 @@ def gist(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Share of the cluster for one worker, which has one core."""
+@functools.cache
+def _prepared(options: Options, folder: str) -> tuple[Decoder, Analysis]:
+    """Return what decodes and what analyses; made once in the life of a worker."""
+    # Names mean the same as where the scan was begun; absolute ones do so anyway.
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+    keep_freed_blocks()
+    return Decoder(options), Analysis(options)
 
-    device: str  # for its settings
-    name: str  # of the device, as records say it
-    gpus: int = 0  # cards that are kept for it
-    # Of the card, as Ray calls it, so that all workers have the same; None for any
-    kind: str | None = None
+
+def analyse(options: Options, folder: str, request: Request | None) -> tuple[Any, str]:
+    """Do all but the writing for one picture; return the answer, and the name of this host.
+
+    The answer is an error if that concerns all pictures. Without a request, it is the provenance of
+    all results.
+    """
+    answer: Any
+    try:
+        decode, analysis = _prepared(options, folder)
+        answer = decode(request) if request else analysis.provenance
+        if isinstance(answer, Decoded):
+            answer = analysis(answer)
+    except ImlctlError as error:
+        answer = bare(error)
+    return answer, socket.gethostname()
 
 
-def share_for(device: str, tell: Callable[[str], None]) -> Share:
-    """Decide what each worker computes on; waits until the cluster has such a worker.
-
-    Without a card, a worker has one thread, as in a scan on this machine alone, so that both
-    compute the same to the last bit. What there is to wait for, `tell` is called with.
+def received(answer: Any, host: str, provenance: Mapping[str, Any]) -> Any:
+    """Return the answer of a worker.
 
     Raises:
-        UsageError: Ray cannot hand out such a device, or the machine that has it cannot use it.
+        ImlctlError: It concerns all pictures: that machine has other weights or another imlctl, or
+            cannot read what this one can.
     """
-    if device not in ("auto", "cpu", "cuda", "xpu"):
-        what = "Ray chooses among cards by itself, and knows those of NVIDIA, AMD and Intel"
-        remedy = "Use auto, cpu, cuda or xpu with --ray."
-        raise UsageError(what, source=f"--device {device}", remedy=remedy)
-    nodes = nodes_of().values()
-    if device == "cpu" or (device == "auto" and not any(node["GPU"] for node in nodes)):
-        if not any(int(node["CPU"]) for node in nodes):
-            tell("waiting until the cluster has a machine with a free core")
-        return Share("cpu", "cpu")
-    if not any(node["GPU"] and node["CPU"] for node in nodes):
-        tell("waiting until the cluster has a machine with a GPU")
-    import ray
-
-    look = ray.remote(num_cpus=1, num_gpus=1, max_calls=1)(_look)
-    name, node = ray.get(look.remote(device))
-    if isinstance(name, ImlctlError):
-        raise name
-    prefix = "accelerator_type:"
-    kinds = [key for key in nodes_of().get(node, ()) if key.startswith(prefix)]
-    return Share(device, name, gpus=1, kind=kinds[0].removeprefix(prefix) if kinds else None)
-
-
-def _look(device: str) -> tuple[str | ImlctlError, str]:
-    import ray
-
-    from imlctl.device import describe, resolve
-
-    node = ray.get_runtime_context().get_node_id()
-    try:
-        return describe(resolve(device)), node
-    except ImlctlError as error:
-        return error, node
-
-
-def nodes_of() -> dict[str, Counter[str]]:
-    """Return what each machine of the cluster has, by its identity."""
-    import ray
-
-    untyped: Any = ray
-    nodes = untyped.nodes()
-    return {node["NodeID"]: Counter(node["Resources"]) for node in nodes if node["Alive"]}
-
-
-def capacity(share: Share) -> int:
-    """Return how many workers the machines of the cluster have room for."""
-    return sum(int(node["GPU" if share.gpus else "CPU"]) for node in nodes_of().values())
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """Instructions to every worker before it begins.
-
-    The options hold its own device and threads; the key of the results is the same everywhere. With
-    no decoders it decodes itself. Names are relative to the folder of whoever began the scan.
-    """
-
-    options: Options
-    key: Key
-    limits: Limits
-    decoders: int
-    folder: str
-
-
-class Worker:
-    """An actor that holds the model; called from several threads, of which one decodes ahead."""
-
-    def __init__(self, assignment: Assignment) -> None:
-        self._refusal: ImlctlError | None = None
-        self._model = threading.Lock()
-        # Names mean the same as where the scan was begun; absolute ones do so anyway.
-        with suppress(OSError):
-            os.chdir(assignment.folder)
-        keep_freed_blocks()
-        try:
-            self._analysis = Analysis(assignment.options)
-            key = key_of(self._analysis.provenance, assignment.options)
-            if key != assignment.key:
-                what = f"this worker would give other results: {_difference(key, assignment.key)}"
-                remedy = "Install the same imlctl and weights on machines of the same kind."
-                raise ConfigError(what, remedy=remedy)
-        except ImlctlError as error:
-            # An actor that cannot be made is made again and again; this one lives and says why.
-            self._refusal = bare(error)
-        count = 0 if self._refusal else assignment.decoders
-        processes = [Decoder(assignment.limits) for _ in range(count)]
-        self.decoders: Crew[Request, Any] = Crew(processes or [decode_file])
-
-    def analyse(self, request: bytes) -> bytes:
-        """Do all but the writing for one picture.
-
-        Takes a pickled `Request` and returns a pickled tuple: the answer or an error about all
-        pictures, this host, and whether it has the picture's folder. Arrow cannot hold all names.
-        """
-        asked: Request = pickle.loads(request)  # noqa: S301 - our own
-        try:
-            answer = self._refusal or self.decoders.work(asked)
-            if isinstance(answer, Decoded):
-                with self._model:
-                    answer = self._analysis(answer)
-        except ImlctlError as error:
-            answer = bare(error)
-        return pickle.dumps((answer, socket.gethostname(), Path(asked.path).parent.is_dir()))
-
-
-def _difference(ours: Key, theirs: Key) -> str:
-    mine = {"sha256 of weights": ours.weights, **json.loads(ours.settings)}
-    wanted = {"sha256 of weights": theirs.weights, **json.loads(theirs.settings)}
-    different = [name for name in wanted if mine.get(name) != wanted[name]]
-    return ", ".join(f"{name} is {mine.get(name)!r}, not {wanted[name]!r}" for name in different)
-
-
-class RayPool:
-    """All of a scan but the writing, on the cluster that was joined.
-
-    The provenance holds the device of the workers; each has its share of the cluster, and so many
-    processes that decode, with 0 decoding itself.
-    """
-
-    def __init__(
-        self,
-        options: Options,
-        provenance: Mapping[str, Any],
-        share: Share,
-        limits: Limits,
-        *,
-        decoders: int = 1,
-    ) -> None:
-        self.provenance = provenance
-        self._share = share
-        own = replace(options.settings, device=share.device)
-        own_options = replace(options, settings=own, threads=None if share.gpus else 1)
-        key = key_of(provenance, options)
-        self._assignment = Assignment(own_options, key, limits, decoders, str(Path.cwd()))
-        self._todo: deque[tuple[Job, Request]] = deque()
-        # Each worker, and what it has in hand by Ray's references to the answers.
-        self._workers: list[tuple[Any, dict[Any, tuple[Job, Request]]]] = []
-        self._deaths: Counter[str] = Counter()  # of workers, by the path of the picture in hand
-
-    def run(self, requests: Requests, stopped: Callable[[], bool]) -> Answers:
-        """Have pictures analysed; they come as they get ready, in any order.
-
-        Raises:
-            ImlctlError: A worker has other weights or settings, cannot read what this machine
-                can, or Ray itself gave up.
-        """
-        self._todo.extend(requests)
-        try:
-            while self._todo or any(items for _, items in self._workers):
-                if stopped():
-                    self._todo.clear()
-                self._hand_out()
-                yield from self._answers()
-        except ImlctlError:
-            raise
-        except Exception as error:
-            raise UsageError(
-                f"Ray gave up: {gist(error)}",
-                source="--ray",
-                remedy="The same imlctl must be installed on all machines; Ray's logs say more."
-                " --resume continues with what is left.",
-            ) from error
-        finally:
-            self._workers.clear()  # which ends them
-
-    def _hand_out(self) -> None:
-        """Give work to every worker that has room, and start workers where the cluster has."""
-        import ray
-
-        share, workers, todo = self._share, self._workers, self._todo
-        kind = {"accelerator_type": share.kind} if share.kind else {}
-        while len(workers) < min(len(todo) + len(workers), max(1, capacity(share))):
-            actor = ray.remote(Worker).options(
-                num_cpus=1, num_gpus=share.gpus, max_concurrency=2, **kind
-            )
-            workers.append((actor.remote(self._assignment), {}))
-        for actor, items in workers:
-            # One is decoded while another is analysed, unless it must be known which is fatal.
-            while todo and len(items) < 2:
-                if items and any(self._deaths[each.path] for _, each in [todo[0], *items.values()]):
-                    break
-                job, request = todo.popleft()
-                items[actor.analyse.remote(pickle.dumps(request))] = (job, request)
-
-    def _answers(self) -> Answers:
-        """Yield what is ready by now; replace workers that died."""
-        import ray
-
-        pending = [reference for _, items in self._workers for reference in items]
-        if not pending:
-            return
-        ready, _ = ray.wait(pending, num_returns=1, timeout=_POLL)
-        for worker in list(self._workers):
-            _, items = worker
-            for reference in [each for each in ready if each in items]:
-                try:
-                    answer = ray.get(reference)
-                except ray.exceptions.RayActorError:
-                    self._workers.remove(worker)
-                    yield from self._bereaved(items.values())
-                    break
-                job, _ = items.pop(reference)
-                yield job, received(*pickle.loads(answer))  # noqa: S301 - our worker's
-
-    def _bereaved(self, items: Iterable[tuple[Job, Request]]) -> Answers:
-        """Let others try again what a dead worker had in hand, but not for ever."""
-        for job, request in items:
-            self._deaths[request.path] += 1
-            if self._deaths[request.path] < _MOST_DEATHS:
-                self._todo.append((job, request))
-                continue
-            failure = Failed(
-                InputError(
-                    f"{_MOST_DEATHS} workers died while they analysed it",
-                    source=request.path,
-                    remedy="Perhaps memory ran out: try --tile 512, or workers with more of it.",
-                )
-            )
-            yield job, with_hash(failure, request)
-
-
-def received(answer: Any, host: str, has_folder: bool) -> Finished | Unchanged | Failed:
-    """Return what a worker made of a picture; raise an error that concerns all pictures."""
     if isinstance(answer, ImlctlError):
         answer.source = f"{answer.source} (on {host})" if answer.source else f"on {host}"
         raise answer
+    if isinstance(answer, Finished):
+        ours = {**provenance, "imlctl": __version__}
+        theirs = {**answer.record, "imlctl": answer.record["versions"]["imlctl"]}
+        if different := [name for name in ours if theirs[name] != ours[name]]:
+            listed = ", ".join(f"{n} is {theirs[n]!r}, not {ours[n]!r}" for n in different)
+            remedy = "Install the same imlctl and weights on machines of the same kind."
+            raise ConfigError(f"the machine {host} gives other results: {listed}", remedy=remedy)
     if isinstance(answer, Failed) and answer.sha256 is None:  # it could not be read
-        path, machine = answer.error.source, f"the machine {host} of the cluster"
-        if os.access(path, os.R_OK) and not has_folder:
-            what, folder = f"{machine} has no such folder", str(Path(path).parent)
-            raise UsageError(what, source=folder, remedy=_SHARED)
+        path = answer.error.source
         if os.access(path, os.R_OK):
-            what = f"{machine} cannot read it, though this one can"
-            return Failed(InputError(what, source=path, remedy=_SHARED))
-    return answer  # type: ignore[no-any-return]
+            what = f"the machine {host} of the cluster cannot read it, though this one can"
+            raise UsageError(what, source=path, remedy=_SHARED)
+    return answer
 
 
-def start_ray(
-    options: Options,
-    limits: Limits,
-    stack: ExitStack,
-    *,
-    decoders: int | None,
-    tell: Callable[[str], None],
-) -> RayPool:
+def start_ray(options: Options, stack: ExitStack, *, tell: Callable[[str], None]) -> Engine:
     """Join the cluster, which is left when the stack is closed.
 
-    Each worker has so many processes that decode, 1 if None. `tell` is called with a sentence if
-    there is something to wait for.
+    Cards are used where the cluster has any, unless the device is the CPU, with one thread a
+    worker. What there is to wait for, `tell` is called with.
 
     Raises:
         ImlctlError: The weights are wrong, or there is no cluster with such a device.
     """
-    # The model is not needed here, but its provenance is; and wrong weights show at once.
-    here = replace(options, settings=replace(options.settings, device="cpu"), threads=1)
-    provenance = Analysis(here).provenance
+    open_weights(options.settings.weights or options.settings.model)  # wrong ones show at once
     stack.enter_context(joined())
-    share = share_for(options.settings.device, tell)
-    provenance["device"] = share.name
-    if share.gpus:
-        del provenance["settings"]["threads"]
-    return RayPool(here, provenance, share, limits, decoders=1 if decoders is None else decoders)
+    import ray
+
+    device = options.settings.device
+    if device == "auto" and not _has("GPU"):
+        device = "cpu"
+    share: dict[str, Any] = {"num_cpus": 1, "max_retries": _TRIES - 1, "max_calls": 0}
+    if device != "cpu":
+        share["num_gpus"] = 1 / _PER_CARD
+    options = replace(options, settings=replace(options.settings, device=device), threads=1)
+    task = functools.partial(ray.remote(**share)(analyse).remote, options, str(Path.cwd()))
+    with _explained():
+        first = task(None)
+        if not ray.wait([first], timeout=_PATIENCE)[0]:
+            tell("waiting until the cluster has a free worker")
+        answer, host = ray.get(first)
+    provenance = received(answer, host, {})
+    return Engine(provenance, functools.partial(_run, task, provenance))
+
+
+def _run(
+    task: Callable[[Request], Any],
+    provenance: Mapping[str, Any],
+    requests: Requests,
+    stopped: Stopped,
+) -> Answers:
+    """Have pictures analysed; they come as they get ready, in any order."""
+    import ray
+    from ray import exceptions as its
+
+    todo = iter(requests)
+    waiting: dict[Any, tuple[Job, Request]] = {}  # by Ray's references to the answers
+    with _explained():
+        while True:
+            room = 2 * max(1, _has("CPU"))
+            while len(waiting) < room and not stopped() and (item := next(todo, None)):
+                waiting[task(item[1])] = item
+            if not waiting:
+                return
+            for reference in ray.wait(list(waiting), timeout=_POLL)[0]:
+                job, request = waiting.pop(reference)
+                try:
+                    answer, host = ray.get(reference)
+                except (its.NodeDiedError, its.OutOfMemoryError, its.WorkerCrashedError):
+                    answer, host = _given_up(request), ""
+                yield job, received(answer, host, provenance)
+
+
+def _has(resource: str) -> int:
+    import ray
+
+    untyped: Any = ray
+    return int(untyped.cluster_resources().get(resource, 0))
+
+
+def _given_up(request: Request) -> Failed:
+    what = f"{_TRIES} workers died while they analysed it"
+    remedy = "Perhaps memory ran out: try --tile 512, or workers with more of it."
+    return with_hash(Failed(InputError(what, source=request.path, remedy=remedy)), request)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what Ray raises into what a user can act on."""
+    try:
+        yield
+    except ImlctlError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"Ray gave up: {gist(error)}",
+            source="--ray",
+            remedy="The same imlctl must be installed on all machines; Ray's logs say more."
+            " --resume continues with what is left.",
+        ) from error

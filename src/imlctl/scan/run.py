@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from imlctl import atomic
 from imlctl.scan.analysis import key_of, record_of_failure
@@ -19,22 +19,7 @@ if TYPE_CHECKING:
     from imlctl.scan.analysis import Options
     from imlctl.scan.ledger import Ledger
     from imlctl.scan.naming import Job
-    from imlctl.scan.pool import Answers, Requests
-
-
-class Engine(Protocol):
-    """Decodes and analyses pictures, wherever that is done."""
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Provenance of all results, see `Localizer.provenance`."""
-
-    def run(self, requests: Requests, stopped: Callable[[], bool]) -> Answers:
-        """Answer requests until told to stop; what was begun is finished.
-
-        Raises:
-            ImlctlError: It concerns all pictures: wrong settings, or no process can be started.
-        """
+    from imlctl.scan.pool import Engine
 
 
 @dataclass(frozen=True, slots=True)
