@@ -278,7 +278,7 @@ def _refuse_existing(jobs: Sequence[Job], *, force: bool, ours: Container[Path])
     taken = [p for p in _files(jobs) if os.path.lexists(p) and not may_be_replaced(p)]
     if taken:
         more = f" (and {len(taken) - 1} more outputs)" if len(taken) > 1 else ""
-        remedy = "Choose another name, add --force to replace it, or --resume where a ledger knows it."
+        remedy = "Add --force to replace it, or --resume the scan that wrote it."
         if force:
             remedy = "It is not a regular file; choose another name."
         what = f"this output is already there{more}"
