@@ -322,7 +322,7 @@ class TestStopping:
         best = train(longer, tmp_path, device=CPU, report=told.append)
         assert {"event": "resumed", "step": 4, "of": 6} in told
         assert [e["step"] for e in told if e["event"] == "validation"] == [6]
-        assert load(best).card.training["steps"] in (4, 6)
+        assert load(best).card.training["steps"] in (2, 4, 6)  # whichever look was the best
 
 
 class TestFailures:
