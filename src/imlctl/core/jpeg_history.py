@@ -300,20 +300,21 @@ def _at_stride(maps: Tensor, offset: Tensor, valid: Tensor, size: tuple[int, int
 
 
 @cache
-def _waves(device: torch.device) -> Tensor:
+def _waves(device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """Orthonormal DCT-II of eight values, (frequency, place)."""
     n = torch.arange(_BLOCK, dtype=torch.float64)
     waves = torch.cos(math.pi * (2 * n + 1) * n[:, None] / (2 * _BLOCK)) / 2
     waves[0] = math.sqrt(1 / _BLOCK)
-    return waves.float().to(device)
+    return waves.to(dtype).to(device)
 
 
 @cache
 def _filters(device: torch.device) -> Tensor:
     """The first AC frequencies of blocks of 8x8, (F, 64)."""
-    waves = _waves(device)
+    # Rounded once: what lies between two values of a histogram would fall to the other one.
+    waves = _waves(torch.device("cpu"), torch.float64)
     both = (waves[:, None, :, None] * waves[None, :, None, :]).reshape(64, 64)
-    return both[list(_by_diagonal())]
+    return both[list(_by_diagonal())].float().to(device)
 
 
 @cache
