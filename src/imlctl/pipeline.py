@@ -27,12 +27,11 @@ from imlctl.image.views import VIEWS, views_of
 from imlctl.inference import OVERLAP, predict, predict_together
 from imlctl.mask import render
 from imlctl.mask.decide import (
-    EVIDENCE,
     Decision,
     Verdict,
     check_probability,
-    critical,
     decide,
+    evidence,
     picture_score,
 )
 from imlctl.mask.regions import Regions, find_regions
@@ -339,7 +338,7 @@ class Localizer:
     def _decide(self, probability: NDArray[np.float32], score: float) -> Decision:
         check_probability(probability)
         if self.card.score_scale is not None:
-            level = score if self.model.scored else critical(probability, EVIDENCE)
+            level = evidence(probability, score if self.model.scored else None)
             score = picture_score(level, self.card.score_scale)
         threshold = self.settings.threshold
         return decide(probability, score, self.card.rule, threshold=threshold)

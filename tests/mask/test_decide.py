@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from imlctl.errors import NumericalError, UsageError
-from imlctl.mask.decide import Rule, Verdict, decide
+from imlctl.mask.decide import PEAK, Rule, Verdict, decide, evidence, expected_f1
 
 RULE = Rule(manipulated=0.8, inconclusive=0.4)
 
@@ -60,26 +60,52 @@ def test_no_verdict_claims_that_a_picture_is_authentic():
 
 
 @pytest.mark.parametrize(
-    ("peak", "expected"), [(1.0, 0.4), (0.5, 0.2), (0.3333, 0.133), (0.05, 0.05), (0.0, 0.05)]
+    ("peak", "expected"), [(1.0, 0.5), (0.5, 0.333), (0.25, 0.2), (0.03, 0.05), (0.0, 0.05)]
 )
-def test_where_something_is_found_the_threshold_follows_the_map(peak, expected):
+def test_where_something_is_found_the_threshold_is_half_of_the_expected_f1(peak, expected):
     probability = np.zeros((20, 50), np.float32)
-    probability.ravel()[:6] = peak  # more than half a percent of a thousand pixels
+    probability.ravel()[:6] = peak  # 2 * 6 peak / (6 + 6 peak) is the F1 of marking these
     for score in (0.5, 0.9):
         assert of(probability, score).threshold == expected
     assert of(probability, 0.1).threshold == 0.5
     assert of(probability, 0.9, threshold=0.7).threshold == 0.7
 
 
-def test_half_a_percent_of_stray_pixels_does_not_move_the_threshold():
-    probability = np.full((20, 50), 0.25, np.float32)
-    probability.ravel()[:5] = 1.0
-    assert of(probability, 0.9).threshold == 0.1
+def test_the_mask_has_the_highest_expected_f1():
+    """By trying every threshold, and with the sum of the map for what is manipulated."""
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        probability = np.round(rng.beta(0.3, 1.2, (30, 40)) * 1000).clip(0, 1000) / 1000
+        total = probability.sum()
+        tried = [
+            2 * probability[probability >= t].sum() / ((probability >= t).sum() + total)
+            for t in np.unique(probability)
+        ]
+        assert expected_f1(probability) == pytest.approx(max(tried), abs=2e-3)
+        marked = probability >= expected_f1(probability) / 2
+        mine = 2 * probability[marked].sum() / (marked.sum() + total)
+        assert mine == pytest.approx(max(tried), abs=2e-3)
+
+
+def test_a_large_map_is_counted_in_strips():
+    probability = np.zeros((1100, 2000), np.float32)
+    probability[-40:, -50:] = 0.8
+    assert expected_f1(probability) == pytest.approx(1.6 / 1.8)
 
 
 def test_the_threshold_is_never_higher_than_where_nothing_is_found():
     rule = Rule(0.8, 0.4, threshold=0.3)
     assert decide(np.ones((9, 9), np.float32), 0.9, rule).threshold == 0.3
+
+
+def test_the_evidence_is_the_map_s_peak_and_what_was_said_of_the_whole_picture():
+    probability = np.zeros((20, 50), np.float32)
+    probability.ravel()[:6] = 0.8
+    assert evidence(probability) == pytest.approx(0.8)
+    assert evidence(probability, 0.5) == pytest.approx(1 / (1 + (1 / 4) ** PEAK))
+    assert evidence(probability, 0.9) == pytest.approx(1 / (1 + (1 / 4) ** PEAK / 9))
+    for level in (0.0, 1.0):  # certainty is no infinity
+        assert evidence(np.full((2, 2), level, np.float32), level) == pytest.approx(level, abs=1e-6)
 
 
 def test_a_faint_map_stays_faint():
@@ -118,7 +144,6 @@ def test_a_threshold_outside_the_open_interval_is_refused(threshold):
         {"threshold": 0.0},
         {"threshold": 1.0},
         {"threshold": float("nan")},
-        {"peak_share": 0.0},
         {"lowest": 0.0},
         {"lowest": 0.6},
     ],

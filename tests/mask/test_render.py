@@ -236,7 +236,7 @@ def test_the_caption_says_what_was_decided(written):
         "manipulated: 6.2 % of pixels marked, at p >= 0.50",
         "nothing found: no pixel marked, at p >= 0.30",
         "nothing found: 0.01 % of pixels marked, at p >= 0.50",
-        "inconclusive: 100 % of pixels marked, at p >= 0.24",
+        "inconclusive: 100 % of pixels marked, at p >= 0.375",
     ]
 
 

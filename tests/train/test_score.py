@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
@@ -19,7 +20,7 @@ from imlctl.train import score as module
 from imlctl.train.score import HeadConfig, authentic, fit_heads, forgeries
 
 CPU = torch.device("cpu")
-QUICK = HeadConfig(pictures=6, epochs=20)
+QUICK = HeadConfig(pictures=6)
 
 
 def pool(count: int = 3, side: int = 160) -> PhotoPool:
@@ -63,16 +64,31 @@ def test_the_same_photographs_give_the_same_heads(model: EfficientIML) -> None:
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-def test_a_score_learns_what_tells_forgeries_apart() -> None:
+def test_a_score_is_the_logistic_regression_of_what_the_map_leaves_open() -> None:
     some = torch.Generator().manual_seed(0)
     head = PictureScore(4)
     rows = torch.randn(400, len(head.mean), generator=some)
     truth = (torch.rand(400, generator=some) < 0.5).float()
     rows[:, 3] += 3.0 * truth
-    module._fit_score(head, rows[:300], truth[:300], HeadConfig(epochs=150))
+    module._fit_score(head, rows[:300], [0.0] * 300, truth[:300].tolist(), 0.05)
     with torch.no_grad():
         said = head.judge(rows[300:])
-    assert roc_auc_score(truth[300:], said) > 0.85
+        shown, tried = (head.standardized(each).numpy() for each in (rows[:300], rows[300:]))
+    assert roc_auc_score(truth[300:], said) > 0.9
+    reference = LogisticRegression(C=1 / (2 * 0.05 * 300), tol=1e-8, max_iter=1000)
+    wanted = reference.fit(shown, truth[:300]).decision_function(tried)
+    np.testing.assert_allclose(said, wanted, atol=1e-3)
+
+
+def test_a_score_need_not_say_again_what_the_map_says() -> None:
+    some = torch.Generator().manual_seed(0)
+    head = PictureScore(4)
+    rows = torch.randn(400, len(head.mean), generator=some)
+    peaks = 3 * torch.randn(400, generator=some)
+    truth = (torch.rand(400, generator=some) < torch.sigmoid(peaks)).float()
+    module._fit_score(head, rows, peaks.tolist(), truth.tolist(), 0.1)
+    with torch.no_grad():
+        assert float(head.judge(rows).abs().mean()) < 0.3
 
 
 def test_reliability_learns_where_edits_are_seen() -> None:
@@ -81,7 +97,7 @@ def test_reliability_learns_where_edits_are_seen() -> None:
     described = torch.randn(2000, CONDITIONS, generator=some)
     chance = torch.sigmoid(2 * described[:, 2])  # edits show in texture, say
     seen = (torch.rand(2000, generator=some) < chance).float()
-    module._fit_reliability(head, described, seen, torch.ones(2000), HeadConfig(epochs=300))
+    module._fit_reliability(head, described, seen, torch.ones(2000))
     with torch.no_grad():
         believed = torch.sigmoid(head(described))
     assert float((believed - chance).abs().mean()) < 0.1

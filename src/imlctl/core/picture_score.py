@@ -2,8 +2,9 @@
 
 TruFor (Guillaro et al. 2023) pools its map and its confidence map, four numbers each, into two
 small layers. This one sees more: the decoder's own features, finest and coarsest, as means over the
-picture that count each place equally, by its odds, and by its probability, and as maxima. Sums and
-maxima of tiles make those of the whole, so a picture in tiles is scored as one.
+picture that count each place equally, by its odds, and by its probability, and as maxima. One layer
+is enough for them. Sums and maxima of tiles make those of the whole, so a picture in tiles is
+scored as one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _SPOT = 4  # cells a side; a lone one is not a finding
 _MOST = 15.0  # log odds; sums of odds stay finite
-_HIDDEN = 24
+_FAR = 4.0  # spreads from the mean; beyond, a picture is unlike those that taught the score
 _WEIGHTINGS = 3  # equal, by odds, by probability
 _STATISTICS = 9  # of the map and of its reliability
 
@@ -91,7 +92,10 @@ def merge(parts: Sequence[Pooled]) -> Pooled:
 
 
 class PictureScore(nn.Module):
-    """From pooled features of `width` channels to the log odds of a manipulation."""
+    """From pooled features of `width` channels to log odds, which the map's own are added to.
+
+    `mask.decide.evidence` adds them.
+    """
 
     mean: Tensor
     spread: Tensor
@@ -101,8 +105,7 @@ class PictureScore(nn.Module):
         inputs = 2 * (_WEIGHTINGS + 1) * width + _STATISTICS
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("spread", torch.ones(inputs))
-        self.hidden = nn.Linear(inputs, _HIDDEN)
-        self.out = nn.Linear(_HIDDEN, 1)
+        self.out = nn.Linear(inputs, 1)
 
     def forward(self, pooled: Pooled) -> Tensor:
         """(B, ...) to (B,)."""
@@ -112,8 +115,11 @@ class PictureScore(nn.Module):
 
     def judge(self, described: Tensor) -> Tensor:
         """(B, D), as `describe` returns it, to (B,)."""
-        x = (described - self.mean) / self.spread
-        return cast("Tensor", self.out(F.relu(self.hidden(x))).squeeze(1))
+        return cast("Tensor", self.out(self.standardized(described)).squeeze(1))
+
+    def standardized(self, described: Tensor) -> Tensor:
+        """(B, D) in spreads from the mean of the pictures that taught it."""
+        return ((described - self.mean) / self.spread).clamp(-_FAR, _FAR)
 
 
 def describe(pooled: Pooled) -> Tensor:

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 Scale = tuple[float, float]  # slope and offset, between log odds
 
 EVIDENCE = 0.005  # share of the pixels whose probability the score is read from
+PEAK = 0.25  # of its log odds, that a score is trained to add to
 DEFAULT_THRESHOLD = 0.5
 _LEAST = 1e-6  # further from certainty than float32 maps can say
+_LEVELS = 1001  # of probability, that thresholds are tried at
+_STRIP = 1 << 20  # pixels counted at a time; bounds the float64 copies
 _ROUNDS = 50  # of Newton's method, which needs about eight
 
 
@@ -50,14 +53,13 @@ class Rule:
     manipulated: float = 0.9  # least score of a picture that is called so, 0 to 1
     inconclusive: float = 0.5  # likewise, at most `manipulated`
     threshold: float = DEFAULT_THRESHOLD  # where nothing was found, and the highest of any mask
-    peak_share: float = 0.4  # elsewhere the threshold is this of the map's 99.5th percentile,
-    lowest: float = 0.05  # but never below this
+    lowest: float = 0.05  # threshold of any mask
 
     def __post_init__(self) -> None:
         if not 0 <= self.inconclusive <= self.manipulated <= 1:
             raise ValueError("a rule needs 0 <= inconclusive <= manipulated <= 1")
-        if not 0 < self.lowest <= self.threshold < 1 or not 0 < self.peak_share <= 1:
-            raise ValueError("a rule needs 0 < lowest <= threshold < 1 and peak_share in (0, 1]")
+        if not 0 < self.lowest <= self.threshold < 1:
+            raise ValueError("a rule needs 0 < lowest <= threshold < 1")
 
     def verdict(self, score: float) -> Verdict:
         """Return what a picture with this score is called; NumericalError outside 0 to 1."""
@@ -73,11 +75,13 @@ class Rule:
     def threshold_for(self, probability: NDArray[np.floating[Any]], verdict: Verdict) -> float:
         """Return the threshold of the mask: lower for a faint map that found something.
 
-        It has three decimals, so that what is printed is what was used.
+        The mask of the highest expected F1 holds the pixels whose probability is at least half of
+        that F1 (Lipton et al. 2014). It has three decimals, so that what is printed is what was
+        used.
         """
         if verdict is Verdict.NOTHING_FOUND:
             return self.threshold
-        wanted = math.floor(1000 * self.peak_share * critical(probability, EVIDENCE)) / 1000
+        wanted = math.floor(1000 * expected_f1(probability) / 2) / 1000
         return min(max(wanted, self.lowest), self.threshold)
 
 
@@ -147,6 +151,36 @@ def check_probability(probability: NDArray[np.floating[Any]]) -> None:
         )
 
 
+def expected_f1(probability: NDArray[np.floating[Any]]) -> float:
+    """Return the highest F1 that a threshold of a map can expect, its probabilities being right.
+
+    With the sum of all probabilities for the number of manipulated pixels, and of those marked for
+    the number of hits (Jansche 2007): 2 hits / (marked + manipulated).
+    """
+    marked, hits = np.zeros(_LEVELS), np.zeros(_LEVELS)
+    for rows in np.array_split(probability, -(-probability.size // _STRIP)):
+        values = rows.ravel()
+        levels = (values * (_LEVELS - 1)).astype(np.intp)
+        marked += np.bincount(levels, minlength=_LEVELS)
+        hits += np.bincount(levels, values, minlength=_LEVELS)
+    marked, hits = marked[::-1].cumsum(), hits[::-1].cumsum()  # from each level up
+    return float((2 * hits / (marked + hits[-1]).clip(1)).max())
+
+
+def evidence(probability: NDArray[np.floating[Any]], said: float | None = None) -> float:
+    """Return what a picture's score is made of, 0 to 1.
+
+    Args:
+        probability: Its map.
+        said: By a score that was trained on whole pictures, 0 to 1: its log odds and part of the
+            map's are added. None where the weights have no such score.
+    """
+    level = critical(probability, EVIDENCE)
+    if said is None:
+        return level
+    return 1 / (1 + math.exp(-log_odds(said) - PEAK * log_odds(level)))
+
+
 def critical(probability: NDArray[np.floating[Any]], share: float) -> float:
     """Return the highest threshold that more than a share of the pixels reach, 0 <= share < 1."""
     place = int(share * probability.size)
@@ -157,7 +191,7 @@ def picture_score(level: float, scale: Scale) -> float:
     """Probability that a picture is manipulated, if one in two of such pictures is.
 
     Args:
-        level: Its critical threshold for the share `EVIDENCE`, 0 to 1.
+        level: Its `evidence`, 0 to 1.
         scale: As `fit_scale` returns it.
     """
     slope, offset = scale
@@ -166,7 +200,7 @@ def picture_score(level: float, scale: Scale) -> float:
 
 
 def fit_scale(authentic: Sequence[float], forged: Sequence[float]) -> Scale | None:
-    """Fit a logistic curve to the critical thresholds of pictures whose truth is known.
+    """Fit a logistic curve to the evidence of pictures whose truth is known.
 
     Platt scaling (Platt 1999) with his smoothed targets; both kinds weigh the same, however many
     there are. None where forged pictures do not have the higher levels.

@@ -19,7 +19,7 @@ from imlctl.evaluate.metrics import threshold_at
 from imlctl.forge.history import random_copy, random_finish
 from imlctl.forge.synthesizer import Mix, Synthesizer
 from imlctl.inference import predict
-from imlctl.mask.decide import EVIDENCE, Rule, Scale, critical, fit_scale, log_odds, picture_score
+from imlctl.mask.decide import Rule, Scale, evidence, fit_scale, log_odds, picture_score
 from imlctl.train.score import fit_heads
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _look(model: Model, pixels: NDArray[np.uint8], device: torch.device) -> _See
     image = torch.from_numpy(np.moveaxis(pixels, 2, 0).copy())  # (3, H, W)
     answer = predict(model, image, device=device)
     found = answer.probability.numpy()
-    level = answer.score if model.scored else critical(found, EVIDENCE)
+    level = evidence(found, answer.score if model.scored else None)
     below = np.searchsorted(np.sort(found, axis=None), _STEPS)
     return _Seen(level, (found.size - below) / found.size)
 
