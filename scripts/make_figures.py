@@ -1,4 +1,4 @@
-"""Make the picture of README and the examples of docs/explanation.md, with their verdicts.
+"""Make the picture of README, examples with their verdicts, and diagrams of how scores hold.
 
 Photographs: astronaut (NASA, public domain), chelsea (Stefan van der Walt, CC0), coffee (Rachel
 Michetti, CC0) and rocket (SpaceX, public domain), all as scikit-image ships them. Run from
@@ -8,6 +8,7 @@ anywhere: ``python scripts/make_figures.py``.
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ OUT = DOCS / "images"
 PAGE = DOCS / "explanation.md"  # has a line "verdict <!-- example NAME -->" for each example
 HEIGHT = 260  # of one panel, in pixels
 CAPTION = 26
+PLOT, MARGIN = 300, 46  # side of a diagram, and room for its figures, in pixels
 
 
 def ellipse(shape: tuple[int, ...], cy: int, cx: int, ry: int, rx: int) -> NDArray[np.bool_]:
@@ -90,10 +92,48 @@ def panel(pixels: NDArray[np.uint8], caption: str) -> Image.Image:
     return framed
 
 
+def reliability(model: str) -> str:
+    """Draw a reliability diagram as SVG: each tenth of the scores, and how many were forgeries.
+
+    From docs/measured, as the tables of the model cards are; a disc's area is its pictures' number.
+    """
+    measured = json.loads((DOCS / "measured" / f"f1-{model}.json").read_text("utf-8"))
+    rows = measured["models"][0]["reliability"]
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return round(MARGIN + x * PLOT, 1), round(12 + (1 - y) * PLOT, 1)
+
+    def text(x: float, y: float, words: str, anchor: str = "middle") -> str:
+        return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{words}</text>'
+
+    left, bottom = at(0, 0)
+    right, top = at(1, 1)
+    parts = [f'<path d="M{left} {bottom}L{right} {top}" stroke="#aaa" stroke-dasharray="4"/>']
+    for tenths in range(0, 11, 2):
+        share = tenths / 10
+        parts.append(text(at(share, 0)[0], bottom + 16, f"{share:.1f}"))
+        parts.append(text(left - 6, at(0, share)[1] + 4, f"{100 * share:.0f}%", "end"))
+    points = [(*at(row["score"], row["observed"]), row) for row in rows]
+    line = " ".join(f"{x},{y}" for x, y, _ in points)
+    parts.append(f'<polyline points="{line}" fill="none" stroke="#0072b2"/>')
+    for x, y, row in points:
+        radius = round((row["tampered"] + row["authentic"]) ** 0.5 * 1.2, 1)
+        parts.append(f'<circle cx="{x}" cy="{y}" r="{radius}" fill="#0072b2" fill-opacity="0.7"/>')
+    parts.append(text(MARGIN + PLOT / 2, bottom + 34, "across: score; up: share of forgeries"))
+    box = f'<rect x="{left}" y="{top}" width="{PLOT}" height="{PLOT}" fill="none" stroke="#444"/>'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{PLOT + 80}" height="{PLOT + 56}"'
+    style = (
+        ' font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
+    )
+    return "\n".join([head + style, box, *parts, "</svg>", ""])
+
+
 def main() -> None:
     """Write one strip per example into docs/images, and each verdict into the page."""
     localizer = imlctl.load()
     OUT.mkdir(parents=True, exist_ok=True)
+    for model in ("efficientiml", "diffiml"):
+        (OUT / f"reliability-{model}.svg").write_text(reliability(model), "utf-8")
     shown = localizer.localize(resources.example()).overlay_png()
     Image.open(io.BytesIO(shown)).convert("RGB").save(OUT / "demo.jpg", quality=88)
     page = PAGE.read_text("utf-8")
