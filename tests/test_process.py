@@ -52,13 +52,13 @@ def test_threads_of_the_command_line_spin_moderately_unless_told_otherwise(
 def test_threads_sleep_at_once_where_other_programs_hold_the_cores(
     others: int, spins: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in process._CHOSEN:
+    for name in process.WAITING:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(process, "others_running", lambda: others)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     process.spin_moderately()
     assert os.environ["GOMP_SPINCOUNT"] == spins
-    for name in process._CHOSEN:
+    for name in process.WAITING:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -67,14 +67,14 @@ def test_running_programs_are_counted_where_the_system_says() -> None:
 
 
 def test_what_runs_for_a_moment_makes_no_machine_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in process._CHOSEN:
+    for name in process.WAITING:
         monkeypatch.delenv(name, raising=False)
     looks = iter([3, 2, 0])
     monkeypatch.setattr(process, "others_running", lambda: next(looks))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     process.spin_moderately()
     assert os.environ["GOMP_SPINCOUNT"] == "3000"
-    for name in process._CHOSEN:
+    for name in process.WAITING:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -89,14 +89,14 @@ def test_what_runs_for_a_moment_makes_no_machine_busy(monkeypatch: pytest.Monkey
 def test_training_lets_threads_sleep_unless_told_otherwise(
     given: dict[str, str], wanted: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in process._CHOSEN:
+    for name in process.WAITING:
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     process.spin_moderately()
     process.sleep_at_once()
     assert os.environ.get("GOMP_SPINCOUNT") == wanted
-    for name in process._CHOSEN:
+    for name in process.WAITING:
         os.environ.pop(name, None)
 
 

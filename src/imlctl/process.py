@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 # spins for 300,000 by itself, some milliseconds, longer than most loops of the network last.
 _SPINS = ("3000", "0")
 _BLOCK_TIMES = ("1", "0")  # milliseconds; the same for Intel's and LLVM's
-_CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+# Variables that say how idle threads wait.
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 _LOOKS, _BETWEEN_LOOKS = 4, 0.004  # seconds
 
@@ -37,7 +38,7 @@ def spin_moderately() -> None:
     twice as long on idle cores. On busy ones, spinning takes the time that others need to finish.
     To be called before torch is imported.
     """
-    if any(name in os.environ for name in _CHOSEN):
+    if any(name in os.environ for name in WAITING):
         return
     for look in range(_LOOKS):  # again while it is busy: the shell may just have started this
         time.sleep(_BETWEEN_LOOKS if look else 0)

@@ -26,10 +26,14 @@ MB = 1_000_000
 
 def test_the_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imlctl.bench.machine._BETWEEN_LOOKS", 0)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("KMP_BLOCKTIME", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "3000")
     here = observe(CPU)
     assert (here["device"], here["torch"]) == ("cpu", torch.__version__)
     assert here["cores"] == cores() >= 1
     assert here["threads"] == torch.get_num_threads()
+    assert here["waiting"] == "GOMP_SPINCOUNT=3000"
     assert here["cpu"]
     json.dumps(here, allow_nan=False)
 

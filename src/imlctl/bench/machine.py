@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from imlctl.bench.timing import waits_for
 from imlctl.device import describe
-from imlctl.process import cores, others_running, silent_stderr
+from imlctl.process import WAITING, cores, others_running, silent_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,7 @@ def observe(device: torch.device) -> dict[str, Any]:
         "cpu": processor(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
+        "waiting": " ".join(f"{name}={os.environ[name]}" for name in WAITING if name in os.environ),
         "others": others_busy(),
         "torch": str(torch.__version__),
         "python": platform.python_version(),

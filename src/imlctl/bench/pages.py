@@ -56,7 +56,8 @@ def _conditions(machine: Document, after: float | None = None) -> str:
     later = "" if after is None else f", {percentage(after)} after the run"
     return (
         f"{machine['device']}; {machine['cpu']}; cores: {machine['cores']},"
-        f" threads: {machine['threads']}; other programs used"
+        f" threads: {machine['threads']} ({machine['waiting'] or 'waiting as OpenMP likes'});"
+        " other programs used"
         f" {percentage(machine['others'])} of the cores before{later}\n"
         f"torch {machine['torch']}, Python {machine['python']}, {machine['system']}"
     )
