@@ -167,7 +167,7 @@ def check_jpeg(data: bytes) -> tuple[str, ...]:
         data: A JPEG that `walk_jpeg` found whole; what follows its end marker is not looked at.
 
     Raises:
-        DecodeError: Its data are damaged.
+        DecodeError: Its data are damaged; says where, if that is known.
     """
     found = list(segments(data))
     first = next(index for index, each in enumerate(found) if each.code == SCAN)
@@ -187,7 +187,9 @@ def check_jpeg(data: bytes) -> tuple[str, ...]:
     if reason := _complaint(whole, channels):
         if any(word in reason for word in _BEYOND_CHECKER):
             return ("its picture data could not be checked for damage",)
-        raise damaged(f'libjpeg reports "{reason}" in its picture data')
+        place = _place_of_damage(data, found[first:])
+        near = "" if place is None else f", near byte {place}"
+        raise damaged(f'libjpeg reports "{reason}" in its picture data{near}')
     _refuse_missing_scans(data, found[first:], frame)
     if frame.code in _ARITHMETIC:
         # Its decoder makes up zeros for missing data. A whole picture needs few that were left out
@@ -261,6 +263,19 @@ def _shortest_symbols(data: bytes, header: list[Segment]) -> Iterator[int]:
             if data[at] >> 4:
                 yield data[at + 17]
             at += 17 + sum(data[at + 1 : at + 17])
+
+
+def _place_of_damage(data: bytes, found: list[Segment]) -> int | None:
+    """Return the offset of the first marker, from a scan on, that cannot stand where it does."""
+    for segment, following in pairwise(found):
+        if segment.code == SCAN:
+            restarts = re.finditer(rb"\xff[\xd0-\xd7]", data[segment.end : following.at])
+            for number, each in enumerate(restarts):
+                if each[0][1] - 0xD0 != number % 8:
+                    return segment.end + each.start()
+        elif data[segment.end] != 0xFF:
+            return segment.at
+    return None
 
 
 def jpeg_grid(pixels: NDArray[np.unsignedinteger[Any]]) -> tuple[int, int] | None:
