@@ -12,8 +12,11 @@ STEP = {
     "per_second": 9.6,
     "eta": 7,
     "waiting": 0.1,
+    "forward": 0.4,
+    "backward": 0.5,
+    "update": 0.0,
 }
-PACE = "loss 0.2500, 9.6 a second, waiting 10%, 0:00:07 left"
+PACE = "loss 0.2500, 9.6 a second, waiting 10%, forward 40%, backward 50%, update 0%, 0:00:07 left"
 
 
 def test_into_a_file_go_lines_and_of_steps_only_some(capsys):

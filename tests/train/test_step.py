@@ -16,7 +16,7 @@ from imlctl.train.batches import Batch
 from imlctl.train.checkpoint import EMA, TrainState
 from imlctl.train.config import OptimConfig
 from imlctl.train.distributed import Process
-from imlctl.train.step import take_step
+from imlctl.train.step import Stopwatch, take_step
 
 CPU = torch.device("cpu")
 MODEL = EfficientIMLConfig(EfficientRWKVConfig(dims=(16, 16, 32), depths=(1, 1, 1)), width=16)
@@ -45,7 +45,7 @@ def maker(index: int) -> Sample:
     return Sample(empty, empty, "splice", (f"{index // 2}.jpg",))
 
 
-def step(state: TrainState[Any], value: float) -> dict[str, float]:
+def step(state: TrainState[Any], value: float, watch: Stopwatch | None = None) -> dict[str, float]:
     """Take a step of two samples whose gradient is `value`, although their loss is finite."""
 
     class Sneaky(torch.autograd.Function):
@@ -64,7 +64,9 @@ def step(state: TrainState[Any], value: float) -> dict[str, float]:
 
     part = Batch(torch.ones(2, 3, 1, 1), torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1))
     optim = OptimConfig(batch=2, clip=1.0)
-    return take_step(state, Learner(state.model), optim, [part], maker, Process())
+    return take_step(
+        state, Learner(state.model), optim, [part], maker, Process(), watch or Stopwatch()
+    )
 
 
 class TestFailures:
@@ -81,3 +83,14 @@ class TestFailures:
             step(ours, value)
         assert ours.step == 1
         assert ours.model.weight.item() == before
+
+
+def test_it_is_told_where_the_time_of_a_step_goes() -> None:
+    watch, ours = Stopwatch(), state()
+    for _ in range(4):
+        step(ours, 1.0, watch)
+    shares = watch.shares()
+    assert set(shares) == {"waiting", "forward", "backward", "update"}
+    assert sum(shares.values()) == pytest.approx(1, abs=3e-3)
+    assert min(shares.values()) >= 0
+    assert shares["backward"] > 0

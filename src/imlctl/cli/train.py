@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Event = dict[str, Any]
 
 _SAVING = b"\nimlctl: saving after this step; press Ctrl-C again to stop now\n"
+_PARTS = ("waiting", "forward", "backward", "update")
 _SENTENCES = {
     "resumed": "going on from step {step} of {of}",
     "stopped": "stopped at step {step} of {of}",
@@ -127,9 +128,9 @@ def _values(event: Event, without: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 def _pace(event: Event) -> str:
-    """Loss, speed, and the share of the time that is spent waiting for samples."""
+    """Loss, speed, and where the time of a step goes."""
     told = [f"loss {event['loss']:.4f}", f"{event['per_second']:.1f} a second"]
-    told += [f"waiting {event['waiting']:.0%}"] if "waiting" in event else []
+    told += [f"{part} {event[part]:.0%}" for part in _PARTS if part in event]
     return ", ".join([*told, f"{timedelta(seconds=int(event['eta']))} left"])
 
 

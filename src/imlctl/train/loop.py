@@ -23,7 +23,7 @@ from imlctl.train.distributed import (
 )
 from imlctl.train.material import decisive, load_material, require_sources
 from imlctl.train.objective import clues_of, make_objective, train_mode
-from imlctl.train.step import Learner, fresh_state, take_step
+from imlctl.train.step import Learner, Stopwatch, fresh_state, take_step
 from imlctl.train.validate import finish, validate
 from imlctl.weights.load import Card, save
 
@@ -118,20 +118,17 @@ def _all_steps(
     train_mode(state.model)
 
     saved = begun = time.monotonic()
-    waited, started = 0.0, state.step
+    watch, started = Stopwatch(), state.step
     while state.step < optim.steps:
-        asked = time.monotonic()
-        parts = list(itertools.islice(source, optim.accumulate))
-        waited += time.monotonic() - asked
+        parts = itertools.islice(source, optim.accumulate)
         try:
-            terms = take_step(state, learner, optim, parts, material.training, process)
+            terms = take_step(state, learner, optim, parts, material.training, process, watch)
         except RuntimeError as error:  # torch's for a full GPU is one as well
             raise _explained(error, optim, process) from error
         if state.step % _LOG_EVERY == 0 or state.step == optim.steps:
-            spent = time.monotonic() - begun
-            speed = (state.step - started) / spent
+            speed = (state.step - started) / (time.monotonic() - begun)
             pace = {
-                "waiting": round(waited / spent, 3),  # share of the time, for samples
+                **watch.shares(),
                 "per_second": round(speed * optim.batch, 2),
                 "eta": round((optim.steps - state.step) / speed),
             }
@@ -150,7 +147,7 @@ def _all_steps(
         if validating:
             barrier()
             train_mode(state.model)
-            begun, waited, started = time.monotonic(), 0.0, state.step
+            begun, watch, started = time.monotonic(), Stopwatch(), state.step
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -80,6 +81,28 @@ class Learner(nn.Module):
         return self.objective.loss(self.model, batch, step)
 
 
+class Stopwatch:
+    """Shares of the time that the parts of steps take.
+
+    What a GPU still owes shows where its result is first asked for, backward's in ``update``.
+    """
+
+    def __init__(self) -> None:
+        self.spent = dict.fromkeys(("waiting", "forward", "backward", "update"), 0.0)
+        self.since = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """Book the time since the last lap on a part."""
+        now = time.perf_counter()
+        self.spent[part] += now - self.since
+        self.since = now
+
+    def shares(self) -> dict[str, float]:
+        """Return each part's share of all time booked so far."""
+        whole = sum(self.spent.values())
+        return {part: round(spent / whole, 3) for part, spent in self.spent.items()}
+
+
 def take_step(
     state: TrainState[Model],
     learner: nn.Module,
@@ -87,6 +110,7 @@ def take_step(
     parts: Iterable[Batch],
     maker: Maker,
     process: Process,
+    watch: Stopwatch,
 ) -> dict[str, float]:
     """Move the weights once, by this process's `optim.accumulate` parts of the batch.
 
@@ -105,6 +129,7 @@ def take_step(
     sums: dict[str, Tensor] = {}
     first = process.rank * optim.batch // process.world
     for number, part in enumerate(parts):
+        watch.lap("waiting")
         image = part.image.contiguous(memory_format=torch.channels_last)
         last = number == optim.accumulate - 1
         gradients_stay = isinstance(learner, DistributedDataParallel) and not last
@@ -113,7 +138,9 @@ def take_step(
             loss, terms = learner(batch, state.step)
             if not torch.isfinite(loss):
                 raise _not_finite("loss", state.step, optim, maker)
+            watch.lap("forward")
             (loss / optim.accumulate).backward()
+            watch.lap("backward")
         first += len(part)
         for name, value in {"loss": loss.detach(), **terms}.items():
             sums[name] = sums.get(name, 0) + value / optim.accumulate
@@ -123,7 +150,9 @@ def take_step(
     state.optimizer.step()
     state.step += 1
     state.ema.update(state.model)
-    return {k: round(v.item(), 5) for k, v in {**sums, "norm": norm}.items()}
+    found = {k: round(v.item(), 5) for k, v in {**sums, "norm": norm}.items()}
+    watch.lap("update")
+    return found
 
 
 def _not_finite(what: str, step: int, optim: OptimConfig, maker: Maker) -> ImlctlError:
