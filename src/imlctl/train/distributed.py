@@ -138,6 +138,8 @@ def averaging(learner: nn.Module) -> nn.Module:
     """Make a module average its gradients over processes, if there are others."""
     if not joined():
         return learner
+    # Strides of filters of one pixel differ in name only, where they are used as matrices.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     with warnings.catch_warnings():  # torch 2.13 has another name for it, 2.4 has none
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(learner, broadcast_buffers=False)
