@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import platform
-import resource
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +10,6 @@ from imlctl.device import (
     available,
     bfloat16_pays,
     describe,
-    keep_memory,
     make_deterministic,
     resolve,
     side_by_side,
@@ -161,14 +158,3 @@ def test_side_by_side_keeps_the_order_and_shares_out_the_threads(workers: int) -
         assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
-def test_freed_memory_is_kept() -> None:
-    keep_memory()
-    pages = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(2**22)  # 16 MB, 4096 pages
-        pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    assert min(pages) < 400

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
 _BACKENDS = ("cuda", "mps", "xpu", "cpu")
 
 
@@ -89,18 +86,6 @@ def make_deterministic() -> None:
     torch.backends.cudnn.deterministic = True
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-
-
-def keep_memory() -> None:
-    """Have the C library keep freed memory for the next picture, where it is glibc.
-
-    Given back and asked for anew, the maps of one picture cost a tenth of its time.
-    """
-    found = ctypes.CDLL(None) if sys.platform == "linux" else None
-    mallopt = getattr(found, "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, 2**25)
-        mallopt(_TRIM_THRESHOLD, 2**28)
 
 
 def describe(device: torch.device) -> str:

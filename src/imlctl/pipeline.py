@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from imlctl.device import describe, keep_memory, make_deterministic, resolve
+from imlctl.device import describe, make_deterministic, resolve
 from imlctl.errors import UsageError
 from imlctl.image.decode import Photo, decode, of_pixels, read
 from imlctl.image.facts import cautions
@@ -234,7 +234,6 @@ class Localizer:
         self.device = resolve(self.settings.device)
         if loaded is None:
             make_deterministic()
-            keep_memory()
             loaded = open_weights(self.settings.weights or self.settings.model)
             model = cast("Model", loaded.model)  # `open_weights` refuses what does not localize
             self.model: Model = model.fuse().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
