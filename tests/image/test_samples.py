@@ -181,11 +181,14 @@ def test_palette_with_alpha_keeps_the_palette_colours(makers: Any) -> None:
         assert "palette colours converted to RGB" in photo.facts.notes
 
 
-def test_index_past_the_palette_is_black() -> None:
+def test_index_past_the_palette_is_black_and_told() -> None:
     image = Image.fromarray(np.array([[0, 1, 200]], np.uint8)).convert("P")
     image.putpalette([10, 20, 30, 40, 50, 60])
-    pixels, _ = to_rgb(image, NOTHING, b"")
+    pixels, notes = to_rgb(image, NOTHING, b"")
     assert pixels.tolist() == [[[10, 20, 30], [40, 50, 60], [0, 0, 0]]]
+    assert notes[-1] == "colours past the palette's end read as black"
+    image.paste(1, (2, 0, 3, 1))
+    assert to_rgb(image, NOTHING, b"")[1] == notes[:-1]
 
 
 def test_cmyk_as_stored_in_tiff_and_inverted_in_jpeg(makers: Any) -> None:

@@ -54,9 +54,11 @@ def to_rgb(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixels, lis
         return _three_times(grey ^ np.uint8(0x80 * layout.signed)), [_SHIFTED] * layout.signed
     if mode in {"P", "PA"}:
         stored = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-        table = np.zeros((256, 3), np.uint8)  # indices past the palette's end are black
+        table = np.zeros((256, 3), np.uint8)
         table[: len(stored)] = stored
-        return np.asarray(table[_first_plane(image)]), ["palette colours converted to RGB"]
+        indices = _first_plane(image)
+        past = ["colours past the palette's end read as black"] * bool(indices.max() >= len(stored))
+        return np.asarray(table[indices]), ["palette colours converted to RGB", *past]
     if mode.startswith("I;16"):
         wide, notes = _to_sixteen_bits(np.asarray(image).astype(np.uint16), layout.bits)
         # Pillow turns 8-bit pictures that count down from white, and leaves 16-bit ones alone.
