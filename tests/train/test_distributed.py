@@ -154,13 +154,16 @@ def test_two_processes_train_what_one_does_and_go_on_bit_for_bit(
     preset: Path, tmp_path: Path
 ) -> None:
     one, two, broken = (tmp_path / name for name in ("one", "two", "broken"))
-    alone(preset, one)
+    step = tmp_path / "step.toml"  # later, Adam makes whole steps of the rounding errors
+    step.write_text(preset.read_text().replace("steps = 4", "steps = 1"))
+    alone(step, one)
+    run(step, two)
+    # The gradients, as Adam keeps them, and the statistics of batch norm.
+    for part in (".exp_avg", "running_"):
+        assert apart(state(one), state(two), part) < 1e-4
+    two = tmp_path / "two-on"
     run(preset, two)
-    first, second = state(one), state(two)
-    # The gradients, averaged by Adam, and the statistics of batch norm. Weights are no measure:
-    # Adam makes whole steps of the rounding errors where there is no gradient.
-    assert apart(first, second, ".exp_avg") < 1e-2
-    assert apart(first, second, "running_") < 1e-2
+    second = state(two)
     assert {p.name for p in two.iterdir()} == {p.name for p in one.iterdir()}
     assert 9 in run(preset, broken, stop=4)
     run(preset, broken)
