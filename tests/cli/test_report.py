@@ -144,7 +144,7 @@ def test_views_are_files_and_a_part_of_the_page(run, photos, tmp_path):
     assert ran.code == Exit.OK, ran.err
     assert (out / "a.jpg.views.png").read_bytes().startswith(b"\x89PNG")
     page = (out / "report.html").read_text("utf-8")
-    assert page.count('<script type="text/plain" id="v0-') == 4
+    assert page.count('<script type="text/plain" id="v0-') == 5  # and where the map can be believed
 
 
 def test_a_later_scan_takes_reports_for_no_pictures_and_no_obstacle(run, scanned, photos):

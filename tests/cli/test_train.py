@@ -40,7 +40,6 @@ def preset(tmp_path):
         precision = "float32"
         [heads]
         pictures = 2
-        epochs = 3
         [validation]
         every = 2
         synthetic = 4

@@ -218,7 +218,7 @@ def test_paper_has_crops_at_full_resolution_of_the_largest_regions_alone(
     drawn = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     assert drawn.shape == (640, 640, 3)
     assert (np.abs(drawn.astype(int) - (255, 230, 0)).max(2) < 60).any()  # the outline
-    assert "from 240, 280, at full resolution" in path.read_text("utf-8")
+    assert "px at 240, 280, at full resolution" in path.read_text("utf-8")
 
 
 def test_an_older_report_stays_unless_asked(tmp_path: Path) -> None:

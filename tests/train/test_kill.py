@@ -102,7 +102,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_an_undisturbed_one(
     log = [json.loads(line) for line in (broken / "log.jsonl").read_text().splitlines()]
     (resumed,) = (e["step"] for e in log if e["event"] == "resumed")
     assert resumed in (4, 8)
-    (maker,) = load_material(load_config(preset), lambda _: None).training.makers  # type: ignore[attr-defined]
+    maker = load_material(load_config(preset), lambda _: None).training
     epoch = maker.real.epoch_length  # type: ignore[attr-defined]
     assert epoch == 6
     assert resumed % epoch != 0  # one real sample in each step
