@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from imlctl.weights.load import Loaded
 
 
-RELIABLE = 0.5  # a map is believed where its reliability is at least that
+RELIABLE = 0.1  # least chance that an edit is seen, where a map is said to speak
 _SHOWN = 1200  # pixels; the longer side of a result as a notebook shows it
 Source = (
     Photo
@@ -103,7 +103,7 @@ class Result:
 
     @cached_property
     def unreliable_share(self) -> float | None:
-        """Fraction of the picture whose reliability is under one half; None if it is not known."""
+        """Fraction of the picture whose reliability is under a tenth; None if it is not known."""
         if self.reliability is None:
             return None
         return float((self.reliability < RELIABLE).mean())
