@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Scale = tuple[float, float]  # slope and offset, between log odds
 
 EVIDENCE = 0.005  # share of the pixels whose probability the score is read from
-PEAK = 0.25  # of its log odds, that a score is trained to add to
+_PEAK = 0.25  # of its log odds, that a score is trained to add to
 DEFAULT_THRESHOLD = 0.5
 _LEAST = 1e-6  # further from certainty than float32 maps can say
 _LEVELS = 1001  # of probability, that thresholds are tried at
@@ -175,10 +175,14 @@ def evidence(probability: NDArray[np.floating[Any]], said: float | None = None) 
         said: By a score that was trained on whole pictures, 0 to 1: its log odds and part of the
             map's are added. None where the weights have no such score.
     """
-    level = critical(probability, EVIDENCE)
     if said is None:
-        return level
-    return 1 / (1 + math.exp(-log_odds(said) - PEAK * log_odds(level)))
+        return critical(probability, EVIDENCE)
+    return 1 / (1 + math.exp(-log_odds(said) - peak_odds(probability)))
+
+
+def peak_odds(probability: NDArray[np.floating[Any]]) -> float:
+    """Return the part of the log odds of a map's peak that a trained score adds to."""
+    return _PEAK * log_odds(critical(probability, EVIDENCE))
 
 
 def critical(probability: NDArray[np.floating[Any]], share: float) -> float:

@@ -23,7 +23,7 @@ from imlctl.forge.history import random_copy, random_finish
 from imlctl.forge.synthesizer import Mix, Sample, Synthesizer
 from imlctl.image.prepare import to_float
 from imlctl.inference import predict
-from imlctl.mask.decide import EVIDENCE, PEAK, critical, log_odds
+from imlctl.mask.decide import peak_odds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,7 +79,7 @@ def fit_heads(
         for picture, forgery in itertools.islice(pairs, how.pictures):
             for pixels in (picture, forgery.pixels):
                 found = predict(model, _tensor(pixels), device=device).probability.numpy()
-                peaks.append(PEAK * log_odds(critical(found, EVIDENCE)))
+                peaks.append(peak_odds(found))
         truth = [0.0, 1.0] * how.pictures
         model.whole = PictureScore(model.config.width).to(device)
         _fit_score(model.whole, torch.cat(rows.seen), peaks, truth, how.penalty)
