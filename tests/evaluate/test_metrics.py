@@ -18,6 +18,7 @@ from imlctl.evaluate.metrics import (
     map_scores,
     mask_scores,
     pixel_auc,
+    threshold_at,
     pixel_f1,
 )
 
@@ -188,3 +189,22 @@ class TestIntervals:
             low, high = auc_interval(auc, *counts) or (1, 0)
             held += low <= true <= high
         assert 0.92 <= held / 400 <= 0.99
+
+
+class TestThresholdAt:
+    @pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.29, 0.5])
+    def test_flags_no_more_than_the_rate_and_no_less_would(self, rate: float) -> None:
+        values = np.random.default_rng(0).random(100, np.float32)
+        threshold = threshold_at(values.tolist(), rate)
+        # As `decide` compares: a float32 map with a Python number.
+        assert np.count_nonzero(values >= threshold) == round(rate * 100)
+        lower = float(np.nextafter(np.float32(threshold), np.float32(0)))
+        assert np.count_nonzero(values >= lower) > round(rate * 100)
+
+    def test_ties_are_on_the_safe_side(self) -> None:
+        threshold = threshold_at([0.5] * 10 + [0.1] * 10, 0.25)
+        assert threshold > 0.5
+
+    def test_a_threshold_is_never_reached_by_nothing(self) -> None:
+        assert threshold_at([0.0] * 5, 0.2) > 0
+        assert not np.any(np.zeros(5, np.float32) >= threshold_at([0.0] * 5, 0.2))

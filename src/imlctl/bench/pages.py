@@ -263,28 +263,17 @@ def _legend(models: Sequence[Document]) -> str:
 
 
 def _calibration_page(document: Document) -> list[Block]:
-    """Verdicts on authentic pictures, and thresholds of masks that mark few of them."""
+    """Verdicts on authentic pictures."""
     verdicts = tabulate(
         f"Verdicts on {document['pictures']} authentic pictures",
         [{"verdict": name, "share": share} for name, share in document["verdicts"].items()],
         "verdict | pictures=share.count | share [95 %]=share:proportion",
     )
-    table = tabulate(
-        "Thresholds of masks by how many authentic pictures they mark",
-        document["thresholds"],
-        "share of pictures=rate:g | threshold:.4f | marked here [95 %]=marked:proportion",
-    )
     words = (
-        "A picture is marked if more than half a percent of its pixels reach the threshold. The"
-        " true share lies in the interval with 95 % confidence, if these pictures are like yours.\n"
-        f"Sampling: {sampling_line(document['settings'])}.\n"
-        "Kept for these weights: use imlctl localize --threshold fpr=RATE, with any rate. A"
-        " threshold changes the mask, never the verdict."
+        "The true share lies in the interval with 95 % confidence, if these pictures are like"
+        f" yours.\nSampling: {sampling_line(document['settings'])}."
     )
-    few = [f"{row['rate']:g}" for row in document["thresholds"] if not row["resolved"]]
-    if few:
-        words += f"\nThere are too few pictures to measure a share of {', '.join(few)}."
-    return [headline(document), verdicts, table, words]
+    return [headline(document), verdicts, words]
 
 
 def _robustness_page(document: Document) -> list[Block]:
