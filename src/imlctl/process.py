@@ -42,20 +42,20 @@ def spin_moderately() -> None:
         return
     for look in range(_LOOKS):  # again while it is busy: the shell may just have started this
         time.sleep(_BETWEEN_LOOKS if look else 0)
-        busy = others_running() * 2 >= (os.cpu_count() or 1)
+        busy = (others_running() or 0) * 2 >= (os.cpu_count() or 1)
         if not busy:
             break
     os.environ["GOMP_SPINCOUNT"], os.environ["KMP_BLOCKTIME"] = _SPINS[busy], _BLOCK_TIMES[busy]
 
 
-def others_running() -> int:
-    """Count the other threads that run or wait for a core; 0 where the system does not say."""
+def others_running() -> int | None:
+    """Count the other threads that run or wait for a core; None where the system does not say."""
     try:
         listing = Path("/proc/stat").read_bytes()
     except OSError:
-        return 0
+        return None
     found = re.search(rb"^procs_running (\d+)$", listing, re.MULTILINE)
-    return max(0, int(found[1]) - 1) if found else 0
+    return max(0, int(found[1]) - 1) if found else None
 
 
 def sleep_at_once() -> None:

@@ -48,6 +48,8 @@ def test_other_programs_are_told_by_what_runs_while_this_one_sleeps(
     assert others_busy() == 0.25
     monkeypatch.setattr("imlctl.bench.machine.others_running", lambda: 100)
     assert others_busy() == 1.0
+    monkeypatch.setattr("imlctl.bench.machine.others_running", lambda: None)
+    assert others_busy() is None
 
 
 def test_the_processor_is_named(tmp_path: Path) -> None:

@@ -39,6 +39,15 @@ def test_every_table_is_what_was_measured(tables: Any) -> None:
     assert "f1-efficientiml" in names
 
 
+@pytest.mark.parametrize("name", ["efficientiml", "diffiml"])
+def test_cards_say_which_numbers_are_from_logs_and_which_a_command_repeats(name: str) -> None:
+    card = (ROOT / "docs" / "model-cards" / f"{name}.md").read_text("utf-8")
+    recipe = " ".join(card.partition("## Recipe\n")[2].partition("\n## ")[0].split())
+    assert "come from the logs of training" in recipe
+    assert "come from the command that is named there" in recipe
+    assert "`imlctl bench --f1" in card.partition("## Accuracy")[2].partition("<!-- table")[0]
+
+
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
 def test_what_is_kept_is_of_the_weights_that_ship(path: Path) -> None:
     document = json.loads(path.read_text("utf-8"))

@@ -121,6 +121,16 @@ class TestSpeed:
         assert f"other programs used {share:.0%} of the cores before" in " ".join(text.split())
         assert ("Other programs were using this machine" in text) is busy
 
+    def test_a_system_that_hides_neighbours_is_named(
+        self, weights: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for module in ("machine", "speed"):
+            monkeypatch.setattr(f"imlctl.bench.{module}.others_busy", lambda: None)
+        text = bench("--fps", "--weights", weights, "--size", 64, "--runs", 1, "--no-tta")
+        flat = " ".join(text.split())
+        assert "this system does not say what other programs used" in flat
+        assert "Other programs were using this machine" not in flat
+
     def test_both_models_as_json(self, weights: Path, sampler: Path, tmp_path: Path) -> None:
         text = bench(
             *("--fps", "--weights", weights, "--weights", sampler, "--size", 64, "--runs", 1),
@@ -274,6 +284,19 @@ def test_a_peer_is_scored_beside_the_model(weights: Path, pictures: Path, tmp_pa
     assert theirs["seconds"] > 0
     (failed,) = document["failed"]
     assert "only a" in failed["error"]
+
+
+def test_a_model_that_does_not_load_is_told_before_the_peer_runs(
+    weights: Path, pictures: Path, tmp_path: Path
+) -> None:
+    ran = tmp_path / "ran"
+    peer = tmp_path / "peer.py"
+    peer.write_text(f"open({str(ran)!r}, 'w')")
+    command = f"{sys.executable} {peer} {{image}} {{out}}"
+    both = ("--weights", weights, "--weights", tmp_path / "missing.safetensors")
+    with pytest.raises(WeightsError, match=r"missing\.safetensors"):
+        bench("--f1", pictures, *both, "--peer", command)
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize(

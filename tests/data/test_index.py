@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from imlctl.data.index import build_index, counts
+from imlctl.data.manifest import share_of
 from imlctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -152,6 +153,11 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         build_index(tmp_path / "gone", tmp_path)
     with pytest.raises(UsageError, match="unknown layout 'casia3'"):
         build_index(tmp_path, tmp_path, layout="casia3")
+
+
+def test_names_are_spread_evenly() -> None:
+    held = [share_of(f"s/{number}") < 0.25 for number in range(2000)]
+    assert np.mean(held) == pytest.approx(0.25, abs=0.04)
 
 
 def test_splits_are_even(tmp_path: Path, photo: Put) -> None:

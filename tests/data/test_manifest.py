@@ -35,11 +35,12 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     assert read_manifest(tmp_path / name) == wanted
 
 
-def test_dataset_and_manifest_move_together(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+def test_dataset_and_manifest_move_together(name: str, tmp_path: Path) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
-    write_manifest(before / "m.csv", entries(before))
+    write_manifest(before / name, entries(before))
     before.rename(after)
-    assert read_manifest(after / "m.csv") == entries(after)
+    assert read_manifest(after / name) == entries(after)
 
 
 def test_is_readable_by_people_and_spreadsheets(tmp_path: Path) -> None:
@@ -85,11 +86,11 @@ def test_is_taken_from_its_own_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         ("m.csv", HEAD + 'a,"b,s,train\n', "is not valid CSV"),
         ("m.csv", "image,mask,set,split,sha256\na,,s,t,123\n", "line 2: sha256 must have 64"),
         ("m.jsonl", "{", "line 1 is not valid JSON"),
-        ("m.ndjson", "[]", "line 1 is not an object of texts"),
+        ("m.ndjson", "[]", "line 1 is not an object"),
         ("m.jsonl", '{"mask": "x"}', "line 1 names no image"),
-        ("m.jsonl", '{"image": 3, "set": "s", "split": "t"}', "line 1 is not an object of texts"),
+        ("m.jsonl", '{"image": 3, "set": "s", "split": "t"}', "line 1: image must be text"),
         ("m.jsonl", "", "lists no pictures"),
-        ("m.json", "[1]", "entry 1 is not an object of texts"),
+        ("m.json", "[1]", "entry 1 is not an object"),
         ("m.json", "[", "is not valid JSON"),
         ("m.json", "[]", "lists no pictures"),
     ],

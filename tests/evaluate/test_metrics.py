@@ -18,8 +18,8 @@ from imlctl.evaluate.metrics import (
     map_scores,
     mask_scores,
     pixel_auc,
-    threshold_at,
     pixel_f1,
+    threshold_at,
 )
 
 if TYPE_CHECKING:

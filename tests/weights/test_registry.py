@@ -63,7 +63,8 @@ def test_the_public_entries() -> None:
 
 def test_keys_of_former_versions_are_passed_over() -> None:
     entry = load_registry()["efficientiml"].to_dict()
-    old = entry | {"preprocessing": {"mean": [0.0] * 3}, "config": {"width": 3}, "threshold": 0.5}
+    former = {"preprocessing": {"mean": [0.0] * 3}, "calibration": "somehow"}
+    old = entry | former | {"config": {"width": 3}, "threshold": 0.5}
     assert parse_entries({"mine": old})["mine"].to_dict() == entry
 
 

@@ -45,12 +45,18 @@ def observe(device: torch.device) -> dict[str, Any]:
     }
 
 
-def others_busy() -> float:
-    """Return the share of the cores that others want, from looks while this program sleeps."""
+def others_busy() -> float | None:
+    """Return the share of the cores that others want, from looks while this program sleeps.
+
+    None where the system does not say.
+    """
     found = []
     for _ in range(_LOOKS):
         time.sleep(_BETWEEN_LOOKS)
-        found.append(others_running())
+        running = others_running()
+        if running is None:
+            return None
+        found.append(running)
     return round(min(1.0, mean(found) / (os.cpu_count() or 1)), 3)
 
 

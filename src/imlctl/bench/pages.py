@@ -53,12 +53,14 @@ def _speed_page(document: Document) -> list[Block]:
 
 
 def _conditions(machine: Document, after: float | None = None) -> str:
-    later = "" if after is None else f", {percentage(after)} after the run"
+    busy = "this system does not say what other programs used"
+    if machine["others"] is not None:
+        later = "" if after is None else f", {percentage(after)} after the run"
+        busy = f"other programs used {percentage(machine['others'])} of the cores before{later}"
     return (
         f"{machine['device']}; {machine['cpu']}; cores: {machine['cores']},"
         f" threads: {machine['threads']} ({machine['waiting'] or 'waiting as OpenMP likes'});"
-        " other programs used"
-        f" {percentage(machine['others'])} of the cores before{later}\n"
+        f" {busy}\n"
         f"torch {machine['torch']}, Python {machine['python']}, {machine['system']}"
     )
 

@@ -51,7 +51,7 @@ def throughput(localizer: Localizer, folder: Path, runs: int, track: Track) -> d
     return {
         **provenance_of(localizer),
         "machine": machine,
-        "busy": machine["others"] > BUSY_SHARE,
+        "busy": (machine["others"] or 0) > BUSY_SHARE,
         "rounds": rounds,
         "pictures": len(found.pictures),
         "of": of,

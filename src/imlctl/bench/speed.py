@@ -85,7 +85,7 @@ def measure(
         "budget": plan.budget,
         "machine": machine,
         "others_after": after,
-        "busy": max(machine["others"], after) > BUSY_SHARE,
+        "busy": max(machine["others"] or 0, after or 0) > BUSY_SHARE,
         "models": models,
         "resident": resident_peak(),
     }

@@ -209,8 +209,11 @@ def _json_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
         what = f"{where} is not valid JSON: {error}".strip()
         raise ConfigError(what, source=str(path)) from error
     for where, row in rows:
-        if not isinstance(row, dict) or not all(isinstance(row.get(c) or "", str) for c in COLUMNS):
-            raise ConfigError(f"{where} is not an object of texts", source=str(path))
+        if not isinstance(row, dict):
+            raise ConfigError(f"{where} is not an object", source=str(path))
+        for column in COLUMNS:
+            if not isinstance(row.get(column) or "", str):
+                raise ConfigError(f"{where}: {column} must be text", source=str(path))
     return rows
 
 

@@ -34,7 +34,6 @@ Rng = np.random.Generator
 # Upright pixels (H, W, 3) to the bytes of a file.
 Change = Callable[[Pixels, Rng], bytes]
 
-CLEAN, SOCIAL = "clean", "social network"  # kinds without levels to choose from
 _SIDE, _QUALITY = 1080, 75  # of a social network
 
 NOTES = (
@@ -56,10 +55,10 @@ class Degradation:
     level: str
     change: Change | None
 
-    def __call__(self, pixels: Pixels, *, seed: int, key: bytes) -> bytes:
-        """Degrade upright pixels (H, W, 3) uint8 to a file; noise depends on seed and key alone."""
+    def __call__(self, pixels: Pixels, key: bytes) -> bytes:
+        """Degrade upright pixels (H, W, 3) uint8 to a file; noise depends on the key alone."""
         assert self.change is not None  # noqa: S101 - the clean file is not changed
-        name = f"{seed}/{self.kind}/{self.level}/".encode() + key
+        name = f"0/{self.kind}/{self.level}/".encode() + key
         digest = hashlib.sha256(name).digest()
         return self.change(pixels, np.random.default_rng(int.from_bytes(digest[:8], "little")))
 
@@ -73,19 +72,17 @@ def grid() -> tuple[Degradation, ...]:
         "noise, variance": {f"{v}": partial(_noise, deviation=v**0.5) for v in steps},
         "noise, std": {f"{s}": partial(_noise, deviation=float(s)) for s in steps},
         "resize": {f"{f:g}": partial(_resize, factor=f) for f in (0.75, 0.5)},
-        SOCIAL: {f"{_SIDE}, {_QUALITY}": _social},
+        "social network": {f"{_SIDE}, {_QUALITY}": _social},
     }
     changes = (
         Degradation(kind, level, change)
         for kind, each in levels.items()
         for level, change in each.items()
     )
-    return Degradation(CLEAN, "-", None), *changes
+    return Degradation("clean", "-", None), *changes
 
 
-def degraded(
-    localizer: Localizer, entry: Entry, *, seed: int = 0
-) -> Iterator[tuple[Degradation, PictureScore]]:
+def degraded(localizer: Localizer, entry: Entry) -> Iterator[tuple[Degradation, PictureScore]]:
     """Score a picture after each degradation, the clean file first."""
     truth = None if entry.mask is None else read_mask(entry.mask)
     original = localizer.localize(entry.image)
@@ -93,7 +90,7 @@ def degraded(
     for each in grid():
         answer = original
         if each.change is not None:
-            data = each(pixels, seed=seed, key=bytes.fromhex(original.photo.sha256))
+            data = each(pixels, bytes.fromhex(original.photo.sha256))
             answer = localizer.localize(data, name=str(entry.image))
         mask = None if truth is None else resized(truth, answer.probability.shape)
         yield each, score_picture(entry, answer, mask)

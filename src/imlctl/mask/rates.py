@@ -120,9 +120,9 @@ def size_of(share: float) -> int:
     return 0 if share < _BOUNDS[0] else 1 if share <= _BOUNDS[1] else 2
 
 
-def exact_interval(count: int, of: int, confidence: float = _CONFIDENCE) -> tuple[float, float]:
+def exact_interval(count: int, of: int) -> tuple[float, float]:
     """Two-sided exact interval of a proportion (Clopper and Pearson 1934); 0 to 1 of nothing."""
-    tail = (1 - confidence) / 2
+    tail = (1 - _CONFIDENCE) / 2
     low = 0.0
     if count:  # the share at which so many or more have a chance of `tail`
         low = turning_point(lambda share: 1 - _at_most(count - 1, of, share) < tail)
