@@ -6,15 +6,13 @@ and the hash, and redirects to another server, which honours ranges and must nev
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
@@ -76,7 +74,6 @@ class Hub:
     repos: dict[str, Repo] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     log: list[Asked] = field(default_factory=list)
-    uploads: dict[str, bytes] = field(default_factory=dict)
     released: threading.Event = field(default_factory=threading.Event)
     changed: threading.Condition = field(default_factory=threading.Condition)
     url: str = ""
@@ -143,69 +140,6 @@ class Handler(BaseHTTPRequestHandler):
             if hashlib.sha256(data).hexdigest() == digest:
                 return self._body(data, {"Content-Disposition": f'inline; filename="{name}";'})
         return self._answer(404, {}, 0)
-
-    def do_POST(self) -> None:
-        body = self._sent()
-        path = urlsplit(self.path).path
-        if not self._allowed(self.hub.repo(self._repo_in(path, body))):
-            return
-        if path == "/api/repos/create":
-            self._json({"url": f"{self.hub.url}/{self._repo_in(path, body)}"})
-        elif path == "/api/validate-yaml":
-            self._json({"errors": [], "warnings": []})
-        elif "/preupload/" in path:
-            files = [
-                {
-                    "path": f["path"],
-                    "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular",
-                    "shouldIgnore": False,
-                }
-                for f in json.loads(body)["files"]
-            ]
-            self._json({"files": files})
-        elif path.endswith("/info/lfs/objects/batch"):
-            objects = [
-                {**o, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{o['oid']}"}}}
-                for o in json.loads(body)["objects"]
-            ]
-            self._json({"transfer": "basic", "objects": objects})
-        else:
-            self._commit(self._repo_in(path, body), body)
-
-    def do_PUT(self) -> None:
-        data = self._sent()
-        self.hub.uploads[self.path.rpartition("/")[2]] = data
-        self._json({})
-
-    def _sent(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        pieces = []
-        while size := int(self.rfile.readline(), 16):
-            pieces.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(pieces)
-
-    def _repo_in(self, path: str, body: bytes) -> str:
-        if path.startswith("/api/models/"):
-            return "/".join(path.split("/")[3:5])
-        if path == "/api/repos/create":
-            wanted = json.loads(body)
-            return f"{wanted['organization']}/{wanted['name']}"
-        return "/".join(path.split("/")[1:3]).removesuffix(".git")
-
-    def _commit(self, repo: str, body: bytes) -> None:
-        files = dict(next(reversed(self.hub.repo(repo).commits.values()), {}))
-        for line in body.splitlines():
-            item = json.loads(line)
-            value = item["value"]
-            if item["key"] == "file":
-                files[value["path"]] = base64.b64decode(value["content"])
-            elif item["key"] == "lfsFile":
-                files[value["path"]] = self.hub.uploads[value["oid"]]
-        name = self.hub.repo(repo).commit(files)
-        self._json({"commitUrl": f"{self.hub.url}/{repo}/commit/{name}", "commitOid": name})
 
     def _resolve(self) -> None:
         path = urlsplit(self.path).path  # a proxy is asked for whole addresses
@@ -289,11 +223,6 @@ class Handler(BaseHTTPRequestHandler):
             if fault.kind == "stall":
                 self.hub.released.wait(PATIENCE)
             self.close_connection = True
-
-    def _json(self, value: Any) -> None:
-        body = json.dumps(value).encode()
-        self._answer(200, {"Content-Type": "application/json"}, len(body))
-        self.wfile.write(body)
 
     def _answer(self, status: int, headers: dict[str, str], length: int) -> None:
         self.hub.note(

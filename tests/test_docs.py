@@ -25,6 +25,7 @@ from imlctl import __version__
 from imlctl.cli import app, main
 from imlctl.resources import presets
 from imlctl.train.config import load_config
+from imlctl.weights.registry import parse_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,8 +50,8 @@ ONLY_PARSED = {
     "imlctl bench ": "takes minutes; tests/cli/test_bench.py runs it on small sets",
 }
 INTERNET = (
-    "imlctl connects to the internet only for `imlctl weights pull` and `imlctl weights push`, and"
-    " to download a model that you name to `imlctl distill --teacher`."
+    "imlctl connects to the internet only for `imlctl weights pull`, and to download"
+    " a model that you name to `imlctl distill --teacher`."
 )
 ENDS_A_COMMAND = {"|", "||", "&", "&&", ";", "(", ")", "<", ">", ">>", "2>"}
 
@@ -364,12 +365,20 @@ def in_a_shell(line: str, folder: Path) -> None:
         assert mask.mode == "L"
 
 
+def toml_blocks() -> list[str]:
+    found = [re.findall(r"(?ms)^```toml\n(.*?)^```$", page.read_text("utf-8")) for page in PAGES]
+    return [block for blocks in found for block in blocks]
+
+
+def test_the_entry_to_publish_can_be_read() -> None:
+    (block,) = (block for block in toml_blocks() if block.startswith("[weights"))
+    block = block.replace("COMMIT", "a" * 40).replace("SHA-256", "b" * 64)
+    entry = parse_entries(tomllib.loads(block)["weights"])["mine"]
+    assert str(entry.reference) == f"hf://me/mine@{'a' * 40}/mine.safetensors"
+
+
 def test_presets_of_the_docs_can_be_read(tmp_path: Path) -> None:
-    blocks = [
-        block
-        for page in PAGES
-        for block in re.findall(r"(?ms)^```toml\n(.*?)^```$", page.read_text("utf-8"))
-    ]
+    blocks = [block for block in toml_blocks() if not block.startswith("[weights")]
     assert blocks
     for number, block in enumerate(blocks):
         preset = tmp_path / f"{number}.toml"

@@ -51,7 +51,7 @@ def completions(line: str) -> list[str]:
     ("line", "expected"),
     [
         ("imlctl loc", {"localize"}),
-        ("imlctl weights p", {"pull", "push"}),
+        ("imlctl weights p", {"pull"}),
         ("imlctl localize --over", {"--overlay"}),
         ("imlctl localize --model ", {"efficientiml", "diffiml"}),
         ("imlctl train --device c", {"cpu", "cuda"}),

@@ -6,7 +6,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -122,24 +121,6 @@ def test_pulled_weights_localize_by_reference_and_without_the_hub(run, hub, weig
     ran = run("localize", photos / "a.jpg", "--weights", text, "--json")
     assert json.loads(ran.out)["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert hub.log == []
-
-
-@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-def test_push_prints_the_entry_to_paste(run, hub, weights, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_ofthelab")
-    card = tmp_path / "card.md"
-    card.write_text("# Ours\n")
-    ran = run(
-        "weights", "push", weights, "lab/ours", "--name", "ours", "--card", card,
-        "--licence", "MIT",
-    )  # fmt: skip
-    assert ran.code == Exit.OK
-    assert "hf_ofthelab" not in ran.out + ran.err
-    entry = tomllib.loads(ran.out)["weights"]["ours"]
-    (commit,) = hub.repo("lab/ours").commits
-    assert (entry["repo"], entry["revision"]) == ("lab/ours", commit)
-    data = hub.repo("lab/ours").commits[commit][entry["file"]]
-    assert entry["sha256"] == hashlib.sha256(data).hexdigest()
 
 
 def test_convert(run, hub, tmp_path, monkeypatch):

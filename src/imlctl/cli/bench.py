@@ -38,8 +38,8 @@ Robustness = Annotated[
 Calibrate = Annotated[
     Path | None,
     option(
-        "Measure on your own authentic pictures how often each verdict is given, and keep mask"
-        " thresholds for --threshold fpr=RATE; PATH as for --f1, or any folder."
+        "Measure on your own authentic pictures how often each verdict is given; PATH as for"
+        " --f1, or any folder."
     ),
 ]
 Scan = Annotated[

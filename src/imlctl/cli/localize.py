@@ -12,7 +12,7 @@ from imlctl import resources
 from imlctl.cli import localize_options as its
 from imlctl.cli.console import complain, note
 from imlctl.cli.interrupts import Interrupts
-from imlctl.cli.options import Device, Force, chosen_threshold
+from imlctl.cli.options import Device, Force
 from imlctl.cli.report import followed, write_reports
 from imlctl.errors import Exit, UsageError
 from imlctl.record import FAILED
@@ -112,9 +112,8 @@ def localize(
     drawn = (("--steps", steps), ("--ensemble", ensemble), ("--seed", seed))
     fusion = cast("Fusion", tta_fusion or "mean")
     sampling = Sampling(steps or STEPS, ensemble or MEMBERS, tta, fusion, seed or 0)
-    level = chosen_threshold(threshold, model, weights, sampling)
     options = Options(
-        Settings(model, weights, device, level, tile, sampling, max_pixels),
+        Settings(model, weights, device, threshold, tile, sampling, max_pixels),
         kinds,
         soft=soft,
         previews="report" in reports,

@@ -114,11 +114,9 @@ Weights = Annotated[
     option("Other weights: a name, a safetensors file, or hf://owner/repo[@revision]/file."),
 ]
 Threshold = Annotated[
-    str | None,
+    float | None,
     option(
-        "Mark pixels from this probability, between 0 and 1; or fpr=0.01 for the one that"
-        " flags this share of authentic pictures, as measured by imlctl bench --calibrate.",
-        metavar="P|fpr=RATE",
+        "Mark pixels from this probability, between 0 and 1.",
         show_default="depends on the verdict",
     ),
 ]

@@ -1,4 +1,4 @@
-"""`imlctl weights`: list, show, verify, pull, push, convert and export."""
+"""`imlctl weights`: list, show, verify, pull, convert and export."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
-weights = typer.Typer(help="List, fetch, check and publish weights.", no_args_is_help=True)
+weights = typer.Typer(help="List, fetch, check and convert weights.", no_args_is_help=True)
 
 
 @weights.callback()
 def _weights() -> None:
-    """List, fetch, check and publish weights."""
+    """List, fetch, check and convert weights."""
 
 
 @weights.command("list")
@@ -112,29 +112,6 @@ def pull(
             typer.echo(f"  commit {pulled.revision}")
         if pulled.path.suffix in _PICKLES:
             note(f"{name} is a pickle; convert it with: imlctl weights convert")
-
-
-@weights.command()
-def push(
-    weights: Annotated[Path, typer.Argument(help="Safetensors file written by imlctl.")],
-    repo: Annotated[str, typer.Argument(help="Repository on the Hub, as owner/name.")],
-    name: Annotated[str, option("Name for the registry.")],
-    card: Annotated[Path, option("Model card (Markdown).")],
-    licence: Annotated[str, option("Licence, as an SPDX identifier.")],
-    private: Annotated[
-        bool, option("If the repository is new, make it private.", "--private")
-    ] = False,
-) -> None:
-    """Publish trained weights with their model card.
-
-    Prints their entry for a registry.
-    """
-    from imlctl.weights import hub
-    from imlctl.weights.registry import to_toml
-
-    entry = hub.push(weights, card, repo=repo, name=name, licence=licence, private=private)
-    note(f"published as {entry.reference}; its entry for weights.toml:")
-    typer.echo(to_toml(f"[weights.{name}]", entry.to_dict()), nl=False)
 
 
 @weights.command()

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: files fetched into its cache or published, and plain words when that fails.
+"""The Hugging Face Hub: files fetched into its cache, and plain words when that fails.
 
 The client resumes a cut transfer, waits when the Hub asks it to, writes atomically, and honours
 ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_HOME``, ``HF_TOKEN`` and proxies. It checks the size of
@@ -10,15 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import warnings
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imlctl import __version__
 from imlctl.errors import WeightsError, first_line
-from imlctl.weights.files import sha256_of
-from imlctl.weights.registry import Entry
 
 if TYPE_CHECKING:
     from imlctl.weights.registry import HubReference
@@ -180,76 +176,3 @@ def _finding(error: BaseException, reference: HubReference) -> tuple[str, str] |
         if signs & causes:
             return what.format(**known), remedy.format(**known)
     return None
-
-
-def push(
-    weights: Path, card: Path, *, repo: str, name: str, licence: str, private: bool = False
-) -> Entry:
-    """Publish weights and card in one commit.
-
-    The published file carries a self-test; if the given one has none, a copy is given it.
-
-    Args:
-        weights: A file that imlctl wrote.
-        card: The model card, Markdown; it becomes the repository's README.md.
-        repo: ``owner/name``; made if there is none.
-        name: What the registry will call the weights, and the file's name in the repository.
-        licence: SPDX identifier.
-        private: Make the repository private, if it has to be made.
-
-    Returns:
-        The entry that a registry needs to pull exactly this.
-
-    Raises:
-        WeightsError: The weights are not valid, nobody is logged in, or the Hub refuses.
-    """
-    from huggingface_hub import CommitOperationAdd, HfApi, get_token
-
-    from imlctl.weights.load import load  # imports torch, which fetching does not need
-    from imlctl.weights.selftest import attach
-
-    _check_endpoint()
-    loaded = load(weights)
-    entry = _entry(repo, name, licence, loaded.card.architecture)  # before anything is sent
-    try:
-        text = card.read_text("utf-8").encode()  # what the client would refuse halfway
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"the model card cannot be read ({error})", source=str(card)) from error
-    if get_token() is None:
-        raise WeightsError(
-            "publishing needs a login to the Hub",
-            source=str(entry.reference),
-            remedy="Log in with `hf auth login`, or set HF_TOKEN to a token with write access.",
-        )
-    with TemporaryDirectory(prefix="imlctl-push-") as folder, warnings.catch_warnings():
-        # Remarks on the card's front matter; what is wrong with it is an error all the same.
-        warnings.filterwarnings("ignore", "Warnings while validating metadata", UserWarning)
-        copy = Path(folder) / entry.file
-        copy.write_bytes(weights.read_bytes())
-        if not loaded.card.self_test:
-            attach(copy)
-        files = (CommitOperationAdd(entry.file, str(copy)), CommitOperationAdd("README.md", text))
-        try:
-            api = HfApi(library_name="imlctl")
-            api.create_repo(repo, private=private, exist_ok=True)
-            message = f"Publish {entry.file}"
-            commit = api.create_commit(repo, operations=files, commit_message=message)
-        except Exception as error:  # as in `fetch`
-            raise explain(error, entry.reference) from error
-        size = copy.stat().st_size
-        return replace(entry, revision=commit.oid, sha256=sha256_of(copy), size=size)
-
-
-def _entry(repo: str, name: str, licence: str, architecture: str) -> Entry:
-    try:
-        return Entry(
-            name=name,
-            source="hub",
-            repo=repo,
-            file=f"{name}.safetensors",
-            licence=licence,
-            architecture=architecture,
-            card=f"https://huggingface.co/{repo}",
-        )
-    except ValueError as error:
-        raise WeightsError(f"cannot be published: {error}", source="push") from error
