@@ -1,11 +1,14 @@
 """Decoders that crash, hang, or answer with something else cost one picture each."""
 
+import errno
+import fcntl
 import io
 import os
 import subprocess
 import sys
+import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import numpy as np
 import pytest
@@ -134,6 +137,49 @@ def test_leaving_does_not_wait_for_a_hang(folder, monkeypatch):
     with crew(1) as decoders:  # or this test would not end
         replies = decoded_by(decoders, folder("a.png", "hang.png", "b.png", "c.png"))
         assert isinstance(next(replies)[1], Decoded)
+
+
+def test_leaving_does_not_wait_for_a_process_that_is_being_started_anew(folder, monkeypatch):
+    ((_, request),) = folder("a.png")
+    decoder = Decoder(Options(Settings()))
+    decoder(request)
+    died, started, ending = decoder._process, threading.Event(), threading.Event()
+    died.kill()
+    died.wait()
+    real = subprocess.Popen
+
+    def start(command, **how):
+        died.kill = ending.set  # whoever leaves knows only this one
+        started.set()
+        ending.wait(60)
+        return real([sys.executable, "-c", "import time; time.sleep(3600)"], **how)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+
+    def ask():
+        with suppress(UsageError):  # which says that it does not start
+            decoder(request)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    started.wait()
+    leaving = threading.Thread(target=decoder.close, daemon=True)
+    leaving.start()
+    leaving.join(20)  # a process may take 60 s to say that it is there
+    assert not leaving.is_alive()
+    asking.join()
+
+
+def test_pipes_stay_as_they_are_where_the_user_may_not_widen_them(folder, monkeypatch):
+    """As for an ordinary user with more than 32 processes."""
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    with crew(1) as decoders:
+        ((_, reply),) = decoded_by(decoders, folder("a.png"))
+    assert isinstance(reply, Decoded)
 
 
 def test_nothing_of_a_decoder_reaches_the_terminal(folder, monkeypatch, capfd):
@@ -320,6 +366,21 @@ def test_told_to_stop_what_is_in_hand_is_finished(models, folder):
     seen.extend(iter(lambda: next(answers, None), None))
     assert 2 <= len(seen) < 9
     assert [name for name, _ in seen] == [f"{n}.png" for n in range(len(seen))]
+
+
+def test_told_to_stop_no_more_pictures_are_asked_for(models, folder, analysis):
+    asked = []
+
+    def requests():
+        for request in folder(*(f"{n}.png" for n in range(40))):
+            asked.append(request)
+            yield request
+
+    for engine, most in ((one_by_one(decode_file, analysis), 1), (models(1), 9)):
+        asked.clear()
+        seen = []
+        seen.extend(engine.run(requests(), lambda seen=seen: len(seen) > 0))
+        assert 1 <= len(seen) <= len(asked) <= most
 
 
 def test_masks_do_not_depend_on_the_number_of_processes(folder, tmp_path, makers):

@@ -78,8 +78,7 @@ def ray(monkeypatch, one_thread):
 
 
 def ask(path, done=None, options=OPTIONS):
-    answer, _ = analyse(options, ".", Request(path, 2**20, done or {}))
-    return answer
+    return analyse(options, ".", Request(path, 2**20, done or {}))[0]
 
 
 def test_a_worker_does_all_but_the_writing(picture, tmp_path):
@@ -176,7 +175,7 @@ def test_cards_are_used_where_the_cluster_has_any(ray, monkeypatch):
     ray.has = {"CPU": 8.0, "GPU": 2.0}
     devices = []
     monkeypatch.setattr(
-        ray_pool, "analyse", lambda options, *_: (devices.append(options.settings.device), "")
+        ray_pool, "analyse", lambda options, *_: (devices.append(options.settings.device), "", True)
     )
     for device in ("auto", "cpu"):
         with ExitStack() as stack:
@@ -203,7 +202,34 @@ def test_a_machine_that_cannot_read_what_this_one_can_ends_the_scan(picture, tmp
     (tmp_path / "a.png").write_bytes(picture(1))
     here = Failed(InputError("there is no such file", source=str(tmp_path / "a.png")))
     with pytest.raises(UsageError, match=r"node7 of the cluster cannot read.*same path on all"):
-        received(here, "node7", {})
+        received(here, "node7", {}, reads=False)
+
+
+def test_a_file_that_no_reader_survives_costs_one_picture(engine, picture, monkeypatch):
+    """Not even its hash is known, though every machine may read it."""
+    for name in ("a.png", "b.png"):
+        Path(name).write_bytes(picture(1, (70, 66)))
+    os.mkfifo("pipe.png")
+    found = dict(run(engine, "a.png", "pipe.png", "b.png"))
+    assert isinstance(found["pipe.png"], Failed)
+    assert found["pipe.png"].sha256 is None
+    assert [type(found[name]) for name in ("a.png", "b.png")] == [Finished, Finished]
+
+
+def test_an_imlctl_that_lacks_a_field_is_told_apart(picture):
+    Path("a.png").write_bytes(picture(1, (70, 66)))
+    provenance = analyse(OPTIONS, ".", None)[0]
+    answer = ask("a.png")
+    older = {k: v for k, v in answer.record.items() if k not in ("seed", "versions")}
+    said = r"node7 gives other results: seed is None, not 0, imlctl is None.*Install the same"
+    with pytest.raises(ConfigError, match=said):
+        received(dataclasses.replace(answer, record=older), "node7", provenance)
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "cuda:1"])
+def test_a_device_that_ray_does_not_hand_out_is_refused(device):
+    with ExitStack() as stack, pytest.raises(UsageError, match=f"--device {device}: .*auto, cpu"):
+        start_ray(Options(Settings(device=device)), stack, tell=pytest.fail)
 
 
 def test_what_a_worker_read_and_could_not_analyse_keeps_its_reason(picture, tmp_path):

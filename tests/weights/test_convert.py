@@ -103,6 +103,21 @@ def test_the_process_has_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "-P" in seen["command"]  # no module of the current folder is taken for torch
 
 
+def test_what_is_no_file_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(converting, "_run", pytest.fail)
+    pipe = tmp_path / "pipe.pt"
+    os.mkfifo(pipe)
+    for path, words in (
+        (pipe, "not a regular file"),
+        (tmp_path, "not a regular file"),
+        (tmp_path / "gone.pt", "No such file"),
+    ):
+        with pytest.raises(WeightsError, match=f"{path}: cannot be read .{words}"):
+            convert(path, tmp_path / "w.safetensors")
+
+
 def test_a_process_that_dies_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(WeightsError, match=r"ended the process that read it \(status 1") as caught:

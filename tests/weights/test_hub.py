@@ -116,6 +116,13 @@ def test_trouble_at_the_hub(hub: Any, hub_server: Any, commit: str) -> None:
         fetch(REFERENCE)
 
 
+@pytest.mark.parametrize("status", [400, 403, 410, 451])
+def test_a_request_that_is_refused(status: int, hub: Any, hub_server: Any, commit: str) -> None:
+    hub.faults.append(hub_server.Fault("status", method="HEAD", status=status, times=99))
+    with pytest.raises(WeightsError, match=rf"the Hub refused .*\(HTTP {status}\)"):
+        fetch(REFERENCE)
+
+
 def test_private_and_missing_repositories_look_the_same(hub: Any, commit: str) -> None:
     with pytest.raises(WeightsError, match="no such repository, or it is private") as missing:
         fetch(HubReference("lab/other", "w.safetensors"))

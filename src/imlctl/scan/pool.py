@@ -130,13 +130,18 @@ def decoded_by(
     return in_order(decode, requests, count, count)
 
 
+def until(stopped: Stopped, requests: Requests) -> Requests:
+    """Pass requests on; once told to stop, ask for no more of them."""
+    todo = iter(requests)
+    while not stopped() and (item := next(todo, None)):
+        yield item
+
+
 def one_by_one(decode: Decode, analysis: Analysis) -> Engine:
     """Analyse in this process, each picture as it is asked for."""
 
     def run(requests: Requests, stopped: Stopped) -> Answers:
-        for job, request in requests:
-            if stopped():
-                return
+        for job, request in until(stopped, requests):
             reply = decode(request)
             yield job, analysis(reply) if isinstance(reply, Decoded) else reply
             del reply  # or its pixels would stay until the next picture is decoded
@@ -162,7 +167,7 @@ def on_cores(
                 return None if stopped() else analyse(reply)
 
         # Each model has one picture in hand and one that is decoded next.
-        for job, answer in in_order(work, requests, 2 * count, 8 * count):
+        for job, answer in in_order(work, until(stopped, requests), 2 * count, 8 * count):
             if answer is not None:
                 yield job, answer
 
@@ -185,7 +190,7 @@ def on_card(decoders: Crew[Decode], analysis: Analysis) -> Engine:
         encoders = ThreadPoolExecutor(max(1, min(cores() - 1, 4)), "encode")
         with encoders, ThreadPoolExecutor(1, "model") as card:
             on_it: deque[Future[list[Any]]] = deque()
-            for window in _windows(decoded_by(decoders, requests), stopped):
+            for window in _windows(decoded_by(decoders, until(stopped, requests)), stopped):
                 on_it.append(card.submit(_localize, analysis, window))
                 if len(on_it) > 1:
                     yield from encoders.map(finish, on_it.popleft().result())

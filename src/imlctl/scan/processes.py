@@ -87,8 +87,15 @@ class Child:
             stderr=subprocess.DEVNULL,  # libtiff and others print whatever they dislike
             env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, places))},
             start_new_session=True,  # Ctrl-C at the terminal is for the scan alone
-            pipesize=_PIPE,
         )
+        if self._closed:  # meanwhile, by a thread that knew only the process before
+            self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            # Not on other systems, nor beyond what a user may have in all pipes together.
+            with suppress(ImportError, OSError):
+                from fcntl import F_SETPIPE_SZ, fcntl
+
+                fcntl(stream, F_SETPIPE_SZ, _PIPE)  # type: ignore[arg-type]
         if self._opening is not None:
             with suppress(OSError):  # it is dead already: whoever reads from it will say so
                 send(self._process.stdin, self._opening)  # type: ignore[arg-type]

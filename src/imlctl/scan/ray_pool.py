@@ -23,7 +23,7 @@ from imlctl.errors import ConfigError, ImlctlError, InputError, UsageError
 from imlctl.process import keep_freed_blocks, silent_stderr
 from imlctl.scan.analysis import Analysis
 from imlctl.scan.messages import Decoded, Failed, Finished, bare
-from imlctl.scan.pool import Engine
+from imlctl.scan.pool import Engine, until
 from imlctl.scan.processes import Decoder, with_hash
 from imlctl.weights.open import open_weights
 
@@ -123,11 +123,12 @@ def _prepared(options: Options, folder: str) -> tuple[Decoder, Analysis]:
     return Decoder(options), Analysis(options)
 
 
-def analyse(options: Options, folder: str, request: Request | None) -> tuple[Any, str]:
-    """Do all but the writing for one picture; return the answer, and the name of this host.
+def analyse(options: Options, folder: str, request: Request | None) -> tuple[Any, str, bool]:
+    """Do all but the writing for one picture.
 
-    The answer is an error if that concerns all pictures. Without a request, it is the provenance of
-    all results.
+    Returns:
+        The answer, or an error that concerns all pictures, or without a request the provenance of
+        all results; the name of this host; and whether it may read the file.
     """
     answer: Any
     try:
@@ -137,10 +138,11 @@ def analyse(options: Options, folder: str, request: Request | None) -> tuple[Any
             answer = analysis(answer)
     except ImlctlError as error:
         answer = bare(error)
-    return answer, socket.gethostname()
+    reads = request is None or os.access(request.path, os.R_OK)
+    return answer, socket.gethostname(), reads
 
 
-def received(answer: Any, host: str, provenance: Mapping[str, Any]) -> Any:
+def received(answer: Any, host: str, provenance: Mapping[str, Any], *, reads: bool = True) -> Any:
     """Return the answer of a worker.
 
     Raises:
@@ -152,12 +154,14 @@ def received(answer: Any, host: str, provenance: Mapping[str, Any]) -> Any:
         raise answer
     if isinstance(answer, Finished):
         ours = {**provenance, "imlctl": __version__}
-        theirs = {**answer.record, "imlctl": answer.record["versions"]["imlctl"]}
-        if different := [name for name in ours if theirs[name] != ours[name]]:
-            listed = ", ".join(f"{n} is {theirs[n]!r}, not {ours[n]!r}" for n in different)
+        # Another imlctl may lack any of them.
+        versions = answer.record.get("versions", {})
+        theirs = {**answer.record, "imlctl": versions.get("imlctl")}
+        if different := [name for name in ours if theirs.get(name) != ours[name]]:
+            listed = ", ".join(f"{n} is {theirs.get(n)!r}, not {ours[n]!r}" for n in different)
             remedy = "Install the same imlctl and weights on machines of the same kind."
             raise ConfigError(f"the machine {host} gives other results: {listed}", remedy=remedy)
-    if isinstance(answer, Failed) and answer.sha256 is None:  # it could not be read
+    if isinstance(answer, Failed) and not reads:
         path = answer.error.source
         if os.access(path, os.R_OK):
             what = f"the machine {host} of the cluster cannot read it, though this one can"
@@ -174,11 +178,15 @@ def start_ray(options: Options, stack: ExitStack, *, tell: Callable[[str], None]
     Raises:
         ImlctlError: The weights are wrong, or there is no cluster with such a device.
     """
+    device = options.settings.device
+    if device not in ("auto", "cpu", "cuda"):
+        what = "Ray chooses among cards by itself, and hands out those of CUDA alone"
+        remedy = "Use auto, cpu or cuda with --ray."
+        raise UsageError(what, source=f"--device {device}", remedy=remedy)
     open_weights(options.settings.weights or options.settings.model)  # wrong ones show at once
     stack.enter_context(joined())
     import ray
 
-    device = options.settings.device
     if device == "auto" and not _has("GPU"):
         device = "cpu"
     share: dict[str, Any] = {"num_cpus": 1, "max_retries": _TRIES - 1, "max_calls": 0}
@@ -190,7 +198,7 @@ def start_ray(options: Options, stack: ExitStack, *, tell: Callable[[str], None]
         first = task(None)
         if not ray.wait([first], timeout=_PATIENCE)[0]:
             tell("waiting until the cluster has a free worker")
-        answer, host = ray.get(first)
+        answer, host, _ = ray.get(first)
     provenance = received(answer, host, {})
     return Engine(provenance, functools.partial(_run, task, provenance))
 
@@ -205,22 +213,22 @@ def _run(
     import ray
     from ray import exceptions as its
 
-    todo = iter(requests)
+    todo = iter(until(stopped, requests))
     waiting: dict[Any, tuple[Job, Request]] = {}  # by Ray's references to the answers
     with _explained():
         while True:
             room = 2 * max(1, _has("CPU"))
-            while len(waiting) < room and not stopped() and (item := next(todo, None)):
+            while len(waiting) < room and (item := next(todo, None)):
                 waiting[task(item[1])] = item
             if not waiting:
                 return
             for reference in ray.wait(list(waiting), timeout=_POLL)[0]:
                 job, request = waiting.pop(reference)
                 try:
-                    answer, host = ray.get(reference)
+                    answer, host, reads = ray.get(reference)
                 except (its.NodeDiedError, its.OutOfMemoryError, its.WorkerCrashedError):
-                    answer, host = _given_up(request), ""
-                yield job, received(answer, host, provenance)
+                    answer, host, reads = _given_up(request), "", True
+                yield job, received(answer, host, provenance, reads=reads)
 
 
 def _has(resource: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 from imlctl import atomic
 from imlctl.errors import WeightsError
-from imlctl.weights.files import sha256_of
+from imlctl.weights.files import sha256_of, unreadable
 
 _PATIENCE = 600  # seconds; reading tensors takes a few, so this one hangs
 
@@ -42,7 +43,7 @@ def convert(source: Path, target: Path, *, part: str = "", overwrite: bool = Fal
         raise WeightsError(
             "must end in .safetensors", source=str(target), remedy="Choose another name."
         )
-    sha256_of(source)  # says why it cannot be read
+    _refuse_unreadable(source)
     with tempfile.TemporaryDirectory(prefix="imlctl-convert-") as folder:
         partial = Path(folder) / "converted.safetensors"
         report = _run(source, partial, part)
@@ -55,6 +56,16 @@ def convert(source: Path, target: Path, *, part: str = "", overwrite: bool = Fal
             )
         atomic.write(target, partial.read_bytes(), overwrite=overwrite)
     return Converted(sha256_of(target), report["tensors"], tuple(report["left_out"]))
+
+
+def _refuse_unreadable(source: Path) -> None:
+    """Say why a file cannot be read, without reading it; a pipe would wait for ever."""
+    try:
+        if not stat.S_ISREG(source.stat().st_mode):
+            raise OSError(None, "not a regular file")
+        source.open("rb").close()
+    except OSError as error:
+        raise unreadable(error, str(source)) from error
 
 
 def _run(source: Path, target: Path, part: str) -> dict[str, Any]:

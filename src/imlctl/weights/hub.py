@@ -49,8 +49,10 @@ _FINDINGS: tuple[tuple[set[object], str, str], ...] = (
     ({429},
      "the Hub has had too many requests from here (HTTP 429), and still after waiting",
      "Try again in a few minutes. " + _LOG_IN + ": the limit is higher then."),
-    ({"any status"},
+    ({"trouble"},
      "the Hub has trouble of its own (HTTP {status})", "Try again later."),
+    ({"any status"},
+     "the Hub refused the request (HTTP {status})", "Check HF_ENDPOINT and the reference."),
     ({"TimeoutException", "Timeout", "TimeoutError"},
      "{hub} did not answer in time",
      "Try again; HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT set the patience."),
@@ -170,6 +172,7 @@ def _finding(error: BaseException, reference: HubReference) -> tuple[str, str] |
         "said": first_line(error),
     }
     signs = kinds | {status, number} | ({"any status"} if status else set())
+    signs |= {"trouble"} if status >= 500 else set()
     signs |= {"incomplete"} if "Consistency check failed" in str(error) else set()
     signs -= set() if status else {"EntryNotFoundError"}  # of the cache
     for causes, what, remedy in _FINDINGS:
