@@ -3,15 +3,16 @@
     python scripts/bundle.py NAME RUN... [--heads] [--real data/val --pictures "..."]
 
 NAME is `efficientiml` or `diffiml`, RUN the folder of an `imlctl train`, or a file of weights.
-Taken are the averaged weights of a run's last step; of several, of which each must have started
-from another or from one ancestor, their mean (model soups, Wortsman et al. 2022). One may be named
-twice to weigh double, and parts that only some have are theirs alone.
+Taken are the averaged weights of a run's last step; for `efficientiml`, of a DiffIML that was
+trained together with its encoder, the encoder. Of several, of which each must have started from
+another or from one ancestor, the mean is taken (model soups, Wortsman et al. 2022). One may be
+named twice to weigh double, and parts that only some have are theirs alone.
 
 The rule is calibrated on the photographs that the first run was not trained on. With `--heads` a
 quarter of them all is kept for that, and on the others the score and the reliability of
-EfficientIML are trained. `--real` names a folder of real forgeries and
-authentic pictures, `<set>/tampered`, `masks`, `authentic`: how often each verdict is given there
-goes into the card. After it, `python scripts/make_tables.py` brings the model cards up to date.
+EfficientIML are trained. `--real` names a folder of real forgeries and authentic pictures,
+`<set>/tampered`, `masks`, `authentic`: how often each verdict is given there goes into the card.
+After it, `python scripts/make_tables.py` brings the model cards up to date.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 
+from imlctl.core.diff_iml import DiffIML
+from imlctl.core.efficient_iml import EfficientIML
 from imlctl.data.manifest import evaluation_pictures
 from imlctl.evaluate.score import evaluate
 from imlctl.forge.photos import load_pool
@@ -34,10 +37,7 @@ from imlctl.pipeline import Localizer, Settings
 from imlctl.train.calibrate import calibrate, with_verdict
 from imlctl.train.checkpoint import load_average
 from imlctl.weights import selftest
-from imlctl.weights.load import Loaded, load, save
-
-if TYPE_CHECKING:
-    from imlctl.core.efficient_iml import EfficientIML
+from imlctl.weights.load import Card, Loaded, load, save
 
 KEPT = 0.25  # of the photographs, for the calibration of a score that others taught
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--pictures", default="", help="what these pictures are, in words")
     given = parser.parse_args()
     loaded = mean_of([averaged(run) for run in given.runs])
+    if given.name == "efficientiml" and isinstance(loaded.model, DiffIML):
+        loaded = encoder_of(loaded)
     folders = [Path(folder) for folder in loaded.card.training["preset"]["data"]["photos"]]
     trained_without: float = loaded.card.training["preset"]["data"]["validation_share"]
     share = KEPT if given.heads else trained_without
@@ -99,6 +101,15 @@ def averaged(run: Path) -> Loaded:
     return replace(
         loaded, card=replace(loaded.card, training=loaded.card.training | {"steps": steps})
     )
+
+
+def encoder_of(loaded: Loaded) -> Loaded:
+    """Take the EfficientIML out of a DiffIML that it was trained in (`diffusion.auxiliary`)."""
+    model = loaded.model.encoder.backbone
+    if not isinstance(model, EfficientIML):
+        raise SystemExit("this DiffIML was trained without the heads of its encoder")
+    card = Card("efficient-iml", model.config.to_dict(), training=loaded.card.training)
+    return replace(loaded, model=model, card=card)
 
 
 def mean_of(runs: list[Loaded]) -> Loaded:

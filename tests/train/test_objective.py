@@ -27,7 +27,7 @@ from imlctl.train.config import (
     load_config,
 )
 from imlctl.train.loop import train
-from imlctl.train.objective import Latents, Masks, make_objective, train_mode
+from imlctl.train.objective import Latents, Masks, localization_loss, make_objective, train_mode
 from imlctl.train.step import make_optimizer
 from imlctl.weights.load import Card, load, save
 from imlctl.weights.open import open_weights
@@ -125,6 +125,29 @@ class TestLoss:
         assert terms["edge"].item() == pytest.approx(of_edge.item(), rel=1e-4)
         assert got.item() == pytest.approx((0.2 * of_mask + 0.8 * of_edge).item(), rel=1e-4)
 
+    def test_trains_an_encoder_s_own_heads_as_well(self, config: TrainConfig) -> None:
+        alone = objective(config, encoder="efficient-iml-tiny")
+        joint = objective(config, encoder="efficient-iml-tiny", auxiliary=0.5)
+        model, both = alone.build().eval(), joint.build().eval()
+        both.load_state_dict(
+            model.state_dict()
+            | {  # heads are all that it has besides
+                k: v for k, v in both.state_dict().items() if k not in model.state_dict()
+            }
+        )
+        image, mask = batch()
+        given = Batch(image, mask, torch.ones_like(mask))
+        denoising, _ = alone.loss(model, given, step=5)
+        total, terms = joint.loss(both, given, step=5)
+        encoder = cast("EfficientIML", both.encoder.backbone)
+        pixels, _ = localization_loss(encoder(image), mask, config.loss)
+        assert terms["auxiliary"].item() == pytest.approx(0.5 * pixels.item(), rel=1e-5)
+        assert total.item() == pytest.approx((denoising + 0.5 * pixels).item(), rel=1e-5)
+        total.backward()
+        assert all(p.grad is not None for p in encoder.head.parameters())
+        denoised = both(image, noise=torch.zeros(2, 8, 8, 8), steps=1).logits
+        assert torch.equal(denoised, model(image, noise=torch.zeros(2, 8, 8, 8), steps=1).logits)
+
     def test_without_edges_only_the_mask_counts(self, config: TrainConfig) -> None:
         this = objective(config, edges="none")
         image, mask = batch()
@@ -176,6 +199,17 @@ class TestBuild:
                 inside(image), TopDown.forward(source.eval(), image), strict=True
             ):
                 torch.testing.assert_close(ours, theirs)
+
+    def test_starts_from_all_of_an_efficient_iml(self, config: TrainConfig, tmp_path: Path) -> None:
+        torch.manual_seed(8)
+        source = EfficientIML(EfficientIMLConfig(backbone=SIZES["tiny"])).eval()
+        path = tmp_path / "whole.safetensors"
+        save(path, source, Card("efficient-iml", source.config.to_dict()), half=False)
+        this = objective(replace(config, init=path), encoder="efficient-iml-tiny", auxiliary=1.0)
+        inside = this.build().encoder.backbone.eval()
+        image = batch()[0]
+        with torch.no_grad():
+            assert torch.equal(inside(image).logits, source(image).logits)
 
     def test_holds_the_vae_as_it_was(self, config: TrainConfig, vae: Path) -> None:
         model = objective(config).build()
@@ -297,6 +331,7 @@ class TestConfig:
             ({"prior": -0.1}, "must not be negative"),
             ({"mask_weight": 1.5}, "mask_weight must lie"),
             ({"encoder_rate": -1.0}, "must not be negative"),
+            ({"auxiliary": 1.0, "encoder": "mit-b0"}, "needs an encoder efficient-iml"),
             ({"draws": 0}, "draws must be at least 1"),
             ({"noise_bias": 0.0}, "noise_bias above 0"),
         ],

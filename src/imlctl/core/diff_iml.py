@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from imlctl.core import efficient_rwkv, imagenet
 from imlctl.core.denoiser import DENOISERS, Denoiser, DenoiserConfig
-from imlctl.core.efficient_iml import EfficientIMLConfig, TopDown
+from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig, TopDown
 from imlctl.core.efficient_rwkv import STRIDES, EfficientRWKV
 from imlctl.core.layers import Config, ConvNorm, check_size
 from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
@@ -51,8 +51,8 @@ class Backbone(NamedTuple):
     multiple: int  # of which height and width must be multiples
 
 
-def build_backbone(name: str) -> Backbone:
-    """Build a backbone of `ENCODERS` with random weights."""
+def build_backbone(name: str, *, heads: bool = False) -> Backbone:
+    """Build a backbone of `ENCODERS` with random weights; see `DiffIMLConfig.heads`."""
     if name.startswith("mit-"):
         shape = imagenet.MIT_SIZES[name.removeprefix("mit-")]
         module = imagenet.ImageNetInput(imagenet.MixTransformer(shape))
@@ -64,7 +64,8 @@ def build_backbone(name: str) -> Backbone:
     config = efficient_rwkv.SIZES[name.rpartition("-")[2]]
     if name.startswith("efficient-iml-"):  # its path back up too: what it knows of forgeries
         whole = EfficientIMLConfig(config)
-        return Backbone(TopDown(whole), (whole.width,) * 3, STRIDES, STRIDES[0])
+        network = EfficientIML(whole) if heads else TopDown(whole)
+        return Backbone(network, (whole.width,) * 3, STRIDES, STRIDES[0])
     strides = (STRIDES[0], *STRIDES)  # the stem shares the first
     widths = (config.dims[0], *config.dims)
     return Backbone(EfficientRWKV(config), widths, strides, strides[0])
@@ -81,14 +82,17 @@ class ConditionEncoder(nn.Module):
         channels: Of the condition, and of each level after its 1x1 convolution.
         stride: Of the condition against the picture.
         fold: Fold levels that are finer than the condition into channels, rather than resize them.
+        heads: See `DiffIMLConfig`.
 
     Attributes:
         multiple: Height and width must be multiples of this.
     """
 
-    def __init__(self, name: str, channels: int, stride: int, *, fold: bool = False) -> None:
+    def __init__(
+        self, name: str, channels: int, stride: int, *, fold: bool = False, heads: bool = False
+    ) -> None:
         super().__init__()
-        built = build_backbone(name)
+        built = build_backbone(name, heads=heads)
         self.backbone, self.multiple = built.module, built.multiple
         self.stride = stride
         self.scales = tuple(s / stride for s in built.strides)
@@ -111,7 +115,11 @@ class ConditionEncoder(nn.Module):
         Returns:
             (B, channels, H / stride, W / stride).
         """
-        features: Sequence[Tensor] = self.backbone(image, clues)
+        found = self.backbone(image, clues)
+        return self.gather(found.features if isinstance(found, Prediction) else found, image)
+
+    def gather(self, features: Sequence[Tensor], image: Tensor) -> Tensor:
+        """Bring the levels of the backbone to the condition; see `forward`."""
         size = (image.shape[-2] // self.stride, image.shape[-1] // self.stride)
         each = zip(self.levels, features, self.scales, self.folds, strict=True)
         gathered = [_resized(level(F.pixel_unshuffle(x, n)), s, size) for level, x, s, n in each]
@@ -139,6 +147,7 @@ class DiffIMLConfig(Config):
         spacing: Which steps a short sampling visits; see `respaced`.
         clip: Limit of predicted latents while sampling; None for none, see `ddim`.
         fold: See `ConditionEncoder`; the paper resizes.
+        heads: Keep the heads of an EfficientIML as encoder, so that it answers by itself as well.
     """
 
     encoder: str = "efficient-iml-small"
@@ -148,8 +157,11 @@ class DiffIMLConfig(Config):
     spacing: Spacing = "leading"
     clip: float | None = None
     fold: bool = False
+    heads: bool = False
 
     def __post_init__(self) -> None:
+        if self.heads and not self.encoder.startswith("efficient-iml-"):
+            raise ValueError(f"{self.encoder} has no heads that localize by themselves")
         if self.encoder not in ENCODERS:
             raise ValueError(f"unknown encoder {self.encoder!r}; known: {', '.join(ENCODERS)}")
         if self.denoiser.latents != 2 * self.vae.latent:
@@ -186,6 +198,7 @@ class DiffIML(Model):
             shape.condition,
             self.config.latent_multiple,
             fold=self.config.fold,
+            heads=self.config.heads,
         )
         self.denoiser = Denoiser(shape)
         self.vae = LightVAE(self.config.vae)

@@ -153,6 +153,8 @@ class DiffusionConfig:
         spacing: Which steps a short sampling will visit; see `sampler.respaced`. Training does not
             depend on it.
         encoder_rate: Learning rate of the backbone against the rest's; 0 leaves it as it is.
+        auxiliary: Weight of `localization_loss` on the heads of an EfficientIML as encoder, which
+            then answers by itself as well; 0 trains without them.
     """
 
     vae: Path
@@ -167,6 +169,7 @@ class DiffusionConfig:
     draws: int = 4
     spacing: Spacing = "leading"
     encoder_rate: float = 1.0
+    auxiliary: float = 0.0
 
     def __post_init__(self) -> None:
         for name, known in (("encoder", ENCODERS), ("denoiser", DENOISERS)):
@@ -178,6 +181,8 @@ class DiffusionConfig:
             raise ValueError(
                 "prior and encoder_rate must not be negative, mask_weight must lie in [0, 1]"
             )
+        if self.auxiliary < 0 or (self.auxiliary and not self.encoder.startswith("efficient-iml-")):
+            raise ValueError("auxiliary must not be negative, and needs an encoder efficient-iml-*")
         if self.draws < 1 or self.noise_bias <= 0:
             raise ValueError("draws must be at least 1, noise_bias above 0")
 
@@ -186,7 +191,8 @@ class DiffusionConfig:
 class TrainConfig:
     """A whole preset; where it is silent it trains what ships.
 
-    With a table `diffusion` it trains DiffIML, and `model` and `loss` are not used.
+    With a table `diffusion` it trains DiffIML; `model` is not used then, `loss` only for
+    `diffusion.auxiliary`.
     `init` names weights to start from, by name or path: of the same architecture, or, for DiffIML,
     an EfficientIML that becomes its condition encoder, with or without the path back up. They may
     be older than a part of the model, which is then added. `semantics` is the ImageNet network of

@@ -112,6 +112,8 @@ class Masks:
 class Latents:
     """DiffIML: the mean squared error of clean latents of mask and edge map (Eq. 8 to 10, 15).
 
+    With `auxiliary`, the losses of `Masks` on the condition encoder's own heads as well.
+
     Noise, prior and time step are drawn on the CPU from seed and step: a resumed run draws alike.
     """
 
@@ -135,7 +137,14 @@ class Latents:
             )
         shape = DENOISERS[asked.denoiser]
         model = DiffIML(
-            DiffIMLConfig(asked.encoder, shape, vae.config, spacing=asked.spacing, fold=asked.fold)
+            DiffIMLConfig(
+                asked.encoder,
+                shape,
+                vae.config,
+                spacing=asked.spacing,
+                fold=asked.fold,
+                heads=asked.auxiliary > 0,
+            )
         )
         for source, fill in ((asked.backbone, _load_public), (self.config.init, _load_init)):
             try:
@@ -156,13 +165,19 @@ class Latents:
         clean = self.targets(model, batch.mask).repeat_interleave(draws, 0)  # (B * draws, 8, h, w)
         noisy, t = self.noisy(model, clean, step, batch.first, batch.total)
         with autocast(batch.image.device, self.config.optim.precision):
-            prepared = model.condition(batch.image, batch.clues).repeat_interleave(draws, 0)
-            guess = model.denoiser(noisy, t, prepared)
+            found = model.encoder.backbone(batch.image, batch.clues)
+            features = found.features if model.config.heads else found
+            prepared = model.denoiser.prepare(model.encoder.gather(features, batch.image))
+            guess = model.denoiser(noisy, t, prepared.repeat_interleave(draws, 0))
         own = F.adaptive_avg_pool2d(batch.valid, clean.shape[-1]).repeat_interleave(draws, 0)
         of_mask, of_edge = (guess.float() - clean).square().split(model.config.vae.latent, 1)
         terms = {"mask": weighted_mean(of_mask, own), "edge": weighted_mean(of_edge, own)}
         weight = 1.0 if self.diffusion.edges == "none" else self.diffusion.mask_weight
         total = weight * terms["mask"] + (1 - weight) * terms["edge"]
+        if model.config.heads:
+            pixels, _ = localization_loss(found, batch.mask, self.config.loss, valid=batch.valid)
+            terms["auxiliary"] = self.diffusion.auxiliary * pixels
+            total = total + terms["auxiliary"]
         return total, {k: v.detach() for k, v in terms.items()}
 
     @torch.no_grad()
