@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from imlctl.core.picture_score import PictureScore, Pooled, describe, merge, pool
+from imlctl.core.picture_score import PictureScore, Pooled, feature_vector, merge, pool
 
 WIDTH = 5
 
@@ -90,7 +90,7 @@ def test_certain_maps_have_finite_scores() -> None:
     for level in (-1e4, 1e4):
         fine = torch.full((1, 1, 8, 8), level)
         pooled = pool(fine, finest, coarsest, reliability, torch.ones(8, 8))
-        assert describe(pooled).isfinite().all()
+        assert feature_vector(pooled).isfinite().all()
         assert head(pooled).isfinite().all()
 
 

@@ -52,7 +52,7 @@ DENOISERS = {
 }
 
 
-class Residual(nn.Module):
+class TimedResidual(nn.Module):
     """Two normalised convolutions with the time added between them, beside a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, time: int) -> None:
@@ -72,7 +72,7 @@ class Residual(nn.Module):
         return cast("Tensor", self.shortcut(x) + y)
 
 
-class Attention(nn.Module):
+class SelfAttention(nn.Module):
     """Self-attention over all positions, heads of 8 channels."""
 
     def __init__(self, channels: int) -> None:
@@ -106,10 +106,10 @@ class Denoiser(nn.Module):
         self.enter = nn.Conv2d(packed, c, 3, padding=1)
         self.mix = nn.Conv2d(c, c, 3, padding=1)
         self.inject = nn.Conv2d(self.config.condition, c, 3, padding=1, bias=False)
-        self.down = nn.ModuleList(Residual(c, c, time) for _ in range(blocks))
-        self.middle = nn.ModuleList(Residual(c, c, time) for _ in range(2))
-        self.attention = Attention(c) if self.config.attention else nn.Identity()
-        self.up = nn.ModuleList(Residual(2 * c, c, time) for _ in range(blocks + 1))
+        self.down = nn.ModuleList(TimedResidual(c, c, time) for _ in range(blocks))
+        self.middle = nn.ModuleList(TimedResidual(c, c, time) for _ in range(2))
+        self.attention = SelfAttention(c) if self.config.attention else nn.Identity()
+        self.up = nn.ModuleList(TimedResidual(2 * c, c, time) for _ in range(blocks + 1))
         self.norm = nn.GroupNorm(_GROUPS, c)
         self.leave = nn.Conv2d(c, packed, 3, padding=1)
 

@@ -19,7 +19,7 @@ from imlctl.core import efficient_rwkv, imagenet
 from imlctl.core.denoiser import DENOISERS, Denoiser, DenoiserConfig
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig, TopDown
 from imlctl.core.efficient_rwkv import STRIDES, EfficientRWKV
-from imlctl.core.layers import Config, ConvNorm, check_size
+from imlctl.core.layers import Config, ConvNorm, check_sides
 from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
 from imlctl.core.light_vae import SIZES as VAE_SIZES
 from imlctl.core.model import STEPS, Model, Parts, Prediction
@@ -219,7 +219,7 @@ class DiffIML(Model):
         Raises:
             ValueError: The size does not fit.
         """
-        check_size(image, self.multiple)
+        check_sides(image, self.multiple)
         return self.denoiser.prepare(self.encoder(image, clues))
 
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:

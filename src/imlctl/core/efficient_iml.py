@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imlctl.core.efficient_rwkv import STRIDES, EfficientRWKV, EfficientRWKVConfig
-from imlctl.core.layers import Config, ConvNorm, check_size
+from imlctl.core.layers import Config, ConvNorm, check_sides
 from imlctl.core.model import STEPS, Model, Parts, Prediction
 from imlctl.core.picture_score import PictureScore, Pooled, merge, pool
 from imlctl.core.reliability import Reliability
@@ -142,7 +142,7 @@ class EfficientIML(TopDown, Model):
     ) -> Prediction:
         """Localize; see `Model.forward`. Nothing is drawn."""
         del noise, steps
-        check_size(image, self.multiple)
+        check_sides(image, self.multiple)
         if clues is None:
             clues = self.clues(image)
         features = super().forward(image, clues)

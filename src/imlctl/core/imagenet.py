@@ -113,7 +113,7 @@ class ReducedAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-class Attention(nn.Module):
+class AttentionLayer(nn.Module):
     """Reduced attention and the projection of what it returns."""
 
     def __init__(self, dim: int, heads: int, reduction: int) -> None:
@@ -149,7 +149,7 @@ class MixBlock(nn.Module):
         super().__init__()
         dim = config.dims[stage]
         self.layer_norm_1 = nn.LayerNorm(dim)
-        self.attention = Attention(dim, config.heads[stage], config.reductions[stage])
+        self.attention = AttentionLayer(dim, config.heads[stage], config.reductions[stage])
         self.layer_norm_2 = nn.LayerNorm(dim)
         self.mlp = MixFFN(dim, config.expansion)
 

@@ -61,7 +61,7 @@ def _read(kind: type[C], values: dict[str, Any]) -> C:
 LEAST_SIDE = 64  # pixels; smaller pictures are padded
 
 
-def check_size(image: Tensor, multiple: int) -> None:
+def check_sides(image: Tensor, multiple: int) -> None:
     """Refuse images (B, 3, H, W) that a network cannot take.
 
     Raises:

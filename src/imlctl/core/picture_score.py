@@ -110,11 +110,11 @@ class PictureScore(nn.Module):
     def forward(self, pooled: Pooled) -> Tensor:
         """(B, ...) to (B,)."""
         # A product of few rows may round each of them in its own way; a picture has no place.
-        rows = torch.split(describe(pooled), 1)
+        rows = torch.split(feature_vector(pooled), 1)
         return torch.cat([self.judge(row) for row in rows])
 
     def judge(self, described: Tensor) -> Tensor:
-        """(B, D), as `describe` returns it, to (B,)."""
+        """(B, D), as `feature_vector` returns it, to (B,)."""
         return cast("Tensor", self.out(self.standardized(described)).squeeze(1))
 
     def standardized(self, described: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class PictureScore(nn.Module):
         return ((described - self.mean) / self.spread).clamp(-_FAR, _FAR)
 
 
-def describe(pooled: Pooled) -> Tensor:
+def feature_vector(pooled: Pooled) -> Tensor:
     """Bring pooled features and statistics into one row for each picture, (B, D)."""
     means = pooled.sums / pooled.weights[..., None].clamp_min(1e-12)  # (B, 2, 3, C)
     number = pooled.map_sums[:, -1]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imlctl.core.model import CELL
-from imlctl.core.picture_score import PictureScore, Pooled, describe
+from imlctl.core.picture_score import PictureScore, Pooled, feature_vector
 from imlctl.core.reliability import Reliability, conditions
 from imlctl.errors import ConfigError
 from imlctl.forge.history import random_copy, random_finish
@@ -119,7 +119,7 @@ class _Rows(nn.Module):
         self.seen: list[Tensor] = []
 
     def forward(self, pooled: Pooled) -> Tensor:
-        self.seen.append(describe(pooled))
+        self.seen.append(feature_vector(pooled))
         return torch.zeros(len(pooled.map_sums))
 
 
