@@ -147,6 +147,15 @@ def test_bands_change_nothing(area: int, monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(residual_outliers(image), whole)
 
 
+def test_every_bin_of_a_very_wide_picture_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A band of it has more bins than a float32 can number, as one of these small cells has."""
+    grey = grey_levels(noisy(10, 320, 352))
+    monkeypatch.setattr(module, "_CELL", 1)
+    in_one_band = module._histograms(grey)
+    monkeypatch.setattr(module, "_AREA", 1)
+    assert torch.equal(in_one_band, module._histograms(grey))
+
+
 def test_pictures_of_a_batch_do_not_meet() -> None:
     images = torch.cat([noisy(7, 96, 128), noisy(8, 96, 128, 2.0)])
     apart = torch.cat([residual_outliers(each[None]) for each in images])

@@ -106,8 +106,8 @@ def _histograms(grey: Tensor) -> Tensor:
         above = max(0, begin - _REACH)
         band = grey[:, above : end + _REACH]
         down = (torch.arange(begin, end, device=grey.device) // _CELL).clamp_max(rows - 1)
-        # From the band's first cell on, which a floating-point number holds exactly.
-        cell = ((down[:, None] - down[0]) * columns + across).to(grey.dtype) * (2 * bins)
+        # From the band's first cell on, in 32 bits, which are quicker than 64.
+        cell = (((down[:, None] - down[0]) * columns + across) * (2 * bins)).int()
         of_band = counts[:, min(begin // _CELL, rows - 1) * columns * 2 * bins :]
         firsts = (cell, cell + bins)  # bin of each pixel, for rows along the derivative, and across
         levels = {axis: _levels(band, axis) for axis in (1, 2)}
@@ -120,7 +120,7 @@ def _histograms(grey: Tensor) -> Tensor:
             high, wide = number.shape[1:]
             start = max(0, top - begin)
             into = firsts[int(along != axis)][start : start + high, left : left + wide]
-            flat = (number + into).long().flatten(1)
+            flat = (number.int() + into).long().flatten(1)
             of_band.scatter_add_(1, flat, counts.new_ones(1, 1).expand_as(flat))
     counts = counts.view(batch, rows * columns * 2, bins)
     merge = F.one_hot(torch.tensor(_CLASS, device=grey.device), _COUNT).float()
