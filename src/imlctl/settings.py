@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from imlctl.errors import UsageError
-from imlctl.image.decode import DEFAULT_MAX_PIXELS
+from imlctl.image.formats import DEFAULT_MAX_PIXELS
 from imlctl.mask.decide import check_threshold
 
 if TYPE_CHECKING:

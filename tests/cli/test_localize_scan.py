@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from imlctl.errors import Exit
-from imlctl.image.decode import DEFAULT_MAX_PIXELS
+from imlctl.image.formats import DEFAULT_MAX_PIXELS
 from imlctl.mask.decide import Rule, Verdict
 from imlctl.pipeline import Localizer
 from imlctl.scan.ledger import Ledger

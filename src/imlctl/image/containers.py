@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from io import BytesIO
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from imlctl.image.formats import Layout, check_pieces, damaged, not_read, truncated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from PIL import Image
 
@@ -32,44 +33,37 @@ _PASSES = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
-_REVERT = (
-    "Convert it back without loss (pngcrush -revert-iphone-optimizations), and use the result."
-)
+_FRAME, _EXTENSION, _TRAILER = 0x2C, 0x21, 0x3B  # blocks of a GIF
+_REVERT = "Convert it back without loss (pngcrush -revert-iphone-optimizations), and use that."
 _PIECE = 1 << 20  # bytes inflated at a time
 
 
 def walk_png(data: bytes) -> Layout:
     """Check every chunk's checksum, up to the end chunk; DecodeError where one is wrong."""
-    view, position, bits, pieces, profile = memoryview(data), 8, 8, 0, False
-    while True:
-        pieces += 1
+    view, profile = memoryview(data), False
+    for pieces, (kind, start, stop) in enumerate(png_chunks(data), 1):
         check_pieces(pieces, data)
-        length = int.from_bytes(data[position : position + 4], "big")
-        kind = data[position + 4 : position + 8]
-        stop = position + 8 + length
         if stop + 4 > len(data):
-            raise truncated("the PNG has no end chunk")
-        if zlib.crc32(view[position + 4 : stop]) != int.from_bytes(data[stop : stop + 4], "big"):
-            raise damaged(f"the checksum of PNG chunk {kind!r} at byte {position} is wrong")
-        if position == 8:
-            if kind == b"CgBI":
-                raise not_read("a PNG optimised for iPhones (CgBI)", _REVERT)
-            if kind != b"IHDR" or length != 13:
-                raise damaged("the PNG does not begin with its header")
-            bits = data[24]
-        position = stop + 4
+            break
+        if zlib.crc32(view[start - 4 : stop]) != int.from_bytes(data[stop : stop + 4]):
+            raise damaged(f"the checksum of PNG chunk {kind!r} at byte {start - 8} is wrong")
+        if pieces == 1 and kind == b"CgBI":
+            raise not_read("a PNG optimised for iPhones (CgBI)", _REVERT)
+        if pieces == 1 and (kind != b"IHDR" or stop - start != 13):
+            raise damaged("the PNG does not begin with its header")
         profile |= kind == b"iCCP"
         if kind == b"IEND":
-            return Layout(position, len(data) - position, bits=bits, profile=profile)
+            return Layout(stop + 4, len(data) - stop - 4, bits=data[24], profile=profile)
+    raise truncated("the PNG has no end chunk")
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, start and end of the content of each chunk of a PNG before its end chunk."""
-    position = 8
-    while (name := data[position + 4 : position + 8]) and name != b"IEND":
-        start = position + 8
-        position = start + int.from_bytes(data[position : position + 4], "big") + 4
-        yield name, start, position - 4
+    """Yield name, start and end of the content of each chunk of a PNG up to its end chunk."""
+    name, stop = b"", 4
+    while name != b"IEND" and stop + 4 < len(data):
+        start = stop + 12
+        name, stop = data[start - 4 : start], start + int.from_bytes(data[start - 8 : start - 4])
+        yield name, start, stop
 
 
 def without_metadata(data: bytes) -> bytes:
@@ -78,11 +72,19 @@ def without_metadata(data: bytes) -> bytes:
     Pillow refuses a whole picture for a colour profile or a compressed text of over a megabyte.
     Texts in which it looks for EXIF stay unless they are large.
     """
+    spans = (
+        (start - 8, stop + 4)
+        for name, start, stop in png_chunks(data)
+        if name == b"iCCP" or (name in _TEXTS and not _may_hold_exif(name, data[start:stop]))
+    )
+    return _without(data, spans)
+
+
+def _without(data: bytes, spans: Iterable[tuple[int, int]]) -> bytes:
     parts, kept = [], 0
-    for name, start, stop in png_chunks(data):
-        if name == b"iCCP" or (name in _TEXTS and not _may_hold_exif(name, data[start:stop])):
-            parts.append(data[kept : start - 8])
-            kept = stop + 4
+    for start, stop in spans:
+        parts.append(data[kept:start])
+        kept = stop
     return b"".join([*parts, data[kept:]]) if parts else data
 
 
@@ -102,27 +104,34 @@ def _may_hold_exif(kind: bytes, text: bytes) -> bool:
 
 def walk_gif(data: bytes) -> Layout:
     """Follow all blocks of a GIF to its trailer and count the pictures, or DecodeError."""
-    position, frames, pieces = _after_palette(data, 13), 0, 0
-    notes: list[str] = []
-    while position < len(data):
-        block = data[position]
-        position += 1
+    frames, pieces = 0, 0
+    notes: tuple[str, ...] = ()
+    for kind, start, stop in _gif_blocks(data):
         pieces += not frames  # an animation may well have a million blocks behind its first frame
         check_pieces(pieces, data)
-        if block == 0x3B:
+        if kind == _FRAME:
+            frames += 1
+            if frames == 1 and data[start + 5 : start + 9] != data[6:10]:
+                notes = ("the first frame has a size of its own, other than the canvas",)
+        if kind == _TRAILER:
             if not frames:
                 raise damaged("the GIF holds no picture")
-            return Layout(position, len(data) - position, frames, notes=tuple(notes))
-        if block == 0x2C:
-            frames += 1
-            if frames == 1 and data[position + 4 : position + 8] != data[6:10]:
-                notes.append("the first frame has a size of its own, other than the canvas")
-            position = _after_sub_blocks(data, _after_palette(data, position + 9) + 1)
-        elif block == 0x21:
-            position = _after_sub_blocks(data, position + 1)
-        elif block != 0x00:  # some writers leave a zero byte between blocks
-            raise damaged(f"unknown GIF block at byte {position - 1}")
+            return Layout(stop, len(data) - stop, frames, notes=notes)
     raise truncated("the GIF has no trailer")
+
+
+def _gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield kind, start and end of each block of a GIF up to its trailer."""
+    kind, stop = 0, _after_palette(data, 13)
+    while kind != _TRAILER and stop < len(data):
+        kind, start, stop = data[stop], stop, stop + 1
+        if kind == _FRAME:
+            stop = _after_sub_blocks(data, _after_palette(data, start + 10) + 1)
+        elif kind == _EXTENSION:
+            stop = _after_sub_blocks(data, start + 2)
+        elif kind not in {0, _TRAILER}:  # some writers leave a zero byte between blocks
+            raise damaged(f"unknown GIF block at byte {start}")
+        yield kind, start, stop
 
 
 def without_extensions(data: bytes) -> bytes:
@@ -130,19 +139,13 @@ def without_extensions(data: bytes) -> bytes:
 
     Pillow runs on into the picture where such a block is empty.
     """
-    position, kept, parts = _after_palette(data, 13), 0, []
-    while data[position] != 0x2C:
-        start, position = position, position + 1
-        if data[start] == 0x21:
-            position = _after_sub_blocks(data, position + 1)
-            if data[start + 1] == 0xFF:
-                parts.append(data[kept:start])
-                kept = position
-    return b"".join([*parts, data[kept:]]) if parts else data
+    before = takewhile(lambda block: block[0] != _FRAME, _gif_blocks(data))
+    named = (block for block in before if block[0] == _EXTENSION and data[block[1] + 1] == 0xFF)
+    return _without(data, ((start, stop) for _, start, stop in named))
 
 
 def _after_palette(data: bytes, end: int) -> int:
-    """Skip the colour table announced by the flags of the descriptor that ends at `end`."""
+    """Skip the colours that the flags of the descriptor announce which ends at `end`."""
     if end > len(data):
         raise truncated("a GIF descriptor is cut off")
     flags = data[10] if end == 13 else data[end - 1]
@@ -187,14 +190,12 @@ def walk_webp(data: bytes) -> Layout:
         raise truncated(f"the WebP announces {end} bytes and has {len(data)}")
     kind = data[12:16]
     if kind == b"VP8X":
-        width = 1 + int.from_bytes(data[24:27], "little")
-        height = 1 + int.from_bytes(data[27:30], "little")
+        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
     elif kind == b"VP8 ":
-        width = int.from_bytes(data[26:28], "little") & 0x3FFF
-        height = int.from_bytes(data[28:30], "little") & 0x3FFF
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
     elif kind == b"VP8L":
         packed = int.from_bytes(data[21:25], "little")
-        width, height = 1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF)
+        width, height = (1 + (packed >> shift & 0x3FFF) for shift in (0, 14))
     else:
         raise damaged("the WebP does not begin with a picture header")
     end += end & 1  # chunks are padded to even length
@@ -227,19 +228,16 @@ def check_webp(data: bytes) -> tuple[str, ...]:
     for name, start, stop in riff_chunks(data):
         if name in {b"VP8 ", b"VP8L"}:
             length = stop - start - _SPARE
-            chunk = name + struct.pack("<i", length) + data[start : start + length + length % 2]
-            if length > 3 * _SPARE and _opens(b"WEBP" + chunk):
-                raise damaged("its picture data are used up before their end")
-            break
+            if length <= 3 * _SPARE:
+                break
+            chunk = name + struct.pack("<I", length) + data[start : start + length + length % 2]
+            try:
+                head = b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP"
+                WebPImageFile(BytesIO(head + chunk)).load()
+            except Exception:  # as decoders of damaged files do
+                break
+            raise damaged("its picture data are used up before their end")
     return ()
-
-
-def _opens(riff: bytes) -> bool:
-    try:
-        WebPImageFile(BytesIO(b"RIFF" + struct.pack("<I", len(riff)) + riff)).load()
-    except Exception:  # as decoders of damaged files do
-        return False
-    return True
 
 
 def refuse_zero_tail(data: bytes, end: int) -> None:

@@ -25,18 +25,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from imlctl.errors import DecodeError, ImlctlError, InputError, TooLargeError, UsageError
-from imlctl.image import containers
+from imlctl.image import containers, formats
 from imlctl.image.boxes import walk_avif, walk_boxes
 from imlctl.image.facts import FormatFacts, provenance
-from imlctl.image.formats import (
-    DEFAULT_MAX_PIXELS,
-    HEAD_BYTES,
-    TO_CONVERT,
-    check_size,
-    damaged,
-    identify,
-    not_read,
-)
+from imlctl.image.formats import DEFAULT_MAX_PIXELS, check_size, identify
 from imlctl.image.jpeg import check_jpeg, walk_jpeg, walk_mpo
 from imlctl.image.samples import check_avif, to_rgb
 from imlctl.image.tiff import check_tiff, walk_tiff
@@ -47,8 +39,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from imlctl.image.formats import Layout
-
-__all__ = ["DEFAULT_MAX_PIXELS", "Photo", "decode", "of_pixels", "read"]
 
 _REMEDY_UNCLEAR = (
     "It may be damaged, or of an unusual variety: compare it with the original, or convert it "
@@ -83,33 +73,22 @@ _FORMATS: dict[str, tuple[Callable[[bytes], Layout], Callable[[BytesIO], ImageFi
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Photo:
-    """A decoded photograph.
+    """A decoded photograph."""
 
-    Attributes:
-        pixels: (H, W, 3) uint8 or uint16, red green blue, as stored (not turned), read-only.
-        facts: Particulars of the file.
-        sha256: Of exactly the encoded bytes that were decoded, 64 hexadecimal digits.
-        source: Name for messages.
-        thumbnail: The small JPEG in its EXIF metadata; else empty.
-    """
-
-    pixels: NDArray[Any]
+    pixels: NDArray[Any]  # (H, W, 3) uint8 or uint16, red green blue, not turned, read-only
     facts: FormatFacts
-    sha256: str
-    source: str
-    thumbnail: bytes = b""
+    sha256: str  # of exactly the encoded bytes that were decoded, in hexadecimal digits
+    source: str  # name for messages
+    thumbnail: bytes = b""  # the small JPEG in its EXIF metadata, if there is one
 
     def __post_init__(self) -> None:
         self.pixels.setflags(write=False)
 
 
 def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
-    """Decode the first picture of an encoded file.
+    """Decode the first picture of an encoded file, once its size was found to be accepted.
 
-    Args:
-        data: The whole file.
-        source: Its name, for messages; its suffix helps to tell raw files from TIFF.
-        max_pixels: Largest picture accepted, checked before any pixel is decoded.
+    The name in `source` is for messages; its suffix helps to tell raw files from TIFF.
 
     Raises:
         DecodeError: Not a complete picture of a kind that can be read.
@@ -137,15 +116,14 @@ def _said(error: Exception, kind: str, source: str) -> ImlctlError:
     if isinstance(error, Image.DecompressionBombError):
         what = "the picture is larger than Pillow reads in this format"
         return TooLargeError(what, source=source, remedy="Save it as a PNG.")
-    if isinstance(error, MemoryError):
-        what = "there is not enough memory to decode it"
-        return DecodeError(what, source=source, remedy="Free some memory, and try again.")
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    if _UNSUPPORTED.search(reason):
+    what, remedy = f"it cannot be decoded as {kind} ({reason})", _REMEDY_UNCLEAR
+    if isinstance(error, MemoryError):
+        what, remedy = "there is not enough memory to decode it", "Free some memory, and try again."
+    elif _UNSUPPORTED.search(reason):
         what = f"this is a variety of {kind} that imlctl does not read ({reason})"
-        return DecodeError(what, source=source, remedy=TO_CONVERT)
-    what = f"it cannot be decoded as {kind} ({reason})"
-    return DecodeError(what, source=source, remedy=_REMEDY_UNCLEAR)
+        remedy = formats.TO_CONVERT
+    return DecodeError(what, source=source, remedy=remedy)
 
 
 def of_pixels(
@@ -156,11 +134,8 @@ def of_pixels(
 ) -> Photo:
     """Take a picture that is in memory already; `Photo.sha256` is of type, size and samples.
 
-    Args:
-        pixels: (H, W) or (H, W, 3), uint8 or uint16, colours as red, green, blue; or an image of
-            Pillow's, of whose alpha nothing is kept, and which is turned as its EXIF says.
-        source: Its name, for messages.
-        max_pixels: Largest picture accepted.
+    It is (H, W) or (H, W, 3), uint8 or uint16, colours as red, green, blue; or an image of
+    Pillow's, of whose alpha nothing is kept, and which is turned as its EXIF says.
 
     Raises:
         DecodeError: It is of another shape or type, or of a mode without an exact conversion.
@@ -212,10 +187,9 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) 
     except ImlctlError as error:
         raise type(error)(error.what, source=source, remedy=error.remedy) from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        what, remedy = _UNREADABLE.get(
-            type(error), (f"it cannot be read ({reason})", "Check the file and its disk.")
-        )
+        reason = getattr(error, "strerror", None) or str(error)
+        other = f"it cannot be read ({reason})", "Check the file and its disk."
+        what, remedy = _UNREADABLE.get(type(error), other)
         raise InputError(what, source=source, remedy=remedy) from error
     return decode(data, source=source, max_pixels=max_pixels)
 
@@ -233,7 +207,7 @@ def _read_bytes(source: str, max_pixels: int) -> bytes:
         if not stat.S_ISREG(before.st_mode):
             raise InputError("this is not a regular file", remedy="Copy its content to one.")
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
-            head = stream.read(HEAD_BYTES)
+            head = stream.read(formats.HEAD_BYTES)
             identify(head, name=source)  # before a video of many gigabytes is read
             # The widest samples are four of 16 bits; the rest is room for metadata.
             if before.st_size > 8 * max_pixels + 2**26:
@@ -277,8 +251,7 @@ def _decode_with_pillow(
     # Pillow swaps the size of a turned TIFF whether or not it turns the pixels; a copy has theirs.
     whole = image if layout.size in {None, image.size} else image.copy()
     pixels, conversions = to_rgb(whole, layout, data)
-    alpha = image.mode in _WITH_ALPHA or "transparency" in image.info
-    return pixels, _facts(image, layout, pixels, orientation, [*conversions, *notes], alpha=alpha)
+    return pixels, _facts(image, layout, pixels, orientation, [*conversions, *notes])
 
 
 def _open(kind: str, data: bytes, layout: Layout) -> ImageFile.ImageFile:
@@ -288,7 +261,7 @@ def _open(kind: str, data: bytes, layout: Layout) -> ImageFile.ImageFile:
         return _FORMATS[kind][1](BytesIO(_STRIPPED.get(kind, bytes)(data)))
     except SyntaxError as error:
         if layout.kind:  # its structure is in order, so it is the samples that Pillow cannot read
-            raise not_read(layout.kind, _EXPORT) from error
+            raise formats.not_read(layout.kind, _EXPORT) from error
         raise
 
 
@@ -338,7 +311,8 @@ def _decode_heif(data: bytes, max_pixels: int) -> tuple[NDArray[Any], FormatFact
     check_size(*picture.size, max_pixels)
     pixels = np.asarray(picture)[:, : picture.size[0]]  # rows may be padded
     if pixels.shape[1::-1] != picture.size:
-        raise damaged(f"its header says {picture.size[0]} x {picture.size[1]}, its data do not")
+        says = f"its header says {picture.size[0]} x {picture.size[1]}, its data do not"
+        raise formats.damaged(says)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     info: dict[str, Any] = picture.info
@@ -346,40 +320,29 @@ def _decode_heif(data: bytes, max_pixels: int) -> tuple[NDArray[Any], FormatFact
     notes = [f"{bits}-bit samples shifted up to 16 bits"] if pixels.dtype == np.uint16 else []
     layout = replace(layout, frames=len(container), bits=bits)
     pixels = np.ascontiguousarray(pixels[..., :3])
-    return pixels, _facts(picture, layout, pixels, 1, notes, alpha=bool(picture.has_alpha))
+    return pixels, _facts(picture, layout, pixels, 1, notes)
 
 
 def _facts(
-    image: Any,
-    layout: Layout,
-    pixels: NDArray[Any],
-    orientation: int,
-    oddities: list[str],
-    *,
-    alpha: bool,
+    image: Any, layout: Layout, pixels: NDArray[Any], orientation: int, oddities: list[str]
 ) -> FormatFacts:
     heif = not isinstance(image, Image.Image)
     frames: int = getattr(image, "n_frames", 1) if layout.frames is None else layout.frames
     icc_profile = layout.profile or bool(image.info.get("icc_profile"))
     several = f"primary of {frames} pictures" if heif else f"first of {frames} frames"
-    noted = (
-        (frames > 1, f"{several} analysed"),
-        (alpha, "transparency ignored"),
-        (icc_profile, "colour profile not applied"),
-        (layout.trailing, f"{layout.trailing} bytes after the end of the picture not read"),
-    )
-    return FormatFacts(
-        "HEIF" if heif else str(image.format),
-        pixels.shape[1],
-        pixels.shape[0],
-        str(image.mode),
-        1 if image.mode == "1" else layout.bits,
-        orientation,
-        frames,
-        icc_profile,
-        alpha,
-        (*layout.notes, *(note for holds, note in noted if holds), *oddities),
-    )
+    alpha = image.has_alpha if heif else image.mode in _WITH_ALPHA or "transparency" in image.info
+    noted = {
+        f"{several} analysed": frames > 1,
+        "transparency ignored": alpha,
+        "colour profile not applied": icc_profile,
+        f"{layout.trailing} bytes after the end of the picture not read": layout.trailing,
+    }
+    notes = (*layout.notes, *(note for note, holds in noted.items() if holds), *oddities)
+    (height, width, _), mode = pixels.shape, str(image.mode)
+    bits = 1 if mode == "1" else layout.bits
+    kind = "HEIF" if heif else str(image.format)
+    about = (orientation, frames, icc_profile, bool(alpha), notes)
+    return FormatFacts(kind, width, height, mode, bits, *about)
 
 
 @contextmanager

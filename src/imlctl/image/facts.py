@@ -15,16 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from imlctl.image import jpeg
+from imlctl.image import jpeg, metadata
 from imlctl.image.jpeg_facts import JpegFacts, jpeg_facts
-from imlctl.image.metadata import (
-    Embedded,
-    ExifSummary,
-    c2pa_text,
-    find_embedded,
-    read_xmp,
-    summarise,
-)
+from imlctl.image.metadata import Embedded, ExifSummary
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +33,7 @@ _FLAT = 2  # levels of 255 that a picture of one colour may differ by
 _MAX_THUMBNAIL = 2**22  # pixels
 _OTHER_SCENE = 0.1  # of the range: thumbnails of the same scene differ by 0.01 to 0.04
 DARK = 24  # of 255: bars that fill a thumbnail of another aspect
+_GENERATOR_KEYS = ("claim_generator_info", "claim_generator")  # of C2PA
 _DATE = re.compile(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d")
 _EDITORS = re.compile(
     r"photoshop|lightroom|gimp|affinity|snapseed|pixelmator|picsart|canva|capture one|luminar"
@@ -111,22 +105,16 @@ class FormatFacts:
 
 
 def provenance(data: bytes, kind: str, pixels: NDArray[Any]) -> tuple[Provenance, bytes]:
-    """Gather the traces in a file that was decoded; no file can make it fail.
+    """Gather the traces in a decoded file of a kind by `identify`; no file can make it fail.
 
-    Args:
-        data: The whole file.
-        kind: As `identify` returned it.
-        pixels: As `decode` returns them.
-
-    Returns:
-        The traces, and the thumbnail in the EXIF metadata, a JPEG; else empty.
+    Returned besides is the thumbnail in the EXIF metadata, a JPEG; else empty.
     """
-    embedded = find_embedded(data, kind)
-    exif = summarise(embedded.exif) if embedded.exif else None
+    embedded = metadata.find_embedded(data, kind)
+    exif = metadata.summarise(embedded.exif) if embedded.exif else None
     thumbnail = embedded.exif.thumbnail() if embedded.exif else b""
     compared = compare_thumbnail(thumbnail, pixels) if thumbnail else None
-    keys = ("claim_generator_info", "claim_generator")
-    generator = next(filter(None, (c2pa_text(embedded.c2pa, key) for key in keys)), None)
+    named = (metadata.c2pa_text(embedded.c2pa, key) for key in _GENERATOR_KEYS)
+    generator = next(filter(None, named), None)
     last = jpeg_facts(data) if kind == "JPEG" else None
     grid, compressions = _compressions(kind, last, pixels)
     traces = Provenance(
@@ -154,8 +142,7 @@ def _compressions(
     if last is None:
         grid = jpeg.jpeg_grid(pixels) if kind in _LOSSLESS else None
         return grid, "once" if grid else "not decidable"
-    weak = last.quality is not None and last.quality >= _WEAK
-    grid = (jpeg.jpeg_grid(pixels) if weak else None) or (0, 0)
+    grid = (jpeg.jpeg_grid(pixels) if (last.quality or 0) >= _WEAK else None) or (0, 0)
     return grid, "twice" if any(grid) else "not decidable"
 
 
@@ -167,7 +154,7 @@ def _flags(
     size: tuple[int, ...],
 ) -> tuple[str, ...]:
     """Return what does not fit together, and what tells of programs and services."""
-    xmp, flags = read_xmp(embedded.xmp), []
+    xmp, flags = metadata.read_xmp(embedded.xmp), []
     if exif.width and exif.height and sorted((exif.width, exif.height)) != sorted(size):
         flags.append(
             f"EXIF gives {exif.width} x {exif.height} pixels, the picture has {size[0]} x {size[1]}"
@@ -190,7 +177,7 @@ def _flags(
     texts = [exif.software or "", xmp.text, *embedded.texts, embedded.photoshop.decode("latin-1")]
     everything = "\n".join([*texts, embedded.exif.comment() if embedded.exif else ""])
     flags += [f"a mark of {who}" for mark, who in _CARRIERS.items() if mark in everything]
-    if source := xmp.source_type or c2pa_text(embedded.c2pa, "digitalSourceType"):
+    if source := xmp.source_type or metadata.c2pa_text(embedded.c2pa, "digitalSourceType"):
         flags.append(f"its digital source type is {source.rstrip('/').rpartition('/')[2]}")
     if made := _GENERATORS.search(everything + "\n" + (generator or "")):
         flags.append(f"a generator of pictures is named: {made[0]}")
@@ -207,9 +194,8 @@ def compare_thumbnail(thumbnail: bytes, pixels: NDArray[Any]) -> Thumbnail | Non
     small = np.asarray(Image.fromarray(decoded).convert("L"), np.float32)
     (height, width), (tall, wide) = small.shape, pixels.shape[:2]
     within = small[picture_within(small.shape, pixels.shape)]
-    bars = small.sum() - within.sum()
     same = max(width - within.shape[1], height - within.shape[0]) <= 2
-    if not same and bars <= DARK * (small.size - within.size):
+    if not same and small.sum() - within.sum() <= DARK * (small.size - within.size):
         same, small = True, within
     step = max(1, min(tall // height, wide // width) // 4)
     grey = Image.fromarray(eight_bit(pixels[::step, ::step])).convert("L")

@@ -157,10 +157,8 @@ def _item(data: bytes, meta: Meta, wanted: bytes) -> bytes:
 
 def summarise(tiff: Tiff) -> ExifSummary | None:
     """Return what EXIF says, or None where it says nothing of this."""
-    first, following = tiff.directory(tiff.first)
-    inner, _ = tiff.directory(tiff.number(first, _EXIF))
+    first, inner, second = tiff.directories()
     position, _ = tiff.directory(tiff.number(first, _GPS))
-    second, _ = tiff.directory(following)
     found = ExifSummary(
         make=tiff.text(first, _MAKE),
         model=tiff.text(first, _MODEL),
@@ -170,7 +168,7 @@ def summarise(tiff: Tiff) -> ExifSummary | None:
         modified=tiff.text(first, _MODIFIED),
         width=tiff.number(inner, _WIDTH),
         height=tiff.number(inner, _HEIGHT),
-        gps=any(tag != 0 for tag in position),  # tag 0 is the version alone
+        gps=any(position),  # tag 0 is the version alone
         thumbnail=_THUMBNAIL in second,
     )
     return None if found == ExifSummary() else found
@@ -197,6 +195,11 @@ class Tiff:
         places = range(at + 2, min(end, len(self.data) - 11), 12)
         return {self._integer(place, 2): place for place in places}, self._integer(end, 4)
 
+    def directories(self) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
+        """Return the first directory, the one of EXIF and the one of the thumbnail."""
+        first, following = self.directory(self.first)
+        return first, self.directory(self.number(first, _EXIF))[0], self.directory(following)[0]
+
     def number(self, tags: dict[int, int], tag: int) -> int | None:
         """Return the first value of a tag that holds positive integers."""
         at = tags.get(tag)
@@ -221,20 +224,16 @@ class Tiff:
 
     def thumbnail(self) -> bytes:
         """Return the JPEG that the second directory points to; nothing where there is none."""
-        second, _ = self.directory(self.directory(self.first)[1])
-        start = self.number(second, _THUMBNAIL)
-        length = self.number(second, _THUMBNAIL_BYTES)
+        second = self.directories()[2]
+        start, length = self.number(second, _THUMBNAIL), self.number(second, _THUMBNAIL_BYTES)
         found = self.data[start : start + length] if start and length else b""
         return found if found.startswith(b"\xff\xd8\xff") else b""
 
     def comment(self) -> str:
         """Return the user's comment, in which generators of pictures write their settings."""
-        first, _ = self.directory(self.first)
-        inner, _ = self.directory(self.number(first, _EXIF))
-        raw = self.content(inner, _COMMENT)[: 4 * _MAX_TEXT]
-        wide = raw[:7] == b"UNICODE"
-        order = "utf-16-le" if self.data[:2] == b"II" else "utf-16-be"
-        return raw[8:].decode(order if wide else "utf-8", "replace")
+        raw = self.content(self.directories()[1], _COMMENT)[: 4 * _MAX_TEXT]
+        wide = "utf-16-le" if self.data[:2] == b"II" else "utf-16-be"
+        return raw[8:].decode(wide if raw[:7] == b"UNICODE" else "utf-8", "replace")
 
     def _integer(self, at: int, size: int) -> int:
         raw = self.data[at : at + size]

@@ -88,11 +88,9 @@ class Tile:
 
     def of(self, values: Tensor, stride: int = 1) -> Tensor:
         """Cut this part from (..., H / stride, W / stride); the sides are multiples of `stride`."""
-        rows, columns = (
-            slice(start // stride, (start + side) // stride)
-            for start, side in ((self.top, self.height), (self.left, self.width))
-        )
-        return values[..., rows, columns]
+        top, left = self.top // stride, self.left // stride
+        rows, columns = self.height // stride, self.width // stride
+        return values[..., top : top + rows, left : left + columns]
 
 
 def plan(
@@ -107,37 +105,26 @@ def plan(
         UsageError: `tile` and `overlap` do not fit each other or `multiple`.
     """
     if tile < 1 or tile % multiple:
-        raise UsageError(
-            f"a tile of {tile} pixels is not a multiple of {multiple}",
-            remedy=f"Use {max(1, round(tile / multiple)) * multiple}, for instance.",
-        )
+        near = max(1, round(tile / multiple)) * multiple
+        what = f"a tile of {tile} pixels is not a multiple of {multiple}"
+        raise UsageError(what, remedy=f"Use {near}, for instance.")
     shared = -(-overlap // multiple) * multiple
     if overlap < 0 or tile - shared < multiple:
-        raise UsageError(
-            f"an overlap of {overlap} pixels does not fit tiles of {tile}",
-            remedy="Use larger tiles or a smaller overlap.",
-        )
-    rows, columns = (_even(side, tile, shared, multiple) for side in (height, width))
-    return tuple(
-        Tile(top, left, rows, columns)
-        for top in _starts(height, rows, rows - shared)
-        for left in _starts(width, columns, columns - shared)
-    )
+        what = f"an overlap of {overlap} pixels does not fit tiles of {tile}"
+        raise UsageError(what, remedy="Use larger tiles or a smaller overlap.")
+    rows, tops = _along(height, tile, shared, multiple)
+    columns, lefts = _along(width, tile, shared, multiple)
+    return tuple(Tile(top, left, rows, columns) for top in tops for left in lefts)
 
 
-def _even(length: int, tile: int, shared: int, multiple: int) -> int:
-    """Return the least side, at most `tile`, that covers the axis with as few tiles as it does."""
+def _along(length: int, tile: int, shared: int, multiple: int) -> tuple[int, list[int]]:
+    """Return side and starts of tiles along one axis: as few as it takes, as small as they may."""
     if length <= tile:
-        return length
+        return length, [0]
     count = -(-(length - shared) // (tile - shared))
     even = -(-(length + (count - 1) * shared) // (count * multiple)) * multiple
-    return min(tile, max(even, MIN_SIDE))
-
-
-def _starts(length: int, tile: int, step: int) -> list[int]:
-    """Return where tiles start along one axis; the last is shifted back inside."""
-    last = length - tile
-    return [*range(0, last, step), last] if last else [0]
+    side = min(tile, max(even, MIN_SIDE))
+    return side, [*range(0, length - side, side - shared), length - side]
 
 
 def run_tiled(
@@ -158,17 +145,13 @@ def run_tiled(
 
     Args:
         fn: From (V, 3, h, w) float32 in [0, 1], and where that lies in the picture, to
-            (V, 1, h, w), probabilities or logits.
+            (V, 1, h, w), probabilities or logits. NumericalError if it returns NaN or infinity.
         image: (V, 3, H', W') uint8, uint16 or float: views of one picture.
-        tile: As `overlap` and `multiple`, see `plan`.
+        tile: As `overlap` and `multiple`, and the errors they cause, see `plan`.
         overlap: In pixels.
         multiple: Of sides.
         workers: Threads that work on a tile each, sharing out this process's threads.
         progress: Called with the number of finished tiles and of all, also before the first.
-
-    Raises:
-        NumericalError: `fn` returned NaN or infinity.
-        UsageError: See `plan`.
     """
     height, width = image.shape[2:]
     tiles = plan(height, width, tile=tile, overlap=overlap, multiple=multiple)
@@ -199,10 +182,8 @@ def _weights(length: int, tile: int, starts: list[int]) -> dict[int, Tensor]:
     total = np.zeros(length)
     for start in starts:
         total[start : start + tile] += profile
-    return {
-        start: torch.from_numpy((profile / total[start : start + tile]).astype(np.float32))
-        for start in starts
-    }
+    shares = {start: profile / total[start : start + tile] for start in starts}
+    return {start: torch.from_numpy(share.astype(np.float32)) for start, share in shares.items()}
 
 
 def _checked(fn: Callable[[Tensor, Tile], Tensor], image: Tensor, tile: Tile) -> Tensor:

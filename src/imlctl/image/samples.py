@@ -31,26 +31,20 @@ _OPENCV_LOG = threading.Lock()  # its level is a global
 def to_rgb(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixels, list[str]]:
     """Convert a loaded picture to (H, W, 3), uint8 or uint16, and notes for the record.
 
-    Alpha is dropped and the straight colours kept; nothing is composited over a background.
-
-    Args:
-        image: The loaded picture, of any mode.
-        layout: Structure of its file.
-        data: The encoded file, read again by a second decoder for 16-bit colour.
+    Alpha is dropped and the straight colours kept; nothing is composited over a background. A
+    second decoder reads the file, `data`, again for its 16-bit colours.
 
     Raises:
         DecodeError: The samples have no known scale, or two decoders disagree about them.
     """
     mode = image.mode
-    if mode in {"RGB", "RGBA"}:
-        if layout.bits > 8:
-            return _wide_colour(image, layout, data)
+    colours, avif_grey = mode in {"RGB", "RGBA"}, mode in {"L", "LA"} and 8 < layout.bits < 16
+    if avif_grey or (colours and layout.bits > 8):
+        return _wide_colour(np.asarray(image.convert("RGB")), layout, data)
+    if colours:
         return _first_three(np.asarray(image)), []
-    if mode in {"L", "LA"} and 8 < layout.bits < 16:  # an AVIF without colours
-        return _wide_colour(image.convert("RGB"), layout, data)
     if mode in {"1", "L", "LA", "La"}:
-        straight = {"1": "L", "La": "LA"}.get(mode)
-        grey = _first_plane(image.convert(straight) if straight else image)
+        grey = _first_plane(image.convert({"1": "L", "La": "LA"}.get(mode, mode)))
         return _three_times(grey ^ np.uint8(0x80 * layout.signed)), [_SHIFTED] * layout.signed
     if mode in {"P", "PA"}:
         stored = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
@@ -64,8 +58,8 @@ def to_rgb(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixels, lis
         # Pillow turns 8-bit pictures that count down from white, and leaves 16-bit ones alone.
         return _three_times(~wide if layout.white_is_zero else wide), notes
     if mode == "I":
-        wide, note = _from_integers(np.asarray(image).astype(np.int64), layout)
-        return _three_times(wide), [note]
+        grey, note = _from_integers(np.asarray(image).astype(np.int64), layout)
+        return _three_times(grey), [note]
     if mode == "F":
         return _float_grey(np.asarray(image), layout)
     if mode == "LAB":
@@ -135,12 +129,11 @@ def _lab(image: Image.Image) -> Pixels:
     return _first_three(np.asarray(converted))
 
 
-def _wide_colour(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixels, list[str]]:
+def _wide_colour(narrow: Pixels, layout: Layout, data: bytes) -> tuple[Pixels, list[str]]:
     """Read colours of more than 8 bits by a second way, which must agree with Pillow's high bytes.
 
     Of a lossy AVIF within a few steps, since each decoder converts its colours in its own way.
     """
-    narrow = np.asarray(image)[..., :3]
     wide = wide_samples(data) if layout.kind else _with_opencv(data)
     if wide is not None and wide.dtype == np.uint16 and wide.shape[:2] == narrow.shape[:2]:
         pixels, notes = _to_sixteen_bits(_first_three(wide), layout.bits)
@@ -148,7 +141,7 @@ def _wide_colour(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixel
         if apart.mean() <= 1 and apart.max() <= (_AVIF_STEPS if layout.bits < 16 else 0):
             return pixels, notes
     if layout.bits < 16:
-        return _first_three(narrow), [f"{layout.bits}-bit samples read as 8-bit"]
+        return narrow, [f"{layout.bits}-bit samples read as 8-bit"]
     raise DecodeError(
         "two decoders disagree about its 16-bit colours, or one cannot read them",
         remedy="Convert it without loss to a 16-bit PNG without transparency, and use that.",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,14 +31,15 @@ _SUB_DIRECTORIES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG_VERSION = 330, 338, 339, 
 _FILL_ORDER, _PREDICTOR, _JPEG_TABLES, _SUBSAMPLING = 266, 317, 347, 530
 _READ = frozenset({*range(_SUBFILE, _JPEG_TABLES + 1), _SUBSAMPLING, _DNG_VERSION})
 _RAW_PHOTOMETRICS = frozenset({32803, 34892})  # colour filter array, linear raw
-_PLAIN, _FAX, _LZW, _OLD_JPEG, _JPEG, _PACKBITS = 1, frozenset({2, 3, 4}), 5, 6, 7, 32773
+_PLAIN, _FAX, _LZW, _JPEG, _PACKBITS = 1, frozenset({2, 3, 4}), 5, 7, 32773
 _DEFLATE, _LZMA, _ZSTD = frozenset({8, 32946}), 34925, 50000
-_COMPRESSIONS = _FAX | _DEFLATE | {_PLAIN, _LZW, _OLD_JPEG, _JPEG, _PACKBITS, _LZMA, _ZSTD}
+_COMPRESSIONS = _FAX | _DEFLATE | {_PLAIN, _LZW, _JPEG, _PACKBITS, _LZMA, _ZSTD}
 _OTHER_COMPRESSIONS = {
-    **dict.fromkeys((33003, 33005, 34712), "a JPEG 2000 picture"),
-    **dict.fromkeys((50002, 52546), "a JPEG XL picture"),
-    **dict.fromkeys((22610, 34934), "a JPEG XR picture"),
-    50001: "a WebP picture",
+    6: "with old-style JPEG compression",
+    **dict.fromkeys((33003, 33005, 34712), "that holds a JPEG 2000 picture"),
+    **dict.fromkeys((50002, 52546), "that holds a JPEG XL picture"),
+    **dict.fromkeys((22610, 34934), "that holds a JPEG XR picture"),
+    50001: "that holds a WebP picture",
 }
 _CONVERT = "Convert it without loss to a TIFF with LZW compression or to a PNG, and use that."
 _INTERLEAVE = "Save it with interleaved colours (planar configuration 1) or as a 16-bit PNG."
@@ -112,23 +112,50 @@ class _Reader:
         return tuple(np.frombuffer(self.data, order + kind, count, start).tolist())
 
 
-@dataclass(frozen=True, slots=True)
 class _Page:
-    """One picture of a TIFF, as its directory describes it; a piece is a strip or tile of it."""
+    """One picture of a TIFF, as its directory describes it; a piece is a strip or tile of it.
 
-    size: tuple[int, int]
-    tile: tuple[int, int] | None
-    pieces: tuple[tuple[int, int, int], ...]  # offset, bytes and rows of each
-    samples: int  # of a pixel
-    bits: int  # of the widest sample
-    row: int  # bytes of a row of a piece, unpacked; 0 where rows have no fixed length
-    compression: int
-    photometric: int
-    separate: bool  # each sample has a plane of its own
-    predictor: int  # 2 where samples are differences from the one on the left
-    sample_format: int  # 1 unsigned, 2 signed, 3 floating
-    fill_order: int  # 2 where bits count from the lowest
-    tables: bytes  # JPEG tables that all pieces share
+    All pieces must be announced there.
+    """
+
+    def __init__(self, reader: _Reader, tags: dict[int, int], number: int) -> None:
+        def first(tag: int, default: int) -> int:
+            return reader.values(tags, tag, (default,))[0]
+
+        tiled = _TILE_OFFSETS in tags
+        offsets = reader.values(tags, _TILE_OFFSETS if tiled else _STRIP_OFFSETS)
+        counts = reader.values(tags, _TILE_COUNTS if tiled else _STRIP_COUNTS, (0,) * len(offsets))
+        width, height = self.size = first(_WIDTH, 0), first(_HEIGHT, 0)
+        if not offsets or not width or not height or len(counts) < len(offsets):
+            raise damaged(f"page {number} of the TIFF holds no picture")
+        across, rows = width, min(first(_ROWS_PER_STRIP, height), height)
+        if tiled:
+            across, rows = first(_TILE_WIDTH, 0), first(_TILE_HEIGHT, 0)
+        if not across or not rows:
+            raise damaged(f"page {number} of the TIFF is cut into pieces without a size")
+        self.tile = (across, rows) if tiled else None
+        self.samples = first(_SAMPLES, 1)  # of a pixel
+        self.separate = first(_PLANAR, 1) == 2  # each sample has a plane of its own
+        down = -(-height // rows)
+        needed = -(-width // across) * down * (self.samples if self.separate else 1)
+        if len(offsets) < needed or 0 in offsets[:needed]:
+            raise truncated(f"parts of page {number} of the TIFF are missing")
+        # The last strip may be lower than the others; tiles are all alike.
+        heights = [rows if tiled else min(rows, height - n % down * rows) for n in range(needed)]
+        # Offset, bytes and rows of each.
+        self.pieces = tuple(zip(offsets, counts, heights, strict=False))
+        bits = reader.values(tags, _BITS, (1,))
+        self.bits = max(bits)  # of the widest sample
+        self.compression, self.photometric = first(_COMPRESSION, 1), first(_PHOTOMETRIC, 1)
+        interleaved = 1 if self.separate else self.samples
+        # Bytes of a row of a piece, unpacked; 0 where rows have no fixed length.
+        self.row = -(-across * max(sum(bits[:interleaved]), bits[0] * interleaved) // 8)
+        if self.photometric == _YCBCR and max(reader.values(tags, _SUBSAMPLING, (2, 2))) > 1:
+            self.row = 0
+        self.predictor = first(_PREDICTOR, 1)  # 2: samples are differences from the one on the left
+        self.sample_format = first(_SAMPLE_FORMAT, 1)  # 1 unsigned, 2 signed, 3 floating
+        self.fill_order = first(_FILL_ORDER, 1)  # 2 where bits count from the lowest
+        self.tables = bytes(reader.values(tags, _JPEG_TABLES))  # that all pieces share
 
 
 def walk_tiff(data: bytes) -> Layout:
@@ -152,8 +179,8 @@ def walk_tiff(data: bytes) -> Layout:
         raise damaged("the TIFF holds no picture")
     _refuse_unreadable(reader, pages)
     reader.renew()  # pieces of the pictures may share a few bytes, too
-    checked = [_check_pieces(reader, _page(reader, page, n), n) for n, page in enumerate(pages, 1)]
-    notes, first = checked[0], _page(reader, pages[0], 1)
+    checked = [_check_pieces(reader, _Page(reader, page, n), n) for n, page in enumerate(pages, 1)]
+    notes, first = checked[0], _Page(reader, pages[0], 1)
     if first.bits > 8 and first.samples > 1 and first.separate:
         # Measured: Pillow reads uncompressed 16-bit planes as if they were 8-bit.
         raise not_read(f"a TIFF with {first.bits}-bit colours in separate planes", _INTERLEAVE)
@@ -212,7 +239,7 @@ def check_tiff(data: bytes) -> tuple[str, ...]:
 
 def _first_page(data: bytes) -> _Page:
     reader = _Reader(data)
-    return _page(reader, reader.directory(reader.first)[0], 1)
+    return _Page(reader, reader.directory(reader.first)[0], 1)
 
 
 def wide_samples(data: bytes) -> NDArray[np.uint16] | None:
@@ -322,77 +349,24 @@ def _refuse_unreadable(reader: _Reader, pages: list[dict[int, int]]) -> None:
         raise DecodeError(what, remedy="Export it as an RGB picture.")
 
 
-def _page(reader: _Reader, tags: dict[int, int], number: int) -> _Page:
-    """Read the directory of a page; its strips or tiles must be announced, all of them."""
-
-    def first(tag: int, default: int) -> int:
-        return reader.values(tags, tag, (default,))[0]
-
-    tiled = _TILE_OFFSETS in tags
-    offsets = reader.values(tags, _TILE_OFFSETS if tiled else _STRIP_OFFSETS)
-    counts = reader.values(tags, _TILE_COUNTS if tiled else _STRIP_COUNTS, (0,) * len(offsets))
-    width, height = first(_WIDTH, 0), first(_HEIGHT, 0)
-    if not offsets or not width or not height or len(counts) < len(offsets):
-        raise damaged(f"page {number} of the TIFF holds no picture")
-    across, rows = width, min(first(_ROWS_PER_STRIP, height), height)
-    if tiled:
-        across, rows = first(_TILE_WIDTH, 0), first(_TILE_HEIGHT, 0)
-    if not across or not rows:
-        raise damaged(f"page {number} of the TIFF is cut into pieces without a size")
-    samples, separate = first(_SAMPLES, 1), first(_PLANAR, 1) == 2
-    down = -(-height // rows)
-    needed = -(-width // across) * down * (samples if separate else 1)
-    if len(offsets) < needed or 0 in offsets[:needed]:
-        raise truncated(f"parts of page {number} of the TIFF are missing")
-    # The last strip may be lower than the others; tiles are all alike.
-    heights = [
-        rows if tiled else min(rows, height - piece % down * rows) for piece in range(needed)
-    ]
-    bits, photometric = reader.values(tags, _BITS, (1,)), first(_PHOTOMETRIC, 1)
-    subsampled = photometric == _YCBCR and max(reader.values(tags, _SUBSAMPLING, (2, 2))) > 1
-    interleaved = 1 if separate else samples
-    row = -(-across * max(sum(bits[:interleaved]), bits[0] * interleaved) // 8)
-    return _Page(
-        size=(width, height),
-        tile=(across, rows) if tiled else None,
-        pieces=tuple(zip(offsets, counts, heights, strict=False)),
-        samples=samples,
-        bits=max(bits),
-        row=0 if subsampled else row,
-        compression=first(_COMPRESSION, 1),
-        photometric=photometric,
-        separate=separate,
-        predictor=first(_PREDICTOR, 1),
-        sample_format=first(_SAMPLE_FORMAT, 1),
-        fill_order=first(_FILL_ORDER, 1),
-        tables=bytes(reader.values(tags, _JPEG_TABLES)),
-    )
-
-
 def _check_pieces(reader: _Reader, page: _Page, number: int) -> tuple[str, ...]:
     """Check that every piece of a page lies within the file; return notes."""
     notes: tuple[str, ...] = ()
-    pieces = page.pieces
     if page.compression not in _COMPRESSIONS:
-        unknown = f"data of compression {page.compression}"
-        what = _OTHER_COMPRESSIONS.get(page.compression, unknown)
-        raise not_read(f"a TIFF that holds {what}", _CONVERT)
-    if page.compression == _OLD_JPEG:
-        raise not_read("a TIFF with old-style JPEG compression", _CONVERT)
+        unknown = f"that holds data of compression {page.compression}"
+        raise not_read(f"a TIFF {_OTHER_COMPRESSIONS.get(page.compression, unknown)}", _CONVERT)
     if page.compression in _FAX:
         notes = ("fax compression: missing rows would go unnoticed",)
-    elif page.compression == _PLAIN and page.row:
-        # The decoder reads as many bytes as the rows need, whatever their announced number.
-        if any(length < rows * page.row for _, length, rows in pieces):
-            notes = ("the sizes of its parts are too small and were worked out",)
-        pieces = tuple(
-            (start, max(length, rows * page.row), rows) for start, length, rows in pieces
-        )
-    last = max(start + length for start, length, _ in pieces)
+    # Of plain data the decoder reads what the rows need, whatever their announced number of bytes.
+    row = page.row if page.compression == _PLAIN else 0
+    if any(length < rows * row for _, length, rows in page.pieces):
+        notes = ("the sizes of its parts are too small and were worked out",)
+    lengths = [max(length, rows * row) for _, length, rows in page.pieces]
+    last = max(start + length for (start, *_), length in zip(page.pieces, lengths, strict=True))
     if last > len(reader.data):
         raise truncated(f"the picture data of TIFF page {number} ends at byte {last}")
-    reader.spend(sum(length for _, length, _ in pieces), "the parts of its pictures")
-    for start, length, rows in pieces if page.compression == _JPEG else ():
+    reader.spend(sum(lengths), "the parts of its pictures")
+    for start, length, rows in page.pieces if page.compression == _JPEG else ():
         size = walk_jpeg(reader.data[start : start + length]).size
         if size is None or size[1] < rows:  # libtiff makes up what one lacks
             raise truncated("a JPEG strip of the TIFF lacks rows")

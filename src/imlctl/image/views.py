@@ -95,9 +95,7 @@ def views_of(
 ) -> Iterator[tuple[str, Pixels]]:
     """Yield the name of each view that there is and its picture, (H, W, 3) uint8.
 
-    Args:
-        pixels: (H, W, 3) uint8 or uint16, as stored and not turned: compression has a grid.
-        thumbnail: The one in the file, JPEG; empty if there is none.
+    Of pixels as stored, not turned: compression has a grid. The thumbnail is the file's, a JPEG.
     """
     eight = eight_bit(pixels)
     yield "error-levels", error_levels(eight)
@@ -159,9 +157,7 @@ def gradient(pixels: Pixels) -> Pixels:
     A slope of 0 is 128 in red and green, and 0 in blue.
     """
     grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
-    across, down = (
-        np.asarray(cv2.Sobel(grey, cv2.CV_32F, *order, ksize=3)) / 4 for order in ((1, 0), (0, 1))
-    )
+    across, down = (cv2.Sobel(grey, cv2.CV_32F, *order, ksize=3) / 4 for order in ((1, 0), (0, 1)))
     shown = np.empty(pixels.shape, np.uint8)
     for channel, values in enumerate((128 + across, 128 + down, 2 * np.hypot(across, down))):
         shown[..., channel] = np.clip(np.rint(values), 0, 255)

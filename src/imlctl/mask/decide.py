@@ -168,12 +168,10 @@ def expected_f1(probability: NDArray[np.floating[Any]]) -> float:
 
 
 def evidence(probability: NDArray[np.floating[Any]], said: float | None = None) -> float:
-    """Return what a picture's score is made of, 0 to 1.
+    """Return what a picture's score is made of, 0 to 1: its map, and what was said of the whole.
 
-    Args:
-        probability: Its map.
-        said: By a score that was trained on whole pictures, 0 to 1: its log odds and part of the
-            map's are added. None where the weights have no such score.
+    That is, by a score that was trained on whole pictures, 0 to 1, to whose log odds part of the
+    map's are added; None where the weights have no such score.
     """
     if said is None:
         return critical(probability, EVIDENCE)
@@ -192,12 +190,7 @@ def critical(probability: NDArray[np.floating[Any]], share: float) -> float:
 
 
 def picture_score(level: float, scale: Scale) -> float:
-    """Probability that a picture is manipulated, if one in two of such pictures is.
-
-    Args:
-        level: Its `evidence`, 0 to 1.
-        scale: As `fit_scale` returns it.
-    """
+    """Probability that a picture of this `evidence` is manipulated, if one in two of such is."""
     slope, offset = scale
     x = slope * log_odds(level) + offset
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

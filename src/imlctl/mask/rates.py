@@ -21,42 +21,28 @@ _HALVINGS = 60
 def proportion(count: int, of: int) -> dict[str, Any]:
     """Return a proportion as records keep it: ``count``, ``of``, ``share`` and ``interval``.
 
-    The share is None of no pictures, and the interval is exact, of 95 %.
-
-    Raises:
-        ValueError: There are more than all or fewer than none.
+    The share is None of no pictures, and the interval is exact, of 95 %. ValueError where there are
+    more than all or fewer than none.
     """
     if not 0 <= count <= of:
         raise ValueError(f"a proportion of {count} in {of}")
+    share = round(count / of, 5) if of else None
     interval = [round(bound, 5) for bound in exact_interval(count, of)]
-    return {
-        "count": count,
-        "of": of,
-        "share": round(count / of, 5) if of else None,
-        "interval": interval,
-    }
+    return {"count": count, "of": of, "share": share, "interval": interval}
 
 
 def measured(
     pictures: str, forgeries: Sequence[tuple[Verdict, float]], authentic: Sequence[Verdict]
 ) -> Rates:
-    """Count the verdicts that real pictures get.
+    """Count the verdicts on forgeries, each with the edited share of it, and on authentic pictures.
 
-    Args:
-        pictures: These pictures in words.
-        forgeries: For each its verdict and the edited share of it.
-        authentic: The verdict of each.
-
-    Returns:
-        ``pictures``, and by verdict the proportions of ``forgeries``, of ``authentic`` pictures and
-        of forgeries ``by_size``, and the ``ratio`` of the former two, None where it is infinite.
+    Returned are the ``pictures`` in words, and by verdict the proportions of ``forgeries``, of
+    ``authentic`` pictures and of forgeries ``by_size``, and the ``ratio`` of the former two, None
+    where it is infinite.
     """
-    sizes = range(len(SIZES))
-    groups = [
-        [verdict for verdict, _ in forgeries],
-        [*authentic],
-        *([verdict for verdict, share in forgeries if size_of(share) == size] for size in sizes),
-    ]
+    groups = [[verdict for verdict, _ in forgeries], [*authentic]]
+    for size in range(len(SIZES)):
+        groups.append([verdict for verdict, share in forgeries if size_of(share) == size])
     given = {v: [(group.count(v), len(group)) for group in groups] for v in Verdict}
     return {"pictures": pictures, **{str(v): _rated(counts) for v, counts in given.items()}}
 
@@ -67,13 +53,12 @@ def checked(rates: Mapping[str, Any]) -> Rates:
     Raises:
         ValueError, TypeError, KeyError: It is something else.
     """
-
-    def counted(kept: Mapping[str, Any]) -> list[tuple[int, int]]:
+    found: Rates = {"pictures": str(rates["pictures"])}
+    for verdict in Verdict:
+        kept = rates[verdict]
         parts = kept["forgeries"], kept["authentic"], *(kept["by_size"][size] for size in SIZES)
-        return [(int(part["count"]), int(part["of"])) for part in parts]
-
-    given = {str(verdict): _rated(counted(rates[verdict])) for verdict in Verdict}
-    return {"pictures": str(rates["pictures"]), **given}
+        found[str(verdict)] = _rated([(int(part["count"]), int(part["of"])) for part in parts])
+    return found
 
 
 def _rated(counts: Sequence[tuple[int, int]]) -> dict[str, Any]:
@@ -89,12 +74,7 @@ def _rated(counts: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 
 def in_words(verdict: str, rates: Mapping[str, Any]) -> str:
-    """Say how often pictures get a verdict, as a clause that can stand in brackets behind it.
-
-    Args:
-        verdict: One of `Verdict`.
-        rates: Of that verdict, as `measured` returns them.
-    """
+    """Say how often pictures get a verdict, by its own rates, as a clause for brackets behind it."""
     forgeries = _of_pictures(rates["forgeries"])
     if verdict == Verdict.NOTHING_FOUND:
         return f"{forgeries} forgeries get this verdict too"

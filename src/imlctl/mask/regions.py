@@ -45,17 +45,11 @@ class Regions:
 
 
 def find_regions(
-    mask: NDArray[np.bool_],
-    probability: NDArray[np.floating[Any]],
-    *,
-    min_area: int | None = None,
+    mask: NDArray[np.bool_], probability: NDArray[np.floating[Any]], *, min_area: int | None = None
 ) -> Regions:
-    """Find the 8-connected regions of a mask, largest first, then from the top left.
+    """Find the 8-connected regions of a mask (H, W), largest first, then from the top left.
 
-    Args:
-        mask: (H, W) bool.
-        probability: (H, W) floating point in [0, 1].
-        min_area: Fewest pixels of a listed region; 1/50,000 of the picture but at least 16 if None.
+    A region is listed from `min_area` pixels on; if None, 1/50,000 of the picture but at least 16.
     """
     least = max(16, mask.size // 50_000) if min_area is None else min_area
     count, found, stats, _ = cv2.connectedComponentsWithStats(
@@ -103,8 +97,7 @@ def _label_sums(
 ) -> NDArray[np.float64]:
     """Add up the values of each label, in strips of rows that keep the copies small."""
     sums = np.zeros(count, np.float64)
-    step = max(1, _STRIP_PIXELS // labels.shape[1])
-    for top in range(0, labels.shape[0], step):
-        rows = slice(top, top + step)
-        sums += np.bincount(labels[rows].ravel(), values[rows].ravel(), minlength=count)
+    strips = -(-labels.size // _STRIP_PIXELS)
+    for part, rows in zip(*(np.array_split(a, strips) for a in (labels, values)), strict=True):
+        sums += np.bincount(part.ravel(), rows.ravel(), minlength=count)
     return sums
