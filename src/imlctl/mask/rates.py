@@ -40,9 +40,10 @@ def measured(
     ``authentic`` pictures and of forgeries ``by_size``, and the ``ratio`` of the former two, None
     where it is infinite.
     """
-    groups = [[verdict for verdict, _ in forgeries], [*authentic]]
-    for size in range(len(SIZES)):
-        groups.append([verdict for verdict, share in forgeries if size_of(share) == size])
+    by_size: list[list[Verdict]] = [[] for _ in SIZES]
+    for verdict, share in forgeries:
+        by_size[size_of(share)].append(verdict)
+    groups = [[verdict for verdict, _ in forgeries], [*authentic], *by_size]
     given = {v: [(group.count(v), len(group)) for group in groups] for v in Verdict}
     return {"pictures": pictures, **{str(v): _rated(counts) for v, counts in given.items()}}
 
@@ -74,7 +75,7 @@ def _rated(counts: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 
 def in_words(verdict: str, rates: Mapping[str, Any]) -> str:
-    """Say how often pictures get a verdict, by its own rates, as a clause for brackets behind it."""
+    """Say how often pictures get a verdict, by its own rates, as a clause in brackets behind it."""
     forgeries = _of_pictures(rates["forgeries"])
     if verdict == Verdict.NOTHING_FOUND:
         return f"{forgeries} forgeries get this verdict too"

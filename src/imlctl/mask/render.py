@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -74,19 +73,16 @@ def overlay_png(pixels: Pixels, decision: Decision) -> bytes:
     A small photograph is enlarged by a whole factor; one of more than 32 million pixels is
     reduced, and the legend says so.
     """
-    size = _Size.of(*pixels.shape[:2])
-    picture = size.photo(pixels)
-    mask = size.mask(decision.mask)
+    size = _Size(pixels.shape)
+    picture, mask = size.photo(pixels), size.mask(decision.mask)
     text = text_size(*picture.shape[:2])
     _mark(picture, mask, _line_width(picture, text / 8))
-
     sample = None
     if mask.any():
         sample = np.full((2 * text, 2 * text, 3), 128, np.uint8)
-        inside = np.zeros(sample.shape[:2], np.uint8)
         edge = round(text / 8) + 1
-        inside[edge:-edge, edge:-edge] = 1
-        _mark(sample, inside, round(text / 8))
+        inside = np.pad(np.ones((2 * (text - edge),) * 2, np.uint8), edge)
+        _mark(sample, inside, edge - 1)
     share = f"{percent(decision.share)} of pixels" if decision.share else "no pixel"
     headline = f"{decision.verdict}: {share} marked, at p >= {number(decision.threshold)}"
     strip = key_strip(picture.shape[1], text, [headline, _EXPLAINED, *size.note()], sample)
@@ -105,13 +101,12 @@ def heatmap_png(pixels: Pixels, probability: Map, *, threshold: float = DEFAULT_
     """
     check_threshold(threshold)
     check_probability(probability)
-    size = _Size.of(*probability.shape)
-    over = probability >= threshold
+    size, over = _Size(probability.shape), probability >= threshold
     picture = _heat(size.photo(pixels), size.levels(probability))
     text = text_size(*picture.shape[:2])
     _outline(picture, size.mask(over), _line_width(picture, text / 14), _HEAT_LINE)
 
-    share, peak = np.count_nonzero(over) / over.size, rounded_down(float(probability.max()))
+    share, peak = float(over.mean()), rounded_down(float(probability.max()))
     found = f"{percent(share)} of pixels" if share else "nothing"
     headline = f"{found} at p >= {number(threshold)}, highest p {peak}"
     grey = np.full((1, 256, 3), 128, np.uint8)
@@ -128,7 +123,7 @@ def captioned_png(panels: Iterable[tuple[Picture, Sequence[str]]]) -> bytes:
     """
     parts = []
     for pixels, lines in panels:
-        size = _Size.of(pixels.shape[0], pixels.shape[1], _PANEL_PIXELS)
+        size = _Size(pixels.shape, _PANEL_PIXELS)
         picture = size.photo(pixels)
         text = text_size(*picture.shape[:2])
         parts.append(stack(picture, key_strip(picture.shape[1], text, [*lines, *size.note()])))
@@ -184,22 +179,18 @@ def number(value: float) -> str:
     return f"{value:.2f}" if round(value, 2) == value else f"{value:g}"
 
 
-@dataclass(frozen=True, slots=True)
 class _Size:
     """The size at which a photograph is shown, and how its maps are brought to it."""
 
-    height: int
-    width: int
-    zoom: float  # a whole number where enlarged, 1, or a fraction where reduced
-
-    @classmethod
-    def of(cls, height: int, width: int, most: int = 0) -> _Size:
+    def __init__(self, shape: tuple[int, ...], most: int = 0) -> None:
+        height, width = shape[:2]
         longer = max(height, width)
+        # A whole number where enlarged, 1, or a fraction where reduced.
+        by_area = math.sqrt((most or _MAX_PIXELS) / (height * width))
+        self.zoom = min(1.0, _MAX_SIDE / longer, by_area)
         if longer < _MIN_SIDE:
-            factor = math.ceil(_MIN_SIDE / longer)
-            return cls(height * factor, width * factor, factor)
-        zoom = min(1.0, _MAX_SIDE / longer, math.sqrt((most or _MAX_PIXELS) / (height * width)))
-        return cls(max(1, int(height * zoom)), max(1, int(width * zoom)), zoom)
+            self.zoom = math.ceil(_MIN_SIDE / longer)
+        self.height, self.width = (max(1, int(side * self.zoom)) for side in (height, width))
 
     def photo(self, pixels: Pixels) -> Picture:
         """Return a fresh copy."""
@@ -282,9 +273,6 @@ def _png(image: NDArray[np.unsignedinteger[Any]], kind: str) -> bytes:
     return buffer.getvalue()
 
 
-# --- the strip under a picture --------------------------------------------------------------------
-
-
 def text_size(height: int, width: int) -> int:
     """Return the size of the strip's text, in pixels: it reads the same when fitted to a screen."""
     width = max(width, _MIN_WIDTH)
@@ -307,20 +295,19 @@ def key_strip(
 ) -> Picture:
     """Draw a headline, smaller lines below it, and to their left a sample of the marking.
 
-    Args:
-        width: Of the picture, in pixels; the strip is at least 400 wide.
-        size: Of the headline's text, in pixels, as `text_size` gives it.
-        lines: Headline first.
-        sample: A square that shows how marked pixels look.
+    The strip is as wide as the picture, in pixels, and at least 400; the headline has the `size`
+    that `text_size` gives. The sample is a square that shows how marked pixels look.
     """
-    side = 0 if sample is None else len(sample)
-    words = _words(max(width, _MIN_WIDTH), size + (side + size if side else 0), size, lines)
+    width = max(width, _MIN_WIDTH)
+    if sample is None:
+        return _framed(_words(width, size, size, lines), size)
+    side = len(sample)
+    words = _words(width, side + 2 * size, size, lines)
     lack = max(0, side - len(words))
     around = ((lack // 2, lack - lack // 2), (0, 0), (0, 0))
     strip = _framed(np.pad(words, around, mode="edge"), size)
-    if sample is not None:  # pasted last, at its own size: it shows the very pixels of a marking
-        top = (len(strip) - side) // 2
-        strip[top : top + side, size : size + side] = sample
+    top = (len(strip) - side) // 2  # pasted at its own size: it shows the very pixels of a marking
+    strip[top : top + side, size : size + side] = sample
     return strip
 
 
@@ -339,10 +326,10 @@ def scale_strip(
 
 def _framed(strip: Picture, size: int) -> Picture:
     """Add room above and below, and a line that parts the strip from its picture."""
-    room = np.full((size, strip.shape[1], 3), _GROUND, np.uint8)
-    above = room.copy()
-    above[: max(1, size // 12)] = _EDGE
-    return np.concatenate([above, strip, room])
+    framed = np.full((len(strip) + 2 * size, strip.shape[1], 3), _GROUND, np.uint8)
+    framed[: max(1, size // 12)] = _EDGE
+    framed[size:-size] = strip
+    return framed
 
 
 def _words(
@@ -353,16 +340,15 @@ def _words(
     parts = []
     for index, line in enumerate(lines):
         first = headline and index == 0
-        sheet = Image.new(
-            "RGB", (width * zoom, round(size * (1.35 if first else 1.25)) * zoom), _GROUND
-        )
-        wanted, room = size * zoom * (1.0 if first else _SMALL), (width - left - size) * zoom
-        font = ImageFont.load_default(wanted)
-        while wanted > 1 and font.getlength(line) > room:
-            wanted *= 0.95
+        wanted, high, ink = (1.0, 1.35, _INK) if first else (_SMALL, 1.25, _SOFT_INK)
+        sheet = Image.new("RGB", (width * zoom, round(size * high) * zoom), _GROUND)
+        wanted *= size * zoom
+        while wanted > 1:
             font = ImageFont.load_default(wanted)
-        ink, middle = _INK if first else _SOFT_INK, (left * zoom, sheet.height / 2)
-        ImageDraw.Draw(sheet).text(middle, line, ink, font, anchor="lm")
+            if font.getlength(line) <= (width - left - size) * zoom:
+                break
+            wanted *= 0.95
+        ImageDraw.Draw(sheet).text((left * zoom, sheet.height / 2), line, ink, font, anchor="lm")
         parts.append(np.asarray(sheet.reduce(zoom)))
     return np.concatenate(parts)
 

@@ -16,7 +16,7 @@ Fact = tuple[str, str, str]  # name, value, and how it is set: "", "hash" or "ta
 Group = dict[str, Any]  # title, remark, wide, whether it is for the screen alone, facts
 
 SILENT = 0.1  # of a picture: where the map cannot be believed there, a reader is told so
-_HASH, _TABLE = "hash", "table"
+_HASH = "hash"
 _FORGEABLE = "Anybody can write or remove EXIF."
 _COMPRESSED = {
     "once": "as JPEG before it became this file, perhaps more than once",
@@ -117,7 +117,7 @@ def _history(traces: Mapping[str, Any]) -> Iterable[Fact]:
     yield "Tables of", jpeg.get("program") or "", ""
     for table in jpeg.get("tables", ()):
         cells = [f"{value:4}" + "\n" * (at % 8 == 7) for at, value in enumerate(table["values"])]
-        yield f"Quantisation table {table['slot']}", "".join(cells).rstrip(), _TABLE
+        yield f"Quantisation table {table['slot']}", "".join(cells).rstrip(), "table"
     if jpeg or grid:
         yield "Compressed", _COMPRESSED[traces["compressions"]], ""
         shifted = "shifted by {} columns and {} rows".format(*grid or (0, 0))
@@ -125,12 +125,10 @@ def _history(traces: Mapping[str, Any]) -> Iterable[Fact]:
     if not jpeg:
         return
     yield "Segments", " ".join(jpeg["order"]), ""
-    for name, usual in (("scans", 1), ("restart_interval", 0)):
-        count = "" if jpeg[name] == usual else str(jpeg[name])
-        yield name.replace("_", " ").capitalize(), count, ""
-    if (jpeg["starts"], jpeg["ends"]) != (1, 1):
-        found = f"{jpeg['starts']} starts and {jpeg['ends']} ends of an image"
-        yield "More than one picture", found, ""
+    yield "Scans", "" if jpeg["scans"] == 1 else str(jpeg["scans"]), ""
+    yield "Restart interval", str(jpeg["restart_interval"] or ""), ""
+    several = f"{jpeg['starts']} starts and {jpeg['ends']} ends of an image"
+    yield "More than one picture", several * ((jpeg["starts"], jpeg["ends"]) != (1, 1)), ""
     yield "After the picture", f"{jpeg['trailing']:,} bytes" if jpeg["trailing"] else "", ""
 
 
@@ -159,9 +157,8 @@ def _exif(facts: Mapping[str, Any], traces: Mapping[str, Any]) -> Iterable[Fact]
         return
     make, model = exif["make"] or "", exif["model"] or ""
     yield "Camera", model if make and model.startswith(make) else f"{make} {model}".strip(), ""
-    yield "Lens", exif["lens"] or "", ""
-    yield "Software", exif["software"] or "", ""
-    yield "Taken", exif["taken"] or "", ""
+    for key in ("lens", "software", "taken"):
+        yield key.capitalize(), exif[key] or "", ""
     yield "Changed", exif["modified"] or "", ""
     if exif["width"] and exif["height"]:
         stored = {facts["width"], facts["height"]}

@@ -40,12 +40,10 @@ _PRINTED_REGIONS, _PRINTED_CROPS = 8, 2
 _UNKNOWN_COUNT = 10_000
 _PICTURES = "<!-- pictures -->"  # cannot come from a title or a name, which are escaped
 _FOUND_WEIGHT = 4  # a picture with a finding may take that many times the bytes of another
+_NO_PREVIEW = Preview(b"", b"", ())
 _FOUND = frozenset({Verdict.MANIPULATED, Verdict.INCONCLUSIVE})
 # Bytes on the page of a preview whose longer side is so many pixels, as measured on photographs.
-_COSTS = (
-    *((1024, 180_000), (640, 85_000), (480, 58_000)),
-    *((320, 31_000), (240, 19_000), (160, 10_000)),
-)
+_COSTS = {1024: 180_000, 640: 85_000, 480: 58_000, 320: 31_000, 240: 19_000, 160: 10_000}
 BROWSERS = (
     *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"),
     *("microsoft-edge", "msedge"),
@@ -108,16 +106,13 @@ def write_report(
     time is in memory. The same entries and the same case make the same bytes: no clock is read.
 
     Args:
-        path: Where to; it has that name only when it is whole.
+        path: Where to; it has that name only when it is whole. Errors are those of `atomic.write`.
         entries: The pictures, in any order; the page sorts them.
         case: The head of the page.
         count: How many entries there will be, where they have no length: previews are made
             smaller where there are many.
         paper: Write what is printed alone, with all pictures drawn; no script is needed.
         overwrite: Replace an older report.
-
-    Raises:
-        OutputError: The page cannot be written; nothing is left behind.
     """
     if count is None:
         count = len(entries) if isinstance(entries, Sized) else _UNKNOWN_COUNT
@@ -162,23 +157,22 @@ def write_report(
 
 def _picture(values: dict[str, Any], preview: Preview | None, *, paper: bool) -> dict[str, Any]:
     """Return what the template of one picture needs; on paper all figures are drawn."""
+    preview = preview or _NO_PREVIEW
     details = _details(values, preview)
     # A crop of a small picture is all of it, which stands there already.
-    crops = [
-        (number, box)
-        for number, box in enumerate(details["crops"], 1)
-        if tuple(box[2:]) != tuple(details["size"])
-    ][:_PRINTED_CROPS]
+    numbered = enumerate(details["crops"], 1)
+    crops = [(number, box) for number, box in numbered if tuple(box[2:]) != details["size"]]
+    crops = crops[:_PRINTED_CROPS]
     drawn: list[bytes] = []
-    if paper and preview:
+    if paper and preview.photo:
         drawn = figures(preview, values["threshold"], [number for number, _ in crops])
     return {
         "details": details,
         "regions": details["regions"][:_PRINTED_REGIONS],
-        "photo": _text(preview.photo) if preview else "",
-        "soft": _text(preview.soft) if preview else "",
-        "crops": [(_text(c.photo), _text(c.soft)) for c in preview.crops] if preview else [],
-        "views": [(name, _text(data)) for name, data in preview.views] if preview else [],
+        "photo": _text(preview.photo),
+        "soft": _text(preview.soft),
+        "crops": [(_text(crop.photo), _text(crop.soft)) for crop in preview.crops],
+        "views": [(name, _text(data)) for name, data in preview.views],
         "printed_crops": crops,
         "crop_side": CROP_SIDE,
         "drawn": list(map(_text, drawn)),
@@ -203,8 +197,8 @@ class _Budget:
 
     def fit(self, preview: Preview, *, finding: bool) -> Preview:
         share = self.left / max(self.count, 1) * (_FOUND_WEIGHT if finding else 1)
-        side = next((side for side, cost in _COSTS if cost <= share), _COSTS[-1][0])
-        preview = shrunk(preview, side, extras=max(0.0, share - _COSTS[0][1]) * 3 / 4)
+        side = next((side for side, cost in _COSTS.items() if cost <= share), min(_COSTS))
+        preview = shrunk(preview, side, extras=max(0.0, share - max(_COSTS.values())) * 3 / 4)
         self.left = max(0.0, self.left - preview.size * 4 / 3)
         self.count -= 1
         return preview
@@ -224,18 +218,18 @@ class _Summary:
     def add(self, record: Mapping[str, Any]) -> None:
         """Take a picture's line of the table from its record."""
         width, height = _upright_size(record)
-        facts = record.get("facts") or {}
-        head = [record.get(key) for key in ("path", "verdict", "share", "score")]
-        shape = [len(record.get("regions") or ()), width, height, facts.get("format")]
-        self.rows.append([*head, *shape, _keywords(record), record.get("threshold")])
+        facts = record["facts"] or {}
+        head = [record[key] for key in ("path", "verdict", "share", "score")]
+        shape = [len(record["regions"]), width, height, facts.get("format")]
+        self.rows.append([*head, *shape, _keywords(record), record["threshold"]])
         self.models[record["model"], record["weights_sha256"]] += 1
         self.verdicts[record["verdict"]] += 1
         if record["verdict"] != FAILED:
             self.rules[record["rule"]["manipulated"], record["rule"]["inconclusive"]] += 1
-            if record["rates"] is not None:
-                said = in_words(record["verdict"], record["rates"])
-                self.rates[record["verdict"]] = f"{said} ({record['rates']['pictures']})"
-                self.rate_facts[record["verdict"]] = list(rates_of(record["rates"]))
+        if rates := record["rates"]:
+            said = in_words(record["verdict"], rates)
+            self.rates[record["verdict"]] = f"{said} ({rates['pictures']})"
+            self.rate_facts[record["verdict"]] = list(rates_of(rates))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the page's script begins with."""
@@ -246,8 +240,8 @@ class _Summary:
     @property
     def counts(self) -> list[tuple[str, int]]:
         """Pictures by verdict, failed ones last and only if there are any."""
-        failed = [(FAILED, self.verdicts[FAILED])] if self.verdicts[FAILED] else []
-        return [*((str(verdict), self.verdicts[verdict]) for verdict in Verdict), *failed]
+        names = [*map(str, Verdict), *([FAILED] if self.verdicts[FAILED] else [])]
+        return [(name, self.verdicts[name]) for name in names]
 
     @property
     def rule(self) -> tuple[float, float] | None:
@@ -255,28 +249,26 @@ class _Summary:
         return next(iter(self.rules)) if len(self.rules) == 1 else None
 
 
-def _details(record: dict[str, Any], preview: Preview | None) -> dict[str, Any]:
+def _details(record: dict[str, Any], preview: Preview) -> dict[str, Any]:
     """Return what is told of one picture; outlines are drawn from the map."""
-    regions = record.get("regions") or []
+    regions = record["regions"]
     copied = ("path", "verdict", "threshold", "error", "regions_not_listed")
+    told = ("box", "area", "mean_probability")  # of a region
     return {key: record[key] for key in copied} | {
         "finding": finding(record),
         "warnings": warnings_of(record),
         "size": _upright_size(record),
-        "regions": [
-            {key: value for key, value in region.items() if key != "polygon"}
-            for region in regions[:_MAX_REGIONS]
-        ],
+        "regions": [{key: each[key] for key in told} for each in regions[:_MAX_REGIONS]],
         "regions_found": len(regions),
-        "curve": [float(f"{share:.4g}") for share in (preview.curve if preview else ())],
-        "crops": [crop.box for crop in preview.crops] if preview else [],
-        "views": [name for name, _ in preview.views] if preview else [],
+        "curve": [float(f"{share:.4g}") for share in preview.curve],
+        "crops": [crop.box for crop in preview.crops],
+        "views": [name for name, _ in preview.views],
         "groups": groups_of(record),
     }
 
 
 def _upright_size(record: Mapping[str, Any]) -> tuple[int, int] | tuple[None, None]:
-    facts = record.get("facts")
+    facts = record["facts"]
     if not facts:
         return None, None
     width, height = facts["width"], facts["height"]
@@ -285,10 +277,10 @@ def _upright_size(record: Mapping[str, Any]) -> tuple[int, int] | tuple[None, No
 
 def _keywords(record: Mapping[str, Any]) -> str:
     """Return what the filter also finds a picture by."""
-    provenance = (record.get("facts") or {}).get("provenance") or {}
+    provenance = (record["facts"] or {}).get("provenance") or {}
     exif = provenance.get("exif") or {}
-    words = [record.get("sha256"), *(exif.get(key) for key in ("make", "model", "software"))]
-    words += ["c2pa"] if provenance.get("c2pa") else []
+    words = [record["sha256"], *(exif.get(key) for key in ("make", "model", "software"))]
+    words += ["c2pa"] * bool(provenance.get("c2pa"))
     return " ".join(filter(None, words)).lower()
 
 
@@ -326,15 +318,14 @@ def _policy(script: str, style: str) -> str:
 
 def find_browser() -> str:
     """Return the path of a browser that prints; UsageError says how to do without one."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    found = found or next(filter(os.path.exists, _APPLICATIONS), None)
-    if found is None:
-        raise UsageError(
-            "needs Chromium or Chrome, and neither is on this machine",
-            source="--pdf",
-            remedy="Install one, or open report.html in any browser and choose Print.",
-        )
-    return found
+    for found in (*map(shutil.which, BROWSERS), *filter(os.path.exists, _APPLICATIONS)):
+        if found:
+            return found
+    raise UsageError(
+        "needs Chromium or Chrome, and neither is on this machine",
+        source="--pdf",
+        remedy="Install one, or open report.html in any browser and choose Print.",
+    )
 
 
 def write_pdf(path: Path, page: Path, browser: str, *, overwrite: bool = False) -> None:

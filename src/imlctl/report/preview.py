@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import zipfile
@@ -106,14 +107,10 @@ def make_preview(
     boxes: Sequence[Box] = (),
     views: Iterable[tuple[str, NDArray[np.uint8]]] = (),
 ) -> Preview:
-    """Make the preview of an analysed picture.
+    """Make the preview of an analysed picture, upright; NumericalError for a map not in [0, 1].
 
-    Args:
-        pixels: (H, W, 3), upright.
-        probability: (H, W) in [0, 1]; NumericalError if any value is not.
-        side: Of the photograph, in pixels, at most.
-        boxes: Of the regions that are shown at full size.
-        views: Names and pictures of other views, (H, W, 3) uint8.
+    Its longer side has at most `side` pixels. Regions in `boxes` are shown at full size; `views`
+    are other pictures, (H, W, 3) uint8, by name.
     """
     check_probability(probability)
     return Preview(
@@ -189,10 +186,8 @@ def soft_png(probability: Map, side: int = MAP_SIDE) -> bytes:
 def share_curve(probability: Map) -> tuple[float, ...]:
     """Return the share of pixels with a probability of at least 0, 0.01, ... 1."""
     counts = np.zeros(STEPS + 1, np.int64)
-    step = max(1, _STRIP_PIXELS // probability.shape[1])
-    for top in range(0, probability.shape[0], step):
-        bins = (probability[top : top + step] * STEPS).astype(np.uint8)
-        counts += np.bincount(bins.ravel(), minlength=STEPS + 1)
+    for rows in np.array_split(probability, -(-probability.size // _STRIP_PIXELS)):
+        counts += np.bincount((rows * STEPS).astype(np.uint8).ravel(), minlength=STEPS + 1)
     shares = counts[::-1].cumsum()[::-1] / probability.size
     return tuple(np.round(shares, 7).tolist())
 
@@ -202,15 +197,12 @@ def shrunk(preview: Preview, side: int, *, extras: float = math.inf) -> Preview:
 
     Crops and views that do not fit into `extras` bytes are left out.
     """
-    crops, views = [], []
-    for crop in preview.crops:
-        extras -= len(crop.photo) + len(crop.soft)
-        crops += [crop] if extras >= 0 else []
-    for view in preview.views:
-        extras -= len(view[1])
-        views += [view] if extras >= 0 else []
-    if preview.crops or preview.views:
-        preview = replace(preview, crops=tuple(crops), views=tuple(views))
+    costs = [len(crop.photo) + len(crop.soft) for crop in preview.crops]
+    costs += [len(data) for _, data in preview.views]
+    fit = sum(cost <= extras for cost in itertools.accumulate(costs))  # the first so many
+    crops, views = preview.crops[:fit], preview.views[: max(0, fit - len(preview.crops))]
+    if fit < len(costs):
+        preview = replace(preview, crops=crops, views=views)
     with Image.open(io.BytesIO(preview.photo), formats=["JPEG"]) as photo:
         if max(photo.size) <= side:
             return preview

@@ -44,14 +44,8 @@ class JsonLines:
     """A file of records that grows, for ``tail -f`` or a program.
 
     A line is in the file as soon as it is appended, and on the disk once a second has passed and
-    another one follows, or the file is closed; the ledger still has what a power cut takes.
-
-    Args:
-        path: The file, replaced if it is there.
-        records: Those that the ledger knows already, so that none is in the file twice.
-
-    Raises:
-        OutputError: It cannot be written.
+    another one follows, or the file is closed; the ledger still has what a power cut takes. A file
+    that is there is replaced, and begins with `records`. OutputError where it cannot be written.
     """
 
     def __init__(self, path: Path, records: Records = ()) -> None:
@@ -98,11 +92,7 @@ class JsonLines:
 
 
 def write_jsonl(path: Path, records: Records, *, overwrite: bool = False) -> None:
-    """Write records, one a line, to a file that appears when it is whole.
-
-    Raises:
-        OutputError: The name is taken and `overwrite` is not set, or it cannot be written.
-    """
+    """Write records, one a line, to a file that appears when it is whole; errors as `atomic`'s."""
     with atomic.opened(path, overwrite=overwrite) as file:
         for record in records:
             file.write(_line(record))
@@ -121,10 +111,8 @@ def write_csv(path: Path, records: Records, *, overwrite: bool = False) -> None:
     """Write a table (UTF-8 with its mark, RFC 4180), a row for each picture, without polygons.
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front, and so does one
-    that begins with an apostrophe: whoever needs the exact text takes one apostrophe off.
-
-    Raises:
-        OutputError: The name is taken and `overwrite` is not set, or it cannot be written.
+    that begins with an apostrophe: whoever needs the exact text takes one apostrophe off. Errors
+    are those of `atomic.write`.
     """
     with atomic.opened(path, overwrite=overwrite) as file:
         # The mark is what makes Excel read UTF-8.
