@@ -15,7 +15,6 @@ from imlctl.forge.synthesizer import Sample
 from imlctl.train.batches import Batch
 from imlctl.train.checkpoint import EMA, TrainState
 from imlctl.train.config import OptimConfig
-from imlctl.train.distributed import Process
 from imlctl.train.step import Stopwatch, take_step
 
 CPU = torch.device("cpu")
@@ -64,9 +63,7 @@ def step(state: TrainState[Any], value: float, watch: Stopwatch | None = None) -
 
     part = Batch(torch.ones(2, 3, 1, 1), torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1))
     optim = OptimConfig(batch=2, clip=1.0)
-    return take_step(
-        state, Learner(state.model), optim, [part], maker, Process(), watch or Stopwatch()
-    )
+    return take_step(state, Learner(state.model), optim, [part], watch or Stopwatch(), maker=maker)
 
 
 class TestFailures:

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
@@ -45,6 +45,12 @@ class Log:
                 file.write(json.dumps({"time": round(time.time(), 2), **event}) + "\n")
         if self.report:
             self.report(event)
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """Return a preset as JSON would give it back."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
+    return values
 
 
 class EMA(Generic[M]):

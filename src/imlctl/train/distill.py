@@ -6,11 +6,9 @@ latents about, so what is decoded in training is moved too: by noise, and by ble
 
 from __future__ import annotations
 
-import json
-import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003  # `load_preset` reads the annotation
 from typing import Any, cast
 
@@ -20,12 +18,14 @@ from torch.nn import functional as F
 
 from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
 from imlctl.device import autocast
-from imlctl.errors import ConfigError, ImlctlError, UsageError, WeightsError, first_line
+from imlctl.errors import ConfigError, UsageError, WeightsError, first_line
 from imlctl.forge.shapes import EdgeKind  # noqa: TC001  # `load_preset` reads the annotation
-from imlctl.train.checkpoint import EMA, SAVE_EVERY, Log, Report, TrainState, load_state, save_state
+from imlctl.train.batches import Batch
+from imlctl.train.checkpoint import EMA, Log, Report, TrainState, as_json
 from imlctl.train.config import OptimConfig
+from imlctl.train.loop import Run
 from imlctl.train.mask_maps import JudgeConfig, MaskMaps, round_trip
-from imlctl.train.step import make_optimizer, rate_at
+from imlctl.train.step import Stopwatch, make_optimizer, take_step
 from imlctl.weights.load import Card, load, save
 
 # Maps (B, 1, H, W) in -1 and +1 to scaled latents (B, C, H / 8, W / 8).
@@ -108,44 +108,27 @@ def distill(
     """
     out.mkdir(parents=True, exist_ok=True)
     log = Log(out / "log.jsonl", report)
-    settings = json.loads(json.dumps(asdict(config), default=str))
+    settings, optim = as_json(config), config.optim
     teacher = teacher or load_teacher(config.teacher, latent=config.model.latent, device=device)
-    optim, last = config.optim, out / "last.safetensors"
     state = _start(config, device)
-    if last.exists():
-        load_state(last, state, settings)
-        log({"event": "resumed", "step": state.step, "of": optim.steps})
+    learner = _Learner(state.model, config, teacher)
+    run = Run(state, optim, out / "last.safetensors", settings, log)
     stream = MaskMaps(optim.size, optim.seed, config.edges)
-    state.model.train()
-    saved = clock = time.monotonic()
-    begun = state.step
-    while state.step < optim.steps:
+
+    def advance(watch: Stopwatch) -> dict[str, float]:
         maps = stream.batch(state.step * optim.batch, optim.batch).to(device)
-        terms = _step(state, config, teacher, maps)
-        if state.step % 20 == 0 or state.step == optim.steps:
-            speed = (state.step - begun) / (time.monotonic() - clock)
-            left = round((optim.steps - state.step) / speed)
-            pace = {"per_second": round(speed * len(maps), 2), "eta": left}
-            log({"event": "step", "step": state.step, "of": optim.steps, **terms, **pace})
-        judging = state.step % config.judge.every == 0 or state.step == optim.steps
-        stopping = stop() and state.step < optim.steps
-        if judging:
-            found = round_trip(state.ema.model, config.judge, config.edges, device)
-            log({"event": "round trip", "step": state.step, **found})
-            if found["f1"] >= state.best:  # of equals, the one that learned longer
-                state.best = found["f1"]
-                made = {"steps": state.step, "round_trip": found, "preset": settings}
-                card = Card("light-vae", config.model.to_dict(), training=made)
-                save(out / "best.safetensors", cast("Any", state.ema.model), card)
-            state.model.train()
-            clock, begun = time.monotonic(), state.step
-        if judging or stopping or time.monotonic() - saved > SAVE_EVERY:
-            save_state(last, state, settings)
-            saved = time.monotonic()
-        if stopping:
-            log({"event": "stopped", "step": state.step, "of": optim.steps})
-            return None
-    return out / "best.safetensors"
+        return take_step(state, learner, optim, [Batch(maps, maps, maps)], watch)
+
+    def judge() -> None:
+        found = round_trip(state.ema.model, config.judge, config.edges, device)
+        log({"event": "round trip", "step": state.step, **found})
+        if found["f1"] >= state.best:  # of equals, the one that learned longer
+            state.best = found["f1"]
+            made = {"steps": state.step, "round_trip": found, "preset": settings}
+            card = Card("light-vae", config.model.to_dict(), training=made)
+            save(out / "best.safetensors", cast("Any", state.ema.model), card)
+
+    return out / "best.safetensors" if run(advance, judge, config.judge.every, stop) else None
 
 
 def _start(config: DistillConfig, device: torch.device) -> TrainState[LightVAE]:
@@ -157,35 +140,22 @@ def _start(config: DistillConfig, device: torch.device) -> TrainState[LightVAE]:
     return TrainState(model, make_optimizer(model, config.optim), EMA(model, config.optim.ema))
 
 
-def _step(
-    state: TrainState[LightVAE], config: DistillConfig, teacher: Teacher | None, maps: Tensor
-) -> dict[str, float]:
-    optim, model = config.optim, state.model
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate_at(state.step, optim)
-    # By step, not by what was drawn before: a resumed run draws the same.
-    chance = torch.Generator().manual_seed(optim.seed << 32 | state.step)
-    maps = maps.contiguous(memory_format=torch.channels_last)
-    with autocast(maps.device, optim.precision):
-        latents = model.encode(maps).float()
-        moved, inside = disturb(latents, (maps + 1) / 2, config.loss, chance)
-        logits = model.decode(moved)
-    target = teacher(maps) if teacher else None
-    loss, terms = distillation_loss(logits, inside, latents, target, config.loss)
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
-    if not torch.isfinite(loss + norm):
-        what = "loss" if not torch.isfinite(loss) else "gradient"
-        raise ImlctlError(
-            f"the {what} is not finite at step {state.step}",
-            remedy="Lower optim.rate; the last checkpoint is from before this step.",
-        )
-    state.optimizer.step()
-    state.step += 1
-    state.ema.update(model)
-    numbers = {"loss": loss, "norm": norm, **terms}
-    return {k: round(v.item(), 5) for k, v in numbers.items()}
+class _Learner(nn.Module):
+    def __init__(self, model: LightVAE, config: DistillConfig, teacher: Teacher | None) -> None:
+        super().__init__()
+        self.model, self.config, self.teacher = model, config, teacher
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and terms of maps, -1 and +1, which are a batch's image."""
+        optim, maps = self.config.optim, batch.image
+        # By step, not by what was drawn before: a resumed run draws the same.
+        chance = torch.Generator().manual_seed(optim.seed << 32 | step)
+        with autocast(maps.device, optim.precision):
+            latents = self.model.encode(maps).float()
+            moved, inside = disturb(latents, (maps + 1) / 2, self.config.loss, chance)
+            logits = self.model.decode(moved)
+        target = self.teacher(maps) if self.teacher else None
+        return distillation_loss(logits, inside, latents, target, self.config.loss)
 
 
 def disturb(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from imlctl.errors import ConfigError
 from imlctl.train.batches import batches
-from imlctl.train.checkpoint import SAVE_EVERY, Log, Report, load_state, save_state
+from imlctl.train.checkpoint import SAVE_EVERY, Log, Report, as_json, load_state, save_state
 from imlctl.train.distributed import (
     any_process,
     averaging,
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from imlctl.core.model import Model
     from imlctl.train.checkpoint import TrainState
     from imlctl.train.config import OptimConfig, TrainConfig
     from imlctl.train.distributed import Process
@@ -94,15 +91,11 @@ def _all_steps(
     stop: Callable[[], bool],
 ) -> bool:
     """Take the steps that remain; return whether all of them were taken."""
-    optim, last = config.optim, out / "last.safetensors"
+    optim = config.optim
     objective = make_objective(config)
-    decides = decisive(config, material.digest)
     state = fresh_state(objective, config, device)
-    if last.exists():
-        load_state(last, state, decides)
-        log({"event": "resumed", "step": state.step, "of": optim.steps})
+    run = Run(state, optim, out / "last.safetensors", decisive(config, material.digest), log)
     barrier()  # nobody writes before all have read
-
     source = batches(
         material.training,
         start=state.step * optim.batch,
@@ -115,62 +108,91 @@ def _all_steps(
         clues=clues_of(state.model),
     )
     learner = averaging(Learner(state, objective))
-    train_mode(state.model)
 
-    saved = begun = time.monotonic()
-    watch, started = Stopwatch(), state.step
-    while state.step < optim.steps:
+    def advance(watch: Stopwatch) -> dict[str, float]:
         parts = itertools.islice(source, optim.accumulate)
         try:
-            terms = take_step(state, learner, optim, parts, material.training, process, watch)
+            return take_step(state, learner, optim, parts, watch, process, material.training)
         except RuntimeError as error:  # torch's for a full GPU is one as well
             raise _explained(error, optim, process) from error
-        if state.step % _LOG_EVERY == 0 or state.step == optim.steps:
-            speed = (state.step - started) / (time.monotonic() - begun)
-            pace = {
-                **watch.shares(),
-                "per_second": round(speed * optim.batch, 2),
-                "eta": round((optim.steps - state.step) / speed),
-            }
-            log({"event": "step", "step": state.step, "of": optim.steps, **terms, **pace})
-        stopping = any_process(stop(), device) and state.step < optim.steps
-        validating = state.step % config.validation.every == 0 or state.step == optim.steps
-        if process.first:
-            if validating:
-                _judge(state, config, objective.architecture, out, device, material, log)
-            if validating or stopping or time.monotonic() - saved > SAVE_EVERY:
-                save_state(last, state, decides)
+
+    def judge() -> None:
+        model = state.ema.model
+        scores = validate(model, material.judge, config.validation, device, material.real_judge)
+        log({"event": "validation", "step": state.step, **scores})
+        if scores["objective"] >= state.best:  # of equals, the one that learned longer
+            state.best = scores["objective"]
+            made = {"steps": state.step, "validation": scores, "preset": as_json(config)}
+            card = Card(objective.architecture, model.config.to_dict(), training=made)
+            save(out / "best.safetensors", model, card)
+
+    every = config.validation.every
+    return run(advance, judge, every, lambda: any_process(stop(), device), process.first)
+
+
+class Run:
+    """All steps of a run, from its checkpoint on if there is one; raises as `load_state` does.
+
+    `decides` is what of the configuration a checkpoint must agree with.
+    """
+
+    def __init__(
+        self,
+        state: TrainState[Any],
+        optim: OptimConfig,
+        last: Path,
+        decides: dict[str, Any],
+        log: Log,
+    ) -> None:
+        self.state, self.optim, self.last, self.decides, self.log = state, optim, last, decides, log
+        if last.exists():
+            load_state(last, state, decides)
+            self._tell("resumed")
+
+    def __call__(
+        self,
+        advance: Callable[[Stopwatch], dict[str, float]],
+        judge: Callable[[], None],
+        every: int,
+        stop: Callable[[], bool],
+        first: bool = True,
+    ) -> bool:
+        """Advance step by step, and judge after so many; return whether all steps were taken.
+
+        Of several processes the first one judges and saves.
+        """
+        state, optim = self.state, self.optim
+        train_mode(state.model)
+        saved = begun = time.monotonic()
+        watch, started = Stopwatch(), state.step
+        while state.step < optim.steps:
+            terms = advance(watch)
+            ended = state.step == optim.steps
+            if state.step % _LOG_EVERY == 0 or ended:
+                speed = (state.step - started) / (time.monotonic() - begun)
+                pace = {
+                    "per_second": round(speed * optim.batch, 2),
+                    "eta": round((optim.steps - state.step) / speed),
+                }
+                self._tell("step", **terms, **watch.shares(), **pace)
+            stopping = stop() and not ended
+            judging = state.step % every == 0 or ended
+            if first and judging:
+                judge()
+            if first and (judging or stopping or time.monotonic() - saved > SAVE_EVERY):
+                save_state(self.last, state, self.decides)
                 saved = time.monotonic()
-        if stopping:
-            log({"event": "stopped", "step": state.step, "of": optim.steps})
-            return False
-        if validating:
-            barrier()
-            train_mode(state.model)
-            begun, watch, started = time.monotonic(), Stopwatch(), state.step
-    return True
+            if stopping:
+                self._tell("stopped")
+                return False
+            if judging:
+                barrier()
+                train_mode(state.model)
+                begun, watch, started = time.monotonic(), Stopwatch(), state.step
+        return True
 
-
-def _judge(
-    state: TrainState[Model],
-    config: TrainConfig,
-    architecture: str,
-    out: Path,
-    device: torch.device,
-    material: Material,
-    log: Log,
-) -> None:
-    """Validate the averaged weights, and keep them if they are the best so far."""
-    model, looks = state.ema.model, config.validation
-    scores = validate(model, material.judge, looks, device, material.real_judge)
-    log({"event": "validation", "step": state.step, **scores})
-    if scores["objective"] < state.best:  # of equals, the one that learned longer
-        return
-    state.best = scores["objective"]
-    preset = json.loads(json.dumps(asdict(config), default=str))
-    made = {"steps": state.step, "validation": scores, "preset": preset}
-    card = Card(architecture, state.model.config.to_dict(), training=made)
-    save(out / "best.safetensors", model, card)
+    def _tell(self, event: str, **values: float) -> None:
+        self.log({"event": event, "step": self.state.step, "of": self.optim.steps, **values})
 
 
 def _explained(error: RuntimeError, optim: OptimConfig, process: Process) -> Exception:

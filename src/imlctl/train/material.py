@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imlctl.errors import ConfigError
 from imlctl.forge.photos import PhotoPool, add_regenerated, list_photos, load_pool, read_pixels
 from imlctl.forge.synthesizer import Synthesizer
+from imlctl.train.checkpoint import as_json
 from imlctl.train.real_samples import Mixture, RealSamples, load_entries
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def decisive(config: TrainConfig, digest: str) -> dict[str, Any]:
 
     The digest stands for what lies at its paths.
     """
-    settings: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
+    settings = as_json(config)
     for table, keys in _PLACES.items():
         for key in keys:
             if settings[table]:

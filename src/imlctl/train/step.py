@@ -6,7 +6,7 @@ import math
 import time
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -104,18 +104,18 @@ class Stopwatch:
 
 
 def take_step(
-    state: TrainState[Model],
+    state: TrainState[Any],
     learner: nn.Module,
     optim: OptimConfig,
     parts: Iterable[Batch],
-    maker: Maker,
-    process: Process,
     watch: Stopwatch,
+    process: Process = Process(),  # noqa: B008  # frozen
+    maker: Maker | None = None,
 ) -> dict[str, float]:
     """Move the weights once, by this process's `optim.accumulate` parts of the batch.
 
-    The `maker` of the samples names the pictures of a batch that went wrong. The learner is a
-    `Learner`, or that in a DistributedDataParallel.
+    A `maker` of the samples names the pictures of a batch that went wrong. The learner returns loss
+    and terms of a batch and a step, as `Learner`, also in a DistributedDataParallel.
 
     Returns:
         The loss, its terms, and the norm of the gradient before it was clipped.
@@ -155,13 +155,15 @@ def take_step(
     return found
 
 
-def _not_finite(what: str, step: int, optim: OptimConfig, maker: Maker) -> ImlctlError:
+def _not_finite(what: str, step: int, optim: OptimConfig, maker: Maker | None) -> ImlctlError:
     """Name the pictures of the batch: making its samples again tells which they were."""
-    first = step * optim.batch
-    made = [maker(index) for index in range(first, first + optim.batch)]
-    names = dict.fromkeys(name for sample in made for name in sample.sources)
+    samples = ""
+    if maker is not None:
+        first, last = step * optim.batch, (step + 1) * optim.batch - 1
+        made = map(maker, range(first, last + 1))
+        names = dict.fromkeys(name for sample in made for name in sample.sources)
+        samples = f" (samples {first} to {last}, made of {', '.join(names)})"
     return ImlctlError(
-        f"the {what} is not finite at step {step}"
-        f" (samples {first} to {first + optim.batch - 1}, made of {', '.join(names)})",
+        f"the {what} is not finite at step {step}{samples}",
         remedy="Lower optim.rate; the last checkpoint is from before this step.",
     )
