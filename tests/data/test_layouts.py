@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imlctl.data.index import build_index
-from imlctl.data.layouts import LAYOUTS, detect
+from imlctl.data.layouts import LAYOUTS, choose_layout
 from imlctl.data.masks import read_mask
 from imlctl.errors import UsageError
 
@@ -299,7 +299,7 @@ def test_known_misalignments_say_where_the_mended_mask_is(
 def test_an_unknown_tree_names_the_layouts(tmp_path: Path, photo: Put) -> None:
     photo("holiday/a.jpg")
     with pytest.raises(UsageError, match=r"none of the known layouts.* --layout: casia1, casia2"):
-        detect(tmp_path)
+        choose_layout("auto", tmp_path)
     index = build_index(tmp_path, tmp_path / "rewritten", layout="authentic", name="mine")
     assert by_set(index) == {"mine": (0, 1)}
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class TestSummarize:
         assert manipulated["authentic"] == proportion(0, 18)
         assert manipulated["authentic"]["interval"] == pytest.approx((0, 0.1853), abs=1e-4)
         assert row.rates[MAYBE]["forgeries"] == proportion(1, 4)
-        document = json.loads(json.dumps(row.to_json()))
+        document = json.loads(json.dumps(asdict(row)))
         assert document["rates"]["nothing found"]["authentic"]["count"] == 18
         two = summarize([*forged, score("other", False)])
         assert [row.rates is None for row in two] == [False, False, True, False]

@@ -28,24 +28,18 @@ def accuracy(localizers: Iterable[Localizer], entries: Sequence[Entry], track: T
     found = []
     for localizer in localizers:
         start = time.perf_counter()
-        pictures: list[PictureScore] = list(
-            track(evaluate(entries, localizer.localize), len(entries))
-        )
-        found.append(
-            {
-                **provenance_of(localizer),
-                "seconds": (time.perf_counter() - start) / len(entries),
-                "rule": asdict(localizer.card.rule),
-                **summed_up(pictures),
-            }
-        )
+        pictures = list(track(evaluate(entries, localizer.localize), len(entries)))
+        seconds = (time.perf_counter() - start) / len(entries)
+        rule = asdict(localizer.card.rule)
+        scores = {"seconds": seconds, "rule": rule, **summed_up(pictures)}
+        found.append(provenance_of(localizer) | scores)
     return found
 
 
 def summed_up(pictures: Sequence[PictureScore]) -> dict[str, Any]:
     """Return the scores of sets, of edits by size, the reliability, and each picture's own."""
     return {
-        "sets": [row.to_json() for row in summarize(pictures, resamples=RESAMPLES)],
+        "sets": [asdict(row) for row in summarize(pictures, resamples=RESAMPLES)],
         "sizes": by_size(pictures),
         "reliability": reliability(pictures),
         "pictures": [asdict(row) for row in pictures],
@@ -70,7 +64,7 @@ def robustness(localizer: Localizer, entries: Sequence[Entry], track: Track) -> 
         overall = sets[-1] if sets else every  # the mean over sets; of a single set its own scores
         clean = rows[0]["f1"] if rows else overall.f1
         kept = overall.f1 / clean if clean else None
-        shown = overall.to_json() | {"rates": every.rates}
+        shown = asdict(overall) | {"rates": every.rates}
         rows.append({"kind": kind, "level": level, "kept": kept, **shown})
     return {
         **provenance_of(localizer),

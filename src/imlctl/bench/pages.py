@@ -105,8 +105,7 @@ def _square(row: Document) -> str:
 
 def _way(row: Document) -> str:
     parts = [] if row["steps"] is None else [f"N={row['members']}", f"{row['steps']} steps"]
-    parts += ["flips"] if row["tta"] else []
-    parts += ["tiles"] if row.get("tiled") else []
+    parts += ["flips"] * row["tta"] + ["tiles"] * row.get("tiled", False)
     return "".join(f", {part}" for part in parts)
 
 
@@ -177,7 +176,11 @@ def _accuracy_page(document: Document) -> list[Block]:
         rows = [model | {"drawn": _drawn(model)} | model["sets"][-1] for model in models]
         columns = f"model | drawn | F1 [95 %]=f1:interval | {CALLED} | image AUC=image_auc"
         table = tabulate("Side by side, all pictures", rows, f"{columns} | time=seconds:duration")
-        return [table, _legend(models), *_peer_words(document)]
+        words = (
+            "The peer is judged by its maps alone, at 0.5, and its time includes starting up."
+            f" Pictures that it failed on, left out for all: {len(document.get('failed', ()))}."
+        )
+        return [table, _legend(models), *([words] if "failed" in document else [])]
     (model,) = models
     tables = (
         table for table in (*_verdict_tables(model["sets"]), *_pixel_tables(model)) if table.rows
@@ -230,20 +233,10 @@ def _pixel_tables(model: Document) -> Iterator[Table]:
     )
 
 
-def _peer_words(document: Document) -> Iterator[str]:
-    if "failed" in document:
-        yield (
-            "The peer is judged by its maps alone, at 0.5, and its time includes starting up."
-            f" Pictures that it failed on, left out for all: {len(document['failed'])}."
-        )
-
-
 def _drawn(model: Document) -> str:
     settings = model["settings"]
-    parts = (
-        [f"N={settings['ensemble']}", f"{settings['steps']} steps"] if "steps" in settings else []
-    )
-    return ", ".join([*parts, *(["flips"] if settings["tta"] != "none" else [])]) or "-"
+    row = {"steps": None, "members": settings.get("ensemble"), **settings}
+    return _way(row | {"tta": settings["tta"] != "none", "tiled": False}).lstrip(", ") or "-"
 
 
 def _legend(models: Sequence[Document]) -> str:

@@ -16,13 +16,7 @@ from PIL import Image
 
 from imlctl import atomic
 from imlctl.bench import flops
-from imlctl.bench.machine import (
-    BUSY_SHARE,
-    observe,
-    others_busy,
-    peak_memory,
-    resident_peak,
-)
+from imlctl.bench.machine import BUSY_SHARE, observe, others_busy, peak_memory, resident_peak
 from imlctl.bench.timing import take_turns, timer_for
 from imlctl.core.diff_iml import MEMBERS
 from imlctl.core.imagenet import MixTransformer
@@ -34,8 +28,6 @@ from imlctl.inference import predict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from torch import Tensor
 
     from imlctl.core.model import Model
     from imlctl.pipeline import Localizer
@@ -101,12 +93,19 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
     rival = "MiT-B3 encoder"
     progress(f"building {rival}")
     encoder = MixTransformer().eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    noise = noise_picture(least, device)
+    picture = torch.rand(1, 3, least, least, generator=torch.Generator().manual_seed(0))
+    picture = picture.to(device, memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory(prefix="imlctl-bench-") as folder:
-        alone = [(_title(s, w), _model_alone(localizer, s, w)) for s, w in cells]
+        alone = [
+            (
+                f"{size} px, N={way.ensemble}, {way.steps} steps{', flips' * way.tta}",
+                _model_alone(localizer, size, way),
+            )
+            for size, way in cells
+        ]
         whole = [(f"{s} px, end to end", _to_disk(localizer, s, Path(folder))) for s in sizes]
         *ours, theirs = take_turns(
-            [*alone, *whole, (f"{least} px, {rival}", lambda: encoder(noise))],
+            [*alone, *whole, (f"{least} px, {rival}", lambda: encoder(picture))],
             plan.runs,
             timed=timer_for(device),
             budget=plan.budget,
@@ -119,7 +118,8 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
         if timing.median <= plan.budget:  # watching memory takes another pass
             progress(f"memory: {name}")
             memory = peak_memory(run, device)
-        drawn = _drawn(model, way)
+        steps, members = (way.steps, way.ensemble) if model.samples else (None, None)
+        drawn: dict[str, Any] = {"steps": steps, "members": members, "tta": way.tta}
         row = drawn | {"size": size, "main": way == main, "tiled": size > tile, "memory": memory}
         row |= {"growth": timing.over(first), "short": len(timing.passes) < plan.runs}
         row |= {"fps": 1 / timing.median, "passes": len(timing.passes)}
@@ -145,11 +145,6 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
     }
 
 
-def _drawn(model: Model, way: Sampling) -> dict[str, Any]:
-    steps, members = (way.steps, way.ensemble) if model.samples else (None, None)
-    return {"steps": steps, "members": members, "tta": way.tta}
-
-
 def checked_sizes(sizes: Sequence[int], multiple: int) -> tuple[int, ...]:
     """Return the sizes in order, once each.
 
@@ -167,18 +162,11 @@ def checked_sizes(sizes: Sequence[int], multiple: int) -> tuple[int, ...]:
     return tuple(sorted(set(sizes)))
 
 
-def noise_picture(size: int, device: torch.device) -> Tensor:
-    """Return a picture (1, 3, size, size) of noise in [0, 1), as a network sees pictures."""
-    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    return image.to(device, memory_format=torch.channels_last)
-
-
-def photograph(width: int, height: int = 0) -> bytes:
-    """Make a JPEG that compresses about as well as photographs do; square without a height."""
+def photograph(size: int) -> bytes:
+    """Make a square JPEG that compresses about as well as photographs do."""
     rng = np.random.default_rng(0)
-    height = height or width
-    coarse = rng.integers(0, 256, (max(2, height // 16), max(2, width // 16), 3)).astype(np.uint8)
-    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    coarse = rng.integers(0, 256, (size // 16, size // 16, 3)).astype(np.uint8)
+    smooth = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
     grain = rng.normal(0, 4, smooth.shape)
     pixels = np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
@@ -196,10 +184,6 @@ def _ways(model: Model, usual: Sampling, plan: Plan) -> list[Sampling]:
     mirrored = [replace(main, tta=tta) for tta in flips]
     rest = [replace(way, tta=flips[0]) for way in ways if way != main]
     return list(dict.fromkeys([*mirrored[:1], *rest, *mirrored[1:]]))
-
-
-def _title(size: int, way: Sampling) -> str:
-    return f"{size} px, N={way.ensemble}, {way.steps} steps{', flips' if way.tta else ''}"
 
 
 def _model_alone(localizer: Localizer, size: int, way: Sampling) -> Callable[[], object]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from imlctl import atomic
 from imlctl.data.folders import Found, Remark
-from imlctl.data.layouts import CORRECTED, LAYOUTS, detect
+from imlctl.data.layouts import CORRECTED, choose_layout
 from imlctl.data.manifest import Entry, share_of
 from imlctl.data.masks import is_plain, mask_png, read_mask
 from imlctl.errors import InputError, UsageError
@@ -72,29 +72,22 @@ def build_index(
     """
     if not root.is_dir():
         raise UsageError("no such folder", source=str(root))
-    if layout != "auto" and layout not in LAYOUTS:
-        raise UsageError(
-            f"unknown layout {layout!r}",
-            source="--layout",
-            remedy=f"Known: auto, {', '.join(LAYOUTS)}.",
-        )
-    chosen = detect(root) if layout == "auto" else LAYOUTS[layout]
+    chosen = choose_layout(layout, root)
     every = list(chosen.find(root))
     index = Index(chosen.name, remarks=[each for each in every if isinstance(each, Remark)])
     found = [each for each in every if isinstance(each, Found)]
     homes = {entry.sha256: entry for entry in against if entry.sha256}
+
+    def check(each: Found) -> Entry | Remark:
+        # By its set and scene alone, so that a picture never moves to another split.
+        held = share_of(f"{each.set}/{each.group}") < hold_out
+        return _check(each, masks, name or each.set, "val" if held else split)
+
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for result in pool.map(
-            lambda each: _check(each, masks, name or each.set, _split(each, split, hold_out)), found
-        ):
+        for result in pool.map(check, found):
             remark = _admit(result, index, homes) if isinstance(result, Entry) else result
             index.remarks += [remark] if remark else []
     return index
-
-
-def _split(found: Found, split: str, hold_out: float) -> str:
-    """Split of a picture: by its set and scene alone, so it never moves."""
-    return "val" if share_of(f"{found.set}/{found.group}") < hold_out else split
 
 
 def _admit(entry: Entry, index: Index, homes: dict[str, Entry]) -> Remark | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from imlctl.data.folders import (
     Found,
@@ -42,30 +42,13 @@ _CASIA_MASKLESS = frozenset(
 CORRECTED = frozenset({"casia2", "coverage", "imd2020"})
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """Arrangement of one dataset in folders; yields pictures and remarks."""
 
     name: str
     matches: Callable[[Path], bool]
     find: Find
     about: str
-
-
-def detect(root: Path) -> Layout:
-    """Tell a layout by its folders.
-
-    Raises:
-        UsageError: None fits.
-    """
-    for layout in LAYOUTS.values():
-        if layout.matches(root):
-            return layout
-    raise UsageError(
-        "matches none of the known layouts",
-        source=str(root),
-        remedy=f"Name one with --layout: {', '.join(LAYOUTS)}.",
-    )
 
 
 def trees(root: Path) -> Iterator[Found | Remark]:
@@ -208,19 +191,10 @@ def _imd2020(root: Path) -> Iterator[Found | Remark]:
     for folder in _near(root):
         inside = by_stem(pictures(folder))
         forged = [p for stem, p in inside.items() if not stem.endswith(("_orig", "_mask"))]
-        yield from (
-            Found(image, None, "imd2020", folder.name)
-            for stem, image in inside.items()
-            if stem.endswith("_orig")
-        )
-        yield from paired(
-            forged,
-            inside,
-            "imd2020",
-            stems=lambda s: (f"{s}_mask",),
-            group=lambda _, name=folder.name: name,  # type: ignore[misc]
-            rule="any",
-        )
+        originals = [image for stem, image in inside.items() if stem.endswith("_orig")]
+        yield from (Found(image, None, "imd2020", folder.name) for image in originals)
+        for each in paired(forged, inside, "imd2020", stems=lambda s: (f"{s}_mask",), rule="any"):
+            yield replace(each, group=folder.name) if isinstance(each, Found) else each
 
 
 def _cocoglide(root: Path) -> Iterator[Found | Remark]:
@@ -312,50 +286,60 @@ def _has(*names: str) -> Callable[[Path], bool]:
     return lambda root: any(below(root, name) is not None for name in names)
 
 
+def _holds(folder: str, start: str) -> Callable[[Path], bool]:
+    """Tell a layout by a picture in a folder whose name starts with this expression."""
+    return lambda root: any(re.match(start, p.stem) for p in pictures(below(root, folder)))
+
+
 def _is_casia(root: Path, prefix: str) -> bool:
     """Tell CASIA by the prefix of its forgeries' names, ``Sp_`` in v1 or ``Tp_`` in v2."""
     return any(path.name.startswith(prefix) for path in _casia_tampered(root))
 
 
-def _is_coverage(root: Path) -> bool:
-    return any(re.fullmatch(r"\d+forged", p.stem) for p in pictures(below(root, "mask")))
+LAYOUTS = {each.name: each for each in (
+    Layout("casia1", partial(_is_casia, prefix="Sp_"), partial(_casia, name="casia1"),
+           "Au, Tp/CM, Tp/Sp, and masks from casia1groundtruth"),
+    Layout("casia2", partial(_is_casia, prefix="Tp_"), partial(_casia, name="casia2"),
+           "Au, Tp, and masks from casia2groundtruth"),
+    Layout("columbia", _has("4cam_splc"), _columbia, "4cam_auth, 4cam_splc with edgemask"),
+    Layout("coverage", _holds("mask", r"\d+forged\Z"), _coverage, "image, mask"),
+    Layout("nist16", lambda root: (root / _NIST_INDEX).is_file(), _nist16, "NC2016 as released"),
+    Layout("cocoglide", _holds("fake", "glide_"), _cocoglide, "fake, mask, real"),
+    Layout("autosplice", _has("Forged_JPEG100"), _autosplice, "Authentic, Forged_JPEG*, Mask"),
+    Layout("fantasticreality", _has("ColorFakeImages"), _fantastic,
+           "ColorFakeImages, ColorRealImages, SegmentationFake"),
+    Layout("tampcoco", _has(*(f"{kind}_images" for kind in _TAMPCOCO)), _tampcoco,
+           "cm_images, cm_masks, and sp, bcm, bcmc likewise"),
+    Layout("defacto", lambda root: bool(_defacto_annotations(root)), _defacto,
+           "splicing_1_img/img, splicing_1_annotations/probe_mask, ..."),
+    Layout("imd2020",
+           lambda root: any(p.stem.endswith("_orig") for f in _near(root) for p in pictures(f)),
+           _imd2020, "a folder per original"),
+    Layout("compraise",
+           lambda root: "compraise" in root.resolve().name.casefold() and not subfolders(root),
+           partial(_authentic_only, name="compraise"), "one folder of authentic pictures"),
+    Layout("tree", lambda root: bool(tree_sets(root)), trees, "tampered, masks, authentic"),
+    Layout("pairs", lambda root: pair_folders(root) is not None, pairs,
+           "two folders: images and masks, as SIF"),
+    Layout("authentic", lambda _: False, partial(_authentic_only, name="authentic"),
+           "any folder of authentic pictures"),
+)}  # fmt: skip
 
 
-def _is_imd2020(root: Path) -> bool:
-    return any(p.stem.endswith("_orig") for folder in _near(root) for p in pictures(folder))
+def choose_layout(name: str, root: Path) -> Layout:
+    """Return the layout of this name, or with ``auto`` the first that fits the folder.
 
-
-def _is_cocoglide(root: Path) -> bool:
-    return any(p.name.startswith("glide_") for p in pictures(below(root, "fake")))
-
-
-def _is_compraise(root: Path) -> bool:
-    return "compraise" in root.resolve().name.casefold() and not subfolders(root)
-
-
-_ALL: tuple[tuple[str, Callable[[Path], bool], Find, str], ...] = (
-    ("casia1", partial(_is_casia, prefix="Sp_"), partial(_casia, name="casia1"),
-     "Au, Tp/CM, Tp/Sp, and masks from casia1groundtruth"),
-    ("casia2", partial(_is_casia, prefix="Tp_"), partial(_casia, name="casia2"),
-     "Au, Tp, and masks from casia2groundtruth"),
-    ("columbia", _has("4cam_splc"), _columbia, "4cam_auth, 4cam_splc with edgemask"),
-    ("coverage", _is_coverage, _coverage, "image, mask"),
-    ("nist16", lambda root: (root / _NIST_INDEX).is_file(), _nist16, "NC2016 as released"),
-    ("cocoglide", _is_cocoglide, _cocoglide, "fake, mask, real"),
-    ("autosplice", _has("Forged_JPEG100"), _autosplice, "Authentic, Forged_JPEG*, Mask"),
-    ("fantasticreality", _has("ColorFakeImages"), _fantastic,
-     "ColorFakeImages, ColorRealImages, SegmentationFake"),
-    ("tampcoco", _has(*(f"{kind}_images" for kind in _TAMPCOCO)), _tampcoco,
-     "cm_images, cm_masks, and sp, bcm, bcmc likewise"),
-    ("defacto", lambda root: bool(_defacto_annotations(root)), _defacto,
-     "splicing_1_img/img, splicing_1_annotations/probe_mask, ..."),
-    ("imd2020", _is_imd2020, _imd2020, "a folder per original"),
-    ("compraise", _is_compraise, partial(_authentic_only, name="compraise"),
-     "one folder of authentic pictures"),
-    ("tree", lambda root: bool(tree_sets(root)), trees, "tampered, masks, authentic"),
-    ("pairs", lambda root: pair_folders(root) is not None, pairs,
-     "two folders: images and masks, as SIF"),
-    ("authentic", lambda _: False, partial(_authentic_only, name="authentic"),
-     "any folder of authentic pictures"),
-)  # fmt: skip
-LAYOUTS = {entry[0]: Layout(*entry) for entry in _ALL}
+    Raises:
+        UsageError: There is none.
+    """
+    if name in LAYOUTS:
+        return LAYOUTS[name]
+    known = ", ".join(LAYOUTS)
+    if name != "auto":
+        what, remedy = f"unknown layout {name!r}", f"Known: auto, {known}."
+        raise UsageError(what, source="--layout", remedy=remedy)
+    for layout in LAYOUTS.values():
+        if layout.matches(root):
+            return layout
+    what, remedy = "matches none of the known layouts", f"Name one with --layout: {known}."
+    raise UsageError(what, source=str(root), remedy=remedy)

@@ -78,7 +78,7 @@ def write_manifest(path: Path, entries: Iterable[Entry], *, overwrite: bool = Fa
     ]
     buffer = io.StringIO()
     if path.suffix.lower() in _JSON:
-        buffer.writelines(json.dumps(dict(zip(COLUMNS, row, strict=True))) + "\n" for row in rows)
+        buffer.writelines(f"{json.dumps(dict(zip(COLUMNS, row, strict=True)))}\n" for row in rows)
     else:
         csv.writer(buffer, lineterminator="\n").writerows([COLUMNS, *rows])
     data = buffer.getvalue().encode("utf-8", "surrogateescape")

@@ -7,7 +7,7 @@ Newcombe's.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,10 +44,6 @@ class SetScore(PixelScores):
     image_auc: float
     rates: dict[str, Any] | None  # of `measured`
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; NaN where there is none."""
-        return asdict(self)
 
 
 def summarize(
