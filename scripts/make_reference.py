@@ -6,6 +6,7 @@ that presets are read into, whose docstrings explain their keys.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import types
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "reference.md"
 SCHEMA = ROOT / "docs" / "record.schema.json"
 _SIMPLE = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
+_COMMENTED = re.compile(r"(?m)((?:^    # .*\n)*)^    (\w+): .*?(?:  # (.*))?$")
 _ATTRIBUTE = re.compile(r"(?m)^        (\w+): (.*(?:\n {9,}.*)*)")
 
 
@@ -180,8 +182,20 @@ def _inner(hint: Any) -> list[type]:
 def _docstring(kind: type) -> tuple[str, dict[str, str]]:
     text, _, attributes = (kind.__doc__ or "").partition("    Attributes:\n")
     about = {name: " ".join(said.split()) for name, said in _ATTRIBUTE.findall(attributes)}
+    about |= _comments(kind)
     paragraphs = filter(None, (" ".join(part.split()) for part in text.split("\n\n")))
     return _code("\n\n".join(paragraphs)), {name: _code(said) for name, said in about.items()}
+
+
+def _comments(kind: type) -> dict[str, str]:
+    """Comments above a field or beside it, as sentences."""
+    found = {}
+    for above, name, beside in _COMMENTED.findall(inspect.getsource(kind)):
+        said = " ".join(f"{above} {beside}".replace("    # ", " ").split())
+        if said:
+            sentence = said[0].upper() + said[1:] if said[1:2].islower() else said
+            found[name] = sentence.rstrip(".") + "."
+    return found
 
 
 def _code(text: str) -> str:

@@ -36,41 +36,29 @@ class MapAnswer(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PixelScores:
-    """Agreement of pixels with the truth, or means of it; NaN where there is none to measure.
+    """Agreement of pixels with the truth, or means of it; NaN where there is none to measure."""
 
-    Attributes:
-        f1: At 0.5, as iou, precision and recall.
-        f1_verdict: F1 of the mask that goes with the verdict.
-        best_f1: At the picture's best threshold: optimistic.
-    """
-
-    f1: float = _NAN
-    f1_verdict: float = _NAN
+    f1: float = _NAN  # at 0.5, as iou, precision and recall
+    f1_verdict: float = _NAN  # F1 of the mask that goes with the verdict
     iou: float = _NAN
     precision: float = _NAN
     recall: float = _NAN
     auc: float = _NAN
     ap: float = _NAN
-    best_f1: float = _NAN
+    best_f1: float = _NAN  # at the picture's best threshold: optimistic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureScore(PixelScores):
-    """Agreement on one picture. Pixel metrics are NaN for an authentic picture.
-
-    Attributes:
-        edited: Share of its pixels that are manipulated, 0 to 1.
-        score: Of the whole picture, 0 to 1.
-        marked: Share of its pixels in the mask that goes with the verdict.
-    """
+    """Agreement on one picture. Pixel metrics are NaN for an authentic picture."""
 
     set: str
     image: str
     tampered: bool
-    edited: float
+    edited: float  # share of its pixels that are manipulated, 0 to 1
     verdict: Verdict
-    score: float
-    marked: float
+    score: float  # of the whole picture, 0 to 1
+    marked: float  # share of its pixels in the mask that goes with the verdict
 
 
 def evaluate(

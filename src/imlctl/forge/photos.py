@@ -39,21 +39,15 @@ _WIDTH = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PhotoPool:
-    """Decoded photographs, and the objects outlined in some of them.
+    """Decoded photographs, and the objects outlined in some of them."""
 
-    Attributes:
-        names: Path of each photograph, relative to its folder.
-        photos: (H, W, 3) uint8 each, stored orientation.
-        objects: For some indices, boolean masks of single objects, (H, W) each.
-        regenerated: For some indices, the photograph after a trip through an autoencoder.
-        skipped: What could not be used, and why.
-    """
-
-    names: tuple[str, ...]
-    photos: tuple[Pixels, ...]
+    names: tuple[str, ...]  # path of each photograph, relative to its folder
+    photos: tuple[Pixels, ...]  # (H, W, 3) uint8 each, stored orientation
+    # for some indices, boolean masks of single objects, (H, W) each
     objects: dict[int, tuple[Mask, ...]]
+    # for some indices, the photograph after a trip through an autoencoder
     regenerated: dict[int, Pixels]
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # what could not be used, and why
 
     def __len__(self) -> int:
         return len(self.photos)

@@ -60,21 +60,13 @@ class Mix:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One training example.
+    """One training example."""
 
-    Attributes:
-        pixels: (H, W, 3) uint8, with H and W at most `side`.
-        mask: (H, W) bool, True where the picture was forged.
-        kind: Of the forgery, or ``authentic``.
-        sources: Names of the photographs that went into it.
-        side: Of the square that a batch pads it to; 0 for the larger of its own sides.
-    """
-
-    pixels: Pixels
-    mask: Mask
-    kind: str
-    sources: tuple[str, ...] = ()
-    side: int = 0
+    pixels: Pixels  # (H, W, 3) uint8, with H and W at most `side`
+    mask: Mask  # (H, W) bool, True where the picture was forged
+    kind: str  # of the forgery, or ``authentic``
+    sources: tuple[str, ...] = ()  # names of the photographs that went into it
+    side: int = 0  # of the square that a batch pads it to; 0 for the larger of its own sides
 
 
 Maker = Callable[[int], Sample]  # makes sample number i, always the same one

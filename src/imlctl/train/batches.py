@@ -31,24 +31,16 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pictures and truth that one step, or a part of one, learns from.
+    """Pictures and truth that one step, or a part of one, learns from."""
 
-    Attributes:
-        image: (B, 3, S, S) in [0, 1], float32, padded below and on the right as for inference.
-        mask: (B, 1, S, S), 0 or 1, float32, padded in the same way.
-        valid: (B, 1, S, S), 1 on a sample's own pixels and 0 on its padding, float32.
-        clues: (B, C, S / 4, S / 4) of each sample's own pixels, their edge repeated over the
-            padding; None where the workers were not asked for them.
-        first: Place of the first picture in the batch of all processes.
-        total: Pictures in that batch; 0 for those at hand.
-    """
-
-    image: Tensor
-    mask: Tensor
-    valid: Tensor
+    image: Tensor  # (B, 3, S, S) in [0, 1], float32, padded below and on the right as for inference
+    mask: Tensor  # (B, 1, S, S), 0 or 1, float32, padded in the same way
+    valid: Tensor  # (B, 1, S, S), 1 on a sample's own pixels and 0 on its padding, float32
+    # (B, C, S / 4, S / 4) of each sample's own pixels, their edge repeated over the padding; None
+    # where the workers were not asked for them
     clues: Tensor | None = None
-    first: int = 0
-    total: int = 0
+    first: int = 0  # place of the first picture in the batch of all processes
+    total: int = 0  # pictures in that batch; 0 for those at hand
 
     def __len__(self) -> int:
         return len(self.image)

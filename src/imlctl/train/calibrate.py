@@ -45,24 +45,16 @@ _STEPS = (1 / (1 + np.exp(-_FINE * np.arange(_MOST + 1)))).astype(np.float32)  #
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Rule and score measured on authentic photographs.
+    """Rule and score measured on authentic photographs."""
 
-    Attributes:
-        rule: Scores of the verdict; the default ones where there is no scale.
-        photos: Number of photographs; each is seen as it is, reprocessed, and as a reduced copy.
-        lowered: What was taken from the model's log odds.
-        marked: Share of their pixels that reach one half, on average.
-        levels: Unscaled scores that one photograph in a hundred reaches, and one in eight.
-        score_scale: Of the picture's score; None where forgeries do not stand out.
-        by_source: For each folder its number of pictures, and the shares that reach the two scores.
-    """
-
-    rule: Rule
-    photos: int
-    lowered: float
-    marked: float
+    rule: Rule  # scores of the verdict; the default ones where there is no scale
+    photos: int  # number of photographs; each is seen as it is, reprocessed, and as a reduced copy
+    lowered: float  # what was taken from the model's log odds
+    marked: float  # share of their pixels that reach one half, on average
+    # unscaled scores that one photograph in a hundred reaches, and one in eight
     levels: tuple[float, float]
-    score_scale: Scale | None
+    score_scale: Scale | None  # of the picture's score; None where forgeries do not stand out
+    # for each folder its number of pictures, and the shares that reach the two scores
     by_source: dict[str, tuple[int, float, float]]
 
 

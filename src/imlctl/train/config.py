@@ -27,29 +27,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
-    """Sources of the samples.
+    """Sources of the samples."""
 
-    Attributes:
-        photos: Folders of authentic photographs; may be empty when all samples are real.
-        objects: Folder of object masks, ``<stem>__<id>.png``; optional.
-        autoencoder: Folder with a tiny autoencoder for regenerated regions; optional.
-        regenerated: How many photographs to regenerate.
-        cache: Where regenerated photographs are kept.
-        validation_share: Share of the photographs never trained on.
-        workers: Processes that make samples, for each process that trains.
-        real: Real forgeries to train on as well, or instead.
-        originals: Share of the samples whose host is left as it was saved, edited and saved with
-            care; see `Synthesizer`.
-    """
-
+    # folders of authentic photographs; may be empty when all samples are real
     photos: tuple[Path, ...]
-    objects: Path | None = None
+    objects: Path | None = None  # folder of object masks, ``<stem>__<id>.png``; optional
+    # folder with a tiny autoencoder for regenerated regions; optional
     autoencoder: Path | None = None
-    regenerated: int = 400
-    cache: Path = Path("runs/cache")
-    validation_share: float = 0.1
-    workers: int = 2
-    real: RealConfig | None = None
+    regenerated: int = 400  # how many photographs to regenerate
+    cache: Path = Path("runs/cache")  # where regenerated photographs are kept
+    validation_share: float = 0.1  # share of the photographs never trained on
+    workers: int = 2  # processes that make samples, for each process that trains
+    real: RealConfig | None = None  # real forgeries to train on as well, or instead
+    # share of the samples whose host is left as it was saved, edited and saved with care; see
+    # `Synthesizer`
     originals: float = 0.3
 
     def __post_init__(self) -> None:
@@ -68,35 +59,22 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True)
 class OptimConfig:
-    """Length, batches and learning rate of a run.
+    """Length, batches and learning rate of a run."""
 
-    Attributes:
-        steps: Optimizer steps.
-        batch: Samples per step, all processes and parts together.
-        accumulate: Parts that a process's share of the batch goes through the model in; batch norm
-            and the loss see one part at a time.
-        size: Side of a sample, in pixels.
-        rate: Peak learning rate of AdamW.
-        weight_decay: Of AdamW, on matrices and filters only.
-        warmup: Steps of linear warm-up; a cosine to zero follows.
-        clip: Largest norm of the gradient.
-        ema: Decay of the averaged weights.
-        precision: ``float32`` or ``bfloat16`` (autocast; float32 on a processor that would only
-            emulate it).
-        seed: Seed of the weights and of the samples.
-    """
-
-    steps: int = 20000
-    batch: int = 8
+    steps: int = 20000  # optimizer steps
+    batch: int = 8  # samples per step, all processes and parts together
+    # parts that a process's share of the batch goes through the model in; batch norm and the loss
+    # see one part at a time
     accumulate: int = 1
-    size: int = 384
-    rate: float = 2e-3
-    weight_decay: float = 0.05
-    warmup: int = 200
-    clip: float = 1.0
-    ema: float = 0.998
+    size: int = 384  # side of a sample, in pixels
+    rate: float = 2e-3  # peak learning rate of AdamW
+    weight_decay: float = 0.05  # of AdamW, on matrices and filters only
+    warmup: int = 200  # steps of linear warm-up; a cosine to zero follows
+    clip: float = 1.0  # largest norm of the gradient
+    ema: float = 0.998  # decay of the averaged weights
+    # ``float32`` or ``bfloat16`` (autocast; float32 on a processor that would only emulate it)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    seed: int = 0
+    seed: int = 0  # seed of the weights and of the samples
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.size, self.rate, self.clip) <= 0 or self.warmup < 0:
@@ -113,19 +91,13 @@ class OptimConfig:
 
 @dataclass(frozen=True, slots=True)
 class ValidationConfig:
-    """Schedule and data of validation.
+    """Schedule and data of validation."""
 
-    Attributes:
-        folder: A folder of sets, each with ``tampered``, ``masks``, ``authentic``; optional.
-        every: Steps between looks; also between checkpoints.
-        synthetic: Held-out synthetic samples to score.
-        real: Samples of real forgeries held out for validation to score.
-    """
-
+    # folder of sets, each with ``tampered``, ``masks``, ``authentic``; optional
     folder: Path | None = None
-    every: int = 500
-    synthetic: int = 256
-    real: int = 256
+    every: int = 500  # steps between looks; also between checkpoints
+    synthetic: int = 256  # held-out synthetic samples to score
+    real: int = 256  # samples of real forgeries held out for validation to score
 
     def __post_init__(self) -> None:
         if self.every < 1 or min(self.synthetic, self.real) < 0:
@@ -134,41 +106,34 @@ class ValidationConfig:
 
 @dataclass(frozen=True, slots=True)
 class DiffusionConfig:
-    """Trains DiffIML instead of EfficientIML. Each switch of the paper's ablations is a key.
+    """Trains DiffIML instead of EfficientIML. Each switch of the paper's ablations is a key."""
 
-    Attributes:
-        vae: Weights of a LightVAE, as `imlctl distill` writes them; they stay as they are.
-        encoder: Backbone of the condition encoder, one of `diff_iml.ENCODERS`.
-        backbone: Public ImageNet weights of a MiT or ResNet (safetensors); none starts at random.
-        denoiser: ``light`` or ``paper``; see `denoiser.DENOISERS`.
-        fold: Keep all of levels that are finer than the condition; see `ConditionEncoder`.
-        prior: Prior rate c of Eq. 15; 0 trains without it.
-        noise_bias: 1 draws time steps evenly, as the paper; 2 in proportion to the step, since the
-            noisiest are where only the picture can tell what the mask is.
-        mask_weight: w of Eq. 10; the edge map's loss has the rest.
-        edges: How edge maps are drawn, ``canny`` (Eq. 7) or ``band`` (the authors' code);
-            ``none`` trains without edge supervision.
-        draws: Noise levels that each picture is tried at in one step. The encoder, which is most
-            of the work, runs once for all of them.
-        spacing: Which steps a short sampling will visit; see `sampler.respaced`. Training does not
-            depend on it.
-        encoder_rate: Learning rate of the backbone against the rest's; 0 leaves it as it is.
-        auxiliary: Weight of `localization_loss` on the heads of an EfficientIML as encoder, which
-            then answers by itself as well; 0 trains without them.
-    """
-
-    vae: Path
+    vae: Path  # weights of a LightVAE, as `imlctl distill` writes them; they stay as they are
+    # backbone of the condition encoder, one of `diff_iml.ENCODERS`
     encoder: str = "efficient-iml-small"
+    # public ImageNet weights of a MiT or ResNet (safetensors); none starts at random
     backbone: Path | None = None
-    denoiser: str = "light"
+    denoiser: str = "light"  # ``light`` or ``paper``; see `denoiser.DENOISERS`
+    # keep all of levels that are finer than the condition; see `ConditionEncoder`
     fold: bool = False
-    prior: float = 0.1
+    prior: float = 0.1  # Prior rate c of Eq. 15; 0 trains without it.
+    # 1 draws time steps evenly, as the paper; 2 in proportion to the step, since the noisiest are
+    # where only the picture can tell what the mask is
     noise_bias: float = 1.0
-    mask_weight: float = 0.2
+    mask_weight: float = 0.2  # w of Eq. 10; the edge map's loss has the rest.
+    # How edge maps are drawn, ``canny`` (Eq. 7) or ``band`` (the authors' code); ``none`` trains
+    # without edge supervision.
     edges: Literal["canny", "band", "none"] = "canny"
+    # Noise levels that each picture is tried at in one step. The encoder, which is most of the
+    # work, runs once for all of them.
     draws: int = 4
+    # Which steps a short sampling will visit; see `sampler.respaced`. Training does not depend on
+    # it.
     spacing: Spacing = "leading"
+    # learning rate of the backbone against the rest's; 0 leaves it as it is
     encoder_rate: float = 1.0
+    # weight of `localization_loss` on the heads of an EfficientIML as encoder, which then answers by
+    # itself as well; 0 trains without them
     auxiliary: float = 0.0
 
     def __post_init__(self) -> None:

@@ -37,34 +37,25 @@ _BOUND = 3.0  # standard deviations within which latents should stay
 
 @dataclass(frozen=True, slots=True)
 class TeacherConfig:
-    """Choice of the autoencoder that teaches.
+    """Choice of the autoencoder that teaches."""
 
-    Attributes:
-        source: Id on the Hub, or a folder in its layout. Empty for no teacher.
-        revision: Commit, tag or branch on the Hub; pin a commit for a run that can be repeated.
-    """
-
-    source: str = ""
+    source: str = ""  # Id on the Hub, or a folder in its layout. Empty for no teacher.
+    # commit, tag or branch on the Hub; pin a commit for a run that can be repeated
     revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DistillWeights:
-    """Weights of the terms of the loss.
+    """Weights of the terms of the loss."""
 
-    Attributes:
-        teacher: Squared distance to the teacher's latents, lambda of Eq. 6.
-        moments: Distance of the latents from zero mean and unit variance, and how far they reach
-            beyond three; without a teacher only, since a teacher has its own.
-        noise: Largest standard deviation of the noise added to scaled latents. Most maps get far
-            less: what noise there is all the time, the code has to spend its precision on.
-        blend: Share of a batch in which two maps are blended.
-    """
-
-    teacher: float = 0.01
+    teacher: float = 0.01  # Squared distance to the teacher's latents, lambda of Eq. 6.
+    # distance of the latents from zero mean and unit variance, and how far they reach beyond three;
+    # without a teacher only, since a teacher has its own
     moments: float = 0.01
+    # Largest standard deviation of the noise added to scaled latents. Most maps get far less: what
+    # noise there is all the time, the code has to spend its precision on.
     noise: float = 0.2
-    blend: float = 0.05
+    blend: float = 0.05  # share of a batch in which two maps are blended
 
     def __post_init__(self) -> None:
         if min(self.teacher, self.moments, self.noise) < 0 or not 0 <= self.blend <= 1:

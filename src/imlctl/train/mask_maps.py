@@ -149,17 +149,11 @@ _NOISE = 0.2  # standard deviation in scaled latents for the figure `f1_noisy`
 
 @dataclass(frozen=True, slots=True)
 class JudgeConfig:
-    """Schedule and data of validation.
+    """Schedule and data of validation."""
 
-    Attributes:
-        every: Steps between looks; also between checkpoints.
-        masks: Held-out masks of each kind: shapes, thin strokes, small shapes.
-        size: Their side in pixels.
-    """
-
-    every: int = 500
-    masks: int = 32
-    size: int = 512
+    every: int = 500  # steps between looks; also between checkpoints
+    masks: int = 32  # held-out masks of each kind: shapes, thin strokes, small shapes
+    size: int = 512  # their side in pixels
 
     def __post_init__(self) -> None:
         if min(self.every, self.masks) < 1:

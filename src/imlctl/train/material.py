@@ -94,23 +94,14 @@ def _synthesizes(config: TrainConfig) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Samples and photographs of a run; None where there are none.
+    """Samples and photographs of a run; None where there are none."""
 
-    Attributes:
-        training: Makes samples to learn from.
-        judge: Makes held-out synthetic samples.
-        real_judge: Makes samples of held-out real forgeries.
-        photos: Photographs that samples are made of.
-        held: Authentic photographs never trained on.
-        digest: Of the names of everything learned from.
-    """
-
-    training: Maker
-    judge: Maker | None
-    real_judge: Maker | None
-    photos: PhotoPool | None
-    held: PhotoPool | None
-    digest: str
+    training: Maker  # makes samples to learn from
+    judge: Maker | None  # makes held-out synthetic samples
+    real_judge: Maker | None  # makes samples of held-out real forgeries
+    photos: PhotoPool | None  # photographs that samples are made of
+    held: PhotoPool | None  # authentic photographs never trained on
+    digest: str  # of the names of everything learned from
 
 
 def load_material(config: TrainConfig, report: Report) -> Material:

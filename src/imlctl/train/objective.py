@@ -45,21 +45,15 @@ _SILENT = ("backbone.stem.repeats.", "backbone.stem.history.", "backbone.stem.un
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """Weight of each term of `localization_loss`.
+    """Weight of each term of `localization_loss`."""
 
-    Attributes:
-        levels: Of the full map and of each coarser level, finest first.
-        dice: Of the Dice term against the cross-entropy of the same level.
-        edge: Of the cross-entropy near the borders of the mask (IML-ViT, Ma et al. 2023).
-        consistency: Of the distance between each coarser level and the full map.
-        score: Of the image-level cross-entropy.
-    """
-
+    # of the full map and of each coarser level, finest first
     levels: tuple[float, ...] = (1.0, 0.5, 0.25)
-    dice: float = 1.0
+    dice: float = 1.0  # of the Dice term against the cross-entropy of the same level
+    # Of the cross-entropy near the borders of the mask (IML-ViT, Ma et al. 2023).
     edge: float = 0.3
-    consistency: float = 0.5
-    score: float = 0.2
+    consistency: float = 0.5  # of the distance between each coarser level and the full map
+    score: float = 0.2  # of the image-level cross-entropy
 
     def __post_init__(self) -> None:
         if min(*self.levels, self.dice, self.edge, self.consistency, self.score) < 0:

@@ -28,23 +28,15 @@ _NEAR = 0.7  # of the crops of a forgery hold some of it
 
 @dataclass(frozen=True, slots=True)
 class RealSource:
-    """Part of a manifest to train on.
+    """Part of a manifest to train on."""
 
-    Attributes:
-        manifest: As `imlctl data index` writes it.
-        sets: Sets of it; none for all.
-        split: To train on.
-        validation: Split to validate on.
-        kind: ``all``, ``tampered`` or ``authentic`` pictures.
-        weight: Factor on how many pictures of each set an epoch holds.
-    """
-
-    manifest: Path
-    sets: tuple[str, ...] = ()
-    split: str = "train"
-    validation: str = "val"
+    manifest: Path  # as `imlctl data index` writes it
+    sets: tuple[str, ...] = ()  # sets of it; none for all
+    split: str = "train"  # to train on
+    validation: str = "val"  # split to validate on
+    # ``all``, ``tampered`` or ``authentic`` pictures
     kind: Literal["all", "tampered", "authentic"] = "all"
-    weight: float = 1.0
+    weight: float = 1.0  # factor on how many pictures of each set an epoch holds
 
     def __post_init__(self) -> None:
         if self.weight <= 0 or self.split == self.validation:
@@ -53,17 +45,11 @@ class RealSource:
 
 @dataclass(frozen=True, slots=True)
 class RealConfig:
-    """Real forgeries to train on, beside synthetic ones.
+    """Real forgeries to train on, beside synthetic ones."""
 
-    Attributes:
-        sources: Where they are.
-        share: Of all samples; the rest are synthetic.
-        per_epoch: Pictures of each set in an epoch, drawn at random; 0 for each picture once.
-    """
-
-    sources: tuple[RealSource, ...]
-    share: float = 0.5
-    per_epoch: int = 0
+    sources: tuple[RealSource, ...]  # where they are
+    share: float = 0.5  # of all samples; the rest are synthetic
+    per_epoch: int = 0  # pictures of each set in an epoch, drawn at random; 0 for each picture once
 
     def __post_init__(self) -> None:
         if not self.sources or not 0 < self.share <= 1 or self.per_epoch < 0:

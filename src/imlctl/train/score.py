@@ -46,15 +46,10 @@ _SEED = 7
 
 @dataclass(frozen=True, slots=True)
 class HeadConfig:
-    """Settings for training the two heads.
+    """Settings for training the two heads."""
 
-    Attributes:
-        pictures: Authentic pictures, and as many forgeries; 0 trains no heads.
-        penalty: On the squares of the score's weights.
-    """
-
-    pictures: int = 600
-    penalty: float = 0.3
+    pictures: int = 600  # authentic pictures, and as many forgeries; 0 trains no heads
+    penalty: float = 0.3  # on the squares of the score's weights
 
     def __post_init__(self) -> None:
         if self.pictures < 0 or self.penalty <= 0:
