@@ -132,8 +132,8 @@ class DiffusionConfig:
     spacing: Spacing = "leading"
     # learning rate of the backbone against the rest's; 0 leaves it as it is
     encoder_rate: float = 1.0
-    # weight of `localization_loss` on the heads of an EfficientIML as encoder, which then answers by
-    # itself as well; 0 trains without them
+    # weight of `localization_loss` on the heads of an EfficientIML as encoder, which then answers
+    # by itself as well; 0 trains without them
     auxiliary: float = 0.0
 
     def __post_init__(self) -> None:
