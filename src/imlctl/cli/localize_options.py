@@ -32,8 +32,7 @@ Include = Annotated[
     option("In folders, take only pictures that match, as 'IMG_*' or 'case-7/*'. Repeatable."),
 ]
 Exclude = Annotated[
-    list[str] | None,
-    option("In folders, leave out pictures and folders that match. Repeatable."),
+    list[str] | None, option("In folders, leave out pictures and folders that match. Repeatable.")
 ]
 FilesFrom = Annotated[
     str | None,
@@ -55,8 +54,7 @@ Out = Annotated[
     ),
 ]
 All = Annotated[
-    bool,
-    option("Write overlay, heat map, JSON, CSV, report and manifest, into a folder.", "--all"),
+    bool, option("Write overlay, heat map, JSON, CSV, report and manifest, into a folder.", "--all")
 ]
 Soft = Annotated[
     bool, option("Write the probability map (16-bit) instead of the binary mask.", "--soft")
@@ -72,8 +70,7 @@ Views = Annotated[
     ),
 ]
 Reliability = Annotated[
-    bool,
-    option("Also write where the map can be believed, if the model says.", "--reliability"),
+    bool, option("Also write where the map can be believed, if the model says.", "--reliability")
 ]
 Json = Annotated[bool, option("Also write the full record; without -o, print it.", "--json")]
 Jsonl = Annotated[
@@ -81,16 +78,14 @@ Jsonl = Annotated[
 ]
 Csv = Annotated[bool, option("Also write the main facts to records.csv.", "--csv")]
 Report = Annotated[
-    bool,
-    option("Also write report.html, one file that loads nothing from elsewhere.", "--report"),
+    bool, option("Also write report.html, one file that loads nothing from elsewhere.", "--report")
 ]
 Manifest = Annotated[
     bool, option("Also write SHA256SUMS of inputs and outputs, for `imlctl verify`.", "--manifest")
 ]
 Quiet = Annotated[bool, option("Print only errors.", "--quiet", "-q")]
 Verbose = Annotated[
-    bool,
-    option("Print sizes, times, warnings, traces of internal errors.", "--verbose", "-v"),
+    bool, option("Print sizes, times, warnings, traces of internal errors.", "--verbose", "-v")
 ]
 
 
@@ -116,8 +111,7 @@ Weights = Annotated[
 Threshold = Annotated[
     float | None,
     option(
-        "Mark pixels from this probability, between 0 and 1.",
-        show_default="depends on the verdict",
+        "Mark pixels from this probability, between 0 and 1.", show_default="depends on the verdict"
     ),
 ]
 

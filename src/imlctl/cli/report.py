@@ -32,8 +32,7 @@ Folder = Annotated[
 def report(
     folder: Folder,
     out: Annotated[
-        Path | None,
-        option("Folder to write into.", "--out", "-o", show_default="the case itself"),
+        Path | None, option("Folder to write into.", "--out", "-o", show_default="the case itself")
     ] = None,
     title: Annotated[str, option("Heading.", show_default="Image manipulation report")] = "",
     case: Annotated[str, option("Number of the case.")] = "",

@@ -68,8 +68,7 @@ def distill(
     teacher: Annotated[
         str | None,
         option(
-            "Id on the Hub, a folder in its layout, or none.",
-            show_default="what the preset says",
+            "Id on the Hub, a folder in its layout, or none.", show_default="what the preset says"
         ),
     ] = None,
     changes: options.Changes = None,
