@@ -88,16 +88,23 @@ def replacing(path: Path, *, overwrite: bool = False, tag: str = "") -> Iterator
             _rename_to_free_name(temporary, path)
         sync_folder(path.parent)
     except FileExistsError as error:
-        raise OutputError(
-            "this output is already there",
-            source=str(path),
-            remedy="Choose another name, or add --force to replace it.",
-        ) from error
+        raise _taken(path) from error
     except OSError as error:
         raise output_error(error, str(path)) from error
     finally:
         with suppress(OSError):  # gone already where all went well; not after an interrupt
             temporary.unlink()
+
+
+def refuse_taken(path: Path) -> None:
+    """Raise OutputError if a name is taken: before long work whose result goes there."""
+    if os.path.lexists(path):
+        raise _taken(path)
+
+
+def _taken(path: Path) -> OutputError:
+    remedy = "Choose another name, or add --force to replace it."
+    return OutputError("this output is already there", source=str(path), remedy=remedy)
 
 
 def sweep(folders: Iterable[Path], tag: str) -> None:

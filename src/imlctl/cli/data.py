@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from imlctl import atomic
 from imlctl.cli import options
 from imlctl.cli.console import complain, note
 from imlctl.cli.options import option
@@ -72,7 +73,6 @@ def sheet(
     force: options.Force = False,
 ) -> None:
     """Draw training samples with their masks outlined."""
-    from imlctl import atomic
     from imlctl.train.config import load_config
     from imlctl.train.samples import contact_sheet
 
@@ -121,12 +121,10 @@ def index(
     """
     from imlctl.data.index import build_index, counts
     from imlctl.data.manifest import read_manifest, write_manifest
-    from imlctl.errors import ConfigError, Exit, OutputError
+    from imlctl.errors import ConfigError, Exit
 
-    if out.exists() and not force:  # before an hour of reading, not after
-        what = "this output is already there"
-        remedy = "Choose another name, or add --force to replace it."
-        raise OutputError(what, source=str(out), remedy=remedy)
+    if not force:
+        atomic.refuse_taken(out)  # before an hour of reading, not after
     known = [entry for path in against or () for entry in read_manifest(path)]
     found = build_index(
         root,

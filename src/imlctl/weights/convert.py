@@ -40,20 +40,16 @@ def convert(source: Path, target: Path, *, part: str = "", overwrite: bool = Fal
         OutputError: The target cannot be written.
     """
     if target.suffix != ".safetensors":
-        raise WeightsError(
-            "must end in .safetensors", source=str(target), remedy="Choose another name."
-        )
+        what, remedy = "must end in .safetensors", "Choose another name."
+        raise WeightsError(what, source=str(target), remedy=remedy)
     _refuse_unreadable(source)
     with tempfile.TemporaryDirectory(prefix="imlctl-convert-") as folder:
         partial = Path(folder) / "converted.safetensors"
         report = _run(source, partial, part)
         if "error" in report:
-            raise WeightsError(
-                report["error"],
-                source=str(source),
-                remedy="Nothing was written. Only tensors by name, as torch.save writes a state, "
-                "can be converted.",
-            )
+            remedy = "Nothing was written. Only tensors by name, as torch.save writes a state, can"
+            remedy += " be converted."
+            raise WeightsError(report["error"], source=str(source), remedy=remedy)
         atomic.write(target, partial.read_bytes(), overwrite=overwrite)
     return Converted(sha256_of(target), report["tensors"], tuple(report["left_out"]))
 

@@ -54,25 +54,22 @@ def export_onnx(
 
     Raises:
         UsageError: The size or the model does not suit, or the extra is not installed.
-        OutputError: The file cannot be written.
+        OutputError: The file is there, or cannot be written.
     """
+    if not overwrite:
+        atomic.refuse_taken(path)  # not after the minutes that it takes
     if model.samples:
-        raise UsageError(
-            "only an EfficientIML can be written as ONNX; a DiffIML draws noise for each picture",
-            source=str(path),
-        )
+        what = "only an EfficientIML can be written as ONNX; a DiffIML draws noise for each picture"
+        raise UsageError(what, source=str(path))
     multiple = model.multiple
     if height % multiple or width % multiple or min(height, width) < LEAST_SIDE:
-        raise UsageError(
-            f"the model takes multiples of {multiple} from {LEAST_SIDE}, not {height} x {width}",
-            source=str(path),
-        )
+        what = f"the model takes multiples of {multiple} from {LEAST_SIDE}, not {height} x {width}"
+        raise UsageError(what, source=str(path))
     try:
         import onnxscript  # noqa: F401 - torch asks for it much later, and less clearly
     except ImportError as error:
-        raise UsageError(
-            "needs onnxscript", source=str(path), remedy='pip install "imlctl[onnx]"'
-        ) from error
+        remedy = 'pip install "imlctl[onnx]"'
+        raise UsageError("needs onnxscript", source=str(path), remedy=remedy) from error
     with _traceable():
         program = torch.onnx.export(
             _Plain(copy.deepcopy(model).fuse()).eval(),

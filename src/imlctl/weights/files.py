@@ -14,19 +14,16 @@ if TYPE_CHECKING:
 KEY = "imlctl"  # of our document in the metadata of a file
 MAX_HEADER = 100_000_000  # bytes, the limit of the format
 
-_GET_AGAIN = "Get the file again."
+GET_AGAIN = "Get the file again."
 # What else is found under the name of weights, by its first bytes, and what to do.
 _OTHERS = {
     b"PK\x03\x04": (
         "is a pickle in a zip archive, whatever its name says, so it is refused",
         "Convert it with imlctl weights convert.",
     ),
-    b"\x80": ("is a pickle, whatever its name says, so it is refused", _GET_AGAIN),
-    b"version https://git-lfs": (
-        "is a Git LFS pointer, not the file that it stands for",
-        _GET_AGAIN,
-    ),
-    b"<": ("is a page of text, not weights", _GET_AGAIN),
+    b"\x80": ("is a pickle, whatever its name says, so it is refused", GET_AGAIN),
+    b"version https://git-lfs": ("is a Git LFS pointer, not the file itself", GET_AGAIN),
+    b"<": ("is a page of text, not weights", GET_AGAIN),
 }
 
 
@@ -45,29 +42,21 @@ def sha256_of(path: Path, name: str = "") -> str:
 
 def unreadable(error: OSError, name: str) -> WeightsError:
     """Say why a file of weights cannot be read."""
-    return WeightsError(
-        f"cannot be read ({error.strerror})",
-        source=name,
-        remedy="Check the path and that you may read it. A file of the Hub is named"
-        " hf://owner/repo/FILE.",
-    )
+    remedy = "Check the path and that you may read it. A file of the Hub is named"
+    remedy += " hf://owner/repo/FILE."
+    return WeightsError(f"cannot be read ({error.strerror})", source=name, remedy=remedy)
 
 
 def mismatch(name: str, path: Path, found: str, expected: str, remedy: str) -> WeightsError:
     """Say that a file is not the one that was expected, with both hashes."""
-    return WeightsError(
-        f"has sha256 {found}, expected {expected}",
-        source=name,
-        remedy=f"It was not used and nothing was deleted; the file is {path}. {remedy}",
-    )
+    remedy = f"It was not used and nothing was deleted; the file is {path}. {remedy}"
+    return WeightsError(f"has sha256 {found}, expected {expected}", source=name, remedy=remedy)
 
 
 def read_header(data: bytes, name: str) -> dict[str, Any]:
     """Return the header of a safetensors file: tensors by name, and ``__metadata__``.
 
-    Args:
-        data: The whole file. The header is JSON, and its length stands in the first 8 bytes.
-        name: For messages.
+    The header is JSON, and its length stands in the first 8 bytes.
 
     Raises:
         WeightsError: The file is empty, truncated, or no safetensors; says which.
@@ -94,7 +83,7 @@ def read_header(data: bytes, name: str) -> dict[str, Any]:
     elif whole > len(data):
         why = f": it is truncated to {len(data)} of at least {whole} bytes"
     if why:
-        raise WeightsError(f"is damaged{why}", source=name, remedy=_GET_AGAIN)
+        raise WeightsError(f"is damaged{why}", source=name, remedy=GET_AGAIN)
     return header
 
 
@@ -109,6 +98,9 @@ def read_document(data: bytes, name: str) -> dict[str, Any] | None:
         text = metadata.get(KEY)
         return None if text is None else dict(json.loads(text))
     except (ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(
-            f"has metadata that this version cannot read ({error})", source=name
-        ) from error
+        raise foreign(error, name) from error
+
+
+def foreign(error: Exception, name: str) -> WeightsError:
+    """Say that metadata are of another version."""
+    return WeightsError(f"has metadata that this version cannot read ({error})", source=name)

@@ -72,12 +72,7 @@ class Fetched(NamedTuple):
 
 
 def fetch(reference: HubReference, *, force: bool = False, quiet: bool = False) -> Fetched:
-    """Fetch a file, unless the cache has it.
-
-    Args:
-        reference: Which one; a tag or a branch is resolved to its commit now.
-        force: Fetch it again even if the cache has it.
-        quiet: Show no progress.
+    """Fetch a file, unless the cache has it; a tag or a branch is resolved to its commit now.
 
     Raises:
         WeightsError: It cannot be had; says why and what to do.
@@ -107,11 +102,9 @@ def _check_endpoint() -> None:
     """Refuse an ``HF_ENDPOINT`` without a scheme, which the client would take for a path."""
     endpoint = os.environ.get("HF_ENDPOINT", "")
     if endpoint and not endpoint.startswith(("https://", "http://")):
-        raise WeightsError(
-            f"is {endpoint!r}, which is no web address",
-            source="HF_ENDPOINT",
-            remedy=f"Write https://{endpoint.split('://')[-1].strip('/')} or unset it.",
-        )
+        what = f"is {endpoint!r}, which is no web address"
+        remedy = f"Write https://{endpoint.split('://')[-1].strip('/')} or unset it."
+        raise WeightsError(what, source="HF_ENDPOINT", remedy=remedy)
 
 
 def _silent() -> type[Any]:

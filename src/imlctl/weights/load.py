@@ -23,7 +23,7 @@ from imlctl import atomic
 from imlctl.errors import WeightsError
 from imlctl.mask.decide import Rule
 from imlctl.mask.rates import checked
-from imlctl.weights.files import KEY, mismatch, read_document, unreadable
+from imlctl.weights.files import GET_AGAIN, KEY, foreign, mismatch, read_document, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 FORMAT = 2
+_OF_OURS = "Use weights that imlctl wrote."
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
 # Module, and class; `Config` is added for that of the configuration. Imported when it is built.
 _MODELS = {
@@ -121,65 +122,50 @@ def load(path: Path, *, name: str = "", expected_sha256: str | None = None) -> L
     """
     name = name or str(path)
     if path.suffix.lower() in _PICKLES:
-        raise WeightsError(
-            "is a pickle, which can run any code when it is opened, so it is refused",
-            source=name,
-            remedy="Convert it to safetensors with imlctl weights convert, and use that file.",
-        )
+        what = "is a pickle, which can run any code when it is opened, so it is refused"
+        remedy = "Convert it to safetensors with imlctl weights convert, and use that file."
+        raise WeightsError(what, source=name, remedy=remedy)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise unreadable(error, name) from error
     digest = hashlib.sha256(data).hexdigest()
     if expected_sha256 and digest != expected_sha256:
-        raise mismatch(name, path, digest, expected_sha256, "Get the file again.")
-    card = _read_card(data, name)
+        raise mismatch(name, path, digest, expected_sha256, GET_AGAIN)
+    document = read_document(data, name)
+    if document is None:
+        what = "holds no imlctl metadata, so its architecture is unknown"
+        raise WeightsError(what, source=name, remedy=_OF_OURS)
+    try:
+        card = Card.from_dict(document)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise foreign(error, name) from error
     model = _build(card, name)
     _fill(model, data, name)
     return Loaded(model.eval(), card, digest, name)
 
 
-def _read_card(data: bytes, name: str) -> Card:
-    document = read_document(data, name)
-    if document is None:
-        raise WeightsError(
-            "holds no imlctl metadata, so its architecture is unknown",
-            source=name,
-            remedy="Use weights that imlctl wrote.",
-        )
-    try:
-        return Card.from_dict(document)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise WeightsError(
-            f"has metadata that this version cannot read ({error})", source=name
-        ) from error
-
-
 def _build(card: Card, name: str) -> Model | LightVAE:
     if card.format != FORMAT or card.architecture not in _MODELS:
-        raise WeightsError(
-            f"is for architecture {card.architecture!r}, format {card.format}",
-            source=name,
-            remedy=f"This version knows {', '.join(_MODELS)}, format {FORMAT}.",
-        )
+        what = f"is for architecture {card.architecture!r}, format {card.format}"
+        remedy = f"This version knows {', '.join(_MODELS)}, format {FORMAT}."
+        raise WeightsError(what, source=name, remedy=remedy)
     module, name_of_class = _MODELS[card.architecture]
     home = import_module(f"imlctl.core.{module}")
     model, config = getattr(home, name_of_class), getattr(home, f"{name_of_class}Config")
     try:
         return cast("Model | LightVAE", model(config.from_dict(card.config)))
     except (ValueError, TypeError, RuntimeError) as error:  # torch raises the last
-        raise WeightsError(
-            f"has a configuration that cannot be built ({error})", source=name
-        ) from error
+        what = f"has a configuration that cannot be built ({error})"
+        raise WeightsError(what, source=name) from error
 
 
 def _fill(model: Model | LightVAE, data: bytes, name: str) -> None:
     try:
         tensors = load_tensors(data)
     except SafetensorError as error:
-        raise WeightsError(
-            f"is damaged or not safetensors ({error})", source=name, remedy="Get the file again."
-        ) from error
+        what = f"is damaged or not safetensors ({error})"
+        raise WeightsError(what, source=name, remedy=GET_AGAIN) from error
     expected = model.state_dict()
     both = expected.keys() & tensors.keys()
     state = {k: tensors[k].to(expected[k].dtype) for k in both}
@@ -192,6 +178,6 @@ def _fill(model: Model | LightVAE, data: bytes, name: str) -> None:
     for what, keys in faults.items():
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            remedy = "Get the file again." if "NaN" in what else "Use weights that imlctl wrote."
+            remedy = GET_AGAIN if "NaN" in what else _OF_OURS
             raise WeightsError(f"{what} {min(keys)!r}{more}", source=name, remedy=remedy)
     model.load_state_dict(state)

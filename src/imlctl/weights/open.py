@@ -29,17 +29,12 @@ def open_weights(wanted: str | Path = "") -> Loaded:
     loaded = load(found.path, name=found.name, expected_sha256=found.sha256)
     card, entry = loaded.card, found.entry
     if card.architecture not in _LOCALIZERS:
-        raise WeightsError(
-            f"holds {card.architecture!r}, which marks no pixels by itself",
-            source=loaded.name,
-            remedy="It is only a part of a model; imlctl weights list shows models.",
-        )
+        what = f"holds {card.architecture!r}, which marks no pixels by itself"
+        remedy = "It is only a part of a model; imlctl weights list shows models."
+        raise WeightsError(what, source=loaded.name, remedy=remedy)
     if entry and entry.architecture not in ("", card.architecture):
-        raise WeightsError(
-            f"holds {card.architecture!r}, and its entry in the registry says"
-            f" {entry.architecture!r}",
-            source=loaded.name,
-            remedy="Correct the entry, or get the file that belongs to it.",
-        )
+        what = f"holds {card.architecture!r}, and its entry says {entry.architecture!r}"
+        remedy = "Correct the entry, or get the file that belongs to it."
+        raise WeightsError(what, source=loaded.name, remedy=remedy)
     check_on_first_use(loaded, user_folder("cache") / "self-tests")
     return loaded

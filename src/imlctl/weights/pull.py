@@ -64,23 +64,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Weights that are known, by a name or by the reference they were pulled with.
+    """Weights that are known, by a name or by the reference they were pulled with."""
 
-    Attributes:
-        name: Of the entry, or the reference.
-        entry: In a registry; None for a reference that was pulled without one.
-        path: Where the file is, or would be; None where the cache does not have it.
-        sha256: What it must be; empty where nobody knows.
-        state: Whether the file is here, or how it compares.
-        found: Its hash, once it was read.
-    """
-
-    name: str
-    entry: Entry | None
-    path: Path | None
-    sha256: str
+    name: str  # of the entry, or the reference
+    entry: Entry | None  # in a registry
+    path: Path | None  # where the file is, or would be; None where the cache does not have it
+    sha256: str  # what it must be; empty where nobody knows
     state: State
-    found: str = ""
+    found: str = ""  # its hash, once it was read
 
 
 def pull(
@@ -100,7 +91,7 @@ def pull(
         sha256: The hash, from a source that the user trusts.
         force: Fetch again even if they are here.
         quiet: Show no progress.
-        notice: Receives what a person has to know before the first fetch: a licence that restricts.
+        notice: Called before the first fetch with a licence that restricts.
 
     Raises:
         WeightsError: They cannot be had, or are not what they should be.
@@ -117,12 +108,12 @@ def pull(
             raise mismatch(wanted, path, found, expected, "Get the file again.")
         return Pulled(wanted, path, found, "", checked)
     if not expected and not trust_on_first_use:
-        raise WeightsError(
-            f"no hash of {reference} is known, so the file could not be checked",
-            source=wanted,
-            remedy="Give its hash with --sha256, or add --trust-on-first-use to accept the file and"
-            " to check later pulls against it.",
+        what = f"no hash of {reference} is known, so the file could not be checked"
+        remedy = (
+            "Give its hash with --sha256, or add --trust-on-first-use to accept the file and to"
+            " check later pulls against it."
         )
+        raise WeightsError(what, source=wanted, remedy=remedy)
     if entry and entry.restriction and not seen:
         notice(f"{wanted} has a licence that restricts its use: {entry.restriction}.")
     fetched = hub.fetch(reference, force=force, quiet=quiet)
@@ -130,21 +121,11 @@ def pull(
     if expected and found != expected:
         raise _wrong(wanted, reference, fetched, found, expected, seen)
     if is_commit(reference.revision) and fetched.revision != reference.revision:
-        raise WeightsError(
-            f"the Hub answered with commit {fetched.revision}",
-            source=str(reference),
-            remedy="Check HF_ENDPOINT: a mirror must serve the commit that is asked for.",
-        )
-    first = add_seen(
-        Seen(
-            weights=str(reference),
-            revision=fetched.revision,
-            sha256=found,
-            size=fetched.path.stat().st_size,
-            checked=checked,
-            date=datetime.now(UTC).date().isoformat(),
-        )
-    )
+        what = f"the Hub answered with commit {fetched.revision}"
+        remedy = "Check HF_ENDPOINT: a mirror must serve the commit that is asked for."
+        raise WeightsError(what, source=str(reference), remedy=remedy)
+    size, today = fetched.path.stat().st_size, datetime.now(UTC).date().isoformat()
+    first = add_seen(Seen(str(reference), fetched.revision, found, size, checked, today))
     if found != first.sha256:  # another process was the first, a moment ago, and saw something else
         raise _wrong(wanted, reference, fetched, found, first.sha256, first)
     if fetched.revision != first.revision:  # another commit with the same file: keep to the first
@@ -170,11 +151,8 @@ def _expectation(name: str, known: str, given: str, seen: Seen | None) -> tuple[
     sources = (("registry", known), ("given", given), ("earlier pull", seen.sha256 if seen else ""))
     here = [(value, source) for source, value in sources if value]
     if len({value for value, _ in here}) > 1:
-        raise WeightsError(
-            "has two hashes: " + " and ".join(f"{value} ({source})" for value, source in here),
-            source=name,
-            remedy="Find out which is right before using it.",
-        )
+        what = "has two hashes: " + " and ".join(f"{value} ({source})" for value, source in here)
+        raise WeightsError(what, source=name, remedy="Find out which is right before using it.")
     return here[0] if here else ("", "first use")
 
 
@@ -186,21 +164,18 @@ def _wrong(
     expected: str,
     seen: Seen | None,
 ) -> WeightsError:
-    if seen is not None and fetched.revision != seen.revision:
-        return WeightsError(
-            f"{reference.revision!r} was commit {seen.revision} with sha256 {expected} when it was "
-            f"first pulled, and is now commit {fetched.revision} with sha256 {found}",
-            source=name,
-            remedy="The first file stays in use. If the change is intended, pull "
-            f"{reference.at(fetched.revision)} by its commit.",
+    if seen is None or fetched.revision == seen.revision:
+        remedy = (
+            "If a transfer went wrong, pull again with --force; if not, do not trust its source."
         )
-    return mismatch(
-        name,
-        fetched.path,
-        found,
-        expected,
-        "If a transfer went wrong, pull again with --force; if not, do not trust its source.",
+        return mismatch(name, fetched.path, found, expected, remedy)
+    what = (
+        f"{reference.revision!r} was commit {seen.revision} with sha256 {expected} when it was"
+        f" first pulled, and is now commit {fetched.revision} with sha256 {found}"
     )
+    remedy = "The first file stays in use. If the change is intended, pull"
+    remedy += f" {reference.at(fetched.revision)} by its commit."
+    return WeightsError(what, source=name, remedy=remedy)
 
 
 def find(wanted: str | Path, *, kind: str = "") -> Found:
@@ -222,17 +197,12 @@ def find(wanted: str | Path, *, kind: str = "") -> Found:
             return Found(wanted, path, "", None)
     item = _item(wanted)
     if item.entry is not None and kind and item.entry.kind != kind:
-        raise WeightsError(
-            f"is of kind {item.entry.kind!r}, and a {kind} is needed",
-            source=wanted,
-            remedy="See imlctl weights list.",
-        )
+        what = f"is of kind {item.entry.kind!r}, and a {kind} is needed"
+        raise WeightsError(what, source=wanted, remedy="See imlctl weights list.")
     if item.path is None or not item.sha256:
-        raise WeightsError(
-            "is not on this machine, and weights are fetched only when asked for",
-            source=wanted,
-            remedy=f"Fetch it with: imlctl weights pull {wanted}",
-        )
+        what = "is not on this machine, and weights are fetched only when asked for"
+        remedy = f"Fetch it with: imlctl weights pull {wanted}"
+        raise WeightsError(what, source=wanted, remedy=remedy)
     return Found(wanted, item.path, item.sha256, item.entry)
 
 

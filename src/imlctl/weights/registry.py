@@ -22,14 +22,12 @@ from imlctl.errors import WeightsError
 
 SCHEME = "hf://"
 KINDS = ("model", "encoder", "teacher")
-OTHER_NAMES = "A file is named by its path, one of the Hub hf://owner/repo/FILE."
+_OTHER_NAMES = "A file is named by its path, one of the Hub hf://owner/repo/FILE."
 
 _PACKAGE = Path(__file__).parent
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REPO = re.compile(rf"{_NAME.pattern}/{_NAME.pattern}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 # Keys that a user's own registry may hold from former versions.
 _FORMER = ("preprocessing", "calibration", "config", "threshold")
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError)
@@ -37,12 +35,12 @@ _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError)
 
 def is_commit(revision: str) -> bool:
     """Tell whether a revision is a commit, 40 hexadecimal digits, and so cannot move."""
-    return bool(_COMMIT.fullmatch(revision))
+    return bool(re.fullmatch("[0-9a-f]{40}", revision))
 
 
 def is_sha256(text: str) -> bool:
     """Tell whether a text is 64 hexadecimal digits in lower case."""
-    return bool(_SHA256.fullmatch(text))
+    return bool(re.fullmatch("[0-9a-f]{64}", text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,44 +80,27 @@ def parse(text: str) -> HubReference:
     try:
         return HubReference(f"{owner}/{name}", file, unquote(revision) if at else "main")
     except ValueError as error:
-        raise WeightsError(
-            f"is no reference to the Hub: {error}",
-            source=text,
-            remedy="Write hf://owner/repo/file or hf://owner/repo@revision/file.",
-        ) from error
+        what = f"is no reference to the Hub: {error}"
+        remedy = "Write hf://owner/repo/file or hf://owner/repo@revision/file."
+        raise WeightsError(what, source=text, remedy=remedy) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One name in the registry; what is empty was not verified or is not known.
-
-    Attributes:
-        source: ``bundled``: the file lies in the package; ``hub``: in a repository of the Hub;
-            ``file``: anywhere on this machine.
-        file: File name, path within the repository, or absolute path.
-        licence: SPDX identifier.
-        kind: ``model``, ``encoder`` (an initialisation) or ``teacher`` (of a distillation).
-        repo: Repository on the Hub, ``owner/name``.
-        revision: Its commit, 40 hexadecimal digits.
-        sha256: Of the file, 64 hexadecimal digits.
-        size: Of the file, in bytes.
-        restriction: What the licence does not allow, as a clause.
-        architecture: What the file must hold.
-        card: Where the model card is.
-    """
+    """One name in the registry; what is empty was not verified or is not known."""
 
     name: str
-    source: str
-    file: str
-    licence: str
-    kind: str = "model"
-    repo: str = ""
-    revision: str = ""
+    source: str  # of the file: bundled in the package, on the hub, or a file of this machine
+    file: str  # its name, path within the repository, or absolute path
+    licence: str  # SPDX identifier
+    kind: str = "model"  # or encoder (an initialisation), or teacher (of a distillation)
+    repo: str = ""  # on the Hub, owner/name
+    revision: str = ""  # its commit
     sha256: str = ""
-    size: int = 0
-    restriction: str = ""
-    architecture: str = ""
-    card: str = ""
+    size: int = 0  # in bytes
+    restriction: str = ""  # what the licence does not allow, as a clause
+    architecture: str = ""  # that the file must hold
+    card: str = ""  # where the model card is
 
     def __post_init__(self) -> None:
         path, hub, sha256 = Path(self.file), self.source == "hub", self.sha256
@@ -136,11 +117,11 @@ class Entry:
         ):
             if not holds:
                 raise ValueError(f"{self.name}: needs {need}")
-        if hub:
-            try:
+        try:
+            if hub:
                 self.reference  # noqa: B018 - builds and checks it
-            except ValueError as error:
-                raise ValueError(f"{self.name}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
 
     @property
     def reference(self) -> HubReference:
@@ -193,21 +174,15 @@ class Registry:
             WeightsError: There is no such name.
         """
         if name not in self.entries:
-            raise WeightsError(
-                f"there are no weights named {name!r}",
-                source="weights.toml",
-                remedy=f"Known names: {', '.join(self.entries)}. {OTHER_NAMES}",
-            )
+            what = f"there are no weights named {name!r}"
+            remedy = f"Known names: {', '.join(self.entries)}. {_OTHER_NAMES}"
+            raise WeightsError(what, source="weights.toml", remedy=remedy)
         return self.entries[name]
 
 
 @cache
 def load_registry() -> Registry:
-    """Read the registry that comes with the package.
-
-    Raises:
-        WeightsError: The installation is damaged.
-    """
+    """Read the registry that comes with the package; raises WeightsError if it is damaged."""
     # A wheel carries the registry beside this file; a checkout has it at its root.
     candidates = (_PACKAGE / "weights.toml", _PACKAGE.parents[2] / "weights.toml")
     path = next((p for p in candidates if p.is_file()), candidates[0])
@@ -215,17 +190,11 @@ def load_registry() -> Registry:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         return Registry(parse_entries(values["weights"]), values["default"])
     except _UNREADABLE as error:
-        raise WeightsError(
-            f"cannot be read ({error})", source=str(path), remedy="Install imlctl again."
-        ) from error
+        raise _unreadable(error, path, "Install imlctl again.") from error
 
 
 def known_weights() -> Registry:
-    """Read our registry, extended by the user's, if there is one.
-
-    Raises:
-        WeightsError: Either cannot be read, or the user's has a name of ours.
-    """
+    """Read our registry, extended by the user's; raises WeightsError if either cannot be read."""
     return _extended(_user_text())
 
 
@@ -276,7 +245,7 @@ def _user_text() -> str:
     except (FileNotFoundError, NotADirectoryError):  # such as HOME=/dev/null
         return ""
     except (OSError, ValueError) as error:
-        raise _unreadable(error) from error
+        raise _unreadable(error, path) from error
 
 
 def _extended(text: str) -> Registry:
@@ -284,43 +253,31 @@ def _extended(text: str) -> Registry:
     ours = load_registry()
     try:
         values = tomllib.loads(text)
-        unknown = values.keys() - {"weights", "seen"}
-        if unknown:
+        if unknown := values.keys() - {"weights", "seen"}:
             raise ValueError(f"unknown key {min(unknown)!r}")
         entries = parse_entries(values.get("weights", {}))
         seen: dict[str, Seen] = {}
         for table in values.get("seen", []):
             record = Seen(**{k: v for k, v in table.items() if k != "licence"})
             seen.setdefault(record.weights, record)
-        taken = entries.keys() & ours.entries.keys()
-        if taken:
+        if taken := entries.keys() & ours.entries.keys():
             raise ValueError(f"it uses the name {min(taken)!r}, which imlctl's own registry has")
     except _UNREADABLE as error:
-        raise _unreadable(error) from error
+        raise _unreadable(error, user_registry_path()) from error
     return Registry(ours.entries | entries, ours.default, seen)
 
 
-def _unreadable(error: Exception) -> WeightsError:
-    return WeightsError(
-        f"cannot be read ({error})",
-        source=str(user_registry_path()),
-        remedy="Correct it, or move it away to continue without it.",
-    )
+def _unreadable(
+    error: Exception, path: Path, remedy: str = "Correct it, or move it away to do without it."
+) -> WeightsError:
+    return WeightsError(f"cannot be read ({error})", source=str(path), remedy=remedy)
 
 
 def to_toml(head: str, values: dict[str, str | int]) -> str:
     """Write one table as TOML."""
-    return "\n".join([head, *(f"{_key(k)} = {_value(v)}" for k, v in values.items())]) + "\n"
-
-
-def _key(key: str) -> str:
-    plain = key.replace("-", "").replace("_", "")
-    return key if plain.isascii() and plain.isalnum() else _value(key)
-
-
-def _value(value: str | int) -> str:
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
     # JSON's escapes are TOML's, but for one character.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return "\n".join([head, *lines, ""]).replace("\x7f", "\\u007f")
 
 
 def user_registry_path() -> Path:

@@ -141,21 +141,16 @@ def _compare(loaded: Loaded, test: dict[str, Any]) -> None:
         tolerated = float(test["tolerance"]) * max(1.0, float(expected.abs().max()))
         same_input = test["version"] == 1 and _digest(image) == test["input_sha256"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(
-            f"has a self-test that this version cannot read ({error})", source=loaded.name
-        ) from error
+        what = f"has a self-test that this version cannot read ({error})"
+        raise WeightsError(what, source=loaded.name) from error
     found = answer(loaded.model, image)
     deviation, why = math.nan, "its self-test has another picture or answer than this version"
     if same_input and found.shape == expected.shape:
         deviation = float((found - expected).abs().max())
         why = f"its answer is {deviation:.3g} off, and {tolerated:.3g} is tolerated"
     if not deviation <= tolerated:  # NaN fails too
-        raise WeightsError(
-            f"fails its self-test: {why}",
-            source=loaded.name,
-            remedy="Nothing was analysed. Reinstall imlctl and torch; if it still fails, report"
-            " it.",
-        )
+        remedy = "Nothing was analysed. Reinstall imlctl and torch; if it still fails, report it."
+        raise WeightsError(f"fails its self-test: {why}", source=loaded.name, remedy=remedy)
 
 
 def _digest(image: Tensor) -> str:
