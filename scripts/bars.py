@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from imlctl.bench.machine import take_turns, timer_for
 from imlctl.bench.scan import throughput
 from imlctl.bench.speed import Plan, measure, photograph
-from imlctl.bench.timing import take_turns, timer_for
 from imlctl.pipeline import Localizer
 from imlctl.settings import Settings
 from imlctl.train.mask_maps import JudgeConfig, round_trip

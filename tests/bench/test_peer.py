@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imlctl.bench.peer import answer_of, parse, read_map, run
+from imlctl.bench.accuracy import answer_of, parse, read_map, run
 from imlctl.errors import InputError, UsageError
 from imlctl.mask.decide import Verdict
 

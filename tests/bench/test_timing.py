@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from imlctl.bench import timing
-from imlctl.bench.timing import Timer, Timing, Work, take_turns, timer_for, waits_for
+from imlctl.bench import machine as timing
+from imlctl.bench.machine import Timer, Timing, Work, take_turns, timer_for, waits_for
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as oracle
 
-from imlctl.evaluate.score import PictureScore
-from imlctl.evaluate.summary import PIXEL_METRICS, by_size, reliability, summarize
+from imlctl.evaluate.score import PIXEL_METRICS, PictureScore, by_size, reliability, summarize
 from imlctl.mask.decide import Verdict
 from imlctl.mask.rates import proportion
 

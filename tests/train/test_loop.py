@@ -14,13 +14,12 @@ from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.errors import ConfigError, ImlctlError, WeightsError
 from imlctl.train import loop, material, objective
-from imlctl.train import step as step_module
+from imlctl.train import loop as step_module
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig, ValidationConfig
-from imlctl.train.loop import train
+from imlctl.train.loop import make_optimizer, rate_at, train
 from imlctl.train.material import load_split
 from imlctl.train.objective import localization_loss
 from imlctl.train.score import HeadConfig
-from imlctl.train.step import make_optimizer, rate_at
 from imlctl.weights.load import load
 
 if TYPE_CHECKING:

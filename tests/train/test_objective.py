@@ -26,9 +26,8 @@ from imlctl.train.config import (
     ValidationConfig,
     load_config,
 )
-from imlctl.train.loop import train
+from imlctl.train.loop import make_optimizer, train
 from imlctl.train.objective import Latents, Masks, localization_loss, make_objective, train_mode
-from imlctl.train.step import make_optimizer
 from imlctl.weights.load import Card, load, save
 from imlctl.weights.open import open_weights
 

@@ -10,8 +10,7 @@ from PIL import Image
 
 from imlctl.forge.synthesizer import Synthesizer
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig
-from imlctl.train.material import load_split
-from imlctl.train.samples import contact_sheet
+from imlctl.train.material import contact_sheet, load_split
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from imlctl.forge.synthesizer import Sample
 from imlctl.train.batches import Batch
 from imlctl.train.checkpoint import EMA, TrainState
 from imlctl.train.config import OptimConfig
-from imlctl.train.step import Stopwatch, take_step
+from imlctl.train.loop import Stopwatch, take_step
 
 CPU = torch.device("cpu")
 MODEL = EfficientIMLConfig(EfficientRWKVConfig(dims=(16, 16, 32), depths=(1, 1, 1)), width=16)

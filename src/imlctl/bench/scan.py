@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from imlctl.bench.accuracy import provenance_of
-from imlctl.bench.machine import BUSY_SHARE, observe
-from imlctl.bench.timing import timer_for
+from imlctl.bench.machine import BUSY_SHARE, observe, timer_for
 from imlctl.image.decode import read
 from imlctl.image.prepare import prepare
 from imlctl.scan.analysis import Options
@@ -26,7 +25,7 @@ from imlctl.scan.run import scan
 
 if TYPE_CHECKING:
     from imlctl.bench.accuracy import Track
-    from imlctl.bench.timing import Timer
+    from imlctl.bench.machine import Timer
     from imlctl.errors import InputError
     from imlctl.pipeline import Localizer
 

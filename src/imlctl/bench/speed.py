@@ -16,8 +16,15 @@ from PIL import Image
 
 from imlctl import atomic
 from imlctl.bench import flops
-from imlctl.bench.machine import BUSY_SHARE, observe, others_busy, peak_memory, resident_peak
-from imlctl.bench.timing import take_turns, timer_for
+from imlctl.bench.machine import (
+    BUSY_SHARE,
+    observe,
+    others_busy,
+    peak_memory,
+    resident_peak,
+    take_turns,
+    timer_for,
+)
 from imlctl.core.diff_iml import MEMBERS
 from imlctl.core.imagenet import MixTransformer
 from imlctl.core.model import STEPS

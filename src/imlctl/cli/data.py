@@ -74,7 +74,7 @@ def sheet(
 ) -> None:
     """Draw training samples with their masks outlined."""
     from imlctl.train.config import load_config
-    from imlctl.train.samples import contact_sheet
+    from imlctl.train.material import contact_sheet
 
     atomic.write(out, contact_sheet(load_config(config), start=start, count=count), overwrite=force)
     typer.echo(out)

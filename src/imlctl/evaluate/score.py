@@ -1,22 +1,35 @@
-"""Scoring single pictures: how well a map, its mask and its verdict agree with the truth.
+"""Scores of pictures, and from them those of sets, each with how sure it is.
 
-Nothing is permuted, inverted, or fitted to the truth, but for `best_f1`.
+Nothing is permuted, inverted, or fitted to the truth, but for `best_f1`. Pixel metrics are averaged
+over the tampered pictures of a set, then over sets, with intervals by bootstrap over pictures. How
+often each verdict is given has exact intervals, an image AUC Newcombe's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from imlctl.data.masks import read_mask
 from imlctl.errors import ConfigError, NumericalError
-from imlctl.evaluate.metrics import map_scores, mask_scores, pixel_f1
+from imlctl.evaluate.metrics import (
+    CONFIDENCE,
+    auc_interval,
+    columns_mean,
+    map_scores,
+    mask_scores,
+    pixel_auc,
+    pixel_f1,
+)
+from imlctl.mask.rates import SIZES, measured, size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from imlctl.data.manifest import Entry
     from imlctl.evaluate.metrics import Mask, Probability
@@ -108,3 +121,135 @@ def score_picture(entry: Entry, answer: Result | MapAnswer, truth: Mask | None) 
         marked=decision.share,
         **values,
     )
+
+
+PIXEL_METRICS = tuple(each.name for each in fields(PixelScores))
+RESAMPLES = 1000
+OVER_SETS, EVERY = "mean over sets", "all pictures"
+
+_BINS = 10  # of the reliability diagram
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetScore(PixelScores):
+    """Scores of one set, or over sets. NaN where there is nothing to measure on.
+
+    Pixel metrics are means over the tampered pictures. `rates` say how often each verdict is given;
+    None for a mean over sets. Intervals are of 95 %.
+    """
+
+    name: str
+    tampered: int
+    authentic: int
+    image_auc: float
+    rates: dict[str, Any] | None  # of `measured`
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def summarize(
+    scores: Sequence[PictureScore], *, resamples: int = 0, seed: int = 0
+) -> list[SetScore]:
+    """Score each set, in order of appearance; of several also their mean, and all pictures pooled.
+
+    The tampered pictures of each set are drawn anew `resamples` times for intervals of pixel
+    metrics; the draws depend on the seed and the set's name alone.
+    """
+    names = dict.fromkeys(s.set for s in scores)
+    scored = [_set_score(n, [s for s in scores if s.set == n], resamples, seed) for n in names]
+    rows = [row for row, _ in scored]
+    if len(rows) > 1:
+        own = np.array(
+            [[getattr(row, key) for key in (*PIXEL_METRICS, "image_auc")] for row in rows]
+        )
+        *means, image_auc = columns_mean(own).tolist()
+        mean = SetScore(
+            name=OVER_SETS,
+            tampered=sum(row.tampered for row in rows),
+            authentic=sum(row.authentic for row in rows),
+            **dict(zip(PIXEL_METRICS, means, strict=True)),
+            image_auc=image_auc,
+            rates=None,
+            intervals=_intervals(means, columns_mean(np.stack([d for _, d in scored], axis=-2))),
+        )
+        rows += [mean, _set_score(EVERY, scores, resamples, seed)[0]]
+    return rows
+
+
+def by_size(scores: Sequence[PictureScore]) -> list[dict[str, Any]]:
+    """Pixel F1 of tampered pictures by the share of the picture that was edited."""
+    rows = []
+    for place, name in enumerate(SIZES):
+        mine = [s for s in scores if s.tampered and size_of(s.edited) == place]
+        pairs = np.array([(s.f1, s.f1_verdict) for s in mine], float).reshape(-1, 2)
+        f1, f1_verdict = columns_mean(pairs).tolist()
+        rows.append({"size": name, "pictures": len(mine), "f1": f1, "f1_verdict": f1_verdict})
+    return rows
+
+
+def reliability(scores: Sequence[PictureScore]) -> list[dict[str, Any]]:
+    """Compare scores with how often pictures are tampered: the numbers of a reliability diagram.
+
+    A score is a probability if one picture in two is tampered. So both kinds weigh the same here;
+    without one of them there is nothing to compare.
+    """
+    counts = [sum(not s.tampered for s in scores), sum(s.tampered for s in scores)]
+    rows = []
+    for number in range(_BINS if all(counts) else 0):
+        mine = [s for s in scores if min(int(s.score * _BINS), _BINS - 1) == number]
+        if not mine:
+            continue
+        weights = [1 / counts[s.tampered] for s in mine]
+        rows.append(
+            {
+                "low": number / _BINS,
+                "high": (number + 1) / _BINS,
+                "tampered": sum(s.tampered for s in mine),
+                "authentic": sum(not s.tampered for s in mine),
+                "score": float(np.average([s.score for s in mine], weights=weights)),
+                "observed": float(np.average([s.tampered for s in mine], weights=weights)),
+            }
+        )
+    return rows
+
+
+def _set_score(
+    name: str, scores: Sequence[PictureScore], resamples: int, seed: int
+) -> tuple[SetScore, NDArray[np.float64]]:
+    """Score one set; also return the mean pixel metrics of its resamples, (resamples, K)."""
+    forged, authentic = ([s for s in scores if s.tampered is kind] for kind in (True, False))
+    values = [[getattr(s, key) for key in PIXEL_METRICS] for s in forged]
+    pixels = np.array(values, float).reshape(-1, len(PIXEL_METRICS))  # (N, K)
+    rng = np.random.default_rng([seed % 2**63, *name.encode("utf-8", "surrogateescape")])
+    drawn = np.full((resamples, len(PIXEL_METRICS)), np.nan)
+    for row in drawn if len(forged) > 1 else ():  # one picture tells nothing of the spread
+        row[:] = columns_mean(pixels[rng.integers(len(forged), size=len(forged))])
+    means = columns_mean(pixels).tolist()
+    ranked = np.array([s.score for s in (*forged, *authentic)])
+    image_auc = pixel_auc(ranked, np.arange(len(ranked)) < len(forged))
+    limits = auc_interval(image_auc, len(forged), len(authentic))
+    scored = SetScore(
+        name=name,
+        tampered=len(forged),
+        authentic=len(authentic),
+        **dict(zip(PIXEL_METRICS, means, strict=True)),
+        image_auc=image_auc,
+        rates=measured(
+            name, [(s.verdict, s.edited) for s in forged], [s.verdict for s in authentic]
+        ),
+        intervals=_intervals(means, drawn) | ({} if limits is None else {"image_auc": limits}),
+    )
+    return scored, drawn
+
+
+def _intervals(
+    known: Sequence[float], drawn: NDArray[np.float64]
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals of the metrics that have a value."""
+    tail = (1 - CONFIDENCE) / 2
+    intervals = {}
+    for key, value, column in zip(PIXEL_METRICS, known, drawn.T, strict=True):
+        there = column[~np.isnan(column)]
+        if value == value and len(there):
+            low, high = np.quantile(there, [tail, 1 - tail])
+            intervals[key] = (float(low), float(high))
+    return intervals

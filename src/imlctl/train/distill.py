@@ -23,9 +23,8 @@ from imlctl.forge.shapes import EdgeKind  # noqa: TC001  # `load_preset` reads t
 from imlctl.train.batches import Batch
 from imlctl.train.checkpoint import EMA, Log, Report, TrainState, as_json
 from imlctl.train.config import OptimConfig
-from imlctl.train.loop import Run
+from imlctl.train.loop import Run, Stopwatch, make_optimizer, take_step
 from imlctl.train.mask_maps import JudgeConfig, MaskMaps, round_trip
-from imlctl.train.step import Stopwatch, make_optimizer, take_step
 from imlctl.weights.load import Card, load, save
 
 # Maps (B, 1, H, W) in -1 and +1 to scaled latents (B, C, H / 8, W / 8).

@@ -1,10 +1,15 @@
-"""Samples that a run learns from and is judged on, and a digest of both."""
+"""Samples that a run learns from and is judged on, a digest of both, and samples to look at."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from imlctl.errors import ConfigError
 from imlctl.forge.photos import PhotoPool, add_regenerated, list_photos, load_pool, read_pixels
@@ -16,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from imlctl.data.manifest import Entry
-    from imlctl.forge.synthesizer import Maker
+    from imlctl.forge.synthesizer import Maker, Sample
     from imlctl.train.checkpoint import Report
     from imlctl.train.config import TrainConfig
 
@@ -28,6 +33,10 @@ _PLACES = {
     "validation": ("folder",),
     "diffusion": ("vae", "backbone"),
 }
+_COLUMNS = 8
+_CAPTION = 18
+_LEAST_WIDTH = 140  # that the longest caption takes
+_OUTLINE = ((0, 0, 0), (255, 220, 0))  # dark under bright: visible on any ground
 
 
 def require_sources(config: TrainConfig) -> None:
@@ -211,3 +220,31 @@ def decisive(config: TrainConfig, digest: str) -> dict[str, Any]:
     for key in ("init", "semantics"):
         settings.pop(key)
     return settings | {"pictures": digest}
+
+
+def contact_sheet(config: TrainConfig, *, start: int, count: int) -> bytes:
+    """Draw samples `start` to `start + count` as a PNG."""
+    make = synthesizer(config, load_split(config, validation=False))
+    tiles = [_tile(make(index)) for index in range(start, start + count)]
+    width, height = tiles[0].size
+    sheet = Image.new("RGB", (_COLUMNS * width, -(-count // _COLUMNS) * height), "white")
+    for place, tile in enumerate(tiles):
+        sheet.paste(tile, (place % _COLUMNS * width, place // _COLUMNS * height))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _tile(sample: Sample) -> Image.Image:
+    """One sample with its mask outlined and its kind named below."""
+    canvas = sample.pixels.copy()
+    mask = sample.mask.astype(np.uint8)
+    contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    for colour, width in zip(_OUTLINE, (3, 1), strict=True):
+        cv2.drawContours(canvas, contours, -1, colour, width)
+    side = sample.side or max(mask.shape)
+    tile = Image.new("RGB", (max(side, _LEAST_WIDTH), side + _CAPTION), "white")
+    tile.paste(Image.fromarray(canvas), (0, 0))
+    text = f"{sample.kind.replace('_', '-')}, {100 * sample.mask.mean():.1f} %"
+    ImageDraw.Draw(tile).text((4, side + 2), text, "black", ImageFont.load_default(12))
+    return tile

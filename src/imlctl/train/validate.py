@@ -11,8 +11,7 @@ import torch
 
 from imlctl.data.manifest import evaluation_pictures
 from imlctl.evaluate.metrics import pixel_auc, pixel_f1
-from imlctl.evaluate.score import evaluate
-from imlctl.evaluate.summary import summarize
+from imlctl.evaluate.score import evaluate, summarize
 from imlctl.inference import probabilities
 from imlctl.pipeline import Localizer
 from imlctl.settings import Sampling, Settings
