@@ -164,11 +164,9 @@ def parse(command: str) -> tuple[str, ...]:
     places = ("{image}", "{out}")
     lacking = [place for place in places if not any(place in word for word in words)]
     if lacking:
-        raise UsageError(
-            why or f"has no place for {lacking[0]}",
-            source="--peer",
-            remedy="Write it as 'python detect.py {image} {out}'.",
-        )
+        what = why or f"has no place for {lacking[0]}"
+        remedy = "Write it as 'python detect.py {image} {out}'."
+        raise UsageError(what, source="--peer", remedy=remedy)
     return words
 
 

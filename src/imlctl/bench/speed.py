@@ -161,11 +161,9 @@ def checked_sizes(sizes: Sequence[int], multiple: int) -> tuple[int, ...]:
     for size in sizes:
         if size < _SMALLEST or size % multiple:
             fitting = max(_SMALLEST, round(size / multiple) * multiple)
-            raise UsageError(
-                f"the model takes multiples of {multiple} from {_SMALLEST}, not {size}",
-                source="--size",
-                remedy=f"Use {fitting}, for instance.",
-            )
+            what = f"the model takes multiples of {multiple} from {_SMALLEST}, not {size}"
+            remedy = f"Use {fitting}, for instance."
+            raise UsageError(what, source="--size", remedy=remedy)
     return tuple(sorted(set(sizes)))
 
 

@@ -102,11 +102,9 @@ def evaluation_pictures(place: Path, *, split: str = "") -> list[Entry]:
     named = [p for e in entries for p in (e.image, e.mask) if p is not None]
     missing = [str(path) for path in named if not path.is_file()]
     if missing:
-        raise ConfigError(
-            f"names {_count(missing, 'file')} that cannot be found: {', '.join(missing)}",
-            source=str(place),
-            remedy="Relative paths are taken from the manifest's folder.",
-        )
+        what = f"names {_count(missing, 'file')} that cannot be found: {', '.join(missing)}"
+        remedy = "Relative paths are taken from the manifest's folder."
+        raise ConfigError(what, source=str(place), remedy=remedy)
     return entries
 
 
@@ -123,11 +121,9 @@ def authentic_pictures(place: Path, *, split: str = "") -> list[Entry]:
         found_all = evaluation_pictures(place, split=split)
         entries = [entry for entry in found_all if entry.mask is None]
     if not entries:
-        raise ConfigError(
-            "holds no authentic pictures",
-            source=str(place),
-            remedy="Give a folder of them, or a tree with <set>/authentic.",
-        )
+        what = "holds no authentic pictures"
+        remedy = "Give a folder of them, or a tree with <set>/authentic."
+        raise ConfigError(what, source=str(place), remedy=remedy)
     return entries
 
 
@@ -144,11 +140,9 @@ def _of_tree(root: Path, split: str) -> list[Entry]:
         )
     found = list(trees(root))
     if not found:
-        raise ConfigError(
-            "holds no evaluation pictures",
-            source=str(root),
-            remedy="Expected <set>/tampered, masks and authentic in it, or a manifest.",
-        )
+        what = "holds no evaluation pictures"
+        remedy = "Expected <set>/tampered, masks and authentic in it, or a manifest."
+        raise ConfigError(what, source=str(root), remedy=remedy)
     alone = [str(each.path) for each in found if isinstance(each, Remark)]
     if alone:
         raise ConfigError(
@@ -186,11 +180,9 @@ def _csv_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
             f"line {reader.line_num} is not valid CSV: {error}", source=str(path)
         ) from error
     if missing:
-        raise ConfigError(
-            f"lacks the column {missing[0]!r}",
-            source=str(path),
-            remedy=f"The first line names the columns, out of {', '.join(COLUMNS)}.",
-        )
+        what = f"lacks the column {missing[0]!r}"
+        remedy = f"The first line names the columns, out of {', '.join(COLUMNS)}."
+        raise ConfigError(what, source=str(path), remedy=remedy)
     return rows
 
 

@@ -103,11 +103,8 @@ def score_picture(entry: Entry, answer: Result | MapAnswer, truth: Mask | None) 
             sizes = ["x".join(map(str, array.shape[::-1])) for array in (truth, probability)]
             raise ConfigError(f"is {sizes[0]}, its picture {sizes[1]}", source=str(entry.mask))
         if not truth.any():  # two empty masks agree: the picture would score 1 for being missed
-            raise ConfigError(
-                "marks nothing",
-                source=str(entry.mask),
-                remedy="List the picture as authentic, or correct its mask.",
-            )
+            what, remedy = "marks nothing", "List the picture as authentic, or correct its mask."
+            raise ConfigError(what, source=str(entry.mask), remedy=remedy)
         predicted = probability >= HALF
         values = mask_scores(predicted, truth) | map_scores(probability, truth)
         values["f1_verdict"] = pixel_f1(decision.mask, truth)

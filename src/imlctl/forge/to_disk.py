@@ -35,17 +35,12 @@ def make_maker(pool: PhotoPool, kind: str, *, size: int, mix: Mix, seed: int) ->
         ConfigError: There is no such kind, or no regenerated photographs to make it from.
     """
     if kind != "mixed" and kind not in KINDS:
-        raise ConfigError(
-            f"unknown kind of forgery {kind!r}",
-            source="--kind",
-            remedy=f"Known: mixed, {', '.join(KINDS)}.",
-        )
+        what, remedy = f"unknown kind of forgery {kind!r}", f"Known: mixed, {', '.join(KINDS)}."
+        raise ConfigError(what, source="--kind", remedy=remedy)
     if kind == "regenerated" and not pool.regenerated:
-        raise ConfigError(
-            "regenerated pictures need an autoencoder",
-            source="--kind",
-            remedy="Name one as data.autoencoder in the preset.",
-        )
+        what = "regenerated pictures need an autoencoder"
+        remedy = "Name one as data.autoencoder in the preset."
+        raise ConfigError(what, source="--kind", remedy=remedy)
     only = mix if kind == "mixed" else Mix(**{each: float(each == kind) for each in KINDS})
     return Synthesizer(pool, size=size, mix=only, seed=seed)
 

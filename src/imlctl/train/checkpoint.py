@@ -130,20 +130,15 @@ def load_state(path: Path, state: TrainState[Any], config: dict[str, Any]) -> No
         changed = _differences(numbers["config"], config)
         tensors = load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"is not a readable checkpoint ({error})",
-            source=str(path),
-            remedy="Delete it to start over.",
-        ) from error
+        what, remedy = f"is not a readable checkpoint ({error})", "Delete it to start over."
+        raise WeightsError(what, source=str(path), remedy=remedy) from error
     if changed.get(_LENGTH, (0, 0))[1] > numbers["step"]:
         del changed[_LENGTH]
     if changed:
         told = (f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
-        raise WeightsError(
-            f"is of a run with another configuration: {'; '.join(told)}",
-            source=str(path),
-            remedy="Use another --out folder, or the configuration it was started with.",
-        )
+        what = f"is of a run with another configuration: {'; '.join(told)}"
+        remedy = "Use another --out folder, or the configuration it was started with."
+        raise WeightsError(what, source=str(path), remedy=remedy)
     state.model.load_state_dict(_starting_with(_MODEL, tensors))
     state.ema.model.load_state_dict(_starting_with(_AVERAGE, tensors))
     slots: dict[int, dict[str, Tensor]] = {}

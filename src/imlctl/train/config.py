@@ -208,11 +208,9 @@ def _change(values: dict[str, Any], change: str) -> None:
     key, given, text = change.partition("=")
     *tables, name = key.strip().split(".")
     if not given or not name:
-        raise ConfigError(
-            f"cannot be read: {change!r}",
-            source="--set",
-            remedy="Write a key and a value, such as optim.steps=100.",
-        )
+        what = f"cannot be read: {change!r}"
+        remedy = "Write a key and a value, such as optim.steps=100."
+        raise ConfigError(what, source="--set", remedy=remedy)
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):

@@ -222,11 +222,9 @@ def load_teacher(config: TeacherConfig, *, latent: int, device: torch.device) ->
     side = 8 * FACTOR
     shape = tuple(encode(torch.ones(1, 1, side, side, device=device)).shape)
     if shape != (1, latent, FACTOR, FACTOR):
-        raise ConfigError(
-            f"makes latents {shape} of a {side}x{side} map, not {(1, latent, FACTOR, FACTOR)}",
-            source=name,
-            remedy="Choose a teacher that goes down 8 times, with as many channels as the student.",
-        )
+        what = f"makes latents {shape} of a {side}x{side} map, not {(1, latent, FACTOR, FACTOR)}"
+        remedy = "Choose a teacher that goes down 8 times, with as many channels as the student."
+        raise ConfigError(what, source=name, remedy=remedy)
     return encode
 
 
@@ -236,11 +234,9 @@ def _from_diffusers(config: TeacherConfig) -> tuple[str, Any]:
     try:
         import diffusers
     except ImportError as error:
-        raise UsageError(
-            "a teacher needs the package diffusers, which is not installed",
-            source=name,
-            remedy="Install it with: pip install 'imlctl[teacher]'.",
-        ) from error
+        what = "a teacher needs the package diffusers, which is not installed"
+        remedy = "Install it with: pip install 'imlctl[teacher]'."
+        raise UsageError(what, source=name, remedy=remedy) from error
     # Never a pickle; and without accelerate there is no loading in low memory.
     how = {"revision": config.revision, "use_safetensors": True, "low_cpu_mem_usage": False}
     try:
@@ -253,9 +249,7 @@ def _from_diffusers(config: TeacherConfig) -> tuple[str, Any]:
             if kind in _TEACHERS:
                 return kind, getattr(diffusers, kind).from_pretrained(name, **how)
     except (OSError, ValueError, RuntimeError, KeyError) as error:  # the Hub's are OSErrors
-        raise WeightsError(
-            f"cannot be loaded as a teacher ({first_line(error)})",
-            source=name,
-            remedy="Check its name and revision, the network, HF_ENDPOINT and HF_HUB_OFFLINE.",
-        ) from error
+        what = f"cannot be loaded as a teacher ({first_line(error)})"
+        remedy = "Check its name and revision, the network, HF_ENDPOINT and HF_HUB_OFFLINE."
+        raise WeightsError(what, source=name, remedy=remedy) from error
     raise ConfigError(f"is a {kind}", source=name, remedy=f"Teachers are: {', '.join(_TEACHERS)}.")

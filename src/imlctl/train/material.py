@@ -121,11 +121,9 @@ def load_material(config: TrainConfig, report: Report) -> Material:
     """
     data, optim = config.data, config.optim
     if data.photos and not data.validation_share and config.validation.synthetic:
-        raise ConfigError(
-            "validation_share = 0 leaves no photographs to validate on",
-            source="data",
-            remedy="Set validation_share, or validation.synthetic = 0 to train without validation.",
-        )
+        what = "validation_share = 0 leaves no photographs to validate on"
+        remedy = "Set validation_share, or validation.synthetic = 0 to train without validation."
+        raise ConfigError(what, source="data", remedy=remedy)
     makers: list[Maker] = []  # synthetic samples first
     names: list[str] = []
     pool, judge, held, real_judge = None, None, None, None
@@ -187,11 +185,9 @@ def load_split(
         found = len(list_photos(data.photos))
         purpose = "held out for validation" if validation else "left to train on"
         left_out = f"; left out: {pool.skipped[0]}" if pool.skipped else ""
-        raise ConfigError(
-            f"of {found} photographs, none is {purpose}{left_out}",
-            source=", ".join(map(str, data.photos)),
-            remedy="Add photographs, or hold out another share: --set data.validation_share=0.3.",
-        )
+        what = f"of {found} photographs, none is {purpose}{left_out}"
+        remedy = "Add photographs, or hold out another share: --set data.validation_share=0.3."
+        raise ConfigError(what, source=", ".join(map(str, data.photos)), remedy=remedy)
     for line in pool.skipped:
         report({"event": "skipped", "what": line})
     if data.autoencoder is None:

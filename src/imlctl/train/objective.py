@@ -332,8 +332,6 @@ def _tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(
-            f"cannot be read as safetensors ({error})",
-            source=str(path),
-            remedy="Pickles become safetensors with imlctl weights convert.",
-        ) from error
+        what = f"cannot be read as safetensors ({error})"
+        remedy = "Pickles become safetensors with imlctl weights convert."
+        raise ConfigError(what, source=str(path), remedy=remedy) from error

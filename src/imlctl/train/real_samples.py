@@ -144,11 +144,9 @@ def _load(entry: Entry) -> tuple[Pixels, Mask]:
         np.zeros(shape, bool) if entry.mask is None else stored(read_mask(entry.mask), orientation)
     )
     if mask.shape != shape:
-        raise ConfigError(
-            f"does not fit its picture {entry.image} ({mask.shape}, not {shape})",
-            source=str(entry.mask),
-            remedy="Index the dataset again.",
-        )
+        what = f"does not fit its picture {entry.image} ({mask.shape}, not {shape})"
+        remedy = "Index the dataset again."
+        raise ConfigError(what, source=str(entry.mask), remedy=remedy)
     return pixels, mask
 
 
