@@ -11,10 +11,9 @@ import os
 import sys
 from collections import defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from imlctl.process import cores
 from imlctl.scan.messages import Decoded, Failed
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
     Reply = Decoded | Unchanged | Failed
     Answer = Finished | Unchanged | Failed
-    Decode = Callable[[Request], Reply]
-    Analyse = Callable[[Decoded], Finished | Failed]
     Requests = Iterable[tuple[Job, Request]]
     Answers = Iterator[tuple[Job, Answer]]
     Stopped = Callable[[], bool]
@@ -41,7 +38,6 @@ if TYPE_CHECKING:
 Tag = TypeVar("Tag")
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-Worker = TypeVar("Worker", covariant=True)
 
 _MOST_DECODERS = 16
 _BATCH = 8  # pictures of one size that a graphics card is given at once
@@ -50,25 +46,20 @@ _WINDOW_PIXELS = 2**25  # decoded pictures that wait for others of their size ha
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Decodes and analyses pictures, wherever that is done.
+    """Decodes and analyses pictures, wherever that is done."""
 
-    Attributes:
-        provenance: Of all results, see `Localizer.provenance`.
-        run: Answers requests, each with its job, until told to stop; what a model has in hand by
-            then is finished. Raises an `ImlctlError` that concerns all pictures: wrong settings,
-            or no process can be started.
-    """
-
-    provenance: Mapping[str, Any]
+    provenance: Mapping[str, Any]  # of all results, see `Localizer.provenance`
+    # Answers requests until told to stop; what a model has in hand by then is finished. Raises an
+    # `ImlctlError` that concerns all pictures: wrong settings, or no process can be started.
     run: Callable[[Requests, Stopped], Answers]
 
 
-class Crew(Generic[Worker]):
+class Crew:
     """Processes that threads share, each of them one at a time, until the crew is left."""
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
+    def __init__(self, workers: Sequence[Any]) -> None:
         self.workers = workers
-        self._idle: SimpleQueue[Worker] = SimpleQueue()
+        self._idle: SimpleQueue[Any] = SimpleQueue()
         for worker in workers:
             self._idle.put(worker)
 
@@ -81,12 +72,11 @@ class Crew(Generic[Worker]):
             if isinstance(worker, Child):
                 worker.close()
 
-    @contextmanager
-    def free(self) -> Iterator[Worker]:
-        """Wait for one that is free, and have it for a while."""
+    def __call__(self, item: Any, stopped: Stopped = lambda: False) -> Any:
+        """Have one of them work at an item when it is free; None if told to stop until then."""
         worker = self._idle.get()
         try:
-            yield worker
+            return None if stopped() else worker(item)
         finally:
             self._idle.put(worker)
 
@@ -118,16 +108,11 @@ def in_order(
 
 
 def decoded_by(
-    decoders: Crew[Decode], requests: Iterable[tuple[Tag, Request]]
+    decoders: Crew, requests: Iterable[tuple[Tag, Request]]
 ) -> Iterator[tuple[Tag, Reply]]:
     """Have pictures decoded, a few ahead of whoever asks for them."""
-
-    def decode(request: Request) -> Reply:
-        with decoders.free() as worker:
-            return worker(request)
-
     count = len(decoders.workers)
-    return in_order(decode, requests, count, count)
+    return in_order(decoders, requests, count, count)
 
 
 def until(stopped: Stopped, requests: Requests) -> Requests:
@@ -137,7 +122,7 @@ def until(stopped: Stopped, requests: Requests) -> Requests:
         yield item
 
 
-def one_by_one(decode: Decode, analysis: Analysis) -> Engine:
+def one_by_one(decode: Callable[[Request], Reply], analysis: Analysis) -> Engine:
     """Analyse in this process, each picture as it is asked for."""
 
     def run(requests: Requests, stopped: Stopped) -> Answers:
@@ -149,22 +134,14 @@ def one_by_one(decode: Decode, analysis: Analysis) -> Engine:
     return Engine(analysis.provenance, run)
 
 
-def on_cores(
-    decoders: Crew[Decode], models: Crew[Analyse], provenance: Mapping[str, Any]
-) -> Engine:
+def on_cores(decoders: Crew, models: Crew, provenance: Mapping[str, Any]) -> Engine:
     """Analyse several pictures at once, each in a process; results come in order."""
     count = len(models.workers)
 
     def run(requests: Requests, stopped: Stopped) -> Answers:
-        def work(request: Request) -> Answer | None:
-            if stopped():
-                return None
-            with decoders.free() as decode:
-                reply = decode(request)
-            if not isinstance(reply, Decoded):
-                return reply
-            with models.free() as analyse:
-                return None if stopped() else analyse(reply)
+        def work(request: Request) -> Any:
+            reply = decoders(request, stopped)
+            return models(reply, stopped) if isinstance(reply, Decoded) else reply
 
         # Each model has one picture in hand and one that is decoded next.
         for job, answer in in_order(work, until(stopped, requests), 2 * count, 8 * count):
@@ -174,7 +151,7 @@ def on_cores(
     return Engine(provenance, run)
 
 
-def on_card(decoders: Crew[Decode], analysis: Analysis) -> Engine:
+def on_card(decoders: Crew, analysis: Analysis) -> Engine:
     """Analyse on a graphics card, in this process; pictures of one size go together.
 
     The card works on the next pictures while the outputs of the last are encoded beside it.
@@ -276,7 +253,7 @@ def start_engine(
 def _on_cpu(device: str) -> bool:
     """Return whether a name of a device comes to a CPU; imports torch only to be sure that not."""
     cards = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/dri")
-    may_have_one = sys.platform in ("darwin", "win32") or any(os.path.lexists(c) for c in cards)
+    may_have_one = sys.platform in ("darwin", "win32") or any(map(os.path.lexists, cards))
     if device == "cpu" or (device == "auto" and not may_have_one):
         return True
     from imlctl.device import resolve

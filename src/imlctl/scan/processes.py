@@ -46,29 +46,15 @@ def suitable_jobs(pictures: int) -> int:
 
 
 class Child:
-    """A process that answers one message after another; started anew after it died.
+    """A process that answers one message after another; started anew after it died."""
 
-    Args:
-        program: Python that serves.
-        deed: What it does with a picture, in the past.
-        remedy: What to do about a picture that it died of.
-        opening: Its first message, if it wants one.
-        seconds: Limit on each answer, and whether there is one on the start; None for neither.
-        trusted: Whether its answers can be anything.
-    """
+    deed: str  # what it does with a picture, in the past
+    remedy: str  # what to do about a picture that it died of
+    trusted = False  # whether its answers can be anything
 
-    def __init__(
-        self,
-        program: str,
-        deed: str,
-        remedy: str,
-        *,
-        opening: Any = None,
-        seconds: float | None = None,
-        trusted: bool = False,
-    ) -> None:
-        self._program, self._deed, self._remedy = program, deed, remedy
-        self._opening, self._seconds, self._trusted = opening, seconds, trusted
+    def __init__(self, program: str, opening: Any = None, seconds: float | None = None) -> None:
+        """Start Python, with a first message if it wants one; answers may be limited in time."""
+        self._program, self._opening, self._seconds = program, opening, seconds
         self._in_use = threading.Lock()
         self._closed = self._expired = False
         self._start()
@@ -116,7 +102,7 @@ class Child:
                 self._greeting = self._answer(self._seconds and _START)
             except Exception:  # of its end
                 ending = _ending(self._reap())
-                what = f"the process in which pictures are {self._deed} does not start ({ending})"
+                what = f"the process in which pictures are {self.deed} does not start ({ending})"
                 remedy = "Free some memory, or try --jobs 0, which does all in this process."
                 raise UsageError(what, remedy=remedy) from None
             self._greeted = True
@@ -149,7 +135,7 @@ class Child:
         try:
             if message is not None:
                 send(self._process.stdin, message)
-            return receive(self._process.stdout, trusted=self._trusted)
+            return receive(self._process.stdout, trusted=self.trusted)
         finally:
             alarm.cancel()
 
@@ -163,10 +149,10 @@ class Child:
             remedy = "Raise --timeout if the file is good and its disk is slow."
             return InputError(what, source=path, remedy=remedy)
         end = f"crashed ({_ending(code)})"
-        if self._trusted and _ending(code) == "SIGKILL":  # not by us for a senseless answer
+        if self.trusted and _ending(code) == "SIGKILL":  # not by us for a senseless answer
             end = "was killed; probably memory ran out"
-        what = f"the process that {self._deed} it {end}"
-        return InputError(what, source=path, remedy=self._remedy)
+        what = f"the process that {self.deed} it {end}"
+        return InputError(what, source=path, remedy=self.remedy)
 
     def _reap(self) -> int:
         """End the process, whatever it does, and return its status."""
@@ -194,11 +180,12 @@ def _ending(code: int) -> str:
 class Decoder(Child):
     """One process that decodes."""
 
+    deed = "decoded"
+    remedy = "The file may have been made to crash programs, or memory ran out."
+
     def __init__(self, options: Options) -> None:
-        remedy = "The file may have been made to crash programs, or memory ran out."
         memory = 2**30 + 32 * options.settings.max_pixels  # the file, its samples, and conversions
-        program = f"{_DECODER}({memory})"
-        super().__init__(program, "decoded", remedy, seconds=options.timeout)
+        super().__init__(f"{_DECODER}({memory})", seconds=options.timeout)
 
     def __call__(self, request: Request) -> Decoded | Unchanged | Failed:
         """Have a file read and decoded; one that fails is hashed at least. Raises as `ask`."""
@@ -212,9 +199,11 @@ class Decoder(Child):
 class ModelProcess(Child):
     """One process that holds a model, on a CPU with one thread; greets with its provenance."""
 
+    deed, trusted = "analysed", True
+    remedy = "Use fewer processes, such as --jobs 1, or smaller tiles, such as --tile 512."
+
     def __init__(self, options: Options) -> None:
-        remedy = "Use fewer processes, such as --jobs 1, or smaller tiles, such as --tile 512."
-        super().__init__(f"{_MODEL}()", "analysed", remedy, opening=options, trusted=True)
+        super().__init__(f"{_MODEL}()", opening=options)
 
     def __call__(self, decoded: Decoded) -> Finished | Failed:
         """Have a picture analysed. Raises as `ask`."""
@@ -231,9 +220,9 @@ def decode_file(request: Request) -> Decoded | Unchanged | Failed:
         ImlctlError: Of any kind but `InputError`: a setting is wrong.
     """
     began = time.perf_counter()
-    if request.hash_only:
-        return with_hash(Failed(InputError("it is not decoded", source=request.path)), request)
     try:
+        if request.hash_only:
+            raise InputError("it is not decoded", source=request.path)
         if request.done and all_match(request.done):
             return Unchanged()
         if request.data is None:

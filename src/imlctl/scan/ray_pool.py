@@ -56,12 +56,10 @@ def joined() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS", "")
     own = address in ("", "local")
     if "://" in address:
-        raise UsageError(
-            "a scan cannot be run from outside of a cluster",
-            source=f"RAY_ADDRESS {address}",
-            remedy="Run this on a machine of the cluster, with RAY_ADDRESS=auto,"
-            " or hand it over with `ray job submit`.",
-        )
+        remedy = "Run this on a machine of the cluster, with RAY_ADDRESS=auto, or hand it over with"
+        remedy += " `ray job submit`."
+        what = "a scan cannot be run from outside of a cluster"
+        raise UsageError(what, source=f"RAY_ADDRESS {address}", remedy=remedy)
     _prepare_environment(own)
     try:
         import ray
@@ -82,11 +80,9 @@ def joined() -> Iterator[None]:
                 warnings.simplefilter("ignore")
                 ray.init(address=address or "local", **how)  # type: ignore[arg-type]
         except Exception as error:
-            raise UsageError(
-                f"cannot join or start Ray: {gist(error)}",
-                source=f"RAY_ADDRESS {address}" if address else "--ray",
-                remedy="Check with `ray status` that the cluster runs and includes this machine.",
-            ) from error
+            what, source = f"cannot join or start Ray: {gist(error)}", f"RAY_ADDRESS {address}"
+            remedy = "Check with `ray status` that the cluster runs and includes this machine."
+            raise UsageError(what, source=source if address else "--ray", remedy=remedy) from error
         try:
             yield
         finally:
@@ -227,7 +223,10 @@ def _run(
                 try:
                     answer, host, reads = ray.get(reference)
                 except (its.NodeDiedError, its.OutOfMemoryError, its.WorkerCrashedError):
-                    answer, host, reads = _given_up(request), "", True
+                    what = f"{_TRIES} workers died while they analysed it"
+                    remedy = "Perhaps memory ran out: try --tile 512, or workers with more of it."
+                    error = InputError(what, source=request.path, remedy=remedy)
+                    answer, host, reads = with_hash(Failed(error), request), "", True
                 yield job, received(answer, host, provenance, reads=reads)
 
 
@@ -238,12 +237,6 @@ def _has(resource: str) -> int:
     return int(untyped.cluster_resources().get(resource, 0))
 
 
-def _given_up(request: Request) -> Failed:
-    what = f"{_TRIES} workers died while they analysed it"
-    remedy = "Perhaps memory ran out: try --tile 512, or workers with more of it."
-    return with_hash(Failed(InputError(what, source=request.path, remedy=remedy)), request)
-
-
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
     """Turn what Ray raises into what a user can act on."""
@@ -252,9 +245,6 @@ def _explained() -> Iterator[None]:
     except ImlctlError:
         raise
     except Exception as error:
-        raise UsageError(
-            f"Ray gave up: {gist(error)}",
-            source="--ray",
-            remedy="The same imlctl must be installed on all machines; Ray's logs say more."
-            " --resume continues with what is left.",
-        ) from error
+        remedy = "The same imlctl must be installed on all machines; Ray's logs say more."
+        remedy += " --resume continues with what is left."
+        raise UsageError(f"Ray gave up: {gist(error)}", source="--ray", remedy=remedy) from error
