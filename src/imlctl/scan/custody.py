@@ -41,6 +41,11 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def now() -> str:
+    """Return the time, as manifests and ledgers note it."""
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def all_match(files: Mapping[str, str]) -> bool:
     """Return whether every file, name to sha256, is there and has its hash."""
     try:
@@ -71,13 +76,10 @@ def write_manifest(
     also: Sequence[Path] = (),
     remarks: Sequence[str] = (),
 ) -> list[Finding]:
-    """Hash every input once more, and write down all inputs and outputs.
+    """Hash every input once more, and write down all inputs, all outputs, and `also`.
 
     An input is listed with the hash of what was analysed; one that could not be decoded, with its
-    hash now. One that cannot be read is in a comment.
-
-    The command line, with the name of the program, and remarks stand at its head. `also` are more
-    files to list, such as a report.
+    hash now. One that cannot be read is in a comment, as are the command line and remarks.
 
     Returns:
         The inputs that changed or vanished since they were analysed.
@@ -90,22 +92,18 @@ def write_manifest(
     changed: list[Finding] = []
     for row in rows:
         if row.path is not None:
-            now, problem = _compare(row.path, row.sha256)
+            found, problem = _compare(row.path, row.sha256)
             if problem in ("changed", "missing"):
-                problem += " since it was analysed" + (f" (sha256 now {now})" if now else "")
+                problem += " since it was analysed" + (f" (sha256 now {found})" if found else "")
             if problem:
                 changed.append(Finding(row.path, problem))
-            if digest := row.sha256 or now:
+            if digest := row.sha256 or found:
                 hashes[_named(row.path, folder)] = digest
         hashes |= {os.fsencode(p.relative_to(path.parent)): h for p, h in row.outputs.items()}
     hashes |= _hashes(also, folder)
-    head = [
-        f"imlctl {__version__}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        f"command: {shlex.join(command)}",
-        f"in folder: {Path.cwd()}",
-        *remarks,
-        *(f"{finding.problem}: {finding.path}" for finding in changed),
-    ]
+    program, where = f"imlctl {__version__}, {now()}", f"in folder: {Path.cwd()}"
+    head = [program, f"command: {shlex.join(command)}", where, *remarks]
+    head += [f"{finding.problem}: {finding.path}" for finding in changed]
     lines = [b"# " + _escaped(os.fsencode(line)) for line in head]
     lines += [_line(name, digest) for name, digest in sorted(hashes.items())]
     atomic.write(path, b"\n".join(lines) + b"\n", overwrite=True)
@@ -135,7 +133,7 @@ def add_reports(folder: Path, files: Sequence[Path], command: Sequence[str]) -> 
         return None
     kept = None
     lines = [line for line, name, _ in entries if line and name not in new]
-    head = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}, imlctl {__version__}: {shlex.join(command)}"
+    head = f"{now()}, imlctl {__version__}: {shlex.join(command)}"
     lines.append(b"# " + _escaped(os.fsencode(head)))
     if before:
         numbers = (n for n in range(1, 10**6) if not (folder / f"{MANIFEST}.{n}").exists())
@@ -201,12 +199,12 @@ def _hashes(files: Sequence[Path], folder: Path) -> dict[bytes, str]:
 def _compare(path: Path, digest: str | None) -> tuple[str, str]:
     """Return the hash of a file now, if it has one, and what is wrong with it."""
     try:
-        now = sha256_of(path)
+        found = sha256_of(path)
     except FileNotFoundError:
         return "", "missing"
     except OSError as error:
         return "", f"cannot be read ({error.strerror or error})"
-    return now, "" if digest in (None, now) else "changed"
+    return found, "" if digest in (None, found) else "changed"
 
 
 def _named(path: Path, folder: Path) -> bytes:

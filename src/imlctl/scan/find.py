@@ -67,16 +67,12 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """Pictures to analyse in the order given (a folder's in byte order), and what else lay there.
-
-    Problems are inputs that cannot be had, such as a folder that may not be read; `many` is whether
-    several inputs or a folder were given.
-    """
+    """Pictures to analyse as given (a folder's in byte order), and what else lay there."""
 
     pictures: tuple[Picture, ...]
-    problems: tuple[InputError, ...] = ()
+    problems: tuple[InputError, ...] = ()  # of inputs that cannot be had
     left_out: tuple[LeftOut, ...] = ()
-    many: bool = False
+    many: bool = False  # whether several inputs or a folder were given
 
     @property
     def not_analysed(self) -> tuple[LeftOut, ...]:
@@ -163,10 +159,9 @@ def discover(
         else:
             pictures.append(Picture(path, PurePath(path.name)))
     for given in listed:
-        name = tree_name(given)
         if _URL.match(given) and not Path(given).exists():
             problems.append(_not_fetched(given))
-        elif name.name:
+        elif (name := tree_name(given)).name:
             pictures.append(Picture(Path(given), name))
         else:
             problems.append(InputError("this is a folder, in a list of files", source=given))
@@ -314,8 +309,7 @@ def read_names(file: str, *, zero: bool = False, stdin: BinaryIO | None = None) 
 def tree_name(name: str) -> PurePath:
     """Return the position of a listed file in the tree of the outputs: its path, made relative."""
     path = PurePath(os.path.normpath(name))
-    parts = [part for part in path.relative_to(path.anchor).parts if part != os.pardir]
-    return PurePath(*parts)
+    return PurePath(*(p for p in path.relative_to(path.anchor).parts if p != os.pardir))
 
 
 def _mode(path: Path) -> int:

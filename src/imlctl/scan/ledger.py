@@ -15,7 +15,6 @@ import shlex
 import sqlite3
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from os import fsdecode, fsencode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from imlctl import __version__, atomic
 from imlctl.errors import OutputError, UsageError
 from imlctl.report.preview import Preview
+from imlctl.scan.custody import now
 from imlctl.scan.find import LeftOut
 from imlctl.scan.naming import LEDGER, Shard
 
@@ -65,10 +65,10 @@ _STEM = re.compile(rf"{LEDGER}(-\d+(-of-\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Weights (sha256) and settings (JSON, sorted) that outputs depend on besides the picture."""
+    """Weights and settings: outputs depend on them and on the picture alone."""
 
-    weights: str
-    settings: str
+    weights: str  # sha256
+    settings: str  # JSON, sorted
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +133,7 @@ def ledger_path(folder: Path, shard: Shard | None = None) -> Path:
             what = "this folder holds a scan with a different --shard"
             remedy = "Give the same --shard as before, or another folder."
             raise UsageError(what, source=str(other), remedy=remedy)
-    name = LEDGER if shard is None else f"{LEDGER}-{shard.label}"
-    return folder / f"{name}{_SUFFIX}"
+    return folder / f"{LEDGER}{f'-{shard.label}' if shard else ''}{_SUFFIX}"
 
 
 def ledgers(folder: Path) -> list[Path]:
@@ -166,11 +165,9 @@ class Ledger:
         self.folder = path.parent
         fixed = read_only and not os.access(self.folder, os.W_OK)  # nobody else writes there either
         if fixed and path.with_name(f"{path.name}-wal").exists():
-            raise OutputError(
-                "a killed scan left this ledger unfinished in a folder that may not be written to",
-                source=str(path),
-                remedy="Copy the folder to a place where you may write, and name that.",
-            )
+            what = "a killed scan left this ledger unfinished in a folder that is read-only"
+            remedy = "Copy the folder to a place where you may write, and name that."
+            raise OutputError(what, source=str(path), remedy=remedy)
         try:
             if not read_only:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -242,13 +239,13 @@ class Ledger:
             execute("DELETE FROM left_out")
             rows = ((fsencode(each.path), each.reason) for each in left_out)
             many("INSERT OR REPLACE INTO left_out VALUES (?, ?)", rows)
-            run = (_now(), shlex.join(command), str(Path.cwd()), __version__)
+            run = (now(), shlex.join(command), str(Path.cwd()), __version__)
             execute("INSERT INTO runs VALUES (?, NULL, ?, ?, ?)", run)
             execute("COMMIT")
 
     def end(self) -> None:
         """Note that the run which began last came to its end."""
-        self._all("UPDATE runs SET ended = ? WHERE rowid = (SELECT max(rowid) FROM runs)", _now())
+        self._all("UPDATE runs SET ended = ? WHERE rowid = (SELECT max(rowid) FROM runs)", now())
 
     def coverage(self) -> Coverage:
         """Return how much of what was planned is done."""
@@ -349,10 +346,6 @@ class Ledger:
 def _absolute(job: Job) -> bytes | None:
     path = job.picture.path
     return None if path is None else fsencode(path.parent.resolve() / path.name)
-
-
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _explanation(error: sqlite3.Error, path: Path) -> OutputError:

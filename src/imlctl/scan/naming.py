@@ -63,11 +63,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of several parts, numbered from 1, of a scan that together are the whole.
-
-    A picture belongs to a part by the hash of its name below the folder that was given, so that
-    each part finds the same pictures whatever comes or goes beside them, and on every machine.
-    """
+    """One of several parts, numbered from 1, of a scan; the hash of a picture's name decides."""
 
     index: int
     count: int
@@ -91,7 +87,7 @@ class Shard:
         return f"{self.index}-of-{self.count}"
 
     def holds(self, name: PurePath) -> bool:
-        """Return whether a picture belongs to this part."""
+        """Return whether a picture belongs to this part, whatever lies beside it, anywhere."""
         digest = hashlib.sha256(b"/".join(map(os.fsencode, name.parts))).digest()
         return int.from_bytes(digest[:8]) % self.count == self.index - 1
 
