@@ -311,6 +311,7 @@ def test_is_a_well_formed_operator() -> None:
 def test_cutting_into_blocks_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = answers(leaves(65))
     monkeypatch.setattr(wkv, "_BLOCK_VALUES", block)
+    monkeypatch.setattr(wkv, "_BLOCK_VALUES_BACKWARD", block)
     for cut, expected in zip(answers(leaves(65)), whole, strict=True):
         assert torch.equal(cut, expected)
 
