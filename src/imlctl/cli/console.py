@@ -27,12 +27,7 @@ def printable(text: object) -> str:
 
 
 def echo(line: str) -> None:
-    """Print a line to standard output; nothing where it was closed from the beginning.
-
-    Raises:
-        ReaderGoneError: Whoever read it has gone.
-        OutputError: It cannot be written, such as to a full disk.
-    """
+    """Print a line; ReaderGoneError if nobody reads it, OutputError if it cannot be written."""
     if sys.stdout is None:
         return
     try:

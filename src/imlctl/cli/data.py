@@ -18,11 +18,6 @@ _KINDS = "mixed (the preset's mix), splice, copy_move, removal, regenerated, ret
 data = typer.Typer(help="Index datasets, make forgeries, look at samples.", no_args_is_help=True)
 
 
-@data.callback()
-def _data() -> None:
-    """Index datasets, make forgeries, look at samples."""
-
-
 @data.command()
 def synthesize(
     config: options.Preset,

@@ -83,10 +83,7 @@ def _check(name: str, examine: Callable[..., str | tuple[str, str]], *given: Any
 
 
 def requirements() -> list[tuple[str, str]]:
-    """Return the packages that we require, each with the extra that it belongs to, if any.
-
-    Nothing where only our sources are there.
-    """
+    """Return the packages that we require, each with its extra; none for mere sources."""
     try:
         lines = metadata.requires("imlctl") or []
     except metadata.PackageNotFoundError:
@@ -121,12 +118,8 @@ def extras() -> Iterator[Check]:
     for extra, members in groupby(optional, lambda each: each[1]):
         versions = {package: _version(package) for package, _ in members}
         says = ", ".join(f"{name} {version}" for name, version in versions.items())
-        if all(versions.values()):
-            yield Check(f"[{extra}]", says)
-        else:
-            yield Check(
-                f"[{extra}]", "not installed", f'Add it with: pip install "imlctl[{extra}]"'
-            )
+        remedy = "" if all(versions.values()) else f'Add it with: pip install "imlctl[{extra}]"'
+        yield Check(f"[{extra}]", "not installed" if remedy else says, remedy)
 
 
 def _version(package: str) -> str:
@@ -193,8 +186,7 @@ def _tested(entry: Entry) -> str:
     loaded = load(entry.path, name=entry.name, expected_sha256=entry.sha256)
     with tempfile.TemporaryDirectory() as nothing_passed_here:
         tested = check_on_first_use(loaded, Path(nothing_passed_here))
-    passed = "passed" if tested else "absent"
-    return f"sha256 {entry.sha256[:12]} verified, self-test {passed}"
+    return f"sha256 {entry.sha256[:12]} verified, self-test {'passed' if tested else 'absent'}"
 
 
 def storage() -> Iterator[Check]:
@@ -231,6 +223,6 @@ def _disk() -> str | tuple[str, str]:
 def _network() -> str:
     from huggingface_hub import constants
 
-    offline = bool(constants.HF_HUB_OFFLINE)
-    says = "HF_HUB_OFFLINE is not set; this command uses no network"
-    return "HF_HUB_OFFLINE is set: nothing is fetched" if offline else says
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set: nothing is fetched"
+    return "HF_HUB_OFFLINE is not set; this command uses no network"

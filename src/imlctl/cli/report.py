@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,8 +82,7 @@ def followed(outcomes: Iterable[Outcome], outputs: Outputs) -> Iterator[Outcome]
 
     case = outputs.case
     assert case  # noqa: S101 - the option needs a folder
-    known = (row.record for row in case.rows(previews=False))
-    with JsonLines(case.folder / report_name(JSONL, case.shard), known) as lines:
+    with JsonLines(case.folder / report_name(JSONL, case.shard), _records(case)) as lines:
         for outcome in outcomes:
             if not outcome.resumed:
                 lines.append(outcome.record)
@@ -98,48 +98,47 @@ def write_reports(
     browser: str = "",
     quiet: bool = False,
 ) -> list[Path]:
-    """Write what is wanted of a scan, each file whole or not at all, and replace older ones.
+    """Write what is wanted of a scan, each file whole or not at all, and return the files.
 
     Wanted are "jsonl", "csv" and "report". They go into the case's own folder if `out` is None; the
-    browser, if named, prints the PDF. Unless quiet, say how many pictures the page lacks. Return
-    the files.
+    browser, if named, prints the PDF. Unless quiet, say how many pictures the page lacks.
     """
     from imlctl.scan.naming import CSV, JSONL, PAGE, PDF, report_name
 
-    def records() -> Iterator[Mapping[str, Any]]:
-        return (row.record for row in case.rows(previews=False))
+    coverage, written = case.coverage(), []
 
-    coverage = case.coverage()
-    out = out or case.folder
-    written = []
-    if "jsonl" in wanted:
-        from imlctl.report.tables import write_jsonl
+    def place(name: str) -> Path:
+        written.append((out or case.folder) / report_name(name, case.shard))
+        return written[-1]
 
-        written.append(out / report_name(JSONL, case.shard))
-        write_jsonl(written[-1], (*records(), *_scan_line(coverage)), overwrite=True)
-    if "csv" in wanted:
-        from imlctl.report.tables import write_csv
+    if {"jsonl", "csv"} & set(wanted):
+        from imlctl.report.tables import write_csv, write_jsonl
 
-        written.append(out / report_name(CSV, case.shard))
-        write_csv(written[-1], (*records(), *_rows_without_record(coverage)), overwrite=True)
+        if "jsonl" in wanted:
+            write_jsonl(place(JSONL), chain(_records(case), _scan_line(coverage)), overwrite=True)
+        if "csv" in wanted:
+            rows = chain(_records(case), _rows_without_record(coverage))
+            write_csv(place(CSV), rows, overwrite=True)
     if "report" in wanted:
-        written.append(out / report_name(PAGE, case.shard))
-        lacking = _write_page(written[-1], case, coverage, head)
+        lacking = _write_page(place(PAGE), case, coverage, head)
         if lacking and not quiet:
+            them = "it" if lacking == 1 else "them"
             note(
                 f"{plural(lacking, 'picture')} analysed without --report: the page has no image"
-                f" of {'it' if lacking == 1 else 'them'}; to see"
-                f" {'it' if lacking == 1 else 'them'}, scan again with --report --force"
+                f" of {them}; to see {them}, scan again with --report --force"
             )
     if browser:
         from imlctl.report.html import write_pdf
 
-        written.append(out / report_name(PDF, case.shard))
         with TemporaryDirectory(prefix="imlctl-paper-") as folder:
             paper = Path(folder, "paper.html")
             _write_page(paper, case, coverage, head, paper=True)
-            write_pdf(written[-1], paper, browser, overwrite=True)
+            write_pdf(place(PDF), paper, browser, overwrite=True)
     return written
+
+
+def _records(case: CaseFolder) -> Iterator[Mapping[str, Any]]:
+    return (row.record for row in case.rows(previews=False))
 
 
 def _scan_line(coverage: Coverage) -> Iterator[dict[str, Any]]:

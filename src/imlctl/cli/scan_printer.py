@@ -67,11 +67,7 @@ class ScanPrinter:
         self.stages = tqdm(bar_format="{desc}", leave=False, disable=hidden, file=stream)
 
     def follow(self, outcomes: Iterable[Outcome]) -> None:
-        """Print each outcome as it comes.
-
-        Raises:
-            ReaderGoneError: Nobody reads the output, and nothing else would be left of the scan.
-        """
+        """Print outcomes as they come; ReaderGoneError if nobody reads and nothing else is left."""
         from tqdm import tqdm
 
         hidden = not self.live or self.total < 2 or not is_terminal(sys.stderr)

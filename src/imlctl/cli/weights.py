@@ -23,11 +23,6 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 weights = typer.Typer(help="List, fetch, check and convert weights.", no_args_is_help=True)
 
 
-@weights.callback()
-def _weights() -> None:
-    """List, fetch, check and convert weights."""
-
-
 @weights.command("list")
 def list_() -> None:
     """List known weights, and whether they are installed."""

@@ -79,11 +79,7 @@ class Analysis:
             raise UsageError(what, source=", ".join(options.sampled), remedy=remedy)
 
     def __call__(self, decoded: Decoded) -> Finished | Failed:
-        """Localize in a picture, and encode all that is wanted; if any of it fails, all does.
-
-        Raises:
-            ImlctlError: Of any kind but `InputError`: other pictures would fail as well.
-        """
+        """Localize and encode; if any of it fails, all does. Raises what concerns all pictures."""
         result = self.localize(decoded)
         return result if isinstance(result, Failed) else self.finish(result, decoded)
 

@@ -28,11 +28,7 @@ _LINE = re.compile(rb"(\\?)([0-9a-f]{64}) [ *]([^\0\r\n]+)\r?")  # Windows may h
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Return the sha256 of a regular file in hexadecimal, read in pieces and never written to.
-
-    Raises:
-        OSError: It is missing, cannot be read, or is no regular file.
-    """
+    """Return the sha256 of a regular file, read in pieces; raises OSError for anything else."""
     names = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")  # a pipe would wait for ever
     descriptor = os.open(path, sum(getattr(os, name, 0) for name in names))  # read only is 0
     with os.fdopen(descriptor, "rb") as stream:
@@ -111,15 +107,12 @@ def write_manifest(
 
 
 def add_reports(folder: Path, files: Sequence[Path], command: Sequence[str]) -> Path | None:
-    """Add reports that were written after the scan to its manifest.
+    """Add reports that were written after the scan to its manifest; raises OutputError.
 
     The previous one becomes ``SHA256SUMS.1``, ``.2`` and so on, and is listed in the new one.
 
     Returns:
         The manifest that was kept; None if the folder has none, or it lists the files as they are.
-
-    Raises:
-        OutputError: It cannot be written, or a file cannot be read.
     """
     path = manifest_path(folder)
     if not _manifests(folder):
@@ -149,11 +142,7 @@ def add_reports(folder: Path, files: Sequence[Path], command: Sequence[str]) -> 
 
 
 def manifests(folder: Path) -> list[Path]:
-    """Return the manifests in a folder.
-
-    Raises:
-        OutputError: There is none.
-    """
+    """Return the manifests in a folder; raises OutputError if there is none."""
     if not (found := _manifests(folder)):
         what = f"there is no {MANIFEST} in this folder"
         remedy = "It is written by localize with --manifest."
@@ -162,11 +151,7 @@ def manifests(folder: Path) -> list[Path]:
 
 
 def check(manifest: Path) -> Iterator[Finding]:
-    """Hash every file that a manifest lists, and compare.
-
-    Raises:
-        OutputError: The manifest cannot be read, or is not one.
-    """
+    """Hash all that a manifest lists, and compare; raises OutputError if it is not one."""
     try:
         lines = manifest.read_bytes().split(b"\n")
     except OSError as error:

@@ -43,11 +43,7 @@ class CaseFolder:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[CaseFolder]:
-    """Open all ledgers of a folder, to read from them.
-
-    Raises:
-        OutputError: There is none, one is damaged, or a scan is running.
-    """
+    """Open all ledgers of a folder, to read; OutputError if one is missing, damaged or in use."""
     with ExitStack() as stack:
         found = [stack.enter_context(Ledger(path, read_only=True)) for path in ledgers(folder)]
         if not found:
@@ -86,11 +82,7 @@ class Outputs:
             raise UsageError("needs a folder of outputs", source=f"--{options[0]}", remedy=remedy)
 
     def plan(self, found: Discovery, kinds: Collection[Kind], stack: ExitStack) -> tuple[Job, ...]:
-        """Give every picture its outputs; nothing is written yet.
-
-        Raises:
-            ImlctlError: Outputs are inputs or exist, or another scan is writing there.
-        """
+        """Give every picture its outputs, unwritten yet; raises as `naming.plan` does."""
         if self.folder and ledger_path(self.folder, self.shard).exists():
             self._open(self.folder, stack)
         return plan(

@@ -122,11 +122,7 @@ class Coverage:
 
 
 def ledger_path(folder: Path, shard: Shard | None = None) -> Path:
-    """Return the path of the ledger of a scan into this folder; each shard has its own.
-
-    Raises:
-        UsageError: The folder holds the ledger of a scan that was divided otherwise.
-    """
+    """Return the path of a scan's ledger; UsageError if the folder was divided otherwise."""
     division = None if shard is None else f"-of-{shard.count}"
     for other in ledgers(folder):
         if (match := _STEM.fullmatch(other.stem)) and match[2] != division:
@@ -150,11 +146,9 @@ def absent_parts(ledgers: Iterable[Ledger]) -> str:
 
 
 class Ledger:
-    """The ledger of one scan, open for this process alone.
+    """The ledger of one scan, open for this process alone; made if it is missing.
 
-    Args:
-        path: From `ledger_path`; made if it is missing.
-        read_only: Only look into it; for folders that may not be written to as well.
+    Read only, it may lie in a folder that may not be written to.
 
     Raises:
         OutputError: Another scan has it open, it is damaged, or it cannot be made.
@@ -224,10 +218,7 @@ class Ledger:
     def begin(
         self, jobs: Sequence[Job], left_out: Iterable[LeftOut] = (), command: Sequence[str] = ()
     ) -> None:
-        """Note all outputs, and what is left out, before the first is written.
-
-        What a killed scan left is cleared away. The command begins with the name of the program.
-        """
+        """Note all outputs, and what is left out, and clear away what a killed scan left."""
         outputs = [path for job in jobs for path in job.outputs.values() if path is not None]
         atomic.sweep(dict.fromkeys(path.parent for path in outputs), self.tag)
         pictures = [(fsencode(job.picture.name), _absolute(job)) for job in jobs]
@@ -265,10 +256,7 @@ class Ledger:
         )
 
     def done(self, job: Job, key: Key) -> dict[str, str]:
-        """Return the files whose hashes prove that nothing is left to do, or nothing.
-
-        They are the input and all its outputs, as an earlier scan with the same key left them.
-        """
+        """Return input and outputs with the hashes that prove that nothing is left to do, or {}."""
         found = self._all(
             "SELECT sha256, outputs FROM done WHERE name = ? AND weights = ? AND settings = ?"
             " AND verdict != 'failed'",

@@ -80,11 +80,7 @@ def bare(error: AnyError) -> AnyError:
 
 
 def failed(error: Exception, source: str) -> Failed:
-    """Say in plain words what an exception means for one picture; `source` is its name.
-
-    Raises:
-        ImlctlError: The error itself, if it concerns more than this picture.
-    """
+    """Say in words what an error means for one picture; raise it if it concerns all of them."""
     if isinstance(error, InputError):
         error.source = error.source or source
         return Failed(bare(error))
@@ -141,9 +137,7 @@ def send(stream: IO[bytes], message: Any) -> None:
 
 
 def receive(stream: IO[bytes], *, trusted: bool = False) -> Any:
-    """Read one message.
-
-    What decodes hostile files is not trusted: from it, only data of our own classes is accepted.
+    """Read one message; of those who decode hostile files, only data of our own classes.
 
     Raises:
         EOFError: The other side has gone.

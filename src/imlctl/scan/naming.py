@@ -70,11 +70,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``2/8``.
-
-        Raises:
-            UsageError: It is something else.
-        """
+        """Read ``2/8``; raises UsageError for anything else."""
         match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             remedy = "Write one of --shard 1/8 to --shard 8/8."

@@ -89,8 +89,7 @@ class Child:
     def greeting(self) -> Any:
         """Wait until the process is ready, started anew if it died, and return its first message.
 
-        Raises:
-            ImlctlError: It does not start, or says why it cannot work; or it was closed.
+        Raises an `ImlctlError` if it does not start, says why it cannot work, or was closed.
         """
         if self._closed:
             raise UsageError("the scan has ended")
@@ -113,8 +112,7 @@ class Child:
     def ask(self, message: Any, path: str) -> Any:
         """Return the answer to a message about a picture; that of a process that died has no hash.
 
-        Raises:
-            ImlctlError: The process cannot be started, or answers with this error.
+        Raises an `ImlctlError` if the process cannot be started, or answers with it.
         """
         with self._in_use:
             self.greeting()
@@ -214,11 +212,7 @@ class ModelProcess(Child):
 
 
 def decode_file(request: Request) -> Decoded | Unchanged | Failed:
-    """Read and decode a file, unless it and its outputs are known and unchanged; or hash it.
-
-    Raises:
-        ImlctlError: Of any kind but `InputError`: a setting is wrong.
-    """
+    """Read and decode a file, unless all is done; or hash it. Raises what concerns all files."""
     began = time.perf_counter()
     try:
         if request.hash_only:

@@ -139,12 +139,7 @@ def analyse(options: Options, folder: str, request: Request | None) -> tuple[Any
 
 
 def received(answer: Any, host: str, provenance: Mapping[str, Any], *, reads: bool = True) -> Any:
-    """Return the answer of a worker.
-
-    Raises:
-        ImlctlError: It concerns all pictures: that machine has other weights or another imlctl, or
-            cannot read what this one can.
-    """
+    """Return the answer of a worker; raises what concerns all pictures or the whole machine."""
     if isinstance(answer, ImlctlError):
         answer.source = f"{answer.source} (on {host})" if answer.source else f"on {host}"
         raise answer

@@ -92,11 +92,8 @@ class ContentError(Exception):
 def unpickle(source: str, target: str, part: str) -> dict[str, Any]:
     """Read a pickle and write its tensors; arguments as for `convert`.
 
-    Returns:
-        Number of ``tensors``, and the names ``left_out``, which are no tensors.
-
-    Raises:
-        ContentError: There are no tensors, or several sets of them; says so.
+    Returns the number of ``tensors``, and the names ``left_out``, which are none. Raises a
+    `ContentError` if there are no tensors, or several sets of them.
     """
     import torch
     from safetensors.torch import save_file

@@ -28,11 +28,7 @@ _OTHERS = {
 
 
 def sha256_of(path: Path, name: str = "") -> str:
-    """Return the sha256 of a file, read in pieces.
-
-    Raises:
-        WeightsError: The file cannot be read.
-    """
+    """Return the sha256 of a file, read in pieces; raises WeightsError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -56,10 +52,7 @@ def mismatch(name: str, path: Path, found: str, expected: str, remedy: str) -> W
 def read_header(data: bytes, name: str) -> dict[str, Any]:
     """Return the header of a safetensors file: tensors by name, and ``__metadata__``.
 
-    The header is JSON, and its length stands in the first 8 bytes.
-
-    Raises:
-        WeightsError: The file is empty, truncated, or no safetensors; says which.
+    It is JSON, and its length stands in the first 8 bytes; raises WeightsError if it is damaged.
     """
     size = int.from_bytes(data[:8], "little")
     header: dict[str, Any] = {}
@@ -88,11 +81,7 @@ def read_header(data: bytes, name: str) -> dict[str, Any]:
 
 
 def read_document(data: bytes, name: str) -> dict[str, Any] | None:
-    """Return what a file that imlctl wrote says of itself; None of another's file.
-
-    Raises:
-        WeightsError: It is damaged.
-    """
+    """Return what a file says of itself, None of another's; WeightsError if it is damaged."""
     metadata = read_header(data, name).get("__metadata__", {})
     try:
         text = metadata.get(KEY)

@@ -74,8 +74,7 @@ class Fetched(NamedTuple):
 def fetch(reference: HubReference, *, force: bool = False, quiet: bool = False) -> Fetched:
     """Fetch a file, unless the cache has it; a tag or a branch is resolved to its commit now.
 
-    Raises:
-        WeightsError: It cannot be had; says why and what to do.
+    Raises a `WeightsError` that says why it cannot be had and what to do.
     """
     from huggingface_hub import hf_hub_download
 

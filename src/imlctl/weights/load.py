@@ -74,11 +74,7 @@ class Card:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Card:
-        """Read what `to_dict` returned.
-
-        Raises:
-            ValueError, TypeError, KeyError: It is something else.
-        """
+        """Read what `to_dict` returned; raises ValueError, TypeError or KeyError for others."""
         rule, rates = Rule(**values.get("rule", {})), values.get("rates")
         rates = None if rates is None else checked(rates)
         return cls(**values | {"rule": rule, "rates": rates})

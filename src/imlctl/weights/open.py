@@ -19,8 +19,7 @@ _LOCALIZERS = ("efficient-iml", "diff-iml")
 def open_weights(wanted: str | Path = "") -> Loaded:
     """Load a model, check it against what is known of it, and test it when it is new here.
 
-    Args:
-        wanted: As for `pull.find`; empty for the registry's default.
+    What is wanted is as for `pull.find`; nothing stands for the registry's default.
 
     Raises:
         WeightsError: The weights are not here, damaged, not what was expected, or no model.

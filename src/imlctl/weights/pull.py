@@ -207,11 +207,7 @@ def find(wanted: str | Path, *, kind: str = "") -> Found:
 
 
 def inventory(names: tuple[str, ...] = ()) -> tuple[Item, ...]:
-    """Return all known weights, or those that are named; reads no file of weights.
-
-    Raises:
-        WeightsError: A registry cannot be read, or does not have a name.
-    """
+    """Return all known weights, or those named, unread; WeightsError for an unknown name."""
     registry = known_weights()
     named = {str(e.reference) for e in registry.entries.values() if e.source == "hub"}
     others = (text for text in registry.seen if text not in named)

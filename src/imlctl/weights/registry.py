@@ -69,11 +69,7 @@ class HubReference:
 
 
 def parse(text: str) -> HubReference:
-    """Read ``hf://owner/repo[@revision]/file``; a slash in a revision is written ``%2F``.
-
-    Raises:
-        WeightsError: The text has another form.
-    """
+    """Read ``hf://owner/repo[@revision]/file``; a slash in a revision is written ``%2F``."""
     owner, _, rest = text.removeprefix(SCHEME).partition("/")
     head, _, file = rest.partition("/")
     name, at, revision = head.partition("@")
@@ -168,11 +164,7 @@ class Registry:
             raise ValueError(f"the default {self.default!r} is not an entry")
 
     def __getitem__(self, name: str) -> Entry:
-        """Return an entry.
-
-        Raises:
-            WeightsError: There is no such name.
-        """
+        """Return an entry; raises WeightsError if there is no such name."""
         if name not in self.entries:
             what = f"there are no weights named {name!r}"
             remedy = f"Known names: {', '.join(self.entries)}. {_OTHER_NAMES}"
@@ -199,11 +191,7 @@ def known_weights() -> Registry:
 
 
 def parse_entries(tables: dict[str, Any]) -> dict[str, Entry]:
-    """Build the entries of a registry's ``weights`` table.
-
-    Raises:
-        ValueError, TypeError, KeyError: A key is missing, unknown, or has a wrong value.
-    """
+    """Build entries of a ``weights`` table; ValueError, TypeError or KeyError if it is wrong."""
     return {
         name: Entry(name=name, **{k: v for k, v in table.items() if k not in _FORMER})
         for name, table in dict(tables).items()
@@ -213,12 +201,8 @@ def parse_entries(tables: dict[str, Any]) -> dict[str, Entry]:
 def add_seen(record: Seen) -> Seen:
     """Add a record to the user's registry, unless it has one of this reference.
 
-    Returns:
-        The record that counts: the first, which another process may have added.
-
-    Raises:
-        WeightsError: The registry cannot be read.
-        OutputError: It cannot be written.
+    Returns the record that counts: the first, which another process may have added. Raises an
+    `ImlctlError` if the registry cannot be read or written.
     """
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 

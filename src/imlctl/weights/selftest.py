@@ -40,11 +40,7 @@ _MASK = (1 << 32) - 1
 
 
 def picture(seed: int, side: int = SIDE) -> Tensor:
-    """Make the picture of a self-test: a slope of brightness, under noise of 6 bits.
-
-    Returns:
-        (1, 3, side, side) float32 in [0, 1], in steps of 1/255.
-    """
+    """Make a picture, a slope under 6 bits of noise: (1, 3, side, side) float32, in 1/255."""
     noise = _mixed(3 * side * side, seed) >> 26  # its 6 highest bits
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     slope = (rows + 2 * columns) * 192 // (3 * side)
@@ -97,12 +93,7 @@ def measure(model: nn.Module, seed: int = 0) -> dict[str, Any]:
 
 
 def attach(path: Path) -> None:
-    """Give a file of weights its self-test, measured with the weights as they are stored.
-
-    Raises:
-        WeightsError: The file is no valid model.
-        OutputError: It cannot be written; it is then as it was.
-    """
+    """Give a file of weights its self-test, measured as they are stored; raises as `load` does."""
     loaded = load(path)
     card = replace(loaded.card, self_test=measure(loaded.model))
     metadata = {KEY: json.dumps(card.to_dict(), sort_keys=True)}
@@ -113,14 +104,8 @@ def attach(path: Path) -> None:
 def check_on_first_use(loaded: Loaded, memory: Path) -> bool:
     """Run the self-test of weights that are new here; without one in their card, do nothing.
 
-    The model is on the CPU, not fused. The folder `memory` remembers which weights passed with
-    which versions.
-
-    Returns:
-        Whether the test was run.
-
-    Raises:
-        WeightsError: The model does not compute what it should.
+    The model is on the CPU, not fused; `memory` remembers which weights passed with which versions.
+    Returns whether the test was run; raises a `WeightsError` if the model fails it.
     """
     test = loaded.card.self_test
     versions = f"{__version__}-{torch.__version__}-{platform.machine()}"
