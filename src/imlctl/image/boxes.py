@@ -6,6 +6,7 @@ as large as it says, since libavif enlarges what is not, without a word.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ _SEQUENCE_HEADER = 1
 _MAX_UNITS = 16  # before the first sequence header there is a delimiter, if anything
 _FRONT = 512  # bytes of a picture that are looked through
 
+_AV1_DEPTH = re.compile(rb"av1C..(.)", re.DOTALL)  # two bits of its third byte
+
 Meta = dict[bytes, tuple[int, int]]  # start and end of the content of each box, by name
 Size = tuple[int, int]  # width and height
 
@@ -28,10 +31,8 @@ def boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, start and end of the content of each ISO box between two offsets."""
     end = min(end, len(data))
     for _ in range(_MAX_BLOCKS):
-        if at + 8 > end:
-            return
         name, head, length = _box(data, at, end)
-        if length < head:
+        if at + 8 > end or length < head:
             return
         yield name, at + head, min(at + length, end)
         at += length
@@ -132,15 +133,9 @@ def walk_boxes(data: bytes) -> Layout:
         position += length
         if kind == b"mdat":
             refuse_zero_tail(data, position)
-    return Layout(end=position, bits=_av1_bits(data))
-
-
-def _av1_bits(data: bytes) -> int:
-    """Return the sample depth of the first AV1 codec configuration, 8 where there is none."""
-    at = data.find(b"av1C")
-    if at < 0 or at + 6 >= len(data):
-        return 8
-    return {0x40: 10, 0x60: 12}.get(data[at + 6] & 0x60, 8)
+    # The sample depth of the first AV1 codec configuration; 8 where there is none.
+    depth = _AV1_DEPTH.search(data)
+    return Layout(end=position, bits={2: 10, 3: 12}.get(depth[1][0] >> 5 & 3, 8) if depth else 8)
 
 
 def walk_avif(data: bytes) -> Layout:
@@ -155,7 +150,7 @@ def walk_avif(data: bytes) -> Layout:
         if not announced or not coded:
             break
         if announced != coded:
-            says, has = (f"{size[0]} x {size[1]}" for size in (announced, coded))
+            says, has = (f"{width} x {height}" for width, height in (announced, coded))
             raise damaged(f"its header says {says}, its data {has}")
     if compared and data[8:12] != b"avis":  # the pictures of an animation are no items
         return layout

@@ -8,6 +8,7 @@ any of them refuses the file.
 from __future__ import annotations
 
 import re
+import struct
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -40,8 +41,7 @@ _TEXT = bytes(84 if 32 <= byte < 127 or byte in b"\t\n\r" else 0 for byte in ran
 _TEXT_RUN, _MIN_LETTERS = b"T" * 96, 8
 _ZERO_RUN = bytes(64)
 _PLACES, _LEAST_VOTES, _LEAST_SHARE = 96, 12, 0.3  # that look for the grid, and agree on it
-_ZERO = 0.5  # a coefficient below it rounds to zero
-_FLAT = 63  # zeros of a block that says nothing
+_ZERO, _FLAT = 0.5, 63  # a coefficient below rounds to 0; a block of so many says nothing
 _EIGHTH: dict[str, Any] = {"min_height": 1, "min_width": 1, "min_factor": 8}
 
 
@@ -115,14 +115,19 @@ def walk_jpeg(data: bytes, start: int = 0) -> Layout:
         if segment.code == 0xF7:
             raise not_read("a JPEG-LS picture", TO_CONVERT)
         if segment.code in FRAMES and size is None:
-            frame = data[segment.start : segment.end].ljust(6, b"\0")
-            size = int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big")
-            if kind := _unreadable(segment.code, frame[0], size[1], frame[5]):
+            bits, height, width, channels = _frame(data, segment)
+            size = width, height
+            if kind := _unreadable(segment.code, bits, height, channels):
                 raise not_read(kind, TO_CONVERT)
     if not scans:
         raise damaged("the JPEG ends before its picture begins")
     notes = (f"{stray} stray bytes between the segments of its header",) if stray else ()
     return Layout(position, len(data) - position, size=size, notes=notes)
+
+
+def _frame(data: bytes, segment: Segment) -> tuple[int, int, int, int]:
+    """Return bits of a sample, height, width and channels from a frame's header."""
+    return struct.unpack(">BHHB", data[segment.start : segment.end][:6].ljust(6, b"\0"))
 
 
 def _unreadable(code: int, bits: int, height: int, channels: int) -> str:
@@ -183,7 +188,7 @@ def check_jpeg(data: bytes) -> tuple[str, ...]:
         parts += [data[scan.at : scan.end - 3], b"\0\x3f\0"]
         body = body[scan.end - scan.at :]
     whole = b"".join([*parts, body])
-    channels = data[frame.start + 5]
+    _, height, width, channels = _frame(data, frame)
     if reason := _complaint(whole, channels):
         if any(word in reason for word in _BEYOND_CHECKER):
             return ("its picture data could not be checked for damage",)
@@ -194,9 +199,7 @@ def check_jpeg(data: bytes) -> tuple[str, ...]:
     if frame.code in _ARITHMETIC:
         # Its decoder makes up zeros for missing data. A whole picture needs few that were left out
         # at its end: where it is flat, three bits of them for a million pixels.
-        at = frame.start
-        pixels = int.from_bytes(data[at + 1 : at + 3]) * int.from_bytes(data[at + 3 : at + 5])
-        spare = bytes(32 + (pixels >> 20))
+        spare = bytes(32 + (height * width >> 20))
         if "extraneous" not in _complaint(whole[:-2] + spare + whole[-2:], channels):
             raise truncated("its arithmetic-coded data end before the picture is complete")
     return ()
@@ -234,12 +237,9 @@ def _refuse_foreign_blocks(
     Zeros, that is, where the Huffman tables read them as blocks of all the same coefficients.
     """
     # A scan of all channels has a block of each in any long run of zeros.
-    interleaved = data[found[0].start] == data[frame.start + 5]
-    zeros_are_foreign = (
-        frame.code in {0xC0, 0xC1}
-        and interleaved
-        and any(symbol & 15 for symbol in _shortest_symbols(data, header))
-    )
+    interleaved = frame.code in {0xC0, 0xC1} and data[found[0].start] == data[frame.start + 5]
+    symbols = _shortest_symbols(data, header) if interleaved else ()
+    zeros_are_foreign = any(symbol & 15 for symbol in symbols)
     for scan, following in pairwise(found):
         if scan.code != SCAN:
             continue

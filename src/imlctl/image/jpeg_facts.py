@@ -27,10 +27,8 @@ _LUMINANCE = """
     16 11 10 16  24  40  51  61   12 12 14 19  26  58  60  55   14 13 16 24  40  57  69  56
     14 17 22 29  51  87  80  62   18 22 37 56  68 109 103  77   24 35 55 64  81 104 113  92
     49 64 78 87 103 121 120 101   72 92 95 98 112 100 103  99"""
-_CHROMINANCE = (
-    "17 18 24 47 99 99 99 99   18 21 26 66 99 99 99 99   24 26 56 99 99 99 99 99   47 66"
-    + " 99" * 38
-)
+_CHROMINANCE = "17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66"
+_CHROMINANCE += " 99" * 38
 _ROBIDOUX = """
     16 16 16  18  25  37  56  85   16 17  20  27  34  40  53  75   16 20  24  31  43  62  91 135
     18 27 31  40  53  74 106 156   25 34  43  53  69  94 131 189   37 40  62  74  94 124 169 238
@@ -92,8 +90,8 @@ def jpeg_facts(data: bytes) -> JpegFacts:
         elif segment.code in jpeg.FRAMES and not components:
             progressive = segment.code in jpeg.PROGRESSIVE
             number = min(content[5] if len(content) > 5 else 0, 4)
-            places = range(6, min(6 + 3 * number, len(content) - 2), 3)
-            components = [(content[at + 1], content[at + 2]) for at in places]
+            sent = content[6 : 6 + 3 * number]
+            components = list(zip(sent[1::3], sent[2::3], strict=False))
     quality, standard, program = _encoder(tables, [slot for _, slot in components])
     codes = [segment.code for segment in found]
     end = found[-1].end if codes and codes[-1] == jpeg.END else len(data)
@@ -115,15 +113,13 @@ def jpeg_facts(data: bytes) -> JpegFacts:
 
 
 def _read_tables(content: bytes) -> Iterator[Table]:
-    at = 0
-    while at < len(content):
-        size = 2 if content[at] >> 4 else 1
-        raw = content[at + 1 : at + 1 + 64 * size]
-        if len(raw) < 64 * size:
+    while content:
+        size = 2 if content[0] >> 4 else 1
+        if len(content) <= 64 * size:
             return
-        values = np.frombuffer(raw, f">u{size}")[list(zigzag_index)]
-        yield Table(content[at] & 3, 8 * size, tuple(values.tolist()))
-        at += 1 + 64 * size
+        values = np.frombuffer(content, f">u{size}", 64, 1)[list(zigzag_index)]
+        yield Table(content[0] & 3, 8 * size, tuple(values.tolist()))
+        content = content[1 + 64 * size :]
 
 
 @cache
@@ -176,7 +172,7 @@ def _subsampling(components: list[tuple[int, int]]) -> str | None:
     """Name the sampling factors of a three-component picture."""
     if len(components) != 3:
         return None
-    (across, down), *colours = [(byte >> 4, byte & 15) for byte, _ in components]
-    if colours[0] != colours[1] or 0 in colours[0]:
+    (across, down), (wide, high), third = ((byte >> 4, byte & 15) for byte, _ in components)
+    if third != (wide, high) or not wide or not high:
         return None
-    return _SUBSAMPLINGS.get((across / colours[0][0], down / colours[0][1]))
+    return _SUBSAMPLINGS.get((across / wide, down / high))
