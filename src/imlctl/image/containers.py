@@ -168,11 +168,9 @@ def walk_bmp(data: bytes) -> Layout:
     width, height, bits, compression = struct.unpack_from("<ii2xHI", padded, 18)
     notes = []
     if header >= 40:  # older ones have shorter fields, and no compression
-        if embedded := {4: "JPEG", 5: "PNG"}.get(compression):
-            raise not_read(
-                f"a {embedded} wrapped in a BMP",
-                f"Extract the {embedded}, which begins at byte {start}, and use that.",
-            )
+        if inner := {4: "JPEG", 5: "PNG"}.get(compression):
+            remedy = f"Extract the {inner}, which begins at byte {start}, and use that."
+            raise not_read(f"a {inner} wrapped in a BMP", remedy)
         if compression in (1, 2):
             notes.append("pixels that its run-length compression leaves out are black")
         else:  # some programs count too few bytes
@@ -220,10 +218,9 @@ def riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def check_webp(data: bytes) -> tuple[str, ...]:
-    """Decode the first picture of a WebP without its last bytes; return no notes.
+    """Decode the first picture of a WebP without its last bytes, and return no notes.
 
-    Raises:
-        DecodeError: That succeeds, so the decoder lost its way before it came to them.
+    DecodeError if that succeeds, for then the decoder lost its way before it came to them.
     """
     for name, start, stop in riff_chunks(data):
         if name in {b"VP8 ", b"VP8L"}:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
     from imlctl.image.formats import Layout
 
+    Decoded = tuple[NDArray[Any], FormatFacts]
+
 _REMEDY_UNCLEAR = (
     "It may be damaged, or of an unusual variety: compare it with the original, or convert it "
     "without loss to a PNG."
@@ -156,11 +158,9 @@ def of_pixels(
     if pixels.ndim == 2 and pixels.dtype in kinds:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype not in kinds or not pixels.size:
-        raise DecodeError(
-            f"an array of shape {pixels.shape} and type {pixels.dtype} is no picture",
-            source=source,
-            remedy="Give (H, W) or (H, W, 3) of uint8 or uint16, colours as red, green, blue.",
-        )
+        what = f"an array of shape {pixels.shape} and type {pixels.dtype} is no picture"
+        remedy = "Give (H, W) or (H, W, 3) of uint8 or uint16, colours as red, green, blue."
+        raise DecodeError(what, source=source, remedy=remedy)
     height, width, _ = pixels.shape
     check_size(width, height, max_pixels)
     own = np.array(pixels, order="C", copy=True)
@@ -210,11 +210,9 @@ def _read_bytes(source: str, max_pixels: int) -> bytes:
             head = stream.read(formats.HEAD_BYTES)
             identify(head, name=source)  # before a video of many gigabytes is read
             # The widest samples are four of 16 bits; the rest is room for metadata.
-            if before.st_size > 8 * max_pixels + 2**26:
-                raise TooLargeError(
-                    f"the file has {before.st_size} bytes, more than {max_pixels} pixels can need",
-                    remedy="Raise the pixel limit if that is right.",
-                )
+            if (size := before.st_size) > 8 * max_pixels + 2**26:
+                what = f"the file has {size} bytes, more than {max_pixels} pixels can need"
+                raise TooLargeError(what, remedy="Raise the pixel limit if that is right.")
             data = head + stream.read(max(0, before.st_size - len(head)) + 1)
         after = os.fstat(descriptor)
     finally:
@@ -226,9 +224,7 @@ def _read_bytes(source: str, max_pixels: int) -> bytes:
     return data
 
 
-def _decode_with_pillow(
-    kind: str, data: bytes, max_pixels: int
-) -> tuple[NDArray[Any], FormatFacts]:
+def _decode_with_pillow(kind: str, data: bytes, max_pixels: int) -> Decoded:
     layout = _FORMATS[kind][0](data)
     check_size(*layout.tile, max_pixels)
     if layout.size:
@@ -292,7 +288,7 @@ def _orientation(image: Image.Image, notes: list[str]) -> int:
     return 1
 
 
-def _decode_heif(data: bytes, max_pixels: int) -> tuple[NDArray[Any], FormatFacts]:
+def _decode_heif(data: bytes, max_pixels: int) -> Decoded:
     """Decode the primary picture of a HEIC or HEIF.
 
     The container's own cropping and turning belong to the format and are applied by the decoder;
@@ -301,10 +297,9 @@ def _decode_heif(data: bytes, max_pixels: int) -> tuple[NDArray[Any], FormatFact
     try:
         import pillow_heif
     except ImportError as error:
-        raise DecodeError(
-            "reading HEIC needs the optional package pillow-heif",
-            remedy='Install it with: pip install "imlctl[heif]"',
-        ) from error
+        what = "reading HEIC needs the optional package pillow-heif"
+        remedy = 'Install it with: pip install "imlctl[heif]"'
+        raise DecodeError(what, remedy=remedy) from error
     layout = walk_boxes(data)
     container = pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=False)
     picture = container[container.primary_index]
@@ -353,10 +348,9 @@ def _noting(notes: list[str]) -> Iterator[None]:
             warnings.simplefilter("always")
             yield
         for warning in caught:
-            if Path(warning.filename).parent.name == "PIL":
+            kind, file = warning.category, warning.filename
+            if Path(file).parent.name == "PIL":
                 text = " ".join(str(warning.message).split()).rstrip(".")
                 notes.append(f"Pillow warns: {text[:200]}")
             else:
-                warnings.warn_explicit(
-                    warning.message, warning.category, warning.filename, warning.lineno
-                )
+                warnings.warn_explicit(warning.message, kind, file, warning.lineno)

@@ -156,9 +156,8 @@ def _flags(
     """Return what does not fit together, and what tells of programs and services."""
     xmp, flags = metadata.read_xmp(embedded.xmp), []
     if exif.width and exif.height and sorted((exif.width, exif.height)) != sorted(size):
-        flags.append(
-            f"EXIF gives {exif.width} x {exif.height} pixels, the picture has {size[0]} x {size[1]}"
-        )
+        given = f"{exif.width} x {exif.height}"
+        flags.append(f"EXIF gives {given} pixels, the picture has {size[0]} x {size[1]}")
     dates = exif.taken or "", exif.modified or ""
     if all(map(_DATE.match, dates)) and dates[1] < dates[0]:
         flags.append(f"modified ({dates[1]}) before it was taken ({dates[0]}), by its EXIF")
@@ -248,11 +247,7 @@ def cautions(photo: Photo) -> tuple[str, ...]:
         found.append("black and white without greys")
     flat = _FLAT * (np.iinfo(photo.pixels.dtype).max // 255)
     # Most photographs are told from a few of their pixels.
-    if all(_range(part) <= flat for part in (photo.pixels[::32, ::32], photo.pixels)):
+    parts = (photo.pixels[::32, ::32], photo.pixels)
+    if all((part.max((0, 1)).astype(int) - part.min((0, 1))).max() <= flat for part in parts):
         found.append("a single colour throughout")
     return tuple(found)
-
-
-def _range(pixels: NDArray[np.unsignedinteger[Any]]) -> int:
-    """Return how far apart samples of a channel are at most."""
-    return int((pixels.max((0, 1)).astype(int) - pixels.min((0, 1))).max())

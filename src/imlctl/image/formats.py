@@ -13,6 +13,10 @@ from imlctl.errors import DecodeError, TooLargeError
 
 HEAD_BYTES = 4096  # enough to recognise every kind below
 TO_CONVERT = "Convert it without loss to a TIFF or PNG of the same bit depth, and use that."
+_DEVELOP = (
+    "Develop it to a 16-bit TIFF or PNG at full size, without retouching, and use that; "
+    "the preview inside it is not the evidence."
+)
 _OBTAIN = "Obtain the original file again; a damaged picture is not analysed."
 # 16384 x 16384: beyond any phone (200 MP) or medium-format camera (150 MP), and a fraction of what
 # a decompression bomb needs. Pillow itself stops at 179 MP for WebP.
@@ -78,12 +82,10 @@ _ANALYSED = "Supported formats: JPEG, PNG, WebP, TIFF, BMP, GIF, MPO, HEIC and A
 
 
 def identify(data: bytes, *, name: str = "") -> str:
-    """Return the kind of picture: JPEG, PNG, WEBP, TIFF, BMP, GIF, HEIF or AVIF.
+    """Return what a file is by its first `HEAD_BYTES`: JPEG, PNG, WEBP, TIFF, BMP, GIF, HEIF, AVIF.
 
-    Args:
-        data: The file, or at least its first `HEAD_BYTES`.
-        name: The file's name. Only its suffix is looked at, and only to tell a camera's raw file
-            from the TIFF whose structure it borrows.
+    Of its name only the suffix is looked at, and only to tell a camera's raw file from the TIFF
+    whose structure it borrows.
 
     Raises:
         DecodeError: Empty, a camera's raw file, or something other than a photograph.
@@ -110,13 +112,8 @@ def _starting(data: bytes, kinds: dict[bytes, str], at: int = 0) -> str:
 
 def raw_error(kind: str) -> DecodeError:
     """Build the refusal of a camera's raw file, e.g. ``NEF``."""
-    return DecodeError(
-        f"this is a camera's raw file ({kind}), which holds sensor readings and not yet a picture",
-        remedy=(
-            "Develop it to a 16-bit TIFF or PNG at full size, without retouching, and use that; "
-            "the preview inside it is not the evidence."
-        ),
-    )
+    but = "which holds sensor readings and not yet a picture"
+    return DecodeError(f"this is a camera's raw file ({kind}), {but}", remedy=_DEVELOP)
 
 
 def _identify_boxes(data: bytes) -> str:
@@ -192,14 +189,11 @@ def check_pieces(count: int, data: bytes) -> None:
 def check_size(width: int, height: int, max_pixels: int) -> None:
     """Refuse a picture by the size in its header, before anything is decoded.
 
-    Raises:
-        TooLargeError: It has more pixels than `max_pixels`, or would have once it is padded for a
-            model: a strip one pixel high grows 64 times.
+    TooLargeError if it has more pixels than `max_pixels`, or would have once it is padded for a
+    model: a strip one pixel high grows 64 times.
     """
     widened = max(width, _LEAST_SIDE) * max(height, _LEAST_SIDE)
     if width * height > max_pixels or widened > max(max_pixels, _HARMLESS):
-        raise TooLargeError(
-            f"the picture is {width} x {height}, more than the limit of {max_pixels} pixels"
-            + ("" if width * height > max_pixels else f", once no side is under {_LEAST_SIDE}"),
-            remedy="Raise the pixel limit if that is its true size.",
-        )
+        what = f"the picture is {width} x {height}, more than the limit of {max_pixels} pixels"
+        what += "" if width * height > max_pixels else f", once no side is under {_LEAST_SIDE}"
+        raise TooLargeError(what, remedy="Raise the pixel limit if that is its true size.")

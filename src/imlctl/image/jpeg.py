@@ -57,9 +57,8 @@ class Segment(NamedTuple):
 def segments(data: bytes, start: int = 0) -> Iterator[Segment]:
     """Yield the segments of the JPEG at `start`, from the one behind its start to its end marker.
 
-    Raises:
-        DecodeError: There is no end marker, a segment runs past the end, a marker stands where it
-            cannot, or there are too many.
+    DecodeError where that is missing, a segment runs past the end, a marker stands where it cannot,
+    or there are too many.
     """
     position, pieces, scans, stray = start + 2, 0, 0, 0
     while found := _MARKER.search(data, position):
@@ -100,11 +99,7 @@ def readable_segments(data: bytes) -> list[Segment]:
 
 
 def walk_jpeg(data: bytes, start: int = 0) -> Layout:
-    """Find the end of the JPEG at `start`, skipping the thumbnails inside its metadata.
-
-    Raises:
-        DecodeError: It is not whole (see `segments`), or of a kind that is not read.
-    """
+    """Find the end of the JPEG at `start`, skipping the thumbnails inside its metadata."""
     size: tuple[int, int] | None = None
     position, scans, stray = start + 2, 0, 0
     for segment in segments(data, start):
@@ -166,10 +161,8 @@ def check_jpeg(data: bytes) -> tuple[str, ...]:
     """Decode the picture data of a JPEG for nothing but the decoder's warnings; return notes.
 
     What stands beside the picture (application data, comments, stray bytes in the header) is left
-    out, so that an odd version number in it is no reason to refuse a picture.
-
-    Args:
-        data: A JPEG that `walk_jpeg` found whole; what follows its end marker is not looked at.
+    out, so that an odd version number in it is no reason to refuse a picture; nor is what follows
+    the end marker of a JPEG looked at, which `walk_jpeg` found whole.
 
     Raises:
         DecodeError: Its data are damaged; says where, if that is known.

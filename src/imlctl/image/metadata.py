@@ -257,10 +257,8 @@ def read_xmp(packet: bytes) -> XmpSummary:
     text = packet[:_MAX_BODY].decode("utf-8", "replace")
 
     def values(name: str) -> list[str]:
-        found = re.findall(
-            rf"(?<!/){name}(?:=[\"']|>|[^<>=]{{0,40}}rdf:resource=[\"'])([^\"'<]{{1,200}})", text
-        )
-        return [_one_line(value) for value in found]
+        before = rf"(?<!/){name}(?:=[\"']|>|[^<>=]{{0,40}}rdf:resource=[\"'])"
+        return [_one_line(value) for value in re.findall(before + "([^\"'<]{1,200})", text)]
 
     kinds = [value.rstrip("/").rpartition("/")[2] for value in values("[Dd]igitalSourceType")]
     return XmpSummary(

@@ -100,9 +100,7 @@ def plan(
 
     Tiles are as small as their number allows, each side on its own, and at most `tile` wide and
     high. Neighbours share `overlap` pixels at the least; the last ones are shifted back inside.
-
-    Raises:
-        UsageError: `tile` and `overlap` do not fit each other or `multiple`.
+    UsageError where `tile` and `overlap` do not fit each other or `multiple`.
     """
     if tile < 1 or tile % multiple:
         near = max(1, round(tile / multiple)) * multiple
@@ -190,8 +188,7 @@ def _checked(fn: Callable[[Tensor, Tile], Tensor], image: Tensor, tile: Tile) ->
     """Return what `fn` answers for a part of the picture, (V, h, w) float32 on the CPU."""
     values = fn(to_float(image), tile)[:, 0].detach().to("cpu", torch.float32)
     if not bool(torch.isfinite(values).all()):
-        raise NumericalError(
-            "the model returned NaN or infinity, so there is no mask",
-            remedy="Check the weights; if they are the bundled ones, report this picture.",
-        )
+        what = "the model returned NaN or infinity, so there is no mask"
+        remedy = "Check the weights; if they are the bundled ones, report this picture."
+        raise NumericalError(what, remedy=remedy)
     return values

@@ -32,10 +32,8 @@ def to_rgb(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixels, lis
     """Convert a loaded picture to (H, W, 3), uint8 or uint16, and notes for the record.
 
     Alpha is dropped and the straight colours kept; nothing is composited over a background. A
-    second decoder reads the file, `data`, again for its 16-bit colours.
-
-    Raises:
-        DecodeError: The samples have no known scale, or two decoders disagree about them.
+    second decoder reads the file, `data`, again for its 16-bit colours. DecodeError where samples
+    have no known scale, or the decoders disagree about them.
     """
     mode = image.mode
     colours, avif_grey = mode in {"RGB", "RGBA"}, mode in {"L", "LA"} and 8 < layout.bits < 16

@@ -113,10 +113,7 @@ class _Reader:
 
 
 class _Page:
-    """One picture of a TIFF, as its directory describes it; a piece is a strip or tile of it.
-
-    All pieces must be announced there.
-    """
+    """One picture of a TIFF by its directory, which must announce all its strips or tiles."""
 
     def __init__(self, reader: _Reader, tags: dict[int, int], number: int) -> None:
         def first(tag: int, default: int) -> int:
@@ -161,9 +158,8 @@ class _Page:
 def walk_tiff(data: bytes) -> Layout:
     """Check all pages of a TIFF and describe the first.
 
-    Raises:
-        DecodeError: A raw file, a first page that is only a preview, a page that is cut off, or a
-            sample layout or compression that the decoders get wrong.
+    DecodeError for a raw file, a first page that is only a preview, a page that is cut off, or a
+    sample layout or compression that the decoders get wrong.
     """
     reader = _Reader(data)
     pages: list[dict[int, int]] = []
@@ -202,11 +198,7 @@ def walk_tiff(data: bytes) -> Layout:
 
 
 def check_tiff(data: bytes) -> tuple[str, ...]:
-    """Unpack the picture data of the first page where its decoder would not see damage.
-
-    Raises:
-        DecodeError: Its data are damaged, or Pillow does not read such a file.
-    """
+    """Unpack the picture data of the first page where its decoder would not see damage."""
     if data.startswith(b"MM\0+"):
         raise not_read("a big-endian BigTIFF", _CONVERT)
     page = _first_page(data)
@@ -263,20 +255,15 @@ def _as_grey(data: bytes, page: _Page) -> Image.Image:
     """Load a page whose rows of pixels an appended directory calls longer rows of grey ones."""
     starts, lengths = (tuple(each[at] for each in page.pieces) for at in (0, 1))
     (width, height), (across, down) = page.size, page.tile or (0, page.pieces[0][2])
-    tags: dict[int, tuple[int, ...]] = {
-        _WIDTH: (width * page.samples,),
-        _HEIGHT: (height,),
-        _BITS: (page.bits,),
-        _COMPRESSION: (page.compression,),
-        _PHOTOMETRIC: (1,),
-        _FILL_ORDER: (page.fill_order,),
-        _SAMPLES: (1,),
-    }
+    numbers = {_WIDTH: width * page.samples, _HEIGHT: height, _BITS: page.bits, _SAMPLES: 1}
+    numbers |= {_COMPRESSION: page.compression, _PHOTOMETRIC: 1, _FILL_ORDER: page.fill_order}
     if across:
-        tags |= {_TILE_OFFSETS: starts, _TILE_COUNTS: lengths, _TILE_HEIGHT: (down,)}
-        tags[_TILE_WIDTH] = (across * page.samples,)
+        numbers |= {_TILE_WIDTH: across * page.samples, _TILE_HEIGHT: down}
+        lists = {_TILE_OFFSETS: starts, _TILE_COUNTS: lengths}
     else:
-        tags |= {_STRIP_OFFSETS: starts, _STRIP_COUNTS: lengths, _ROWS_PER_STRIP: (down,)}
+        numbers[_ROWS_PER_STRIP] = down
+        lists = {_STRIP_OFFSETS: starts, _STRIP_COUNTS: lengths}
+    tags = {tag: (number,) for tag, number in numbers.items()} | lists
     image = TiffImagePlugin.TiffImageFile(BytesIO(_with_directory(data, tags)))
     image.im = Image.new(image.mode, image.size).im  # else Pillow's global size limit applies
     image.load()

@@ -44,10 +44,8 @@ class Verdict(StrEnum):
 class Rule:
     """The scores that a verdict takes, and the threshold of the mask that goes with it.
 
-    It travels in the card of the weights. The defaults are for weights that were never calibrated.
-
-    Raises:
-        ValueError: A number is out of its range, or the two scores are in the wrong order.
+    It travels in the card of the weights; the defaults are for weights that were never calibrated.
+    ValueError where a number is out of its range, or the two scores are in the wrong order.
     """
 
     manipulated: float = 0.9  # least score of a picture that is called so, 0 to 1
@@ -64,10 +62,8 @@ class Rule:
     def verdict(self, score: float) -> Verdict:
         """Return what a picture with this score is called; NumericalError outside 0 to 1."""
         if not 0 <= score <= 1:
-            raise NumericalError(
-                f"the model's score is {score}, not within 0 to 1",
-                remedy="No verdict is made of it; check the weights, or compute on the CPU.",
-            )
+            remedy = "No verdict is made of it; check the weights, or compute on the CPU."
+            raise NumericalError(f"the model's score is {score}, not within 0 to 1", remedy=remedy)
         if score >= self.manipulated:
             return Verdict.MANIPULATED
         return Verdict.INCONCLUSIVE if score >= self.inconclusive else Verdict.NOTHING_FOUND
@@ -76,8 +72,7 @@ class Rule:
         """Return the threshold of the mask: lower for a faint map that found something.
 
         The mask of the highest expected F1 holds the pixels whose probability is at least half of
-        that F1 (Lipton et al. 2014). It has three decimals, so that what is printed is what was
-        used.
+        that F1 (Lipton et al. 2014). Three decimals: what is printed is what was used.
         """
         if verdict is Verdict.NOTHING_FOUND:
             return self.threshold
@@ -131,11 +126,8 @@ def decide(
 def check_threshold(threshold: float) -> None:
     """Raise UsageError for a threshold outside (0, 1), which marks all or nothing anywhere."""
     if not 0 < threshold < 1:  # also catches NaN
-        raise UsageError(
-            f"the threshold is {threshold}, not between 0 and 1",
-            source="--threshold",
-            remedy="Give a probability such as 0.5.",
-        )
+        what = f"the threshold is {threshold}, not between 0 and 1"
+        raise UsageError(what, source="--threshold", remedy="Give a probability such as 0.5.")
 
 
 def check_probability(probability: NDArray[np.floating[Any]]) -> None:
@@ -145,10 +137,9 @@ def check_probability(probability: NDArray[np.floating[Any]]) -> None:
         raise ValueError(f"a probability map is (H, W) floating point, not {shape}")
     low, high = float(probability.min()), float(probability.max())  # NaN passes through both
     if not (low >= 0 and high <= 1):
-        raise NumericalError(
-            f"the model's probabilities run from {low} to {high}, not within 0 to 1",
-            remedy="No mask is made of it; check the weights, or compute on the CPU in float32.",
-        )
+        what = f"the model's probabilities run from {low} to {high}, not within 0 to 1"
+        remedy = "No mask is made of it; check the weights, or compute on the CPU in float32."
+        raise NumericalError(what, remedy=remedy)
 
 
 def expected_f1(probability: NDArray[np.floating[Any]]) -> float:
@@ -202,9 +193,8 @@ def fit_scale(authentic: Sequence[float], forged: Sequence[float]) -> Scale | No
     Platt scaling (Platt 1999) with his smoothed targets; both kinds weigh the same, however many
     there are. None where forged pictures do not have the higher levels.
     """
-    levels = [*authentic, *forged]
-    kinds = np.repeat([0, 1], [len(authentic), len(forged)])
-    counts = np.array([len(authentic), len(forged)])
+    levels, counts = [*authentic, *forged], np.array([len(authentic), len(forged)])
+    kinds = np.repeat([0, 1], counts)
     if counts.min() == 0 or np.ptp(levels) == 0:
         return None
     x = np.array([log_odds(level) for level in levels])

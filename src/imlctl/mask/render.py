@@ -55,11 +55,7 @@ def binary_png(mask: NDArray[np.bool_]) -> bytes:
 
 
 def soft_png(probability: Map) -> bytes:
-    """Encode a map as 16-bit grey PNG, `round(p * 65535)`, never stretched.
-
-    Raises:
-        NumericalError: A value is NaN, infinite or outside [0, 1].
-    """
+    """Encode a map in [0, 1] as 16-bit grey PNG, `round(p * 65535)`; else NumericalError."""
     check_probability(probability)
     levels = np.empty(probability.shape, np.uint16)
     for row, values in zip(levels, probability, strict=True):  # by row: no float64 copy of all
@@ -93,11 +89,7 @@ def heatmap_png(pixels: Pixels, probability: Map, *, threshold: float = DEFAULT_
     """Draw the probabilities in colour over the photograph in dim grey, and a scale under it.
 
     The scale runs from 0 to 1 and is drawn with the blend of the picture, over a middle grey. A
-    line marks where the threshold is reached. Sized as `overlay_png` does.
-
-    Raises:
-        NumericalError: A value is NaN, infinite or outside [0, 1].
-        UsageError: The threshold is not inside (0, 1).
+    line marks where the threshold is reached. Sized as `overlay_png` does; errors as of `decide`.
     """
     check_threshold(threshold)
     check_probability(probability)

@@ -331,8 +331,7 @@ def find_browser() -> str:
 def write_pdf(path: Path, page: Path, browser: str, *, overwrite: bool = False) -> None:
     """Print a page that `write_report` made for paper, with a browser from `find_browser`.
 
-    Raises:
-        OutputError: The browser fails, or the file cannot be written.
+    OutputError where the browser fails, or the file cannot be written.
     """
     with TemporaryDirectory(prefix="imlctl-pdf-") as folder:
         printed = Path(folder, "report.pdf")
