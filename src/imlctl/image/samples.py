@@ -6,9 +6,7 @@ its readers keep only the high byte of 16-bit colour; those cases are done here 
 
 from __future__ import annotations
 
-import re
 import threading
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -152,11 +150,10 @@ def check_avif(data: bytes) -> None:
         raise damaged("libaom, the stricter of two AVIF decoders, rejects its picture data")
 
 
-@cache
 def _opencv_reads_avif() -> bool:
     import cv2
 
-    return re.search(r"AVIF:\s+(?!NO\b)", cv2.getBuildInformation()) is not None
+    return cv2.haveImageWriter(".avif")  # built together with the reader
 
 
 def _with_opencv(data: bytes) -> NDArray[Any] | None:

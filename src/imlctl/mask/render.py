@@ -101,9 +101,8 @@ def heatmap_png(pixels: Pixels, probability: Map, *, threshold: float = DEFAULT_
     share, peak = float(over.mean()), rounded_down(float(probability.max()))
     found = f"{percent(share)} of pixels" if share else "nothing"
     headline = f"{found} at p >= {number(threshold)}, highest p {peak}"
-    grey = np.full((1, 256, 3), 128, np.uint8)
-    scale = _heat(grey, np.arange(256, dtype=np.uint8)[None])[0]
-    lines = [headline, _EXPLAINED, *size.note()]
+    grey, levels = np.full((1, 256, 3), 128, np.uint8), np.arange(256, dtype=np.uint8)
+    lines, scale = [headline, _EXPLAINED, *size.note()], _heat(grey, levels[None])[0]
     strip = scale_strip(picture.shape[1], text, lines, scale, threshold)
     return _png(stack(picture, strip), "heat map")
 
