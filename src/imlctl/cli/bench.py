@@ -112,9 +112,8 @@ def bench(
     if peer and way != "--f1":
         raise UsageError("needs pictures", source="--peer", remedy="Add --f1 PATH.")
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(
-            "is there and not an empty folder", source=str(out), remedy="Choose another name."
-        )
+        what, remedy = "is there and not an empty folder", "Choose another name."
+        raise OutputError(what, source=str(out), remedy=remedy)
     named = [*((name, None) for name in model or ()), *(("", name) for name in weights or ())]
     models = _Models(named or [("", None)], device, steps or [], ensemble or [], bool(tta))
     if way == "--fps":

@@ -35,9 +35,8 @@ def echo(line: str) -> None:
     except OSError as error:
         if error.errno in _GONE:
             raise ReaderGoneError from error
-        raise OutputError(
-            f"cannot be written: {error.strerror or error}", source="standard output"
-        ) from error
+        what = f"cannot be written: {error.strerror or error}"
+        raise OutputError(what, source="standard output") from error
 
 
 def complain(message: str, details: tuple[str, ...] = ()) -> None:

@@ -85,14 +85,16 @@ def localize(
     from imlctl.scan.naming import Kind, Shard
     from imlctl.settings import MEMBERS, STEPS, Sampling, Settings
 
-    _refuse_ignored(
+    for name, in_vain, remedy in (
         ("--tta-fusion", tta_fusion is not None and not tta, "Add --tta."),
-        ("--model", bool(model and weights), "Give either --model or --weights."),
+        ("--model", model and weights, "Give either --model or --weights."),
         ("--jobs", ray and jobs is not None, "A cluster has its own; leave it out with --ray."),
         ("--null", null and files_from is None, "Add --files-from."),
         ("--soft", soft and out is None, "Add -o with a file or folder."),
         ("--force", force and out is None, "Add -o with a file or folder."),
-    )
+    ):
+        if in_vain:
+            raise UsageError("would have no effect here", source=name, remedy=remedy)
     chosen = {"mask": out is not None, "overlay": overlay or everything, "views": views}
     chosen |= {"heatmap": heatmap or everything, "reliability": reliability}
     chosen |= {"json": everything or (json and out is not None)}
@@ -145,6 +147,7 @@ def _scan(
     ray: bool,
 ) -> Exit:
     """Analyse, print and report; return the exit status."""
+    from imlctl.scan.find import summarize
     from imlctl.scan.folder import write_manifest
     from imlctl.scan.run import scan
 
@@ -154,7 +157,11 @@ def _scan(
     changed: Sequence[Finding] = ()
     with ExitStack() as stack:
         planned = outputs.plan(found, options.kinds, stack)
-        _say_what_is_missing(found, printer)
+        if printer.live:
+            for sentence in summarize(found.left_out, most=10**6 if printer.verbose else 3):
+                note(sentence)
+        for problem in found.problems:
+            complain(str(problem))
         stack.enter_context(printer.stages)
         engine = _start(options, planned, stack, printer.stages, jobs=jobs, ray=ray)
         ledger = outputs.begin(planned, found, command, stack)
@@ -206,23 +213,6 @@ def _listed(files_from: str | None, inputs: Sequence[str], *, zero: bool) -> Seq
     return read_names(files_from, zero=zero)
 
 
-def _refuse_ignored(*options: tuple[str, bool, str]) -> None:
-    """Refuse options that would have no effect: the name of each, whether so, and what to do."""
-    for name, in_vain, remedy in options:
-        if in_vain:
-            raise UsageError("would have no effect here", source=name, remedy=remedy)
-
-
-def _say_what_is_missing(found: Discovery, printer: ScanPrinter) -> None:
-    from imlctl.scan.find import summarize
-
-    if printer.live:
-        for sentence in summarize(found.left_out, most=10**6 if printer.verbose else 3):
-            note(sentence)
-    for problem in found.problems:
-        complain(str(problem))
-
-
 def _start(
     options: Options,
     planned: Sequence[Job],
@@ -235,11 +225,9 @@ def _start(
     """Start what decodes and analyses, here or on a cluster."""
     if any(job.picture.path is None for job in planned):
         if ray:
-            raise UsageError(
-                "standard input cannot be read by a cluster",
-                source="--ray",
-                remedy="Name a file or folder, or leave --ray out.",
-            )
+            what = "standard input cannot be read by a cluster"
+            remedy = "Name a file or folder, or leave --ray out."
+            raise UsageError(what, source="--ray", remedy=remedy)
         if sys.stdin is None:
             raise UsageError("standard input is closed", source="-", remedy="Name a file.")
     if ray:

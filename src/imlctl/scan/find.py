@@ -40,14 +40,10 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # shells and paths eat
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One input: its file, None for the standard input, and its place in the tree of outputs.
+    """One input, and its place in the tree of outputs."""
 
-    The place is its path below the folder that was given, the bare name of a file that was given,
-    or the whole path of one from a list.
-    """
-
-    path: Path | None
-    name: PurePath
+    path: Path | None  # None for the standard input
+    name: PurePath  # below the folder that was given, of the file, or the path of one from a list
 
     def __post_init__(self) -> None:
         if self.name.is_absolute() or ".." in self.name.parts or not self.name.name:
@@ -117,15 +113,12 @@ def discover(
     patterns: Patterns | None = None,
     listed: Sequence[str] = (),
 ) -> Discovery:
-    """Find the pictures among files and folders.
+    """Find the pictures among files and folders, "-" for the standard input, and a list of files.
 
-    A file that is named is taken whatever it is, even if it is missing: whoever reads it will say
-    so. In folders, a file is taken if its content or its suffix is that of a picture; links to
-    folders are not followed. Left out are pictures that imlctl wrote, the output folder, and what
-    this scan would write itself.
-
-    Inputs may be "-" for the standard input (a file of that name is "./-"); `listed` are files from
-    a list, taken like files that are named; `kinds` are outputs besides masks.
+    A file that is named or listed is taken whatever it is, even if it is missing: whoever reads it
+    will say so. In folders, a file is taken if its content or its suffix is that of a picture;
+    links to folders are not followed. Left out are pictures that imlctl wrote, the output folder,
+    and what this scan would write itself: masks and other `kinds`.
 
     Raises:
         UsageError: Nothing is given, "-" is given twice, or a folder has no picture.
@@ -271,13 +264,10 @@ def summarize(left_out: Sequence[LeftOut], most: int = 3) -> Iterator[str]:
 
 
 def read_names(file: str, *, zero: bool = False, stdin: BinaryIO | None = None) -> tuple[str, ...]:
-    """Read the names of files, one a line, or each ended by a zero byte as of `find -print0`.
+    """Read names of files, a line each, or each ended by a zero byte as of `find -print0`.
 
     Lists from Windows are read too: in UTF-16, or in UTF-8 with a byte order mark. "-" stands for
-    the standard input, or for `stdin`.
-
-    Raises:
-        UsageError: The file cannot be read, names nothing, or is of another form.
+    the standard input, or for `stdin`. Raises a `UsageError` if it is no list of names.
     """
     source = f"--files-from {file}"
     try:

@@ -100,9 +100,8 @@ def plan(
 ) -> tuple[Job, ...]:
     """Give every picture its outputs, or refuse them all.
 
-    A folder mirrors the tree of the inputs and keeps full names, so that `a.jpg` and `a.png` do
-    not meet: `a.jpg.mask.png`. A file is for one picture alone, and what else is wanted stands
-    beside it: `mask.png`, `mask.overlay.png`.
+    A folder mirrors the tree of the inputs and keeps full names: `a.jpg.mask.png`. A file is for
+    one picture, and what else is wanted stands beside it: `mask.png`, `mask.overlay.png`.
 
     `out` is the value of `-o`; the mask is always written where it is given. Existing outputs may
     be replaced with `force`, those of `ours` in any case. Of a shard, only its jobs are returned;
@@ -110,8 +109,7 @@ def plan(
 
     Raises:
         UsageError: `out` does not suit the inputs, or is needed and not given.
-        OutputError: An output is an input (the same file, under whatever name), or exists and
-            `force` is not set.
+        OutputError: An output is an input, under whatever name, or exists without `force`.
     """
     mine = [shard is None or shard.holds(picture.name) for picture in pictures]
     if out is None:

@@ -227,9 +227,7 @@ def start_engine(
 
     `jobs` are the processes that analyse on a CPU, or decode for a graphics card: 0 for none at
     all, None for as many as suit the machine. `progress` is told of the tiles of a single picture.
-
-    Raises:
-        ImlctlError: The model, its weights or the device cannot be had.
+    Raises an `ImlctlError` if the model, its weights or the device cannot be had.
     """
     from imlctl.scan.analysis import Analysis
 

@@ -48,10 +48,7 @@ def joined() -> Iterator[None]:
     """Join the cluster that RAY_ADDRESS names, or start one on this machine for as long.
 
     Nothing is printed, and no usage is reported to anybody. A cluster of our own takes orders only
-    from who knows a random token, and leaves no files behind.
-
-    Raises:
-        UsageError: Ray is not installed, or there is no such cluster.
+    from who knows a random token, and leaves no files behind. Raises a `UsageError` without Ray.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     own = address in ("", "local")
@@ -164,10 +161,8 @@ def start_ray(options: Options, stack: ExitStack, *, tell: Callable[[str], None]
     """Join the cluster, which is left when the stack is closed.
 
     Cards are used where the cluster has any, unless the device is the CPU, with one thread a
-    worker. What there is to wait for, `tell` is called with.
-
-    Raises:
-        ImlctlError: The weights are wrong, or there is no cluster with such a device.
+    worker; `tell` is called with what there is to wait for. Raises an `ImlctlError` if weights are
+    wrong, or Ray has no cluster or hands out no such device.
     """
     device = options.settings.device
     if device not in ("auto", "cpu", "cuda"):

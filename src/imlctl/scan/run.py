@@ -47,15 +47,12 @@ def scan(
 ) -> Iterator[Outcome]:
     """Analyse each picture, write its outputs, and yield how it went, in the order of the engine.
 
-    Everything is written from the calling thread, whatever decodes and analyses beside it.
-
-    The ledger is where to note what is done; with `resume`, what it proves to be done with the same
-    weights and settings is skipped. The streams are for a picture and an output without a path.
-    Once `stopped` says so, which is asked before each picture, only those begun are finished.
+    Everything is written from the calling thread, and noted in the ledger; with `resume`, what it
+    proves to be done with the same weights and settings is skipped. The streams are for a picture
+    and an output without a path. Once `stopped` says so, only those that were begun are finished.
 
     Raises:
-        ImlctlError: Of any kind but `InputError`: an output cannot be written, or weights or
-            settings are wrong, and the remaining pictures would fail as well.
+        ImlctlError: Of any kind but `InputError`: the remaining pictures would fail as well.
     """
     key = key_of(engine.provenance, options)
 
@@ -73,7 +70,8 @@ def scan(
             continue
         if isinstance(answer, Failed):
             if overwrite or resume:
-                _remove_stale(job)
+                for path in filter(None, job.outputs.values()):
+                    path.unlink(missing_ok=True)  # of an earlier content
             record = record_of_failure(job, answer, engine.provenance)
             outcome = Outcome(job, record, answer.error, answer.trace)
             done = Finished({}, record)
@@ -114,9 +112,3 @@ def _print(data: bytes, stdout: BinaryIO) -> None:
         stdout.flush()
     except OSError as error:
         raise atomic.output_error(error, "standard output") from error
-
-
-def _remove_stale(job: Job) -> None:
-    """Remove what was written of an earlier content: a picture that fails has no mask."""
-    for path in filter(None, job.outputs.values()):
-        path.unlink(missing_ok=True)

@@ -140,10 +140,8 @@ def explain(error: Exception, reference: HubReference) -> WeightsError:
         chain.append(behind)
         behind = behind.__cause__ or behind.__context__
     last = chain[-1]
-    unknown = (
-        f"the connection to the Hub failed ({type(last).__name__}: {first_line(last)})",
-        "Try again; if it fails again, report this message.",
-    )
+    what = f"the connection to the Hub failed ({type(last).__name__}: {first_line(last)})"
+    unknown = what, "Try again; if it fails again, report this message."
     what, remedy = next(filter(None, (_finding(each, reference) for each in chain)), unknown)
     return WeightsError(what, source=str(reference), remedy=remedy)
 
