@@ -36,8 +36,7 @@ from imlctl.mask.rates import measured
 from imlctl.pipeline import Localizer, Settings
 from imlctl.train.calibrate import calibrate, with_verdict
 from imlctl.train.checkpoint import load_average
-from imlctl.weights import selftest
-from imlctl.weights.load import Card, Loaded, load, save
+from imlctl.weights.load import Card, Loaded, attach, load, save
 
 KEPT = 0.25  # of the photographs, for the calibration of a score that others taught
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +71,7 @@ def main() -> None:
     card = replace(with_verdict(loaded.card, found), config=loaded.model.config.to_dict())
     path = ROOT / "src" / "imlctl" / "weights" / "bundled" / f"{given.name}.safetensors"
     save(path, loaded.model.eval(), card)
-    selftest.attach(path)
+    attach(path)
     if given.real is not None:
         measure(path, given.real, given.pictures)
     enter(given.name, path)

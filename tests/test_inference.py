@@ -24,7 +24,7 @@ from imlctl.image.decode import decode
 from imlctl.image.prepare import prepare, to_float
 from imlctl.inference import predict, probabilities
 from imlctl.settings import Sampling
-from imlctl.weights.open import open_weights
+from imlctl.weights.load import open_weights
 
 if TYPE_CHECKING:
     from imlctl.core.model import Model

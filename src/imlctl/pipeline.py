@@ -37,7 +37,7 @@ from imlctl.mask.decide import (
 from imlctl.mask.regions import Regions, find_regions
 from imlctl.record import Record
 from imlctl.settings import DEFAULT_TILE, Sampling, Settings
-from imlctl.weights.open import open_weights
+from imlctl.weights.load import open_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

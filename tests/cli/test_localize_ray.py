@@ -100,10 +100,10 @@ def cluster(environment):
             process.stdin.close()
 
 
-@pytest.fixture
-def photos(tmp_path):
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
     """Sixteen pictures, a damaged one, and one whose name is no text."""
-    folder = tmp_path / "photos"
+    folder = tmp_path_factory.mktemp("scans") / "photos"
     (folder / "deep").mkdir(parents=True)
     for seed in range(COUNT):
         pixels = np.random.default_rng(seed).integers(0, 256, (500, 516, 3), dtype=np.uint8)
@@ -145,9 +145,15 @@ class Scans:
         return process.returncode, said, remarks
 
 
-@pytest.fixture
-def scans(tmp_path, photos, weights, environment):
+@pytest.fixture(scope="module")
+def scans(photos, weights, environment):
     return Scans(photos.parent, weights, environment)
+
+
+@pytest.fixture(scope="module")
+def here(scans):
+    """The folder of the scan without a cluster, its status and what it said."""
+    return scans.folder / "here", *scans.run("here")
 
 
 def files(folder):
@@ -184,20 +190,21 @@ def wait_for_masks(folder, process, count=2):
 
 
 @needs_ray
-def test_a_cluster_computes_the_same_though_a_worker_is_killed(scans, cluster, tmp_path):
-    code, said, remarks = scans.run("here")
+def test_a_cluster_computes_the_same_though_a_worker_is_killed(scans, cluster, here):
+    folder, code, said, remarks = here
+    there = scans.folder / "there"
     with scans.started("there", "--ray", environment=cluster.environment) as process:
-        wait_for_masks(tmp_path / "there", process)
+        wait_for_masks(there, process)
         while not (at_work := cluster.workers()) and process.poll() is None:
             time.sleep(0.002)
         os.kill(at_work[0], signal.SIGKILL)
-        done = len(masks(tmp_path / "there"))
+        done = len(masks(there))
         said_there, remarks_there = process.communicate()
     assert done < COUNT  # it was in the middle of it
     assert code == process.returncode == Exit.SOME_FAILED, remarks_there
-    assert len(files(tmp_path / "here")) == 3 * (COUNT + 1)
-    assert files(tmp_path / "there") == files(tmp_path / "here")
-    assert noted(tmp_path / "there") == noted(tmp_path / "here")
+    assert len(files(folder)) == 3 * (COUNT + 1)
+    assert files(there) == files(folder)
+    assert noted(there) == noted(folder)
     lines = said_there.replace(b"there/", b"here/").splitlines()
     assert sorted(lines) == sorted(said.splitlines())
     timed = b" pictures in "
@@ -207,8 +214,8 @@ def test_a_cluster_computes_the_same_though_a_worker_is_killed(scans, cluster, t
 
 
 @needs_ray
-def test_an_interrupted_scan_finishes_what_is_in_hand_and_goes_on(scans, cluster, tmp_path):
-    folder = tmp_path / "out"
+def test_an_interrupted_scan_finishes_what_is_in_hand_and_goes_on(scans, cluster, here):
+    folder = scans.folder / "out"
     with scans.started("out", "--ray", environment=cluster.environment) as process:
         wait_for_masks(folder, process)
         process.send_signal(signal.SIGINT)
@@ -225,8 +232,7 @@ def test_an_interrupted_scan_finishes_what_is_in_hand_and_goes_on(scans, cluster
     assert code in (Exit.FOUND, Exit.SOME_FAILED)
     assert b"%d done by an earlier scan" % (len(begun) - 1) in remarks
     assert all(path.stat().st_mtime_ns == dates[path] for path in begun[1:])
-    scans.run("here")
-    assert files(folder) == files(tmp_path / "here")
+    assert files(folder) == files(here[0])
     assert (folder / "SHA256SUMS").read_bytes().count(b"photos/") == COUNT + 2
     assert not list(folder.rglob(".imlctl-*"))
 

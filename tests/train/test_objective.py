@@ -28,8 +28,7 @@ from imlctl.train.config import (
 )
 from imlctl.train.loop import make_optimizer, train
 from imlctl.train.objective import Latents, Masks, localization_loss, make_objective, train_mode
-from imlctl.weights.load import Card, load, save
-from imlctl.weights.open import open_weights
+from imlctl.weights.load import Card, load, open_weights, save
 
 if TYPE_CHECKING:
     from collections.abc import Callable

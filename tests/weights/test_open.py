@@ -16,11 +16,9 @@ from imlctl.errors import WeightsError
 from imlctl.mask.decide import Rule
 from imlctl.pipeline import Localizer
 from imlctl.settings import Settings
-from imlctl.weights.load import Card, load, save
-from imlctl.weights.open import open_weights
+from imlctl.weights.load import Card, attach, load, open_weights, save
 from imlctl.weights.pull import find, pull
 from imlctl.weights.registry import Entry, load_registry
-from imlctl.weights.selftest import attach
 
 if TYPE_CHECKING:
     from pathlib import Path

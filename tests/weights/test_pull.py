@@ -15,7 +15,7 @@ import pytest
 from imlctl.errors import UsageError, WeightsError
 from imlctl.weights import pull as pulling
 from imlctl.weights.hub import cached
-from imlctl.weights.open import open_weights
+from imlctl.weights.load import open_weights
 from imlctl.weights.pull import find, pull
 from imlctl.weights.registry import Entry, HubReference, known_weights, parse, user_registry_path
 

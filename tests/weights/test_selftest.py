@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from imlctl.core.diff_iml import DiffIML
 from imlctl.core.light_vae import LightVAE
 from imlctl.errors import WeightsError
-from imlctl.weights.load import Card, load, save
-from imlctl.weights.selftest import answer, attach, check_on_first_use, measure, picture
+from imlctl.weights.load import Card, attach, load, save
+from imlctl.weights.selftest import answer, check_on_first_use, measure, picture
 
 if TYPE_CHECKING:
     from pathlib import Path

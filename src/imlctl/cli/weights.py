@@ -145,7 +145,7 @@ def export(
 
     from imlctl.core.efficient_iml import EfficientIML
     from imlctl.weights.export import export_onnx
-    from imlctl.weights.open import open_weights
+    from imlctl.weights.load import open_weights
 
     loaded = open_weights(weights)
     rule = {key: f"{value:g}" for key, value in asdict(loaded.card.rule).items()}

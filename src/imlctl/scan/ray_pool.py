@@ -25,7 +25,7 @@ from imlctl.scan.analysis import Analysis
 from imlctl.scan.messages import Decoded, Failed, Finished, bare
 from imlctl.scan.pool import Engine, until
 from imlctl.scan.processes import Decoder, with_hash
-from imlctl.weights.open import open_weights
+from imlctl.weights.load import open_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

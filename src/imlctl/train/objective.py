@@ -24,8 +24,7 @@ from imlctl.device import autocast
 from imlctl.errors import ConfigError, first_line
 from imlctl.forge.shapes import edge_map
 from imlctl.train.distributed import fair
-from imlctl.weights.load import load
-from imlctl.weights.open import open_weights
+from imlctl.weights.load import load, open_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

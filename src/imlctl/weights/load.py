@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,6 +24,9 @@ from imlctl.errors import WeightsError
 from imlctl.mask.decide import Rule
 from imlctl.mask.rates import checked
 from imlctl.weights.files import GET_AGAIN, KEY, foreign, mismatch, read_document, unreadable
+from imlctl.weights.pull import find
+from imlctl.weights.registry import known_weights, user_folder
+from imlctl.weights.selftest import check_on_first_use, measure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 
 FORMAT = 2
+_LOCALIZERS = ("efficient-iml", "diff-iml")
 _OF_OURS = "Use weights that imlctl wrote."
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
 # Module, and class; `Config` is added for that of the configuration. Imported when it is built.
@@ -107,6 +111,29 @@ def save(path: Path, model: Model | LightVAE, card: Card, *, half: bool = True) 
     atomic.write(path, data, overwrite=True)
 
 
+def open_weights(wanted: str | Path = "") -> Loaded:
+    """Load a model, check it against what is known of it, and test it when it is new here.
+
+    What is wanted is as for `pull.find`; nothing stands for the registry's default.
+
+    Raises:
+        WeightsError: The weights are not here, damaged, not what was expected, or no model.
+    """
+    found = find(wanted or known_weights().default, kind="model")
+    loaded = load(found.path, name=found.name, expected_sha256=found.sha256)
+    card, entry = loaded.card, found.entry
+    if card.architecture not in _LOCALIZERS:
+        what = f"holds {card.architecture!r}, which marks no pixels by itself"
+        remedy = "It is only a part of a model; imlctl weights list shows models."
+        raise WeightsError(what, source=loaded.name, remedy=remedy)
+    if entry and entry.architecture not in ("", card.architecture):
+        what = f"holds {card.architecture!r}, and its entry says {entry.architecture!r}"
+        remedy = "Correct the entry, or get the file that belongs to it."
+        raise WeightsError(what, source=loaded.name, remedy=remedy)
+    check_on_first_use(loaded, user_folder("cache") / "self-tests")
+    return loaded
+
+
 def load(path: Path, *, name: str = "", expected_sha256: str | None = None) -> Loaded:
     """Read a safetensors file that `save` wrote, check it, and return the model on the CPU.
 
@@ -177,3 +204,12 @@ def _fill(model: Model | LightVAE, data: bytes, name: str) -> None:
             remedy = GET_AGAIN if "NaN" in what else _OF_OURS
             raise WeightsError(f"{what} {min(keys)!r}{more}", source=name, remedy=remedy)
     model.load_state_dict(state)
+
+
+def attach(path: Path) -> None:
+    """Give a file of weights its self-test, measured as they are stored; raises as `load` does."""
+    loaded = load(path)
+    card = replace(loaded.card, self_test=measure(loaded.model))
+    metadata = {KEY: json.dumps(card.to_dict(), sort_keys=True)}
+    data = save_tensors(load_tensors(path.read_bytes()), metadata=metadata)
+    atomic.write(path, data, overwrite=True)

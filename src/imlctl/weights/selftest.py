@@ -8,29 +8,24 @@ same on every machine, whatever the version of any random generator.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import platform
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imlctl import __version__, atomic
 from imlctl.core.model import Model
 from imlctl.errors import OutputError, WeightsError
-from imlctl.weights.files import KEY
-from imlctl.weights.load import Loaded, load
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from imlctl.core.light_vae import LightVAE
+    from imlctl.weights.load import Loaded
 
 SIDE = 64  # pixels; the smallest picture that every model takes
 _BLOCK = 8  # the answer is averaged over blocks of 8 x 8 pixels
@@ -90,15 +85,6 @@ def measure(model: nn.Module, seed: int = 0) -> dict[str, Any]:
         "answer": [round(v, 6) for v in answer(model, image).tolist()],
         "tolerance": _TOLERANCE,
     }
-
-
-def attach(path: Path) -> None:
-    """Give a file of weights its self-test, measured as they are stored; raises as `load` does."""
-    loaded = load(path)
-    card = replace(loaded.card, self_test=measure(loaded.model))
-    metadata = {KEY: json.dumps(card.to_dict(), sort_keys=True)}
-    data = save_tensors(load_tensors(path.read_bytes()), metadata=metadata)
-    atomic.write(path, data, overwrite=True)
 
 
 def check_on_first_use(loaded: Loaded, memory: Path) -> bool:
