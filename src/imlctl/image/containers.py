@@ -34,7 +34,9 @@ _PASSES = (
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
 _FRAME, _EXTENSION, _TRAILER = 0x2C, 0x21, 0x3B  # blocks of a GIF
-_REVERT = "Convert it back without loss (pngcrush -revert-iphone-optimizations), and use that."
+_REVERT = (
+    "Convert it back without loss (pngcrush -revert-iphone-optimizations), and use the result."
+)
 _PIECE = 1 << 20  # bytes inflated at a time
 
 

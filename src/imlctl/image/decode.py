@@ -229,15 +229,20 @@ def _decode_with_pillow(kind: str, data: bytes, max_pixels: int) -> Decoded:
     check_size(*layout.tile, max_pixels)
     if layout.size:
         check_size(*layout.size, max_pixels)
-    notes = list(_CHECKS[kind](data)) if kind in _CHECKS else []
+    notes, orientation = list(_CHECKS[kind](data)) if kind in _CHECKS else [], 0
     with _noting(notes):
         image = _open(kind, data, layout)
         check_size(*image.size, max_pixels)
         if image.format == "MPO":
             layout = walk_mpo(data, layout, image.n_frames)  # type: ignore[attr-defined]
-        orientation = _load_tiff(image, layout, notes) if kind == "TIFF" else None
+        if kind == "TIFF":
+            orientation = _orientation(image, notes)
+            image.getexif()[_ORIENTATION] = 1  # else Pillow turns the picture upright
+            if layout.size:  # Pillow applies its global limit, unless the memory is there already
+                image.im = Image.new(image.mode, layout.size).im
+            image.load()  # under the lock, because reading the last tags may warn
     image.load()  # outside the lock, so that threads decode at the same time
-    if orientation is None:
+    if not orientation:
         with _noting(notes):
             orientation = _orientation(image, notes)
     if kind == "PNG":
@@ -259,20 +264,6 @@ def _open(kind: str, data: bytes, layout: Layout) -> ImageFile.ImageFile:
         if layout.kind:  # its structure is in order, so it is the samples that Pillow cannot read
             raise formats.not_read(layout.kind, _EXPORT) from error
         raise
-
-
-def _load_tiff(image: ImageFile.ImageFile, layout: Layout, notes: list[str]) -> int:
-    """Load a TIFF without letting Pillow turn it upright, and return its orientation.
-
-    An orientation of 1 in its parsed metadata stops that. Pillow also applies its global size
-    limit here, unless the memory is there already.
-    """
-    orientation = _orientation(image, notes)
-    image.getexif()[_ORIENTATION] = 1
-    if layout.size:
-        image.im = Image.new(image.mode, layout.size).im
-    image.load()  # under the lock, because reading the last tags may warn
-    return orientation
 
 
 def _orientation(image: Image.Image, notes: list[str]) -> int:

@@ -60,7 +60,11 @@ def find_regions(
     areas[0] = 0  # label 0 is the ground
     large = areas >= least
     polygons = _outlines(labels, large)
-    means = _label_sums(labels, probability, count) / np.maximum(areas, 1)
+    sums, strips = np.zeros(count), -(-mask.size // _STRIP_PIXELS)
+    parts = (np.array_split(values, strips) for values in (labels, probability))
+    for rows, values in zip(*parts, strict=True):
+        sums += np.bincount(rows.ravel(), values.ravel(), minlength=count)
+    means = sums / np.maximum(areas, 1)
 
     listed = []
     for label in np.flatnonzero(large).tolist():
@@ -90,14 +94,3 @@ def _outlines(
             outlines[int(labels[y, x])] = tuple((int(px), int(py)) for px, py in simple[:, 0])
         left[list(outlines)] = 0
     return outlines
-
-
-def _label_sums(
-    labels: NDArray[np.int32], values: NDArray[np.floating[Any]], count: int
-) -> NDArray[np.float64]:
-    """Add up the values of each label, in strips of rows that keep the copies small."""
-    sums = np.zeros(count, np.float64)
-    strips = -(-labels.size // _STRIP_PIXELS)
-    for part, rows in zip(*(np.array_split(a, strips) for a in (labels, values)), strict=True):
-        sums += np.bincount(part.ravel(), rows.ravel(), minlength=count)
-    return sums

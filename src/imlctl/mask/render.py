@@ -291,9 +291,9 @@ def key_strip(
     """
     width = max(width, _MIN_WIDTH)
     if sample is None:
-        return _framed(_words(width, size, size, lines), size)
+        return _framed(np.concatenate(_words(width, size, size, lines)), size)
     side = len(sample)
-    words = _words(width, side + 2 * size, size, lines)
+    words = np.concatenate(_words(width, side + 2 * size, size, lines))
     lack = max(0, side - len(words))
     around = ((lack // 2, lack - lack // 2), (0, 0), (0, 0))
     strip = _framed(np.pad(words, around, mode="edge"), size)
@@ -310,9 +310,9 @@ def scale_strip(
     As `key_strip`; `colours` are those of the probabilities 0 to 1, (256, 3).
     """
     width = max(width, _MIN_WIDTH)
-    parts = [_words(width, size, size, lines[:1]), _bar(width, size, colours, threshold)]
-    parts += [_words(width, size, size, lines[1:], headline=False)] if lines[1:] else []
-    return _framed(np.concatenate(parts), size)
+    head, *smaller = _words(width, size, size, lines)
+    bar = _bar(width, size, colours, threshold)
+    return _framed(np.concatenate([head, bar, *smaller]), size)
 
 
 def _framed(strip: Picture, size: int) -> Picture:
@@ -323,15 +323,12 @@ def _framed(strip: Picture, size: int) -> Picture:
     return framed
 
 
-def _words(
-    width: int, left: int, size: int, lines: Sequence[str], *, headline: bool = True
-) -> Picture:
-    """Write lines below each other, each made smaller where it would leave the strip."""
+def _words(width: int, left: int, size: int, lines: Sequence[str]) -> list[Picture]:
+    """Write a headline and smaller lines, each made smaller where it would leave the strip."""
     zoom = math.ceil(_SMOOTH_TEXT / size)
     parts = []
     for index, line in enumerate(lines):
-        first = headline and index == 0
-        wanted, high, ink = (1.0, 1.35, _INK) if first else (_SMALL, 1.25, _SOFT_INK)
+        wanted, high, ink = (_SMALL, 1.25, _SOFT_INK) if index else (1.0, 1.35, _INK)
         sheet = Image.new("RGB", (width * zoom, round(size * high) * zoom), _GROUND)
         wanted *= size * zoom
         while wanted > 1:
@@ -341,7 +338,7 @@ def _words(
             wanted *= 0.95
         ImageDraw.Draw(sheet).text((left * zoom, sheet.height / 2), line, ink, font, anchor="lm")
         parts.append(np.asarray(sheet.reduce(zoom)))
-    return np.concatenate(parts)
+    return parts
 
 
 def _bar(width: int, size: int, colours: NDArray[np.uint8], threshold: float) -> Picture:
