@@ -97,7 +97,7 @@ class TestLoadPool:
         assert np.array_equal(first, mask)
         assert np.array_equal(second, mask.T)
         assert len(pool.skipped) == 1
-        assert "0__1.png: not a readable mask" in pool.skipped[0]
+        assert "0__1.png: is not a readable mask" in pool.skipped[0]
 
     def test_a_stem_may_hold_the_separator(self, tmp_path: Path, photo: Callable[..., Any]) -> None:
         Image.fromarray(photo(0, 144, 144)).save(tmp_path / "a__b.png")

@@ -74,11 +74,9 @@ def match_colour(source: Pixels, host: Pixels, mask: Mask, strength: float) -> P
     inside, around = source[mask].astype(np.float32), host[mask].astype(np.float32)
     spread = np.clip((around.std(0) + 1) / (inside.std(0) + 1), 0.6, 1.6)
     gain = 1 + strength * (spread - 1)
-    shift = strength * (around.mean(0) - inside.mean(0))
     centre = inside.mean(0)
-    return history.curves(
-        source, ((np.arange(256)[:, None] - centre) * gain + centre + shift)[None]
-    )
+    shift = strength * (around.mean(0) - centre)
+    return history.curves(source, (np.arange(256)[:, None] - centre) * gain + centre + shift)
 
 
 def _poisson(host: Pixels, source: Pixels, mask: Mask) -> tuple[Pixels, Mask] | None:
@@ -295,5 +293,4 @@ def _usable(points: NDArray[np.intp], hole: Mask) -> NDArray[np.bool_]:
 def _nearest(points: NDArray[np.intp], seeds: NDArray[np.intp]) -> NDArray[np.intp]:
     """Index of the nearest seed of each point."""
     apart = np.square(points[:, None].astype(np.float32) - seeds).sum(-1)
-    nearest: NDArray[np.intp] = apart.argmin(1)
-    return nearest
+    return np.asarray(apart.argmin(1))

@@ -115,13 +115,12 @@ def tone(pixels: Pixels, gamma: float, contrast: float = 1.0, brightness: float 
 
 def colour_cast(pixels: Pixels, gains: NDArray[np.float64]) -> Pixels:
     """Multiply the three colours, as a white balance does."""
-    return curves(pixels, (np.arange(256)[:, None] * gains)[None])
+    return curves(pixels, np.arange(256)[:, None] * gains)
 
 
 def curves(pixels: Pixels, levels: NDArray[np.float64]) -> Pixels:
-    """Give each grey level, or each of a colour's, that of a curve (256,) or (1, 256, 3)."""
-    levels = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
-    return cast("Pixels", cv2.LUT(pixels, levels))
+    """Give each grey level, or each of a colour's, that of a curve (256,) or (256, 3)."""
+    return cast("Pixels", cv2.LUT(pixels, np.clip(np.rint(levels), 0, 255).astype(np.uint8)[None]))
 
 
 def camera(pixels: Pixels, sigma: float, denoising: float, rng: Rng) -> Pixels:
@@ -192,12 +191,11 @@ def _random_sharpen(rng: Rng) -> Step:
     return partial(sharpen, amount=float(rng.uniform(0.2, 1.2)), sigma=float(rng.uniform(0.6, 1.6)))
 
 
-def _median(rng: Rng) -> Step:
-    del rng
+def _median(_: Rng) -> Step:
     return lambda pixels: cast("Pixels", cv2.medianBlur(pixels, 3))
 
 
-def _bilateral(rng: Rng) -> Step:
+def _random_denoising(rng: Rng) -> Step:
     strength = float(rng.uniform(6, 25))
     return lambda pixels: cast("Pixels", cv2.bilateralFilter(pixels, 5, strength, 2.0))
 
@@ -207,7 +205,7 @@ _HISTORY = (
     (_random_resample, 0.3),
     (_random_tone, 0.3),
     (_random_blur, 0.1),
-    (_bilateral, 0.07),
+    (_random_denoising, 0.07),
     (_median, 0.04),
     (_random_sharpen, 0.15),
     (_random_noise, 0.25),
@@ -257,8 +255,6 @@ class _Cut(NamedTuple):
 
 
 class _Resize(NamedTuple):
-    """From one shape to another."""
-
     source: Shape
     target: Shape
 
@@ -328,9 +324,8 @@ def circulate(
     saves = [random_encoding(rng, 70 if careful else 50) for _ in range(count)]
     steps: list[_Cut | _Resize | Encoding | Step] = []  # last to first, since `shape` is the last
 
-    def cut(*margins: int) -> Shape:
-        above, left, below, right = margins
-        steps.append(_Cut(*margins))
+    def cut(above: int, left: int, below: int, right: int) -> Shape:
+        steps.append(_Cut(above, left, below, right))
         return shape[0] + above + below, shape[1] + left + right
 
     for gap in range(count, -1, -1):
@@ -340,17 +335,14 @@ def circulate(
         if moved and native is None:
             shape = cut(*map(int, rng.integers(0, 16, 4)))
         if gap == where:
-            source = native
-            if source is not None:
-                down, across = (a - b for a, b in zip(_whole(source, shape), shape, strict=True))
+            height, width = native or (max(32, round(n / factor)) for n in shape)
+            if native is not None:
+                down, across = (a - b for a, b in zip(_whole(native, shape), shape, strict=True))
                 if down or across:
                     above, left = (int(rng.integers(n + 1)) for n in (down, across))
                     shape = cut(above, left, down - above, across - left)
-            else:
-                height, width = (max(32, round(n / factor)) for n in shape)
-                source = height, width
-            steps.append(_Resize(source, shape))
-            shape = source
+            steps.append(_Resize((height, width), shape))
+            shape = height, width
     if not careful and rng.random() < 0.1:
         steps.append(_finish(rng))
     return Circulation(shape, tuple(reversed(steps)))

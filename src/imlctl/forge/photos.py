@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imlctl import atomic
-from imlctl.data.folders import SUFFIXES
+from imlctl.data.folders import pictures
 from imlctl.data.manifest import share_of
+from imlctl.data.masks import read_mask
 from imlctl.device import autocast
 from imlctl.errors import ConfigError, InputError, WeightsError
 from imlctl.image.decode import read
@@ -65,7 +66,7 @@ def list_photos(folders: Sequence[Path]) -> list[tuple[Path, str]]:
             raise ConfigError(
                 "no such folder of photographs", source=str(folder), remedy="Correct [data] photos."
             )
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        paths = pictures(folder, deep=True)
         found += [(path, path.relative_to(folder).as_posix()) for path in paths]
     if not found:
         raise ConfigError("no photographs found", source=", ".join(map(str, folders)))
@@ -113,10 +114,9 @@ def load_pool(
             continue
         for outline in by_stem.get(path.stem, []):
             try:
-                with Image.open(outline) as image:
-                    mask = np.asarray(image.convert("L")) > 127
-            except (OSError, SyntaxError) as error:  # Pillow raises the latter for a broken PNG
-                skipped.append(f"{outline}: not a readable mask ({error})")
+                mask = read_mask(outline)
+            except InputError as error:
+                skipped.append(str(error))
                 continue
             if mask.shape == pixels.shape[:2] and mask.any():
                 outlines[len(photos)] = (*outlines.get(len(photos), ()), mask)
@@ -143,16 +143,12 @@ def _conv(inputs: int, outputs: int, stride: int = 1, bias: bool = True) -> nn.C
 class _Block(nn.Module):
     def __init__(self, pool: bool = False) -> None:
         super().__init__()
-        n = _WIDTH
+        n, wide = _WIDTH, 4 * _WIDTH
         self.conv = nn.Sequential(_conv(n, n), nn.ReLU(), _conv(n, n), nn.ReLU(), _conv(n, n))
         self.pool = None
         if pool:
-            self.pool = nn.Sequential(
-                nn.Conv2d(n, 4 * n, 1, bias=False),
-                nn.GroupNorm(4, 4 * n),
-                nn.ReLU(),
-                nn.Conv2d(4 * n, n, 1, bias=False),
-            )
+            before, after = nn.Conv2d(n, wide, 1, bias=False), nn.Conv2d(wide, n, 1, bias=False)
+            self.pool = nn.Sequential(before, nn.GroupNorm(4, wide), nn.ReLU(), after)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pool is not None:
@@ -177,11 +173,8 @@ class TinyAutoencoder(nn.Module):
         self.encoder = nn.Sequential(*down, _conv(n, _LATENT))
         up: list[nn.Module] = [_Clamp(), _conv(_LATENT, n), nn.ReLU()]
         for pool in (True, False, False):
-            up += [
-                *(_Block(pool) for _ in range(3)),
-                nn.Upsample(scale_factor=2),
-                _conv(n, n, bias=False),
-            ]
+            up += (_Block(pool) for _ in range(3))
+            up += [nn.Upsample(scale_factor=2), _conv(n, n, bias=False)]
         self.decoder = nn.Sequential(*up, _Block(), _conv(n, 3))
 
     def forward(self, image: Tensor) -> Tensor:
