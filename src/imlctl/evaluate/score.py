@@ -14,15 +14,7 @@ import numpy as np
 
 from imlctl.data.masks import read_mask
 from imlctl.errors import ConfigError, NumericalError
-from imlctl.evaluate.metrics import (
-    CONFIDENCE,
-    auc_interval,
-    columns_mean,
-    map_scores,
-    mask_scores,
-    pixel_auc,
-    pixel_f1,
-)
+from imlctl.evaluate import metrics
 from imlctl.mask.rates import SIZES, measured, size_of
 
 if TYPE_CHECKING:
@@ -106,8 +98,8 @@ def score_picture(entry: Entry, answer: Result | MapAnswer, truth: Mask | None) 
             what, remedy = "marks nothing", "List the picture as authentic, or correct its mask."
             raise ConfigError(what, source=str(entry.mask), remedy=remedy)
         predicted = probability >= HALF
-        values = mask_scores(predicted, truth) | map_scores(probability, truth)
-        values["f1_verdict"] = pixel_f1(decision.mask, truth)
+        values = metrics.mask_scores(predicted, truth) | metrics.map_scores(probability, truth)
+        values["f1_verdict"] = metrics.pixel_f1(decision.mask, truth)
     return PictureScore(
         set=entry.set,
         image=entry.image.name,
@@ -158,7 +150,8 @@ def summarize(
         own = np.array(
             [[getattr(row, key) for key in (*PIXEL_METRICS, "image_auc")] for row in rows]
         )
-        *means, image_auc = columns_mean(own).tolist()
+        *means, image_auc = metrics.columns_mean(own).tolist()
+        drawn = metrics.columns_mean(np.stack([each for _, each in scored], axis=-2))
         mean = SetScore(
             name=OVER_SETS,
             tampered=sum(row.tampered for row in rows),
@@ -166,7 +159,7 @@ def summarize(
             **dict(zip(PIXEL_METRICS, means, strict=True)),
             image_auc=image_auc,
             rates=None,
-            intervals=_intervals(means, columns_mean(np.stack([d for _, d in scored], axis=-2))),
+            intervals=_intervals(means, drawn),
         )
         rows += [mean, _set_score(EVERY, scores, resamples, seed)[0]]
     return rows
@@ -178,7 +171,7 @@ def by_size(scores: Sequence[PictureScore]) -> list[dict[str, Any]]:
     for place, name in enumerate(SIZES):
         mine = [s for s in scores if s.tampered and size_of(s.edited) == place]
         pairs = np.array([(s.f1, s.f1_verdict) for s in mine], float).reshape(-1, 2)
-        f1, f1_verdict = columns_mean(pairs).tolist()
+        f1, f1_verdict = metrics.columns_mean(pairs).tolist()
         rows.append({"size": name, "pictures": len(mine), "f1": f1, "f1_verdict": f1_verdict})
     return rows
 
@@ -219,11 +212,11 @@ def _set_score(
     rng = np.random.default_rng([seed % 2**63, *name.encode("utf-8", "surrogateescape")])
     drawn = np.full((resamples, len(PIXEL_METRICS)), np.nan)
     for row in drawn if len(forged) > 1 else ():  # one picture tells nothing of the spread
-        row[:] = columns_mean(pixels[rng.integers(len(forged), size=len(forged))])
-    means = columns_mean(pixels).tolist()
+        row[:] = metrics.columns_mean(pixels[rng.integers(len(forged), size=len(forged))])
+    means = metrics.columns_mean(pixels).tolist()
     ranked = np.array([s.score for s in (*forged, *authentic)])
-    image_auc = pixel_auc(ranked, np.arange(len(ranked)) < len(forged))
-    limits = auc_interval(image_auc, len(forged), len(authentic))
+    image_auc = metrics.pixel_auc(ranked, np.arange(len(ranked)) < len(forged))
+    limits = metrics.auc_interval(image_auc, len(forged), len(authentic))
     scored = SetScore(
         name=name,
         tampered=len(forged),
@@ -242,7 +235,7 @@ def _intervals(
     known: Sequence[float], drawn: NDArray[np.float64]
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of the metrics that have a value."""
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - metrics.CONFIDENCE) / 2
     intervals = {}
     for key, value, column in zip(PIXEL_METRICS, known, drawn.T, strict=True):
         there = column[~np.isnan(column)]

@@ -44,13 +44,9 @@ class DataConfig:
     originals: float = 0.3
 
     def __post_init__(self) -> None:
-        if (
-            not (self.photos or (self.real and self.real.share == 1))
-            or not 0 <= self.validation_share < 1
-            or not 0 <= self.originals <= 1
-            or self.workers < 0
-            or self.regenerated < 0
-        ):
+        enough = self.photos or (self.real and self.real.share == 1)
+        shares = 0 <= self.validation_share < 1 and 0 <= self.originals <= 1
+        if not enough or not shares or min(self.workers, self.regenerated) < 0:
             raise ValueError(
                 "needs at least one folder of photos, a validation share below 1, a share of "
                 "originals in [0, 1], and no negative counts"

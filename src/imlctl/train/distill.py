@@ -240,12 +240,9 @@ def _from_diffusers(config: TeacherConfig) -> tuple[str, Any]:
     # Never a pickle; and without accelerate there is no loading in low memory.
     how = {"revision": config.revision, "use_safetensors": True, "low_cpu_mem_usage": False}
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # it calls the Hub's client in ways of the past
-            kind = diffusers.AutoencoderKL.load_config(name, revision=config.revision).get(
-                "_class_name"
-            )
+        with warnings.catch_warnings(action="ignore"):  # it calls the Hub in ways of the past
+            found = diffusers.AutoencoderKL.load_config(name, revision=config.revision)
+            kind = found.get("_class_name")
             if kind in _TEACHERS:
                 return kind, getattr(diffusers, kind).from_pretrained(name, **how)
     except (OSError, ValueError, RuntimeError, KeyError) as error:  # the Hub's are OSErrors

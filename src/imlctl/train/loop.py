@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from imlctl.errors import ConfigError, ImlctlError
+from imlctl.train import distributed
 from imlctl.train.batches import batches
 from imlctl.train.checkpoint import (
     EMA,
@@ -25,16 +26,7 @@ from imlctl.train.checkpoint import (
     load_state,
     save_state,
 )
-from imlctl.train.distributed import (
-    Process,
-    any_process,
-    averaging,
-    barrier,
-    first_alone,
-    micro_batch,
-    processes,
-    share_batch_norm,
-)
+from imlctl.train.distributed import Process
 from imlctl.train.material import decisive, load_material, require_sources
 from imlctl.train.objective import clues_of, make_objective, train_mode
 from imlctl.train.validate import finish, validate
@@ -61,7 +53,7 @@ def fresh_state(
     """Make the model, what moves it, and its average, as before the first step."""
     torch.manual_seed(config.optim.seed)
     model = objective.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    share_batch_norm(model)
+    distributed.share_batch_norm(model)
     optimizer = make_optimizer(model, config.optim, objective.rates)
     return TrainState(model, optimizer, EMA(model, config.optim.ema))
 
@@ -229,15 +221,15 @@ def train(
     """
     require_sources(config)
     out.mkdir(parents=True, exist_ok=True)
-    with processes(device) as (process, where):
+    with distributed.processes(device) as (process, where):
         log = Log(out / "log.jsonl" if process.first else None, report)
-        micro_batch(config.optim, process)  # refuses before anything is read
-        with first_alone(process):
+        distributed.micro_batch(config.optim, process)  # refuses before anything is read
+        with distributed.first_alone(process):
             material = load_material(config, log)
         ended = _all_steps(config, out, where, process, material, log, stop)
         if ended and process.first:
             finish(out, material, config, where, log)
-        barrier()
+        distributed.barrier()
     return out / "best.safetensors" if ended else None
 
 
@@ -255,7 +247,7 @@ def _all_steps(
     objective = make_objective(config)
     state = fresh_state(objective, config, device)
     run = Run(state, optim, out / "last.safetensors", decisive(config, material.digest), log)
-    barrier()  # nobody writes before all have read
+    distributed.barrier()  # nobody writes before all have read
     source = batches(
         material.training,
         start=state.step * optim.batch,
@@ -267,7 +259,7 @@ def _all_steps(
         process=process,
         clues=clues_of(state.model),
     )
-    learner = averaging(Learner(state, objective))
+    learner = distributed.averaging(Learner(state, objective))
 
     def advance(watch: Stopwatch) -> dict[str, float]:
         parts = itertools.islice(source, optim.accumulate)
@@ -287,7 +279,9 @@ def _all_steps(
             save(out / "best.safetensors", model, card)
 
     every = config.validation.every
-    return run(advance, judge, every, lambda: any_process(stop(), device), process.first)
+    return run(
+        advance, judge, every, lambda: distributed.any_process(stop(), device), process.first
+    )
 
 
 class Run:
@@ -346,7 +340,7 @@ class Run:
                 self._tell("stopped")
                 return False
             if judging:
-                barrier()
+                distributed.barrier()
                 train_mode(state.model)
                 begun, watch, started = time.monotonic(), Stopwatch(), state.step
         return True
@@ -360,8 +354,9 @@ def _explained(error: RuntimeError, optim: OptimConfig, process: Process) -> Exc
     full = isinstance(error, torch.OutOfMemoryError)
     if not full and not any(sign in str(error).lower() for sign in _NO_MEMORY):
         return error
+    count = distributed.micro_batch(optim, process)
     return ConfigError(
-        f"out of memory with {micro_batch(optim, process)} samples of {optim.size}x{optim.size}"
+        f"out of memory with {count} samples of {optim.size}x{optim.size}"
         f" at once (optim.batch {optim.batch}, optim.accumulate {optim.accumulate})",
         source="optim",
         remedy=f"Raise optim.accumulate to {2 * optim.accumulate}, which costs time instead of"
