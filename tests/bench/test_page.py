@@ -4,6 +4,7 @@ import math
 
 from imlctl.bench import page
 from imlctl.bench.page import Table, to_markdown
+from imlctl.bench.pages import page_of
 from imlctl.mask.rates import proportion
 
 
@@ -53,3 +54,12 @@ def test_json_has_no_nan() -> None:
         "a": [None, 1.0],
         "b": {"c": [None, "x"]},
     }
+
+
+def test_a_system_that_does_not_say_what_else_runs_is_named() -> None:
+    keys = ("device", "cpu", "cores", "threads", "waiting", "torch", "python", "system")
+    machine = dict.fromkeys(keys, "x") | {"others": None}
+    document = {"kind": "speed", "machine": machine, "others_after": None, "busy": False}
+    conditions, _ = page_of(document | {"models": [], "resident": None})
+    assert "this system does not say what other programs used" in str(conditions)
+    assert "%" not in str(conditions)
