@@ -6,6 +6,7 @@ are in one place for whoever localizes: the product, validation, or the benchmar
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -21,8 +22,6 @@ from imlctl.image.prepare import Tile, pad, run_tiled, to_float
 from imlctl.settings import DEFAULT_TILE, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from imlctl.core.layers import Spread
 
     Progress = Callable[[int, int], object]

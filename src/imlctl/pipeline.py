@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from io import BytesIO
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -40,10 +42,6 @@ from imlctl.settings import DEFAULT_TILE, Sampling, Settings
 from imlctl.weights.load import open_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
-
     from imlctl.core.model import Model
     from imlctl.inference import Answer, Progress
     from imlctl.mask.rates import Rates

@@ -11,12 +11,9 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # Turns that a waiting thread spins before it sleeps, on idle cores and on busy ones. GNU's OpenMP
 # spins for 300,000 by itself, some milliseconds, longer than most loops of the network last.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from imlctl.errors import UsageError
 from imlctl.image.formats import DEFAULT_MAX_PIXELS
 from imlctl.mask.decide import check_threshold
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Fusion = Literal["mean", "max"]
 STEPS, MEMBERS = 8, 5  # of DiffIML, as `core.model` and `core.diff_iml` have them

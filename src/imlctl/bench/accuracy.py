@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,6 @@ from imlctl.mask.decide import EVIDENCE, Rule, Verdict, critical, decide
 from imlctl.mask.rates import measured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
     from imlctl.data.manifest import Entry
     from imlctl.evaluate.metrics import Probability
     from imlctl.evaluate.score import PictureScore

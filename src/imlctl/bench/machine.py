@@ -14,21 +14,18 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from imlctl.device import describe
 from imlctl.process import WAITING, cores, others_running, silent_stderr
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _WARM_PASSES, _WARM_SECONDS = 2, 0.2  # at least both
 _QUICK = 1.0  # seconds; what takes less suffers from what the others left in the caches

@@ -6,11 +6,10 @@ A page is made from the document that ``--json`` prints, so a table in the docs 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
     Document = dict[str, Any]
 
 

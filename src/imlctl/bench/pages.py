@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,6 @@ from imlctl.bench.page import (
 from imlctl.mask.decide import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from imlctl.bench.page import Block, Document, Table
 
 # Shares of forgeries and of authentic pictures that are called manipulated.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -34,8 +35,6 @@ from imlctl.image.prepare import prepare
 from imlctl.inference import predict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from imlctl.core.model import Model
     from imlctl.pipeline import Localizer
     from imlctl.settings import Sampling

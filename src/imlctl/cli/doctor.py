@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
@@ -20,8 +21,6 @@ from imlctl.cli.console import printable
 from imlctl.errors import ConfigError, Exit, ImlctlError, first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from imlctl.weights.registry import Entry
 
 _LITTLE_SPACE = 2**30  # bytes; below this a scan of any size may fill the disk

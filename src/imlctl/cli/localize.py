@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,8 +19,6 @@ from imlctl.errors import Exit, UsageError
 from imlctl.record import FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from imlctl.cli.localize_options import CheckFor
     from imlctl.cli.scan_printer import ScanPrinter
     from imlctl.scan.analysis import Options

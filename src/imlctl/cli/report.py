@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,8 +19,6 @@ from imlctl.errors import Exit
 from imlctl.record import FAILED, SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
-
     from imlctl.report.html import Case
     from imlctl.scan.folder import CaseFolder, Outputs
     from imlctl.scan.ledger import Coverage

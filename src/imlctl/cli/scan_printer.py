@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,6 @@ from imlctl.record import FAILED
 from imlctl.report.facts import SILENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from imlctl.scan.run import Outcome
 
 _VERDICTS = (*Verdict, FAILED)

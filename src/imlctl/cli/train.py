@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
@@ -19,9 +21,6 @@ from imlctl.errors import Exit
 from imlctl.process import sleep_at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
     Event = dict[str, Any]
 
 _SAVING = b"\nimlctl: saving after this step; press Ctrl-C again to stop now\n"

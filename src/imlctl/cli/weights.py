@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,8 +15,6 @@ from imlctl.cli.options import option
 from imlctl.errors import Exit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from imlctl.weights.pull import Item
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")

@@ -8,6 +8,7 @@ Mask and edge map are generated together, as eight channels of latents.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -26,8 +27,6 @@ from imlctl.core.model import STEPS, Model, Parts, Prediction
 from imlctl.core.sampler import ScheduleConfig, Spacing, alpha_bars, ddim, respaced
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from imlctl.core.layers import Spread
 
 MEMBERS = 5  # runs that are averaged, the paper's choice: more change little (its Table 7)

@@ -7,6 +7,7 @@ consistent, at each level of the hierarchy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -21,8 +22,6 @@ from imlctl.core.picture_score import PictureScore, Pooled, merge, pool
 from imlctl.core.reliability import Reliability
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from imlctl.core.layers import Spread
 
 

@@ -6,16 +6,14 @@ excitation, ReLU6 for swish. It is used as it was trained and never learns here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self, cast
+from collections.abc import Mapping
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imlctl.core.layers import fold
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 WIDTHS = (24, 40, 112)  # channels of the levels that `EfficientNetLite` returns
 STRIDES = (4, 8, 16)  # of those levels against what it is given

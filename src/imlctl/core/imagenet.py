@@ -12,6 +12,7 @@ resolution in its 3x3 convolution, not in the first 1x1.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, cast
 
@@ -22,8 +23,6 @@ from torch.nn import functional as F
 from imlctl.core.layers import fold, fuse_all
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from imlctl.core.layers import Spread
 
 Four = tuple[int, int, int, int]

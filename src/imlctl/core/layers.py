@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, is_dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, get_type_hints
@@ -12,9 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from contextlib import AbstractContextManager
-
     Finder = Callable[[Tensor], Tensor]
     # `map`, or a like function that works in threads.
     Spread = Callable[[Callable[[Finder], Tensor], Sequence[Finder]], Iterable[Tensor]]

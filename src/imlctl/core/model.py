@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,8 +14,6 @@ from torch.nn import functional as F
 from imlctl.core.layers import fuse_all
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from imlctl.core.layers import Spread
 
 CELL = 8  # pixels a side of the cells that reliability and score are told by

@@ -10,14 +10,12 @@ scored as one.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, cast
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _SPOT = 4  # cells a side; a lone one is not a finding
 _MOST = 15.0  # log odds; sums of odds stay finite

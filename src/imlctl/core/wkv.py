@@ -25,7 +25,8 @@ would cancel. Forward, they run over chunks of tokens, each summed by a matrix p
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,9 +34,6 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from imlctl.core.layers import full_precision
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # exp(-30) is below float32 resolution: a state that decays faster is already forgotten.
 _MIN_LOG_DECAY6 = -30.0

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -18,8 +19,6 @@ import torch
 from imlctl.core import wkv
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
 _Answer = TypeVar("_Answer")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,9 +21,6 @@ from imlctl.errors import InputError, UsageError
 from imlctl.image.decode import read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
     from imlctl.data.masks import Mask
 
 _CORRECTIONS = "github.com/SunnyHaze/IML-Dataset-Corrections may have a corrected one"

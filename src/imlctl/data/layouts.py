@@ -8,9 +8,10 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from imlctl.data.folders import (
@@ -26,9 +27,6 @@ from imlctl.data.folders import (
 from imlctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
     Find = Callable[[Path], Iterator[Found | Remark]]
 
 _NIST_INDEX = PurePosixPath("reference/manipulation/NC2016-manipulation-ref.csv")

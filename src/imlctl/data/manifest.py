@@ -14,17 +14,15 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imlctl import atomic
 from imlctl.data.folders import Found, Remark, pictures
 from imlctl.data.layouts import tree_sets, trees
 from imlctl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 COLUMNS = ("image", "mask", "set", "split", "sha256")
 _JSON = (".json", ".jsonl", ".ndjson")

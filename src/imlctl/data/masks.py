@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 import zipfile
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from imlctl.errors import InputError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Mask = NDArray[np.bool_]
 Rule = Literal["white", "any", "black", "green"]

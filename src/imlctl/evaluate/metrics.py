@@ -7,15 +7,12 @@ opposite of the truth is wrong.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imlctl.mask.rates import turning_point
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Probability = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,8 +23,6 @@ from imlctl.evaluate.score import PictureScore, score_picture
 from imlctl.image.facts import eight_bit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from imlctl.data.manifest import Entry
     from imlctl.evaluate.metrics import Mask
     from imlctl.pipeline import Localizer

@@ -7,10 +7,13 @@ often each verdict is given has exact intervals, an image AUC Newcombe's.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imlctl.data.masks import read_mask
 from imlctl.errors import ConfigError, NumericalError
@@ -18,11 +21,6 @@ from imlctl.evaluate import metrics
 from imlctl.mask.rates import SIZES, measured, size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     from imlctl.data.manifest import Entry
     from imlctl.evaluate.metrics import Mask, Probability
     from imlctl.mask.decide import Decision, Verdict

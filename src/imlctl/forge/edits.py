@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from imlctl.forge import history
 from imlctl.forge.jpeg import jpeg, random_encoding
 from imlctl.forge.shapes import feather
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from imlctl.forge import Mask, Pixels, Rng
 
 _MATTE = 12.0  # pixels, the widest sigma of a soft matte

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from imlctl.forge.jpeg import Encoding, jpeg, random_encoding
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from imlctl.forge import Mask, Pixels, Rng, Shape
 
 Step = Callable[["Pixels"], "Pixels"]

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from imlctl.forge import Pixels, Rng
 
 Divisors = tuple[int, ...]  # 64 of a quantisation table, row by row

@@ -8,7 +8,9 @@ more than the rest of a sample.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,9 +30,6 @@ from imlctl.image.decode import read
 from imlctl.image.facts import eight_bit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
     from imlctl.forge import Mask, Pixels
 
 _MIN_SIDE = 128

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from imlctl.forge import history
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from imlctl.forge import Mask, Pixels, Rng, Shape
 
 _LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:-"))

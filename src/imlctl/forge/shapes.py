@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from imlctl.forge import Mask, Pixels, Rng
 
 MIN_AREA, MAX_AREA = 0.005, 0.4  # of the frame

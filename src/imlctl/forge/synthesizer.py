@@ -8,22 +8,19 @@ is a crop, or a whole picture reduced; like most photographs, it need not fill i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from imlctl.forge import edits, history, scenes
 from imlctl.forge.jpeg import jpeg, random_encoding
 from imlctl.forge.shapes import MAX_AREA, MIN_AREA, fit_object, random_mask, segment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
     from imlctl.forge import Mask, Pixels, Rng, Shape
     from imlctl.forge.photos import PhotoPool
 

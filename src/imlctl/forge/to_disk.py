@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -19,9 +21,6 @@ from imlctl.errors import ConfigError
 from imlctl.forge.synthesizer import Mix, Synthesizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from imlctl.forge.photos import PhotoPool
     from imlctl.forge.synthesizer import Maker
 

@@ -7,14 +7,11 @@ as large as it says, since libavif enlarges what is not, without a word.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from imlctl.image.containers import refuse_zero_tail
 from imlctl.image.formats import Layout, check_pieces, damaged, truncated
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _MAX_BLOCKS = 20_000
 _SEQUENCE_HEADER = 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -18,8 +19,6 @@ from PIL.WebPImagePlugin import WebPImageFile
 from imlctl.image.formats import Layout, check_pieces, damaged, not_read, truncated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from PIL import Image
 
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")

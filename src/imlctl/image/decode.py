@@ -8,6 +8,7 @@ import re
 import stat
 import threading
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, features
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -34,10 +36,6 @@ from imlctl.image.samples import check_avif, to_rgb
 from imlctl.image.tiff import check_tiff, walk_tiff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
-
     from imlctl.image.formats import Layout
 
     Decoded = tuple[NDArray[Any], FormatFacts]

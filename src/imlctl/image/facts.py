@@ -13,6 +13,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
 from imlctl.image import jpeg, metadata
@@ -20,8 +21,6 @@ from imlctl.image.jpeg_facts import JpegFacts, jpeg_facts
 from imlctl.image.metadata import Embedded, ExifSummary
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from imlctl.image.decode import Photo
 
 _MAX_NOTES = 20  # a file made to annoy cannot flood the record

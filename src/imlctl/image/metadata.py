@@ -6,6 +6,7 @@ Everything is read by slices, which cannot fail, and in bounded loops.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,6 @@ from imlctl.image.containers import png_chunks, riff_chunks
 from imlctl.image.jpeg import readable_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from imlctl.image.boxes import Meta
 
 _MAKE, _MODEL, _SOFTWARE, _MODIFIED = 0x010F, 0x0110, 0x0131, 0x0132

@@ -6,21 +6,19 @@ resolution. Tiles start on multiples of the model's stride, where the JPEG grid 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from imlctl.device import side_by_side
 from imlctl.errors import NumericalError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
     from imlctl.image.decode import Photo
 
 MIN_SIDE = 64  # of what a model is given, in pixels

@@ -10,17 +10,15 @@ import struct
 import zlib
 from contextlib import suppress
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from imlctl.errors import DecodeError
 from imlctl.image.formats import Layout, damaged, not_read, raw_error, truncated
 from imlctl.image.jpeg import check_jpeg, walk_jpeg
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _DTYPES = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8"}  # by TIFF's number of the type
 

@@ -6,20 +6,18 @@ Each is an exact computation on the stored pixels. None of them enters the score
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from imlctl.image.facts import DARK, decode_thumbnail, eight_bit, picture_within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-
     Pixels = NDArray[np.uint8]  # (H, W, 3)
 
 ELA_QUALITY, ELA_GAIN = 90, 20

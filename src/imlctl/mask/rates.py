@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imlctl.mask.decide import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     Rates = dict[str, Any]  # of all verdicts, as a card and a record keep them: see `measured`
 
 SIZES = ("under 1 %", "1 to 10 %", "over 10 %")  # of the picture that was edited

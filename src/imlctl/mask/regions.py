@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 _MAX_DEVIATION = 1.0  # pixels between a polygon and the outline it stands for
 _STRIP_PIXELS = 1 << 20  # pixels summed at a time; bounds the float64 copies

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from imlctl.mask.decide import DEFAULT_THRESHOLD, check_probability, check_threshold
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
-
     from imlctl.mask.decide import Decision
 
     Pixels = NDArray[np.unsignedinteger[Any]]  # (H, W, 3) uint8 or uint16, upright

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from imlctl.mask.rates import SIZES, in_words
 from imlctl.mask.render import percent, rounded_down
 from imlctl.record import FAILED
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 Fact = tuple[str, str, str]  # name, value, and how it is set: "", "hash" or "table"
 Group = dict[str, Any]  # title, remark, wide, whether it is for the screen alone, facts

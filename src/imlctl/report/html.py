@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import unicodedata
 from collections import Counter
-from collections.abc import Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -26,8 +26,6 @@ from imlctl.report.facts import Fact, finding, groups_of, rates_of, warnings_of
 from imlctl.report.preview import CROP_SIDE, Preview, figures, shrunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from jinja2 import Environment
 
 TITLE = "Image manipulation report"

@@ -7,11 +7,13 @@ import itertools
 import json
 import math
 import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from imlctl.image.facts import eight_bit
@@ -19,10 +21,6 @@ from imlctl.mask.decide import check_probability
 from imlctl.mask.render import heated, marked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
-
     Pixels = NDArray[np.unsignedinteger[Any]]  # (H, W, 3) uint8 or uint16, upright
     Map = NDArray[np.floating[Any]]  # (H, W) in [0, 1]
     Box = tuple[int, int, int, int]  # left, top, width, height in pixels

@@ -7,15 +7,14 @@ import io
 import json
 import os
 import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from imlctl import atomic
 from imlctl.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
     Records = Iterable[Record | Mapping[str, Any]]
 
 _BATCH = 1.0  # seconds; what is appended within them is flushed to the disk at once

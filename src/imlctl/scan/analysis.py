@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -21,8 +22,6 @@ from imlctl.scan.messages import Decoded, Failed, Finished, failed
 from imlctl.scan.naming import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from imlctl.inference import Progress
     from imlctl.pipeline import Result
     from imlctl.report.preview import Preview

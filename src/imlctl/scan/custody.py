@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,6 @@ from imlctl.errors import OutputError
 from imlctl.scan.naming import MANIFEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
     from imlctl.scan.ledger import Row
     from imlctl.scan.naming import Shard
 

@@ -12,19 +12,16 @@ import re
 import stat
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
 from imlctl.errors import DecodeError, InputError, UsageError
 from imlctl.image.formats import HEAD_BYTES, identify
 from imlctl.mask.render import kind_of_output
 from imlctl.scan.naming import STANDARD_STREAM, Kind, identity, is_kept
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-    from typing import BinaryIO
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib"),

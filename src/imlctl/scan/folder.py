@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,6 @@ from imlctl.scan.ledger import Coverage, Ledger, absent_parts, ledger_path, ledg
 from imlctl.scan.naming import is_folder, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-
     from imlctl.scan.custody import Finding
     from imlctl.scan.find import Discovery
     from imlctl.scan.ledger import Row

@@ -13,11 +13,12 @@ import re
 import secrets
 import shlex
 import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import fsdecode, fsencode
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from imlctl import __version__, atomic
 from imlctl.errors import OutputError, UsageError
@@ -27,9 +28,6 @@ from imlctl.scan.find import LeftOut
 from imlctl.scan.naming import LEDGER, Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from typing import Self
-
     from imlctl.scan.naming import Job
 
 _SUFFIX = ".sqlite"

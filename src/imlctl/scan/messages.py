@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import pickle
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imlctl.errors import ImlctlError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
     from imlctl.image.decode import Photo
     from imlctl.report.preview import Preview
     from imlctl.scan.naming import Kind

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path, PurePath
@@ -15,8 +16,6 @@ from imlctl.atomic import output_error
 from imlctl.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterator, Mapping, Sequence
-
     from imlctl.scan.find import Picture
 
 STANDARD_STREAM = "-"

@@ -10,20 +10,18 @@ from __future__ import annotations
 import os
 import sys
 from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from imlctl.process import cores
 from imlctl.scan.messages import Decoded, Failed
 from imlctl.scan.processes import Child, Decoder, ModelProcess, decode_file, suitable_jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from contextlib import ExitStack
-    from typing import Self
-
     from imlctl.inference import Progress
     from imlctl.scan.analysis import Analysis, Options
     from imlctl.scan.messages import Finished, Request, Unchanged

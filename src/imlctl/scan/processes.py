@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +27,6 @@ from imlctl.scan.custody import all_match, sha256_of
 from imlctl.scan.messages import Decoded, Failed, Unchanged, bare, failed, receive, send
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from imlctl.scan.analysis import Options
     from imlctl.scan.messages import Finished, Request
 

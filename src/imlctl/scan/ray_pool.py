@@ -14,6 +14,8 @@ import secrets
 import socket
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +30,6 @@ from imlctl.scan.processes import Decoder, with_hash
 from imlctl.weights.load import open_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from contextlib import ExitStack
-
     from imlctl.scan.analysis import Options
     from imlctl.scan.messages import Request
     from imlctl.scan.naming import Job

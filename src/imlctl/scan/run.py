@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from imlctl import atomic
@@ -12,9 +14,6 @@ from imlctl.scan.analysis import key_of, record_of_failure
 from imlctl.scan.messages import Failed, Finished, Request, Unchanged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
-
     from imlctl.errors import InputError
     from imlctl.scan.analysis import Options
     from imlctl.scan.ledger import Ledger

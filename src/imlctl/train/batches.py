@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods
 from typing import TYPE_CHECKING
@@ -19,8 +19,6 @@ from imlctl.image.prepare import pad, to_float
 from imlctl.train.distributed import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from imlctl.forge.synthesizer import Maker
 
 # (1, 3, h, w) in [0, 1] to (1, C, h / 4, w / 4), rounded up; see `Model.clues`.

@@ -9,11 +9,13 @@ a hundred reaches, and one in eight, read from the tail's shape.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from imlctl.evaluate.metrics import threshold_at
 from imlctl.forge.history import random_copy, random_finish
@@ -23,10 +25,6 @@ from imlctl.mask.decide import Rule, Scale, evidence, fit_scale, log_odds, pictu
 from imlctl.train.score import fit_heads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
-
     from imlctl.core.efficient_iml import EfficientIML
     from imlctl.core.model import Model
     from imlctl.forge.photos import PhotoPool

@@ -8,7 +8,8 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,9 +18,6 @@ from torch import Tensor, nn
 
 from imlctl import atomic
 from imlctl.errors import WeightsError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Report = Callable[[dict[str, Any]], None]
 

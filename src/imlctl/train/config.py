@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import tomllib
 import types
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from imlctl.core.denoiser import DENOISERS
 from imlctl.core.diff_iml import ENCODERS
@@ -20,9 +21,6 @@ from imlctl.resources import find_preset, read_toml
 from imlctl.train.objective import LossWeights
 from imlctl.train.real_samples import RealConfig  # noqa: TC001  # `load_preset` reads the annotation
 from imlctl.train.score import HeadConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path  # noqa: TC003  # `load_preset` reads the annotation
+from pathlib import Path  # `load_preset` reads the annotation
 from typing import Any, cast
 
 import torch

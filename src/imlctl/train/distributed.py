@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,8 +24,6 @@ from torch.nn.parallel import DistributedDataParallel
 from imlctl.errors import ConfigError, ImlctlError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch.distributed.distributed_c10d import Store
 
     from imlctl.train.config import OptimConfig

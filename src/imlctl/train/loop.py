@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,9 +35,6 @@ from imlctl.train.validate import finish, validate
 from imlctl.weights.load import Card, save
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
-
     from imlctl.core.model import Model
     from imlctl.forge.synthesizer import Maker
     from imlctl.train.batches import Batch

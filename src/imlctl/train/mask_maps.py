@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,6 @@ from imlctl.evaluate.metrics import pixel_f1
 from imlctl.forge.shapes import EdgeKind, edge_map, random_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from imlctl.core.light_vae import LightVAE
     from imlctl.forge import Mask, Rng
 

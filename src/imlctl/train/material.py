@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,6 @@ from imlctl.train.checkpoint import as_json
 from imlctl.train.real_samples import Mixture, RealSamples, load_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from imlctl.data.manifest import Entry
     from imlctl.forge.synthesizer import Maker, Sample
     from imlctl.train.checkpoint import Report

@@ -5,7 +5,9 @@ The loop knows neither model; it asks an objective to build one, and for the los
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -27,9 +29,6 @@ from imlctl.train.distributed import fair
 from imlctl.weights.load import load, open_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from imlctl.core.efficientnet import EfficientNetLite
     from imlctl.core.imagenet import ImageNetInput
     from imlctl.core.model import Model, Prediction

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path  # noqa: TC003  # `load_preset` reads the annotation
+from pathlib import Path  # `load_preset` reads the annotation
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,8 +19,6 @@ from imlctl.forge.synthesizer import Maker, Sample
 from imlctl.image.prepare import stored
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from imlctl.forge import Mask, Pixels, Rng
 
 _GRID = 8  # of a JPEG

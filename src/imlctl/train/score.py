@@ -7,11 +7,13 @@ decoder saw all over a picture, against authentic photographs as they are and pr
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,10 +28,6 @@ from imlctl.inference import predict
 from imlctl.mask.decide import peak_odds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
-
     from imlctl.core.efficient_iml import EfficientIML
     from imlctl.forge.photos import PhotoPool
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +22,6 @@ from imlctl.train.objective import clues_of
 from imlctl.weights.load import Card, Loaded, load, save
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from imlctl.core.model import Model
     from imlctl.forge.synthesizer import Maker
     from imlctl.train.checkpoint import Log

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -17,9 +19,6 @@ from imlctl.core.layers import LEAST_SIDE
 from imlctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
     from imlctl.core.efficient_iml import EfficientIML
     from imlctl.core.model import Prediction
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from imlctl.errors import WeightsError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 KEY = "imlctl"  # of our document in the metadata of a file
 MAX_HEADER = 100_000_000  # bytes, the limit of the format

@@ -11,6 +11,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -29,8 +30,6 @@ from imlctl.weights.registry import known_weights, user_folder
 from imlctl.weights.selftest import check_on_first_use, measure
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from imlctl.core.light_vae import LightVAE
     from imlctl.core.model import Model
 

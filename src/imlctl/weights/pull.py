@@ -7,11 +7,12 @@ and from that day the record is the hash that is known.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from imlctl.errors import UsageError, WeightsError
 from imlctl.weights import hub
@@ -27,9 +28,6 @@ from imlctl.weights.registry import (
     known_weights,
     parse,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class Pulled(NamedTuple):

@@ -11,6 +11,7 @@ import hashlib
 import math
 import platform
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -22,8 +23,6 @@ from imlctl.core.model import Model
 from imlctl.errors import OutputError, WeightsError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from imlctl.core.light_vae import LightVAE
     from imlctl.weights.load import Loaded
 
