@@ -84,16 +84,15 @@ def localize(
     from imlctl.scan.naming import Kind, Shard
     from imlctl.settings import MEMBERS, STEPS, Sampling, Settings
 
-    for name, in_vain, remedy in (
+    in_vain = (
         ("--tta-fusion", tta_fusion is not None and not tta, "Add --tta."),
         ("--model", model and weights, "Give either --model or --weights."),
         ("--jobs", ray and jobs is not None, "A cluster has its own; leave it out with --ray."),
         ("--null", null and files_from is None, "Add --files-from."),
         ("--soft", soft and out is None, "Add -o with a file or folder."),
         ("--force", force and out is None, "Add -o with a file or folder."),
-    ):
-        if in_vain:
-            raise UsageError("would have no effect here", source=name, remedy=remedy)
+    )
+    _refuse(in_vain)
     chosen = {"mask": out is not None, "overlay": overlay or everything, "views": views}
     chosen |= {"heatmap": heatmap or everything, "reliability": reliability}
     chosen |= {"json": everything or (json and out is not None)}
@@ -200,6 +199,13 @@ def _scan(
     if check and printer.found(check):
         return Exit.FOUND
     return Exit.SOME_FAILED if printer.counts[FAILED] or changed else Exit.OK
+
+
+def _refuse(in_vain: Sequence[tuple[str, object, str]]) -> None:
+    """Refuse the first option, of (name, whether it is in vain, remedy), that would be ignored."""
+    for name, ignored, remedy in in_vain:
+        if ignored:
+            raise UsageError("would have no effect here", source=name, remedy=remedy)
 
 
 def _listed(files_from: str | None, inputs: Sequence[str], *, zero: bool) -> Sequence[str]:
