@@ -16,7 +16,7 @@ from PIL.JpegImagePlugin import zigzag_index
 
 from imlctl.image.decode import decode, read
 from imlctl.image.facts import Provenance, cautions, compare_thumbnail, pixels_sha256
-from imlctl.image.jpeg_facts import _ROBIDOUX, jpeg_facts
+from imlctl.image.jpeg_facts import jpeg_facts, published_table
 from imlctl.image.metadata import ExifSummary, Tiff, c2pa_text, find_embedded, read_xmp, summarise
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "launchpad.jpg"
@@ -84,7 +84,7 @@ def jpeg_with(makers: Any, tables: list[list[int]]) -> Any:
 
 
 def test_tables_of_mozjpeg_and_ffmpeg_are_known(makers: Any) -> None:
-    base = np.array(_ROBIDOUX.split(), int)
+    base = published_table("robidoux")
     assert (base.reshape(8, 8) == base.reshape(8, 8).T).all()
     halves = [int(value) for value in (base + 1) // 2]
     assert jpeg_with(makers, [halves, halves]).program == "mozjpeg, quality 75"

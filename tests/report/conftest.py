@@ -126,7 +126,9 @@ def entry() -> Callable[..., ReportEntry]:
         boxes = [region["box"] for region in record.regions] if crops else []
         pixels = picture(*size, seed)
         shown = [("noise", noise(pixels)), ("gradient", gradient(pixels))] if views else []
-        return ReportEntry(record, make_preview(pixels, probability, boxes=boxes, views=shown))
+        return ReportEntry(
+            record.to_dict(), make_preview(pixels, probability, boxes=boxes, views=shown)
+        )
 
     return make
 

@@ -62,8 +62,7 @@ TRACES = {
 
 @pytest.fixture
 def record(entry: Callable[..., ReportEntry]) -> dict[str, Any]:
-    made: Any = entry("a.jpg", warnings=("one frame of two",)).record
-    values: dict[str, Any] = made.to_dict()
+    values: Any = entry("a.jpg", warnings=("one frame of two",)).record
     values["facts"] |= {"provenance": TRACES, "orientation": 6, "alpha": True}
     return values
 

@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import pytest
 
-from imlctl.errors import OutputError
 from imlctl.report import html
-from imlctl.report.html import Case, ReportEntry, Run, write_report
+from imlctl.report.html import Case, ReportEntry, write_report
+from imlctl.scan.ledger import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,7 +67,7 @@ def written(
         f"Case {EVIL}", "<7>", EVIL, f"<b>\n{EVIL}", EVIL, (EVIL,), ((EVIL, "<i>"),),
         (Run("1", "2", EVIL, "<u>", "3"),),
     )  # fmt: skip
-    assert write_report(path, entries, case) == 3
+    assert write_report(path, entries, case, 3) == 3
     return Reader(path.read_text("utf-8"))
 
 
@@ -134,11 +134,10 @@ def test_pictures_with_a_finding_come_before_the_others(written: Reader) -> None
 def test_the_size_is_that_of_the_upright_picture(
     tmp_path: Path, entry: Callable[..., ReportEntry]
 ) -> None:
-    record: Any = entry("turned.jpg", size=(160, 120)).record
-    values = record.to_dict()
+    values: Any = entry("turned.jpg", size=(160, 120)).record
     values["facts"] |= {"width": 160, "height": 120, "orientation": 6}
     path = tmp_path / "report.html"
-    write_report(path, [ReportEntry(values)])
+    write_report(path, [ReportEntry(values)], Case(), 1)
     page = Reader(path.read_text("utf-8"))
     assert page.json("r0")["size"] == [120, 160]
     assert page.json("summary")["rows"][0][5:7] == [120, 160]
@@ -149,14 +148,14 @@ def test_the_same_entries_give_the_same_page(
 ) -> None:
     pages = []
     for name in ("one.html", "two.html"):
-        write_report(tmp_path / name, [entry("a.png"), entry("b.png")])
+        write_report(tmp_path / name, [entry("a.png"), entry("b.png")], Case(), 2)
         pages.append((tmp_path / name).read_bytes())
     assert pages[0] == pages[1]
 
 
 def test_a_name_with_lone_surrogates_and_an_empty_report_are_written(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    assert write_report(path, [], Case("caf\udce9")) == 0
+    assert write_report(path, [], Case("caf\udce9"), 0) == 0
     assert "caf\\udce9" in path.read_text("utf-8")
 
 
@@ -168,8 +167,7 @@ def test_hundreds_of_megabytes_are_not_held_in_memory(
     )  # tested elsewhere, and slow
     sample = entry("sample.png")
     assert sample.preview is not None
-    record: Any = sample.record
-    base, padding = record.to_dict(), bytes(200_000)
+    base, padding = dict(sample.record), bytes(200_000)
 
     def entries() -> Iterator[ReportEntry]:
         for number in range(400):
@@ -178,7 +176,7 @@ def test_hundreds_of_megabytes_are_not_held_in_memory(
 
     path = tmp_path / "report.html"
     tracemalloc.start()
-    assert write_report(path, entries()) == 400
+    assert write_report(path, entries(), Case(), 400) == 400
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert path.stat().st_size > 200_000_000
@@ -211,7 +209,7 @@ def test_paper_has_crops_at_full_resolution_of_the_largest_regions_alone(
 ) -> None:
     path = tmp_path / "paper.html"
     entries = [entry("large.png", size=(1200, 1600), crops=True), entry("small.png", crops=True)]
-    write_report(path, entries, paper=True)
+    write_report(path, entries, Case(), 2, paper=True)
     crops = [a for tag, a in Reader(path.read_text("utf-8")).elements if "data-crop" in a]
     assert [crop["alt"] for crop in crops] == ["Region 1"]  # of a small picture it is all of it
     data = base64.b64decode(str(crops[0]["src"]).partition(",")[2])
@@ -221,13 +219,17 @@ def test_paper_has_crops_at_full_resolution_of_the_largest_regions_alone(
     assert "px at 240, 280, at full resolution" in path.read_text("utf-8")
 
 
-def test_an_older_report_stays_unless_asked(tmp_path: Path) -> None:
+def test_an_older_report_stays_until_the_next_is_whole(tmp_path: Path) -> None:
+    def broken() -> Iterator[ReportEntry]:
+        yield from ()
+        raise RuntimeError("the source broke")
+
     path = tmp_path / "report.html"
-    write_report(path, [], Case("first"))
-    with pytest.raises(OutputError, match="already there"):
-        write_report(path, [], Case("second"))
+    write_report(path, [], Case("first"), 0)
+    with pytest.raises(RuntimeError, match="the source broke"):
+        write_report(path, broken(), Case("second"), 0)
     assert "first" in path.read_text("utf-8")
-    write_report(path, [], Case("second"), overwrite=True)
+    write_report(path, [], Case("second"), 0)
     assert "second" in path.read_text("utf-8")
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
 

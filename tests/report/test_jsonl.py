@@ -25,25 +25,25 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def three(failed_record: Callable[[str], Record]) -> list[Record]:
-    return [failed_record(name) for name in ("a\nb.jpg", "caf\udce9.jpg", "\u2028.jpg")]
+def three(failed_record: Callable[[str], Record]) -> list[dict[str, Any]]:
+    return [failed_record(name).to_dict() for name in ("a\nb.jpg", "caf\udce9.jpg", "\u2028.jpg")]
 
 
-def test_lines_are_appended_and_read_back(tmp_path: Path, three: list[Record]) -> None:
+def test_lines_are_appended_and_read_back(tmp_path: Path, three: list[dict[str, Any]]) -> None:
     path = tmp_path / "new" / "records.jsonl"
     with JsonLines(path, three[:1]) as lines:
         assert len(read_jsonl(path)) == 1
         lines.append(three[1])
         assert len(read_jsonl(path)) == 2  # at once, not when a batch is full
-        lines.append(three[2].to_dict())
+        lines.append(three[2])
     data = path.read_bytes()
     assert data.isascii()
     assert data.count(b"\n") == 3
-    assert read_jsonl(path) == [json.loads(record.to_json()) for record in three]
+    assert read_jsonl(path) == three
 
 
 def test_what_comes_within_a_second_is_flushed_at_once(
-    tmp_path: Path, three: list[Record], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, three: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, synced, now = tmp_path / "records.jsonl", list[int](), [100.0]
     with JsonLines(path) as lines:
@@ -62,19 +62,19 @@ def test_what_comes_within_a_second_is_flushed_at_once(
 
 @pytest.mark.parametrize("tail", [b'{"half', b"x" * 200_000, b"{}\n"])
 def test_what_an_earlier_scan_left_is_replaced_by_what_is_known(
-    tmp_path: Path, three: list[Record], tail: bytes
+    tmp_path: Path, three: list[dict[str, Any]], tail: bytes
 ) -> None:
     path = tmp_path / "records.jsonl"
     write_jsonl(path, three[:2])
     path.write_bytes(path.read_bytes() + tail)
     with JsonLines(path, three[:2]) as lines:
         lines.append(three[2])
-    assert read_jsonl(path) == [record.to_dict() for record in three]
+    assert read_jsonl(path) == three
 
 
 @pytest.mark.parametrize("call", ["fsync", "write"])
 def test_a_full_disk_leaves_whole_lines(
-    tmp_path: Path, three: list[Record], monkeypatch: pytest.MonkeyPatch, call: str
+    tmp_path: Path, three: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     path = tmp_path / "records.jsonl"
     lines = JsonLines(path)
@@ -98,8 +98,8 @@ def test_a_full_disk_leaves_whole_lines(
             lines.append(three[1])
     assert path.read_bytes() == before
     lines.append(three[2])
-    lines.close()
-    assert read_jsonl(path) == [three[0].to_dict(), three[2].to_dict()]
+    lines.__exit__()
+    assert read_jsonl(path) == [three[0], three[2]]
 
 
 class Wrapped:
@@ -118,14 +118,12 @@ def test_a_file_that_cannot_be_made_is_said(tmp_path: Path) -> None:
         JsonLines(tmp_path / "records.jsonl")
 
 
-def test_a_whole_file_never_replaces_another_unasked(tmp_path: Path, three: list[Record]) -> None:
+def test_a_file_is_replaced_only_by_a_whole_one(
+    tmp_path: Path, three: list[dict[str, Any]]
+) -> None:
     path = tmp_path / "records.jsonl"
     write_jsonl(path, three)
-    before = path.read_bytes()
-    with pytest.raises(OutputError, match="already there"):
-        write_jsonl(path, three[:1])
-    assert path.read_bytes() == before
-    write_jsonl(path, three[:1], overwrite=True)
+    write_jsonl(path, three[:1])
     assert len(read_jsonl(path)) == 1
 
     def broken() -> Any:
@@ -133,6 +131,6 @@ def test_a_whole_file_never_replaces_another_unasked(tmp_path: Path, three: list
         raise RuntimeError("the source broke")
 
     with pytest.raises(RuntimeError, match="the source broke"):
-        write_jsonl(path, broken(), overwrite=True)
+        write_jsonl(path, broken())
     assert len(read_jsonl(path)) == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["records.jsonl"]

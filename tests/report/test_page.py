@@ -69,9 +69,9 @@ def report(
         entry("in/tall.png", peak=0.99, size=(200, 120), seed=3),
         entry("in/faint.png", peak=0.2, seed=4),
         entry(EVIL, seed=5, warnings=("<b>bold</b>",)),
-        ReportEntry(failed_record("in/broken.jpg")),
+        ReportEntry(failed_record("in/broken.jpg").to_dict()),
     ]
-    write_report(path, entries, Case("A <b>title</b> & more", notes="<i>x</i>"))
+    write_report(path, entries, Case("A <b>title</b> & more", notes="<i>x</i>"), len(entries))
     return path
 
 
@@ -346,7 +346,7 @@ def test_sheets_of_paper_have_crops_of_regions(
     page: Any, tmp_path: Path, entry: Callable[..., ReportEntry]
 ) -> None:
     path = tmp_path / "report.html"
-    write_report(path, [entry("large.png", size=(1200, 1600), crops=True)])
+    write_report(path, [entry("large.png", size=(1200, 1600), crops=True)], Case(), 1)
     page.open(path)
     page.until("document.querySelector('[data-crop]').naturalWidth === 640")
 
@@ -386,7 +386,7 @@ def test_a_region_is_shown_at_full_size(
     page: Any, tmp_path: Path, entry: Callable[..., ReportEntry]
 ) -> None:
     path = tmp_path / "report.html"
-    write_report(path, [entry("large.png", size=(1200, 1600), crops=True)])
+    write_report(path, [entry("large.png", size=(1200, 1600), crops=True)], Case(), 1)
     page.open(path)
     page.until(DRAWN)
     assert page.run(
@@ -416,7 +416,7 @@ def test_a_region_larger_than_a_crop_says_that_it_is_reduced(
     page: Any, tmp_path: Path, entry: Callable[..., ReportEntry]
 ) -> None:
     path = tmp_path / "report.html"
-    write_report(path, [entry("huge.png", size=(2400, 3200), crops=True)])
+    write_report(path, [entry("huge.png", size=(2400, 3200), crops=True)], Case(), 1)
     page.open(path)
     page.until(DRAWN)
     page.run("document.querySelector('[data-part=\"1\"]').click()")
@@ -429,7 +429,7 @@ def test_views_are_chosen_and_flicker(
     page: Any, tmp_path: Path, entry: Callable[..., ReportEntry]
 ) -> None:
     path = tmp_path / "report.html"
-    write_report(path, [entry("a.png", views=True), entry("b.png")])
+    write_report(path, [entry("a.png", views=True), entry("b.png")], Case(), 2)
     page.open(path)
     page.until(DRAWN)
     page.press("4", "4")
@@ -499,7 +499,7 @@ def test_the_slider_stands_at_the_recorded_threshold(
     page: Any, tmp_path: Path, entry: Callable[..., ReportEntry]
 ) -> None:
     path = tmp_path / "report.html"
-    write_report(path, [entry("a.png", threshold=0.397, regions=())])
+    write_report(path, [entry("a.png", threshold=0.397, regions=())], Case(), 1)
     page.open(path)
     page.until(DRAWN)
     assert page.run("document.getElementById('threshold').value") == "0.397"
@@ -526,7 +526,7 @@ def test_ten_thousand_pictures_are_all_there(
         sample.preview.soft + bytes(max(0, 4_000 - len(sample.preview.soft))),
         sample.preview.curve,
     )
-    base = dict(sample.record.to_dict())  # type: ignore[union-attr]
+    base = dict(sample.record)
 
     def entries() -> Iterator[ReportEntry]:
         for number in range(ROWS):
@@ -535,7 +535,7 @@ def test_ten_thousand_pictures_are_all_there(
             yield ReportEntry(base | changes | {"share": number / ROWS}, heavy)
 
     path = tmp_path / "report.html"
-    assert write_report(path, entries(), count=ROWS) == ROWS
+    assert write_report(path, entries(), Case(), ROWS) == ROWS
     assert path.stat().st_size > 150_000_000
     page.open(path, wait=False)
     page.until("document.querySelector('#rows .row')", 120)

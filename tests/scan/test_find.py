@@ -4,6 +4,7 @@ import inspect
 import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -14,9 +15,9 @@ from imlctl.mask.render import binary_png
 from imlctl.scan.find import (
     SUFFIXES,
     LeftOut,
-    Patterns,
     Picture,
     discover,
+    matches,
     read_names,
     summarize,
     tree_name,
@@ -276,18 +277,18 @@ def test_a_picture_cannot_be_named_outside_the_output_folder(name):
 
 def test_patterns_choose_among_the_pictures_of_folders(tmp_path):
     grow(tmp_path, "a.jpg", "b.png", "thumbs/c.jpg", "case/thumbs/d.jpg", "case/e.jpg")
-    patterns = Patterns(include=("*.jpg",), exclude=("thumbs",))
-    discovery = discover([str(tmp_path)], recursive=True, patterns=patterns)
+    patterns = {"include": ["*.jpg"], "exclude": ["thumbs"]}
+    discovery = discover([str(tmp_path)], recursive=True, **patterns)
     assert [str(p.name) for p in discovery.pictures] == ["a.jpg", "case/e.jpg"]
     reasons = {each.path.name: each.reason for each in discovery.left_out}
     assert reasons == {
         "thumbs": "a folder left out by --exclude",
         "b.png": "left out by --include or --exclude",
     }
-    named = discover([str(tmp_path / "b.png")], patterns=patterns)
+    named = discover([str(tmp_path / "b.png")], **patterns)
     assert len(named.pictures) == 1
     with pytest.raises(UsageError, match="2 left out by --include or --exclude"):
-        discover([str(tmp_path)], patterns=Patterns(include=("*.JPG",)))
+        discover([str(tmp_path)], include=["*.JPG"])
 
 
 def test_files_from_a_list_keep_their_paths(tmp_path):
@@ -315,15 +316,20 @@ def test_files_from_a_list_keep_their_paths(tmp_path):
         (("*.jpg", "*.png"), (), "a.png", True),
     ],
 )
-def test_patterns_take_and_leave(include, exclude, path, taken):
-    assert Patterns(include, exclude).takes(PurePath(path)) is taken
+def test_patterns_take_and_leave(tmp_path, include, exclude, path, taken):
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).touch()
+    found = ()
+    with suppress(UsageError):  # there is no picture in this folder
+        found = discover([str(tmp_path)], recursive=True, include=include, exclude=exclude).pictures
+    assert bool(found) is taken
 
 
 def test_folders_are_left_by_name_or_path():
-    patterns = Patterns(exclude=("thumbs", "case/old/"))
-    assert patterns.leaves(PurePath("deep/thumbs"))
-    assert patterns.leaves(PurePath("case/old"))
-    assert not patterns.leaves(PurePath("old"))
+    excluded = ("thumbs", "case/old/")
+    assert matches(PurePath("deep/thumbs"), excluded)
+    assert matches(PurePath("case/old"), excluded)
+    assert not matches(PurePath("old"), excluded)
 
 
 def test_names_are_read_one_a_line(tmp_path):
@@ -347,9 +353,10 @@ def test_lists_from_windows_lose_no_picture(tmp_path, data):
     assert read_names(str(tmp_path / "list")) == ("ä.jpg", "b.jpg")
 
 
-def test_names_are_read_up_to_zero_bytes():
-    stream = io.BytesIO(b"a\nb.jpg\0c.jpg\0")
-    assert read_names("-", zero=True, stdin=stream) == ("a\nb.jpg", "c.jpg")
+def test_names_are_read_up_to_zero_bytes(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(b"a\nb.jpg\0c.jpg\0"))
+    monkeypatch.setattr(sys, "stdin", stream)
+    assert read_names("-", zero=True) == ("a\nb.jpg", "c.jpg")
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,6 @@ def _options(
     spin_moderately()
 
 
-def _width() -> int:
-    """Columns for help: the terminal's, also where Click would not go below fifty."""
-    return max(_NARROWEST, min(shutil.get_terminal_size().columns, _WIDEST) - 2)
-
-
 def _command_line(app: typer.Typer) -> Any:
     """Return the command that an application is, with help for narrow terminals.
 
@@ -109,10 +104,10 @@ def main() -> None:
 
 def _run() -> int:
     command = _command_line(app)
+    # For help: the terminal's columns, also where Click would not go below fifty.
+    width = max(_NARROWEST, min(shutil.get_terminal_size().columns, _WIDEST) - 2)
     try:
-        return int(
-            command(prog_name="imlctl", terminal_width=_width(), standalone_mode=False) or Exit.OK
-        )
+        return int(command(prog_name="imlctl", terminal_width=width, standalone_mode=False) or 0)
     except ImlctlError as error:
         complain(error.message, error.details)
         return error.exit_code

@@ -13,10 +13,9 @@ _MESSAGE = b"\nimlctl: finishing the current picture; press Ctrl-C again to stop
 
 
 class Interrupts:
-    """While entered, the first interrupt only sets `requested`; the second is raised.
+    """While entered, the first interrupt, or request to terminate, only sets `requested`.
 
-    A request to terminate, as a cluster sends it before it kills, counts as an interrupt. A
-    terminal that is closed does not if `ignore_hangup`: a scan into a folder goes on without it.
+    The second is raised. A scan into a folder may ignore that its terminal is closed.
     """
 
     def __init__(self, message: bytes = _MESSAGE, *, ignore_hangup: bool = False) -> None:

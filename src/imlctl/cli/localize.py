@@ -79,7 +79,7 @@ def localize(
     """
     from imlctl.cli.scan_printer import ScanPrinter
     from imlctl.scan.analysis import Options
-    from imlctl.scan.find import Patterns, discover
+    from imlctl.scan.find import discover
     from imlctl.scan.folder import Outputs
     from imlctl.scan.naming import Kind, Shard
     from imlctl.settings import MEMBERS, STEPS, Sampling, Settings
@@ -102,7 +102,8 @@ def localize(
         recursive=recursive,
         out=out,
         kinds=kinds,
-        patterns=Patterns(tuple(include or ()), tuple(exclude or ())),
+        include=include or (),
+        exclude=exclude or (),
         listed=_listed(files_from, inputs or [], zero=null),
     )
     outputs = Outputs(out, found.many, force, resume, None if shard is None else Shard.parse(shard))

@@ -124,10 +124,7 @@ class CheckFor(StrEnum):
 
 
 class LocalizeCommand(TyperCommand):
-    """Command with its options in groups, and a `--check` that may stand without a value.
-
-    A value must follow an equals sign.
-    """
+    """Command with its options in groups, and a `--check` whose value may be left out."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give a bare `--check` its value; after `--` there are only names of files."""

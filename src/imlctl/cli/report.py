@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,11 +70,10 @@ def report(
 
 
 def followed(outcomes: Iterable[Outcome], outputs: Outputs) -> Iterator[Outcome]:
-    """Pass on each outcome once its record is in records.jsonl.
+    """Pass on each outcome once its record is in records.jsonl, until `write_reports` sorts that.
 
-    The file begins with what earlier scans noted in the ledger, so that whoever follows it sees
-    every picture once; only one that is analysed again comes again. At the end of the scan,
-    `write_reports` puts it in order.
+    The file begins with what earlier scans noted, so that whoever follows it sees every picture
+    once.
     """
     from imlctl.report.tables import JsonLines
     from imlctl.scan.naming import JSONL, report_name
@@ -97,10 +96,10 @@ def write_reports(
     browser: str = "",
     quiet: bool = False,
 ) -> list[Path]:
-    """Write what is wanted of a scan, each file whole or not at all, and return the files.
+    """Write what is wanted ("jsonl", "csv", "report") of a scan, and return the files, each whole.
 
-    Wanted are "jsonl", "csv" and "report". They go into the case's own folder if `out` is None; the
-    browser, if named, prints the PDF. Unless quiet, say how many pictures the page lacks.
+    They go into the case's own folder if `out` is None; the browser, if named, prints the PDF.
+    Unless quiet, say how many pictures the page lacks.
     """
     from imlctl.scan.naming import CSV, JSONL, PAGE, PDF, report_name
 
@@ -114,10 +113,9 @@ def write_reports(
         from imlctl.report.tables import write_csv, write_jsonl
 
         if "jsonl" in wanted:
-            write_jsonl(place(JSONL), chain(_records(case), _scan_line(coverage)), overwrite=True)
+            write_jsonl(place(JSONL), chain(_records(case), _scan_line(coverage)))
         if "csv" in wanted:
-            rows = chain(_records(case), _rows_without_record(coverage))
-            write_csv(place(CSV), rows, overwrite=True)
+            write_csv(place(CSV), chain(_records(case), _rows_without_record(coverage)))
     if "report" in wanted:
         lacking = _write_page(place(PAGE), case, coverage, head)
         if lacking and not quiet:
@@ -132,7 +130,7 @@ def write_reports(
         with TemporaryDirectory(prefix="imlctl-paper-") as folder:
             paper = Path(folder, "paper.html")
             _write_page(paper, case, coverage, head, paper=True)
-            write_pdf(place(PDF), paper, browser, overwrite=True)
+            write_pdf(place(PDF), paper, browser)
     return written
 
 
@@ -169,7 +167,7 @@ def _write_page(
     path: Path, case: CaseFolder, coverage: Coverage, head: Case | None, *, paper: bool = False
 ) -> int:
     """Write the page; return how many pictures it has no preview of, besides failed ones."""
-    from imlctl.report.html import Case, ReportEntry, Run, write_report
+    from imlctl.report.html import Case, ReportEntry, write_report
 
     lacking = 0
 
@@ -179,21 +177,15 @@ def _write_page(
             lacking += row.preview is None and row.record["verdict"] != FAILED
             yield ReportEntry(row.record, row.preview)
 
-    def in_words(time: str | None) -> str:
-        return (time or "").replace("T", " ").replace("Z", " UTC")
-
-    head = dataclasses.replace(
+    head = replace(
         head or Case(),
         incomplete=coverage.incomplete,
         pending=tuple(map(str, coverage.pending)),
         left_out=tuple((str(each.path), each.reason) for each in coverage.left_out),
-        runs=tuple(
-            Run(in_words(r.began), in_words(r.ended), printable(r.command), r.folder, r.version)
-            for r in coverage.runs
-        ),
+        runs=tuple(replace(run, command=printable(run.command)) for run in coverage.runs),
     )
     count = sum(1 for _ in case.rows(previews=False))
-    write_report(path, entries(), head, count=count, paper=paper, overwrite=True)
+    write_report(path, entries(), head, count, paper=paper)
     return lacking
 
 

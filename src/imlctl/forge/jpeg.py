@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from imlctl.image.jpeg_facts import scaled_tables
+
 if TYPE_CHECKING:
     from imlctl.forge import Pixels, Rng
 
@@ -59,19 +61,9 @@ def _bank() -> _Bank:
     )
 
 
-# mozjpeg's default for brightness and colour alike, which N. Robidoux made for ImageMagick.
-_ROBIDOUX = """
-    16 16 16 18 25 37 56 85  16 17 20 27 34 40 53 75  16 20 24 31 43 62 91 135
-    18 27 31 40 53 74 106 156  25 34 43 53 69 94 131 189  37 40 62 74 94 124 169 238
-    56 53 91 106 131 169 226 311  85 75 135 156 189 238 311 418"""
-
-
-@cache
 def mozjpeg(quality: int) -> Divisors:
-    """Scale mozjpeg's table to a quality of 1 to 100, as libjpeg scales its own."""
-    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-    values = (np.array(_ROBIDOUX.split(), np.int64) * scale + 50) // 100
-    return tuple(int(v) for v in values.clip(1, 255))
+    """Scale mozjpeg's default table, of brightness and colour alike, to a quality of 1 to 100."""
+    return tuple(scaled_tables("robidoux")[quality - 1].tolist())
 
 
 def random_encoding(rng: Rng, low: int = 50, high: int = 98) -> Encoding:

@@ -166,10 +166,7 @@ def _sizes(data: bytes) -> Iterator[tuple[Size | None, Size | None]]:
 
 
 def coded_size(data: bytes) -> Size | None:
-    """Return width and height from the sequence header of an AV1 stream; None without one.
-
-    AV1 Bitstream & Decoding Process Specification, sections 5.3 and 5.5.
-    """
+    """Return width and height by an AV1 stream (its specification, 5.3 and 5.5), or None."""
     at = 0
     for _ in range(_MAX_UNITS):
         head = data[at : at + 1]

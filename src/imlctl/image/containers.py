@@ -70,8 +70,8 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def without_metadata(data: bytes) -> bytes:
     """Return a PNG, which `walk_png` found whole, without what no pixel depends on.
 
-    Pillow refuses a whole picture for a colour profile or a compressed text of over a megabyte.
-    Texts in which it looks for EXIF stay unless they are large.
+    Pillow refuses one for a profile or text of over a megabyte. Small texts that may hold EXIF
+    stay.
     """
     spans = (
         (start - 8, stop + 4)
@@ -136,10 +136,7 @@ def _gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def without_extensions(data: bytes) -> bytes:
-    """Return a GIF, which `walk_gif` found whole, without application data before its picture.
-
-    Pillow runs on into the picture where such a block is empty.
-    """
+    """Return a whole GIF without application data before its picture: empty ones confuse Pillow."""
     before = takewhile(lambda block: block[0] != _FRAME, _gif_blocks(data))
     named = (block for block in before if block[0] == _EXTENSION and data[block[1] + 1] == 0xFF)
     return _without(data, ((start, stop) for _, start, stop in named))
@@ -219,10 +216,7 @@ def riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def check_webp(data: bytes) -> tuple[str, ...]:
-    """Decode the first picture of a WebP without its last bytes, and return no notes.
-
-    DecodeError if that succeeds, for then the decoder lost its way before it came to them.
-    """
+    """Refuse a WebP that decodes without its last bytes: its decoder lost its way. No notes."""
     for name, start, stop in riff_chunks(data):
         if name in {b"VP8 ", b"VP8L"}:
             length = stop - start - _SPARE

@@ -88,12 +88,9 @@ class Photo:
 def decode(data: bytes, *, source: str = "<bytes>", max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
     """Decode the first picture of an encoded file, once its size was found to be accepted.
 
-    The name in `source` is for messages; its suffix helps to tell raw files from TIFF.
-
-    Raises:
-        DecodeError: Not a complete picture of a kind that can be read.
-        TooLargeError: More pixels than `max_pixels`.
-        UsageError: `max_pixels` is not positive.
+    The name in `source` is for messages; its suffix helps to tell raw files from TIFF. DecodeError
+    for anything but a complete picture of a kind that can be read, TooLargeError for more pixels
+    than `max_pixels`, and UsageError if that is not positive.
     """
     if max_pixels < 1:
         raise UsageError(f"max_pixels must be positive, not {max_pixels}")
@@ -135,11 +132,8 @@ def of_pixels(
     """Take a picture that is in memory already; `Photo.sha256` is of type, size and samples.
 
     It is (H, W) or (H, W, 3), uint8 or uint16, colours as red, green, blue; or an image of
-    Pillow's, of whose alpha nothing is kept, and which is turned as its EXIF says.
-
-    Raises:
-        DecodeError: It is of another shape or type, or of a mode without an exact conversion.
-        TooLargeError: More pixels than `max_pixels`.
+    Pillow's, of whose alpha nothing is kept, and which is turned as its EXIF says. DecodeError for
+    another shape or type, or a mode without an exact conversion; TooLargeError as of `decode`.
     """
     mode, orientation, alpha = "array", 1, False
     if isinstance(pixels, Image.Image):
@@ -173,11 +167,8 @@ def of_pixels(
 def read(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
     """Read a file once, without ever writing to it, and decode what was read.
 
-    Raises:
-        InputError: Missing, not readable, not a regular file, or changed while it was read.
-        DecodeError: See `decode`.
-        TooLargeError: More pixels than `max_pixels`, or more bytes than that many could need.
-        UsageError: `max_pixels` is not positive.
+    Errors are those of `decode`; InputError where it is missing, not readable, not a regular file,
+    or changed while it was read; TooLargeError for more bytes than `max_pixels` could need.
     """
     source = os.fspath(path)
     try:
@@ -278,10 +269,9 @@ def _orientation(image: Image.Image, notes: list[str]) -> int:
 
 
 def _decode_heif(data: bytes, max_pixels: int) -> Decoded:
-    """Decode the primary picture of a HEIC or HEIF.
+    """Decode the primary picture of a HEIC or HEIF, cropped and turned as its container says.
 
-    The container's own cropping and turning belong to the format and are applied by the decoder;
-    an EXIF orientation beside them is informative only, by the standard, and is not.
+    An EXIF orientation beside that is informative only, by the standard, and is not applied.
     """
     try:
         import pillow_heif

@@ -104,10 +104,7 @@ class FormatFacts:
 
 
 def provenance(data: bytes, kind: str, pixels: NDArray[Any]) -> tuple[Provenance, bytes]:
-    """Gather the traces in a decoded file of a kind by `identify`; no file can make it fail.
-
-    Returned besides is the thumbnail in the EXIF metadata, a JPEG; else empty.
-    """
+    """Gather the traces in a file of a kind by `identify`, and its EXIF thumbnail; cannot fail."""
     embedded = metadata.find_embedded(data, kind)
     exif = metadata.summarise(embedded.exif) if embedded.exif else None
     thumbnail = embedded.exif.thumbnail() if embedded.exif else b""
@@ -134,10 +131,7 @@ def provenance(data: bytes, kind: str, pixels: NDArray[Any]) -> tuple[Provenance
 def _compressions(
     kind: str, last: JpegFacts | None, pixels: NDArray[Any]
 ) -> tuple[tuple[int, int] | None, str]:
-    """Return where the grid of a JPEG compression lies, and how often there surely was one.
-
-    A JPEG's own grid begins at the corner; another one shows where the last compression was weak.
-    """
+    """Return where the grid of a JPEG compression lies, and how often there surely was one."""
     if last is None:
         grid = jpeg.jpeg_grid(pixels) if kind in _LOSSLESS else None
         return grid, "once" if grid else "not decidable"

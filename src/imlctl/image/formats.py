@@ -85,10 +85,7 @@ def identify(data: bytes, *, name: str = "") -> str:
     """Return what a file is by its first `HEAD_BYTES`: JPEG, PNG, WEBP, TIFF, BMP, GIF, HEIF, AVIF.
 
     Of its name only the suffix is looked at, and only to tell a camera's raw file from the TIFF
-    whose structure it borrows.
-
-    Raises:
-        DecodeError: Empty, a camera's raw file, or something other than a photograph.
+    whose structure it borrows. DecodeError for an empty file, a raw one, or no photograph.
     """
     if not data:
         raise DecodeError("the file is empty", remedy="Get the original again.")
@@ -187,10 +184,9 @@ def check_pieces(count: int, data: bytes) -> None:
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Refuse a picture by the size in its header, before anything is decoded.
+    """Refuse a picture by the size in its header, before anything is decoded: TooLargeError.
 
-    TooLargeError if it has more pixels than `max_pixels`, or would have once it is padded for a
-    model: a strip one pixel high grows 64 times.
+    A strip one pixel high counts as 64, since it is padded for a model.
     """
     widened = max(width, _LEAST_SIDE) * max(height, _LEAST_SIDE)
     if width * height > max_pixels or widened > max(max_pixels, _HARMLESS):

@@ -54,8 +54,7 @@ class Segment(NamedTuple):
 def segments(data: bytes, start: int = 0) -> Iterator[Segment]:
     """Yield the segments of the JPEG at `start`, from the one behind its start to its end marker.
 
-    DecodeError where that is missing, a segment runs past the end, a marker stands where it cannot,
-    or there are too many.
+    DecodeError where that is missing, a segment is cut off, a marker is misplaced, or too many are.
     """
     position, pieces, scans, stray = start + 2, 0, 0, 0
     while found := _MARKER.search(data, position):
@@ -138,8 +137,7 @@ def _unreadable(code: int, bits: int, height: int, channels: int) -> str:
 def walk_mpo(data: bytes, first: Layout, frames: int) -> Layout:
     """Check that the further pictures of an MPO are there, whole and undamaged, or DecodeError.
 
-    A file that ends exactly after its first picture lost the others to a tool that keeps only
-    that one; it is complete, and noted.
+    One that ends after its first picture lost the others to a tool; it is complete, and noted.
     """
     end = first.end
     if end == len(data):
@@ -155,14 +153,11 @@ def walk_mpo(data: bytes, first: Layout, frames: int) -> Layout:
 
 
 def check_jpeg(data: bytes) -> tuple[str, ...]:
-    """Decode the picture data of a JPEG for nothing but the decoder's warnings; return notes.
+    """Decode the picture data of a JPEG, which `walk_jpeg` found whole, for the decoder's warnings.
 
     What stands beside the picture (application data, comments, stray bytes in the header) is left
-    out, so that an odd version number in it is no reason to refuse a picture; nor is what follows
-    the end marker of a JPEG looked at, which `walk_jpeg` found whole.
-
-    Raises:
-        DecodeError: Its data are damaged; says where, if that is known.
+    out, so that an odd version number in it is no reason to refuse a picture. Returned are notes.
+    DecodeError where its data are damaged; says where, if that is known.
     """
     found = list(segments(data))
     first = next(index for index, each in enumerate(found) if each.code == SCAN)
@@ -222,10 +217,7 @@ def _refuse_missing_scans(data: bytes, found: list[Segment], frame: Segment) -> 
 def _refuse_foreign_blocks(
     data: bytes, found: list[Segment], header: list[Segment], frame: Segment
 ) -> None:
-    """Refuse picture data overwritten by text or zeros, which may decode without a warning.
-
-    Zeros, that is, where the Huffman tables read them as blocks of all the same coefficients.
-    """
+    """Refuse picture data overwritten by text or zeros, which may decode without a warning."""
     # A scan of all channels has a block of each in any long run of zeros.
     interleaved = frame.code in {0xC0, 0xC1} and data[found[0].start] == data[frame.start + 5]
     symbols = _shortest_symbols(data, header) if interleaved else ()
@@ -269,10 +261,10 @@ def _place_of_damage(data: bytes, found: list[Segment]) -> int | None:
 
 
 def jpeg_grid(pixels: NDArray[np.unsignedinteger[Any]]) -> tuple[int, int] | None:
-    """Find by how many columns and rows the 8 x 8 grid of a JPEG compression is shifted.
+    """Find by how many columns and rows the 8 x 8 grid of a JPEG compression is shifted, or None.
 
     At some places all 64 grids are tried: in that of a compression, most DCT coefficients of a
-    block round to zero (after Nikoukhah et al. 2021, "ZERO"). None where places disagree.
+    block round to zero (after Nikoukhah et al. 2021, "ZERO").
     """
     rows, columns = (side // 8 - 1 for side in pixels.shape[:2])
     if rows * columns < _LEAST_VOTES or min(rows, columns) < 1:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,23 +19,6 @@ from imlctl.image import jpeg
 
 _MAX_NAMES = 100  # of segments, in the record
 
-# Quantisation tables, row by row: ITU-T T.81, K.1 and K.2, which libjpeg scales by its quality; N.
-# Robidoux's, which mozjpeg scales so for brightness and colour; MPEG-1's for whole pictures (ISO
-# 11172-2, 2.4.3.2), of which FFmpeg writes an eighth times its ``-q:v``, with 8 in front.
-_LUMINANCE = """
-    16 11 10 16  24  40  51  61   12 12 14 19  26  58  60  55   14 13 16 24  40  57  69  56
-    14 17 22 29  51  87  80  62   18 22 37 56  68 109 103  77   24 35 55 64  81 104 113  92
-    49 64 78 87 103 121 120 101   72 92 95 98 112 100 103  99"""
-_CHROMINANCE = "17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66"
-_CHROMINANCE += " 99" * 38
-_ROBIDOUX = """
-    16 16 16  18  25  37  56  85   16 17  20  27  34  40  53  75   16 20  24  31  43  62  91 135
-    18 27 31  40  53  74 106 156   25 34  43  53  69  94 131 189   37 40  62  74  94 124 169 238
-    56 53 91 106 131 169 226 311   85 75 135 156 189 238 311 418"""
-_MPEG = """
-    8 16 19 22 26 27 29 34   16 16 22 24 27 29 34 37   19 22 26 27 29 34 34 38
-    22 22 26 27 29 34 37 40  22 26 27 29 32 35 40 48   26 27 29 32 35 40 48 58
-    26 27 29 34 38 46 56 69  27 29 35 38 46 56 69 83"""
 _SUBSAMPLINGS: dict[tuple[float, float], str] = {
     (1, 1): "4:4:4",
     (2, 1): "4:2:2",
@@ -120,31 +105,37 @@ def _read_tables(content: bytes) -> Iterator[Table]:
 
 
 @cache
-def _scaled(base: str) -> NDArray[np.int64]:
+def published_table(name: str) -> NDArray[np.int64]:
+    """Return a published table, (64,), from `quantisation.toml`."""
+    text = Path(__file__).with_name("quantisation.toml").read_text("utf-8")
+    return np.array(tomllib.loads(text)[name], np.int64)
+
+
+@cache
+def scaled_tables(name: str) -> NDArray[np.int64]:
     """Return libjpeg's scaled tables for the qualities 1 to 100, (100, 64)."""
     quality = np.arange(1, 101)[:, None]
     scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    return np.clip((np.array(base.split(), np.int64) * scale + 50) // 100, 1, 255)
+    return np.clip((published_table(name) * scale + 50) // 100, 1, 255)
 
 
 @cache
 def _ffmpeg() -> NDArray[np.int64]:
     """Return FFmpeg's tables for the scales 1 to 31, (31, 64)."""
-    tables = np.array(_MPEG.split(), np.int64) * np.arange(1, 32)[:, None] // 8
+    tables = published_table("mpeg") * np.arange(1, 32)[:, None] // 8
     tables[:, 0] = 8
     return tables.clip(max=255)
 
 
 def _encoder(tables: dict[int, Table], slots: list[int]) -> tuple[int | None, bool, str | None]:
-    """Return the closest quality of libjpeg, whether it fits exactly, and who writes such tables.
-
-    Another program may write the same ones.
-    """
+    """Return libjpeg's closest quality, whether it fits exactly, and a program that writes such."""
     used = [np.array(tables[slot].values) for slot in dict.fromkeys(slots) if slot in tables]
     if not used:
         return None, False, None
-    bases = [_LUMINANCE, *[_CHROMINANCE] * (len(used) - 1)]  # the first component is brightness
-    apart = [np.abs(_scaled(base) - table).sum(1) for base, table in zip(bases, used, strict=True)]
+    bases = ["luminance", *["chrominance"] * (len(used) - 1)]  # the first component is brightness
+    apart = [
+        np.abs(scaled_tables(base) - table).sum(1) for base, table in zip(bases, used, strict=True)
+    ]
     total = np.sum(apart, axis=0)
     quality = int(total.argmin()) + 1
     if not total.min():
@@ -152,7 +143,10 @@ def _encoder(tables: dict[int, Table], slots: list[int]) -> tuple[int | None, bo
     if not any(each.min() for each in apart):
         grades = " and ".join(str(int(each.argmin()) + 1) for each in apart)
         return quality, False, f"libjpeg, with qualities {grades} for brightness and colour"
-    for name, family in (("mozjpeg, quality", _scaled(_ROBIDOUX)), ("FFmpeg, -q:v", _ffmpeg())):
+    for name, family in (
+        ("mozjpeg, quality", scaled_tables("robidoux")),
+        ("FFmpeg, -q:v", _ffmpeg()),
+    ):
         # Of 16 bits, mozjpeg does not cut its values.
         same = np.all([(family == table.clip(max=255)).all(1) for table in used], axis=0)
         if same.any():
@@ -166,7 +160,6 @@ def _encoder(tables: dict[int, Table], slots: list[int]) -> tuple[int | None, bo
 
 
 def _subsampling(components: list[tuple[int, int]]) -> str | None:
-    """Name the sampling factors of a three-component picture."""
     if len(components) != 3:
         return None
     (across, down), (wide, high), third = ((byte >> 4, byte & 15) for byte, _ in components)

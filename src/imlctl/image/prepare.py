@@ -25,10 +25,7 @@ MIN_SIDE = 64  # of what a model is given, in pixels
 
 
 def prepare(photo: Photo) -> Tensor:
-    """Lay a photo out for a model, as stored, neither turned nor padded: (3, H, W).
-
-    Samples stay uint8 or uint16, which take a quarter of the memory that floats need.
-    """
+    """Lay a photo out for a model, as stored, neither turned nor padded: (3, H, W), integers."""
     return torch.from_numpy(np.array(np.moveaxis(photo.pixels, 2, 0), order="C", copy=True))
 
 
@@ -96,9 +93,8 @@ def plan(
 ) -> tuple[Tile, ...]:
     """Cover a picture, whose sides are multiples of `multiple`, with equal tiles, row by row.
 
-    Tiles are as small as their number allows, each side on its own, and at most `tile` wide and
-    high. Neighbours share `overlap` pixels at the least; the last ones are shifted back inside.
-    UsageError where `tile` and `overlap` do not fit each other or `multiple`.
+    Tiles are as small as their number allows, and at most `tile` wide and high; neighbours share
+    `overlap` pixels at the least. UsageError where these do not fit each other or `multiple`.
     """
     if tile < 1 or tile % multiple:
         near = max(1, round(tile / multiple)) * multiple
@@ -138,16 +134,11 @@ def run_tiled(
     In an overlap each tile's weight falls off linearly towards its edge; the weights of all tiles
     over a pixel are positive and sum to one, so that a blend never leaves the range of what was
     blended. Besides one tile for each worker, memory holds the integer picture and one float32 map.
-
-    Args:
-        fn: From (V, 3, h, w) float32 in [0, 1], and where that lies in the picture, to
-            (V, 1, h, w), probabilities or logits. NumericalError if it returns NaN or infinity.
-        image: (V, 3, H', W') uint8, uint16 or float: views of one picture.
-        tile: As `overlap` and `multiple`, and the errors they cause, see `plan`.
-        overlap: In pixels.
-        multiple: Of sides.
-        workers: Threads that work on a tile each, sharing out this process's threads.
-        progress: Called with the number of finished tiles and of all, also before the first.
+    The model is called with views of one tile, (V, 3, h, w) float32 in [0, 1], and where that lies,
+    and answers (V, 1, h, w), probabilities or logits; NumericalError if NaN or infinity is among
+    them. `image` is (V, 3, H', W') uint8, uint16 or float; for `tile`, `overlap` and `multiple` see
+    `plan`. `workers` are threads that work on a tile each; `progress` is called with the number of
+    finished tiles and of all, also before the first.
     """
     height, width = image.shape[2:]
     tiles = plan(height, width, tile=tile, overlap=overlap, multiple=multiple)
@@ -168,10 +159,7 @@ def run_tiled(
 
 
 def _weights(length: int, tile: int, starts: list[int]) -> dict[int, Tensor]:
-    """Return each tile's weights (tile,) along one axis; over any pixel they sum to one.
-
-    The tiles form a grid, so the weight of a pixel is the product of its row's and its column's.
-    """
+    """Return each tile's weights (tile,) along one axis; those over any pixel sum to one."""
     ramp = 1 + (starts[0] + tile - starts[1] if len(starts) > 1 else 0)
     distance = np.minimum(np.arange(1, tile + 1), np.arange(tile, 0, -1))
     profile = np.minimum(distance / ramp, 1.0)

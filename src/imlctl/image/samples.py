@@ -29,9 +29,8 @@ _OPENCV_LOG = threading.Lock()  # its level is a global
 def to_rgb(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixels, list[str]]:
     """Convert a loaded picture to (H, W, 3), uint8 or uint16, and notes for the record.
 
-    Alpha is dropped and the straight colours kept; nothing is composited over a background. A
-    second decoder reads the file, `data`, again for its 16-bit colours. DecodeError where samples
-    have no known scale, or the decoders disagree about them.
+    Alpha is dropped, and composited over nothing. A second decoder reads the file, `data`, again
+    for its 16-bit colours. DecodeError where samples have no known scale, or the decoders disagree.
     """
     mode = image.mode
     colours, avif_grey = mode in {"RGB", "RGBA"}, mode in {"L", "LA"} and 8 < layout.bits < 16
@@ -81,10 +80,7 @@ def _three_times(grey: NDArray[Any]) -> Pixels:
 
 
 def _from_integers(grey: NDArray[np.int64], layout: Layout) -> tuple[NDArray[Any], str]:
-    """Scale 32-bit integers: 16-bit values exactly, wider ones by their 16 highest bits.
-
-    Values within 0..255 or 0..65535 are taken for 8 or 16 bits in a wide container.
-    """
+    """Scale 32-bit integers: exactly if they fit 16 bits, else by their 16 highest bits."""
     if layout.signed and layout.bits == 16:
         return (grey + 32768).astype(np.uint16), _SHIFTED
     if layout.signed and grey.min() < 0:
@@ -99,10 +95,7 @@ def _from_integers(grey: NDArray[np.int64], layout: Layout) -> tuple[NDArray[Any
 
 
 def _float_grey(grey: NDArray[Any], layout: Layout) -> tuple[Pixels, list[str]]:
-    """Scale floating-point samples whose range is beyond doubt, to 16 bits.
-
-    That is 0..1, or whole numbers within 0..255 or 0..65535. Nothing is stretched or clipped.
-    """
+    """Scale floating-point samples of 0..1, or whole ones of 0..255 or 0..65535, to 16 bits."""
     if not np.isfinite(grey).all():
         raise DecodeError("it holds NaN or infinite samples", remedy="Export it as 16-bit PNG.")
     low, high = float(grey.min()), float(grey.max())
@@ -146,14 +139,11 @@ def _wide_colour(narrow: Pixels, layout: Layout, data: bytes) -> tuple[Pixels, l
 
 def check_avif(data: bytes) -> None:
     """Decode an AVIF again, with OpenCV's libaom, or DecodeError: dav1d reads damage as well."""
-    if _opencv_reads_avif() and _with_opencv(data) is None:
-        raise damaged("libaom, the stricter of two AVIF decoders, rejects its picture data")
-
-
-def _opencv_reads_avif() -> bool:
     import cv2
 
-    return cv2.haveImageWriter(".avif")  # built together with the reader
+    # Its reader is built together with the writer.
+    if cv2.haveImageWriter(".avif") and _with_opencv(data) is None:
+        raise damaged("libaom, the stricter of two AVIF decoders, rejects its picture data")
 
 
 def _with_opencv(data: bytes) -> NDArray[Any] | None:

@@ -156,8 +156,8 @@ class _Page:
 def walk_tiff(data: bytes) -> Layout:
     """Check all pages of a TIFF and describe the first.
 
-    DecodeError for a raw file, a first page that is only a preview, a page that is cut off, or a
-    sample layout or compression that the decoders get wrong.
+    DecodeError for a raw file, a preview first, a page cut off, or data that the decoders get
+    wrong.
     """
     reader = _Reader(data)
     pages: list[dict[int, int]] = []
@@ -233,10 +233,7 @@ def _first_page(data: bytes) -> _Page:
 
 
 def wide_samples(data: bytes) -> NDArray[np.uint16] | None:
-    """Read the 16-bit samples of the first page, which Pillow knows for grey only.
-
-    Returned are (H, W, samples), unturned; None where they are none of 16 bits, interleaved.
-    """
+    """Read the 16-bit samples of the first page, (H, W, samples); None where they are none such."""
     page = _first_page(data)
     if page.bits != 16 or page.separate or page.sample_format != 1 or len(data) >= _LONG_FILE:
         return None

@@ -93,7 +93,7 @@ def views_of(
 ) -> Iterator[tuple[str, Pixels]]:
     """Yield the name of each view that there is and its picture, (H, W, 3) uint8.
 
-    Of pixels as stored, not turned: compression has a grid. The thumbnail is the file's, a JPEG.
+    Pixels are as stored, since compression has a grid; the thumbnail is a JPEG, or empty.
     """
     eight = eight_bit(pixels)
     yield "error-levels", error_levels(eight)
@@ -117,11 +117,10 @@ def error_levels(pixels: Pixels) -> Pixels:
 def ghost(pixels: Pixels) -> Pixels:
     """Return where a JPEG of another quality was pasted in (Farid 2009); light is suspicious.
 
-    A block changes little when it is saved again at the quality that it was saved with before. Each
-    block's squared differences are divided by their mean over the qualities, so that texture does
-    not decide, and at each quality by their median over the picture; what is shown is the depth of
-    the deepest dip that is left, white for a thirty-second or less. Blocks that hardly change are
-    black.
+    A block changes little when it is saved again at its old quality. Its squared differences are
+    divided by their mean over the qualities, so that texture does not decide, and at each quality
+    by their median over the picture; what is shown is the depth of the deepest dip that is left,
+    white for a thirty-second or less. Blocks that hardly change are black.
     """
     height, width = pixels.shape[:2]
     tops, lefts = (np.arange(0, side, GHOST_BLOCK) for side in (height, width))
@@ -150,10 +149,7 @@ def noise(pixels: Pixels) -> Pixels:
 
 
 def gradient(pixels: Pixels) -> Pixels:
-    """Return the slope of luminance by Sobel's filter: across in red, down in green, both in blue.
-
-    A slope of 0 is 128 in red and green, and 0 in blue.
-    """
+    """Return luminance's slope (Sobel): across in red, down in green, 0 at 128; both in blue."""
     grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
     across, down = (cv2.Sobel(grey, cv2.CV_32F, *order, ksize=3) / 4 for order in ((1, 0), (0, 1)))
     shown = np.empty(pixels.shape, np.uint8)

@@ -96,18 +96,11 @@ def decide(
     *,
     threshold: float | None = None,
 ) -> Decision:
-    """Give a picture its verdict, and mark the pixels that it rests on.
+    """Give a picture its verdict, and mark the pixels that it rests on: those with p >= threshold.
 
-    Args:
-        probability: (H, W) floating point in [0, 1], taken as it is: a faint map stays faint.
-        score: Of the whole picture, 0 to 1.
-        rule: Of the weights that made both.
-        threshold: Pixels with `p >= threshold` are marked; the rule's own if None. The verdict
-            does not depend on it.
-
-    Raises:
-        NumericalError: A probability or the score is NaN, infinite or outside [0, 1].
-        UsageError: The threshold is not inside (0, 1).
+    The map, (H, W) in [0, 1], is taken as it is: a faint one stays faint. The verdict depends on
+    the score alone, 0 to 1; the threshold is the rule's own if None. NumericalError where map or
+    score are NaN, infinite or outside, UsageError for a threshold not inside (0, 1).
     """
     if threshold is not None:
         check_threshold(threshold)
@@ -158,8 +151,8 @@ def expected_f1(probability: NDArray[np.floating[Any]]) -> float:
 def evidence(probability: NDArray[np.floating[Any]], said: float | None = None) -> float:
     """Return what a picture's score is made of, 0 to 1: its map, and what was said of the whole.
 
-    That is, by a score that was trained on whole pictures, 0 to 1, to whose log odds part of the
-    map's are added; None where the weights have no such score.
+    That is a score trained on whole pictures, to whose log odds part of the map's are added, or
+    None.
     """
     if said is None:
         return critical(probability, EVIDENCE)

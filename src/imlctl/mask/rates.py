@@ -13,15 +13,14 @@ if TYPE_CHECKING:
 
 SIZES = ("under 1 %", "1 to 10 %", "over 10 %")  # of the picture that was edited
 _BOUNDS = (0.01, 0.1)
-_CONFIDENCE = 0.95
+_TAIL = 0.025  # on each side of an interval of 95 %
 _HALVINGS = 60
 
 
 def proportion(count: int, of: int) -> dict[str, Any]:
-    """Return a proportion as records keep it: ``count``, ``of``, ``share`` and ``interval``.
+    """Return a proportion as records keep it: its share, None of nothing, and exact 95 % interval.
 
-    The share is None of no pictures, and the interval is exact, of 95 %. ValueError where there are
-    more than all or fewer than none.
+    ValueError where there are more than all or fewer than none.
     """
     if not 0 <= count <= of:
         raise ValueError(f"a proportion of {count} in {of}")
@@ -35,9 +34,7 @@ def measured(
 ) -> Rates:
     """Count the verdicts on forgeries, each with the edited share of it, and on authentic pictures.
 
-    Returned are the ``pictures`` in words, and by verdict the proportions of ``forgeries``, of
-    ``authentic`` pictures and of forgeries ``by_size``, and the ``ratio`` of the former two, None
-    where it is infinite.
+    Returned are the ``pictures`` in words, and for each verdict what `_rated` says.
     """
     by_size: list[list[Verdict]] = [[] for _ in SIZES]
     for verdict, share in forgeries:
@@ -50,8 +47,7 @@ def measured(
 def checked(rates: Mapping[str, Any]) -> Rates:
     """Return what `measured` returned, with shares, intervals and ratios computed anew.
 
-    Raises:
-        ValueError, TypeError, KeyError: It is something else.
+    ValueError, TypeError or KeyError where it is something else.
     """
     found: Rates = {"pictures": str(rates["pictures"])}
     for verdict in Verdict:
@@ -62,7 +58,10 @@ def checked(rates: Mapping[str, Any]) -> Rates:
 
 
 def _rated(counts: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """Return the rates of one verdict, of how many among forgeries, authentic, and by size."""
+    """Return proportions of forgeries, authentic pictures, and forgeries by size, from counts.
+
+    The ratio is that of the former two, None where it is infinite.
+    """
     forgeries, authentic, *by_size = (proportion(count, of) for count, of in counts)
     (count, of), (alarms, real) = counts[:2]
     return {
@@ -102,18 +101,12 @@ def size_of(share: float) -> int:
 
 def exact_interval(count: int, of: int) -> tuple[float, float]:
     """Two-sided exact interval of a proportion (Clopper and Pearson 1934); 0 to 1 of nothing."""
-    tail = (1 - _CONFIDENCE) / 2
-    low = 0.0
-    if count:  # the share at which so many or more have a chance of `tail`
-        low = turning_point(lambda share: 1 - _at_most(count - 1, of, share) < tail)
-    return low, upper_limit(count, of, 1 - tail)
-
-
-def upper_limit(count: int, of: int, confidence: float = _CONFIDENCE) -> float:
-    """Upper one-sided limit: so few or fewer are seen with a chance of 1 - `confidence` there."""
-    if count >= of:
-        return 1.0
-    return turning_point(lambda share: _at_most(count, of, share) > 1 - confidence)
+    low, high = 0.0, 1.0
+    if count:  # the share at which so many or more have a chance of the tail
+        low = turning_point(lambda share: 1 - _at_most(count - 1, of, share) < _TAIL)
+    if count < of:  # so many or fewer
+        high = turning_point(lambda share: _at_most(count, of, share) > _TAIL)
+    return low, high
 
 
 def turning_point(below: Callable[[float], bool]) -> float:

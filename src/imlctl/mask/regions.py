@@ -16,12 +16,10 @@ _STRIP_PIXELS = 1 << 20  # pixels summed at a time; bounds the float64 copies
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One 8-connected set of marked pixels.
+    """One 8-connected set of marked pixels."""
 
-    Its polygon has the corners (x, y) of the outer outline, on marked pixels, at most one pixel
-    away from the exact outline; holes are not described, and a dot or line has one or two corners.
-    """
-
+    # Corners (x, y) of the outer outline, on marked pixels, at most one pixel away from the exact
+    # outline; holes are not described, and a dot or line has one or two corners.
     polygon: tuple[tuple[int, int], ...]
     box: tuple[int, int, int, int]  # x, y, width, height in pixels
     area: int  # marked pixels, holes not counted
@@ -78,8 +76,7 @@ def _outlines(
 ) -> dict[int, tuple[tuple[int, int], ...]]:
     """Trace the outer outline of every large label.
 
-    Only what lies in no hole is traced, then taken away, until nothing is left: asking cv2 for
-    the holes as well takes minutes on a noisy mask.
+    What lies in no hole is traced and taken away, again and again: cv2 takes minutes to find holes.
     """
     outlines: dict[int, tuple[tuple[int, int], ...]] = {}
     left = large.astype(np.uint8)

@@ -64,8 +64,7 @@ def soft_png(probability: Map) -> bytes:
 def overlay_png(pixels: Pixels, decision: Decision) -> bytes:
     """Draw the photograph with what is marked tinted and outlined, and a legend under it.
 
-    A small photograph is enlarged by a whole factor; one of more than 32 million pixels is
-    reduced, and the legend says so.
+    A small photograph is enlarged, one of over 32 million pixels reduced, and the legend says so.
     """
     size = _Size(pixels.shape)
     picture, mask = size.photo(pixels), size.mask(decision.mask)
@@ -106,10 +105,7 @@ def heatmap_png(pixels: Pixels, probability: Map, *, threshold: float = DEFAULT_
 
 
 def captioned_png(panels: Iterable[tuple[Picture, Sequence[str]]]) -> bytes:
-    """Put pictures of one size below each other, each with a headline and smaller lines under it.
-
-    One of more than 6 million pixels is reduced, and its last line says so.
-    """
+    """Put pictures of one size below each other, each with a headline and lines under it."""
     parts = []
     for pixels, lines in panels:
         size = _Size(pixels.shape, _PANEL_PIXELS)
@@ -175,8 +171,9 @@ class _Size:
         height, width = shape[:2]
         longer = max(height, width)
         # A whole number where enlarged, 1, or a fraction where reduced.
-        by_area = math.sqrt((most or _MAX_PIXELS) / (height * width))
-        self.zoom = min(1.0, _MAX_SIDE / longer, by_area)
+        self.zoom = min(
+            1.0, _MAX_SIDE / longer, math.sqrt((most or _MAX_PIXELS) / (height * width))
+        )
         if longer < _MIN_SIDE:
             self.zoom = math.ceil(_MIN_SIDE / longer)
         self.height, self.width = (max(1, int(side * self.zoom)) for side in (height, width))
@@ -282,10 +279,9 @@ def stack(picture: Picture, strip: Picture) -> Picture:
 def key_strip(
     width: int, size: int, lines: Sequence[str], sample: Picture | None = None
 ) -> Picture:
-    """Draw a headline, smaller lines below it, and to their left a sample of the marking.
+    """Draw a headline of a `text_size`, smaller lines below it, and to their left a sample.
 
-    The strip is as wide as the picture, in pixels, and at least 400; the headline has the `size`
-    that `text_size` gives. The sample is a square that shows how marked pixels look.
+    The strip is `width` pixels wide, and at least 400; the sample is a square, of the marking.
     """
     width = max(width, _MIN_WIDTH)
     if sample is None:
@@ -303,10 +299,7 @@ def key_strip(
 def scale_strip(
     width: int, size: int, lines: Sequence[str], colours: NDArray[np.uint8], threshold: float
 ) -> Picture:
-    """Draw a headline, a colour bar from 0 to 1 with the threshold on it, and smaller lines.
-
-    As `key_strip`; `colours` are those of the probabilities 0 to 1, (256, 3).
-    """
+    """Draw a strip with a bar of the `colours` of 0 to 1, (256, 3), and the threshold on it."""
     width = max(width, _MIN_WIDTH)
     head, *smaller = _words(width, size, size, lines)
     bar = _bar(width, size, colours, threshold)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -21,7 +21,7 @@ from imlctl.image.views import RELIABILITY, VIEWS
 from imlctl.mask.decide import Verdict
 from imlctl.mask.rates import in_words
 from imlctl.mask.render import percent, rounded_down
-from imlctl.record import FAILED, Record
+from imlctl.record import FAILED
 from imlctl.report.facts import Fact, finding, groups_of, rates_of, warnings_of
 from imlctl.report.preview import CROP_SIDE, Preview, figures, shrunk
 
@@ -35,7 +35,6 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _SCRIPTS = ("data", "contour", "viewer", "detail", "table", "main")  # one after another
 _MAX_REGIONS = 200  # listed for a picture; the record has them all
 _PRINTED_REGIONS, _PRINTED_CROPS = 8, 2
-_UNKNOWN_COUNT = 10_000
 _PICTURES = "<!-- pictures -->"  # cannot come from a title or a name, which are escaped
 _FOUND_WEIGHT = 4  # a picture with a finding may take that many times the bytes of another
 _NO_PREVIEW = Preview(b"", b"", ())
@@ -60,19 +59,8 @@ _FLAGS = (
 class ReportEntry(NamedTuple):
     """One picture of a report."""
 
-    record: Record | Mapping[str, Any]
+    record: Mapping[str, Any]  # as of `Record.to_dict`
     preview: Preview | None = None  # where it failed or none was kept
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One command that analysed pictures of the report."""
-
-    began: str  # UTC, in words
-    ended: str  # likewise; "" if it was killed
-    command: str
-    folder: str  # that it was given in
-    version: str  # of imlctl
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,39 +74,24 @@ class Case:
     incomplete: str = ""  # such as "INCOMPLETE: 15 of 63 pictures were analysed"
     pending: tuple[str, ...] = ()  # pictures that were to be analysed and were not
     left_out: tuple[tuple[str, str], ...] = ()  # files not meant to be, each with the reason
-    runs: tuple[Run, ...] = ()  # oldest first
+    runs: tuple[Any, ...] = ()  # of a ledger, oldest first
 
 
 def write_report(
-    path: Path,
-    entries: Iterable[ReportEntry],
-    case: Case | None = None,
-    *,
-    count: int | None = None,
-    paper: bool = False,
-    overwrite: bool = False,
+    path: Path, entries: Iterable[ReportEntry], case: Case, count: int, *, paper: bool = False
 ) -> int:
-    """Write the page, and return how many pictures it has.
+    """Write the page, or replace it, whole or not at all; return how many pictures it has.
 
     The table comes first, then the pictures, those with a finding before others; one of them at a
-    time is in memory. The same entries and the same case make the same bytes: no clock is read.
-
-    Args:
-        path: Where to; it has that name only when it is whole. Errors are those of `atomic.write`.
-        entries: The pictures, in any order; the page sorts them.
-        case: The head of the page.
-        count: How many entries there will be, where they have no length: previews are made
-            smaller where there are many.
-        paper: Write what is printed alone, with all pictures drawn; no script is needed.
-        overwrite: Replace an older report.
+    time is in memory. The same entries and the same case make the same bytes: no clock is read. The
+    more entries by `count`, the smaller are previews. For `paper`, what is printed is written
+    alone, with all pictures drawn and no script. Errors are those of `atomic.write`.
     """
-    if count is None:
-        count = len(entries) if isinstance(entries, Sized) else _UNKNOWN_COUNT
     style = (_TEMPLATES / "report.css").read_text("utf-8")
     parts = [(_TEMPLATES / f"{name}.js").read_text("utf-8") for name in _SCRIPTS]
     script = "" if paper else '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
     context = {
-        "case": case or Case(),
+        "case": case,
         "version": __version__,
         "policy": _policy(script, style),
         "style": style,
@@ -129,14 +102,13 @@ def write_report(
     templates, budget, summary = _templates(), _Budget(count), _Summary()
     template = templates.get_template("picture.html")
     with (
-        atomic.opened(path, overwrite=overwrite) as file,
+        atomic.opened(path, overwrite=True) as file,
         TemporaryFile(dir=path.parent) as found,
         TemporaryFile(dir=path.parent) as others,
     ):
         for entry in entries:
-            record = entry.record
-            values = record.to_dict() if isinstance(record, Record) else dict(record)
-            has_finding, preview = values["verdict"] in _FOUND, entry.preview
+            values, preview = entry
+            has_finding = values["verdict"] in _FOUND
             if preview is not None:
                 preview = budget.fit(preview, finding=has_finding)
             picture = _picture(values, preview, paper=paper)
@@ -153,7 +125,7 @@ def write_report(
     return len(summary.rows)
 
 
-def _picture(values: dict[str, Any], preview: Preview | None, *, paper: bool) -> dict[str, Any]:
+def _picture(values: Mapping[str, Any], preview: Preview | None, *, paper: bool) -> dict[str, Any]:
     """Return what the template of one picture needs; on paper all figures are drawn."""
     preview = preview or _NO_PREVIEW
     details = _details(values, preview)
@@ -182,18 +154,18 @@ def _text(data: bytes) -> str:
 
 
 def _encoded(text: str) -> bytes:
-    """Encode text; what is not valid in it is shown as an escape."""
     return text.encode("utf-8", "backslashreplace")
 
 
 @dataclass(slots=True)
 class _Budget:
-    """Return the largest previews that keep the page small, whatever the number of pictures."""
+    """Bytes that the page may still have, and the pictures to share them."""
 
     count: int
     left: float = PAGE_BYTES
 
     def fit(self, preview: Preview, *, finding: bool) -> Preview:
+        """Shrink the next preview as far as it takes."""
         share = self.left / max(self.count, 1) * (_FOUND_WEIGHT if finding else 1)
         side = next((side for side, cost in _COSTS.items() if cost <= share), min(_COSTS))
         preview = shrunk(preview, side, extras=max(0.0, share - max(_COSTS.values())) * 3 / 4)
@@ -215,10 +187,9 @@ class _Summary:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Take a picture's line of the table from its record."""
-        width, height = _upright_size(record)
-        facts = record["facts"] or {}
         head = [record[key] for key in ("path", "verdict", "share", "score")]
-        shape = [len(record["regions"]), width, height, facts.get("format")]
+        shape = [len(record["regions"]), *_upright_size(record)]
+        shape.append((record["facts"] or {}).get("format"))
         self.rows.append([*head, *shape, _keywords(record), record["threshold"]])
         self.models[record["model"], record["weights_sha256"]] += 1
         self.verdicts[record["verdict"]] += 1
@@ -247,7 +218,7 @@ class _Summary:
         return next(iter(self.rules)) if len(self.rules) == 1 else None
 
 
-def _details(record: dict[str, Any], preview: Preview) -> dict[str, Any]:
+def _details(record: Mapping[str, Any], preview: Preview) -> dict[str, Any]:
     """Return what is told of one picture; outlines are drawn from the map."""
     regions = record["regions"]
     copied = ("path", "verdict", "threshold", "error", "regions_not_listed")
@@ -292,10 +263,15 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "rounded_down": rounded_down, "visible": _visible}
+    ours = {"percent": percent, "rounded_down": rounded_down, "visible": _visible, "when": _when}
+    environment.filters |= ours
     # `tojson` escapes <, >, & and ' besides, so that nothing in a record can end its element.
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment
+
+
+def _when(time: str | None) -> str:
+    return (time or "").replace("T", " ").replace("Z", " UTC")
 
 
 def _visible(text: str) -> str:
@@ -326,11 +302,8 @@ def find_browser() -> str:
     )
 
 
-def write_pdf(path: Path, page: Path, browser: str, *, overwrite: bool = False) -> None:
-    """Print a page that `write_report` made for paper, with a browser from `find_browser`.
-
-    OutputError where the browser fails, or the file cannot be written.
-    """
+def write_pdf(path: Path, page: Path, browser: str) -> None:
+    """Print a page that `write_report` made for paper; OutputError where that fails."""
     with TemporaryDirectory(prefix="imlctl-pdf-") as folder:
         printed = Path(folder, "report.pdf")
         # As root, in a container, Chromium starts only without its sandbox; the page is our own.
@@ -354,4 +327,4 @@ def write_pdf(path: Path, page: Path, browser: str, *, overwrite: bool = False) 
                 source=str(path),
                 remedy="Open report.html in a browser and choose Print.",
             )
-        atomic.write(path, printed.read_bytes(), overwrite=overwrite)
+        atomic.write(path, printed.read_bytes(), overwrite=True)

@@ -105,10 +105,10 @@ def make_preview(
     boxes: Sequence[Box] = (),
     views: Iterable[tuple[str, NDArray[np.uint8]]] = (),
 ) -> Preview:
-    """Make the preview of an analysed picture, upright; NumericalError for a map not in [0, 1].
+    """Make the preview of an upright picture, of `side` pixels at most on the longer side.
 
-    Its longer side has at most `side` pixels. Regions in `boxes` are shown at full size; `views`
-    are other pictures, (H, W, 3) uint8, by name.
+    The first `boxes` are shown at full size, and `views` beside it, (H, W, 3) uint8 by name.
+    NumericalError for a map not in [0, 1].
     """
     check_probability(probability)
     return Preview(
@@ -137,10 +137,7 @@ def _widened(start: int, length: int, whole: int) -> tuple[int, int]:
 
 
 def figures(preview: Preview, threshold: float, crops: Sequence[int] = ()) -> list[bytes]:
-    """Draw JPEGs for paper: a preview with its marks, with its map in colour, and these crops.
-
-    Of a crop the outline alone is drawn, so that its pixels are seen.
-    """
+    """Draw JPEGs for paper: a preview with its marks, with its map in colour; crops, outlined."""
     photo, levels = _decoded(preview.photo, preview.soft)
     least = max(1, round(threshold * 255))
     drawn = [marked(photo, levels >= least), heated(photo, levels, levels >= least)]
@@ -191,10 +188,7 @@ def share_curve(probability: Map) -> tuple[float, ...]:
 
 
 def shrunk(preview: Preview, side: int, *, extras: float = math.inf) -> Preview:
-    """Return a preview whose photograph has a longer side of at most `side`, and its map to match.
-
-    Crops and views that do not fit into `extras` bytes are left out.
-    """
+    """Fit photograph and map to a longer side; leave out crops and views beyond so many bytes."""
     costs = [len(crop.photo) + len(crop.soft) for crop in preview.crops]
     costs += [len(data) for _, data in preview.views]
     fit = sum(cost <= extras for cost in itertools.accumulate(costs))  # the first so many

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from imlctl import atomic
-from imlctl.record import Record
 
 if TYPE_CHECKING:
-    Records = Iterable[Record | Mapping[str, Any]]
+    Records = Iterable[Mapping[str, Any]]  # each as of `Record.to_dict`
 
 _BATCH = 1.0  # seconds; what is appended within them is flushed to the disk at once
 # Where in a record the value of each column is, behind its heading where that is not the last name.
@@ -40,16 +39,16 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 
 class JsonLines:
-    """A file of records that grows, for ``tail -f`` or a program.
+    """A file of records that grows, for ``tail -f`` or a program; it replaces one that is there.
 
     A line is in the file as soon as it is appended, and on the disk once a second has passed and
-    another one follows, or the file is closed; the ledger still has what a power cut takes. A file
-    that is there is replaced, and begins with `records`. OutputError where it cannot be written.
+    another one follows, or the file is closed; the ledger still has what a power cut takes.
+    OutputError where it cannot be written.
     """
 
     def __init__(self, path: Path, records: Records = ()) -> None:
         self.path = path
-        write_jsonl(path, records, overwrite=True)
+        write_jsonl(path, records)
         try:
             self._file: BinaryIO = path.open("ab", buffering=0)
         except OSError as error:
@@ -57,7 +56,7 @@ class JsonLines:
         self._kept = self._file.seek(0, os.SEEK_END)  # bytes known to be on the disk
         self._flushed = float("-inf")
 
-    def append(self, record: Record | Mapping[str, Any]) -> None:
+    def append(self, record: Mapping[str, Any]) -> None:
         """Add one line; after an OutputError the file ends with a whole line."""
         data = memoryview(_line(record))
         start = self._file.seek(0, os.SEEK_END)
@@ -75,45 +74,36 @@ class JsonLines:
         os.fsync(self._file.fileno())
         self._kept, self._flushed = self._file.tell(), time.monotonic()
 
-    def close(self) -> None:
-        """Flush the last lines to the disk, and close the file; OutputError if that fails."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         with self._file:
             try:
                 self._flush()
             except OSError as error:
                 raise atomic.output_error(error, str(self.path)) from error
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def write_jsonl(path: Path, records: Records, *, overwrite: bool = False) -> None:
-    """Write records, one a line, to a file that appears when it is whole; errors as `atomic`'s."""
-    with atomic.opened(path, overwrite=overwrite) as file:
+def write_jsonl(path: Path, records: Records) -> None:
+    """Write records, one a line, and replace the file when all are; errors are `atomic`'s."""
+    with atomic.opened(path, overwrite=True) as file:
         for record in records:
             file.write(_line(record))
 
 
-def _line(record: Record | Mapping[str, Any]) -> bytes:
+def _line(record: Mapping[str, Any]) -> bytes:
     """Return a record as one line of strict ASCII JSON."""
-    return json.dumps(_values(record), allow_nan=False).encode() + b"\n"
+    return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 
-def _values(record: Record | Mapping[str, Any]) -> Mapping[str, Any]:
-    return record.to_dict() if isinstance(record, Record) else record
-
-
-def write_csv(path: Path, records: Records, *, overwrite: bool = False) -> None:
+def write_csv(path: Path, records: Records) -> None:
     """Write a table (UTF-8 with its mark, RFC 4180), a row for each picture, without polygons.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front, and so does one
-    that begins with an apostrophe: whoever needs the exact text takes one apostrophe off. Errors
-    are those of `atomic.write`.
+    A text that a spreadsheet would take for a formula gets an apostrophe in front, as does one that
+    begins with one: for the exact text, take one off. Errors are those of `atomic.write`.
     """
-    with atomic.opened(path, overwrite=overwrite) as file:
+    with atomic.opened(path, overwrite=True) as file:
         # The mark is what makes Excel read UTF-8.
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         writer = csv.writer(text)
@@ -122,9 +112,9 @@ def write_csv(path: Path, records: Records, *, overwrite: bool = False) -> None:
         text.detach()  # writes what is left, and leaves closing the file to whom it belongs
 
 
-def row(record: Record | Mapping[str, Any]) -> list[str]:
+def row(record: Mapping[str, Any]) -> list[str]:
     """Return the cells of a record, in the order of `HEADINGS`."""
-    values = dict(_values(record))
+    values = dict(record)
     areas = [region["area"] for region in values.get("regions") or ()]
     values |= {"regions": len(areas), "largest_region_area": max(areas, default=0)}
     return [_cell(values, column.rpartition("=")[2].split(".")) for column in _COLUMNS]

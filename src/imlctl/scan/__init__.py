@@ -25,21 +25,13 @@ def _records(
     timeout: float = 120.0,
     **settings: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Analyse pictures and yield their records, as they are finished.
+    """Analyse files and folders, and yield the record of each picture as it is finished.
 
-    Pictures that cannot be read have a record, too, with the verdict "failed" and the reason.
-
-    Args:
-        inputs: A file or folder, or several.
-        recursive: Whether folders within folders are looked at.
-        jobs: Processes, one thread each on a CPU; None for as many as suit the machine, 0 for none
-            but this one.
-        timeout: Seconds after which a picture that is still decoded has failed.
-        **settings: As for `imlctl.load`.
-
-    Raises:
-        imlctl.errors.ImlctlError: A setting is not known, an input does not exist, or the model,
-            its weights or the device cannot be had.
+    Pictures that cannot be read have a record, too, with the verdict "failed" and the reason; one
+    that is still decoded after `timeout` seconds has failed. `jobs` are processes, one thread each
+    on a CPU: None for as many as suit the machine, 0 for none but this one. `settings` are as for
+    `imlctl.load`. An `imlctl.errors.ImlctlError` is raised where a setting is not known, an input
+    does not exist, or the model, its weights or the device cannot be had.
     """
     from imlctl.settings import Settings
 

@@ -52,8 +52,7 @@ class Options:
 class Analysis:
     """A model in memory, and everything that is made of its results.
 
-    Raises:
-        ImlctlError: The model, its weights or the device cannot be had, or it lacks what was asked.
+    ImlctlError if it, its weights or the device cannot be had, or it lacks what was asked.
     """
 
     def __init__(self, options: Options, progress: Progress = lambda done, total: None) -> None:
@@ -99,12 +98,10 @@ class Analysis:
     def finish(self, result: Result, decoded: Decoded) -> Finished | Failed:
         """Encode all that is wanted of a result; raises as the call does."""
         timings = {"decode": decoded.seconds, "analyse": result.seconds}
+        rounded = {name: round(seconds, 4) for name, seconds in timings.items()}
+        seconds = round(sum(timings.values()), 4)
         try:
-            record = dataclasses.replace(
-                result.record(),
-                seconds=round(sum(timings.values()), 4),
-                timings={name: round(seconds, 4) for name, seconds in timings.items()},
-            )
+            record = dataclasses.replace(result.record(), seconds=seconds, timings=rounded)
             return Finished(
                 {kind: self._encode(result, record, kind) for kind in self.options.kinds},
                 record.to_dict(),

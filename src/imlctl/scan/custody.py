@@ -74,13 +74,8 @@ def write_manifest(
     """Hash every input once more, and write down all inputs, all outputs, and `also`.
 
     An input is listed with the hash of what was analysed; one that could not be decoded, with its
-    hash now. One that cannot be read is in a comment, as are the command line and remarks.
-
-    Returns:
-        The inputs that changed or vanished since they were analysed.
-
-    Raises:
-        OutputError: It cannot be written, or a file in `also` cannot be read.
+    hash now. One that cannot be read is in a comment, as are the command line and remarks. Returned
+    are inputs that changed or vanished since. OutputError where a file of `also` cannot be read.
     """
     folder = path.parent.resolve()
     hashes: dict[bytes, str] = {}
@@ -108,10 +103,8 @@ def write_manifest(
 def add_reports(folder: Path, files: Sequence[Path], command: Sequence[str]) -> Path | None:
     """Add reports that were written after the scan to its manifest; raises OutputError.
 
-    The previous one becomes ``SHA256SUMS.1``, ``.2`` and so on, and is listed in the new one.
-
-    Returns:
-        The manifest that was kept; None if the folder has none, or it lists the files as they are.
+    The previous one becomes ``SHA256SUMS.1``, ``.2`` and so on, is listed in the new one, and is
+    returned; None if the folder has none, or it lists the files as they are.
     """
     path = manifest_path(folder)
     if not _manifests(folder):

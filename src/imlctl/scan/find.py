@@ -16,7 +16,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
-from typing import BinaryIO
 
 from imlctl.errors import DecodeError, InputError, UsageError
 from imlctl.image.formats import HEAD_BYTES, identify
@@ -75,28 +74,12 @@ class Discovery:
         return (*self.left_out, *(each for each in problems if each.path not in known))
 
 
-@dataclass(frozen=True, slots=True)
-class Patterns:
-    """Names to take and to leave in folders; files that are named are always taken.
+def matches(path: PurePath, patterns: Sequence[str]) -> bool:
+    """Return whether a path below the folder that was given matches a pattern, as in the shell.
 
-    A pattern is as in the shell, and tells capital from small letters. One without a slash is
-    compared with the name of a file or folder, one with a slash with the path below the folder that
-    was given; there, ``*`` also spans slashes.
+    Capitals count. One without a slash is compared with the name of the file or folder, one with a
+    slash with the path; there, ``*`` also spans slashes.
     """
-
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-
-    def takes(self, path: PurePath) -> bool:
-        """Return whether a picture, named from the folder that was given, is wanted."""
-        return (not self.include or _matches(path, self.include)) and not self.leaves(path)
-
-    def leaves(self, path: PurePath) -> bool:
-        """Return whether a picture or folder is excluded by its own name or path."""
-        return _matches(path, self.exclude)
-
-
-def _matches(path: PurePath, patterns: tuple[str, ...]) -> bool:
     whole = path.as_posix()
     return any(fnmatchcase(whole if "/" in p else path.name, p.removesuffix("/")) for p in patterns)
 
@@ -107,18 +90,18 @@ def discover(
     recursive: bool = False,
     out: str | None = None,
     kinds: Collection[Kind] = (),
-    patterns: Patterns | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     listed: Sequence[str] = (),
 ) -> Discovery:
     """Find the pictures among files and folders, "-" for the standard input, and a list of files.
 
     A file that is named or listed is taken whatever it is, even if it is missing: whoever reads it
     will say so. In folders, a file is taken if its content or its suffix is that of a picture;
-    links to folders are not followed. Left out are pictures that imlctl wrote, the output folder,
-    and what this scan would write itself: masks and other `kinds`.
-
-    Raises:
-        UsageError: Nothing is given, "-" is given twice, or a folder has no picture.
+    links to folders are not followed. Only there, `include` and `exclude` are patterns of what is
+    taken and left. Left out are pictures that imlctl wrote, the output folder,
+    and what this scan would write itself: masks and other `kinds`. UsageError where nothing is
+    given, "-" is given twice, or a folder has no picture.
     """
     if not (inputs or listed) or "" in inputs:
         raise UsageError("no picture is given", remedy="Name a file, a folder, or - .")
@@ -135,7 +118,7 @@ def discover(
             pictures.append(Picture(None, PurePath("stdin")))
         elif stat.S_ISDIR(_mode(path)):
             many = True
-            search = _Search(path, recursive, out, {Kind.MASK, *kinds}, patterns or Patterns())
+            search = _Search(path, recursive, out, {Kind.MASK, *kinds}, include, exclude)
             found = sorted(search.walk(), key=_byte_order)
             if not found and not search.problems:
                 raise search.nothing_found()
@@ -171,7 +154,8 @@ class _Search:
     recursive: bool
     out: str | None
     kinds: set[Kind]
-    patterns: Patterns
+    include: Sequence[str]
+    exclude: Sequence[str]
     problems: list[InputError] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
@@ -206,14 +190,16 @@ class _Search:
             return "a link to a folder, not followed"
         if not self.recursive:
             return "a folder within the folder; add --recursive to search it"
-        if self.patterns.leaves(folder.relative_to(self.root)):
+        if matches(folder.relative_to(self.root), self.exclude):
             return "a folder left out by --exclude"
         return "the output folder" if output_folder and identity(folder) == output_folder else ""
 
     def _why_not_taken(self, path: Path, ours: set[str]) -> str:
         """Return why a file is left out, "" for a picture; note a problem where it may be one."""
         named_so = path.suffix.lower() in SUFFIXES
-        wanted = self.patterns.takes(path.relative_to(self.root))
+        name = path.relative_to(self.root)
+        wanted = not self.include or matches(name, self.include)
+        wanted = wanted and not matches(name, self.exclude)
         if not stat.S_ISREG(_mode(path)):
             what = "not a regular file, or a link that leads nowhere"
             if named_so and wanted:
@@ -260,15 +246,15 @@ def summarize(left_out: Sequence[LeftOut], most: int = 3) -> Iterator[str]:
         yield f"left out {', '.join(paths[:most])}{more}: {reason}"
 
 
-def read_names(file: str, *, zero: bool = False, stdin: BinaryIO | None = None) -> tuple[str, ...]:
+def read_names(file: str, *, zero: bool = False) -> tuple[str, ...]:
     """Read names of files, a line each, or each ended by a zero byte as of `find -print0`.
 
     Lists from Windows are read too: in UTF-16, or in UTF-8 with a byte order mark. "-" stands for
-    the standard input, or for `stdin`. Raises a `UsageError` if it is no list of names.
+    the standard input. UsageError if it is no list of names.
     """
     source = f"--files-from {file}"
     try:
-        data = (stdin or sys.stdin.buffer).read() if file == "-" else Path(file).read_bytes()
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         what = f"cannot be read: {error.strerror or error}"
         remedy = "Name a file that lists pictures, or - for the standard input."

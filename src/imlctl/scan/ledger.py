@@ -146,10 +146,8 @@ def absent_parts(ledgers: Iterable[Ledger]) -> str:
 class Ledger:
     """The ledger of one scan, open for this process alone; made if it is missing.
 
-    Read only, it may lie in a folder that may not be written to.
-
-    Raises:
-        OutputError: Another scan has it open, it is damaged, or it cannot be made.
+    Read only, it may lie in a folder that may not be written to. OutputError where another scan has
+    it open, it is damaged, or it cannot be made.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -280,10 +278,7 @@ class Ledger:
         outputs: Mapping[Path, str],
         preview: Preview | None = None,
     ) -> None:
-        """Note that a picture is done; its outputs must have their names by now.
-
-        Without a preview, one of the same result is kept, if there is one.
-        """
+        """Note that a picture is done; a preview of the same result, if there is one, is kept."""
         self._all(
             _ADD,
             fsencode(job.picture.name),

@@ -53,7 +53,7 @@ class Unchanged:
 class Failed:
     """Reason why a picture has no result, with the hash and bytes of a file that could be read.
 
-    The error has no traceback, whose frames would hold pixels; that of a bug of imlctl's is text.
+    The error has no traceback, whose frames hold pixels; that of a bug of imlctl's is text.
     """
 
     error: InputError
@@ -137,8 +137,6 @@ def send(stream: IO[bytes], message: Any) -> None:
 def receive(stream: IO[bytes], *, trusted: bool = False) -> Any:
     """Read one message; of those who decode hostile files, only data of our own classes.
 
-    Raises:
-        EOFError: The other side has gone.
-        pickle.UnpicklingError: The message is not one of ours, or not whole.
+    EOFError where the other side has gone, `pickle.UnpicklingError` for anything else.
     """
     return pickle.load(stream) if trusted else _Unpickler(stream).load()  # noqa: S301

@@ -104,11 +104,9 @@ def plan(
 
     `out` is the value of `-o`; the mask is always written where it is given. Existing outputs may
     be replaced with `force`, those of `ours` in any case. Of a shard, only its jobs are returned;
-    names are compared over the whole all the same, so that no two parts write one file.
-
-    Raises:
-        UsageError: `out` does not suit the inputs, or is needed and not given.
-        OutputError: An output is an input, under whatever name, or exists without `force`.
+    names are compared over the whole all the same, so that no two parts write one file. UsageError
+    where `out` does not suit the inputs, or is needed and not given; OutputError where an output is
+    an input, under whatever name, or exists without `force`.
     """
     mine = [shard is None or shard.holds(picture.name) for picture in pictures]
     if out is None:

@@ -82,10 +82,7 @@ class Crew:
 def in_order(
     work: Callable[[Item], Made], items: Iterable[tuple[Tag, Item]], threads: int, window: int
 ) -> Iterator[tuple[Tag, Made]]:
-    """Yield what `work` makes of each item, in their order, computed by several threads.
-
-    No more than a window of them are taken ahead, or wait for a slow one before them.
-    """
+    """Yield what threads make of the items, in order; no more than a window is ahead or waits."""
     pool = ThreadPoolExecutor(threads, "scan")
     waiting: deque[tuple[Tag, Future[Made]]] = deque()
 
@@ -150,10 +147,7 @@ def on_cores(decoders: Crew, models: Crew, provenance: Mapping[str, Any]) -> Eng
 
 
 def on_card(decoders: Crew, analysis: Analysis) -> Engine:
-    """Analyse on a graphics card, in this process; pictures of one size go together.
-
-    The card works on the next pictures while the outputs of the last are encoded beside it.
-    """
+    """Analyse here, on a graphics card, pictures of one size together, while others are encoded."""
 
     def finish(item: tuple[Job, Reply, Any]) -> tuple[Job, Answer]:
         job, reply, result = item
@@ -220,12 +214,10 @@ def start_engine(
 ) -> Engine:
     """Start what decodes and analyses so many pictures on this machine, until the stack is closed.
 
-    On a CPU, several pictures are analysed by processes of one thread each, so `options.threads`
-    should be 1; a single one is analysed here. On a graphics card, this process holds the model.
-
-    `jobs` are the processes that analyse on a CPU, or decode for a graphics card: 0 for none at
-    all, None for as many as suit the machine. `progress` is told of the tiles of a single picture.
-    Raises an `ImlctlError` if the model, its weights or the device cannot be had.
+    On a CPU, several pictures are analysed by processes, so `options.threads` should be 1; a single
+    one is analysed here, as are all on a graphics card. `jobs` are the processes that analyse on a
+    CPU, or decode for a card: 0 for none at all, None for as many as suit the machine. `progress`
+    is told of the tiles of a single picture. Errors are those of `Analysis`.
     """
     from imlctl.scan.analysis import Analysis
 

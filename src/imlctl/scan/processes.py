@@ -109,10 +109,7 @@ class Child:
         return self._greeting
 
     def ask(self, message: Any, path: str) -> Any:
-        """Return the answer to a message about a picture; that of a process that died has no hash.
-
-        Raises an `ImlctlError` if the process cannot be started, or answers with it.
-        """
+        """Return the answer to a message about a picture, or raise it; `Failed` if it died."""
         with self._in_use:
             self.greeting()
             try:
@@ -250,8 +247,7 @@ def serve_decoder(memory: int) -> None:
 def serve_model() -> None:
     """Analyse decoded pictures until there are no more.
 
-    The first message holds the options, and is answered by the provenance of all results, or by
-    the error that makes all of them impossible.
+    The options come first, and are answered by the provenance of all results, or an error.
     """
     channel = _channel()
     options = receive(sys.stdin.buffer, trusted=True)

@@ -116,11 +116,9 @@ def _prepared(options: Options, folder: str) -> tuple[Decoder, Analysis]:
 
 
 def analyse(options: Options, folder: str, request: Request | None) -> tuple[Any, str, bool]:
-    """Do all but the writing for one picture.
+    """Do all but the writing for one picture; return the answer, this host, and if it may read it.
 
-    Returns:
-        The answer, or an error that concerns all pictures, or without a request the provenance of
-        all results; the name of this host; and whether it may read the file.
+    The answer may be an error that concerns all pictures; without a request it is the provenance.
     """
     answer: Any
     try:
@@ -157,11 +155,10 @@ def received(answer: Any, host: str, provenance: Mapping[str, Any], *, reads: bo
 
 
 def start_ray(options: Options, stack: ExitStack, *, tell: Callable[[str], None]) -> Engine:
-    """Join the cluster, which is left when the stack is closed.
+    """Join the cluster, which is left when the stack is closed; UsageError if it does not work out.
 
     Cards are used where the cluster has any, unless the device is the CPU, with one thread a
-    worker; `tell` is called with what there is to wait for. Raises an `ImlctlError` if weights are
-    wrong, or Ray has no cluster or hands out no such device.
+    worker; `tell` is called with what there is to wait for.
     """
     device = options.settings.device
     if device not in ("auto", "cpu", "cuda"):

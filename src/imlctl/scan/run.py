@@ -49,9 +49,7 @@ def scan(
     Everything is written from the calling thread, and noted in the ledger; with `resume`, what it
     proves to be done with the same weights and settings is skipped. The streams are for a picture
     and an output without a path. Once `stopped` says so, only those that were begun are finished.
-
-    Raises:
-        ImlctlError: Of any kind but `InputError`: the remaining pictures would fail as well.
+    An ImlctlError is none of one picture: the remaining ones would fail as well.
     """
     key = key_of(engine.provenance, options)
 
