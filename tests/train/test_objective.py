@@ -443,6 +443,16 @@ def test_an_eye_for_outliers_is_added_to_weights_without(
     assert all(torch.equal(v, built[k]) for k, v in model.state_dict().items())
 
 
+def test_the_shipped_recipe_goes_on_from_the_shipped_weights(config: TrainConfig) -> None:
+    """Their score and reliability are left aside: a run teaches both anew when it ends."""
+    shipped = open_weights("efficientiml").model
+    recipe = TrainConfig(config.data, init="efficientiml")
+    model = make_objective(recipe).build()
+    ours, theirs = model.state_dict(), shipped.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert {name.partition(".")[0] for name in theirs.keys() - ours.keys()} == {"whole", "sight"}
+
+
 def test_weights_of_another_shape_are_refused_by_name(config: TrainConfig, backbone: Path) -> None:
     config = replace(config, model=EfficientIMLConfig(SIZES["tiny"]), diffusion=None, init=backbone)
     with pytest.raises(ConfigError, match=r"efficient.safetensors.*does not fit this preset"):

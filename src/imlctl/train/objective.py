@@ -39,6 +39,7 @@ _BUNDLED = "efficientiml"
 _SEMANTICS = "backbone.semantics."
 # What older weights may be without: what a clue says to the stem is nothing until it has learned.
 _SILENT = ("backbone.stem.repeats.", "backbone.stem.history.", "backbone.stem.unlike.")
+_TAUGHT_LAST = ("whole.", "sight.")  # score and reliability, which a run teaches anew when it ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Masks:
             _load_semantics(semantics.network, self.config.semantics)
             lacking.append(_SEMANTICS)
         state |= {k: v for k, v in fresh.items() if k.startswith(tuple(lacking))}
+        state = {k: v for k, v in state.items() if k in fresh or not k.startswith(_TAUGHT_LAST)}
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
