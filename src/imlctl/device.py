@@ -30,8 +30,7 @@ def available() -> tuple[str, ...]:
 def resolve(name: str = "auto") -> torch.device:
     """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``xpu`` into a device.
 
-    Raises:
-        UsageError: The name is unknown, or this machine does not have the device.
+    Raises a `UsageError` if the name is unknown, or this machine does not have the device.
     """
     usable = available()
     if name == "auto":

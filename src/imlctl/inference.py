@@ -126,9 +126,7 @@ class Answer(NamedTuple):
 
     probability: Tensor  # of each pixel being manipulated, (H, W) float32 on the CPU
     score: float  # of the whole picture, 0 to 1
-    # Of the map at each pixel, (H, W) float32 on the CPU in [0, 1]; None where the model does not
-    # say
-    reliability: Tensor | None
+    reliability: Tensor | None  # of the map at each pixel, likewise; None if the model cannot say
 
 
 # Of one view of a picture: probability, score as log odds, (), and reliability.
@@ -174,15 +172,9 @@ def _analyse(
         # One by one: a CPU computes the last few of all values in another way than the rest.
         return torch.stack([torch.sigmoid(logits) for logits in prediction.logits])
 
-    maps = run_tiled(
-        forward,
-        padded,
-        tile=tile,
-        overlap=overlap,
-        multiple=model.multiple,
-        workers=min(torch.get_num_threads(), _MOST_TILES) if device.type == "cpu" else 1,
-        progress=progress,
-    )
+    at_once = min(torch.get_num_threads(), _MOST_TILES) if device.type == "cpu" else 1
+    cut: dict[str, Any] = {"tile": tile, "overlap": overlap, "multiple": model.multiple}
+    maps = run_tiled(forward, padded, workers=at_once, progress=progress, **cut)
     in_order = sorted(pooled, key=lambda where: (where.top, where.left))
     scores = model.judge([pooled[where] for where in in_order]).float()
     fine = [None if known is None else _enlarged(known[n], height, width) for n in range(len(maps))]
@@ -207,16 +199,13 @@ def _enlarged(cells: Tensor, height: int, width: int) -> Tensor:
 def probabilities(
     model: Model, images: Tensor, sampling: Sampling | None = None, clues: Tensor | None = None
 ) -> Tensor:
-    """Run a model over a batch of small pictures, as validation does.
+    """Run a model over a batch of small pictures, as validation does: (B, 1, H, W) float32.
 
     Args:
         model: In evaluation mode.
         images: (B, 3, H, W) in [0, 1], on the model's device; sides multiples of its `multiple`.
         sampling: Steps, members and seed; flips are not used.
         clues: Of the pictures; found in `images` when None.
-
-    Returns:
-        (B, 1, H, W) float32.
     """
     how = sampling or Sampling()
     images = images.contiguous(memory_format=torch.channels_last)

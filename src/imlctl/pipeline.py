@@ -65,25 +65,15 @@ Source = (
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """Result for one photograph.
+    """Result for one photograph."""
 
-    Attributes:
-        photo: The decoded photograph; its `source` is what the record calls it.
-        probability: Of each pixel being manipulated, (H, W) float32 in [0, 1], upright.
-        decision: Verdict, score, mask and its threshold.
-        provenance: Model, weights, settings, seed and device, as the record wants them.
-        seconds: Wall time from bytes to decision.
-        rates: How often each verdict is right, as measured for these weights; None if it was not.
-        reliability: Of the map at each pixel, (H, W) float32 in [0, 1], upright; None where the
-            model does not say.
-    """
-
-    photo: Photo
-    probability: NDArray[np.float32]
-    decision: Decision
-    provenance: dict[str, object]
-    seconds: float
-    rates: Rates | None = None
+    photo: Photo  # decoded; its `source` is what the record calls it
+    probability: NDArray[np.float32]  # of each pixel being manipulated, (H, W) in [0, 1], upright
+    decision: Decision  # verdict, score, mask and its threshold
+    provenance: dict[str, object]  # model, weights, settings, seed and device, as in the record
+    seconds: float  # wall time from bytes to decision
+    rates: Rates | None = None  # of right verdicts, as measured for these weights, if they were
+    # Of the map at each pixel, (H, W) in [0, 1], upright; None where the model does not say.
     reliability: NDArray[np.float32] | None = None
 
     @property
@@ -102,9 +92,7 @@ class Result:
     @cached_property
     def unreliable_share(self) -> float | None:
         """Fraction of the picture whose reliability is under a tenth; None if it is not known."""
-        if self.reliability is None:
-            return None
-        return float((self.reliability < RELIABLE).mean())
+        return None if self.reliability is None else float((self.reliability < RELIABLE).mean())
 
     @cached_property
     def cautions(self) -> tuple[str, ...]:
@@ -146,17 +134,12 @@ class Result:
         return render.soft_png(self.probability)
 
     def reliability_png(self) -> bytes:
-        """Reliability of the map: 16-bit PNG, 65535 for 1.
-
-        Raises:
-            UsageError: The model does not say.
-        """
+        """Reliability of the map: 16-bit PNG, 65535 for 1; UsageError if the model does not say."""
         if self.reliability is None:
-            raise UsageError(
-                f"the model {self.provenance['model']} does not say where its map can be believed",
-                source="reliability",
-                remedy="Leave it out, or choose another model.",
-            )
+            model = self.provenance["model"]
+            what = f"the model {model} does not say where its map can be believed"
+            remedy = "Leave it out, or choose another model."
+            raise UsageError(what, source="reliability", remedy=remedy)
         return render.soft_png(self.reliability)
 
     def overlay_png(self) -> bytes:
@@ -255,11 +238,7 @@ class Localizer:
         }
 
     def localize(
-        self,
-        source: Source,
-        *,
-        name: str = "",
-        progress: Progress = lambda done, total: None,
+        self, source: Source, *, name: str = "", progress: Progress = lambda done, total: None
     ) -> Result:
         """Localize the manipulated pixels of one photograph.
 
@@ -283,22 +262,16 @@ class Localizer:
     def localize_together(self, photos: Sequence[Photo]) -> list[Result]:
         """Localize in photographs of one size in one pass, where a single one leaves a GPU idle.
 
-        Args:
-            photos: At least one, no larger than a tile. Probabilities differ from those of
-                `localize` by rounding, at most 1e-3.
-
-        Raises:
-            InputError: One of them cannot be analysed, so that none has a result.
+        At least one, no larger than a tile. Probabilities differ from those of `localize` by
+        rounding, at most 1e-3. Raises an `InputError` if one of them cannot be analysed.
         """
         start = time.perf_counter()
         images = [prepare(photo) for photo in photos]
         keys = [bytes.fromhex(photo.sha256) for photo in photos]
         answers = predict_together(self.model, images, keys=keys, **self._how())
         seconds = (time.perf_counter() - start) / len(photos)
-        return [
-            self._result(photo, answer, seconds)
-            for photo, answer in zip(photos, answers, strict=True)
-        ]
+        pairs = zip(photos, answers, strict=True)
+        return [self._result(photo, answer, seconds) for photo, answer in pairs]
 
     def _result(self, photo: Photo, answer: Answer, seconds: float) -> Result:
         turn, reliability = photo.facts.orientation, answer.reliability
@@ -319,8 +292,7 @@ class Localizer:
     def _survive_fork(self) -> None:
         """Say in a child that was forked that it computes with one thread.
 
-        Raises:
-            UsageError: The model is on a device that a child cannot use.
+        Raises a `UsageError` if the model is on a device that a child cannot use.
         """
         if os.getpid() == self._process:
             return

@@ -93,15 +93,11 @@ def keep_freed_blocks() -> bool:
     """Let glibc's malloc reuse large blocks instead of handing each back to the kernel.
 
     Pages that are zeroed and mapped again for each large tensor take a fifth of the time of a
-    picture of 2048x2048, and near half of a training step on the CPU.
-
-    Returns:
-        Whether anything was changed: not without glibc, nor where the environment already says
-        how malloc shall work.
+    picture of 2048x2048, and near half of a training step on the CPU. Returns whether anything was
+    changed: not without glibc, nor where the environment already says how malloc shall work.
     """
-    if not _glibc() or any(
-        name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for name in os.environ
-    ):
+    said = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+    if not _glibc() or any(name.startswith(said) for name in os.environ):
         return False
     tune = ctypes.CDLL(None).mallopt
     tune(_ARENA_MAX, 1)  # that of another thread cannot hold a block of more than 64 MiB

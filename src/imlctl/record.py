@@ -143,10 +143,7 @@ def _plain(value: Any, source: str) -> Any:
             raise NumericalError(what, source=source, remedy=remedy)
         return float(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            entry.name: _plain(getattr(value, entry.name), source)
-            for entry in dataclasses.fields(value)
-        }
+        value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {_plain(str(key), source): _plain(item, source) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

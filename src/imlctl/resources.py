@@ -22,11 +22,7 @@ def presets() -> dict[str, Path]:
 
 
 def find_preset(wanted: str | Path) -> Path:
-    """Return the file of a preset, which is named by its path or, if built in, by its name.
-
-    Raises:
-        ConfigError: It is neither; lists the names.
-    """
+    """Return a preset's file, from its path or, if built in, its name; ConfigError for neither."""
     path = Path(wanted)
     if path.exists() and not path.is_dir():
         return path
@@ -38,11 +34,7 @@ def find_preset(wanted: str | Path) -> Path:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        ConfigError: It cannot be read, or is not valid; says where.
-    """
+    """Read a TOML file; ConfigError if it cannot be read, or is not valid, which says where."""
     import tomllib  # of which most commands need nothing
 
     try:

@@ -18,21 +18,13 @@ DEFAULT_TILE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Settings of sampling. Only `tta` concerns models that do not sample.
+    """Settings of sampling. Only `tta` and `fusion` concern models that do not sample."""
 
-    Attributes:
-        steps: Denoising steps of DiffIML, 1 to 1000.
-        ensemble: Runs of it that are averaged, at least 1.
-        tta: Whether the mirrored picture is analysed too.
-        fusion: How the two are brought together, ``mean`` or ``max``; see `inference`.
-        seed: Of the noise, which depends on it and on the picture alone.
-    """
-
-    steps: int = STEPS
-    ensemble: int = MEMBERS
-    tta: bool = False
-    fusion: Fusion = "mean"
-    seed: int = 0
+    steps: int = STEPS  # denoising steps of DiffIML, 1 to 1000
+    ensemble: int = MEMBERS  # runs of it that are averaged, at least 1
+    tta: bool = False  # whether the mirrored picture is analysed too
+    fusion: Fusion = "mean"  # how the two are brought together; see `inference`
+    seed: int = 0  # of the noise, which depends on it and on the picture alone
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1000 or self.ensemble < 1:
@@ -45,27 +37,18 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of one localization.
+    """Settings of one localization."""
 
-    Attributes:
-        model: Name in the registry; its default when empty.
-        weights: What to use instead: a name, ``hf://owner/repo[@revision]/file`` (both must have
-            been pulled), or a safetensors file; a `Path` is always a file.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps`` or ``xpu``.
-        threshold: Probability from which a pixel is marked; None for the one that goes with the
-            verdict, see `mask.decide.Rule`.
-        tile: Side of a tile in pixels, for pictures that are larger than one.
-        sampling: Steps, members, flips and seed of what is drawn.
-        max_pixels: Larger pictures are refused before any pixel is decoded.
-    """
-
-    model: str = ""
+    model: str = ""  # name in the registry; its default when empty
+    # What to use instead: a name, ``hf://owner/repo[@revision]/file`` (both must have been pulled),
+    # or a safetensors file; a `Path` is always a file.
     weights: str | Path | None = None
-    device: str = "auto"
+    device: str = "auto"  # or ``cpu``, ``cuda``, ``cuda:N``, ``mps``, ``xpu``
+    # Probability from which a pixel is marked; None for that of the verdict, see `mask.decide.Rule`
     threshold: float | None = None
-    tile: int = DEFAULT_TILE
+    tile: int = DEFAULT_TILE  # side in pixels, for pictures that are larger than one
     sampling: Sampling = field(default_factory=Sampling)
-    max_pixels: int = DEFAULT_MAX_PIXELS
+    max_pixels: int = DEFAULT_MAX_PIXELS  # larger ones are refused before any pixel is decoded
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
@@ -73,11 +56,7 @@ class Settings:
 
     @classmethod
     def of(cls, **options: Any) -> Settings:
-        """Make settings of keywords: fields of this class, and of `Sampling`.
-
-        Raises:
-            UsageError: A keyword or a value is not known.
-        """
+        """Make settings of fields of this class and of `Sampling`; UsageError for any other."""
         own, drawn = ({each.name for each in fields(kind)} for kind in (cls, Sampling))
         for name in options:
             if name not in own | drawn:

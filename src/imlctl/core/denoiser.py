@@ -21,23 +21,14 @@ _GROUPS = 32
 
 @dataclass(frozen=True, slots=True)
 class DenoiserConfig:
-    """Shape of the denoiser.
+    """Shape of the denoiser."""
 
-    Attributes:
-        channels: Inside; a multiple of 32.
-        blocks: Residual blocks on the way down; one more on the way up.
-        attention: Whether the middle attends over all positions, quadratic in their number.
-        patch: Side of the square of latents that one position holds, 1 or 2.
-        latents: Channels in and out: four of the mask, four of its edge map.
-        condition: Channels of the condition.
-    """
-
-    channels: int = 64
-    blocks: int = 1
-    attention: bool = False
-    patch: int = 2
-    latents: int = 8
-    condition: int = 64
+    channels: int = 64  # inside; a multiple of 32
+    blocks: int = 1  # residual blocks on the way down; one more on the way up
+    attention: bool = False  # in the middle, over all positions; quadratic in their number
+    patch: int = 2  # side of the square of latents that one position holds, 1 or 2
+    latents: int = 8  # channels in and out: four of the mask, four of its edge map
+    condition: int = 64  # channels of the condition
 
     def __post_init__(self) -> None:
         if self.channels < _GROUPS or self.channels % _GROUPS:
@@ -118,15 +109,10 @@ class Denoiser(nn.Module):
         return cast("Tensor", self.inject(condition))
 
     def forward(self, z: Tensor, t: Tensor, prepared: Tensor) -> Tensor:
-        """Predict the clean latents.
+        """Predict the clean latents z_0, of the shape of `z`.
 
-        Args:
-            z: Noisy latents (M, latents, h, w); h and w multiples of `config.patch`.
-            t: Time steps (M,), 0 to 999.
-            prepared: From `prepare`, (M or 1, channels, h / patch, w / patch).
-
-        Returns:
-            z_0 as predicted, the same shape as `z`.
+        From noisy latents (M, latents, h, w), h and w multiples of `config.patch`, time steps (M,),
+        0 to 999, and what `prepare` returned, (M or 1, channels, h / patch, w / patch).
         """
         time = self.time(time_embedding(t, self.config.channels).to(z.dtype))  # (M, 4C)
         x = self.enter(F.pixel_unshuffle(z, self.config.patch))  # (M, C, h / p, w / p)
@@ -135,9 +121,7 @@ class Denoiser(nn.Module):
         for block in self.down:
             x = block(x, time)
             skips.append(x)
-        x = self.middle[0](x, time)
-        x = self.attention(x)
-        x = self.middle[1](x, time)
+        x = self.middle[1](self.attention(self.middle[0](x, time)), time)
         for block in self.up:
             x = block(torch.cat((x, skips.pop()), dim=1), time)
         x = self.leave(F.silu(self.norm(x)))

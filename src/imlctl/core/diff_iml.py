@@ -76,15 +76,8 @@ class ConditionEncoder(nn.Module):
     Each level goes through a 1x1 convolution and to the size of the latents, which follows the
     picture; a 3x3 convolution mixes them.
 
-    Args:
-        name: One of `ENCODERS`.
-        channels: Of the condition, and of each level after its 1x1 convolution.
-        stride: Of the condition against the picture.
-        fold: Fold levels that are finer than the condition into channels, rather than resize them.
-        heads: See `DiffIMLConfig`.
-
-    Attributes:
-        multiple: Height and width must be multiples of this.
+    `stride` is the condition's against the picture. With `fold`, levels that are finer than it are
+    folded into channels, rather than resized. For `heads` see `DiffIMLConfig`.
     """
 
     def __init__(
@@ -105,14 +98,9 @@ class ConditionEncoder(nn.Module):
         return cast("Tensor | None", cast("EfficientRWKV", self.backbone).clues(image, spread))
 
     def forward(self, image: Tensor, clues: Tensor | None = None) -> Tensor:
-        """Encode.
+        """(B, 3, H, W) in [0, 1] to (B, channels, H / stride, W / stride).
 
-        Args:
-            image: (B, 3, H, W) in [0, 1]; H and W multiples of `multiple`.
-            clues: See `EfficientRWKV.forward`.
-
-        Returns:
-            (B, channels, H / stride, W / stride).
+        H and W are multiples of `multiple`; for the clues see `EfficientRWKV.forward`.
         """
         found = self.backbone(image, clues)
         return self.gather(found.features if isinstance(found, Prediction) else found, image)
@@ -136,27 +124,16 @@ def _resized(x: Tensor, scale: float, size: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class DiffIMLConfig(Config):
-    """Shape of the model.
+    """Shape of the model."""
 
-    Attributes:
-        encoder: Backbone of the condition encoder, one of `ENCODERS`.
-        denoiser: Shape of the denoiser.
-        vae: Shape of LightVAE.
-        schedule: Noise schedule.
-        spacing: Which steps a short sampling visits; see `respaced`.
-        clip: Limit of predicted latents while sampling; None for none, see `ddim`.
-        fold: See `ConditionEncoder`; the paper resizes.
-        heads: Keep the heads of an EfficientIML as encoder, so that it answers by itself as well.
-    """
-
-    encoder: str = "efficient-iml-small"
+    encoder: str = "efficient-iml-small"  # backbone of the condition encoder, of `ENCODERS`
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     vae: LightVAEConfig = field(default_factory=LightVAEConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    spacing: Spacing = "leading"
-    clip: float | None = None
-    fold: bool = False
-    heads: bool = False
+    spacing: Spacing = "leading"  # which steps a short sampling visits; see `respaced`
+    clip: float | None = None  # limit of predicted latents while sampling, see `ddim`
+    fold: bool = False  # see `ConditionEncoder`; the paper resizes
+    heads: bool = False  # keep those of an EfficientIML as encoder: it also answers by itself
 
     def __post_init__(self) -> None:
         if self.heads and not self.encoder.startswith("efficient-iml-"):
@@ -192,13 +169,9 @@ class DiffIML(Model):
         super().__init__()
         self.config = config or DiffIMLConfig()
         shape = self.config.denoiser
-        self.encoder = ConditionEncoder(
-            self.config.encoder,
-            shape.condition,
-            self.config.latent_multiple,
-            fold=self.config.fold,
-            heads=self.config.heads,
-        )
+        how = {"fold": self.config.fold, "heads": self.config.heads}
+        channels, stride = shape.condition, self.config.latent_multiple
+        self.encoder = ConditionEncoder(self.config.encoder, channels, stride, **how)
         self.denoiser = Denoiser(shape)
         self.vae = LightVAE(self.config.vae)
         self.bars = alpha_bars(self.config.schedule)  # float64, on the CPU wherever the model is
@@ -213,11 +186,7 @@ class DiffIML(Model):
         return self.encoder.clues(image, spread)
 
     def condition(self, image: Tensor, clues: Tensor | None = None) -> Tensor:
-        """Encode a picture, once: what the denoiser adds at every step, (B, channels, h, w).
-
-        Raises:
-            ValueError: The size does not fit.
-        """
+        """Encode a picture, once: what the denoiser adds at every step, (B, channels, h, w)."""
         check_sides(image, self.multiple)
         return self.denoiser.prepare(self.encoder(image, clues))
 
@@ -226,27 +195,20 @@ class DiffIML(Model):
         return self.config.denoiser.latents, height // FACTOR, width // FACTOR
 
     def sample(self, prepared: Tensor, noise: Tensor, steps: int = STEPS) -> Tensor:
-        """Denoise an ensemble, average it, and decode the mask (Algorithm 2).
+        """Denoise an ensemble, average it, and decode the mask (Algorithm 2): logits (B, 1, H, W).
 
-        Args:
-            prepared: From `condition`, of B pictures.
-            noise: One row for each member, (B * N, C, h, w), one picture after another.
-            steps: Denoising steps.
-
-        Returns:
-            Logits of each pixel being manipulated, (B, 1, H, W).
+        `prepared` is from `condition`, of B pictures; the noise has one row for each member, one
+        picture after another, (B * N, C, h, w).
         """
         pictures = len(prepared)
         if pictures > 1:  # one alone broadcasts over its members
             prepared = prepared.repeat_interleave(len(noise) // pictures, dim=0)
+
+        def denoise(z: Tensor, t: Tensor) -> Tensor:
+            return cast("Tensor", self.denoiser(z.to(prepared.dtype), t, prepared))
+
         timesteps = respaced(steps, self.config.schedule.steps, self.config.spacing)
-        latents = ddim(
-            lambda z, t: self.denoiser(z.to(prepared.dtype), t, prepared),
-            noise,
-            timesteps,
-            self.bars,
-            clip=self.config.clip,
-        )
+        latents = ddim(denoise, noise, timesteps, self.bars, clip=self.config.clip)
         # The mean comes before the decoder, which therefore runs once whatever N is.
         latents = torch.unflatten(latents, 0, (pictures, -1)).mean(1)  # (B, C, h, w)
         return self.vae.decode(latents[:, : self.config.vae.latent].to(prepared.dtype)).float()

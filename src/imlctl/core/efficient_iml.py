@@ -27,19 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EfficientIMLConfig(Config):
-    """Shape of the model.
-
-    Attributes:
-        backbone: Shape of the backbone.
-        width: Channels of the decoder.
-        outlier_gain: What each unit of the outliers' second channel, where the backbone looks for
-            them, adds to a pixel's log odds: samples for training are too small to teach it.
-        scored: Whether it has a score and a reliability that were trained on whole pictures.
-    """
+    """Shape of the model."""
 
     backbone: EfficientRWKVConfig = field(default_factory=EfficientRWKVConfig)
-    width: int = 64
+    width: int = 64  # channels of the decoder
+    # What each unit of the outliers' second channel, where the backbone looks for them, adds to a
+    # pixel's log odds: samples for training are too small to teach it.
     outlier_gain: float = 2.0
+    # Whether it has a score and a reliability that were trained on whole pictures.
     scored: bool = False
 
     def __post_init__(self) -> None:
@@ -95,11 +90,9 @@ class TopDown(nn.Module):
         return cast("Tensor | None", self.backbone.clues(image, spread))
 
     def forward(self, image: Tensor, clues: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the features of each scale, finest first, (B, width, H / s, W / s).
+        """(B, 3, H, W) in [0, 1] to each scale's features, finest first, (B, width, H / s, W / s).
 
-        Args:
-            image: (B, 3, H, W) in [0, 1]; H and W multiples of the first stride.
-            clues: See `EfficientRWKV.forward`.
+        H and W are multiples of the first stride; for the clues see `EfficientRWKV.forward`.
         """
         stem, finest, middle, coarsest = self.backbone(image, clues)
         coarse = self.merges[2](coarsest, None)
@@ -111,6 +104,8 @@ class TopDown(nn.Module):
 class EfficientIML(TopDown, Model):
     """Localization in one forward pass, at any size."""
 
+    multiple = STRIDES[0]
+
     def __init__(self, config: EfficientIMLConfig | None = None) -> None:
         super().__init__(config or EfficientIMLConfig())
         dims, width = self.config.backbone.dims, self.config.width
@@ -121,11 +116,6 @@ class EfficientIML(TopDown, Model):
         self.sight = Reliability() if self.config.scored else None
         for head in (self.head, *self.level_heads):  # most pixels are untouched
             nn.init.constant_(cast("Tensor", cast("nn.Conv2d", head).bias), -2.0)
-
-    @property
-    def multiple(self) -> int:
-        """Height and width must be multiples of this."""
-        return STRIDES[0]
 
     @property
     def scored(self) -> bool:  # type: ignore[override]  # of each model its own
@@ -185,10 +175,8 @@ class EfficientIML(TopDown, Model):
 
     def parts(self) -> Parts:
         """Name the backbone's stages, the decoder and the score."""
-        named: Parts = {}
-        if self.backbone.semantics is not None:
-            named["backbone: semantics"] = ("backbone.semantics",)
-        return named | {
+        seen = self.backbone.semantics is not None
+        return ({"backbone: semantics": ("backbone.semantics",)} if seen else {}) | {
             "backbone: stem": ("backbone.stem", "backbone.clues"),
             "backbone: stage 1": ("backbone.down.0", "backbone.stages.0"),
             "backbone: stage 2": ("backbone.down.1", "backbone.stages.1"),

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from imlctl.core.efficientnet import WIDTHS, EfficientNetLite
 from imlctl.core.jpeg_history import CHANNELS as HISTORY_CHANNELS
 from imlctl.core.jpeg_history import jpeg_history
-from imlctl.core.layers import Config, ConvNorm, full_precision
+from imlctl.core.layers import Config, ConvNorm, check_choice, full_precision
 from imlctl.core.mixers import SpatialMixV4, SpatialMixV6, WindowAttention
 from imlctl.core.residual_outliers import residual_outliers
 from imlctl.core.self_similarity import CHANNELS as SIMILARITY_CHANNELS
@@ -38,30 +38,22 @@ STRIDES = (8, 16, 32)  # of the stages against the picture
 
 @dataclass(frozen=True, slots=True)
 class EfficientRWKVConfig(Config):
-    """Shape of the backbone.
+    """Shape of the backbone."""
 
-    Attributes:
-        dims: Channels of the three stages, multiples of 16.
-        depths: Blocks of the three stages.
-        global_share: Share of each stage's channels that the WKV mixes.
-        local_share: Share that the local split mixes; the rest passes unchanged.
-        mixing: ``v4``, decay relative to the size, or ``v6``, matrix state.
-        window: Side of an attention window, in positions of the stage.
-        self_similarity: Whether the stem sees where the picture repeats itself (ours).
-        history: Whether it sees where a JPEG's history is unlike the rest of the picture (ours).
-        outliers: Whether it sees where the noise is unlike the rest of the picture (ours).
-        semantics: Whether the stages see what an ImageNet network makes of the picture (ours).
-    """
-
-    dims: tuple[int, int, int] = (64, 128, 256)
-    depths: tuple[int, int, int] = (2, 2, 3)
+    dims: tuple[int, int, int] = (64, 128, 256)  # channels of the three stages, multiples of 16
+    depths: tuple[int, int, int] = (2, 2, 3)  # blocks of the three stages
+    # Share of each stage's channels that the WKV mixes.
     global_share: tuple[float, float, float] = (0.25, 0.5, 0.5)
+    # Share that the local split mixes; the rest passes unchanged.
     local_share: tuple[float, float, float] = (0.5, 0.25, 0.25)
-    mixing: Mixing = "v4"
-    window: int = 8
-    self_similarity: bool = True
+    mixing: Mixing = "v4"  # ``v4``, decay relative to the size, or ``v6``, matrix state
+    window: int = 8  # side of an attention window, in positions of the stage
+    self_similarity: bool = True  # whether the stem sees where the picture repeats itself (ours)
+    # Whether it sees where a JPEG's history is unlike the rest of the picture (ours).
     history: bool = False
+    # Whether it sees where the noise is unlike the rest of the picture (ours).
     outliers: bool = False
+    # Whether the stages see what an ImageNet network makes of the picture (ours).
     semantics: bool = False
 
     def __post_init__(self) -> None:
@@ -72,13 +64,9 @@ class EfficientRWKVConfig(Config):
             raise ValueError("dims must be multiples of 16, depths at least 1, window at least 2")
         shares = zip(self.global_share, self.local_share, strict=True)
         if any(wide <= 0 or near < 0 or wide + near > 1 for wide, near in shares):
-            raise ValueError(
-                "each stage needs a global share above 0, and shares that sum to at most 1"
-            )
-        if self.mixing not in get_args(Mixing):
-            raise ValueError(
-                f"unknown mixing {self.mixing!r}; known: {', '.join(get_args(Mixing))}"
-            )
+            what = "each stage needs a global share above 0, and shares that sum to at most 1"
+            raise ValueError(what)
+        check_choice("mixing", self.mixing, get_args(Mixing))
 
 
 SIZES = {
@@ -146,13 +134,9 @@ class Clues(nn.Module):
 
     def forward(self, image: Tensor, spread: Spread = map) -> Tensor | None:
         """(B, 3, H, W) to (B, C, ceil(H / 4), ...), outliers last; None where there are none."""
-        finders = (
-            (self_similarity, self.config.self_similarity),
-            (jpeg_history, self.config.history),
-            (residual_outliers, self.config.outliers),
-        )
-        wanted = [find for find, seen in finders if seen]
-        maps = list(spread(lambda find: find(image), wanted))
+        finders = (self_similarity, jpeg_history, residual_outliers)
+        seen = (self.config.self_similarity, self.config.history, self.config.outliers)
+        maps = list(spread(lambda find: find(image), list(itertools.compress(finders, seen))))
         return torch.cat(maps, dim=1) if maps else None
 
 
@@ -267,9 +251,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
-        x = x + self.depthwise(x)
-        x = x + self.mixer(x)
-        return cast("Tensor", x + self.channels(x))
+        for part in (self.depthwise, self.mixer, self.channels):
+            x = x + part(x)
+        return x
 
 
 class Semantics(nn.Module):
@@ -311,12 +295,8 @@ class EfficientRWKV(nn.Module):
         )
         self.semantics = Semantics(dims) if config.semantics else None
 
-    def forward(
-        self, image: Tensor, clues: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the features of the stem and of the three stages.
-
-        At `STRIDES`, rounded up; the stem shares the first.
+    def forward(self, image: Tensor, clues: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the features of the stem and of the three stages, at `STRIDES`, rounded up.
 
         Args:
             image: (B, 3, H, W) in [0, 1]; H and W multiples of the first stride.

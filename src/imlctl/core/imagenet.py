@@ -37,21 +37,13 @@ _CLASSIFIERS = ("classifier.weight", "classifier.bias", "fc.weight", "fc.bias")
 
 @dataclass(frozen=True, slots=True)
 class MixTransformerConfig:
-    """Shape of the encoder, one value for each of the four stages.
+    """Shape of the encoder, one value for each of the four stages."""
 
-    Attributes:
-        dims: Channels.
-        depths: Blocks.
-        heads: Attention heads; each divides its stage's channels.
-        reductions: Keys and values come from a map this many times smaller (R of Eq. 2).
-        expansion: How much the feed-forward networks widen, the same in every stage.
-    """
-
-    dims: Four = (64, 128, 320, 512)
-    depths: Four = (3, 4, 18, 3)
-    heads: Four = (1, 2, 5, 8)
-    reductions: Four = (8, 4, 2, 1)
-    expansion: int = 4
+    dims: Four = (64, 128, 320, 512)  # channels
+    depths: Four = (3, 4, 18, 3)  # blocks
+    heads: Four = (1, 2, 5, 8)  # of attention; each divides its stage's channels
+    reductions: Four = (8, 4, 2, 1)  # of the map of keys and values (R of Eq. 2)
+    expansion: int = 4  # how much the feed-forward networks widen
 
 
 MIT_SIZES = {
@@ -179,19 +171,14 @@ class MixTransformer(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the features of the four stages, (B, dims[i], H / STRIDES[i], W / STRIDES[i]).
 
-        Args:
-            image: (B, 3, H, W), normalised; H and W are multiples of 32.
-
-        Raises:
-            ValueError: The size does not fit.
+        The image is (B, 3, H, W), normalised; ValueError if H or W is no multiple of 32.
         """
         height, width = image.shape[-2:]
         if height % STRIDES[-1] or width % STRIDES[-1]:
             raise ValueError(f"height and width must be multiples of 32, not {height}x{width}")
         x, features = image, []
-        for embed, blocks, norm in zip(
-            self.patch_embeddings, self.block, self.layer_norm, strict=True
-        ):
+        stages = zip(self.patch_embeddings, self.block, self.layer_norm, strict=True)
+        for embed, blocks, norm in stages:
             tokens, height, width = embed(x)
             for block in cast("nn.ModuleList", blocks):
                 tokens = block(tokens, height, width)
@@ -213,15 +200,10 @@ def _initialise(part: nn.Module) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ResNetConfig:
-    """Shape of the encoder.
+    """Shape of the encoder."""
 
-    Attributes:
-        depths: Blocks of each of the four stages.
-        width: Channels after the stem; the stages widen from it.
-    """
-
-    depths: Four = (3, 4, 6, 3)
-    width: int = 64
+    depths: Four = (3, 4, 6, 3)  # blocks of each of the four stages
+    width: int = 64  # channels after the stem; the stages widen from it
 
     @property
     def dims(self) -> Four:
@@ -278,16 +260,13 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1: nn.Module = nn.BatchNorm2d(width)
         inputs = width
-        stages = []
-        for stage, (outputs, depth) in enumerate(
-            zip(self.config.dims, self.config.depths, strict=True)
-        ):
-            blocks = []
-            for block in range(depth):
-                stride = 2 if stage and not block else 1
-                blocks.append(Bottleneck(inputs, outputs // _EXPANSION, stride))
-                inputs = outputs
-            stages.append(nn.Sequential(*blocks))
+        stages: list[nn.Module] = []
+        for outputs, depth in zip(self.config.dims, self.config.depths, strict=True):
+            narrow = outputs // _EXPANSION
+            first = Bottleneck(inputs, narrow, stride=2 if stages else 1)
+            further = (Bottleneck(outputs, narrow, stride=1) for _ in range(depth - 1))
+            stages.append(nn.Sequential(first, *further))
+            inputs = outputs
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
@@ -296,8 +275,7 @@ class ResNet(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the features of the four stages, (B, dims[i], H / STRIDES[i], W / STRIDES[i]).
 
-        Args:
-            image: (B, 3, H, W) of any size, normalised; sizes of features are rounded up.
+        The image is (B, 3, H, W) of any size, normalised; sizes of features are rounded up.
         """
         x = F.relu(self.bn1(self.conv1(image)), inplace=True)  # (B, width, H / 2, W / 2)
         x = F.max_pool2d(x, 3, 2, 1)  # (B, width, H / 4, W / 4)
@@ -339,17 +317,12 @@ class ImageNetInput(nn.Module):
         """Load ImageNet weights in the layout in which they are published.
 
         ``nvidia/mit-b*`` (SegformerForImageClassification) or torchvision's ResNets; their
-        classifiers are left aside, and nothing else. Files from before norms counted their batches,
-        torchvision's first ones among them, load as well; the counters then stay as they are.
+        classifiers are left aside, and nothing else. Files from before norms counted their batches
+        load as well; the counters then stay as they are.
 
         Raises:
             RuntimeError: A tensor is missing, unknown or of another shape.
         """
         # A plain dictionary carries no version, which is what lets a norm lack its counter.
-        self.backbone.load_state_dict(
-            {
-                name.removeprefix(_SEGFORMER): value
-                for name, value in tensors.items()
-                if name not in _CLASSIFIERS
-            }
-        )
+        kept = {name: value for name, value in tensors.items() if name not in _CLASSIFIERS}
+        self.backbone.load_state_dict({k.removeprefix(_SEGFORMER): v for k, v in kept.items()})

@@ -39,7 +39,6 @@ _LARGEST = 192  # coefficients beyond are left out of the histograms
 _STEPS = (*range(2, 31), *range(32, 61, 2))  # first quantisation steps that are tried
 _SHARES = (0.3, 0.6, 0.85, 0.97)  # of the coefficients that had the first step
 _NEAR = 1.2  # of a multiple of the last step, where the coefficients of a JPEG lie
-_NO_NOISE = 0.0
 _SIGMA = 0.45  # of the rounding to pixels between two compressions, in a coefficient
 _STAIN = 0.02  # share of any density that is the plain one
 _TEMPERATURE = 4.0  # of the weights of the steps
@@ -49,12 +48,7 @@ _BOXES = (7, 3)  # blocks a side over which evidence is averaged
 
 @torch.no_grad()
 def jpeg_history(image: Tensor) -> Tensor:
-    """Measure how unlike the rest of the picture each place was compressed.
-
-    No gradient flows through it.
-
-    Args:
-        image: (B, 3, H, W) in [0, 1].
+    """Measure how unlike the rest of a picture (B, 3, H, W) in [0, 1] each place was compressed.
 
     Returns:
         (B, 3, ceil(H / 4), ceil(W / 4)) float32, zero where the picture has no JPEG grid. First
@@ -99,12 +93,9 @@ def _history(grey: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def find_grid(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """Find where the blocks of a JPEG begin.
+    """Find where the blocks of a JPEG begin, in grey levels (H, W) of sides from `LEAST_SIDE` on.
 
     Each pixel votes for the one of the 64 blocks over it that has most zero coefficients.
-
-    Args:
-        grey: Grey levels (H, W), at least `LEAST_SIDE` on each side.
 
     Returns:
         Row and column of the first whole block, (2,) int64 in 0 to 7, and whether the votes for it
@@ -123,12 +114,8 @@ def find_grid(grey: Tensor) -> tuple[Tensor, Tensor]:
         top = (total - tall) * band // max(1, wanted - 1) if wanted > 1 else (total - tall) // 2
         # Down first, then across, one frequency at a time, so that all of it stays in the cache.
         down = waves @ _shifted(grey[top : top + tall + reach], 0).flatten(1)  # (8, h * W)
-        zeros = torch.stack(
-            [
-                (waves @ _shifted(each.view(-1, width), 1).flatten(1)).abs_().lt_(_ZERO).sum(0)
-                for each in down
-            ]
-        ).sum(0)
+        across = (waves @ _shifted(each.view(-1, width), 1).flatten(1) for each in down)
+        zeros = torch.stack([each.abs_().lt_(_ZERO).sum(0) for each in across]).sum(0)
         zeros = zeros.view(1, -1, len(columns))  # (1, h, w)
         code = (rows[top : top + zeros.shape[1], None] * _BLOCK + columns).to(grey.dtype)
         # The offset is part of the key: once upwards, once downwards, so that a tie shows.
@@ -207,7 +194,7 @@ def _evidence(
     """
     index = (blocks / steps).round_().abs_().clamp_max_(_LARGEST)  # u, (h, w, F)
     counts = _histogram(index, valid)  # (F, N)
-    single = _requantised(plain[:, None], steps, _NO_NOISE)  # s(u), (F, 1, N)
+    single = _requantised(plain[:, None], steps, sigma=0.0)  # s(u), (F, 1, N)
     double = _requantised(quantised, steps, _SIGMA)  # d(u; q1), (F, Q, N)
     double = (1 - _STAIN) * double + _STAIN * single
     ratio = double / single - 1  # (F, Q, N)
@@ -231,15 +218,10 @@ def _evidence(
 
 
 def _requantised(masses: Tensor, steps: Tensor, sigma: float) -> Tensor:
-    """Densities of u = |round(c / q)|, from masses at whole values of |c| that noise has moved.
+    """Densities of u = |round(c / q)|, from masses at |c| = 0 to V - 1 that noise has moved.
 
-    Args:
-        masses: (F, Q, V), at |c| = 0 to V - 1.
-        steps: q of each frequency, (F,), or of all, (1,).
-        sigma: Standard deviation of the noise.
-
-    Returns:
-        (F, Q, N), floored so that its logarithm is finite.
+    (F, Q, V), and the steps q of each frequency, (F,), or of all, (1,), to (F, Q, N), floored so
+    that its logarithm is finite; `sigma` is the noise's standard deviation.
     """
     # Between two values of u lies (u + 1/2) q, a multiple of one half.
     bounds = (2 * torch.arange(_LARGEST + 1, device=masses.device) + 1) * steps[:, None] + 1

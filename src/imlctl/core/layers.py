@@ -60,20 +60,31 @@ LEAST_SIDE = 64  # pixels; smaller pictures are padded
 
 
 def check_sides(image: Tensor, multiple: int) -> None:
-    """Refuse images (B, 3, H, W) that a network cannot take.
-
-    Raises:
-        ValueError: Height or width is no multiple of `multiple`, or below 64.
-    """
+    """Raise ValueError if a side of images (B, 3, H, W) is no multiple, or below `LEAST_SIDE`."""
     height, width = image.shape[-2:]
     if height % multiple or width % multiple or min(height, width) < LEAST_SIDE:
-        raise ValueError(
-            f"height and width must be multiples of {multiple} and at least {LEAST_SIDE}, "
-            f"not {height}x{width}"
-        )
+        takes = f"multiples of {multiple} and at least {LEAST_SIDE}"
+        raise ValueError(f"height and width must be {takes}, not {height}x{width}")
 
 
-class ConvNorm(nn.Module):
+def check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise ValueError for a value that is none of those known."""
+    if value not in known:
+        raise ValueError(f"unknown {what} {value!r}; known: {', '.join(known)}")
+
+
+class Normed(nn.Module):
+    """Part with a convolution without bias, and a norm after it that can be folded into it."""
+
+    conv: nn.Conv2d | nn.ConvTranspose2d
+    norm: nn.Module
+
+    def fuse(self) -> None:
+        """Fold the norm into the convolution; does nothing when done."""
+        self.norm = fold(self.conv, self.norm)
+
+
+class ConvNorm(Normed):
     """Convolution without bias, then batch norm; one convolution once fused.
 
     The kernel is odd, and padding keeps the size at stride 1. The norm's weight starts as `gain`: 0
@@ -93,17 +104,12 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(
             inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False
         )
-        norm = nn.BatchNorm2d(outputs)
-        nn.init.constant_(norm.weight, gain)
-        self.norm: nn.Module = norm
+        self.norm = nn.BatchNorm2d(outputs)
+        nn.init.constant_(self.norm.weight, gain)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
         return cast("Tensor", self.norm(self.conv(x)))
-
-    def fuse(self) -> None:
-        """Fold the norm into the convolution; does nothing when done."""
-        self.norm = fold(self.conv, self.norm)
 
 
 class ChannelNorm(nn.Module):
@@ -132,12 +138,7 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 def fold(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.Module) -> nn.Module:
     """Fold a batch norm's running statistics into the convolution before it, in place.
 
-    Args:
-        conv: Convolution without bias.
-        norm: What follows it; anything but a batch norm is left alone, as when folded before.
-
-    Returns:
-        What takes the norm's place.
+    Returns what takes the norm's place: anything but a batch norm stays, as when folded before.
     """
     if not isinstance(norm, nn.BatchNorm2d):
         return norm

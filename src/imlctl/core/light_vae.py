@@ -13,7 +13,7 @@ from typing import Literal, Self, cast, get_args
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imlctl.core.layers import Config, ConvNorm, fold, fuse_all
+from imlctl.core.layers import Config, ConvNorm, Normed, check_choice, fuse_all
 
 Decoder = Literal["shuffle", "transposed"]
 
@@ -22,36 +22,24 @@ FACTOR = 8  # pixels to a latent, each way
 
 @dataclass(frozen=True, slots=True)
 class LightVAEConfig(Config):
-    """Shape of the autoencoder.
+    """Shape of the autoencoder."""
 
-    Attributes:
-        widths: Channels of the encoder at 1/2, 1/4 and 1/8; in reverse, of the transposed decoder.
-        decoder: ``transposed``: three transposed convolutions up to full size, the paper's way.
-            ``shuffle``: all work at 1/8 and 1/2, one pixel shuffle each; several times faster.
-        hidden: Channels of the shuffling decoder at 1/8.
-        fine: Its channels at 1/2.
-        blocks: Its residual blocks at 1/8.
-        encoder_blocks: Residual blocks of the encoder at 1/8, which cost training only.
-        latent: Channels of a latent.
-        scale: Factor on latents, as Stable Diffusion's, so that they have about unit variance.
-    """
-
+    # Channels of the encoder at 1/2, 1/4 and 1/8; in reverse, of the transposed decoder.
     widths: tuple[int, int, int] = (16, 32, 64)
+    # ``transposed``: three transposed convolutions up to full size, the paper's way. ``shuffle``:
+    # all work at 1/8 and 1/2, one pixel shuffle each; several times faster.
     decoder: Decoder = "shuffle"
-    hidden: int = 64
-    fine: int = 16
-    blocks: int = 2
-    encoder_blocks: int = 0
-    latent: int = 4
-    scale: float = 0.18215
+    hidden: int = 64  # channels of the shuffling decoder at 1/8
+    fine: int = 16  # its channels at 1/2
+    blocks: int = 2  # its residual blocks at 1/8
+    encoder_blocks: int = 0  # residual blocks of the encoder at 1/8, which cost training only
+    latent: int = 4  # channels of a latent
+    scale: float = 0.18215  # factor on latents, as Stable Diffusion's, for about unit variance
 
     def __post_init__(self) -> None:
         if len(self.widths) != 3 or min(self.widths) < 1:
             raise ValueError(f"widths must be three positive numbers, not {self.widths}")
-        if self.decoder not in get_args(Decoder):
-            raise ValueError(
-                f"unknown decoder {self.decoder!r}; known: {', '.join(get_args(Decoder))}"
-            )
+        check_choice("decoder", self.decoder, get_args(Decoder))
         if (
             min(self.blocks, self.encoder_blocks) < 0
             or min(self.hidden, self.fine, self.latent) < 1
@@ -66,21 +54,17 @@ SIZES = {
 }
 
 
-class Grow(nn.Module):
+class Grow(Normed):
     """Transposed 3x3 convolution to twice the size, batch norm, ReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv = nn.ConvTranspose2d(inputs, outputs, 3, 2, 1, output_padding=1, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+        self.norm = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, 2 H, 2 W)."""
         return F.relu(self.norm(self.conv(x)), inplace=True)
-
-    def fuse(self) -> None:
-        """Fold the norm into the convolution; does nothing when done."""
-        self.norm = fold(self.conv, self.norm)
 
 
 class Residual(nn.Module):
@@ -144,20 +128,12 @@ class LightVAE(nn.Module):
         self.decoder = make(self.config)
 
     def encode(self, maps: Tensor) -> Tensor:
-        """Latents of maps, (B, latent, H / 8, W / 8), of about unit variance.
-
-        Args:
-            maps: (B, 1, H, W), -1 outside and +1 inside; H and W multiples of 8.
-
-        Raises:
-            ValueError: The size does not fit.
-        """
+        """(B, 1, H, W), -1 outside and +1 inside, to latents, (B, latent, H / 8, W / 8)."""
         height, width = maps.shape[-2:]
         if height % FACTOR or width % FACTOR or maps.shape[1] != 1:
-            raise ValueError(
-                f"maps must be one channel of a size in multiples of {FACTOR}, "
-                f"not {maps.shape[1]}x{height}x{width}"
-            )
+            given = f"{maps.shape[1]}x{height}x{width}"
+            what = f"maps must be one channel of a size in multiples of {FACTOR}, not {given}"
+            raise ValueError(what)
         return cast("Tensor", self.encoder(maps)) * self.config.scale
 
     def decode(self, latents: Tensor) -> Tensor:

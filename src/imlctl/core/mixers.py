@@ -95,27 +95,21 @@ class SpatialMixV6(nn.Module):
         shifted = self.shift(x)
         r, k, v, gate = self.project(shifted).chunk(4, dim=1)
         log_decay = -torch.exp(self.decay_out(torch.tanh(self.decay_in(shifted))).float())
-        halves = self._halves(r, k, v, log_decay)
-        out = torch.cat([self._order(maps, column) for maps, column in halves], dim=1)
+        maps, heads = (r, k, v, log_decay), len(self.bonus)
+        cut = max(1, heads // 2)
+        first = [x[:, : cut * self.head] for x in maps]
+        out = self._mixed(first, self.bonus[:cut])
+        if heads > 1:
+            second = [x[:, cut * self.head :].mT for x in maps]
+            out = torch.cat((out, self._mixed(second, self.bonus[cut:]).mT), dim=1)
         return cast("Tensor", self.norm(out.float())).to(x.dtype) * F.silu(gate)
 
-    def _halves(self, *maps: Tensor) -> list[tuple[tuple[Tensor, ...], bool]]:
-        heads = maps[0].shape[1] // self.head
-        cut = max(1, heads // 2) * self.head
-        first = tuple(x[:, :cut] for x in maps)
-        second = tuple(x[:, cut:] for x in maps)
-        return [(first, False)] + ([(second, True)] if heads > 1 else [])
-
-    def _order(self, maps: tuple[Tensor, ...], column: bool) -> Tensor:
-        if column:
-            maps = tuple(x.mT for x in maps)
-        height, width = maps[0].shape[-2:]
-        tokens = [torch.unflatten(x.flatten(2), 1, (-1, self.head)).mT for x in maps]
-        bonus = self.bonus[-tokens[0].shape[1] :] if column else self.bonus[: tokens[0].shape[1]]
+    def _mixed(self, maps: list[Tensor], bonus: Tensor) -> Tensor:
+        """Mix the positions of r, k, v and log decay row by row, (B, c, h, w) to the same."""
+        tokens = (torch.unflatten(x.flatten(2), 1, (-1, self.head)).mT for x in maps)
         r, k, v, log_decay = tokens  # (B, heads, T, 8)
         y = bi_wkv6(r, k, v, log_decay, bonus).mT.flatten(1, 2)
-        y = torch.unflatten(y, 2, (height, width))
-        return y.mT if column else y
+        return torch.unflatten(y, 2, maps[0].shape[-2:])
 
 
 class WindowAttention(nn.Module):

@@ -26,37 +26,22 @@ Parts = dict[str, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A model's answer for a batch.
+    """A model's answer for a batch."""
 
-    Attributes:
-        logits: Of each pixel being manipulated, (B, 1, H, W).
-        levels: Logits of the coarser levels, finest first, each (B, 1, H / s, W / s).
-        score_logits: Of the picture holding any manipulation, (B,).
-        features: What the logits were read from, finest first, each (B, width, H / s, W / s), not
-            negative; for losses that look at them.
-        cells: Logits at the resolution of the finest features, before they were enlarged.
-    """
-
-    logits: Tensor
-    levels: tuple[Tensor, ...]
-    score_logits: Tensor
+    logits: Tensor  # of each pixel being manipulated, (B, 1, H, W)
+    levels: tuple[Tensor, ...]  # those of coarser levels, finest first, each (B, 1, H / s, W / s)
+    score_logits: Tensor  # of the picture holding any manipulation, (B,)
+    # What the logits were read from, finest first, each (B, width, H / s, W / s), not negative.
     features: tuple[Tensor, ...] = ()
-    cells: Tensor | None = None
+    cells: Tensor | None = None  # logits at the size of the finest features, before enlarging
 
 
 class Model(nn.Module):
-    """A network that localizes.
+    """A network that localizes."""
 
-    Attributes:
-        config: Its shape, a frozen dataclass with `to_dict`.
-        samples: Whether it starts from noise, which `forward` must then be given.
-        scored: Whether `judge` was trained on whole pictures; otherwise the score is better read
-            from the map.
-    """
-
-    config: Any
-    samples: bool = False
-    scored: bool = False
+    config: Any  # its shape, a frozen dataclass with `to_dict`
+    samples: bool = False  # it starts from noise, which `forward` must then be given
+    scored: bool = False  # `judge` was trained on whole pictures; else the map tells the score
 
     @property
     @abstractmethod
@@ -104,13 +89,9 @@ class Model(nn.Module):
         """
 
     def reliability(self, image: Tensor) -> Tensor | None:
-        """Say where the map can be believed.
+        """Say where the map can be believed, (B, ceil(H / 8), ceil(W / 8)) in [0, 1].
 
-        Args:
-            image: (B, 3, H, W) in [0, 1], a picture's own pixels, of any size.
-
-        Returns:
-            (B, ceil(H / 8), ceil(W / 8)) in [0, 1]; None for a model that cannot say.
+        From a picture's own pixels (B, 3, H, W) in [0, 1], of any size; None if it cannot say.
         """
         del image
         return None

@@ -25,21 +25,13 @@ _STATISTICS = 9  # of the map and of its reliability
 
 
 class Pooled(NamedTuple):
-    """Sums and maxima over the cells of a picture, or of a tile of it.
+    """Sums and maxima over the cells of a picture, or of a tile of it."""
 
-    Attributes:
-        sums: Of features, by level and weighting, (B, 2, 3, C).
-        weights: Of the weights, (B, 2, 3).
-        largest: Features, (B, 2, C).
-        map_sums: Of p, p^2, r, r^2, p r, and 1, for probability p and reliability r, (B, 6).
-        map_largest: Of p and of p r, means over spots of 4x4 cells, (B, 2).
-    """
-
-    sums: Tensor
-    weights: Tensor
-    largest: Tensor
-    map_sums: Tensor
-    map_largest: Tensor
+    sums: Tensor  # of features, by level and weighting, (B, 2, 3, C)
+    weights: Tensor  # sums of the weights, (B, 2, 3)
+    largest: Tensor  # features, (B, 2, C)
+    map_sums: Tensor  # of p, p^2, r, r^2, p r, and 1, for probability p and reliability r, (B, 6)
+    map_largest: Tensor  # of p and of p r, means over spots of 4x4 cells, (B, 2)
 
 
 def pool(
@@ -79,14 +71,9 @@ def pool(
 
 def merge(parts: Sequence[Pooled]) -> Pooled:
     """Pool the tiles of a picture into the whole; what overlaps counts twice."""
-    sums, weights, largest, map_sums, map_largest = zip(*parts, strict=True)
-    return Pooled(
-        torch.stack(sums).sum(0),
-        torch.stack(weights).sum(0),
-        torch.stack(largest).amax(0),
-        torch.stack(map_sums).sum(0),
-        torch.stack(map_largest).amax(0),
-    )
+    sums, weights, largest, map_sums, map_largest = map(torch.stack, zip(*parts, strict=True))
+    tops = largest.amax(0), map_largest.amax(0)
+    return Pooled(sums.sum(0), weights.sum(0), tops[0], map_sums.sum(0), tops[1])
 
 
 class PictureScore(nn.Module):

@@ -28,12 +28,7 @@ _DARK, _BRIGHT = 1.5, 253.5  # grey levels; beyond, a pixel is saturated
 
 @torch.no_grad()
 def conditions(image: Tensor) -> Tensor:
-    """Describe what a picture lets be seen, at each place and as a whole.
-
-    No gradient flows through it.
-
-    Args:
-        image: (B, 3, H, W) in [0, 1], of any size.
+    """Describe what a picture (B, 3, H, W) in [0, 1] lets be seen, at each place and as a whole.
 
     Returns:
         (B, 11, ceil(H / 8), ceil(W / 8)) float32. Around each place: brightness; share of saturated

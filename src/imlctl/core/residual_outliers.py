@@ -58,11 +58,7 @@ _CLASS, _COUNT = _classes()
 def residual_outliers(image: Tensor) -> Tensor:
     """Measure how far the noise around each place lies from what is usual in the picture.
 
-    No gradient flows through it.
-
-    Args:
-        image: (B, 3, H, W) in [0, 1], of any size; in one with a side under 7 pixels nothing is
-            unusual.
+    The picture is (B, 3, H, W) in [0, 1]; in one with a side under 7 pixels nothing is unusual.
 
     Returns:
         (B, 2, ceil(H / 4), ceil(W / 4)) float32. First the natural logarithm of one plus the
@@ -81,9 +77,8 @@ def residual_outliers(image: Tensor) -> Tensor:
         clue = far - far.mean(dim=(2, 3), keepdim=True)
         cells = clue.shape[2] * clue.shape[3]
         both = torch.cat((clue, clue * (cells / (cells + _HALF_KNOWN))), dim=1)
-        fine = F.interpolate(
-            both, scale_factor=_CELL // STRIDE, mode="bilinear", align_corners=False
-        )
+        finer = _CELL // STRIDE
+        fine = F.interpolate(both, scale_factor=finer, mode="bilinear", align_corners=False)
         # The last cell of a row or column has up to 15 pixels more than its share.
         below, right = max(0, rows - fine.shape[2]), max(0, columns - fine.shape[3])
         return F.pad(fine, (0, right, 0, below), mode="replicate")[..., :rows, :columns]
@@ -125,9 +120,8 @@ def _histograms(grey: Tensor) -> Tensor:
     counts = counts.view(batch, rows * columns * 2, bins)
     merge = F.one_hot(torch.tensor(_CLASS, device=grey.device), _COUNT).float()
     cells = (counts @ merge).view(batch, rows, columns, 2 * _COUNT)
-    summed = F.avg_pool2d(
-        cells.permute(0, 3, 1, 2), _WINDOW, 1, _WINDOW // 2, count_include_pad=False
-    ).permute(0, 2, 3, 1)
+    maps, frame = cells.permute(0, 3, 1, 2), _WINDOW // 2
+    summed = F.avg_pool2d(maps, _WINDOW, 1, frame, count_include_pad=False).permute(0, 2, 3, 1)
     return torch.sqrt(summed / summed.sum(-1, keepdim=True))
 
 

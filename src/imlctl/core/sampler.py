@@ -16,6 +16,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from imlctl.core.layers import check_choice
+
 # (M, C, h, w) float32 at steps (M,) int64 to the predicted clean latents (M, C, h, w).
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
@@ -24,17 +26,11 @@ Spacing = Literal["leading", "trailing"]
 
 @dataclass(frozen=True, slots=True)
 class ScheduleConfig:
-    """A linear noise schedule.
+    """A linear noise schedule."""
 
-    Attributes:
-        steps: Steps of the forward process, T.
-        beta_start: Variance that the first step adds, in (0, 1).
-        beta_end: Variance that the last step adds, in [beta_start, 1).
-    """
-
-    steps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    steps: int = 1000  # of the forward process, T
+    beta_start: float = 1e-4  # variance that the first step adds, in (0, 1)
+    beta_end: float = 0.02  # variance that the last step adds, in [beta_start, 1)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -44,15 +40,13 @@ class ScheduleConfig:
 
 
 def alpha_bars(config: ScheduleConfig | None = None) -> Tensor:
-    """abar_t, the share of the clean latent's variance that is left at step t.
+    """abar_t = prod_{s <= t} (1 - beta_s), what is left of the clean latent's variance at step t.
 
-    Returns:
-        (steps,) float64 on the CPU, falling, in (0, 1): abar_t = prod_{s <= t} (1 - beta_s).
+    (steps,) float64 on the CPU, falling, in (0, 1).
     """
     config = config or ScheduleConfig()
-    betas = torch.linspace(
-        config.beta_start, config.beta_end, config.steps, dtype=torch.float64, device="cpu"
-    )
+    ends = config.beta_start, config.beta_end
+    betas = torch.linspace(*ends, config.steps, dtype=torch.float64, device="cpu")
     return torch.cumprod(1 - betas, 0)
 
 
@@ -63,13 +57,11 @@ def respaced(count: int, steps: int = 1000, spacing: Spacing = "leading") -> tup
     the noisiest steps, which 8 steps forgive but one does not. ``trailing`` starts from them (Lin
     et al. 2024, arXiv 2305.08891, Table 2): 8 of 1000 are 999, 874, ..., 124.
 
-    Raises:
-        ValueError: `count` does not lie in 1 to `steps`, or the spacing is unknown.
+    Raises ValueError if `count` does not lie in 1 to `steps`.
     """
     if not 1 <= count <= steps:
         raise ValueError(f"the sampler's steps must lie in 1 to {steps}, not {count}")
-    if spacing not in get_args(Spacing):
-        raise ValueError(f"unknown spacing {spacing!r}; known: {', '.join(get_args(Spacing))}")
+    check_choice("spacing", spacing, get_args(Spacing))
     if spacing == "leading":
         return tuple(i * (steps // count) for i in reversed(range(count)))
     return tuple(round(steps * i / count) - 1 for i in range(count, 0, -1))
@@ -96,9 +88,6 @@ def diffuse(
         bars: abar, as `alpha_bars` returns them.
         prior: c, the prior rate, at least 0; the paper's is 0.1.
         prior_noise: xi, standard normal, of the shape of `z0`; none without a prior.
-
-    Returns:
-        z_t, of the shape, dtype and device of `z0`.
     """
     if prior_noise is not None:
         z0 = z0 + prior * prior_noise
@@ -154,16 +143,11 @@ def ddim(
 def member_noise(seed: int, key: bytes, members: int, shape: tuple[int, int, int]) -> Tensor:
     """Noise that starts each member of an ensemble, from the SHA-256 of seed, member and key alone.
 
-    It depends neither on the number of members nor on the batch or the device.
-
-    Args:
-        seed: The user's, any integer.
-        key: What the noise is for: the hash of the picture, and which part of it if there are more.
-        members: N, at least 1.
-        shape: (C, h, w) of one latent.
+    It depends neither on the number of members nor on the batch or the device. `key` is what the
+    noise is for: the hash of the picture, and which part of it if there are more.
 
     Returns:
-        (N, C, h, w) float32 on the CPU, standard normal.
+        (N, C, h, w) float32 on the CPU, standard normal, for N members and latents (C, h, w).
     """
     noise = []
     for member in range(members):

@@ -42,13 +42,8 @@ MIN_SHIFT = 16  # pixels; below, every smooth place resembles itself
 _CELLS = ((384 * 384, 2), (2048 * 2048, 4), (_PLACES, 8))
 _RADIUS = 6  # pixels, of the ring of points
 _POINTS = 12
-_RING = tuple(
-    (
-        round(_RADIUS * math.sin(2 * math.pi * i / _POINTS)),
-        round(_RADIUS * math.cos(2 * math.pi * i / _POINTS)),
-    )
-    for i in range(_POINTS)
-)
+_TURNS = tuple(2 * math.pi * i / _POINTS for i in range(_POINTS))
+_RING = tuple((round(_RADIUS * math.sin(a)), round(_RADIUS * math.cos(a))) for a in _TURNS)
 _APART = (1, 5)  # points of the ring compared with each other: near ones, and across
 _LEVELS = 256
 _LEAST_CONTRAST = 0.75  # grey levels over the ring; flatter places all look alike
@@ -58,12 +53,7 @@ _FINENESS = 256  # steps of a score within a key
 
 @torch.no_grad()
 def self_similarity(image: Tensor) -> Tensor:
-    """Look for places that repeat elsewhere in the picture.
-
-    No gradient flows through it.
-
-    Args:
-        image: (B, 3, H, W) in [0, 1], of any size.
+    """Look for places that repeat elsewhere in a picture (B, 3, H, W) in [0, 1].
 
     Returns:
         (B, 3, ceil(H / 4), ceil(W / 4)) float32: how well a place agrees with another (0 to 1), how
@@ -140,11 +130,8 @@ def _targets(values: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
 def find_shifts(detail: Tensor, around: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Find the shifts for which most pairs of places vote.
 
-    Args:
-        detail: Grey levels less their mean around each place, (B, H, W) float; at most
-            `_PLACES` pixels.
-        around: That mean, (B, H, W) in [0, 255].
-        count: How many shifts to return.
+    `detail` is grey levels less their mean around each place, (B, H, W), and `around` that mean;
+    at most `_PLACES` pixels.
 
     Returns:
         Shifts (B, count, 2) int64, rows and columns, the clearest first, each standing for its
@@ -193,9 +180,9 @@ def _sorted_places(detail: Tensor, around: Tensor) -> tuple[Tensor, Tensor]:
     framed = F.pad(soft[:, None], (_RADIUS,) * 4, mode="replicate")[:, 0]
     stride = width + 2 * _RADIUS
     centre = (places // width + _RADIUS) * stride + places % width + _RADIUS
-    points = torch.stack(
-        [framed.flatten(1).gather(1, centre + y * stride + x) for y, x in _RING]
-    )  # (12, B, N)
+    framed = framed.flatten(1)
+    ring = [framed.gather(1, centre + y * stride + x) for y, x in _RING]
+    points = torch.stack(ring)  # (12, B, N)
     brighter = torch.cat([points > points.roll(-apart, 0) for apart in _APART])  # (24, B, N)
     powers = 2.0 ** torch.arange(len(brighter), device=detail.device, dtype=torch.float32)
     code = (powers @ brighter.flatten(1).float()).view_as(places).long()  # below 2^24, so exact

@@ -37,8 +37,7 @@ from imlctl.core.layers import full_precision
 
 # exp(-30) is below float32 resolution: a state that decays faster is already forgotten.
 _MIN_LOG_DECAY6 = -30.0
-# Tokens of a chunk of `bi_wkv6`.
-_CHUNK6 = 32
+_CHUNK6 = 32  # tokens of a chunk of `bi_wkv6`
 # Log decay over a chunk down to which its weights may be factored: e^{+-80} lies within float32.
 _FACTORED_RANGE = 160.0
 # Beyond this a token T/60 away already weighs 1/e of its neighbour. Larger values change nothing a
@@ -74,9 +73,6 @@ def bi_wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     Returns:
         y, shape (B, C, T), in the dtype of `value`. Finite for any finite input.
-
-    Raises:
-        ValueError: The shapes do not fit together.
     """
     channels = key.shape[1] if key.ndim == 3 else -1
     if key.shape != value.shape or decay.shape != (channels,) or bonus.shape != (channels,):
@@ -137,9 +133,8 @@ def _scan6(r: Tensor, k: Tensor, v: Tensor, log_d: Tensor) -> Tensor:
     after = log_d.cumsum(-2)  # log decay from the chunk's start through each token
     before = after - log_d
     total = after[..., -1:, :]  # (B, H, N, 1, K)
-    gained = (
-        k * (total - after).exp()
-    ).mT @ v  # (B, H, N, K, V), what each chunk adds to the state
+    left = k * (total - after).exp()
+    gained = left.mT @ v  # (B, H, N, K, V), what each chunk adds to the state
     state, states = torch.zeros_like(gained[:, :, 0]), []
     # unbind, not indexing: the backward of an index is a zero-filled copy of the whole
     for keep, gain in zip(total.exp().mT.unbind(2), gained.unbind(2), strict=True):
@@ -160,10 +155,8 @@ def _within_chunks6(r: Tensor, k: Tensor, before: Tensor, after: Tensor) -> Tens
         return weight.tril(-1)
     # Such decays overflow when factored; their differences never do, at L times the memory.
     earlier = torch.ones(_CHUNK6, _CHUNK6, dtype=torch.bool, device=r.device).tril(-1)[..., None]
-    chunks = []
-    for r_n, k_n, before_n, after_n in zip(
-        *(x.unbind(2) for x in (r, k, before, after)), strict=True
-    ):
+    chunks, each = [], (x.unbind(2) for x in (r, k, before, after))
+    for r_n, k_n, before_n, after_n in zip(*each, strict=True):
         gap = before_n.unsqueeze(-2) - after_n.unsqueeze(-3)  # (B, H, L, L, K)
         weight = gap.masked_fill(~earlier, -torch.inf).exp()
         chunks.append((r_n.unsqueeze(-2) * k_n.unsqueeze(-3) * weight).sum(-1))

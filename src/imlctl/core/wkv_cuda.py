@@ -53,9 +53,8 @@ def _suits(key: Tensor, value: Tensor) -> bool:
 
 def _allowed(device: torch.device) -> bool:
     """Tell whether the kernels may run there; the first call tries them."""
-    if _off.is_set() or os.environ.get(SWITCH) == "0" or not _present():
-        return False
-    return _proven(device)
+    wanted = not _off.is_set() and os.environ.get(SWITCH) != "0" and _present()
+    return wanted and _proven(device)
 
 
 @functools.cache
@@ -82,22 +81,14 @@ def _attempt(run: Callable[[], _Answer]) -> _Answer | None:
         raise  # the plain form needs more
     except Exception as error:
         _off.set()
-        reason = (str(error).splitlines() or [""])[0]
-        _log.warning(
-            "the Triton kernels of the WKV are off, its plain form is used: %s: %s",
-            type(error).__name__,
-            reason,
-        )
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        _log.warning("the Triton kernels of the WKV are off, its plain form is used: %s", reason)
         _log.debug("what the kernels raised", exc_info=error)
         return None
 
 
 def _try_out(device: torch.device) -> float:
-    """Return the largest error of the kernels, as a share of the largest value.
-
-    Raises:
-        ArithmeticError: It is beyond `_TOLERANCE`.
-    """
+    """Return the kernels' largest error, as a share of the largest value, or raise."""
     worst = 0.0
     for shape, channels_last in _TRIED:
         args = _example(*shape, channels_last=channels_last, device=device)

@@ -188,16 +188,9 @@ def _mix(
 
 
 def bi_wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Compute what `wkv.bi_wkv` defines.
+    """Compute what `wkv.bi_wkv` defines, from float32 of the shapes given there.
 
-    Args:
-        decay: w, shape (C,), float32 like all the others.
-        bonus: u, shape (C,).
-        key: k, shape (B, C, T), in any memory layout; B * C at most 65535.
-        value: v, shape (B, C, T), likewise.
-
-    Returns:
-        y, shape (B, C, T), contiguous.
+    `key` and `value` are in any memory layout, B * C at most 65535; y is contiguous.
     """
     batch, channels, length = value.shape
     chunks = triton.cdiv(length, _TOKENS)

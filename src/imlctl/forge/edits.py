@@ -16,6 +16,8 @@ from imlctl.forge.shapes import feather
 if TYPE_CHECKING:
     from imlctl.forge import Mask, Pixels, Rng
 
+Points = NDArray[np.intp]  # (..., 2): row, column
+
 _MATTE = 12.0  # pixels, the widest sigma of a soft matte
 _MOVES = 48  # places tried for each piece
 _PROBES = 48  # pixels of a piece, and of its surroundings, that judge a place
@@ -30,10 +32,8 @@ def composite(host: Pixels, source: Pixels, mask: Mask, rng: Rng) -> tuple[Pixel
     if rng.random() < 0.3:
         source = match_colour(source, host, mask, strength=float(rng.uniform(0.4, 1.0)))
     style = rng.random()
-    if style < 0.1:
-        blended = _poisson(host, source, mask)
-        if blended is not None:
-            return blended
+    if style < 0.1 and (blended := _poisson(host, source, mask)) is not None:
+        return blended
     alpha = feather(mask, _softness(style, mask, rng))
     return blend(host, source, alpha), _changed(alpha)
 
@@ -89,10 +89,9 @@ def _poisson(host: Pixels, source: Pixels, mask: Mask) -> tuple[Pixels, Mask] | 
     if len(ys) < 64 or np.ptp(ys) < 4 or np.ptp(xs) < 4:
         return None
     centre = (int(xs.min() + xs.max() + 1) // 2, int(ys.min() + ys.max() + 1) // 2)
+    cut = inner.astype(np.uint8) * 255
     try:
-        cloned = cv2.seamlessClone(
-            source, host, inner.astype(np.uint8) * 255, centre, cv2.NORMAL_CLONE
-        )
+        cloned = cv2.seamlessClone(source, host, cut, centre, cv2.NORMAL_CLONE)
     except cv2.error:
         return None
     # OpenCV shades all of the mask's bounding box anew: what is not marked stays as it was.
@@ -260,13 +259,7 @@ def fill_piecewise(host: Pixels, hole: Mask, rng: Rng) -> Pixels:
     return filled
 
 
-def _best(
-    host: Pixels,
-    hole: Mask,
-    target: NDArray[np.intp],
-    around: NDArray[np.intp],
-    moves: NDArray[np.intp],
-) -> NDArray[np.intp] | None:
+def _best(host: Pixels, hole: Mask, target: Points, around: Points, moves: Points) -> Points | None:
     """Return the move after which the surroundings change least; None if none fits."""
     fits = _usable(target + moves, hole).mean(1) >= _FITS  # (moves,)
     there = around + moves  # (moves, probes, 2)
@@ -277,11 +270,11 @@ def _best(
     there, known = there[fits], known[fits]
     rows, columns = (np.clip(there[..., i], 0, hole.shape[i] - 1) for i in (0, 1))
     apart = np.abs(host[rows, columns].astype(np.int16) - host[tuple(around.T)]).mean(-1)
-    best: NDArray[np.intp] = moves[fits][int(np.argmin((apart * known).sum(1) / known.sum(1)))]
+    best: Points = moves[fits][int(np.argmin((apart * known).sum(1) / known.sum(1)))]
     return best
 
 
-def _usable(points: NDArray[np.intp], hole: Mask) -> NDArray[np.bool_]:
+def _usable(points: Points, hole: Mask) -> NDArray[np.bool_]:
     """Say which points (..., 2) lie in the picture and outside the hole."""
     limits = np.array(hole.shape)
     usable = np.asarray(((points >= 0) & (points < limits)).all(-1))
@@ -289,7 +282,7 @@ def _usable(points: NDArray[np.intp], hole: Mask) -> NDArray[np.bool_]:
     return usable
 
 
-def _nearest(points: NDArray[np.intp], seeds: NDArray[np.intp]) -> NDArray[np.intp]:
+def _nearest(points: Points, seeds: Points) -> Points:
     """Index of the nearest seed of each point."""
     apart = np.square(points[:, None].astype(np.float32) - seeds).sum(-1)
     return np.asarray(apart.argmin(1))

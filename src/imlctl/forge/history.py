@@ -26,13 +26,9 @@ Step = Callable[["Pixels"], "Pixels"]
 
 INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4)
 # Pillow's filters widen where they shrink, as editors' and web services' do; OpenCV's do not.
-_SMOOTH = (
-    Image.Resampling.BILINEAR,
-    Image.Resampling.BICUBIC,
-    Image.Resampling.BICUBIC,
-    Image.Resampling.LANCZOS,
-    Image.Resampling.HAMMING,
-    Image.Resampling.BOX,
+_SMOOTH = tuple(
+    Image.Resampling[name]
+    for name in ("BILINEAR", "BICUBIC", "BICUBIC", "LANCZOS", "HAMMING", "BOX")
 )
 _ENLARGING = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 # OpenCV's codes by where red lies in a square of 2x2; it names the patterns by their second row.
@@ -293,22 +289,15 @@ def circulate(
     shape: Shape,
     rng: Rng,
     *,
-    native: Shape | None = None,
-    careful: bool = False,
-    largest: float = 2.0,
+    native: Shape | None = None,  # of a whole picture, reduced to what of it `shape` holds
+    careful: bool = False,  # as an editor saves his work, at good quality, less often resized
+    largest: float = 2.0,  # most that the canvas may exceed the result by
 ) -> Circulation:
-    """Draw what happens to a picture until it has `shape`.
+    """Draw what happens to a picture until it has `shape`, height and width.
 
     A third is resized by 0.5 to 3, mostly before the last compression; most are compressed once,
     many twice, with a grid that may have moved and a quality that may rise or fall; a fifth are
     not compressed again, as a PNG of a JPEG.
-
-    Args:
-        shape: Height and width of the result.
-        rng: Draws.
-        native: Shape of a whole picture, which is reduced to what of it `shape` holds.
-        careful: As an editor saves his work, at good quality, and less often resized.
-        largest: Most that the canvas may exceed the result by.
     """
     count = int(rng.choice(4, p=(0.25, 0.55, 0.2, 0.0) if careful else (0.2, 0.5, 0.24, 0.06)))
     resized = native is not None and native != shape

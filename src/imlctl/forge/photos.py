@@ -43,10 +43,8 @@ class PhotoPool:
 
     names: tuple[str, ...]  # path of each photograph, relative to its folder
     photos: tuple[Pixels, ...]  # (H, W, 3) uint8 each, stored orientation
-    # for some indices, boolean masks of single objects, (H, W) each
-    objects: dict[int, tuple[Mask, ...]]
-    # for some indices, the photograph after a trip through an autoencoder
-    regenerated: dict[int, Pixels]
+    objects: dict[int, tuple[Mask, ...]]  # for some indices, masks of single objects, (H, W) each
+    regenerated: dict[int, Pixels]  # some of the photographs after a trip through an autoencoder
     skipped: tuple[str, ...] = ()  # what could not be used, and why
 
     def __len__(self) -> int:
@@ -56,15 +54,11 @@ class PhotoPool:
 def list_photos(folders: Sequence[Path]) -> list[tuple[Path, str]]:
     """Every photograph under the folders, sorted, each with its name relative to its folder.
 
-    Raises:
-        ConfigError: A folder does not exist, or no photograph was found.
+    Raises a `ConfigError` if a folder does not exist, or no photograph was found.
     """
     found = []
     for folder in folders:
-        if not folder.is_dir():
-            raise ConfigError(
-                "no such folder of photographs", source=str(folder), remedy="Correct [data] photos."
-            )
+        _refuse_absent(folder, "photographs", "photos")
         paths = pictures(folder, deep=True)
         found += [(path, path.relative_to(folder).as_posix()) for path in paths]
     if not found:
@@ -85,15 +79,10 @@ def load_pool(
     validation: bool = False,
     validation_share: float = 0.1,
 ) -> PhotoPool:
-    """Decode the photographs of one split.
+    """Decode the photographs of one split: those held out for validation, or the others.
 
     A photograph's name alone decides whether it is held out, so that none ever changes sides.
-
-    Args:
-        folders: Searched through.
-        objects: Folder of object masks named ``<stem of the photograph>__<id>.png``.
-        validation: Load the held-out photographs instead of the others.
-        validation_share: Share of the photographs that is held out.
+    `objects` is a folder of object masks named ``<stem of the photograph>__<id>.png``.
     """
     names: list[str] = []
     photos: list[Pixels] = []
@@ -126,13 +115,17 @@ def load_pool(
 
 def _objects_by_stem(folder: Path | None) -> dict[str, list[Path]]:
     grouped: dict[str, list[Path]] = {}
-    if folder is not None and not folder.is_dir():
-        raise ConfigError(
-            "no such folder of object masks", source=str(folder), remedy="Correct [data] objects."
-        )
-    for path in sorted(folder.glob("*__*.png")) if folder else ():
-        grouped.setdefault(path.stem.rsplit("__", 1)[0], []).append(path)
+    if folder is not None:
+        _refuse_absent(folder, "object masks", "objects")
+        for path in sorted(folder.glob("*__*.png")):
+            grouped.setdefault(path.stem.rsplit("__", 1)[0], []).append(path)
     return grouped
+
+
+def _refuse_absent(folder: Path, of: str, key: str) -> None:
+    if not folder.is_dir():
+        what, remedy = f"no such folder of {of}", f"Correct [data] {key}."
+        raise ConfigError(what, source=str(folder), remedy=remedy)
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
@@ -193,17 +186,15 @@ def load_autoencoder(folder: Path) -> tuple[TinyAutoencoder, str]:
     for part in ("encoder", "decoder"):
         paths = sorted(folder.glob(f"*_{part}.safetensors"))
         if len(paths) != 1:
-            raise ConfigError(
-                f"expected one *_{part}.safetensors, found {len(paths)}", source=str(folder)
-            )
+            what = f"expected one *_{part}.safetensors, found {len(paths)}"
+            raise ConfigError(what, source=str(folder))
         digest.update(paths[0].read_bytes())
         try:
             state = {k.removeprefix(f"{part}."): v.float() for k, v in load_file(paths[0]).items()}
             getattr(model, part).load_state_dict(state)
         except (SafetensorError, RuntimeError) as error:
-            raise WeightsError(
-                f"not a tiny autoencoder in the layout of taef2: {error}", source=str(paths[0])
-            ) from error
+            what = f"not a tiny autoencoder in the layout of taef2: {error}"
+            raise WeightsError(what, source=str(paths[0])) from error
     return model.eval().to(memory_format=torch.channels_last), digest.hexdigest()[:12]  # type: ignore[call-overload]
 
 
@@ -226,8 +217,7 @@ def add_regenerated(
         path = folder / f"{hashlib.sha256(pixels.tobytes()).hexdigest()[:24]}.png"
         if not path.exists():
             with atomic.opened(path, overwrite=True) as file:
-                regenerated = Image.fromarray(round_trip(model, pixels))
-                regenerated.save(file, format="PNG", compress_level=3)
+                Image.fromarray(round_trip(model, pixels)).save(file, "PNG", compress_level=3)
         with Image.open(path) as image:
             done[index] = np.asarray(image)
         if report:

@@ -60,8 +60,7 @@ def on_plain_ground(shape: Shape, rng: Rng, photo: Pixels, outline: Mask) -> Pix
     spare = np.maximum(np.array(shape) - extent * scale, 0) / 2
     to = np.array(shape) / 2 + rng.uniform(-1, 1, 2) * spare
     move = np.array([[scale, 0, to[1] - scale * centre[1]], [0, scale, to[0] - scale * centre[0]]])
-    size = shape[::-1]
-    edge = cv2.BORDER_REFLECT_101
+    size, edge = shape[::-1], cv2.BORDER_REFLECT_101
     there = cv2.warpAffine(photo, move, size, flags=cv2.INTER_AREA, borderMode=edge)
     alpha = cv2.warpAffine(outline.astype(np.float32), move, size, flags=cv2.INTER_LINEAR)
     alpha = cv2.GaussianBlur(alpha, (0, 0), float(rng.uniform(0.5, 1.2)))

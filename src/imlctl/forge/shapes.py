@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imlctl.core.layers import check_choice
+
 if TYPE_CHECKING:
     from imlctl.forge import Mask, Pixels, Rng
 
@@ -28,8 +30,7 @@ def random_mask(rng: Rng, height: int, width: int) -> Mask:
     The area aimed at is log-uniform in 0.5 to 40 % of the frame.
     """
     area = float(np.exp(rng.uniform(np.log(MIN_AREA), np.log(MAX_AREA)))) * height * width
-    shape = _SHAPES[rng.integers(len(_SHAPES))]
-    mask = shape(rng, height, width, area)
+    mask = _SHAPES[rng.integers(len(_SHAPES))](rng, height, width, area)
     if not mask.any():  # a sliver can fall between pixels or off the frame
         y, x = rng.integers(height - 4), rng.integers(width - 4)
         mask[y : y + 4, x : x + 4] = True
@@ -142,16 +143,17 @@ def segment(pixels: Pixels, rng: Rng) -> Mask | None:
     smooth = cast("Pixels", cv2.GaussianBlur(small, (0, 0), 1.5))
     for _ in range(_SPOTS):
         grown = _grow(smooth, rng)
-        if not _fair(grown):
+        if not fair_size(grown):
             continue
         whole = cv2.resize(grown.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
         mask = np.asarray(cv2.GaussianBlur(whole, (0, 0), 0.5 / scale) >= 0.5)
-        if _fair(mask):
+        if fair_size(mask):
             return mask
     return None
 
 
-def _fair(mask: Mask) -> bool:
+def fair_size(mask: Mask) -> bool:
+    """Tell whether a region is neither too small nor too large to be a forgery."""
     return bool(MIN_AREA <= mask.mean() <= MAX_AREA)
 
 
@@ -185,12 +187,8 @@ def edge_map(mask: Mask, kind: EdgeKind = "canny") -> Mask:
 
     ``canny`` is Canny's line dilated by a square (Eq. 7 of DiffIML); ``band`` what a cross reaches
     both from inside and from outside, as the authors' code.
-
-    Raises:
-        ValueError: The kind is unknown.
     """
-    if kind not in get_args(EdgeKind):
-        raise ValueError(f"unknown edge map {kind!r}; known: {', '.join(get_args(EdgeKind))}")
+    check_choice("edge map", kind, get_args(EdgeKind))
     inside, size = mask.astype(np.uint8), (EDGE_WIDTH, EDGE_WIDTH)
     if kind == "canny":
         line = cv2.Canny(inside * 255, 100, 200)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from imlctl.forge import edits, history, scenes
 from imlctl.forge.jpeg import jpeg, random_encoding
-from imlctl.forge.shapes import MAX_AREA, MIN_AREA, fit_object, random_mask, segment
+from imlctl.forge.shapes import fair_size, fit_object, random_mask, segment
 
 if TYPE_CHECKING:
     from imlctl.forge import Mask, Pixels, Rng, Shape
@@ -70,15 +70,11 @@ Maker = Callable[[int], Sample]  # makes sample number i, always the same one
 
 
 class Synthesizer:
-    """Makes sample number i, always the same one for the same seed.
+    """Makes sample number i, always the same one for the same seed, in a square of `size` pixels.
 
-    Args:
-        pool: Photographs to work on.
-        size: Side of a sample's square, in pixels.
-        mix: Shares of the kinds; without regenerated photographs more splices.
-        seed: Seed of everything.
-        originals: Share of the samples whose host is a photograph on its own JPEG grid, without a
-            history of ours, and after the edit saved with care.
+    Without regenerated photographs more of them are splices than `mix` says. `originals` is the
+    share of the samples whose host is a photograph on its own JPEG grid, without a history of ours,
+    and after the edit saved with care.
     """
 
     def __init__(
@@ -155,9 +151,9 @@ class Synthesizer:
             picture, mask = self._regenerated(shape, rng, careful=careful)
             if not mask.any():
                 return picture, mask
+        elif kind == "authentic" and whole < 0 and rng.random() < _DRAWN:
+            return self._drawn(shape, rng), nothing
         else:
-            if kind == "authentic" and whole < 0 and rng.random() < _DRAWN:
-                return self._drawn(shape, rng), nothing
             host, outline = self._host(kind, shape, rng, careful=careful, whole=whole)
             if kind == "authentic":
                 return host, nothing
@@ -239,8 +235,8 @@ class Synthesizer:
         drawn = thing.astype(np.uint8) * 255
         crop, cut = self._crop((self.pool.photos[index], drawn), shape, rng)
         outline: Mask = cut > 127
-        fair = MIN_AREA <= outline.mean() <= MAX_AREA
-        return history.random_history(crop, rng, _UNTOUCHED), outline if fair else None
+        crop = history.random_history(crop, rng, _UNTOUCHED)
+        return crop, outline if fair_size(outline) else None
 
     def _original(self, among: NDArray[np.intp], shape: Shape, rng: Rng) -> list[Pixels]:
         """A crop of a photograph as it was saved, and of its regenerated version if it has one.

@@ -30,8 +30,7 @@ KINDS = tuple(f.name for f in fields(Mix))
 def make_maker(pool: PhotoPool, kind: str, *, size: int, mix: Mix, seed: int) -> Maker:
     """Make samples of one of `KINDS`, or ``mixed`` as `mix` says.
 
-    Raises:
-        ConfigError: There is no such kind, or no regenerated photographs to make it from.
+    Raises a `ConfigError` if there is no such kind, or no photographs to make it from.
     """
     if kind != "mixed" and kind not in KINDS:
         what, remedy = f"unknown kind of forgery {kind!r}", f"Known: mixed, {', '.join(KINDS)}."
@@ -46,31 +45,18 @@ def make_maker(pool: PhotoPool, kind: str, *, size: int, mix: Mix, seed: int) ->
 
 def synthesize(
     make: Maker,
-    count: int,
+    count: int,  # pictures in all parts together
     out: Path,
     *,
-    name: str,
+    name: str,  # of the set, in the manifest
     split: str = "train",
-    part: int = 1,
+    part: int = 1,  # from 1: makes the numbers n with n % parts = part - 1
     parts: int = 1,
-    report: Callable[[], object] = lambda: None,
+    report: Callable[[], object] = lambda: None,  # called after each picture
 ) -> Path:
     """Write one part of a set, as a folder of ``images`` and ``masks``; return its manifest.
 
     A picture that is there is complete, since it is written after its mask, and not made again.
-
-    Args:
-        make: Makes the pictures.
-        count: Pictures in all parts together.
-        out: Folder of the set.
-        name: Of the set, in the manifest.
-        split: Of the manifest's entries.
-        part: Which part to make, from 1: the numbers n with n % parts = part - 1.
-        parts: How many there are.
-        report: Called after each picture.
-
-    Raises:
-        OutputError: Something cannot be written.
     """
     entries = []
     for number in range(part - 1, count, parts):

@@ -92,8 +92,7 @@ class ContentError(Exception):
 def unpickle(source: str, target: str, part: str) -> dict[str, Any]:
     """Read a pickle and write its tensors; arguments as for `convert`.
 
-    Returns the number of ``tensors``, and the names ``left_out``, which are none. Raises a
-    `ContentError` if there are no tensors, or several sets of them.
+    Returns the number of ``tensors``, and the names ``left_out``, which are none.
     """
     import torch
     from safetensors.torch import save_file
@@ -128,9 +127,9 @@ def _choose(content: Mapping[Any, Any], part: str) -> Mapping[Any, Any]:
         str(key): value for key, value in content.items() if has_tensors(value)
     }
     listed = ", ".join(map(repr, sorted(sets))) or "none"
+    if part and part not in sets:
+        raise ContentError(f"has no set of tensors {part!r}; it has {listed}")
     if part:
-        if part not in sets:
-            raise ContentError(f"has no set of tensors {part!r}; it has {listed}")
         return sets[part]
     if has_tensors(content) or not sets:
         return content

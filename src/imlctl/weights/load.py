@@ -105,7 +105,10 @@ def save(path: Path, model: Model | LightVAE, card: Card, *, half: bool = True) 
             value = short if torch.isfinite(short).all() else value  # float16 ends at 65504
         return value.detach().cpu().contiguous()
 
-    tensors = {key: stored(value) for key, value in model.state_dict().items()}
+    _write(path, {key: stored(value) for key, value in model.state_dict().items()}, card)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], card: Card) -> None:
     data = save_tensors(tensors, metadata={KEY: json.dumps(card.to_dict(), sort_keys=True)})
     atomic.write(path, data, overwrite=True)
 
@@ -113,10 +116,8 @@ def save(path: Path, model: Model | LightVAE, card: Card, *, half: bool = True) 
 def open_weights(wanted: str | Path = "") -> Loaded:
     """Load a model, check it against what is known of it, and test it when it is new here.
 
-    What is wanted is as for `pull.find`; nothing stands for the registry's default.
-
-    Raises:
-        WeightsError: The weights are not here, damaged, not what was expected, or no model.
+    What is wanted is as for `pull.find`; nothing stands for the registry's default. Raises a
+    `WeightsError` if the weights are not here, damaged, not what was expected, or no model.
     """
     found = find(wanted or known_weights().default, kind="model")
     loaded = load(found.path, name=found.name, expected_sha256=found.sha256)
@@ -136,11 +137,8 @@ def open_weights(wanted: str | Path = "") -> Loaded:
 def load(path: Path, *, name: str = "", expected_sha256: str | None = None) -> Loaded:
     """Read a safetensors file that `save` wrote, check it, and return the model on the CPU.
 
-    `name` stands for it in messages and records, if it is not the path.
-
-    Raises:
-        WeightsError: The file is missing, a pickle, damaged, of another hash or architecture, or
-            holds NaN or infinity; says which, and what to do.
+    `name` stands for it in messages and records, if it is not the path. Raises a `WeightsError` if
+    it is missing, a pickle, damaged, of another hash or architecture, or holds NaN or infinity.
     """
     name = name or str(path)
     if path.suffix.lower() in _PICKLES:
@@ -209,6 +207,4 @@ def attach(path: Path) -> None:
     """Give a file of weights its self-test, measured as they are stored; raises as `load` does."""
     loaded = load(path)
     card = replace(loaded.card, self_test=measure(loaded.model))
-    metadata = {KEY: json.dumps(card.to_dict(), sort_keys=True)}
-    data = save_tensors(load_tensors(path.read_bytes()), metadata=metadata)
-    atomic.write(path, data, overwrite=True)
+    _write(path, load_tensors(path.read_bytes()), card)

@@ -107,10 +107,8 @@ def pull(
         return Pulled(wanted, path, found, "", checked)
     if not expected and not trust_on_first_use:
         what = f"no hash of {reference} is known, so the file could not be checked"
-        remedy = (
-            "Give its hash with --sha256, or add --trust-on-first-use to accept the file and to"
-            " check later pulls against it."
-        )
+        remedy = "Give its hash with --sha256, or add --trust-on-first-use to accept the file and"
+        remedy += " to check later pulls against it."
         raise WeightsError(what, source=wanted, remedy=remedy)
     if entry and entry.restriction and not seen:
         notice(f"{wanted} has a licence that restricts its use: {entry.restriction}.")
@@ -163,9 +161,8 @@ def _wrong(
     seen: Seen | None,
 ) -> WeightsError:
     if seen is None or fetched.revision == seen.revision:
-        remedy = (
-            "If a transfer went wrong, pull again with --force; if not, do not trust its source."
-        )
+        remedy = "If a transfer went wrong, pull again with --force;"
+        remedy += " if not, do not trust its source."
         return mismatch(name, fetched.path, found, expected, remedy)
     what = (
         f"{reference.revision!r} was commit {seen.revision} with sha256 {expected} when it was"
@@ -177,15 +174,10 @@ def _wrong(
 
 
 def find(wanted: str | Path, *, kind: str = "") -> Found:
-    """Find a file of weights on this machine, without opening it.
+    """Find a file of weights on this machine, without opening it; WeightsError if there is none.
 
-    Args:
-        wanted: A name of a registry, ``hf://owner/repo[@revision]/file``, or a safetensors file. A
-            `Path` is always a file.
-        kind: What its entry, if it has one, must be; empty for anything.
-
-    Raises:
-        WeightsError: There is none, or it is of another kind.
+    `wanted` is a name of a registry, ``hf://owner/repo[@revision]/file``, or a safetensors file; a
+    `Path` is always a file. Its entry, if it has one, must be of `kind`, where one is given.
     """
     if isinstance(wanted, Path):
         return Found(str(wanted), wanted, "", None)

@@ -54,11 +54,8 @@ def answer(model: nn.Module, image: Tensor) -> Tensor:
     """Run a model, in evaluation mode on the CPU, over a picture (1, 3, H, W) in [0, 1].
 
     DiffIML is given noise of our own for two steps of one member, and LightVAE the picture's red
-    channel as a mask to encode and decode.
-
-    Returns:
-        (logits,) float32: the mean of each block, row by row, and the score's of a model that has
-        one.
+    channel as a mask to encode and decode. Returns logits, (N,) float32: the mean of each block,
+    row by row, and the score's of a model that has one.
     """
     if not isinstance(model, Model):
         vae = cast("LightVAE", model)
