@@ -186,7 +186,10 @@ class DiffIML(Model):
         return self.encoder.clues(image, spread)
 
     def condition(self, image: Tensor, clues: Tensor | None = None) -> Tensor:
-        """Encode a picture, once: what the denoiser adds at every step, (B, channels, h, w)."""
+        """Encode a picture, once: what the denoiser adds at every step, (B, channels, h, w).
+
+        Raises a `ValueError` if its size does not fit.
+        """
         check_sides(image, self.multiple)
         return self.denoiser.prepare(self.encoder(image, clues))
 

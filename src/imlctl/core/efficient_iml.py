@@ -175,8 +175,10 @@ class EfficientIML(TopDown, Model):
 
     def parts(self) -> Parts:
         """Name the backbone's stages, the decoder and the score."""
-        seen = self.backbone.semantics is not None
-        return ({"backbone: semantics": ("backbone.semantics",)} if seen else {}) | {
+        named: Parts = {}
+        if self.backbone.semantics is not None:
+            named["backbone: semantics"] = ("backbone.semantics",)
+        return named | {
             "backbone: stem": ("backbone.stem", "backbone.clues"),
             "backbone: stage 1": ("backbone.down.0", "backbone.stages.0"),
             "backbone: stage 2": ("backbone.down.1", "backbone.stages.1"),

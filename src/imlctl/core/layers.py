@@ -60,7 +60,7 @@ LEAST_SIDE = 64  # pixels; smaller pictures are padded
 
 
 def check_sides(image: Tensor, multiple: int) -> None:
-    """Raise ValueError if a side of images (B, 3, H, W) is no multiple, or below `LEAST_SIDE`."""
+    """Raise ValueError unless H and W of images are multiples, and at least `LEAST_SIDE`."""
     height, width = image.shape[-2:]
     if height % multiple or width % multiple or min(height, width) < LEAST_SIDE:
         takes = f"multiples of {multiple} and at least {LEAST_SIDE}"

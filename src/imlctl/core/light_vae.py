@@ -128,7 +128,10 @@ class LightVAE(nn.Module):
         self.decoder = make(self.config)
 
     def encode(self, maps: Tensor) -> Tensor:
-        """(B, 1, H, W), -1 outside and +1 inside, to latents, (B, latent, H / 8, W / 8)."""
+        """(B, 1, H, W), -1 outside and +1 inside, to latents, (B, latent, H / 8, W / 8).
+
+        Raises a `ValueError` if H or W is no multiple of 8.
+        """
         height, width = maps.shape[-2:]
         if height % FACTOR or width % FACTOR or maps.shape[1] != 1:
             given = f"{maps.shape[1]}x{height}x{width}"

@@ -57,7 +57,7 @@ def respaced(count: int, steps: int = 1000, spacing: Spacing = "leading") -> tup
     the noisiest steps, which 8 steps forgive but one does not. ``trailing`` starts from them (Lin
     et al. 2024, arXiv 2305.08891, Table 2): 8 of 1000 are 999, 874, ..., 124.
 
-    Raises ValueError if `count` does not lie in 1 to `steps`.
+    Raises a `ValueError` if `count` does not lie in 1 to `steps`, or the spacing is unknown.
     """
     if not 1 <= count <= steps:
         raise ValueError(f"the sampler's steps must lie in 1 to {steps}, not {count}")

@@ -73,6 +73,8 @@ def bi_wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     Returns:
         y, shape (B, C, T), in the dtype of `value`. Finite for any finite input.
+
+    Raises a `ValueError` if the shapes do not fit together.
     """
     channels = key.shape[1] if key.ndim == 3 else -1
     if key.shape != value.shape or decay.shape != (channels,) or bonus.shape != (channels,):
@@ -155,7 +157,8 @@ def _within_chunks6(r: Tensor, k: Tensor, before: Tensor, after: Tensor) -> Tens
         return weight.tril(-1)
     # Such decays overflow when factored; their differences never do, at L times the memory.
     earlier = torch.ones(_CHUNK6, _CHUNK6, dtype=torch.bool, device=r.device).tril(-1)[..., None]
-    chunks, each = [], (x.unbind(2) for x in (r, k, before, after))
+    chunks = []
+    each = (x.unbind(2) for x in (r, k, before, after))
     for r_n, k_n, before_n, after_n in zip(*each, strict=True):
         gap = before_n.unsqueeze(-2) - after_n.unsqueeze(-3)  # (B, H, L, L, K)
         weight = gap.masked_fill(~earlier, -torch.inf).exp()

@@ -186,7 +186,7 @@ def edge_map(mask: Mask, kind: EdgeKind = "canny") -> Mask:
     """Mark the border of a mask, (H, W) to (H, W); the frame's own border is none.
 
     ``canny`` is Canny's line dilated by a square (Eq. 7 of DiffIML); ``band`` what a cross reaches
-    both from inside and from outside, as the authors' code.
+    both from inside and from outside, as the authors' code. Raises ValueError for another kind.
     """
     check_choice("edge map", kind, get_args(EdgeKind))
     inside, size = mask.astype(np.uint8), (EDGE_WIDTH, EDGE_WIDTH)

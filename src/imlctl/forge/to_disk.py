@@ -57,6 +57,7 @@ def synthesize(
     """Write one part of a set, as a folder of ``images`` and ``masks``; return its manifest.
 
     A picture that is there is complete, since it is written after its mask, and not made again.
+    Raises an `OutputError` if something cannot be written.
     """
     entries = []
     for number in range(part - 1, count, parts):
