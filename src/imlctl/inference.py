@@ -93,7 +93,9 @@ def predict_together(
     how = sampling or Sampling()
     mirrored = [image.flip(-1) for image in images] if how.tta else []
     passes = [(images, keys), (mirrored, keys)] if mirrored else [(images, keys)]
-    if mirrored and len(images) == 1 and flips_at_once(model, images[0], tile):
+    height, width = images[0].shape[-2:]
+    small = max(height, width) <= tile and height * width <= _FLIPS_AT_ONCE
+    if mirrored and len(images) == 1 and small and not model.samples:
         # The same noise for both views, so that a mirrored picture has the mirrored map.
         passes = [([*images, *mirrored], [*keys, *keys])]
     found = [
@@ -211,13 +213,6 @@ def probabilities(
     images = images.contiguous(memory_format=torch.channels_last)
     keys = [b"%d" % place for place in range(len(images))]
     return torch.sigmoid(_run(model, images, clues, how, keys).logits)
-
-
-def flips_at_once(model: Model, image: Tensor, tile: int = DEFAULT_TILE) -> bool:
-    """Tell whether a picture (..., H, W) and its mirror image are analysed as one batch."""
-    height, width = image.shape[-2:]
-    fits = max(height, width) <= tile and height * width <= _FLIPS_AT_ONCE
-    return fits and not model.samples
 
 
 def _run(

@@ -34,8 +34,7 @@ def composite(host: Pixels, source: Pixels, mask: Mask, rng: Rng) -> tuple[Pixel
     style = rng.random()
     if style < 0.1 and (blended := _poisson(host, source, mask)) is not None:
         return blended
-    alpha = feather(mask, _softness(style, mask, rng))
-    return blend(host, source, alpha), _changed(alpha)
+    return _laid_over(host, source, mask, _softness(style, mask, rng))
 
 
 def _softness(style: float, mask: Mask, rng: Rng) -> float:
@@ -63,9 +62,13 @@ def blend(host: Pixels, source: Pixels, alpha: NDArray[np.float32]) -> Pixels:
     return out
 
 
-def _changed(alpha: NDArray[np.float32]) -> Mask:
-    """Mark a feathered edit from half of its strongest place on, so that no edit vanishes."""
-    return alpha >= 0.5 * float(alpha.max())
+def _laid_over(host: Pixels, source: Pixels, mask: Mask, sigma: float) -> tuple[Pixels, Mask]:
+    """Put `source` over `host` inside a feathered mask, and mark what that changes.
+
+    From half of its strongest place on, so that no edit vanishes.
+    """
+    alpha = feather(mask, sigma)
+    return blend(host, source, alpha), alpha >= 0.5 * float(alpha.max())
 
 
 def match_colour(source: Pixels, host: Pixels, mask: Mask, strength: float) -> Pixels:
@@ -185,8 +188,7 @@ def regenerate(host: Pixels, generated: Pixels, mask: Mask, rng: Rng) -> tuple[P
     """Put back a region that went through a generator, as a latent-diffusion edit leaves it."""
     if rng.random() < 0.25:
         generated = history.random_history(generated, rng, untouched=0.0)
-    alpha = feather(mask, float(rng.choice((0.0, 1.0, 2.5))))
-    return blend(host, generated, alpha), _changed(alpha)
+    return _laid_over(host, generated, mask, float(rng.choice((0.0, 1.0, 2.5))))
 
 
 def retouch(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
@@ -202,8 +204,7 @@ def retouch(host: Pixels, mask: Mask, rng: Rng) -> tuple[Pixels, Mask]:
         partial(cv2.bilateralFilter, d=7, sigmaColor=float(rng.uniform(20, 60)), sigmaSpace=3.0),
     )
     changed = steps[rng.integers(len(steps))](host)
-    alpha = feather(mask, float(rng.choice((0.0, 1.0, 3.0))))
-    return blend(host, cast("Pixels", changed), alpha), _changed(alpha)
+    return _laid_over(host, cast("Pixels", changed), mask, float(rng.choice((0.0, 1.0, 3.0))))
 
 
 def fill_by_diffusion(host: Pixels, hole: Mask, rng: Rng) -> Pixels:
