@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from imlctl.core.layers import Spread
 from imlctl.core.model import CELL, CLUE_STRIDE, Model, Prediction, continued
 from imlctl.core.sampler import member_noise
 from imlctl.device import side_by_side, upload
@@ -21,10 +22,7 @@ from imlctl.errors import NumericalError
 from imlctl.image.prepare import Tile, pad, run_tiled, to_float
 from imlctl.settings import DEFAULT_TILE, Sampling
 
-if TYPE_CHECKING:
-    from imlctl.core.layers import Spread
-
-    Progress = Callable[[int, int], object]
+Progress = Callable[[int, int], object]
 
 OVERLAP = 96  # between tiles, at most half of one
 # Tiles that a CPU works on at once, a thread or more each: one thread takes 1.5 times as long as

@@ -28,14 +28,7 @@ from imlctl.image.prepare import prepare, restore, upright
 from imlctl.image.views import VIEWS, views_of
 from imlctl.inference import OVERLAP, predict, predict_together
 from imlctl.mask import render
-from imlctl.mask.decide import (
-    Decision,
-    Verdict,
-    check_probability,
-    decide,
-    evidence,
-    picture_score,
-)
+from imlctl.mask.decide import Decision, Verdict, check_probability, decide, evidence, picture_score
 from imlctl.mask.regions import Regions, find_regions
 from imlctl.record import Record
 from imlctl.settings import DEFAULT_TILE, Sampling, Settings
@@ -50,17 +43,8 @@ if TYPE_CHECKING:
 
 RELIABLE = 0.1  # least chance that an edit is seen, where a map is said to speak
 _SHOWN = 1200  # pixels; the longer side of a result as a notebook shows it
-Source = (
-    Photo
-    | str
-    | os.PathLike[str]
-    | bytes
-    | bytearray
-    | memoryview
-    | BinaryIO
-    | Image.Image
-    | np.ndarray[Any, Any]
-)
+Encoded = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+Source = Photo | Encoded | Image.Image | np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, repr=False)

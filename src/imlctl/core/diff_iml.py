@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,11 @@ from imlctl.core import efficient_rwkv, imagenet
 from imlctl.core.denoiser import DENOISERS, Denoiser, DenoiserConfig
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig, TopDown
 from imlctl.core.efficient_rwkv import STRIDES, EfficientRWKV
-from imlctl.core.layers import Config, ConvNorm, check_sides
+from imlctl.core.layers import Config, ConvNorm, Spread, check_sides
 from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
 from imlctl.core.light_vae import SIZES as VAE_SIZES
 from imlctl.core.model import STEPS, Model, Parts, Prediction
 from imlctl.core.sampler import ScheduleConfig, Spacing, alpha_bars, ddim, respaced
-
-if TYPE_CHECKING:
-    from imlctl.core.layers import Spread
 
 MEMBERS = 5  # runs that are averaged, the paper's choice: more change little (its Table 7)
 

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imlctl.core.efficient_rwkv import STRIDES, EfficientRWKV, EfficientRWKVConfig
-from imlctl.core.layers import Config, ConvNorm, check_sides
+from imlctl.core.layers import Config, ConvNorm, Spread, check_sides
 from imlctl.core.model import STEPS, Model, Parts, Prediction
 from imlctl.core.picture_score import PictureScore, Pooled, merge, pool
 from imlctl.core.reliability import Reliability
-
-if TYPE_CHECKING:
-    from imlctl.core.layers import Spread
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,11 @@ from torch.nn import functional as F
 from imlctl.core.efficientnet import WIDTHS, EfficientNetLite
 from imlctl.core.jpeg_history import CHANNELS as HISTORY_CHANNELS
 from imlctl.core.jpeg_history import jpeg_history
-from imlctl.core.layers import Config, ConvNorm, check_choice, full_precision
+from imlctl.core.layers import Config, ConvNorm, Spread, check_choice, full_precision
 from imlctl.core.mixers import SpatialMixV4, SpatialMixV6, WindowAttention
 from imlctl.core.residual_outliers import residual_outliers
 from imlctl.core.self_similarity import CHANNELS as SIMILARITY_CHANNELS
 from imlctl.core.self_similarity import self_similarity
-
-if TYPE_CHECKING:
-    from imlctl.core.layers import Spread
 
 Mixing = Literal["v4", "v6"]
 

@@ -14,16 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imlctl.core.layers import fold, fuse_all
-
-if TYPE_CHECKING:
-    from imlctl.core.layers import Spread
+from imlctl.core.layers import Spread, fold, fuse_all
 
 Four = tuple[int, int, int, int]
 

@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, is_dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, get_type_hints
+from typing import Any, Self, TypeVar, cast, get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    Finder = Callable[[Tensor], Tensor]
-    # `map`, or a like function that works in threads.
-    Spread = Callable[[Callable[[Finder], Tensor], Sequence[Finder]], Iterable[Tensor]]
+Finder = Callable[[Tensor], Tensor]
+# `map`, or a like function that works in threads.
+Spread = Callable[[Callable[[Finder], Tensor], Sequence[Finder]], Iterable[Tensor]]
 
 C = TypeVar("C")
 

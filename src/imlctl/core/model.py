@@ -5,16 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imlctl.core.layers import fuse_all
-
-if TYPE_CHECKING:
-    from imlctl.core.layers import Spread
+from imlctl.core.layers import Spread, fuse_all
 
 CELL = 8  # pixels a side of the cells that reliability and score are told by
 CLUE_STRIDE = 4  # of the maps that `Model.clues` returns, against the picture

@@ -12,14 +12,12 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from imlctl.core import wkv
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _Answer = TypeVar("_Answer")
 

@@ -16,16 +16,13 @@ Importing this module imports triton; `wkv_cuda` does so, when a CUDA tensor fir
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from imlctl.core.wkv import LEAST_SCALE, MAX_DECAY
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # Channels and tokens of a tile, and chunks whose sums are read at a time.
 _CHANNELS, _TOKENS, _CHUNKS = 8, 256, 64

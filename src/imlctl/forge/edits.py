@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imlctl.forge import history
+from imlctl.forge import Mask, Pixels, Rng, history
 from imlctl.forge.jpeg import jpeg, random_encoding
 from imlctl.forge.shapes import feather
-
-if TYPE_CHECKING:
-    from imlctl.forge import Mask, Pixels, Rng
 
 Points = NDArray[np.intp]  # (..., 2): row, column
 

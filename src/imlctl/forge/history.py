@@ -10,19 +10,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from imlctl.forge import Mask, Pixels, Rng, Shape
 from imlctl.forge.jpeg import Encoding, jpeg, random_encoding
 
-if TYPE_CHECKING:
-    from imlctl.forge import Mask, Pixels, Rng, Shape
-
-Step = Callable[["Pixels"], "Pixels"]
+Step = Callable[[Pixels], Pixels]
 
 INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4)
 # Pillow's filters widen where they shrink, as editors' and web services' do; OpenCV's do not.

@@ -7,17 +7,15 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from imlctl.forge import Pixels, Rng
 from imlctl.image.jpeg_facts import scaled_tables
-
-if TYPE_CHECKING:
-    from imlctl.forge import Pixels, Rng
 
 Divisors = tuple[int, ...]  # 64 of a quantisation table, row by row
 

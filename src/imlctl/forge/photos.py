@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,11 +25,9 @@ from imlctl.data.manifest import share_of
 from imlctl.data.masks import read_mask
 from imlctl.device import autocast
 from imlctl.errors import ConfigError, InputError, WeightsError
+from imlctl.forge import Mask, Pixels
 from imlctl.image.decode import read
 from imlctl.image.facts import eight_bit
-
-if TYPE_CHECKING:
-    from imlctl.forge import Mask, Pixels
 
 _MIN_SIDE = 128
 _LATENT = 32  # channels of taef2, and its width inside

@@ -5,16 +5,13 @@ Drawn by code; most are photographed by a simulated camera, others left as a pro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imlctl.forge import history
-
-if TYPE_CHECKING:
-    from imlctl.forge import Mask, Pixels, Rng, Shape
+from imlctl.forge import Mask, Pixels, Rng, Shape, history
 
 _LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:-"))
 _FONTS = (

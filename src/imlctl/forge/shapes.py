@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from imlctl.core.layers import check_choice
-
-if TYPE_CHECKING:
-    from imlctl.forge import Mask, Pixels, Rng
+from imlctl.forge import Mask, Pixels, Rng
 
 MIN_AREA, MAX_AREA = 0.005, 0.4  # of the frame
 

@@ -16,12 +16,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imlctl.forge import edits, history, scenes
+from imlctl.forge import Mask, Pixels, Rng, Shape, edits, history, scenes
 from imlctl.forge.jpeg import jpeg, random_encoding
 from imlctl.forge.shapes import fair_size, fit_object, random_mask, segment
 
 if TYPE_CHECKING:
-    from imlctl.forge import Mask, Pixels, Rng, Shape
     from imlctl.forge.photos import PhotoPool
 
 _GRID = 8  # of a JPEG

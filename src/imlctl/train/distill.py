@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
 from imlctl.device import autocast
 from imlctl.errors import ConfigError, UsageError, WeightsError, first_line
-from imlctl.forge.shapes import EdgeKind  # noqa: TC001  # `load_preset` reads the annotation
+from imlctl.forge.shapes import EdgeKind  # `load_preset` reads the annotation
 from imlctl.train.batches import Batch
 from imlctl.train.checkpoint import EMA, Log, Report, TrainState, as_json
 from imlctl.train.config import OptimConfig
