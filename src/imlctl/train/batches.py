@@ -80,8 +80,8 @@ def batches(
     """Yield batches of samples `start` to `stop`: the same ones however many workers make them.
 
     Of each batch this process takes its share, and hands it out in so many parts. They go to the
-    device as bytes, a quarter of what they are as numbers, and to a GPU from memory that it reads
-    by itself. `clues` is called in the worker, on a sample's own pixels.
+    device as bytes, a quarter of what they are as numbers, from memory that a GPU reads by itself.
+    `clues` is called in the worker, on a sample's own pixels.
     """
     place = process or Process()
     share = batch // place.world

@@ -22,13 +22,12 @@ from imlctl.forge.history import random_copy, random_finish
 from imlctl.forge.synthesizer import Mix, Synthesizer
 from imlctl.inference import predict
 from imlctl.mask.decide import Rule, Scale, evidence, fit_scale, log_odds, picture_score
-from imlctl.train.score import fit_heads
+from imlctl.train.score import HeadConfig, fit_heads
 
 if TYPE_CHECKING:
     from imlctl.core.efficient_iml import EfficientIML
     from imlctl.core.model import Model
     from imlctl.forge.photos import PhotoPool
-    from imlctl.train.score import HeadConfig
     from imlctl.weights.load import Card
 
 MANIPULATED, INCONCLUSIVE = 0.01, 0.125  # of authentic photographs, that reach each score
@@ -67,13 +66,9 @@ def calibrate(
 ) -> Calibration:
     """Lower a model's log odds as far as it takes, train its score, then measure its rule.
 
-    Args:
-        model: In evaluation mode, on `device`; an EfficientIML is changed in place.
-        pool: Authentic photographs that it was not trained on.
-        device: Where to compute.
-        share: Of a photograph's pixels, on average, that may reach one half.
-        teaching: Other photographs, to train an EfficientIML's score and reliability on.
-        heads: How these are trained.
+    The model is in evaluation mode, on `device`; an EfficientIML is changed in place, and its heads
+    are trained on the photographs `teaching`. It was not trained on those of `pool`, of whose
+    pixels a `share`, on average, may reach one half.
     """
     seen = [_look(model, each, device) for each in _authentic(pool)]
     lowered = 0.0
@@ -127,8 +122,8 @@ def _look(model: Model, pixels: NDArray[np.uint8], device: torch.device) -> _See
 def threshold_for(levels: Sequence[float], rate: float) -> float:
     """Return the level that a share `rate` (above 0) of such pictures reaches.
 
-    Down to a tenth it is the quantile. What is rarer is read from an exponential fitted to the log
-    odds beyond that tenth, the plainest of the tails that exceedances tend to (Pickands 1975).
+    Down to a tenth it is the quantile. Rarer ones are read from an exponential fitted to the log
+    odds beyond that, the plainest of the tails that exceedances tend to (Pickands 1975).
     """
     start = threshold_at(levels, max(rate, _TAIL))
     if rate >= _TAIL:
@@ -166,10 +161,6 @@ def with_verdict(card: Card, found: Calibration) -> Card:
     """Put a calibration into a model's card; not what was lowered, which is in the weights."""
     kept = asdict(found)
     del kept["lowered"]
-    return replace(
-        card,
-        rule=found.rule,
-        rates=None,  # of another rule
-        score_scale=found.score_scale,
-        training=card.training | {"calibration": kept},
-    )
+    training = card.training | {"calibration": kept}
+    rule, scale = found.rule, found.score_scale
+    return replace(card, rule=rule, rates=None, score_scale=scale, training=training)

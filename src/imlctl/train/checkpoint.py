@@ -95,24 +95,20 @@ def save_state(path: Path, state: TrainState[Any], config: dict[str, Any]) -> No
     for index, slots in state.optimizer.state_dict()["state"].items():
         start = f"{_OPTIMIZER}{index}."
         tensors |= {start + k: torch.as_tensor(v).contiguous() for k, v in slots.items()}
-    numbers = {
-        "step": state.step,
-        "ema_steps": state.ema.steps,
-        "best": state.best,
-        "config": config,
-    }
+    numbers = {"step": state.step, "ema_steps": state.ema.steps, "best": state.best}
     with atomic.replacing(path, overwrite=True) as temporary:
-        save_file(tensors, temporary, metadata={"state": json.dumps(numbers)})
+        save_file(tensors, temporary, metadata={"state": json.dumps({**numbers, "config": config})})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
 
 
 def load_average(path: Path) -> dict[str, Tensor]:
     """Read the averaged weights of a checkpoint, by the names that they have in the model."""
-    return _starting_with(_AVERAGE, load_file(path))
+    return starting_with(_AVERAGE, load_file(path))
 
 
-def _starting_with(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def starting_with(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Select tensors by the start of their names, and take it off."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
@@ -137,10 +133,10 @@ def load_state(path: Path, state: TrainState[Any], config: dict[str, Any]) -> No
         what = f"is of a run with another configuration: {'; '.join(told)}"
         remedy = "Use another --out folder, or the configuration it was started with."
         raise WeightsError(what, source=str(path), remedy=remedy)
-    state.model.load_state_dict(_starting_with(_MODEL, tensors))
-    state.ema.model.load_state_dict(_starting_with(_AVERAGE, tensors))
+    state.model.load_state_dict(starting_with(_MODEL, tensors))
+    state.ema.model.load_state_dict(starting_with(_AVERAGE, tensors))
     slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in _starting_with(_OPTIMIZER, tensors).items():
+    for key, value in starting_with(_OPTIMIZER, tensors).items():
         index, name = key.split(".", 1)
         slots.setdefault(int(index), {})[name] = value
     groups = state.optimizer.state_dict()["param_groups"]

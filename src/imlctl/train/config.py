@@ -202,9 +202,8 @@ def _change(values: dict[str, Any], change: str) -> None:
     key, given, text = change.partition("=")
     *tables, name = key.strip().split(".")
     if not given or not name:
-        what = f"cannot be read: {change!r}"
         remedy = "Write a key and a value, such as optim.steps=100."
-        raise ConfigError(what, source="--set", remedy=remedy)
+        raise ConfigError(f"cannot be read: {change!r}", source="--set", remedy=remedy)
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):
@@ -230,9 +229,8 @@ def build(kind: type[C], values: Any, where: str, base: C | None = None) -> C:
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ConfigError(
-            f"unknown key {unknown[0]!r}", source=where, remedy=f"Known keys: {', '.join(known)}."
-        )
+        remedy = f"Known keys: {', '.join(known)}."
+        raise ConfigError(f"unknown key {unknown[0]!r}", source=where, remedy=remedy)
     silent: dict[str, Any] = {}
     for f in fields(kind):  # type: ignore[arg-type]
         if base is not None:

@@ -7,13 +7,13 @@ latents about, so what is decoded in training is moved too: by noise, and by ble
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path  # `load_preset` reads the annotation
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
@@ -21,11 +21,11 @@ from imlctl.device import autocast
 from imlctl.errors import ConfigError, UsageError, WeightsError, first_line
 from imlctl.forge.shapes import EdgeKind  # `load_preset` reads the annotation
 from imlctl.train.batches import Batch
-from imlctl.train.checkpoint import EMA, Log, Report, TrainState, as_json
+from imlctl.train.checkpoint import Log, Report, as_json
 from imlctl.train.config import OptimConfig
-from imlctl.train.loop import Run, Stopwatch, make_optimizer, take_step
+from imlctl.train.loop import Learner, Run, Stopwatch, fresh_state, take_step
 from imlctl.train.mask_maps import JudgeConfig, MaskMaps, round_trip
-from imlctl.weights.load import Card, load, save
+from imlctl.weights.load import Card, load
 
 # Maps (B, 1, H, W) in -1 and +1 to scaled latents (B, C, H / 8, W / 8).
 Teacher = Callable[[Tensor], Tensor]
@@ -97,12 +97,12 @@ def distill(
         ImlctlError: The loss is not finite; the teacher or a checkpoint is wrong.
     """
     out.mkdir(parents=True, exist_ok=True)
-    log = Log(out / "log.jsonl", report)
     settings, optim = as_json(config), config.optim
     teacher = teacher or load_teacher(config.teacher, latent=config.model.latent, device=device)
-    state = _start(config, device)
-    learner = _Learner(state.model, config, teacher)
-    run = Run(state, optim, out / "last.safetensors", settings, log)
+    objective = _Maps(config, teacher)
+    state = fresh_state(objective, optim, device)
+    learner = Learner(state.model, objective)
+    run = Run(state, optim, out, settings, Log(out / "log.jsonl", report))
     stream = MaskMaps(optim.size, optim.seed, config.edges)
 
     def advance(watch: Stopwatch) -> dict[str, float]:
@@ -111,39 +111,33 @@ def distill(
 
     def judge() -> None:
         found = round_trip(state.ema.model, config.judge, config.edges, device)
-        log({"event": "round trip", "step": state.step, **found})
-        if found["f1"] >= state.best:  # of equals, the one that learned longer
-            state.best = found["f1"]
-            made = {"steps": state.step, "round_trip": found, "preset": settings}
-            card = Card("light-vae", config.model.to_dict(), training=made)
-            save(out / "best.safetensors", cast("Any", state.ema.model), card)
+        card = Card("light-vae", config.model.to_dict(), training={"preset": settings})
+        run.keep_best("round trip", found, found["f1"], card)
 
     return out / "best.safetensors" if run(advance, judge, config.judge.every, stop) else None
 
 
-def _start(config: DistillConfig, device: torch.device) -> TrainState[LightVAE]:
-    torch.manual_seed(config.optim.seed)
-    model = LightVAE(config.model)
-    if config.init is not None:
-        model.load_state_dict(load(config.init).model.state_dict())
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TrainState(model, make_optimizer(model, config.optim), EMA(model, config.optim.ema))
+class _Maps:
+    """LightVAE's `Objective`: maps, -1 and +1, which are a batch's image."""
 
+    def __init__(self, config: DistillConfig, teacher: Teacher | None) -> None:
+        self.config, self.teacher = config, teacher
+        self.rates: Mapping[str, float] = {}
 
-class _Learner(nn.Module):
-    def __init__(self, model: LightVAE, config: DistillConfig, teacher: Teacher | None) -> None:
-        super().__init__()
-        self.model, self.config, self.teacher = model, config, teacher
+    def build(self) -> LightVAE:
+        model = LightVAE(self.config.model)
+        if self.config.init is not None:
+            model.load_state_dict(load(self.config.init).model.state_dict())
+        return model
 
-    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and terms of maps, -1 and +1, which are a batch's image."""
+    def loss(self, model: LightVAE, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         optim, maps = self.config.optim, batch.image
         # By step, not by what was drawn before: a resumed run draws the same.
         chance = torch.Generator().manual_seed(optim.seed << 32 | step)
         with autocast(maps.device, optim.precision):
-            latents = self.model.encode(maps).float()
+            latents = model.encode(maps).float()
             moved, inside = disturb(latents, (maps + 1) / 2, self.config.loss, chance)
-            logits = self.model.decode(moved)
+            logits = model.decode(moved)
         target = self.teacher(maps) if self.teacher else None
         return distillation_loss(logits, inside, latents, target, self.config.loss)
 
@@ -153,8 +147,7 @@ def disturb(
 ) -> tuple[Tensor, Tensor]:
     """Blend some latents (B, C, h, w) with others' and add noise to all; masks first, then edges.
 
-    Returns:
-        Latents to decode, and the probability (B, 1, H, W) that should come out.
+    Return the probability (B, 1, H, W) that should come out, too.
     """
     count, device = len(latents), latents.device
     blended = (torch.rand(count, 1, 1, 1, generator=chance) < weights.blend).float()
@@ -174,12 +167,8 @@ def distillation_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 6 with cross-entropy as its reconstruction; its terms before weighting, detached.
 
-    Args:
-        logits: Decoded, (B, 1, H, W).
-        inside: What they should say, (B, 1, H, W) in [0, 1].
-        latents: Encoded and scaled, (B, C, h, w).
-        target: The teacher's, of the same shape; None for no teacher.
-        weights: Of the terms.
+    Decoded logits (B, 1, H, W) should say what is `inside`, in [0, 1]; encoded and scaled latents
+    (B, C, h, w) be the teacher's `target`, if there is one.
     """
     reconstruction = F.binary_cross_entropy_with_logits(logits.float(), inside)
     if target is not None:
@@ -208,7 +197,6 @@ def load_teacher(config: TeacherConfig, *, latent: int, device: torch.device) ->
     """
     if not config.source:
         return None
-    name = config.source
     kind, model = _from_diffusers(config)
     model = model.to(device).eval().requires_grad_(False)
     scale, shift = model.config.scaling_factor, getattr(model.config, "shift_factor", None) or 0.0
@@ -224,7 +212,7 @@ def load_teacher(config: TeacherConfig, *, latent: int, device: torch.device) ->
     if shape != (1, latent, FACTOR, FACTOR):
         what = f"makes latents {shape} of a {side}x{side} map, not {(1, latent, FACTOR, FACTOR)}"
         remedy = "Choose a teacher that goes down 8 times, with as many channels as the student."
-        raise ConfigError(what, source=name, remedy=remedy)
+        raise ConfigError(what, source=config.source, remedy=remedy)
     return encode
 
 

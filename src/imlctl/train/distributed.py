@@ -79,10 +79,7 @@ def this_round_of(store: Store, process: Process) -> Store:
 
     torchrun keeps its store when it restarts processes, with the addresses of those that died. So
     the first process names the round, each other answers with a word of its own, and believes in
-    the round once it reads that word back.
-
-    Raises:
-        ImlctlError: The first process does not answer.
+    the round once it reads that word back; ImlctlError where it never does.
     """
     from torch.distributed.distributed_c10d import PrefixStore
 

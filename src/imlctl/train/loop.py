@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from imlctl.errors import ConfigError, ImlctlError
 from imlctl.train import distributed
-from imlctl.train.batches import batches
+from imlctl.train.batches import Batch, batches
 from imlctl.train.checkpoint import (
     EMA,
     SAVE_EVERY,
@@ -28,33 +28,25 @@ from imlctl.train.checkpoint import (
     load_state,
     save_state,
 )
-from imlctl.train.distributed import Process
-from imlctl.train.material import decisive, load_material, require_sources
-from imlctl.train.objective import clues_of, make_objective, train_mode
+from imlctl.train.material import Material, decisive, load_material, require_sources
+from imlctl.train.objective import Objective, clues_of, make_objective, train_mode
 from imlctl.train.validate import finish, validate
 from imlctl.weights.load import Card, save
 
 if TYPE_CHECKING:
-    from imlctl.core.model import Model
     from imlctl.forge.synthesizer import Maker
-    from imlctl.train.batches import Batch
     from imlctl.train.config import OptimConfig, TrainConfig
-    from imlctl.train.material import Material
-    from imlctl.train.objective import Latents, Masks
 
 _LOG_EVERY = 20  # steps
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
-def fresh_state(
-    objective: Masks | Latents, config: TrainConfig, device: torch.device
-) -> TrainState[Model]:
+def fresh_state(objective: Objective, optim: OptimConfig, device: torch.device) -> TrainState[Any]:
     """Make the model, what moves it, and its average, as before the first step."""
-    torch.manual_seed(config.optim.seed)
-    model = objective.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.manual_seed(optim.seed)
+    model = objective.build().to(device, memory_format=torch.channels_last)
     distributed.share_batch_norm(model)
-    optimizer = make_optimizer(model, config.optim, objective.rates)
-    return TrainState(model, optimizer, EMA(model, config.optim.ema))
+    return TrainState(model, make_optimizer(model, optim, objective.rates), EMA(model, optim.ema))
 
 
 def make_optimizer(
@@ -92,9 +84,9 @@ def rate_at(step: int, optim: OptimConfig) -> float:
 class Learner(nn.Module):
     """The loss as a module: what DistributedDataParallel wraps, whatever parts the loss calls."""
 
-    def __init__(self, state: TrainState[Model], objective: Masks | Latents) -> None:
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
-        self.model, self.objective = state.model, objective
+        self.model, self.objective = model, objective
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and terms of a batch."""
@@ -129,16 +121,14 @@ def take_step(
     optim: OptimConfig,
     parts: Iterable[Batch],
     watch: Stopwatch,
-    process: Process = Process(),  # noqa: B008  # frozen
+    first: int = 0,
     maker: Maker | None = None,
 ) -> dict[str, float]:
-    """Move the weights once, by this process's `optim.accumulate` parts of the batch.
+    """Move the weights once, by the `optim.accumulate` parts of the batch from picture `first` on.
 
-    A `maker` of the samples names the pictures of a batch that went wrong. The learner returns loss
-    and terms of a batch and a step, as `Learner`, also in a DistributedDataParallel.
-
-    Returns:
-        The loss, its terms, and the norm of the gradient before it was clipped.
+    A `maker` of the samples names the pictures of a batch that went wrong. The learner is one like
+    `Learner`, also in a DistributedDataParallel. Returned are the loss, its terms, and the norm of
+    the gradient before it was clipped.
 
     Raises:
         ImlctlError: The loss or the gradient is not finite; nothing has moved.
@@ -147,7 +137,6 @@ def take_step(
         group["lr"] = rate_at(state.step, optim) * group["factor"]
     state.optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
-    first = process.rank * optim.batch // process.world
     for number, part in enumerate(parts):
         watch.lap("waiting")
         image = part.image.contiguous(memory_format=torch.channels_last)
@@ -179,10 +168,9 @@ def _not_finite(what: str, step: int, optim: OptimConfig, maker: Maker | None) -
     """Name the pictures of the batch: making its samples again tells which they were."""
     samples = ""
     if maker is not None:
-        first, last = step * optim.batch, (step + 1) * optim.batch - 1
-        made = map(maker, range(first, last + 1))
-        names = dict.fromkeys(name for sample in made for name in sample.sources)
-        samples = f" (samples {first} to {last}, made of {', '.join(names)})"
+        numbers = range(step * optim.batch, (step + 1) * optim.batch)
+        names = dict.fromkeys(name for sample in map(maker, numbers) for name in sample.sources)
+        samples = f" (samples {numbers[0]} to {numbers[-1]}, made of {', '.join(names)})"
     return ImlctlError(
         f"the {what} is not finite at step {step}{samples}",
         remedy="Lower optim.rate; the last checkpoint is from before this step.",
@@ -199,20 +187,14 @@ def train(
 ) -> Path | None:
     """Train a model, or go on where `out` stopped.
 
-    Writes into `out`: ``log.jsonl``, ``last.safetensors`` (the whole state, every few minutes),
-    ``best.safetensors`` (the averaged weights that validated best, with a rule calibrated on the
-    held-out photographs once the run ends; ready for `imlctl localize --weights`). Under torchrun
-    the processes divide each batch, and the first of them writes.
+    Writes into `out`: ``log.jsonl``, whose lines `report` is told too; ``last.safetensors`` (the
+    whole state, every few minutes), from which a run may go on with more `optim.steps` than it
+    began with; ``best.safetensors`` (the averaged weights that validated best, with a rule
+    calibrated on the held-out photographs once the run ends; ready for `imlctl localize
+    --weights`), whose path is returned. None if `stop`, asked after each step, said so.
 
-    Args:
-        config: The preset. A run may go on with more `optim.steps` than it began with.
-        out: Folder of the run, made when missing.
-        device: Where to compute; under torchrun, the kind of device.
-        report: Called with each log line.
-        stop: Asked after each step whether to save and return.
-
-    Returns:
-        Path of the best weights; None if it was stopped.
+    Under torchrun the processes divide each batch, the first of them writes, and `device` is the
+    kind of device.
 
     Raises:
         ImlctlError: The loss is not finite, the memory does not suffice, or the configuration or a
@@ -236,7 +218,7 @@ def _all_steps(
     config: TrainConfig,
     out: Path,
     device: torch.device,
-    process: Process,
+    process: distributed.Process,
     material: Material,
     log: Log,
     stop: Callable[[], bool],
@@ -244,8 +226,8 @@ def _all_steps(
     """Take the steps that remain; return whether all of them were taken."""
     optim = config.optim
     objective = make_objective(config)
-    state = fresh_state(objective, config, device)
-    run = Run(state, optim, out / "last.safetensors", decisive(config, material.digest), log)
+    state = fresh_state(objective, optim, device)
+    run = Run(state, optim, out, decisive(config, material.digest), log)
     distributed.barrier()  # nobody writes before all have read
     source = batches(
         material.training,
@@ -258,49 +240,56 @@ def _all_steps(
         process=process,
         clues=clues_of(state.model),
     )
-    learner = distributed.averaging(Learner(state, objective))
+    learner = distributed.averaging(Learner(state.model, objective))
+    first = process.rank * optim.batch // process.world
 
     def advance(watch: Stopwatch) -> dict[str, float]:
         parts = itertools.islice(source, optim.accumulate)
         try:
-            return take_step(state, learner, optim, parts, watch, process, material.training)
+            return take_step(state, learner, optim, parts, watch, first, material.training)
         except RuntimeError as error:  # torch's for a full GPU is one as well
             raise _explained(error, optim, process) from error
 
     def judge() -> None:
         model = state.ema.model
         scores = validate(model, material.judge, config.validation, device, material.real_judge)
-        log({"event": "validation", "step": state.step, **scores})
-        if scores["objective"] >= state.best:  # of equals, the one that learned longer
-            state.best = scores["objective"]
-            made = {"steps": state.step, "validation": scores, "preset": as_json(config)}
-            card = Card(objective.architecture, model.config.to_dict(), training=made)
-            save(out / "best.safetensors", model, card)
+        made = {"preset": as_json(config)}
+        card = Card(objective.architecture, model.config.to_dict(), training=made)
+        run.keep_best("validation", scores, scores["objective"], card)
 
-    every = config.validation.every
-    return run(
-        advance, judge, every, lambda: distributed.any_process(stop(), device), process.first
-    )
+    def stopping() -> bool:
+        return distributed.any_process(stop(), device)
+
+    return run(advance, judge, config.validation.every, stopping, process.first)
 
 
+@dataclass
 class Run:
-    """All steps of a run, from its checkpoint on if there is one; raises as `load_state` does.
+    """All steps of a run in `out`, from its checkpoint on if there is one; raises as `load_state`.
 
     `decides` is what of the configuration a checkpoint must agree with.
     """
 
-    def __init__(
-        self,
-        state: TrainState[Any],
-        optim: OptimConfig,
-        last: Path,
-        decides: dict[str, Any],
-        log: Log,
-    ) -> None:
-        self.state, self.optim, self.last, self.decides, self.log = state, optim, last, decides, log
-        if last.exists():
-            load_state(last, state, decides)
+    state: TrainState[Any]
+    optim: OptimConfig
+    out: Path
+    decides: dict[str, Any]
+    log: Log
+
+    def __post_init__(self) -> None:
+        self.last = self.out / "last.safetensors"
+        if self.last.exists():
+            load_state(self.last, self.state, self.decides)
             self._tell("resumed")
+
+    def keep_best(self, event: str, scores: dict[str, Any], score: float, card: Card) -> None:
+        """Log what was found of the averaged weights, and keep them if none scored more."""
+        state = self.state
+        self.log({"event": event, "step": state.step, **scores})
+        if score >= state.best:  # of equals, the one that learned longer
+            state.best = score
+            made = {"steps": state.step, event.replace(" ", "_"): scores, **card.training}
+            save(self.out / "best.safetensors", state.ema.model, replace(card, training=made))
 
     def __call__(
         self,
@@ -312,7 +301,7 @@ class Run:
     ) -> bool:
         """Advance step by step, and judge after so many; return whether all steps were taken.
 
-        Of several processes the first one judges and saves.
+        Only the `first` process judges and saves.
         """
         state, optim = self.state, self.optim
         train_mode(state.model)
@@ -348,7 +337,7 @@ class Run:
         self.log({"event": event, "step": self.state.step, "of": self.optim.steps, **values})
 
 
-def _explained(error: RuntimeError, optim: OptimConfig, process: Process) -> Exception:
+def _explained(error: RuntimeError, optim: OptimConfig, process: distributed.Process) -> Exception:
     """The error itself, or what to lower where memory ran out."""
     full = isinstance(error, torch.OutOfMemoryError)
     if not full and not any(sign in str(error).lower() for sign in _NO_MEMORY):

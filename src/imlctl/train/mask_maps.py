@@ -115,7 +115,7 @@ def _ragged(rng: Rng, size: int) -> Mask:
 
 
 def _mixture(rng: Rng, size: int) -> Mask:
-    """Two of the others, together."""
+    """Two of the others."""
     first, second = rng.integers(4, size=2)
     return np.asarray(_KINDS[first](rng, size) | _KINDS[second](rng, size))
 
@@ -142,7 +142,6 @@ _KINDS: tuple[Callable[[Rng, int], Mask], ...] = (
 )
 _SHARES = (0.2, 0.15, 0.15, 0.1, 0.15, 0.2, 0.05)
 
-
 _NOISE = 0.2  # standard deviation in scaled latents for the figure `f1_noisy`
 
 
@@ -167,9 +166,8 @@ def round_trip(
 ) -> dict[str, Any]:
     """Encode and decode held-out masks and their edge maps.
 
-    Returns:
-        ``f1``: F1 at 0.5, the mean over all masks; ``f1_noisy``: with noise on the latents;
-        ``worst``: of any mask; ``masks``, ``edges``: F1 by kind.
+    Returned are ``f1`` at 0.5, the mean over all masks, ``f1_noisy`` with noise on the latents,
+    ``worst`` of any mask, and by kind ``masks`` and ``edges``.
     """
     model.eval()
     scores: dict[str, dict[str, float]] = {"masks": {}, "edges": {}}

@@ -14,14 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from imlctl.errors import ConfigError
 from imlctl.forge.photos import PhotoPool, add_regenerated, list_photos, load_pool, read_pixels
-from imlctl.forge.synthesizer import Synthesizer
-from imlctl.train.checkpoint import as_json
+from imlctl.forge.synthesizer import Maker, Sample, Synthesizer
+from imlctl.train.checkpoint import Report, as_json
 from imlctl.train.real_samples import Mixture, RealSamples, load_entries
 
 if TYPE_CHECKING:
     from imlctl.data.manifest import Entry
-    from imlctl.forge.synthesizer import Maker, Sample
-    from imlctl.train.checkpoint import Report
     from imlctl.train.config import TrainConfig
 
 _VALIDATION_SEED = 1_000_003  # never a training seed: those are small numbers people choose
@@ -33,8 +31,7 @@ _PLACES = {
     "diffusion": ("vae", "backbone"),
 }
 _COLUMNS = 8
-_CAPTION = 18
-_LEAST_WIDTH = 140  # that the longest caption takes
+_CAPTION, _LEAST_WIDTH = 18, 140  # pixels that the longest caption takes
 _OUTLINE = ((0, 0, 0), (255, 220, 0))  # dark under bright: visible on any ground
 
 
@@ -46,12 +43,10 @@ def require_sources(config: TrainConfig) -> None:
     """
     missing = tuple(dict.fromkeys(_missing(config)))
     if missing:
-        raise ConfigError(
-            "the preset names files or folders that do not exist",
-            remedy="Change each key in the preset, or with --set KEY=VALUE; an empty value"
-            " leaves it out.",
-            details=missing,
-        )
+        what = "the preset names files or folders that do not exist"
+        change = "Change each key in the preset, or with --set KEY=VALUE"
+        remedy = f"{change}; an empty value leaves it out."
+        raise ConfigError(what, remedy=remedy, details=missing)
 
 
 def _missing(config: TrainConfig) -> Iterator[str]:
@@ -69,15 +64,13 @@ def _missing(config: TrainConfig) -> Iterator[str]:
         " samples are looked at"
     )
     folders = [("data.photos", f, photos) for f in data.photos if _synthesizes(config)]
-    folders += [
-        (key, path, f"{about}. Leave it out with --set {key}=")
-        for key, path, about in (
-            ("data.objects", data.objects, objects),
-            ("data.autoencoder", data.autoencoder, autoencoder),
-            ("validation.folder", config.validation.folder, sets),
-        )
-        if path is not None
-    ]
+    for key, folder, about in (
+        ("data.objects", data.objects, objects),
+        ("data.autoencoder", data.autoencoder, autoencoder),
+        ("validation.folder", config.validation.folder, sets),
+    ):
+        if folder is not None:
+            folders.append((key, folder, f"{about}. Leave it out with --set {key}="))
     semantics = (
         "EfficientNet-Lite0, by imlctl weights convert. Leave it out to take that of the bundled"
         " weights: --set semantics="
@@ -174,12 +167,8 @@ def load_split(
         ConfigError: The split has no usable photograph.
     """
     data = config.data
-    pool = load_pool(
-        data.photos,
-        objects=data.objects,
-        validation=validation,
-        validation_share=data.validation_share,
-    )
+    share, objects = data.validation_share, data.objects
+    pool = load_pool(data.photos, objects=objects, validation=validation, validation_share=share)
     if not len(pool):
         found = len(list_photos(data.photos))
         purpose = "held out for validation" if validation else "left to train on"
@@ -195,7 +184,7 @@ def load_split(
         pool,
         data.autoencoder,
         data.cache,
-        limit=round(data.regenerated * (data.validation_share if validation else 1)),
+        limit=round(data.regenerated * (share if validation else 1)),
         report=lambda done, total: report({"event": "regenerated", "done": done, "total": total}),
     )
 

@@ -1,14 +1,11 @@
-"""Objectives: EfficientIML learns from masks, DiffIML from denoising latents.
-
-The loop knows neither model; it asks an objective to build one, and for the loss of a batch.
-"""
+"""Objectives: EfficientIML learns from masks, DiffIML from denoising latents."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -25,6 +22,7 @@ from imlctl.core.sampler import diffuse
 from imlctl.device import autocast
 from imlctl.errors import ConfigError, first_line
 from imlctl.forge.shapes import edge_map
+from imlctl.train.checkpoint import starting_with
 from imlctl.train.distributed import fair
 from imlctl.weights.load import load, open_weights
 
@@ -59,6 +57,18 @@ class LossWeights:
             raise ValueError("loss weights must not be negative")
 
 
+class Objective(Protocol):
+    """What the loop, which knows no model, asks for."""
+
+    rates: Mapping[str, float]  # factors on the learning rate, by starts of parameters' names
+
+    def build(self) -> Any:
+        """Make the model, in float32 on the CPU."""
+
+    def loss(self, model: Any, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch on the samples' own pixels, and its terms by name."""
+
+
 def make_objective(config: TrainConfig) -> Masks | Latents:
     """Choose by whether the preset has a table `diffusion`."""
     return Masks(config) if config.diffusion is None else Latents(config, config.diffusion)
@@ -71,10 +81,10 @@ class Masks:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.rates: Mapping[str, float] = {}  # factors on the learning rate, by starts of names
+        self.rates: Mapping[str, float] = {}
 
     def build(self) -> EfficientIML:
-        """Make the model, in float32 on the CPU; from `init`, if the preset names one.
+        """Make the model; from `init`, if the preset names one.
 
         Raises:
             ImlctlError: A file cannot be read or does not fit.
@@ -126,27 +136,22 @@ class Latents:
         asked = self.diffusion
         vae = load(asked.vae).model
         if not isinstance(vae, LightVAE):
-            raise ConfigError(
-                "is not a LightVAE", source=str(asked.vae), remedy="Make one with imlctl distill."
-            )
-        shape = DENOISERS[asked.denoiser]
-        model = DiffIML(
-            DiffIMLConfig(
-                asked.encoder,
-                shape,
-                vae.config,
-                spacing=asked.spacing,
-                fold=asked.fold,
-                heads=asked.auxiliary > 0,
-            )
+            remedy = "Make one with imlctl distill."
+            raise ConfigError("is not a LightVAE", source=str(asked.vae), remedy=remedy)
+        shape, heads = DENOISERS[asked.denoiser], asked.auxiliary > 0
+        own = DiffIMLConfig(
+            asked.encoder, shape, vae.config, spacing=asked.spacing, fold=asked.fold, heads=heads
         )
-        for source, fill in ((asked.backbone, _load_public), (self.config.init, _load_init)):
-            try:
-                if source is not None:
-                    fill(model, source)
-            except (RuntimeError, AttributeError) as error:  # our own backbones have none public
-                fault = f"a DiffIML with encoder {asked.encoder!r}"
-                raise _misfit(fault, str(source)) from error
+        model = DiffIML(own)
+        source: str | Path | None = None
+        try:
+            if (source := asked.backbone) is not None:
+                cast("ImageNetInput", model.encoder.backbone).load_public(_tensors(source))
+            if (source := self.config.init) is not None:
+                _load_init(model, source)
+        except (RuntimeError, AttributeError) as error:  # our own backbones have none public
+            fault = f"a DiffIML with encoder {asked.encoder!r}"
+            raise _misfit(fault, str(source)) from error
         model.vae.load_state_dict(vae.state_dict())
         model.vae.requires_grad_(False)
         if not asked.encoder_rate:
@@ -215,11 +220,7 @@ def localization_loss(
     L = sum_s w_s [ BCE(p_s, m_s) + l_d Dice(p_s, m_s) + l_c MSE(p_s, stopgrad(down(p))) ]
         + l_e BCE_edge(p, m) + l_i BCE(score)
 
-    Args:
-        prediction: Of the model, for (B, 3, H, W).
-        mask: (B, 1, H, W), 0 or 1.
-        weights: Of the terms.
-        valid: (B, 1, H, W), 0 on padding, where nothing is to be learned; none unless given.
+    The mask is (B, 1, H, W), 0 or 1; `valid` likewise, 0 on padding, where nothing is learned.
     """
     w = weights or LossWeights()
     mask = mask.float()
@@ -302,24 +303,17 @@ def _load_init(model: DiffIML, wanted: str | Path) -> None:
     part.load_state_dict(state)
 
 
-def _load_public(model: DiffIML, path: str | Path) -> None:
-    cast("ImageNetInput", model.encoder.backbone).load_public(_tensors(path))
-
-
 def _load_semantics(network: EfficientNetLite, path: Path | None) -> None:
     """Fill the ImageNet network, which does not learn; from the bundled weights without a file."""
     try:
         if path is not None:
             network.load_public(_tensors(path))
-            return
-        bundled = open_weights(_BUNDLED).model.state_dict()
-        start = f"{_SEMANTICS}network."
-        found = {k.removeprefix(start): v for k, v in bundled.items() if k.startswith(start)}
-        network.load_state_dict(found)
+        else:
+            bundled = open_weights(_BUNDLED).model.state_dict()
+            network.load_state_dict(starting_with(f"{_SEMANTICS}network.", bundled))
     except RuntimeError as error:
-        raise ConfigError(
-            f"is not EfficientNet-Lite0 ({first_line(error)})", source=str(path or _BUNDLED)
-        ) from error
+        what = f"is not EfficientNet-Lite0 ({first_line(error)})"
+        raise ConfigError(what, source=str(path or _BUNDLED)) from error
 
 
 def _misfit(what: str, source: str) -> ConfigError:

@@ -6,20 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path  # `load_preset` reads the annotation
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from imlctl.data.manifest import Entry, read_manifest
 from imlctl.data.masks import read_mask
 from imlctl.errors import ConfigError
-from imlctl.forge import history
+from imlctl.forge import Mask, Pixels, Rng, history
 from imlctl.forge.photos import read_pixels
 from imlctl.forge.synthesizer import Maker, Sample
 from imlctl.image.prepare import stored
-
-if TYPE_CHECKING:
-    from imlctl.forge import Mask, Pixels, Rng
 
 _GRID = 8  # of a JPEG
 _NEAR = 0.7  # of the crops of a forgery hold some of it
@@ -139,9 +136,9 @@ def _load(entry: Entry) -> tuple[Pixels, Mask]:
     """Read a picture and its mask, both as stored: the JPEG grid is there."""
     pixels, orientation = read_pixels(entry.image)
     shape = pixels.shape[:2]
-    mask = (
-        np.zeros(shape, bool) if entry.mask is None else stored(read_mask(entry.mask), orientation)
-    )
+    if entry.mask is None:
+        return pixels, np.zeros(shape, bool)
+    mask = stored(read_mask(entry.mask), orientation)
     if mask.shape != shape:
         what = f"does not fit its picture {entry.image} ({mask.shape}, not {shape})"
         remedy = "Index the dataset again."
@@ -157,10 +154,7 @@ def _crop(pixels: Pixels, mask: Mask, side: int, rng: Rng) -> tuple[Pixels, Mask
         ys, xs = np.nonzero(mask)
         pick = int(rng.integers(len(ys)))
         inside = [int(rng.integers(side)) for _ in room]
-        corner = [
-            int(np.clip(p - i, 0, n))
-            for p, i, n in zip((ys[pick], xs[pick]), inside, room, strict=True)
-        ]
+        corner = np.clip((ys[pick] - inside[0], xs[pick] - inside[1]), 0, room).tolist()
     if rng.random() < 0.5:
         corner = [c // _GRID * _GRID for c in corner]
     y, x = corner

@@ -7,7 +7,7 @@ decoder saw all over a picture, against authentic photographs as they are and pr
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -66,13 +66,13 @@ def fit_heads(
         shown = list(itertools.islice(forgeries(pool), max(_LEAST_FORGERIES, how.pictures // 3)))
         _fit_reliability(model.sight, *_edited_cells(model, shown, device))
         rows = _Rows()
-        model.whole = rows  # type: ignore[assignment]  # it takes a score's place to listen
+        model.whole = rows  # type: ignore[assignment]
         peaks = []
         pairs = zip(authentic(pool), forgeries(pool, start=how.pictures), strict=False)
         for picture, forgery in itertools.islice(pairs, how.pictures):
             for pixels in (picture, forgery.pixels):
-                found = predict(model, _tensor(pixels), device=device).probability.numpy()
-                peaks.append(peak_odds(found))
+                found = predict(model, _tensor(pixels), device=device)
+                peaks.append(peak_odds(found.probability.numpy()))
         truth = [0.0, 1.0] * how.pictures
         model.whole = PictureScore(model.config.width).to(device)
         _fit_score(model.whole, torch.cat(rows.seen), peaks, truth, how.penalty)
@@ -105,7 +105,7 @@ def _makers(pool: PhotoPool, mix: Mix) -> list[Synthesizer]:
 
 
 class _Rows(nn.Module):
-    """Listens in the place of a score."""
+    """Keeps what a score in its place would see."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,11 +164,7 @@ def _fit_reliability(head: Reliability, described: Tensor, seen: Tensor, weight:
 
 @torch.enable_grad()
 def _fit_score(
-    head: PictureScore,
-    rows: Tensor,
-    peaks: Sequence[float],
-    truth: Sequence[float],
-    penalty: float,
+    head: PictureScore, rows: Tensor, peaks: list[float], truth: list[float], penalty: float
 ) -> None:
     """Fit a penalized logistic regression, in place, to what the map's own log odds leave open."""
     _standardize(head, rows)

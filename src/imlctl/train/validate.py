@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,12 +41,9 @@ def validate(
 ) -> dict[str, float]:
     """Score a model on held-out synthetic samples, on held-out real ones, and on a folder of sets.
 
-    Returns:
-        ``synthetic_auc`` and ``synthetic_f1`` over all pixels, ``real_auc`` and ``real_f1``
-        likewise; for the folder ``<set>_auc``, ``<set>_f1``, ``mean_auc``, ``mean_f1``,
-        ``mean_image_auc``; and ``objective``, by which the best weights are chosen: the mean of AUC
-        and F1 on held-out samples where there are any, so that the folder stays unseen. What cannot
-        be measured is left out.
+    The ``objective``, by which the best weights are chosen, is the mean of AUC and F1 on held-out
+    samples where there are any, so that the folder stays unseen. What cannot be measured is left
+    out.
     """
     model.eval()
     scores: dict[str, float] = {}
@@ -68,10 +65,8 @@ def _samples(
     model: Model, judge: Maker, count: int, device: torch.device, name: str
 ) -> dict[str, float]:
     f1, auc = [], []
-    clues = clues_of(model)
-    for part in batches(
-        judge, start=0, stop=count, batch=_BATCH, workers=0, device=device, clues=clues
-    ):
+    how: dict[str, Any] = {"batch": _BATCH, "workers": 0, "device": device}
+    for part in batches(judge, start=0, stop=count, clues=clues_of(model), **how):
         maps = probabilities(model, part.image, _ONCE, part.clues)[:, 0].cpu().numpy()
         masks, valid = ((x[:, 0] > 0.5).cpu().numpy() for x in (part.mask, part.valid))
         for probability, mask, own in zip(maps, masks, valid, strict=True):
@@ -99,20 +94,15 @@ def _sets(model: Model, folder: Path, device: torch.device) -> dict[str, float]:
 def finish(
     out: Path, material: Material, config: TrainConfig, device: torch.device, log: Log
 ) -> None:
-    """Train the score of the best weights, calibrate them, and write them anew with their rule.
-
-    Without photographs held out from training nothing is calibrated.
-    """
-    best = out / "best.safetensors"
-    if material.held is not None and len(material.held):
-        loaded = load(best)
-        model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        teaching = material.photos if config.heads.pictures else None
-        found = calibrate(
-            model, material.held, device=device, teaching=teaching, heads=config.heads
-        )
-        log({"event": "calibration", **asdict(found)})
-        card = replace(with_verdict(loaded.card, found), config=model.config.to_dict())
-        save(best, model, card)
-    else:
+    """Train the score of the best weights, calibrate them, and write them anew with their rule."""
+    if not material.held:
         log({"event": "not calibrated", "why": "no authentic photographs were held out"})
+        return
+    best = out / "best.safetensors"
+    loaded, heads = load(best), config.heads
+    model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    teaching = material.photos if heads.pictures else None
+    found = calibrate(model, material.held, device=device, teaching=teaching, heads=heads)
+    log({"event": "calibration", **asdict(found)})
+    card = replace(with_verdict(loaded.card, found), config=model.config.to_dict())
+    save(best, model, card)
