@@ -86,17 +86,19 @@ def paired(
     masks: Mapping[str, Path],
     name: str,
     *,
-    stems: Callable[[str], Sequence[str]] = lambda stem: (stem,),
-    group: Callable[[str], str] = str,
+    named: Sequence[str] = ("{stem}",),
+    scene: Callable[[str], str] = str,
     rule: Rule = "white",
 ) -> Iterator[Found | Remark]:
     """Pair manipulated pictures of a set with their masks, or say that they have none.
 
-    `stems` tells from a picture's stem those that its mask may have, `group` its scene.
+    A mask may be `named` after the stem of its picture, or after the `scene` that the stem tells.
     """
     for image in images:
-        mask = next((masks[stem] for stem in stems(image.stem) if stem in masks), None)
+        group = scene(image.stem)
+        stems = (each.format(stem=image.stem, scene=group) for each in named)
+        mask = next((masks[stem] for stem in stems if stem in masks), None)
         if mask is None:
             yield Remark(image, "has no mask")
         else:
-            yield Found(image, mask, name, group(image.stem), rule)
+            yield Found(image, mask, name, group, rule)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,12 +15,9 @@ from imlctl import atomic
 from imlctl.data.folders import Found, Remark
 from imlctl.data.layouts import CORRECTED, choose_layout
 from imlctl.data.manifest import Entry, share_of
-from imlctl.data.masks import is_plain, mask_png, read_mask
+from imlctl.data.masks import Mask, is_plain, mask_png, read_mask
 from imlctl.errors import InputError, UsageError
 from imlctl.image.decode import read
-
-if TYPE_CHECKING:
-    from imlctl.data.masks import Mask
 
 _CORRECTIONS = "github.com/SunnyHaze/IML-Dataset-Corrections may have a corrected one"
 
@@ -54,17 +50,12 @@ def build_index(
     """Find all pictures of a dataset, and check each with its mask.
 
     A pair is left out, with a remark, when either does not decode, their sizes differ, the mask
-    marks nothing or everything, or the picture's bytes are in another split already.
+    marks nothing or everything, or the picture's bytes are in another split already, here or in
+    `against`, the entries of other manifests.
 
-    Args:
-        root: The dataset's folder.
-        masks: Folder for masks that do not simply mark in white, written there anew.
-        layout: One of `LAYOUTS`, or ``auto``.
-        name: Set that all pictures belong to, instead of the layout's own.
-        split: Of the pictures.
-        hold_out: Share of the scenes, in [0, 1), that is in the split ``val`` instead.
-        against: Entries of other manifests, whose pictures must not turn up in another split here.
-        workers: Threads that decode.
+    All belong to the set `name`, instead of the layout's own, and to `split`, but for a share
+    `hold_out` of the scenes, in [0, 1), which is in ``val``. Masks that do not simply mark in white
+    are written anew into the folder `masks`.
 
     Raises:
         UsageError: The folder does not exist, or the layout is unknown or cannot be told.
@@ -84,40 +75,38 @@ def build_index(
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for result in pool.map(check, found):
-            remark = _admit(result, index, homes) if isinstance(result, Entry) else result
-            index.remarks += [remark] if remark else []
+            if isinstance(result, Remark):
+                index.remarks.append(result)
+            elif clash := _clash(result, homes.setdefault(result.sha256, result)):
+                index.remarks.append(Remark(result.image, clash))
+            else:
+                index.entries.append(result)
     return index
 
 
-def _admit(entry: Entry, index: Index, homes: dict[str, Entry]) -> Remark | None:
-    """Take an entry in, unless its bytes are known in another split, or as the opposite."""
-    other = homes.setdefault(entry.sha256, entry)
+def _clash(entry: Entry, other: Entry) -> str | None:
+    """Say what is wrong with one file in two places: different splits, or opposite truths."""
     if other.split != entry.split:
-        what = f"is the same file as {other.image}, which is in split {other.split!r}"
-    elif (other.mask is None) is not (entry.mask is None):
-        what = f"is the same file as {other.image}, but one is called authentic"
-    else:
-        index.entries.append(entry)
-        return None
-    return Remark(entry.image, what)
+        return f"is the same file as {other.image}, which is in split {other.split!r}"
+    if (other.mask is None) is not (entry.mask is None):
+        return f"is the same file as {other.image}, but one is called authentic"
+    return None
 
 
 def _check(found: Found, masks: Path, name: str, split: str) -> Entry | Remark:
     """Open a picture and its mask."""
+    opened = found.image
     try:
-        photo = read(found.image)
+        photo = read(opened)
+        if found.mask is None:
+            return Entry(found.image, None, name, split, photo.sha256)
+        opened = found.mask
+        mask = read_mask(opened, found.rule)
     except InputError as error:
-        return Remark(found.image, error.what.rstrip("."))
-    if found.mask is None:
-        return Entry(found.image, None, name, split, photo.sha256)
-    try:
-        mask = read_mask(found.mask, found.rule)
-    except InputError as error:
-        return Remark(found.mask, error.what.rstrip("."))
+        return Remark(opened, error.what.rstrip("."))
     turned = photo.facts.orientation >= 5
     shape = photo.pixels.shape[1::-1] if turned else photo.pixels.shape[:2]
-    problem = _objection(found, mask, shape)
-    if problem:
+    if problem := _objection(found, mask, shape):
         return Remark(found.image, problem)
     kept = found.mask
     if not is_plain(found.mask, mask):
@@ -144,9 +133,7 @@ def _objection(found: Found, mask: Mask, shape: tuple[int, ...]) -> str | None:
 
 def counts(entries: Iterable[Entry]) -> dict[tuple[str, str], tuple[int, int]]:
     """Tampered and authentic pictures by set and split, in order of appearance."""
-    found: dict[tuple[str, str], tuple[int, int]] = {}
+    kinds: dict[tuple[str, str], list[bool]] = {}
     for entry in entries:
-        tampered, authentic = found.get((entry.set, entry.split), (0, 0))
-        real = entry.mask is None
-        found[entry.set, entry.split] = tampered + (not real), authentic + real
-    return found
+        kinds.setdefault((entry.set, entry.split), []).append(entry.mask is None)
+    return {place: (real.count(False), real.count(True)) for place, real in kinds.items()}

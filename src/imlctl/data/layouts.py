@@ -9,10 +9,9 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from imlctl.data.folders import (
     Found,
@@ -25,9 +24,6 @@ from imlctl.data.folders import (
     subfolders,
 )
 from imlctl.errors import UsageError
-
-if TYPE_CHECKING:
-    Find = Callable[[Path], Iterator[Found | Remark]]
 
 _NIST_INDEX = PurePosixPath("reference/manipulation/NC2016-manipulation-ref.csv")
 
@@ -45,7 +41,7 @@ class Layout(NamedTuple):
 
     name: str
     matches: Callable[[Path], bool]
-    find: Find
+    find: Callable[[Path], Iterator[Found | Remark]]
     about: str
 
 
@@ -55,17 +51,14 @@ def trees(root: Path) -> Iterator[Found | Remark]:
         name = folder.resolve().name
         masks = by_stem(pictures(folder / "masks"))
         forged = pictures(folder / "tampered")
-        yield from paired(forged, masks, name, stems=lambda s: (s, f"{s}_mask"))
+        yield from paired(forged, masks, name, named=("{stem}", "{stem}_mask"))
         yield from authentic(pictures(folder / "authentic"), name)
 
 
 def tree_sets(root: Path) -> list[Path]:
     """Folders that hold ``tampered`` or ``authentic``: the root, or those in it."""
-    return [
-        f
-        for f in (root, *subfolders(root))
-        if (f / "tampered").is_dir() or (f / "authentic").is_dir()
-    ]
+    near = (root, *subfolders(root))
+    return [f for f in near if (f / "tampered").is_dir() or (f / "authentic").is_dir()]
 
 
 def pair_folders(root: Path) -> tuple[Path, Path] | None:
@@ -85,7 +78,8 @@ def pairs(root: Path) -> Iterator[Found | Remark]:
         return
     images, masks = (pictures(home, deep=True) for home in homes)
     name = re.sub(r"\W+", "-", root.resolve().name.casefold()).strip("-") or "set"
-    yield from paired(images, by_stem(masks), name, stems=lambda s: (s, f"{s}_mask", f"{s}_gt"))
+    named = ("{stem}", "{stem}_mask", "{stem}_gt")
+    yield from paired(images, by_stem(masks), name, named=named)
     for folder in ("authentic", "real", "Au", "original"):
         yield from authentic(pictures(below(root, folder), deep=True), name)
 
@@ -144,7 +138,7 @@ def _columbia(root: Path) -> Iterator[Found | Remark]:
     masks = by_stem(pictures(below(root, "edgemask")))
     spliced = pictures(below(root, "4cam_splc"), deep=True)
     images = [p for p in spliced if not p.stem.endswith("_edgemask")]
-    yield from paired(images, masks, "columbia", stems=lambda s: (f"{s}_edgemask",), rule="green")
+    yield from paired(images, masks, "columbia", named=("{stem}_edgemask",), rule="green")
     yield from authentic(pictures(below(root, "4cam_auth"), deep=True), "columbia")
 
 
@@ -153,13 +147,11 @@ def _coverage(root: Path) -> Iterator[Found | Remark]:
     masks = by_stem(pictures(below(root, "mask")))
     images = pictures(below(root, "image"))
     forged = [image for image in images if image.stem.endswith("t")]
-    yield from paired(
-        forged,
-        masks,
-        "coverage",
-        stems=lambda s: (f"{s.removesuffix('t')}forged",),
-        group=lambda s: s.removesuffix("t"),
-    )
+
+    def scene(stem: str) -> str:
+        return stem.removesuffix("t")
+
+    yield from paired(forged, masks, "coverage", named=("{scene}forged",), scene=scene)
     yield from authentic((image for image in images if image not in forged), "coverage")
 
 
@@ -185,14 +177,16 @@ def _nist16(root: Path) -> Iterator[Found | Remark]:
 
 
 def _imd2020(root: Path) -> Iterator[Found | Remark]:
-    """A folder per original: ``x_orig.jpg``, and forgeries ``y.jpg`` with ``y_mask.png``."""
+    """A folder for each original ``x_orig.jpg`` and forgeries ``y.jpg`` with ``y_mask.png``."""
     for folder in _near(root):
         inside = by_stem(pictures(folder))
         forged = [p for stem, p in inside.items() if not stem.endswith(("_orig", "_mask"))]
         originals = [image for stem, image in inside.items() if stem.endswith("_orig")]
         yield from (Found(image, None, "imd2020", folder.name) for image in originals)
-        for each in paired(forged, inside, "imd2020", stems=lambda s: (f"{s}_mask",), rule="any"):
-            yield replace(each, group=folder.name) if isinstance(each, Found) else each
+        scene = dict.fromkeys(inside, folder.name).__getitem__
+        yield from paired(
+            forged, inside, "imd2020", named=("{stem}_mask",), scene=scene, rule="any"
+        )
 
 
 def _cocoglide(root: Path) -> Iterator[Found | Remark]:
@@ -203,7 +197,7 @@ def _cocoglide(root: Path) -> Iterator[Found | Remark]:
 
     masks = {number(p.stem): p for p in pictures(below(root, "mask"))}
     forged = pictures(below(root, "fake"))
-    yield from paired(forged, masks, "cocoglide", stems=lambda s: (number(s),), group=number)
+    yield from paired(forged, masks, "cocoglide", named=("{scene}",), scene=number)
     for image in pictures(below(root, "real")):
         yield Found(image, None, "cocoglide", _number(image.stem))
 
@@ -216,14 +210,9 @@ def _autosplice(root: Path) -> Iterator[Found | Remark]:
 
     masks = by_stem(pictures(below(root, "Mask")))
     for quality in (100, 90, 75):
-        yield from paired(
-            pictures(below(root, f"Forged_JPEG{quality}")),
-            masks,
-            f"autosplice{quality}",
-            stems=lambda s: (f"{s}_mask", f"{scene(s)}_mask"),
-            group=scene,
-            rule="any",
-        )
+        forged, name = pictures(below(root, f"Forged_JPEG{quality}")), f"autosplice{quality}"
+        named = ("{stem}_mask", "{scene}_mask")
+        yield from paired(forged, masks, name, named=named, scene=scene, rule="any")
     yield from authentic(pictures(below(root, "Authentic")), "autosplice")
 
 
@@ -243,13 +232,10 @@ _TAMPCOCO = ("cm", "sp", "bcm", "bcmc")
 def _tampcoco(root: Path) -> Iterator[Found | Remark]:
     """Four sets in pairs of folders; in a mask's name each ``.jpg`` has become ``.png``."""
     for kind in _TAMPCOCO:
-        yield from paired(
-            pictures(below(root, f"{kind}_images")),
-            by_stem(pictures(below(root, f"{kind}_masks"))),
-            f"tampcoco-{kind}",
-            stems=lambda s: (s.replace(".jpg", ".png"), s),
-            rule="any",
-        )
+        masks = by_stem(pictures(below(root, f"{kind}_masks")))
+        masks |= {stem.replace(".png", ".jpg"): mask for stem, mask in masks.items()}
+        images = pictures(below(root, f"{kind}_images"))
+        yield from paired(images, masks, f"tampcoco-{kind}", rule="any")
 
 
 def _defacto(root: Path) -> Iterator[Found | Remark]:
@@ -264,15 +250,12 @@ def _defacto(root: Path) -> Iterator[Found | Remark]:
         masks = by_stem(pictures(folder / "probe_mask"))
         name = f"defacto-{re.sub(r'[_-][0-9]+$', '', kind).lower()}"
         # Forgeries of one COCO picture: <number>_<COCO's number>
-        yield from paired(pictures(home, deep=True), masks, name, group=_number)
+        yield from paired(pictures(home, deep=True), masks, name, scene=_number)
 
 
 def _defacto_annotations(root: Path) -> list[Path]:
-    return [
-        f
-        for f in _near(root)
-        if re.search(r"[_-]annotations$", f.name) and (f / "probe_mask").is_dir()
-    ]
+    named = (f for f in _near(root) if f.name.endswith(("_annotations", "-annotations")))
+    return [f for f in named if (f / "probe_mask").is_dir()]
 
 
 def _authentic_only(root: Path, name: str) -> Iterator[Found | Remark]:

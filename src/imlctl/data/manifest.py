@@ -57,9 +57,8 @@ def read_manifest(path: Path) -> list[Entry]:
         raise ConfigError(f"cannot be read ({error.strerror})", source=str(path)) from error
     rows = (_json_rows if path.suffix.lower() in _JSON else _csv_rows)(text, path)
     if not rows:
-        raise ConfigError(
-            "lists no pictures", source=str(path), remedy="Make a manifest with imlctl data index."
-        )
+        remedy = "Make a manifest with imlctl data index."
+        raise ConfigError("lists no pictures", source=str(path), remedy=remedy)
     return [_entry(row, path, where) for where, row in rows]
 
 
@@ -92,9 +91,10 @@ def evaluation_pictures(place: Path, *, split: str = "") -> list[Entry]:
     Raises:
         ConfigError: There is no such layout, or masks or other files are missing; names them all.
     """
-    entries = _of_tree(place, split) if place.is_dir() else read_manifest(place)
-    if split and not place.is_dir():
-        entries = [entry for entry in entries if entry.split == split]
+    if place.is_dir():
+        entries = _of_tree(place, split)
+    else:
+        entries = [e for e in read_manifest(place) if split in ("", e.split)]
         if not entries:
             raise ConfigError(f"lists no picture of the split {split!r}", source=str(place))
     named = [p for e in entries for p in (e.image, e.mask) if p is not None]
@@ -116,8 +116,7 @@ def authentic_pictures(place: Path, *, split: str = "") -> list[Entry]:
         found = pictures(place, deep=True)
         entries = [Entry(path, None, place.resolve().name or "pictures") for path in found]
     else:
-        found_all = evaluation_pictures(place, split=split)
-        entries = [entry for entry in found_all if entry.mask is None]
+        entries = [e for e in evaluation_pictures(place, split=split) if e.mask is None]
     if not entries:
         what = "holds no authentic pictures"
         remedy = "Give a folder of them, or a tree with <set>/authentic."
@@ -133,9 +132,8 @@ def share_of(name: str) -> float:
 
 def _of_tree(root: Path, split: str) -> list[Entry]:
     if split:
-        raise ConfigError(
-            "a folder has no splits", source=str(root), remedy="Use --split with a manifest."
-        )
+        remedy = "Use --split with a manifest."
+        raise ConfigError("a folder has no splits", source=str(root), remedy=remedy)
     found = list(trees(root))
     if not found:
         what = "holds no evaluation pictures"
@@ -143,12 +141,10 @@ def _of_tree(root: Path, split: str) -> list[Entry]:
         raise ConfigError(what, source=str(root), remedy=remedy)
     alone = [str(each.path) for each in found if isinstance(each, Remark)]
     if alone:
-        raise ConfigError(
-            f"{_count(alone, 'tampered picture')} without a mask of the same name:"
-            f" {', '.join(alone)}",
-            source=str(root),
-            remedy="Add the masks, or move these pictures away.",
-        )
+        pictures_alone = _count(alone, "tampered picture")
+        what = f"{pictures_alone} without a mask of the same name: {', '.join(alone)}"
+        remedy = "Add the masks, or move these pictures away."
+        raise ConfigError(what, source=str(root), remedy=remedy)
     files = (each for each in found if isinstance(each, Found))
     return [Entry(each.image, each.mask, each.set) for each in files]
 
@@ -174,9 +170,8 @@ def _csv_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
         missing = [c for c in ("image", "mask") if c not in (reader.fieldnames or ())]
         rows = [(f"line {reader.line_num}", row) for row in reader]
     except csv.Error as error:
-        raise ConfigError(
-            f"line {reader.line_num} is not valid CSV: {error}", source=str(path)
-        ) from error
+        what = f"line {reader.line_num} is not valid CSV: {error}"
+        raise ConfigError(what, source=str(path)) from error
     if missing:
         what = f"lacks the column {missing[0]!r}"
         remedy = f"The first line names the columns, out of {', '.join(COLUMNS)}."

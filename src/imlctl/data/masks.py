@@ -16,14 +16,8 @@ from imlctl.errors import InputError
 Mask = NDArray[np.bool_]
 Rule = Literal["white", "any", "black", "green"]
 
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    Image.DecompressionBombError,
-    zipfile.BadZipFile,
-)
+_FOREIGN = (Image.DecompressionBombError, zipfile.BadZipFile)
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, *_FOREIGN)
 _HALF = 127
 _LARGEST_LABEL = 255
 
@@ -35,9 +29,9 @@ def read_mask(path: Path, rule: Rule = "white") -> Mask:
         path: A picture of 1, 8 or 16 bits, in grey, in colours or with a palette; or an ``.npz``
             with one array whose values above 0 are manipulated.
         rule: What is manipulated: ``white`` (brighter than the middle; the ones in a mask of labels
-            0 and 1; whatever is not black in a coloured palette, or is bright
-            in one channel of a mask of colours), ``any`` that is not black,
-            ``black`` (darker than the middle), or ``green`` (more green than red).
+            0 and 1; whatever is not black in a coloured palette, or is bright in one channel of a
+            mask of colours), ``any`` that is not black, ``black`` (darker than the middle), or
+            ``green`` (more green than red).
 
     Raises:
         InputError: It is not a readable mask.
@@ -59,9 +53,9 @@ def read_mask(path: Path, rule: Rule = "white") -> Mask:
     except _UNREADABLE as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"is not a readable mask ({why})", source=str(path)) from error
-    if sixteen and int(levels.max(initial=0)) > _LARGEST_LABEL:
-        levels = levels >> 8
     most = int(levels.max(initial=0))
+    if sixteen and most > _LARGEST_LABEL:
+        levels, most = levels >> 8, most >> 8
     if rule == "green":
         return np.asarray(levels[..., 1] > levels[..., 0])
     if labels:
@@ -84,9 +78,8 @@ def is_plain(path: Path, mask: Mask) -> bool:
 def mask_png(mask: Mask) -> bytes:
     """Encode a mask as a 1-bit PNG, white where True."""
     buffer = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).convert("1", dither=Image.Dither.NONE).save(
-        buffer, "PNG", optimize=True
-    )
+    grey = Image.fromarray(mask.astype(np.uint8) * 255)
+    grey.convert("1", dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
