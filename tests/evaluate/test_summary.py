@@ -107,13 +107,11 @@ class TestIntervals:
         half = 1.96 * float(np.std(values)) / math.sqrt(len(values))
         assert row.intervals["f1"] == pytest.approx((row.f1 - half, row.f1 + half), abs=half / 5)
 
-    def test_a_seed_fixes_them_whatever_the_other_sets(self) -> None:
+    def test_they_repeat_whatever_the_other_sets(self) -> None:
         scores = self.scores(30)
-        first, again = (summarize(scores, resamples=50, seed=3)[0] for _ in range(2))
-        alone = summarize([s for s in scores if s.set == "a"], resamples=50, seed=3)[0]
-        other = summarize(scores, resamples=50, seed=4)[0]
+        first, again = (summarize(scores, resamples=50)[0] for _ in range(2))
+        alone = summarize([s for s in scores if s.set == "a"], resamples=50)[0]
         assert first.intervals == again.intervals == alone.intervals
-        assert other.intervals != first.intervals
 
     def test_one_picture_has_none(self) -> None:
         one = [score("s", True, f1=0.5, score=0.9)]

@@ -48,8 +48,8 @@ def pixel_f1(predicted: Mask, truth: Mask) -> float:
 def map_scores(probability: NDArray[np.floating], truth: Mask) -> dict[str, float]:
     """Return what a map is worth over all thresholds: auc, ap and best_f1.
 
-    Area under the ROC curve, ties counted half, NaN unless both kinds of pixel exist; average
-    precision without interpolation; highest F1. The last two are NaN without manipulated pixels.
+    Area under the ROC curve as of `pixel_auc`; average precision without interpolation; highest F1.
+    The last two are NaN without manipulated pixels.
     """
     true, false = curve(probability, truth)
     forged, clean = true[-1], false[-1]

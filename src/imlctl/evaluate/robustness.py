@@ -62,7 +62,7 @@ class Degradation:
 
 
 def grid() -> tuple[Degradation, ...]:
-    """Return all degradations, the clean file first."""
+    """All degradations, the clean file first."""
     steps = (3, 7, 11, 15, 19, 23)
     levels: dict[str, dict[str, Change]] = {
         "JPEG": {f"{q}": partial(_jpeg, quality=q) for q in (100, 90, 80, 70, 60, 50)},
@@ -109,9 +109,9 @@ def _jpeg(pixels: Pixels, _: Rng, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
+def _png(pixels: Pixels) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.asarray(pixels)).save(buffer, "PNG", compress_level=1)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 

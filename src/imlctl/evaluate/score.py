@@ -1,8 +1,7 @@
 """Scores of pictures, and from them those of sets, each with how sure it is.
 
 Nothing is permuted, inverted, or fitted to the truth, but for `best_f1`. Pixel metrics are averaged
-over the tampered pictures of a set, then over sets, with intervals by bootstrap over pictures. How
-often each verdict is given has exact intervals, an image AUC Newcombe's.
+over the tampered pictures of a set, then over sets, with intervals by bootstrap over pictures.
 """
 
 from __future__ import annotations
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
     from imlctl.pipeline import Result
 
 HALF = 0.5  # the fixed threshold that the field reports pixel metrics at
+RESAMPLES = 1000
+OVER_SETS, EVERY = "mean over sets", "all pictures"
+_BINS = 10  # of the reliability diagram
 _NAN = float("nan")
 
 
@@ -70,9 +72,8 @@ def evaluate(
     """Score a detector, such as `Localizer.localize`, on each picture, in order.
 
     Raises:
-        InputError: A picture or a mask cannot be read.
+        InputError: A picture or a mask cannot be read, or a map holds NaN or infinity.
         ConfigError: The size of a mask differs from its picture's, or it marks nothing.
-        NumericalError: A map holds NaN or infinity.
     """
     for entry in entries:
         truth = None if entry.mask is None else read_mask(entry.mask)
@@ -90,8 +91,8 @@ def score_picture(entry: Entry, answer: Result | MapAnswer, truth: Mask | None) 
     values: dict[str, float] = {}
     if truth is not None:
         if truth.shape != probability.shape:
-            sizes = ["x".join(map(str, array.shape[::-1])) for array in (truth, probability)]
-            raise ConfigError(f"is {sizes[0]}, its picture {sizes[1]}", source=str(entry.mask))
+            own, other = ("x".join(map(str, a.shape[::-1])) for a in (truth, probability))
+            raise ConfigError(f"is {own}, its picture {other}", source=str(entry.mask))
         if not truth.any():  # two empty masks agree: the picture would score 1 for being missed
             what, remedy = "marks nothing", "List the picture as authentic, or correct its mask."
             raise ConfigError(what, source=str(entry.mask), remedy=remedy)
@@ -111,10 +112,6 @@ def score_picture(entry: Entry, answer: Result | MapAnswer, truth: Mask | None) 
 
 
 PIXEL_METRICS = tuple(each.name for each in fields(PixelScores))
-RESAMPLES = 1000
-OVER_SETS, EVERY = "mean over sets", "all pictures"
-
-_BINS = 10  # of the reliability diagram
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,21 +130,18 @@ class SetScore(PixelScores):
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def summarize(
-    scores: Sequence[PictureScore], *, resamples: int = 0, seed: int = 0
-) -> list[SetScore]:
+def summarize(scores: Sequence[PictureScore], *, resamples: int = 0) -> list[SetScore]:
     """Score each set, in order of appearance; of several also their mean, and all pictures pooled.
 
     The tampered pictures of each set are drawn anew `resamples` times for intervals of pixel
-    metrics; the draws depend on the seed and the set's name alone.
+    metrics; the draws depend on the set's name alone.
     """
     names = dict.fromkeys(s.set for s in scores)
-    scored = [_set_score(n, [s for s in scores if s.set == n], resamples, seed) for n in names]
+    scored = [_set_score(n, [s for s in scores if s.set == n], resamples) for n in names]
     rows = [row for row, _ in scored]
     if len(rows) > 1:
-        own = np.array(
-            [[getattr(row, key) for key in (*PIXEL_METRICS, "image_auc")] for row in rows]
-        )
+        keys = (*PIXEL_METRICS, "image_auc")
+        own = np.array([[getattr(row, key) for key in keys] for row in rows])
         *means, image_auc = metrics.columns_mean(own).tolist()
         drawn = metrics.columns_mean(np.stack([each for _, each in scored], axis=-2))
         mean = SetScore(
@@ -159,7 +153,7 @@ def summarize(
             rates=None,
             intervals=_intervals(means, drawn),
         )
-        rows += [mean, _set_score(EVERY, scores, resamples, seed)[0]]
+        rows += [mean, _set_score(EVERY, scores, resamples)[0]]
     return rows
 
 
@@ -186,28 +180,23 @@ def reliability(scores: Sequence[PictureScore]) -> list[dict[str, Any]]:
         mine = [s for s in scores if min(int(s.score * _BINS), _BINS - 1) == number]
         if not mine:
             continue
-        weights = [1 / counts[s.tampered] for s in mine]
-        rows.append(
-            {
-                "low": number / _BINS,
-                "high": (number + 1) / _BINS,
-                "tampered": sum(s.tampered for s in mine),
-                "authentic": sum(not s.tampered for s in mine),
-                "score": float(np.average([s.score for s in mine], weights=weights)),
-                "observed": float(np.average([s.tampered for s in mine], weights=weights)),
-            }
-        )
+        weights, forged = [1 / counts[s.tampered] for s in mine], [s.tampered for s in mine]
+        row = {"low": number / _BINS, "high": (number + 1) / _BINS}
+        row |= {"tampered": forged.count(True), "authentic": forged.count(False)}
+        row["score"] = float(np.average([s.score for s in mine], weights=weights))
+        row["observed"] = float(np.average(forged, weights=weights))
+        rows.append(row)
     return rows
 
 
 def _set_score(
-    name: str, scores: Sequence[PictureScore], resamples: int, seed: int
+    name: str, scores: Sequence[PictureScore], resamples: int
 ) -> tuple[SetScore, NDArray[np.float64]]:
     """Score one set; also return the mean pixel metrics of its resamples, (resamples, K)."""
     forged, authentic = ([s for s in scores if s.tampered is kind] for kind in (True, False))
     values = [[getattr(s, key) for key in PIXEL_METRICS] for s in forged]
     pixels = np.array(values, float).reshape(-1, len(PIXEL_METRICS))  # (N, K)
-    rng = np.random.default_rng([seed % 2**63, *name.encode("utf-8", "surrogateescape")])
+    rng = np.random.default_rng([0, *name.encode("utf-8", "surrogateescape")])
     drawn = np.full((resamples, len(PIXEL_METRICS)), np.nan)
     for row in drawn if len(forged) > 1 else ():  # one picture tells nothing of the spread
         row[:] = metrics.columns_mean(pixels[rng.integers(len(forged), size=len(forged))])
@@ -215,15 +204,14 @@ def _set_score(
     ranked = np.array([s.score for s in (*forged, *authentic)])
     image_auc = metrics.pixel_auc(ranked, np.arange(len(ranked)) < len(forged))
     limits = metrics.auc_interval(image_auc, len(forged), len(authentic))
+    edits = [(s.verdict, s.edited) for s in forged]
     scored = SetScore(
         name=name,
         tampered=len(forged),
         authentic=len(authentic),
         **dict(zip(PIXEL_METRICS, means, strict=True)),
         image_auc=image_auc,
-        rates=measured(
-            name, [(s.verdict, s.edited) for s in forged], [s.verdict for s in authentic]
-        ),
+        rates=measured(name, edits, [s.verdict for s in authentic]),
         intervals=_intervals(means, drawn) | ({} if limits is None else {"image_auc": limits}),
     )
     return scored, drawn
