@@ -55,10 +55,8 @@ def build_index(
 
     All belong to the set `name`, instead of the layout's own, and to `split`, but for a share
     `hold_out` of the scenes, in [0, 1), which is in ``val``. Masks that do not simply mark in white
-    are written anew into the folder `masks`.
-
-    Raises:
-        UsageError: The folder does not exist, or the layout is unknown or cannot be told.
+    are written anew into the folder `masks`. UsageError where the folder does not exist, or as
+    `choose_layout` raises it.
     """
     if not root.is_dir():
         raise UsageError("no such folder", source=str(root))

@@ -1,7 +1,4 @@
-"""The layouts that datasets are distributed in, and how to tell them apart.
-
-A layout yields what it finds, and remarks about what does not fit; it opens no picture.
-"""
+"""The layouts that datasets are distributed in, and how to tell them apart; opens no picture."""
 
 from __future__ import annotations
 
@@ -308,11 +305,7 @@ LAYOUTS = {each.name: each for each in (
 
 
 def choose_layout(name: str, root: Path) -> Layout:
-    """Return the layout of this name, or with ``auto`` the first that fits the folder.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """Return the layout of this name, or with ``auto`` the first that fits; UsageError if none."""
     if name in LAYOUTS:
         return LAYOUTS[name]
     known = ", ".join(LAYOUTS)

@@ -46,11 +46,7 @@ class Entry:
 
 
 def read_manifest(path: Path) -> list[Entry]:
-    """Read a manifest; its suffix names the format. The pictures themselves are not looked at.
-
-    Raises:
-        ConfigError: It cannot be read, or a line of it is wrong; names the line.
-    """
+    """Read a manifest, of the format that its suffix names; ConfigError names the line at fault."""
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape").removeprefix("\ufeff")
     except OSError as error:
@@ -63,11 +59,7 @@ def read_manifest(path: Path) -> list[Entry]:
 
 
 def write_manifest(path: Path, entries: Iterable[Entry], *, overwrite: bool = False) -> None:
-    """Write a manifest, whole or not at all: CSV, or an object in each line if the suffix says so.
-
-    Raises:
-        OutputError: The name is taken, or the file cannot be written.
-    """
+    """Write as `atomic.write` does: CSV, or an object in each line if the suffix says so."""
     base = _folder(path)
     rows = [
         (*(_relative(f, base) if f else "" for f in (e.image, e.mask)), e.set, e.split, e.sha256)
@@ -86,10 +78,7 @@ def evaluation_pictures(place: Path, *, split: str = "") -> list[Entry]:
     """List the pictures of a tree or of a manifest, each of whose files is there.
 
     A tree is a folder with ``<set>/tampered``, ``masks`` and ``authentic``, or one such set. Of a
-    manifest with splits `split` takes one.
-
-    Raises:
-        ConfigError: There is no such layout, or masks or other files are missing; names them all.
+    manifest with splits `split` takes one. ConfigError names all files that are missing.
     """
     if place.is_dir():
         entries = _of_tree(place, split)
@@ -107,11 +96,7 @@ def evaluation_pictures(place: Path, *, split: str = "") -> list[Entry]:
 
 
 def authentic_pictures(place: Path, *, split: str = "") -> list[Entry]:
-    """List authentic pictures: those of a tree or manifest, or all that lie under a plain folder.
-
-    Raises:
-        ConfigError: There is none, or as `evaluation_pictures` does.
-    """
+    """List authentic pictures, of a tree, manifest or plain folder; ConfigError where none is."""
     if place.is_dir() and not tree_sets(place) and not split:
         found = pictures(place, deep=True)
         entries = [Entry(path, None, place.resolve().name or "pictures") for path in found]

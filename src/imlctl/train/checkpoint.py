@@ -113,11 +113,7 @@ def starting_with(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_state(path: Path, state: TrainState[Any], config: dict[str, Any]) -> None:
-    """Put a checkpoint's values into `state`.
-
-    Raises:
-        WeightsError: The checkpoint is damaged, or of a run with another configuration.
-    """
+    """Put a checkpoint's values into `state`; WeightsError if damaged or of other settings."""
     try:
         with safe_open(path, "pt") as file:
             numbers = json.loads(file.metadata()["state"])

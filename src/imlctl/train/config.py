@@ -185,10 +185,7 @@ def load_preset(wanted: str | Path, kind: type[C], changes: Sequence[str] = ()) 
     """Read a preset, a file or the name of a built-in one, into the dataclass `kind`.
 
     Relative paths in it are taken from the working directory. `changes` set further keys, such as
-    ``optim.steps=100``.
-
-    Raises:
-        ConfigError: The file cannot be read, or a key or value is wrong; says which.
+    ``optim.steps=100``. ConfigError where it cannot be read, or as `build` raises it.
     """
     path = find_preset(wanted)
     values = read_toml(path)
@@ -220,8 +217,7 @@ def _change(values: dict[str, Any], change: str) -> None:
 def build(kind: type[C], values: Any, where: str, base: C | None = None) -> C:
     """Make a frozen dataclass of nested tables; where they are silent, `base` or its defaults hold.
 
-    Raises:
-        ConfigError: A key is unknown or missing, or a value has the wrong type; says which.
+    ConfigError says which key is unknown or missing, or which value is wrong.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"must be a table, not {values!r}", source=where)

@@ -190,10 +190,8 @@ def moment_penalty(latents: Tensor) -> Tensor:
 def load_teacher(config: TeacherConfig, *, latent: int, device: torch.device) -> Teacher | None:
     """Load a frozen autoencoder of diffusers, if one is asked for, and try it on a small map.
 
-    A map is put into all three colours; of the posterior the mean is taken.
-
-    Raises:
-        ImlctlError: It cannot be fetched or read, or its latents are not the student's.
+    A map is put into all three colours; of the posterior the mean is taken. ImlctlError where it
+    cannot be fetched or read, or its latents are not the student's.
     """
     if not config.source:
         return None

@@ -198,17 +198,11 @@ def share_batch_norm(model: nn.Module) -> None:
 
 
 def micro_batch(optim: OptimConfig, process: Process) -> int:
-    """Pictures that go through the model at once.
-
-    Raises:
-        ConfigError: The batch cannot be divided so.
-    """
+    """Pictures that go through the model at once; ConfigError if the batch does not divide."""
     parts = process.world * optim.accumulate
     if optim.batch % parts:
-        raise ConfigError(
-            f"a batch of {optim.batch} cannot be divided among {process.world} processes"
-            f" and {optim.accumulate} parts each",
-            source="optim",
-            remedy="Make optim.batch a multiple of processes times optim.accumulate.",
-        )
+        among = f"{process.world} processes and {optim.accumulate} parts each"
+        what = f"a batch of {optim.batch} cannot be divided among {among}"
+        remedy = "Make optim.batch a multiple of processes times optim.accumulate."
+        raise ConfigError(what, source="optim", remedy=remedy)
     return optim.batch // parts

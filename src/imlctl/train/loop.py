@@ -128,10 +128,8 @@ def take_step(
 
     A `maker` of the samples names the pictures of a batch that went wrong. The learner is one like
     `Learner`, also in a DistributedDataParallel. Returned are the loss, its terms, and the norm of
-    the gradient before it was clipped.
-
-    Raises:
-        ImlctlError: The loss or the gradient is not finite; nothing has moved.
+    the gradient before it was clipped. ImlctlError where that or the loss is not finite; nothing
+    has moved then.
     """
     for group in state.optimizer.param_groups:
         group["lr"] = rate_at(state.step, optim) * group["factor"]
@@ -299,10 +297,7 @@ class Run:
         stop: Callable[[], bool],
         first: bool = True,
     ) -> bool:
-        """Advance step by step, and judge after so many; return whether all steps were taken.
-
-        Only the `first` process judges and saves.
-        """
+        """Take the steps that remain; the `first` process judges and saves. False if stopped."""
         state, optim = self.state, self.optim
         train_mode(state.model)
         saved = begun = time.monotonic()

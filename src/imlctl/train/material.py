@@ -36,11 +36,7 @@ _OUTLINE = ((0, 0, 0), (255, 220, 0))  # dark under bright: visible on any groun
 
 
 def require_sources(config: TrainConfig) -> None:
-    """Make sure that everything a preset names is there.
-
-    Raises:
-        ConfigError: Lists all that is missing, each with how to get it.
-    """
+    """Make sure that all that a preset names is there; ConfigError says how to get the rest."""
     missing = tuple(dict.fromkeys(_missing(config)))
     if missing:
         what = "the preset names files or folders that do not exist"
@@ -106,11 +102,7 @@ class Material:
 
 
 def load_material(config: TrainConfig, report: Report) -> Material:
-    """Read all splits.
-
-    Raises:
-        ConfigError: A split has nothing usable.
-    """
+    """Read all splits; ConfigError where one has nothing usable."""
     data, optim = config.data, config.optim
     if data.photos and not data.validation_share and config.validation.synthetic:
         what = "validation_share = 0 leaves no photographs to validate on"
@@ -122,7 +114,7 @@ def load_material(config: TrainConfig, report: Report) -> Material:
     if _synthesizes(config):
         pool = load_split(config, validation=False, report=report)
         names += [f"{n} {p.shape}" for n, p in zip(pool.names, pool.photos, strict=True)]
-        makers.append(synthesizer(config, pool))
+        makers.append(synthesizer(config, pool, optim.seed))
         if data.validation_share:
             held = load_split(config, validation=True, report=report)
             judge = synthesizer(config, held, _VALIDATION_SEED)
@@ -140,15 +132,10 @@ def load_material(config: TrainConfig, report: Report) -> Material:
     return Material(makers[0], judge, real_judge, pool, held, digest)
 
 
-def synthesizer(config: TrainConfig, pool: PhotoPool, seed: int | None = None) -> Synthesizer:
-    """Make what the preset trains on, from photographs of a split; the preset's seed by default."""
-    return Synthesizer(
-        pool,
-        size=config.optim.size,
-        mix=config.mix,
-        seed=config.optim.seed if seed is None else seed,
-        originals=config.data.originals,
-    )
+def synthesizer(config: TrainConfig, pool: PhotoPool, seed: int) -> Synthesizer:
+    """Make forgeries as the preset says, from photographs of a split."""
+    size, originals = config.optim.size, config.data.originals
+    return Synthesizer(pool, size=size, mix=config.mix, seed=seed, originals=originals)
 
 
 def _authentic(entries: Iterable[Entry]) -> PhotoPool | None:
@@ -161,11 +148,7 @@ def _authentic(entries: Iterable[Entry]) -> PhotoPool | None:
 def load_split(
     config: TrainConfig, *, validation: bool, report: Report = lambda _: None
 ) -> PhotoPool:
-    """Load the photographs of one split, regenerated ones included.
-
-    Raises:
-        ConfigError: The split has no usable photograph.
-    """
+    """Load a split's photographs, regenerated ones included; ConfigError where none is usable."""
     data = config.data
     share, objects = data.validation_share, data.objects
     pool = load_pool(data.photos, objects=objects, validation=validation, validation_share=share)
@@ -190,10 +173,7 @@ def load_split(
 
 
 def decisive(config: TrainConfig, digest: str) -> dict[str, Any]:
-    """Return what of a configuration decides the result, as JSON would give it back.
-
-    The digest stands for what lies at its paths.
-    """
+    """Return what of a configuration decides the result; the digest is of what its paths hold."""
     settings = as_json(config)
     for table, keys in _PLACES.items():
         for key in keys:
@@ -208,7 +188,7 @@ def decisive(config: TrainConfig, digest: str) -> dict[str, Any]:
 
 def contact_sheet(config: TrainConfig, *, start: int, count: int) -> bytes:
     """Draw samples `start` to `start + count` as a PNG."""
-    make = synthesizer(config, load_split(config, validation=False))
+    make = synthesizer(config, load_split(config, validation=False), config.optim.seed)
     tiles = [_tile(make(index)) for index in range(start, start + count)]
     width, height = tiles[0].size
     sheet = Image.new("RGB", (_COLUMNS * width, -(-count // _COLUMNS) * height), "white")

@@ -84,11 +84,7 @@ class Masks:
         self.rates: Mapping[str, float] = {}
 
     def build(self) -> EfficientIML:
-        """Make the model; from `init`, if the preset names one.
-
-        Raises:
-            ImlctlError: A file cannot be read or does not fit.
-        """
+        """Make the model, from `init` if there is one; ImlctlError where a file does not fit."""
         model = EfficientIML(self.config.model)
         semantics, init = model.backbone.semantics, self.config.init
         fresh = model.state_dict()
@@ -128,11 +124,7 @@ class Latents:
         self.rates: Mapping[str, float] = {"encoder.backbone.": diffusion.encoder_rate}
 
     def build(self) -> DiffIML:
-        """Make the model around a finished LightVAE; the backbone from `init`, if there is one.
-
-        Raises:
-            ImlctlError: A file cannot be read or does not fit.
-        """
+        """Make the model around a finished LightVAE, backbone from `init`; raises as `Masks` does."""
         asked = self.diffusion
         vae = load(asked.vae).model
         if not isinstance(vae, LightVAE):

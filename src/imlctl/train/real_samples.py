@@ -55,11 +55,7 @@ class RealConfig:
 def load_entries(
     config: RealConfig, split: Literal["train", "validation"]
 ) -> list[tuple[float, tuple[Entry, ...]]]:
-    """Read the pictures of one split, set by set, each set with its weight.
-
-    Raises:
-        ConfigError: A manifest is wrong, or nothing of it is asked for.
-    """
+    """Read a split's pictures by set, each with its weight; ConfigError where there are none."""
     found = []
     for source in config.sources:
         wanted = source.split if split == "train" else source.validation
