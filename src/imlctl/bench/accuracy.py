@@ -1,7 +1,4 @@
-"""Accuracy on pictures whose truth is known, of our models and of a peer (`--peer`).
-
-A peer is another detector, which runs as a process of its own for each picture.
-"""
+"""Accuracy on pictures whose truth is known, of our models and of a peer, another detector."""
 
 from __future__ import annotations
 
@@ -23,6 +20,7 @@ from imlctl.evaluate.robustness import NOTES, degraded, grid
 from imlctl.evaluate.score import (
     RESAMPLES,
     MapAnswer,
+    PictureScore,
     by_size,
     evaluate,
     reliability,
@@ -35,12 +33,10 @@ from imlctl.mask.rates import measured
 if TYPE_CHECKING:
     from imlctl.data.manifest import Entry
     from imlctl.evaluate.metrics import Probability
-    from imlctl.evaluate.score import PictureScore
     from imlctl.pipeline import Localizer
 
-    # Passes so many items on and shows the progress.
-    Track = Callable[[Iterable[Any], int], Iterable[Any]]
-    Answered = tuple[dict[str, Any], list[Entry], list[dict[str, str]]]
+# Passes so many items on and shows the progress.
+Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
 _PATIENCE = 600.0  # seconds for a picture
 _LAST_WORDS = 300  # characters of a peer's complaint
@@ -91,13 +87,8 @@ def robustness(localizer: Localizer, entries: Sequence[Entry], track: Track) -> 
         kept = overall.f1 / clean if clean else None
         shown = asdict(overall) | {"rates": every.rates}
         rows.append({"kind": kind, "level": level, "kept": kept, **shown})
-    return {
-        **provenance_of(localizer),
-        "rule": asdict(localizer.card.rule),
-        "pictures": len(entries),
-        "notes": list(NOTES),
-        "rows": rows,
-    }
+    found = provenance_of(localizer) | {"rule": asdict(localizer.card.rule)}
+    return {**found, "pictures": len(entries), "notes": list(NOTES), "rows": rows}
 
 
 def calibrate(localizer: Localizer, entries: Sequence[Entry], track: Track) -> dict[str, Any]:
@@ -113,21 +104,13 @@ def calibrate(localizer: Localizer, entries: Sequence[Entry], track: Track) -> d
     }
 
 
-def score_peer(entries: Sequence[Entry], command: str, track: Track) -> Answered:
-    """Score another detector by its maps alone.
+def score_peer(
+    entries: Sequence[Entry], command: str, track: Track
+) -> tuple[dict[str, Any], list[Entry], list[dict[str, str]]]:
+    """Score another detector by its maps alone; see `parse` for the command.
 
-    Args:
-        entries: The pictures.
-        command: As a shell would read it, though none does, with ``{image}`` and ``{out}``.
-        track: Shows the progress.
-
-    Returns:
-        What `accuracy` returns of a model, the pictures that are in it, and those on which the
-        peer failed, each with the error.
-
-    Raises:
-        UsageError: The command lacks a place.
-        InputError: The peer scored no picture; says why.
+    Returned are what `accuracy` returns of a model, the pictures that are in it, and those on which
+    the peer failed, each with the error. InputError where it scored none; says why.
     """
     words = parse(command)
     scores: list[PictureScore] = []
@@ -155,7 +138,7 @@ def score_peer(entries: Sequence[Entry], command: str, track: Track) -> Answered
 
 
 def parse(command: str) -> tuple[str, ...]:
-    """Split a command line into words; UsageError if it lacks a place for the picture or map."""
+    """Split a command line into words, as a shell would; UsageError without {image} and {out}."""
     try:
         words, why = tuple(shlex.split(command)), ""
     except ValueError as error:  # quotes that do not close
@@ -172,11 +155,8 @@ def parse(command: str) -> tuple[str, ...]:
 def run(words: Sequence[str], image: Path, out: Path, patience: float = _PATIENCE) -> None:
     """Run a peer on one picture; InputError where it fails, takes too long or writes nothing."""
     filled = [word.replace("{image}", str(image)).replace("{out}", str(out)) for word in words]
-    try:
-        # The words are the user's own, and no shell reads them.
-        done = subprocess.run(  # noqa: S603
-            filled, capture_output=True, timeout=patience, check=False
-        )
+    try:  # the words are the user's own, and no shell reads them
+        done = subprocess.run(filled, capture_output=True, timeout=patience, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InputError(f"the peer failed: {error}", source=str(image)) from error
     if done.returncode or not out.is_file():
@@ -188,8 +168,7 @@ def run(words: Sequence[str], image: Path, out: Path, patience: float = _PATIENC
 def read_map(path: Path, shape: tuple[int, ...] | None) -> Probability:
     """Read a grey picture of any depth as probabilities (H, W): 0 for black, 1 for white.
 
-    Raises:
-        InputError: It cannot be read, or has another size than it should.
+    InputError where it cannot be read, or has another size than it should.
     """
     try:
         with Image.open(path) as image:

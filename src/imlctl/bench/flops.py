@@ -12,13 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from imlctl.core.model import Model, Parts
 
 MIX_TRANSFORMER: Parts = {
@@ -45,12 +43,9 @@ def compare_counts(
         "way": f"N={members[-1]}, {steps[-1]} steps" if samples else "one pass",
         "cost": count_model(model, size, steps=steps[-1], members=members[-1]),
         "counts": [
-            {
-                "members": n,
-                "steps": s,
-                "all": count_model(model, size, steps=s, members=n)["macs"],
-                "paper": count_model(model, size, steps=1, members=n)["macs"],
-            }
+            {"members": n, "steps": s}
+            | {"all": count_model(model, size, steps=s, members=n)["macs"]}
+            | {"paper": count_model(model, size, steps=1, members=n)["macs"]}
             for n in (members if samples else ())
             for s in steps
         ],
@@ -66,10 +61,7 @@ def count(
     """Count one forward pass over a (1, 3, size, size) picture; on ``meta`` nothing is computed.
 
     `parts` names the modules of each part. `run` is the pass where it takes more than the picture.
-
-    Returns:
-        ``size``, ``parameters`` and ``macs`` of the whole model and of its ``parts``, of which
-        ``other`` belongs to no named one, and ``wkv``, the operator's, which is in parts too.
+    Of the parts returned ``other`` belongs to no named one; ``wkv``, the operator's, is in them.
     """
     like = next(model.parameters())
     image = torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype)

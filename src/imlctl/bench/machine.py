@@ -80,17 +80,11 @@ def take_turns(
     budget: float = math.inf,
     progress: Callable[[str], object] = lambda _: None,
 ) -> tuple[Timing, ...]:
-    """Warm up all subjects, then time them in turns.
+    """Warm up all subjects, each with its name, then time them in turns.
 
-    A quick one runs once more before each timed pass.
-
-    Args:
-        subjects: At least one, each with its name.
-        rounds: Turns of each, at least one.
-        timed: Takes the time of a pass.
-        budget: Seconds for the timed passes of each. What is slower has fewer rounds, at least
-            one; what takes longer for its first pass has that one only.
-        progress: Told what runs next.
+    A quick one runs once more before each timed pass. The budget is in seconds, for the timed
+    passes of each: what is slower has fewer rounds, at least one; what takes longer for its first
+    pass has that one only.
     """
     taken: list[list[float]] = []
     wanted: list[int] = []
@@ -108,12 +102,11 @@ def take_turns(
         wanted.append(0 if slow else affordable)
     for number in range(1, rounds + 1):
         for (name, run), seconds, count, again in zip(subjects, taken, wanted, quick, strict=True):
-            if number > count:
-                continue
-            progress(f"round {number} of {count}: {name}")
-            if again:
-                run()
-            seconds.append(timed(run))
+            if number <= count:
+                progress(f"round {number} of {count}: {name}")
+                if again:
+                    run()
+                seconds.append(timed(run))
     return tuple(Timing(tuple(seconds)) for seconds in taken)
 
 
@@ -141,10 +134,7 @@ def observe(device: torch.device) -> dict[str, Any]:
 
 
 def others_busy() -> float | None:
-    """Return the share of the cores that others want, from looks while this program sleeps.
-
-    None where the system does not say.
-    """
+    """Watch for half a second which share of the cores others want; None where nobody says."""
     found = []
     for _ in range(_LOOKS):
         time.sleep(_BETWEEN_LOOKS)

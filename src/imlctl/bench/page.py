@@ -1,16 +1,12 @@
-"""Tables and sentences, before they are drawn on a terminal or written as Markdown.
-
-A page is made from the document that ``--json`` prints, so a table in the docs can be made anew.
-"""
+"""Tables and sentences, before they are drawn on a terminal or written as Markdown."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    Document = dict[str, Any]
+Document = dict[str, Any]
 
 
 class Table(NamedTuple):
@@ -25,21 +21,16 @@ Block = Table | str
 
 
 def tabulate(title: str, rows: Iterable[Document], columns: str) -> Table:
-    """Make a table.
+    """Make a table of the values of rows.
 
-    Args:
-        title: Printed above it.
-        rows: Each with the values of a row.
-        columns: Parted by bars. Each is a heading, behind ``=`` the value's key where it is another
-            (dots lead deeper), and behind ``:`` one of `STYLES` or a format; by default texts and
-            counts stand as they are, and numbers as fractions.
+    Columns are parted by bars. Each is a heading, behind ``=`` the value's key where it is another
+    (dots lead deeper), and behind ``:`` one of `STYLES` or a format; by default texts and counts
+    stand as they are, and numbers as fractions.
     """
     columns = " ".join(columns.split())
     parts = [column.partition(":")[::2] for column in columns.split(" | ")]
     named = [(*heading.partition("=")[::2], style) for heading, style in parts]
-    cells = (
-        tuple(_cell(row, place or name, style) for name, place, style in named) for row in rows
-    )
+    cells = [tuple(_cell(row, key or name, style) for name, key, style in named) for row in rows]
     return Table(title, tuple(name for name, _, _ in named), tuple(cells))
 
 
@@ -155,5 +146,4 @@ def sampling_line(settings: Document) -> str:
 
 def without_nan(document: Document) -> Document:
     """The same as JSON can hold it: null where there is no value."""
-    plain: Document = json.loads(json.dumps(document), parse_constant=lambda _: None)
-    return plain
+    return dict(json.loads(json.dumps(document), parse_constant=lambda _: None))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
 
 from imlctl.bench.page import (
+    Block,
+    Document,
+    Table,
     duration,
     headline,
     megabytes,
@@ -15,9 +17,6 @@ from imlctl.bench.page import (
     tabulate,
 )
 from imlctl.mask.decide import Verdict
-
-if TYPE_CHECKING:
-    from imlctl.bench.page import Block, Document, Table
 
 # Shares of forgeries and of authentic pictures that are called manipulated.
 CALLED = (
@@ -66,22 +65,18 @@ def _conditions(machine: Document, after: float | None = None) -> str:
 
 def _model_page(model: Document, document: Document) -> list[Block]:
     rival = model["against"]
-    speed = tabulate(
-        "Speed, model alone",
-        [
-            row
-            | {
-                "picture": f"{_square(row)}{_way(row)}{'*' * row['short']}",
-                "time": f"{row['growth']:.2f} x",
-            }
-            for row in model["speed"]
-        ],
-        "picture | fps:.3g | median:duration | p95:duration | time | memory:megabytes",
-    )
+    times = "picture | fps:.3g | median:duration | p95:duration"
+    rows = [
+        row
+        | {"picture": f"{_square(row)}{_way(row)}{'*' * row['short']}"}
+        | {"time": f"{row['growth']:.2f} x"}
+        for row in model["speed"]
+    ]
+    speed = tabulate("Speed, model alone", rows, f"{times} | time | memory:megabytes")
     ends = tabulate(
         "End to end: JPEG to mask on disk",
         [row | {"picture": _square(row), "fps": 1 / row["median"]} for row in model["end_to_end"]],
-        "picture | fps:.3g | median:duration | p95:duration | model's share=model_share:percentage",
+        f"{times} | model's share=model_share:percentage",
     )
     lines = [
         f"{rival['name']} at {rival['size']}: {duration(rival['median'])}; the model"
@@ -121,7 +116,7 @@ def _cost_table(cost: Document, rival: Document | None = None) -> Table:
 
 
 def _flops_page(document: Document) -> list[Block]:
-    """Cost by part, and both ways of counting an ensemble."""
+    """Cost by part, and an ensemble counted in both ways."""
     page: list[Block] = []
     for model in document["models"]:
         page += [f"{headline(model)}, {model['way']}", _cost_table(model["cost"])]
@@ -181,17 +176,13 @@ def _accuracy_page(document: Document) -> list[Block]:
         )
         return [table, _legend(models), *([words] if "failed" in document else [])]
     (model,) = models
-    tables = (
-        table for table in (*_verdict_tables(model["sets"]), *_pixel_tables(model)) if table.rows
-    )
-    return [headline(model), *tables, _legend(models)]
+    tables = (*_verdict_tables(model["sets"]), *_pixel_tables(model))
+    return [headline(model), *(table for table in tables if table.rows), _legend(models)]
 
 
 def _verdict_tables(sets: Sequence[Document]) -> Iterator[Table]:
-    for what, count, kind in (
-        ("forgeries", "tampered", "forgeries"),
-        ("authentic pictures", "authentic", "authentic"),
-    ):
+    authentic = ("authentic pictures", "authentic", "authentic")
+    for what, count, kind in (("forgeries", "tampered", "forgeries"), authentic):
         rates = " | ".join(f"{verdict}=rates.{verdict}.{kind}:proportion" for verdict in Verdict)
         yield tabulate(
             f"Verdicts on {what} [95 %]",

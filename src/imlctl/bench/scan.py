@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from imlctl.bench.accuracy import provenance_of
-from imlctl.bench.machine import BUSY_SHARE, observe, timer_for
+from imlctl.bench.accuracy import Track, provenance_of
+from imlctl.bench.machine import BUSY_SHARE, Timer, observe, timer_for
 from imlctl.image.decode import read
 from imlctl.image.prepare import prepare
 from imlctl.scan.analysis import Options
@@ -24,8 +24,6 @@ from imlctl.scan.processes import suitable_jobs
 from imlctl.scan.run import scan
 
 if TYPE_CHECKING:
-    from imlctl.bench.accuracy import Track
-    from imlctl.bench.machine import Timer
     from imlctl.errors import InputError
     from imlctl.pipeline import Localizer
 
@@ -36,10 +34,7 @@ def throughput(localizer: Localizer, folder: Path, runs: int, track: Track) -> d
     """Time the bare model and a scan over a few pictures, evenly spread, in turns.
 
     On a CPU the model runs on one thread, and what a scan could reach at best is its rate times the
-    cores; on a GPU it is the model's own rate.
-
-    Raises:
-        InputError: A picture cannot be analysed.
+    cores; on a GPU it is the model's own rate. InputError where a picture cannot be analysed.
     """
     machine = observe(localizer.device)
     found, of = _spread(folder)

@@ -69,24 +69,14 @@ def measure(
 ) -> dict[str, Any]:
     """Time each model alone and from file to mask, all on one device; count its cost.
 
-    Returns:
-        Plain values, free of NaN; seconds and bytes.
-
-    Raises:
-        UsageError: A size does not suit a model.
+    Plain values, free of NaN, are returned, in seconds and bytes. Raises as `checked_sizes` does.
     """
     machine = observe(localizers[0].device)
     models = [_measure_model(each, plan, progress) for each in localizers]
     after = others_busy()
-    return {
-        "runs": plan.runs,
-        "budget": plan.budget,
-        "machine": machine,
-        "others_after": after,
-        "busy": max(machine["others"] or 0, after or 0) > BUSY_SHARE,
-        "models": models,
-        "resident": resident_peak(),
-    }
+    busy = max(machine["others"] or 0, after or 0) > BUSY_SHARE
+    found = {"runs": plan.runs, "budget": plan.budget, "machine": machine, "others_after": after}
+    return found | {"busy": busy, "models": models, "resident": resident_peak()}
 
 
 @torch.inference_mode()
@@ -102,20 +92,15 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
     picture = torch.rand(1, 3, least, least, generator=torch.Generator().manual_seed(0))
     picture = picture.to(device, memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory(prefix="imlctl-bench-") as folder:
-        alone = [
-            (
-                f"{size} px, N={way.ensemble}, {way.steps} steps{', flips' * way.tta}",
-                _model_alone(localizer, size, way),
-            )
-            for size, way in cells
-        ]
+        alone = []
+        for size, way in cells:
+            name = f"{size} px, N={way.ensemble}, {way.steps} steps{', flips' * way.tta}"
+            alone.append((name, _model_alone(localizer, size, way)))
         whole = [(f"{s} px, end to end", _to_disk(localizer, s, Path(folder))) for s in sizes]
+        subjects = [*alone, *whole, (f"{least} px, {rival}", lambda: encoder(picture))]
+        timed, budget = timer_for(device), plan.budget
         *ours, theirs = take_turns(
-            [*alone, *whole, (f"{least} px, {rival}", lambda: encoder(picture))],
-            plan.runs,
-            timed=timer_for(device),
-            budget=plan.budget,
-            progress=progress,
+            subjects, plan.runs, timed=timed, budget=budget, progress=progress
         )
     first, ends = ours[0], ours[len(cells) :]
     rows, shares = [], []
@@ -152,11 +137,7 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
 
 
 def checked_sizes(sizes: Sequence[int], multiple: int) -> tuple[int, ...]:
-    """Return the sizes in order, once each.
-
-    Raises:
-        UsageError: One does not suit the model.
-    """
+    """Return the sizes in order, once each; UsageError where one does not suit the model."""
     for size in sizes:
         if size < _SMALLEST or size % multiple:
             fitting = max(_SMALLEST, round(size / multiple) * multiple)
@@ -191,7 +172,7 @@ def _ways(model: Model, usual: Sampling, plan: Plan) -> list[Sampling]:
 
 
 def _model_alone(localizer: Localizer, size: int, way: Sampling) -> Callable[[], object]:
-    """Return the call that `localize` makes of a decoded and prepared photograph."""
+    """Return `localize`'s call of the model, on a decoded and prepared photograph."""
     image = prepare(decode(photograph(size)))
     return lambda: predict(
         localizer.model,
@@ -206,9 +187,6 @@ def _model_alone(localizer: Localizer, size: int, way: Sampling) -> Callable[[],
 def _to_disk(localizer: Localizer, size: int, folder: Path) -> Callable[[], object]:
     """Return a function that localizes the bytes of a photograph and writes its mask."""
     data, target = photograph(size), folder / "mask.png"
-
-    def run() -> None:
-        mask = localizer.localize(data, name="bench").mask_png()
-        atomic.write(target, mask, overwrite=True)
-
-    return run
+    return lambda: atomic.write(
+        target, localizer.localize(data, name="bench").mask_png(), overwrite=True
+    )
