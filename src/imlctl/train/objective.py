@@ -124,7 +124,7 @@ class Latents:
         self.rates: Mapping[str, float] = {"encoder.backbone.": diffusion.encoder_rate}
 
     def build(self) -> DiffIML:
-        """Make the model around a finished LightVAE, backbone from `init`; raises as `Masks` does."""
+        """Make the model around a finished LightVAE, backbone from `init`; raises as `Masks`."""
         asked = self.diffusion
         vae = load(asked.vae).model
         if not isinstance(vae, LightVAE):
