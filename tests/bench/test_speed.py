@@ -160,3 +160,5 @@ def test_the_photograph_is_the_same_every_time_and_compresses() -> None:
     assert (picture.size, picture.format) == ((128, 128), "JPEG")
     assert np.asarray(picture).std() > 20
     assert len(data) < 0.5 * 128 * 128 * 3
+    with Image.open(io.BytesIO(photograph(640, 480))) as wide:  # as scripts/bars.py asks for
+        assert wide.size == (640, 480)

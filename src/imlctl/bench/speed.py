@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 COST_SIZE = 512  # side of the picture whose operations are counted
 SIZES = (512, 1024, 2048, 4096)
-BUDGET = 20.0  # seconds for the timed passes of each row
 _SMALLEST = 64  # pixels a side that the models take
 _QUALITY = 92  # of the JPEG that is localized
 
@@ -61,7 +60,7 @@ class Plan:
     steps: Sequence[int] = (STEPS, 1)
     members: Sequence[int] = (MEMBERS, 1)
     tta: bool | None = None
-    budget: float = BUDGET
+    budget: float = 20.0  # seconds for the timed passes of each row
 
 
 def measure(
@@ -147,11 +146,11 @@ def checked_sizes(sizes: Sequence[int], multiple: int) -> tuple[int, ...]:
     return tuple(sorted(set(sizes)))
 
 
-def photograph(size: int) -> bytes:
-    """Make a square JPEG that compresses about as well as photographs do."""
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (size // 16, size // 16, 3)).astype(np.uint8)
-    smooth = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+def photograph(width: int, height: int = 0) -> bytes:
+    """Make a JPEG that compresses about as well as photographs do; square without a height."""
+    rng, height = np.random.default_rng(0), height or width
+    coarse = rng.integers(0, 256, (height // 16, width // 16, 3)).astype(np.uint8)
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     grain = rng.normal(0, 4, smooth.shape)
     pixels = np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
