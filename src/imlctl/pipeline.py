@@ -25,7 +25,7 @@ from imlctl.errors import UsageError
 from imlctl.image.decode import Photo, decode, of_pixels, read
 from imlctl.image.facts import cautions
 from imlctl.image.prepare import prepare, restore, upright
-from imlctl.image.views import VIEWS, views_of
+from imlctl.image.views import how_to_read, views_of
 from imlctl.inference import OVERLAP, predict, predict_together
 from imlctl.mask import render
 from imlctl.mask.decide import Decision, Verdict, check_probability, decide, evidence, picture_score
@@ -142,7 +142,7 @@ class Result:
     def views_png(self) -> bytes:
         """All views below each other, each with how to read it; none enters the verdict."""
         return render.captioned_png(
-            (view, [line for text in VIEWS[name].lines for line in wrap(text, 64)])
+            (view, [line for text in how_to_read()[name].lines for line in wrap(text, 64)])
             for name, view in self.views()
         )
 

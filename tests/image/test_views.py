@@ -10,11 +10,15 @@ from PIL import Image
 
 from imlctl.image.views import (
     ELA_GAIN,
+    ELA_QUALITY,
+    GHOST_BLOCK,
+    GHOST_QUALITIES,
     NOISE_GAIN,
-    VIEWS,
+    THUMBNAIL_GAIN,
     error_levels,
     ghost,
     gradient,
+    how_to_read,
     noise,
     views_of,
 )
@@ -77,7 +81,7 @@ def test_gradients_are_slopes() -> None:
 def test_every_picture_has_all_views(size: tuple[int, int], kind: type) -> None:
     pixels = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (*size, 3), kind)
     views = dict(views_of(pixels))
-    assert list(views) == [name for name in VIEWS if "thumbnail" not in name]
+    assert list(views) == [*how_to_read()][:4]
     assert {(view.shape, view.dtype.name) for view in views.values()} == {((*size, 3), "uint8")}
 
 
@@ -101,7 +105,7 @@ def test_a_thumbnail_of_an_earlier_state_differs_where_it_was_changed(bars: bool
     forged = pixels.copy()
     forged[80:160, 120:200] = 255
     views = dict(views_of(forged, encoded(small)))
-    assert list(views) == list(VIEWS)
+    assert list(views) == [*how_to_read()][:-1]
     assert views["thumbnail"].shape == forged.shape
     assert np.abs(views["thumbnail"].astype(int) - pixels).mean() < 4
     shown = views["thumbnail-difference"].mean(2)
@@ -120,3 +124,12 @@ def test_a_thumbnail_of_other_proportions_is_not_stretched() -> None:
 @pytest.mark.parametrize("data", [b"", b"no picture", encoded(smooth(8, 8))[:40]])
 def test_what_is_no_thumbnail_has_no_view(data: bytes) -> None:
     assert "thumbnail" not in dict(views_of(smooth(), data))
+
+
+def test_titles_name_the_numbers_that_views_are_made_with() -> None:
+    titles = {name: view.title for name, view in how_to_read().items()}
+    assert titles["error-levels"].endswith(f"JPEG quality {ELA_QUALITY}, times {ELA_GAIN}")
+    assert f"where {GHOST_BLOCK} x {GHOST_BLOCK} pixels" in titles["ghost"]
+    assert titles["ghost"].endswith(f" {GHOST_QUALITIES[0]} to {GHOST_QUALITIES[-1]}")
+    assert titles["noise"].endswith(f"times {NOISE_GAIN}")
+    assert titles["thumbnail-difference"].endswith(f"times {THUMBNAIL_GAIN}")

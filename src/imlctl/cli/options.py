@@ -7,12 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-
-def _presets() -> list[str]:
-    """Names of the built-in presets, for tab completion."""
-    from imlctl.resources import presets
-
-    return list(presets())
+from imlctl import resources
 
 
 def option(about: str, *names: str, **more: Any) -> Any:
@@ -30,7 +25,8 @@ Device = Annotated[
 Preset = Annotated[
     str,
     typer.Argument(
-        help="Training preset: the name of a built-in one, or a TOML file.", autocompletion=_presets
+        help="Training preset: the name of a built-in one, or a TOML file.",
+        autocompletion=lambda: list(resources.presets()),
     ),
 ]
 Changes = Annotated[

@@ -11,19 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from imlctl.cli.console import (
-    Indestructible,
-    ReaderGoneError,
-    columns,
-    complain,
-    echo,
-    is_terminal,
-    note,
-    plural,
-    printable,
-    styled,
-    wrapped,
-)
+from imlctl.cli import console
 from imlctl.cli.localize_options import CheckFor
 from imlctl.errors import OutputError
 from imlctl.mask.decide import Verdict
@@ -61,16 +49,16 @@ class ScanPrinter:
     def __post_init__(self) -> None:
         from tqdm import tqdm
 
-        hidden = self.many or not self.live or not is_terminal(sys.stderr)
-        stream = Indestructible(sys.stderr)
+        hidden = self.many or not self.live or not console.is_terminal(sys.stderr)
+        stream = console.Indestructible(sys.stderr)
         self.stages = tqdm(bar_format="{desc}", leave=False, disable=hidden, file=stream)
 
     def follow(self, outcomes: Iterable[Outcome]) -> None:
         """Print outcomes as they come; ReaderGoneError if nobody reads and nothing else is left."""
         from tqdm import tqdm
 
-        hidden = not self.live or self.total < 2 or not is_terminal(sys.stderr)
-        stream = Indestructible(sys.stderr)
+        hidden = not self.live or self.total < 2 or not console.is_terminal(sys.stderr)
+        stream = console.Indestructible(sys.stderr)
         how = {"disable": hidden, "dynamic_ncols": True, "leave": False, "file": stream}
         with tqdm(total=self.total, unit="picture", **how) as bar:
             for outcome in outcomes:
@@ -90,7 +78,7 @@ class ScanPrinter:
         self.stages.close()
         record = outcome.record
         if outcome.error is not None:
-            complain(str(outcome.error))
+            console.complain(str(outcome.error))
             if self.verbose and outcome.trace and sys.stderr is not None:
                 sys.stderr.write(outcome.trace)
             return
@@ -98,34 +86,35 @@ class ScanPrinter:
             return
         try:
             if self.as_json:
-                echo(json.dumps(record, allow_nan=False))
+                console.echo(json.dumps(record, allow_nan=False))
             elif not self.silent:
-                echo(self._lines(outcome))
-        except (ReaderGoneError, OutputError) as error:
-            if not (self.outputs or (self.until_the_end and isinstance(error, ReaderGoneError))):
+                console.echo(self._lines(outcome))
+        except (console.ReaderGoneError, OutputError) as error:
+            gone = isinstance(error, console.ReaderGoneError)
+            if not (self.outputs or (self.until_the_end and gone)):
                 raise
             if isinstance(error, OutputError):
-                complain(str(error))
+                console.complain(str(error))
             self.silent, self.as_json = True, False
         if self.verbose:
-            note(f"{outcome.job.picture}: {_particulars(record)}")
+            console.note(f"{outcome.job.picture}: {_particulars(record)}")
             for warning in record["warnings"]:
-                note(f"{outcome.job.picture}: {warning}")
+                console.note(f"{outcome.job.picture}: {warning}")
 
     def _lines(self, outcome: Outcome) -> str:
-        record, name = outcome.record, printable(outcome.job.picture)
+        record, name = outcome.record, console.printable(outcome.job.picture)
         verdict: str = record["verdict"]
-        coloured = styled(verdict, verdict, sys.stdout)
-        written = [printable(path) for path in outcome.job.outputs.values() if path is not None]
-        if not is_terminal(sys.stdout):
+        coloured = console.styled(verdict, verdict, sys.stdout)
+        written = list(map(console.printable, outcome.job.files))
+        if not console.is_terminal(sys.stdout):
             line = f"{verdict}: {name} ({'; '.join(_facts(record))})"
             return line if self.many or not written else f"{line} -> {', '.join(written)}"
         if not self.many:
             facts = [*_facts(record), *(f"wrote {path}" for path in written)]
-            fits = len(verdict) + len(name) + 2 < columns()
+            fits = len(verdict) + len(name) + 2 < console.columns()
             first = f"{coloured}  {name}" if fits else f"{coloured}\n{_indented(name)}"
             return "\n".join([first, *map(_indented, facts)])
-        room = columns() - 1
+        room = console.columns() - 1
         head = f"{verdict:{_WIDEST_VERDICT}}  "
         if room < _ROOMY:
             head += f"{rounded_down(record['score'])}  "
@@ -152,19 +141,16 @@ class ScanPrinter:
         rows = [(v, self.counts[v]) for v in _VERDICTS if v != FAILED or self.counts[FAILED]]
         rows += [("done by an earlier scan", self.resumed)] if self.resumed else []
         width = len(f"{done}")
+        took = f"{seconds:.1f} s" if seconds < 60 else timedelta(seconds=round(seconds))
         if done < planned:
-            note(f"INCOMPLETE: {done} of {planned} pictures were analysed")
-        note(f"{plural(done, 'picture')} in {_duration(seconds)}{rate}")
+            console.note(f"INCOMPLETE: {done} of {planned} pictures were analysed")
+        console.note(f"{console.plural(done, 'picture')} in {took}{rate}")
         for what, count in rows:
-            note(f"  {count:{width}} {what}")
+            console.note(f"  {count:{width}} {what}")
 
 
 def _indented(fact: str) -> str:
-    return wrapped(fact, "  ", "    ")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+    return console.wrapped(fact, "  ", "    ")
 
 
 def _facts(record: Mapping[str, Any]) -> list[str]:
@@ -185,7 +171,6 @@ def _cautions(record: Mapping[str, Any]) -> list[str]:
 
 
 def _particulars(record: Mapping[str, Any]) -> str:
-    """Say the size of a picture, and the seconds of each step."""
     facts = record["facts"] or {}
     sides = [facts[side] for side in ("width", "height") if facts.get(side)]
     parts = [f"{' x '.join(map(str, sides))} pixels"] if sides else []

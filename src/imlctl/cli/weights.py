@@ -159,7 +159,9 @@ def _print(items: Sequence[Item]) -> None:
 
     default = load_registry().default
     for item in items:
-        entry, size = item.entry, _size(item)
+        entry, size = item.entry, item.entry.size if item.entry else 0
+        if not size and item.path and item.path.is_file():
+            size = item.path.stat().st_size
         facts = (
             *((entry.kind, entry.licence) if entry else ()),
             *((f"{size / 1e6:.1f} MB",) if size else ()),
@@ -168,9 +170,3 @@ def _print(items: Sequence[Item]) -> None:
         )
         typer.echo(printable(item.name) + (" (default)" if item.name == default else ""))
         typer.echo(wrapped(printable(", ".join(facts)), "  ", "    "))
-
-
-def _size(item: Item) -> int:
-    if item.entry and item.entry.size:
-        return item.entry.size
-    return item.path.stat().st_size if item.path and item.path.is_file() else 0

@@ -1,7 +1,6 @@
-"""The boxes of a HEIF or AVIF file, the items that they describe, and whether they are whole.
+"""The boxes of a HEIF or AVIF file, read by slices and in bounded loops, which cannot fail.
 
-Boxes are read by slices and in bounded loops, so that no file can make that fail. An AVIF must be
-as large as it says, since libavif enlarges what is not, without a word.
+An AVIF must be as large as it says, since libavif enlarges what is not, without a word.
 """
 
 from __future__ import annotations

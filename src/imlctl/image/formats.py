@@ -1,7 +1,7 @@
 """Recognise a file by its first bytes; errors and limits that all formats share.
 
-Only the kinds named here ever reach a decoder, so that none of the obscure parsers that Pillow
-carries (its EPS reader starts ghostscript) can be reached by renaming a file.
+Only these kinds ever reach a decoder: renaming a file reaches no obscure parser of Pillow's, of
+which the one for EPS starts ghostscript.
 """
 
 from __future__ import annotations

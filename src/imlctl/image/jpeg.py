@@ -1,8 +1,7 @@
 """A JPEG's segments, the damage in its picture data, and the grid that it leaves in pixels.
 
-libjpeg decodes damaged data as best it can and only warns, and Pillow drops the warnings. Here a
-second, quick decoding (an eighth of the size, brightness only) asks libjpeg for its warnings, and
-any of them refuses the file.
+libjpeg decodes damaged data as best it can and only warns, and Pillow drops the warnings: a second,
+quick decoding (an eighth of the size, brightness only) asks for them, and any refuses the file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Find the metadata of a file: EXIF, XMP, texts, Photoshop's and C2PA's blocks.
-
-Everything is read by slices, which cannot fail, and in bounded loops.
-"""
+"""Find the metadata of a file by slices, which cannot fail: EXIF, XMP, texts, Photoshop, C2PA."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ _TIFF_TAGS = (700, 34377, 0xCD41)  # XMP, Photoshop's resources, C2PA
 _TEXT, _SHORT, _LONG, _UNDEFINED, _DIRECTORY, _UTF8 = 2, 3, 4, 7, 13, 129
 _MAX_ENTRIES = 1000
 _MAX_TEXT = 200  # characters kept of a field
-_MAX_BODY = 1 << 20  # bytes looked through of XMP, a text or a manifest
+MAX_BODY = 1 << 20  # bytes looked through of XMP, a text or a manifest
 _EXIF_MARK, _XMP_MARK = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _PHOTOSHOP_MARK = b"Photoshop 3.0\0"
 
@@ -88,7 +85,7 @@ def find_embedded(data: bytes, kind: str) -> Embedded:
             return Embedded(tiff, xmp, photoshop, c2pa)
         case "GIF":
             places = [data.find(mark) for mark in (_XMP_GIF, _C2PA_GIF)]
-            xmp, c2pa = (data[at : at + _MAX_BODY] if at >= 0 else b"" for at in places)
+            xmp, c2pa = (data[at : at + MAX_BODY] if at >= 0 else b"" for at in places)
             return Embedded(xmp=xmp, c2pa=c2pa)
     return Embedded()
 
@@ -105,7 +102,7 @@ def _in_jpeg(data: bytes) -> Embedded:
             found.photoshop += content[len(_PHOTOSHOP_MARK) :]
         elif each.code == 0xEB and content.startswith(b"JP"):
             starts = _C2PA_STORE in content[:64]
-            if (starts or found.c2pa) and len(found.c2pa) < _MAX_BODY:
+            if (starts or found.c2pa) and len(found.c2pa) < MAX_BODY:
                 found.c2pa += content if starts else content[16:]  # repeats the box's header
         elif each.code == 0xFE:
             found.note(content)
@@ -120,7 +117,7 @@ def _in_chunks(
     for name, start, stop in chunks:
         if name not in (*names, b"tEXt", b"iTXt"):  # nothing else is copied
             continue
-        content, what = data[start : min(stop, start + _MAX_BODY)], names.get(name)
+        content, what = data[start : min(stop, start + MAX_BODY)], names.get(name)
         if what is None:
             found.note(content)
         if what == "exif" and found.exif is None:
@@ -137,7 +134,7 @@ def _in_boxes(data: bytes) -> Embedded:
     found = Embedded()
     for name, start, end in boxes(data, 0, len(data)):
         if name == b"uuid" and data[start : start + 16] == _C2PA_UUID:
-            found.c2pa = data[start : min(end, start + _MAX_BODY)]
+            found.c2pa = data[start : min(end, start + MAX_BODY)]
         elif name == b"meta" and found.exif is None:
             meta = meta_boxes(data, start, end)
             content = _item(data, meta, b"Exif")
@@ -148,10 +145,9 @@ def _in_boxes(data: bytes) -> Embedded:
 
 
 def _item(data: bytes, meta: Meta, wanted: bytes) -> bytes:
-    """Return the first item of a kind in a HEIF file."""
     number = next((number for number, kind in items(data, meta) if kind == wanted), -1)
     start, length = item_places(data, meta).get(number, (0, 0)) if number >= 0 else (0, 0)
-    return data[start : start + min(length, _MAX_BODY)]
+    return data[start : start + min(length, MAX_BODY)]
 
 
 def summarise(tiff: Tiff) -> ExifSummary | None:
@@ -219,7 +215,7 @@ class Tiff:
             return b""
         length = self._integer(at + 4, 4)
         start = at + 8 if length <= 4 else self._integer(at + 8, 4)
-        return self.data[start : start + min(length, _MAX_BODY)]
+        return self.data[start : start + min(length, MAX_BODY)]
 
     def thumbnail(self) -> bytes:
         """Return the JPEG that the second directory points to; nothing where there is none."""
@@ -239,35 +235,10 @@ class Tiff:
         return int.from_bytes(raw, "little" if self.data[:2] == b"II" else "big")
 
 
-@dataclass(frozen=True, slots=True)
-class XmpSummary:
-    """Claims of an XMP packet about how the file was made."""
-
-    tool: str | None = None  # program that made the first version
-    agents: tuple[str, ...] = ()  # programs of the editing history, each once
-    actions: tuple[str, ...] = ()  # editing steps, in order, such as ``saved``
-    derived: bool = False  # other documents are named that it was made from
-    source_type: str | None = None  # of IPTC, such as ``trainedAlgorithmicMedia``
-    text: str = ""  # all of it, cut to a length that can be searched
-
-
-def read_xmp(packet: bytes) -> XmpSummary:
-    """Read the few fields of an XMP packet that are used, without parsing its XML."""
-    text = packet[:_MAX_BODY].decode("utf-8", "replace")
-
-    def values(name: str) -> list[str]:
-        before = rf"(?<!/){name}(?:=[\"']|>|[^<>=]{{0,40}}rdf:resource=[\"'])"
-        return [_one_line(value) for value in re.findall(before + "([^\"'<]{1,200})", text)]
-
-    kinds = [value.rstrip("/").rpartition("/")[2] for value in values("[Dd]igitalSourceType")]
-    return XmpSummary(
-        tool=next(iter(values("CreatorTool")), None),
-        agents=tuple(dict.fromkeys(values("stEvt:softwareAgent")))[:10],
-        actions=tuple(values("stEvt:action"))[:50],
-        derived=bool(re.search("DocumentAncestors|stRef:documentID|DerivedFrom", text)),
-        source_type=next(iter(kinds), None),
-        text=text,
-    )
+def xmp_values(text: str, name: str) -> list[str]:
+    """Return the values of a field of XMP, named by a pattern, without parsing its XML."""
+    before = rf"(?<!/){name}(?:=[\"']|>|[^<>=]{{0,40}}rdf:resource=[\"'])"
+    return [_one_line(value) for value in re.findall(before + "([^\"'<]{1,200})", text)]
 
 
 def c2pa_text(store: bytes, key: str) -> str | None:

@@ -1,7 +1,7 @@
 """A photograph as a tensor, whole or in overlapping tiles, and the exact way back from its map.
 
-Evidence is not shrunk: a picture beyond the memory budget is analysed in pieces at full
-resolution. Tiles start on multiples of the model's stride, where the JPEG grid has its own phase.
+Evidence is not shrunk: what exceeds the memory budget is analysed in pieces at full resolution,
+which start on multiples of the model's stride, where the JPEG grid has its own phase.
 """
 
 from __future__ import annotations

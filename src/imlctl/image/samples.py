@@ -1,7 +1,6 @@
 """Turn each of Pillow's pixel modes into three channels without clipping, and say what was done.
 
-Pillow's own ``convert("RGB")`` clips 16-bit grey to white and warns about transparent palettes, and
-its readers keep only the high byte of 16-bit colour; those cases are done here in numpy.
+Pillow clips 16-bit grey to white and keeps only the high byte of 16-bit colour; not so here.
 """
 
 from __future__ import annotations

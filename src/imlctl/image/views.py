@@ -1,13 +1,13 @@
-"""Views that forensic suites show beside a detector, for an examiner's own eyes.
-
-Each is an exact computation on the stored pixels. None of them enters the score or the verdict.
-"""
+"""Views of forensic suites, exact on stored pixels, for an examiner's eyes and not the verdict."""
 
 from __future__ import annotations
 
 import io
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -41,51 +41,11 @@ class View:
         return self.title, f"Look for {self.look_for}.", f"Ignore {self.ignore}."
 
 
-VIEWS = {
-    "error-levels": View(
-        f"Error levels: difference from JPEG quality {ELA_QUALITY}, times {ELA_GAIN}",
-        "an object that is brighter or darker as a whole than others of the same texture",
-        "edges and fine texture, which are always brighter, and flat or saturated areas, which are"
-        " always dark; of a picture that was resaved nothing is left to see",
-    ),
-    "ghost": View(
-        f"JPEG ghost: light where {GHOST_BLOCK} x {GHOST_BLOCK} pixels change less than elsewhere"
-        f" at some quality of {GHOST_QUALITIES[0]} to {GHOST_QUALITIES[-1]}",
-        "an object or a whole area that is light while the rest of the picture is dark",
-        "single light blocks, flat and dark areas, and text; a picture that was resized since, or"
-        " an object that was never compressed otherwise, shows nothing",
-    ),
-    "noise": View(
-        f"Noise: luminance without its 3 x 3 median, times {NOISE_GAIN}",
-        "an object that is smoother or grainier than its surroundings at the same brightness",
-        "texture and edges, sky and shadow, areas out of focus, and the noise reduction of phones,"
-        " which differs from face to background",
-    ),
-    "gradient": View(
-        "Luminance gradient: red is its slope across, green its slope down, blue its strength",
-        "a seam, a halo, or an object lit from another side than its neighbours",
-        "sharp edges anywhere, lamps and reflections, and the blocks of strong compression",
-    ),
-    "thumbnail": View(
-        "Thumbnail in the file's EXIF metadata, enlarged",
-        "whatever is in it and not in the picture, or the reverse: it may show an earlier state",
-        "its blur, dark bars at its sides and small changes of colour; many programs make a new one"
-        " when they save, so that an equal thumbnail says nothing",
-    ),
-    "thumbnail-difference": View(
-        f"Difference of the thumbnail from the picture, times {THUMBNAIL_GAIN}",
-        "a patch that is light as a whole",
-        "light edges, which come from the reduction, and a faint tint everywhere",
-    ),
-}
-
-
-# Of what a model says of its own map; the picture is made elsewhere.
-RELIABILITY = View(
-    "Reliability of the map: blue where it cannot be believed",
-    "marks that lie in blue areas: they say little, and so does their absence",
-    "the edge of a blue area, which is no edge of anything in the picture",
-)
+@cache
+def how_to_read() -> dict[str, View]:
+    """Return the words of `views.toml` on each view, by name."""
+    text = Path(__file__).with_name("views.toml").read_text("utf-8")
+    return {name: View(**words) for name, words in tomllib.loads(text).items()}
 
 
 def views_of(

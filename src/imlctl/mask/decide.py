@@ -1,8 +1,7 @@
 """A picture's score, its verdict, and the mask that goes with it; nothing else decides.
 
-The score is one number for the whole picture, read from a fixed place of the map: the probability
-that half a percent of the pixels reach. A small forgery is seen too, and a few stray pixels decide
-nothing.
+The score is the probability that half a percent of the pixels reach: a small forgery is seen too,
+and a few stray pixels decide nothing.
 """
 
 from __future__ import annotations

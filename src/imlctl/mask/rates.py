@@ -18,10 +18,7 @@ _HALVINGS = 60
 
 
 def proportion(count: int, of: int) -> dict[str, Any]:
-    """Return a proportion as records keep it: its share, None of nothing, and exact 95 % interval.
-
-    ValueError where there are more than all or fewer than none.
-    """
+    """Return count, number, share (None of nothing) and exact 95 % interval; or ValueError."""
     if not 0 <= count <= of:
         raise ValueError(f"a proportion of {count} in {of}")
     share = round(count / of, 5) if of else None
@@ -32,10 +29,7 @@ def proportion(count: int, of: int) -> dict[str, Any]:
 def measured(
     pictures: str, forgeries: Sequence[tuple[Verdict, float]], authentic: Sequence[Verdict]
 ) -> Rates:
-    """Count the verdicts on forgeries, each with the edited share of it, and on authentic pictures.
-
-    Returned are the ``pictures`` in words, and for each verdict what `_rated` says.
-    """
+    """Count the verdicts on forgeries, each with its edited share, and on authentic pictures."""
     by_size: list[list[Verdict]] = [[] for _ in SIZES]
     for verdict, share in forgeries:
         by_size[size_of(share)].append(verdict)
@@ -45,10 +39,7 @@ def measured(
 
 
 def checked(rates: Mapping[str, Any]) -> Rates:
-    """Return what `measured` returned, with shares, intervals and ratios computed anew.
-
-    ValueError, TypeError or KeyError where it is something else.
-    """
+    """Return what `measured` did, computed anew; ValueError, TypeError or KeyError otherwise."""
     found: Rates = {"pictures": str(rates["pictures"])}
     for verdict in Verdict:
         kept = rates[verdict]
@@ -58,10 +49,7 @@ def checked(rates: Mapping[str, Any]) -> Rates:
 
 
 def _rated(counts: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """Return proportions of forgeries, authentic pictures, and forgeries by size, from counts.
-
-    The ratio is that of the former two, None where it is infinite.
-    """
+    """Return the proportions of one verdict, and the ratio of the first two, None if infinite."""
     forgeries, authentic, *by_size = (proportion(count, of) for count, of in counts)
     (count, of), (alarms, real) = counts[:2]
     return {
@@ -119,7 +107,6 @@ def turning_point(below: Callable[[float], bool]) -> float:
 
 
 def _at_most(count: int, of: int, share: float) -> float:
-    """Return the chance of at most `count` of `of`."""
     log_odds, start = math.log(share) - math.log1p(-share), of * math.log1p(-share)
     total = 0.0
     for k in range(count + 1):

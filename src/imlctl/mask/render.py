@@ -1,7 +1,4 @@
-"""Write masks as PNG, and pictures that a person reads at a glance.
-
-What is said of a picture stands in a strip under it, never over the evidence.
-"""
+"""Write masks as PNG, and pictures with a strip of words under the evidence, never over it."""
 
 from __future__ import annotations
 
@@ -279,10 +276,7 @@ def stack(picture: Picture, strip: Picture) -> Picture:
 def key_strip(
     width: int, size: int, lines: Sequence[str], sample: Picture | None = None
 ) -> Picture:
-    """Draw a headline of a `text_size`, smaller lines below it, and to their left a sample.
-
-    The strip is `width` pixels wide, and at least 400; the sample is a square, of the marking.
-    """
+    """Draw a headline of a `text_size`, smaller lines, and on the left a sample of a marking."""
     width = max(width, _MIN_WIDTH)
     if sample is None:
         return _framed(np.concatenate(_words(width, size, size, lines)), size)

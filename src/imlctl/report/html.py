@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imlctl import __version__, atomic
 from imlctl.errors import OutputError, UsageError
-from imlctl.image.views import RELIABILITY, VIEWS
+from imlctl.image.views import how_to_read
 from imlctl.mask.decide import Verdict
 from imlctl.mask.rates import in_words
 from imlctl.mask.render import percent, rounded_down
@@ -202,8 +202,7 @@ class _Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the page's script begins with."""
-        views = {**VIEWS, "reliability": RELIABILITY}
-        texts = {name: [v.title, v.look_for, v.ignore] for name, v in views.items()}
+        texts = {name: [v.title, v.look_for, v.ignore] for name, v in how_to_read().items()}
         return {"rows": self.rows, "views": texts}
 
     @property

@@ -149,7 +149,6 @@ def figures(preview: Preview, threshold: float, crops: Sequence[int] = ()) -> li
 
 
 def _decoded(photo: bytes, soft: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return a photograph and its map, of the same size."""
     with Image.open(io.BytesIO(photo), formats=["JPEG"]) as image:
         pixels = np.array(image.convert("RGB"))
     with Image.open(io.BytesIO(soft), formats=["PNG"]) as image:

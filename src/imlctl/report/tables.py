@@ -93,7 +93,6 @@ def write_jsonl(path: Path, records: Records) -> None:
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
-    """Return a record as one line of strict ASCII JSON."""
     return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 

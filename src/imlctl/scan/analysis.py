@@ -50,10 +50,7 @@ class Options:
 
 
 class Analysis:
-    """A model in memory, and everything that is made of its results.
-
-    ImlctlError if it, its weights or the device cannot be had, or it lacks what was asked.
-    """
+    """A model and all that is made of its results; ImlctlError where it lacks what was asked."""
 
     def __init__(self, options: Options, progress: Progress = lambda done, total: None) -> None:
         from imlctl.pipeline import Localizer

@@ -1,7 +1,6 @@
 """Find the pictures that the command line names: the same ones in the same order every time.
 
-Files in folders are judged by their content, not by their name, and whatever is left out is listed
-with its reason.
+What is left out of a folder, judged by content and not by name, is listed with its reason.
 """
 
 from __future__ import annotations

@@ -69,11 +69,6 @@ class Outputs:
         """The folder of the outputs, or None if there is none."""
         return Path(self.out) if self.out and is_folder(self.out, many=self.many) else None
 
-    @property
-    def ledger(self) -> Ledger | None:
-        """The open ledger, or None if there is none."""
-        return self.case.ledgers[0] if self.case else None
-
     def need_a_folder_for(self, options: Sequence[str]) -> None:
         """Raise UsageError for the first option, if outputs do not go into a folder."""
         if options and self.folder is None:
@@ -90,7 +85,7 @@ class Outputs:
             kinds,
             many=self.many,
             force=self.force,
-            ours=self.ledger.planned() if self.ledger and self.resume else (),
+            ours=self.case.ledgers[0].planned() if self.case and self.resume else (),
             shard=self.shard,
         )
 
@@ -100,7 +95,7 @@ class Outputs:
         """Open the ledger, if there is a folder for it, and note what will be written."""
         if self.folder is None:
             return None
-        ledger = self.ledger or self._open(self.folder, stack)
+        ledger = self.case.ledgers[0] if self.case else self._open(self.folder, stack)
         ledger.begin(jobs, found.not_analysed, command)
         if self.shard is None:  # reports that a killed scan was writing; nobody else writes any
             atomic.sweep([self.folder], "")

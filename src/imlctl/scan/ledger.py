@@ -1,7 +1,6 @@
 """The ledger of a scan, kept beside its outputs: what was planned, what was left out, what is done.
 
-One SQLite file per scan. A picture's row is written only after all its outputs have their names;
-so a row stands for outputs that exist, and outputs without a row are made again.
+A row is written only after its outputs have their names; outputs without one are made again.
 """
 
 from __future__ import annotations
@@ -146,8 +145,7 @@ def absent_parts(ledgers: Iterable[Ledger]) -> str:
 class Ledger:
     """The ledger of one scan, open for this process alone; made if it is missing.
 
-    Read only, it may lie in a folder that may not be written to. OutputError where another scan has
-    it open, it is damaged, or it cannot be made.
+    To read, it may lie in a folder that is read-only. OutputError where it is in use or damaged.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -203,7 +201,6 @@ class Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let others have it."""
         self._database.close()
 
     def planned(self) -> frozenset[Path]:
@@ -215,7 +212,7 @@ class Ledger:
         self, jobs: Sequence[Job], left_out: Iterable[LeftOut] = (), command: Sequence[str] = ()
     ) -> None:
         """Note all outputs, and what is left out, and clear away what a killed scan left."""
-        outputs = [path for job in jobs for path in job.outputs.values() if path is not None]
+        outputs = [path for job in jobs for path in job.files]
         atomic.sweep(dict.fromkeys(path.parent for path in outputs), self.tag)
         pictures = [(fsencode(job.picture.name), _absolute(job)) for job in jobs]
         with self._explained():
@@ -279,17 +276,12 @@ class Ledger:
         preview: Preview | None = None,
     ) -> None:
         """Note that a picture is done; a preview of the same result, if there is one, is kept."""
+        hashes = json.dumps({self._name(path).hex(): digest for path, digest in outputs.items()})
         self._all(
             _ADD,
-            fsencode(job.picture.name),
-            _absolute(job),
-            record.get("sha256"),
-            key.weights,
-            key.settings,
-            record["verdict"],
-            json.dumps({self._name(path).hex(): digest for path, digest in outputs.items()}),
-            json.dumps(record, allow_nan=False),
-            preview.packed() if preview else None,
+            *(fsencode(job.picture.name), _absolute(job), record.get("sha256")),
+            *(key.weights, key.settings, record["verdict"], hashes),
+            *(json.dumps(record, allow_nan=False), preview.packed() if preview else None),
         )
 
     def rows(self, *, previews: bool = True) -> Iterator[Row]:

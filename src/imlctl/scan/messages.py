@@ -135,8 +135,5 @@ def send(stream: IO[bytes], message: Any) -> None:
 
 
 def receive(stream: IO[bytes], *, trusted: bool = False) -> Any:
-    """Read one message; of those who decode hostile files, only data of our own classes.
-
-    EOFError where the other side has gone, `pickle.UnpicklingError` for anything else.
-    """
+    """Read a message, EOFError at the end; unless trusted, one that holds only our own classes."""
     return pickle.load(stream) if trusted else _Unpickler(stream).load()  # noqa: S301

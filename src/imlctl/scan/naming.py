@@ -59,6 +59,11 @@ class Job:
     picture: Picture
     outputs: Mapping[Kind, Path | None]
 
+    @property
+    def files(self) -> list[Path]:
+        """The outputs that have a path."""
+        return [path for path in self.outputs.values() if path is not None]
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -222,10 +227,6 @@ def _marked(name: str, given: bytes) -> str:
     return stem + mark
 
 
-def _files(jobs: Sequence[Job]) -> list[Path]:
-    return [path for job in jobs for path in job.outputs.values() if path is not None]
-
-
 def _refuse_unwritable(folder: Path) -> None:
     """Refuse a folder that cannot be made or written to, before the work and not after it."""
     while not folder.exists() and folder != folder.parent:
@@ -242,7 +243,8 @@ def _refuse_inputs(jobs: Sequence[Job], folder: Path | None) -> None:
     inputs = {identity(job.picture.path): job.picture for job in jobs if job.picture.path}
     inputs.pop(None, None)  # missing ones
     kept = [f"{LEDGER}.sqlite", MANIFEST, PAGE, JSONL, CSV] if folder else []
-    for path in (*_files(jobs), *(Path(folder or "", name) for name in kept)):
+    files = [path for job in jobs for path in job.files]
+    for path in (*files, *(Path(folder or "", name) for name in kept)):
         if (there := identity(path)) in inputs:
             what = f"this output would replace the input {inputs[there]}"
             remedy = "Choose another output; an input is never overwritten."
@@ -262,7 +264,8 @@ def _refuse_existing(jobs: Sequence[Job], *, force: bool, ours: Container[Path])
     def may_be_replaced(path: Path) -> bool:
         return (force or path in ours) and (path.is_file() or path.is_symlink())
 
-    taken = [p for p in _files(jobs) if os.path.lexists(p) and not may_be_replaced(p)]
+    files = [path for job in jobs for path in job.files]
+    taken = [path for path in files if os.path.lexists(path) and not may_be_replaced(path)]
     if taken:
         more = f" (and {len(taken) - 1} more outputs)" if len(taken) > 1 else ""
         remedy = "Add --force to replace it, or --resume the scan that wrote it."

@@ -1,8 +1,7 @@
 """Engines of a scan: what decodes and analyses on this machine, and in which processes.
 
-On a CPU there are as many models as cores, with one thread each: the network is small, so that
-threads inside a picture gain less than pictures side by side; and one thread has one rounding,
-whatever the number of processes. A graphics card is given several pictures at once.
+On a CPU there are as many models as cores: threads inside a picture gain less than pictures side by
+side, and one thread has one rounding. A graphics card is given several pictures at once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Child processes of a scan, all of them replaceable: some decode, some hold a model.
 
-A crash, a hang or a bomb costs one picture and not the scan. A child reads messages from its
-standard input and answers on its standard output until the input ends, which it does when the scan
-ends, however it ends.
+A crash, a hang or a bomb costs one picture. A child answers messages on its standard output until
+its standard input ends, which it does when the scan ends, however it ends.
 """
 
 from __future__ import annotations
@@ -59,7 +58,6 @@ class Child:
         self._start()
 
     def _start(self) -> None:
-        """Start the process, without waiting for it."""
         # From our own folder, and not from the current one (-P): that one may hold anything.
         places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
@@ -86,10 +84,7 @@ class Child:
                 send(self._process.stdin, self._opening)  # type: ignore[arg-type]
 
     def greeting(self) -> Any:
-        """Wait until the process is ready, started anew if it died, and return its first message.
-
-        Raises an `ImlctlError` if it does not start, says why it cannot work, or was closed.
-        """
+        """Return the first message of the process, which starts anew if it died; or raise it."""
         if self._closed:
             raise UsageError("the scan has ended")
         if self._greeted and self._process.poll() is not None:
@@ -165,7 +160,6 @@ class Child:
 
 
 def _ending(code: int) -> str:
-    """Name the end of a process: its exit status, or the signal that ended it."""
     with suppress(ValueError):
         return signal.Signals(-code).name if code < 0 else f"status {code}"
     return f"signal {-code}"
@@ -245,10 +239,7 @@ def serve_decoder(memory: int) -> None:
 
 
 def serve_model() -> None:
-    """Analyse decoded pictures until there are no more.
-
-    The options come first, and are answered by the provenance of all results, or an error.
-    """
+    """Analyse decoded pictures, after options that are answered by the provenance or an error."""
     channel = _channel()
     options = receive(sys.stdin.buffer, trusted=True)
     try:

@@ -1,7 +1,6 @@
 """Scan on a Ray cluster: tasks elsewhere do all but the writing, which stays in one place.
 
-So there is one ledger, one process that writes, and nothing to undo if a worker dies. Ray finds
-the functions by their names: the same imlctl must be installed on every machine.
+Ray finds the functions by their names: the same imlctl must be installed on every machine.
 """
 
 from __future__ import annotations
@@ -116,10 +115,7 @@ def _prepared(options: Options, folder: str) -> tuple[Decoder, Analysis]:
 
 
 def analyse(options: Options, folder: str, request: Request | None) -> tuple[Any, str, bool]:
-    """Do all but the writing for one picture; return the answer, this host, and if it may read it.
-
-    The answer may be an error that concerns all pictures; without a request it is the provenance.
-    """
+    """Do all but the writing; return the answer or provenance, this host, and if it reads it."""
     answer: Any
     try:
         decode, analysis = _prepared(options, folder)

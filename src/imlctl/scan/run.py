@@ -67,7 +67,7 @@ def scan(
             continue
         if isinstance(answer, Failed):
             if overwrite or resume:
-                for path in filter(None, job.outputs.values()):
+                for path in job.files:
                     path.unlink(missing_ok=True)  # of an earlier content
             record = record_of_failure(job, answer, engine.provenance)
             outcome = Outcome(job, record, answer.error, answer.trace)
