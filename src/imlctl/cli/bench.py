@@ -131,8 +131,6 @@ def bench(
 
 @dataclass(frozen=True, slots=True)
 class _Models:
-    """Models and settings of the command line."""
-
     named: list[tuple[str, str | None]]  # each in the registry, or other weights
     device: str
     steps: list[int]
@@ -220,7 +218,6 @@ def _track(items: Iterable[_T], total: int) -> Iterable[_T]:
 
 
 def _show(document: Document, *, json: bool, out: Path | None) -> None:
-    """Print the document, and write it to the folder if there is one."""
     from imlctl import atomic
     from imlctl.bench.page import to_markdown, without_nan
     from imlctl.bench.pages import page_of

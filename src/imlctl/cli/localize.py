@@ -19,7 +19,6 @@ from imlctl.errors import Exit, UsageError
 from imlctl.record import FAILED
 
 if TYPE_CHECKING:
-    from imlctl.cli.localize_options import CheckFor
     from imlctl.cli.scan_printer import ScanPrinter
     from imlctl.scan.analysis import Options
     from imlctl.scan.custody import Finding
@@ -140,7 +139,7 @@ def _scan(
     outputs: Outputs,
     printer: ScanPrinter,
     reports: Sequence[str],
-    check: CheckFor | None,
+    check: its.CheckFor | None,
     *,
     jobs: int | None,
     ray: bool,

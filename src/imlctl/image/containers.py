@@ -68,11 +68,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return a PNG, which `walk_png` found whole, without what no pixel depends on.
-
-    Pillow refuses one for a profile or text of over a megabyte. Small texts that may hold EXIF
-    stay.
-    """
+    """Return a whole PNG without profile and texts: for one of a megabyte, Pillow refuses it."""
     spans = (
         (start - 8, stop + 4)
         for name, start, stop in png_chunks(data)
@@ -216,7 +212,7 @@ def riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def check_webp(data: bytes) -> tuple[str, ...]:
-    """Refuse a WebP that decodes without its last bytes: its decoder lost its way. No notes."""
+    """Refuse a WebP that decodes even without its last bytes: its decoder lost its way."""
     for name, start, stop in riff_chunks(data):
         if name in {b"VP8 ", b"VP8L"}:
             length = stop - start - _SPARE

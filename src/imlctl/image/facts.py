@@ -1,7 +1,4 @@
-"""Gather what a file says about itself and its origin, from the bytes that were decoded.
-
-No verdict: anybody can write metadata, and a camera or messenger explains most of what is flagged.
-"""
+"""Gather what a file says about itself and its origin: no verdict, since anybody can write it."""
 
 from __future__ import annotations
 

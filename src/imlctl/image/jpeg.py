@@ -220,7 +220,7 @@ def _refuse_foreign_blocks(
     # A scan of all channels has a block of each in any long run of zeros.
     interleaved = frame.code in {0xC0, 0xC1} and data[found[0].start] == data[frame.start + 5]
     symbols = _shortest_symbols(data, header) if interleaved else ()
-    zeros_are_foreign = any(symbol & 15 for symbol in symbols)
+    zeros_are_foreign = any(symbol & 15 for symbol in symbols)  # they read as blocks all alike
     for scan, following in pairwise(found):
         if scan.code != SCAN:
             continue

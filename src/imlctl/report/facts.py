@@ -106,7 +106,6 @@ def _picture(facts: Mapping[str, Any], traces: Mapping[str, Any]) -> Iterable[Fa
 
 
 def _history(traces: Mapping[str, Any]) -> Iterable[Fact]:
-    """Yield how a picture was compressed as JPEG, and how its file is built if it is one."""
     jpeg, grid = traces.get("jpeg") or {}, traces.get("grid")
     if jpeg.get("quality"):
         exact = f"{jpeg['quality']}, exactly libjpeg\u2019s tables"

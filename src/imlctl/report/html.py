@@ -83,9 +83,9 @@ def write_report(
     """Write the page, or replace it, whole or not at all; return how many pictures it has.
 
     The table comes first, then the pictures, those with a finding before others; one of them at a
-    time is in memory. The same entries and the same case make the same bytes: no clock is read. The
-    more entries by `count`, the smaller are previews. For `paper`, what is printed is written
-    alone, with all pictures drawn and no script. Errors are those of `atomic.write`.
+    time is in memory. The same entries and the same case make the same bytes: no clock is read.
+    Previews get smaller with the `count` of entries. For `paper`, what is printed is written alone,
+    with all pictures drawn and no script. Errors are those of `atomic.write`.
     """
     style = (_TEMPLATES / "report.css").read_text("utf-8")
     parts = [(_TEMPLATES / f"{name}.js").read_text("utf-8") for name in _SCRIPTS]

@@ -47,14 +47,12 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """Preview of one picture; some tens of kilobytes, or hundreds with a finding.
-
-    A map is an 8-bit grey PNG, 255 for probability 1. Where it is smaller than the picture, each
-    of its pixels holds the highest probability of those it stands for: nothing marked is lost.
-    """
+    """Preview of one picture; some tens of kilobytes, or hundreds with a finding."""
 
     photo: bytes  # JPEG, upright, for the eye only
-    soft: bytes  # the map
+    # The map, an 8-bit grey PNG, 255 for probability 1. A pixel of a smaller one holds the highest
+    # probability of those it stands for: nothing marked is lost.
+    soft: bytes
     curve: tuple[float, ...]  # share of the picture's pixels at p >= 0, 0.01, ... 1
     crops: tuple[Crop, ...] = ()  # of its largest regions
     views: tuple[tuple[str, bytes], ...] = ()  # names and JPEGs, see `image.views`

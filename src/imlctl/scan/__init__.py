@@ -11,10 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from imlctl.settings import Settings
+from typing import Any
 
 
 def _records(
@@ -33,31 +30,29 @@ def _records(
     `imlctl.load`. An `imlctl.errors.ImlctlError` is raised where a setting is not known, an input
     does not exist, or the model, its weights or the device cannot be had.
     """
-    from imlctl.settings import Settings
-
-    named = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
-    made = Settings.of(**settings)  # wrong ones are refused here, and not with the first picture
-    return _run([os.fspath(each) for each in named], made, recursive, jobs, timeout)
-
-
-def _run(
-    named: list[str], made: Settings, recursive: bool, jobs: int | None, timeout: float
-) -> Iterator[dict[str, Any]]:
     from imlctl.scan.analysis import Options
     from imlctl.scan.find import discover
     from imlctl.scan.naming import plan
     from imlctl.scan.pool import start_engine
     from imlctl.scan.run import scan
+    from imlctl.settings import Settings
 
-    found = discover(named, recursive=recursive)
-    for problem in found.problems:
-        raise problem
-    planned = plan(found.pictures, None, (), many=found.many)
-    options = Options(made, threads=1 if found.many else None, timeout=timeout)
-    with ExitStack() as stack:
-        engine = start_engine(options, len(planned), stack, jobs=jobs)
-        for outcome in scan(planned, engine, options):
-            yield dict(outcome.record)
+    several = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
+    named = [os.fspath(each) for each in several]
+    made = Settings.of(**settings)  # wrong ones are refused here, and not with the first picture
+
+    def run() -> Iterator[dict[str, Any]]:
+        found = discover(named, recursive=recursive)
+        for problem in found.problems:
+            raise problem
+        planned = plan(found.pictures, None, (), many=found.many)
+        options = Options(made, threads=1 if found.many else None, timeout=timeout)
+        with ExitStack() as stack:
+            engine = start_engine(options, len(planned), stack, jobs=jobs)
+            for outcome in scan(planned, engine, options):
+                yield dict(outcome.record)
+
+    return run()
 
 
 class _Callable(ModuleType):

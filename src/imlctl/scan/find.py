@@ -1,7 +1,4 @@
-"""Find the pictures that the command line names: the same ones in the same order every time.
-
-What is left out of a folder, judged by content and not by name, is listed with its reason.
-"""
+"""Find the pictures that the command line names: the same ones in the same order every time."""
 
 from __future__ import annotations
 
@@ -147,8 +144,6 @@ def _not_fetched(url: str) -> InputError:
 
 @dataclass(slots=True)
 class _Search:
-    """A walk through one folder."""
-
     root: Path
     recursive: bool
     out: str | None

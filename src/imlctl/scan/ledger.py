@@ -303,7 +303,6 @@ class Ledger:
         return {self.folder / fsdecode(bytes.fromhex(n)): h for n, h in names.items()}
 
     def _all(self, statement: str, *values: object) -> list[Any]:
-        """Run a statement, and return all rows that it gives."""
         with self._explained():
             return self._database.execute(statement, values).fetchall()
 
@@ -322,7 +321,6 @@ def _absolute(job: Job) -> bytes | None:
 
 
 def _explanation(error: sqlite3.Error, path: Path) -> OutputError:
-    """Turn an error of SQLite into what a user can act on."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL or "full" in str(error):
         return atomic.output_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), str(path))

@@ -105,13 +105,12 @@ def plan(
     """Give every picture its outputs, or refuse them all.
 
     A folder mirrors the tree of the inputs and keeps full names: `a.jpg.mask.png`. A file is for
-    one picture, and what else is wanted stands beside it: `mask.png`, `mask.overlay.png`.
-
-    `out` is the value of `-o`; the mask is always written where it is given. Existing outputs may
-    be replaced with `force`, those of `ours` in any case. Of a shard, only its jobs are returned;
-    names are compared over the whole all the same, so that no two parts write one file. UsageError
-    where `out` does not suit the inputs, or is needed and not given; OutputError where an output is
-    an input, under whatever name, or exists without `force`.
+    one picture, and what else is wanted stands beside it: `mask.png`, `mask.overlay.png`. The mask
+    is always written where `out`, the value of `-o`, is given. Existing outputs may be replaced
+    with `force`, those of `ours` in any case. Of a shard, only its jobs are returned, with names
+    compared over the whole, so that no two parts write one file. UsageError where `out` does not
+    suit the inputs, or is needed; OutputError where an output is an input, under whatever name, or
+    exists without `force`.
     """
     mine = [shard is None or shard.holds(picture.name) for picture in pictures]
     if out is None:

@@ -115,7 +115,7 @@ def _prepared(options: Options, folder: str) -> tuple[Decoder, Analysis]:
 
 
 def analyse(options: Options, folder: str, request: Request | None) -> tuple[Any, str, bool]:
-    """Do all but the writing; return the answer or provenance, this host, and if it reads it."""
+    """Do all but the writing; return the answer, this host, and whether it can read the file."""
     answer: Any
     try:
         decode, analysis = _prepared(options, folder)

@@ -49,7 +49,7 @@ def scan(
     Everything is written from the calling thread, and noted in the ledger; with `resume`, what it
     proves to be done with the same weights and settings is skipped. The streams are for a picture
     and an output without a path. Once `stopped` says so, only those that were begun are finished.
-    An ImlctlError is none of one picture: the remaining ones would fail as well.
+    An ImlctlError that is raised concerns all pictures: the remaining ones would fail as well.
     """
     key = key_of(engine.provenance, options)
 
@@ -95,17 +95,13 @@ def _written(
                 new += [path] if fresh else []
                 yield path, hashlib.sha256(data).hexdigest()
             elif stdout:
-                _print(data, stdout)
+                try:
+                    stdout.write(data)
+                    stdout.flush()
+                except OSError as error:
+                    raise atomic.output_error(error, "standard output") from error
     except BaseException:
         for path in new:
             with suppress(OSError):
                 path.unlink()
         raise
-
-
-def _print(data: bytes, stdout: BinaryIO) -> None:
-    try:
-        stdout.write(data)
-        stdout.flush()
-    except OSError as error:
-        raise atomic.output_error(error, "standard output") from error
