@@ -180,8 +180,7 @@ def _sorted_places(detail: Tensor, around: Tensor) -> tuple[Tensor, Tensor]:
     framed = F.pad(soft[:, None], (_RADIUS,) * 4, mode="replicate")[:, 0]
     stride = width + 2 * _RADIUS
     centre = (places // width + _RADIUS) * stride + places % width + _RADIUS
-    framed = framed.flatten(1)
-    ring = [framed.gather(1, centre + y * stride + x) for y, x in _RING]
+    ring = [framed.flatten(1).gather(1, centre + y * stride + x) for y, x in _RING]
     points = torch.stack(ring)  # (12, B, N)
     brighter = torch.cat([points > points.roll(-apart, 0) for apart in _APART])  # (24, B, N)
     powers = 2.0 ** torch.arange(len(brighter), device=detail.device, dtype=torch.float32)
