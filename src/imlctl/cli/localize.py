@@ -83,7 +83,7 @@ def localize(
     from imlctl.scan.naming import Kind, Shard
     from imlctl.settings import MEMBERS, STEPS, Sampling, Settings
 
-    in_vain = (
+    _refuse(
         ("--tta-fusion", tta_fusion is not None and not tta, "Add --tta."),
         ("--model", model and weights, "Give either --model or --weights."),
         ("--jobs", ray and jobs is not None, "A cluster has its own; leave it out with --ray."),
@@ -91,7 +91,6 @@ def localize(
         ("--soft", soft and out is None, "Add -o with a file or folder."),
         ("--force", force and out is None, "Add -o with a file or folder."),
     )
-    _refuse(in_vain)
     chosen = {"mask": out is not None, "overlay": overlay or everything, "views": views}
     chosen |= {"heatmap": heatmap or everything, "reliability": reliability}
     chosen |= {"json": everything or (json and out is not None)}
@@ -201,7 +200,7 @@ def _scan(
     return Exit.SOME_FAILED if printer.counts[FAILED] or changed else Exit.OK
 
 
-def _refuse(in_vain: Sequence[tuple[str, object, str]]) -> None:
+def _refuse(*in_vain: tuple[str, object, str]) -> None:
     """Refuse the first option, of (name, whether it is in vain, remedy), that would be ignored."""
     for name, ignored, remedy in in_vain:
         if ignored:
