@@ -301,3 +301,20 @@ def test_no_test_can_reach_the_network(
 def test_loopback_stays_open() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname(), timeout=5).close()
+
+
+def test_public_names_mean_one_thing() -> None:
+    """Commands may be named like what they call, and kernels like the operator they compute."""
+    places: dict[str, set[str]] = {}
+    for path in SOURCE.rglob("*.py"):
+        part = path.relative_to(SOURCE).as_posix()
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, set()).add(part)
+    places["bi_wkv"] = {"core/wkv.py"}
+    shared = {
+        name: parts
+        for name, parts in places.items()
+        if len({part for part in parts if not part.startswith(("cli/", "__init__"))}) > 1
+    }
+    assert shared == {}

@@ -1,10 +1,12 @@
-"""Write a file whole or not at all."""
+"""Files written whole or not at all, and their hashes."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +30,16 @@ _REMEDIES = {
     errno.ENOTDIR: "Part of the path is a file; choose another folder.",
     errno.EEXIST: "A file is where the folder should be; choose another folder.",
 }
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the sha256 of a regular file, read in pieces; raises OSError for anything else."""
+    names = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")  # a pipe would wait for ever
+    descriptor = os.open(path, sum(getattr(os, name, 0) for name in names))  # read only is 0
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(None, "not a regular file")
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write(path: Path, data: bytes, *, overwrite: bool = False, tag: str = "") -> None:

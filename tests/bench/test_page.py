@@ -39,8 +39,8 @@ def test_numbers() -> None:
 
 def test_proportions_have_their_interval() -> None:
     rates = proportion(0, 18)
-    assert page.proportion(rates) == "0% [0, 19]"
-    assert page.proportion(proportion(0, 0)) == "-"
+    assert page.shown_proportion(rates) == "0% [0, 19]"
+    assert page.shown_proportion(proportion(0, 0)) == "-"
 
 
 def test_how_it_was_drawn() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imlctl.bench.accuracy import answer_of, parse, read_map, run
+from imlctl.bench.accuracy import answer_of, parse_peer, read_map, run
 from imlctl.errors import InputError, UsageError
 from imlctl.mask.decide import Verdict
 
@@ -21,13 +21,13 @@ class TestCommand:
     def test_places_are_filled_and_no_shell_runs(self, tmp_path: Path) -> None:
         image, out = tmp_path / "a $(touch x); b.png", tmp_path / "out.png"
         Image.new("L", (4, 4)).save(image)
-        run(parse(f"{sys.executable} -c '{COPY}' {{image}} {{out}}"), image, out)
+        run(parse_peer(f"{sys.executable} -c '{COPY}' {{image}} {{out}}"), image, out)
         assert out.read_bytes() == image.read_bytes()
 
     @pytest.mark.parametrize("text", ["detect {image}", "detect {out}", "detect '{image} {out}"])
     def test_commands_that_cannot_work(self, text: str) -> None:
         with pytest.raises(UsageError, match="--peer"):
-            parse(text)
+            parse_peer(text)
 
     @pytest.mark.parametrize(
         ("program", "seconds", "says"),

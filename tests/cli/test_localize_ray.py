@@ -20,7 +20,7 @@ from PIL import Image
 
 import imlctl
 from imlctl.errors import Exit
-from imlctl.scan.folder import opened
+from imlctl.scan.folder import open_case
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason='needs Ray: pip install "imlctl[ray]"'
@@ -40,7 +40,7 @@ sys.stdin.read()
 
 
 def rows(folder):
-    with opened(folder) as case:
+    with open_case(folder) as case:
         yield from case.rows()
 
 

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from sklearn import metrics as oracle
 
-from imlctl.evaluate.score import PIXEL_METRICS, PictureScore, by_size, reliability, summarize
+from imlctl.evaluate.score import (
+    PIXEL_METRICS,
+    PictureAccuracy,
+    by_size,
+    reliability,
+    summarize_sets,
+)
 from imlctl.mask.decide import Verdict
 from imlctl.mask.rates import proportion
 
@@ -17,16 +23,16 @@ NAN = float("nan")
 FOUND, MAYBE, NOTHING = Verdict
 
 
-def score(name: str, tampered: bool, **values: Any) -> PictureScore:
+def score(name: str, tampered: bool, **values: Any) -> PictureAccuracy:
     pixels = dict.fromkeys(PIXEL_METRICS, 0.0 if tampered else NAN)
     edited = 0.05 if tampered else 0.0
     rest = {"verdict": NOTHING, "score": 0.0, "marked": 0.0, "edited": edited}
-    return PictureScore(set=name, image="x.png", tampered=tampered, **(pixels | rest | values))
+    return PictureAccuracy(set=name, image="x.png", tampered=tampered, **(pixels | rest | values))
 
 
 class TestSummarize:
     def test_means_within_sets_then_over_sets(self) -> None:
-        b, a, mean, every = summarize(
+        b, a, mean, every = summarize_sets(
             [
                 score("b", True, f1=0.2, iou=0.1, auc=0.6, best_f1=0.3),
                 score("b", True, f1=0.4, iou=0.3, auc=0.8, best_f1=0.5),
@@ -49,7 +55,7 @@ class TestSummarize:
 
     def test_verdicts_are_counted_with_exact_intervals(self) -> None:
         forged = [score("s", True, verdict=v) for v in (FOUND, FOUND, MAYBE, NOTHING)]
-        (row,) = summarize([*forged, *[score("s", False)] * 18])
+        (row,) = summarize_sets([*forged, *[score("s", False)] * 18])
         assert row.rates is not None
         manipulated = row.rates[FOUND]
         assert manipulated["forgeries"] == proportion(2, 4)
@@ -58,33 +64,33 @@ class TestSummarize:
         assert row.rates[MAYBE]["forgeries"] == proportion(1, 4)
         document = json.loads(json.dumps(asdict(row)))
         assert document["rates"]["nothing found"]["authentic"]["count"] == 18
-        two = summarize([*forged, score("other", False)])
+        two = summarize_sets([*forged, score("other", False)])
         assert [row.rates is None for row in two] == [False, False, True, False]
 
     def test_sets_and_pictures_without_a_value_do_not_count(self) -> None:
-        mean = summarize([score("forged", True, f1=0.5, auc=0.8), score("clean", False)])[-2]
+        mean = summarize_sets([score("forged", True, f1=0.5, auc=0.8), score("clean", False)])[-2]
         assert (mean.f1, mean.auc) == (0.5, 0.8)
         # A mask that covers the whole picture has no AUC.
-        (row,) = summarize([score("s", True, auc=NAN), score("s", True, auc=0.6)])
+        (row,) = summarize_sets([score("s", True, auc=NAN), score("s", True, auc=0.6)])
         assert row.auc == 0.6
 
     def test_one_set_needs_no_mean_and_none_has_none(self) -> None:
-        assert [row.name for row in summarize([score("s", True)])] == ["s"]
-        assert summarize([]) == []
+        assert [row.name for row in summarize_sets([score("s", True)])] == ["s"]
+        assert summarize_sets([]) == []
 
     def test_pictures_are_ranked(self) -> None:
         levels = ((True, 0.9), (True, 0.4), (False, 0.5), (False, 0.1))
         scores = [score("s", tampered, score=level) for tampered, level in levels]
-        (row,) = summarize(scores)
+        (row,) = summarize_sets(scores)
         expected = oracle.roc_auc_score([1, 1, 0, 0], [0.9, 0.4, 0.5, 0.1])
         assert row.image_auc == pytest.approx(expected)
-        (forged,) = summarize(scores[:2])
+        (forged,) = summarize_sets(scores[:2])
         assert math.isnan(forged.image_auc)
 
 
 class TestIntervals:
     @staticmethod
-    def scores(count: int, seed: int = 0) -> list[PictureScore]:
+    def scores(count: int, seed: int = 0) -> list[PictureAccuracy]:
         rng = np.random.default_rng(seed)
         return [
             score(name, bool(i % 2), f1=float(rng.random()) if i % 2 else NAN, score=0.1)
@@ -95,7 +101,7 @@ class TestIntervals:
     def test_they_hold_the_value_and_narrow_with_more_pictures(self) -> None:
         widths = []
         for count in (20, 400):
-            *_, mean, _ = summarize(self.scores(count), resamples=200)
+            *_, mean, _ = summarize_sets(self.scores(count), resamples=200)
             low, high = mean.intervals["f1"]
             assert low < mean.f1 < high
             widths.append(high - low)
@@ -103,26 +109,26 @@ class TestIntervals:
 
     def test_they_are_about_those_of_the_normal_law(self) -> None:
         values = [s.f1 for s in self.scores(800) if s.set == "a" and s.tampered]
-        row = summarize(self.scores(800), resamples=1000)[0]
+        row = summarize_sets(self.scores(800), resamples=1000)[0]
         half = 1.96 * float(np.std(values)) / math.sqrt(len(values))
         assert row.intervals["f1"] == pytest.approx((row.f1 - half, row.f1 + half), abs=half / 5)
 
     def test_they_repeat_whatever_the_other_sets(self) -> None:
         scores = self.scores(30)
-        first, again = (summarize(scores, resamples=50)[0] for _ in range(2))
-        alone = summarize([s for s in scores if s.set == "a"], resamples=50)[0]
+        first, again = (summarize_sets(scores, resamples=50)[0] for _ in range(2))
+        alone = summarize_sets([s for s in scores if s.set == "a"], resamples=50)[0]
         assert first.intervals == again.intervals == alone.intervals
 
     def test_one_picture_has_none(self) -> None:
         one = [score("s", True, f1=0.5, score=0.9)]
         clean = [score("s", False, score=0.1)] * 3
-        (row,) = summarize([*one, *clean], resamples=20)
+        (row,) = summarize_sets([*one, *clean], resamples=20)
         assert row.image_auc == 1
         assert row.intervals == {}
 
     def test_a_perfect_ranking_has_a_width(self) -> None:
         scores = [score("s", True, score=0.9)] * 9 + [score("s", False, score=0.1)] * 9
-        (row,) = summarize(scores)
+        (row,) = summarize_sets(scores)
         low, high = row.intervals["image_auc"]
         assert low < 0.9 < high == 1
 

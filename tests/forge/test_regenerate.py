@@ -13,8 +13,8 @@ from imlctl.forge.photos import (
     PhotoPool,
     TinyAutoencoder,
     add_regenerated,
+    autoencode,
     load_autoencoder,
-    round_trip,
 )
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def test_round_trip_keeps_the_size(
 ) -> None:
     model, _ = load_autoencoder(weights)
     pixels = photo(0, *size)
-    out = round_trip(model, pixels)
+    out = autoencode(model, pixels)
     assert out.shape == pixels.shape
     assert out.dtype == np.uint8
     assert out.flags.c_contiguous
@@ -144,7 +144,7 @@ def test_round_trip_keeps_the_size(
 def test_round_trip_leaves_every_pixel_in_its_place(photo: Callable[..., Any]) -> None:
     pixels = photo(0, 61, 83)
     nothing = cast("TinyAutoencoder", torch.nn.Identity())
-    assert np.array_equal(round_trip(nothing, pixels), pixels)
+    assert np.array_equal(autoencode(nothing, pixels), pixels)
 
 
 class TestAddRegenerated:
@@ -170,7 +170,7 @@ class TestAddRegenerated:
         assert pool.skipped == small.skipped
         model, _ = load_autoencoder(weights)
         for index, pixels in pool.regenerated.items():
-            assert np.array_equal(pixels, round_trip(model, small.photos[index]))
+            assert np.array_equal(pixels, autoencode(model, small.photos[index]))
 
     @pytest.mark.parametrize(("limit", "count"), [(0, 0), (5, 5), (99, 5)])
     def test_limits(

@@ -13,13 +13,13 @@ import pytest
 
 import imlctl
 from imlctl.errors import Exit
-from imlctl.scan.folder import opened
+from imlctl.scan.folder import open_case
 
 SCANNER = Path(__file__).with_name("scanner.py")
 
 
 def rows(folder):
-    with opened(folder) as case:
+    with open_case(folder) as case:
         yield from case.rows()
 
 

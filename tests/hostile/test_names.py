@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from imlctl import atomic
 from imlctl.errors import OutputError, UsageError
 from imlctl.scan.find import Picture, discover, tree_name
-from imlctl.scan.naming import Job, Kind, plan
+from imlctl.scan.naming import Job, Kind, plan_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -75,7 +75,7 @@ def meet(names: Iterable[str]) -> bool:
 def test_outputs_meet_on_no_disk(names: set[str]) -> None:
     pictures = [Picture(Path("in", name), PurePath(name)) for name in sorted(names)]
     event("meet" if meet(names) else "apart")
-    outputs = outputs_of(plan(pictures, OUT, ALL, many=True))
+    outputs = outputs_of(plan_outputs(pictures, OUT, ALL, many=True))
     assert len(outputs) == len(names) * len(ALL)
     for fold in DISKS.values():
         files = {fold(path) for path in outputs}
@@ -88,7 +88,7 @@ def test_nothing_named_or_listed_escapes_the_folder(paths: list[str], listed: bo
     assume("-" not in paths and not any(Path(path).is_dir() for path in paths))
     try:
         found = discover([] if listed else paths, listed=paths if listed else (), out=OUT)
-        jobs = plan(found.pictures, OUT, ALL, many=True)
+        jobs = plan_outputs(found.pictures, OUT, ALL, many=True)
     except (OutputError, UsageError):
         event("refused")
         return
@@ -120,7 +120,7 @@ def long_names(longest: int = 255) -> st.SearchStrategy[bytes]:
 def test_a_long_name_can_be_written(tmp_path_factory: pytest.TempPathFactory, name: bytes) -> None:
     folder = tmp_path_factory.getbasetemp() / "long"
     picture = Picture(Path(os.fsdecode(name)), PurePath(os.fsdecode(name)))
-    (job,) = plan((picture,), str(folder), ALL, many=True, force=True)
+    (job,) = plan_outputs((picture,), str(folder), ALL, many=True, force=True)
     for path in job.outputs.values():
         assert path is not None
         atomic.write(path, b"x", overwrite=True)  # whose temporary name has to fit as well
@@ -141,7 +141,7 @@ def test_odd_names_from_the_disk_to_the_disk(
     Path("in").mkdir()
     for name in names:
         Path("in", os.fsdecode(name)).write_bytes(b"")
-    jobs = plan(discover(["in"], out="out").pictures, "out", many=True)
+    jobs = plan_outputs(discover(["in"], out="out").pictures, "out", many=True)
     assert {os.fsencode(job.picture.name) for job in jobs} == set(names)
     for output in outputs_of(jobs):
         atomic.write(Path(output), b"mask")
@@ -161,5 +161,5 @@ def test_of_two_spellings_in_one_folder_the_second_is_marked(
         Path("in", name).write_bytes(b"")
     if len(list(Path("in").iterdir())) < 2:
         pytest.skip("this disk takes them for one itself")
-    first, second = outputs_of(plan(discover(["in"], out="out").pictures, "out", many=True))
+    first, second = outputs_of(plan_outputs(discover(["in"], out="out").pictures, "out", many=True))
     assert ("~" in first, "~" in second) == (False, True)

@@ -18,7 +18,7 @@ from imlctl.image.facts import FormatFacts
 from imlctl.image.prepare import (
     Tile,
     pad,
-    plan,
+    plan_tiles,
     prepare,
     restore,
     run_tiled,
@@ -175,7 +175,7 @@ def layouts(draw: st.DrawFn) -> dict[str, int]:
 
 @given(layouts())
 def test_plan_covers_the_picture_with_equal_tiles_inside_it(layout: dict[str, int]) -> None:
-    tiles = plan(**layout)
+    tiles = plan_tiles(**layout)
     height, width, tile = layout["height"], layout["width"], layout["tile"]
     covered = torch.zeros(height, width, dtype=torch.bool)
     for each in tiles:
@@ -226,8 +226,8 @@ def test_model_sees_the_right_part_in_floats_one_at_a_time() -> None:
         return batch[:, :1]
 
     run_tiled(model, image[None], tile=64, overlap=32)
-    assert len(seen) == len(plan(96, 160, tile=64, overlap=32)) == 2 * 4
-    for (batch, told), tile in zip(seen, plan(96, 160, tile=64, overlap=32), strict=True):
+    assert len(seen) == len(plan_tiles(96, 160, tile=64, overlap=32)) == 2 * 4
+    for (batch, told), tile in zip(seen, plan_tiles(96, 160, tile=64, overlap=32), strict=True):
         assert told == tile
         assert batch.dtype == torch.float32
         rows = slice(tile.top, tile.top + tile.height)
@@ -283,7 +283,7 @@ def test_nan_and_infinity_never_become_a_map(bad: float, width: int) -> None:
 )
 def test_settings_that_do_not_fit(tile: int, overlap: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        plan(256, 256, tile=tile, overlap=overlap)
+        plan_tiles(256, 256, tile=tile, overlap=overlap)
 
 
 def resident() -> int:

@@ -8,10 +8,10 @@ from PIL import Image
 
 from imlctl.errors import DecodeError
 from imlctl.image.decode import decode
-from imlctl.image.formats import Layout
+from imlctl.image.formats import FileLayout
 from imlctl.image.samples import to_rgb
 
-NOTHING = Layout(end=0)
+NOTHING = FileLayout(end=0)
 
 
 def test_8_bit_colour_and_grey_are_unchanged(makers: Any) -> None:

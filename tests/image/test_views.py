@@ -19,7 +19,7 @@ from imlctl.image.views import (
     ghost,
     gradient,
     how_to_read,
-    noise,
+    noise_residual,
     views_of,
 )
 
@@ -61,9 +61,9 @@ def test_a_part_of_another_quality_is_a_ghost() -> None:
 
 def test_noise_is_what_the_median_takes_away() -> None:
     flat = np.full((20, 30, 3), 90, np.uint8)
-    assert (noise(flat) == 128).all()
+    assert (noise_residual(flat) == 128).all()
     flat[10, 15] = 95
-    shown = noise(flat)
+    shown = noise_residual(flat)
     assert shown[10, 15].tolist() == [128 + 5 * NOISE_GAIN] * 3
     assert (shown != 128).any(2).sum() == 1
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from imlctl.image.facts import FormatFacts
-from imlctl.image.views import gradient, noise
+from imlctl.image.views import gradient, noise_residual
 from imlctl.mask.decide import Rule, Verdict, decide
 from imlctl.mask.rates import measured
 from imlctl.mask.regions import find_regions
@@ -125,7 +125,7 @@ def entry() -> Callable[..., ReportEntry]:
         record = record_of(path, probability, **changes)
         boxes = [region["box"] for region in record.regions] if crops else []
         pixels = picture(*size, seed)
-        shown = [("noise", noise(pixels)), ("gradient", gradient(pixels))] if views else []
+        shown = [("noise", noise_residual(pixels)), ("gradient", gradient(pixels))] if views else []
         return ReportEntry(
             record.to_dict(), make_preview(pixels, probability, boxes=boxes, views=shown)
         )

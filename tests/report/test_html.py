@@ -18,7 +18,7 @@ import pytest
 
 from imlctl.report import html
 from imlctl.report.html import Case, ReportEntry, write_report
-from imlctl.scan.ledger import Run
+from imlctl.scan.ledger import ScanRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,7 +65,7 @@ def written(
     ]
     case = Case(
         f"Case {EVIL}", "<7>", EVIL, f"<b>\n{EVIL}", EVIL, (EVIL,), ((EVIL, "<i>"),),
-        (Run("1", "2", EVIL, "<u>", "3"),),
+        (ScanRun("1", "2", EVIL, "<u>", "3"),),
     )  # fmt: skip
     assert write_report(path, entries, case, 3) == 3
     return Reader(path.read_text("utf-8"))

@@ -17,7 +17,7 @@ from imlctl.report.preview import (
     photo_jpeg,
     share_curve,
     shrunk,
-    soft_png,
+    small_map_png,
 )
 
 
@@ -53,7 +53,7 @@ def test_a_single_high_pixel_is_never_lost() -> None:
     probability = np.full((2000, 3001), 0.1, np.float32)
     probability[1777, 2999] = 1.0
     for side in (MAP_SIDE, 77):
-        small = image(soft_png(probability, side))
+        small = image(small_map_png(probability, side))
         assert small.max() == 255
         assert (small == 255).sum() == 1
         row, column = np.argwhere(small == 255)[0]

@@ -16,7 +16,7 @@ import imlctl
 from imlctl.scan.analysis import Options
 from imlctl.scan.find import discover
 from imlctl.scan.messages import Finished, failed
-from imlctl.scan.naming import Kind, plan
+from imlctl.scan.naming import Kind, plan_outputs
 from imlctl.scan.pool import Crew, on_cores, one_by_one
 from imlctl.scan.processes import Decoder, decode_file
 from imlctl.scan.run import scan
@@ -113,7 +113,7 @@ def planned():
 
     def call(*names, out="out", **options):
         found = discover(names or ["in"], recursive=True)
-        return plan(found.pictures, out, (Kind.JSON,), many=True, **options)
+        return plan_outputs(found.pictures, out, (Kind.JSON,), many=True, **options)
 
     return call
 

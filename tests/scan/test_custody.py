@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from imlctl.atomic import sha256_of
 from imlctl.errors import OutputError
 from imlctl.scan.custody import (
     add_reports,
@@ -13,8 +14,7 @@ from imlctl.scan.custody import (
     check,
     manifest_path,
     manifests,
-    sha256_of,
-    write_manifest,
+    write_checksums,
 )
 from imlctl.scan.ledger import Row
 from imlctl.scan.naming import Shard
@@ -44,7 +44,7 @@ def case(tmp_path):
 
 def write(case, **options):
     folder, rows = case
-    return write_manifest(manifest_path(folder), rows, ["imlctl", "localize", "it's"], **options)
+    return write_checksums(manifest_path(folder), rows, ["imlctl", "localize", "it's"], **options)
 
 
 def problems(folder):
@@ -173,7 +173,7 @@ def test_an_output_folder_behind_a_link(case, tmp_path):
         )
         for row in case[1]
     ]
-    write_manifest(manifest_path(link), rows, ["imlctl"])
+    write_checksums(manifest_path(link), rows, ["imlctl"])
     assert {f.problem for f in check(manifest_path(Path(link)))} == {""}
 
 

@@ -16,10 +16,10 @@ from imlctl.scan.find import (
     SUFFIXES,
     LeftOut,
     Picture,
+    describe_left_out,
     discover,
     matches,
     read_names,
-    summarize,
     tree_name,
 )
 from imlctl.scan.naming import Kind
@@ -188,7 +188,7 @@ def test_what_imlctl_wrote_is_left_out_and_named(tmp_path):
 
 def test_reasons_are_summed_up():
     left = [LeftOut(Path(f"{n}.txt"), "a text") for n in range(5)] + [LeftOut(Path("z"), "empty")]
-    assert list(summarize(left, most=2)) == [
+    assert list(describe_left_out(left, most=2)) == [
         "left out 0.txt, 1.txt and 3 more: a text",
         "left out z: empty",
     ]

@@ -12,7 +12,7 @@ import pytest
 from imlctl.errors import OutputError, UsageError
 from imlctl.report.preview import Preview
 from imlctl.scan.find import LeftOut, Picture
-from imlctl.scan.folder import opened
+from imlctl.scan.folder import open_case
 from imlctl.scan.ledger import Key, Ledger, ledger_path, ledgers
 from imlctl.scan.messages import Finished
 from imlctl.scan.naming import Job, Kind, Shard
@@ -21,7 +21,7 @@ LEDGER = Path("out/imlctl-ledger.sqlite")
 
 
 def rows(folder, **how):
-    with opened(folder) as case:
+    with open_case(folder) as case:
         yield from case.rows(**how)
 
 
@@ -245,7 +245,7 @@ def test_parts_of_a_scan_that_are_elsewhere_make_it_incomplete(tmp_path):
     for index in (1, 3, 2):
         with Ledger(ledger_path(tmp_path, Shard(index, 3))):
             pass
-        with opened(tmp_path) as case:
+        with open_case(tmp_path) as case:
             said = case.coverage().incomplete
         expected = f"INCOMPLETE: {len(ledgers(tmp_path))} of 3 parts of the scan are here"
         assert said == ("" if index == 2 else expected)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from imlctl.errors import OutputError, UsageError
 from imlctl.scan.find import Picture, discover
-from imlctl.scan.naming import Kind, Shard, is_folder, is_kept, plan, report_name
+from imlctl.scan.naming import Kind, Shard, is_folder, is_kept, plan_outputs, report_name
 
 ALL = tuple(Kind)
 
@@ -29,7 +29,7 @@ def grow(*names):
 
 def planned(inputs, out, kinds=(Kind.MASK,), *, recursive=False, force=False):
     discovery = discover(inputs, recursive=recursive, out=out)
-    jobs = plan(discovery.pictures, out, kinds, many=discovery.many, force=force)
+    jobs = plan_outputs(discovery.pictures, out, kinds, many=discovery.many, force=force)
     return [{str(kind): str(path) for kind, path in job.outputs.items()} for job in jobs]
 
 
@@ -217,7 +217,7 @@ def test_a_place_that_cannot_be_looked_at_is_refused(here, monkeypatch):
 
     monkeypatch.setattr(Path, "is_dir", forbidden)
     with pytest.raises(OutputError, match="may write to"):
-        plan(discovery.pictures, "closed/mask.png", many=False)
+        plan_outputs(discovery.pictures, "closed/mask.png", many=False)
 
 
 @pytest.mark.parametrize("name", ["x" * 251 + ".jpg", "ü" * 122 + ".jpeg", "y" * 255])
@@ -234,7 +234,9 @@ def test_a_name_with_no_room_for_a_suffix_is_shortened(here, name):
 @pytest.mark.parametrize("name", [b"caf\xe9.jpg", b"two\nlines.jpg", b"-rf.jpg"])
 def test_odd_names_keep_their_bytes(here, name):
     grow(os.fsdecode(name))
-    (job,) = plan((Picture(Path(os.fsdecode(name)), PurePath(os.fsdecode(name))),), "o/", many=True)
+    (job,) = plan_outputs(
+        (Picture(Path(os.fsdecode(name)), PurePath(os.fsdecode(name))),), "o/", many=True
+    )
     assert os.fsencode(job.outputs[Kind.MASK]) == b"o/" + name + b".mask.png"
 
 
@@ -247,7 +249,7 @@ NAMES = st.lists(PARTS, min_size=1, max_size=3).map(lambda parts: os.fsdecode(b"
 @given(st.sets(NAMES, min_size=2, max_size=6))
 def test_no_two_outputs_ever_share_a_name(names):
     pictures = [Picture(Path("in", name), PurePath(name)) for name in sorted(names)]
-    jobs = plan(pictures, "no-such-folder", ALL, many=True)
+    jobs = plan_outputs(pictures, "no-such-folder", ALL, many=True)
     written = [_folded(path) for job in jobs for path in job.outputs.values()]
     assert len(set(written)) == len(names) * len(ALL)
     folders = {_folded(p) for job in jobs for p in job.outputs[Kind.MASK].parents}
@@ -266,25 +268,25 @@ def test_what_an_earlier_scan_planned_may_be_replaced_and_nothing_else(here):
     grow("a.jpg", "b.jpg", "out/a.jpg.mask.png")
     pictures = discover(["a.jpg", "b.jpg"]).pictures
     ours = {Path("out/a.jpg.mask.png")}
-    assert len(plan(pictures, "out", many=True, ours=ours)) == 2
+    assert len(plan_outputs(pictures, "out", many=True, ours=ours)) == 2
     grow("out/b.jpg.mask.png")
     with pytest.raises(OutputError, match=r"b\.jpg\.mask\.png.*--resume"):
-        plan(pictures, "out", many=True, ours=ours)
+        plan_outputs(pictures, "out", many=True, ours=ours)
 
 
 def test_a_part_has_its_own_jobs_and_the_names_of_all_are_compared(here):
     names = [f"{n}.jpg" for n in range(8)]
     grow(*names, "out/0.jpg.mask.png")
     pictures = discover(names).pictures
-    parts = [plan(pictures, None, many=True, shard=Shard(index, 2)) for index in (1, 2)]
+    parts = [plan_outputs(pictures, None, many=True, shard=Shard(index, 2)) for index in (1, 2)]
     assert sorted(str(job.picture) for jobs in parts for job in jobs) == names
     mine = 1 if Shard(1, 2).holds(PurePath("0.jpg")) else 2
-    assert plan(pictures, "out", many=True, shard=Shard(3 - mine, 2))
+    assert plan_outputs(pictures, "out", many=True, shard=Shard(3 - mine, 2))
     with pytest.raises(OutputError, match="already there"):
-        plan(pictures, "out", many=True, shard=Shard(mine, 2))
+        plan_outputs(pictures, "out", many=True, shard=Shard(mine, 2))
     collide = discover([*names, "A.jpg", "a.jpg"]).pictures
-    whole = plan(collide, "o", many=True)
-    parts = [plan(collide, "o", many=True, shard=Shard(index, 8)) for index in range(1, 9)]
+    whole = plan_outputs(collide, "o", many=True)
+    parts = [plan_outputs(collide, "o", many=True, shard=Shard(index, 8)) for index in range(1, 9)]
     assert sorted((j.outputs for p in parts for j in p), key=str) == sorted(
         (j.outputs for j in whole), key=str
     )

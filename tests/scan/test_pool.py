@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from imlctl.atomic import sha256_of
 from imlctl.errors import InputError, NumericalError, UsageError, WeightsError
 from imlctl.image.decode import read
 from imlctl.scan import processes
 from imlctl.scan.analysis import Analysis, Options
-from imlctl.scan.custody import sha256_of
 from imlctl.scan.messages import Decoded, Failed, Request, Unchanged
 from imlctl.scan.naming import Kind
 from imlctl.scan.pool import Crew, decoded_by, on_card, one_by_one, start_engine

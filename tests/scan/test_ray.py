@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from imlctl.atomic import sha256_of
 from imlctl.errors import ConfigError, DecodeError, InputError, UsageError, WeightsError
 from imlctl.scan import ray_pool
 from imlctl.scan.analysis import Analysis, Options
-from imlctl.scan.custody import sha256_of
 from imlctl.scan.messages import Failed, Finished, Request, Unchanged
 from imlctl.scan.naming import Kind
 from imlctl.scan.processes import decode_file
-from imlctl.scan.ray_pool import analyse, gist, joined, received, start_ray
+from imlctl.scan.ray_pool import analyse, gist, ray_cluster, received, start_ray
 from imlctl.settings import Settings
 
 if TYPE_CHECKING:
@@ -241,13 +241,13 @@ def test_what_a_worker_read_and_could_not_analyse_keeps_its_reason(picture, tmp_
 
 def test_a_cluster_elsewhere_is_refused_with_a_remedy(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    with pytest.raises(UsageError, match=r"ray://head.*ray job submit"), joined():
+    with pytest.raises(UsageError, match=r"ray://head.*ray job submit"), ray_cluster():
         raise AssertionError
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r'pip install "imlctl\[ray\]"'), joined():
+    with pytest.raises(UsageError, match=r'pip install "imlctl\[ray\]"'), ray_cluster():
         raise AssertionError
 
 

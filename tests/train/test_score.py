@@ -17,7 +17,7 @@ from imlctl.core.reliability import CONDITIONS, Reliability
 from imlctl.forge.photos import PhotoPool
 from imlctl.inference import predict
 from imlctl.train import score as module
-from imlctl.train.score import HeadConfig, authentic, fit_heads, forgeries
+from imlctl.train.score import HeadConfig, authentic_samples, fit_heads, forgeries
 
 CPU = torch.device("cpu")
 QUICK = HeadConfig(pictures=6)
@@ -106,6 +106,6 @@ def test_reliability_learns_where_edits_are_seen() -> None:
 def test_examples_are_what_they_are_called() -> None:
     forged = next(forgeries(pool()))
     assert forged.mask.any()
-    for pixels in (forged.pixels, next(authentic(pool()))):
+    for pixels in (forged.pixels, next(authentic_samples(pool()))):
         assert pixels.dtype == np.uint8
         assert pixels.shape[2] == 3

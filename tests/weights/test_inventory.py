@@ -9,7 +9,7 @@ import pytest
 
 from imlctl.errors import WeightsError
 from imlctl.weights.pull import Item, State, card_of, inventory, pull, verify
-from imlctl.weights.registry import Entry, load_registry
+from imlctl.weights.registry import WeightsEntry, load_registry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,9 @@ def one(name: str) -> Item:
 @pytest.fixture
 def own(model_file: Path, add_entry: Any) -> Path:
     digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
-    add_entry(Entry(name="own", source="file", file=str(model_file), sha256=digest, licence="MIT"))
+    add_entry(
+        WeightsEntry(name="own", source="file", file=str(model_file), sha256=digest, licence="MIT")
+    )
     return model_file
 
 
@@ -45,7 +47,7 @@ def test_all_names_and_all_that_was_pulled_without_one(hub: Any) -> None:
 
 def test_what_was_pulled_by_name_is_listed_once(hub: Any, add_entry: Any) -> None:
     hub.repo("lab/model").commit({"w.bin": b"content"})
-    add_entry(Entry(name="lab", source="hub", repo="lab/model", file="w.bin", licence="MIT"))
+    add_entry(WeightsEntry(name="lab", source="hub", repo="lab/model", file="w.bin", licence="MIT"))
     assert one("lab").state is State.ABSENT
     pull("lab", trust_on_first_use=True)
     assert [i.name for i in inventory() if i.state is State.HERE][-1] == "lab"

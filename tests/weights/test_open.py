@@ -18,7 +18,7 @@ from imlctl.pipeline import Localizer
 from imlctl.settings import Settings
 from imlctl.weights.load import Card, attach, load, open_weights, save
 from imlctl.weights.pull import find, pull
-from imlctl.weights.registry import Entry, load_registry
+from imlctl.weights.registry import WeightsEntry, load_registry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,9 +30,9 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def own(path: Path, **change: Any) -> Entry:
+def own(path: Path, **change: Any) -> WeightsEntry:
     values = {"source": "file", "file": str(path), "sha256": sha256(path), "licence": "MIT"}
-    return Entry(name="own", **values | change)
+    return WeightsEntry(name="own", **values | change)
 
 
 def published(hub: Any, path: Path) -> str:

@@ -17,7 +17,13 @@ from imlctl.weights import pull as pulling
 from imlctl.weights.hub import cached
 from imlctl.weights.load import open_weights
 from imlctl.weights.pull import find, pull
-from imlctl.weights.registry import Entry, HubReference, known_weights, parse, user_registry_path
+from imlctl.weights.registry import (
+    Entry,
+    HubReference,
+    known_weights,
+    parse_reference,
+    user_registry_path,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +33,7 @@ OTHER = random.Random(2).randbytes(50_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 OTHER_SHA256 = hashlib.sha256(OTHER).hexdigest()
 TEXT = "hf://lab/model@v1/w.safetensors"
-REFERENCE = parse(TEXT)
+REFERENCE = parse_reference(TEXT)
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imlctl.errors import WeightsError
-from imlctl.weights.registry import Entry, Registry, load_registry, parse_entries
+from imlctl.weights.registry import Registry, WeightsEntry, load_registry, parse_entries
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-from imlctl.weights.registry import HubReference, is_commit, parse
+from imlctl.weights.registry import HubReference, is_commit, parse_reference
 
 GOOD: dict[str, Any] = {
     "source": "bundled",
@@ -93,25 +93,25 @@ def test_unknown_name_lists_the_known_ones() -> None:
 )
 def test_bad_entries_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="m: "):
-        Entry(name="m", **{**GOOD, **change})
+        WeightsEntry(name="m", **{**GOOD, **change})
 
 
 @pytest.mark.parametrize("name", ["", "hf://a/b/c", "a/b", "-x", "a b", "a\x1b[2J"])
 def test_names_cannot_be_mistaken_for_files_or_drive_a_terminal(name: str) -> None:
     with pytest.raises(ValueError, match="needs a name of"):
-        Entry(name=name, **GOOD)
+        WeightsEntry(name=name, **GOOD)
 
 
 def test_where_files_are(tmp_path: Path) -> None:
-    assert Entry(name="m", **GOOD).path.parent.name == "bundled"
+    assert WeightsEntry(name="m", **GOOD).path.parent.name == "bundled"
     own = tmp_path / "w.safetensors"
-    assert Entry(name="m", **{**GOOD, "source": "file", "file": str(own)}).path == own
-    pinned = Entry(name="m", **HUB, revision="a" * 40)
+    assert WeightsEntry(name="m", **{**GOOD, "source": "file", "file": str(own)}).path == own
+    pinned = WeightsEntry(name="m", **HUB, revision="a" * 40)
     assert str(pinned.reference) == f"hf://lab/model@{'a' * 40}/w.safetensors"
 
 
 def test_only_what_is_known_is_told() -> None:
-    assert Entry(name="m", **HUB).to_dict() == {**HUB, "kind": "model"}
+    assert WeightsEntry(name="m", **HUB).to_dict() == {**HUB, "kind": "model"}
 
 
 def test_default_must_exist() -> None:
@@ -139,13 +139,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
     ],
 )
 def test_read_and_written_alike(text: str, expected: HubReference) -> None:
-    assert parse(text) == expected
-    assert parse(str(expected)) == expected
+    assert parse_reference(text) == expected
+    assert parse_reference(str(expected)) == expected
 
 
 def test_the_revision_is_spelled_out() -> None:
-    assert str(parse("hf://a/b/w.bin")) == "hf://a/b@main/w.bin"
-    assert parse("hf://a/b/w.bin").at(COMMIT).revision == COMMIT
+    assert str(parse_reference("hf://a/b/w.bin")) == "hf://a/b@main/w.bin"
+    assert parse_reference("hf://a/b/w.bin").at(COMMIT).revision == COMMIT
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_the_revision_is_spelled_out() -> None:
 )
 def test_everything_else_is_refused(text: str) -> None:
     with pytest.raises(WeightsError, match="is no reference to the Hub") as caught:
-        parse(text)
+        parse_reference(text)
     assert "hf://owner/repo@revision/file" in caught.value.remedy
 
 

@@ -15,7 +15,7 @@ from imlctl.core.diff_iml import DiffIML
 from imlctl.core.light_vae import LightVAE
 from imlctl.errors import WeightsError
 from imlctl.weights.load import Card, attach, load, save
-from imlctl.weights.selftest import answer, check_on_first_use, measure, picture
+from imlctl.weights.selftest import answer, check_on_first_use, picture, take_self_test
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +89,7 @@ def test_attached_to_a_file_it_changes_nothing_else(model_file: Path) -> None:
     attach(model_file)
     after = load(model_file)
     assert replace(after.card, self_test={}) == before.card
-    assert after.card.self_test == measure(before.model)
+    assert after.card.self_test == take_self_test(before.model)
     for key, value in load_file(model_file).items():
         assert torch.equal(value, tensors[key])
         assert value.dtype == tensors[key].dtype

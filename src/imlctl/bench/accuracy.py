@@ -20,12 +20,12 @@ from imlctl.evaluate.robustness import NOTES, degraded, grid
 from imlctl.evaluate.score import (
     RESAMPLES,
     MapAnswer,
-    PictureScore,
+    PictureAccuracy,
     by_size,
     evaluate,
     reliability,
     score_picture,
-    summarize,
+    summarize_sets,
 )
 from imlctl.mask.decide import EVIDENCE, Rule, Verdict, critical, decide
 from imlctl.mask.rates import measured
@@ -57,10 +57,10 @@ def accuracy(localizers: Iterable[Localizer], entries: Sequence[Entry], track: T
     return found
 
 
-def summed_up(pictures: Sequence[PictureScore]) -> dict[str, Any]:
+def summed_up(pictures: Sequence[PictureAccuracy]) -> dict[str, Any]:
     """Return the scores of sets, of edits by size, the reliability, and each picture's own."""
     return {
-        "sets": [asdict(row) for row in summarize(pictures, resamples=RESAMPLES)],
+        "sets": [asdict(row) for row in summarize_sets(pictures, resamples=RESAMPLES)],
         "sizes": by_size(pictures),
         "reliability": reliability(pictures),
         "pictures": [asdict(row) for row in pictures],
@@ -75,13 +75,13 @@ def provenance_of(localizer: Localizer) -> dict[str, Any]:
 
 def robustness(localizer: Localizer, entries: Sequence[Entry], track: Track) -> dict[str, Any]:
     """Score a model after each degradation of the grid."""
-    scores: dict[tuple[str, str], list[PictureScore]] = {(d.kind, d.level): [] for d in grid()}
+    scores: dict[tuple[str, str], list[PictureAccuracy]] = {(d.kind, d.level): [] for d in grid()}
     for entry in track(entries, len(entries)):
         for each, score in degraded(localizer, entry):
             scores[each.kind, each.level].append(score)
     rows: list[dict[str, Any]] = []
     for (kind, level), pictures in scores.items():
-        *sets, every = summarize(pictures, resamples=RESAMPLES)
+        *sets, every = summarize_sets(pictures, resamples=RESAMPLES)
         overall = sets[-1] if sets else every  # the mean over sets; of a single set its own scores
         clean = rows[0]["f1"] if rows else overall.f1
         kept = overall.f1 / clean if clean else None
@@ -91,7 +91,7 @@ def robustness(localizer: Localizer, entries: Sequence[Entry], track: Track) -> 
     return {**found, "pictures": len(entries), "notes": list(NOTES), "rows": rows}
 
 
-def calibrate(localizer: Localizer, entries: Sequence[Entry], track: Track) -> dict[str, Any]:
+def count_verdicts(localizer: Localizer, entries: Sequence[Entry], track: Track) -> dict[str, Any]:
     """Count the verdicts on authentic pictures."""
     answers = (localizer.localize(entry.image) for entry in entries)
     verdicts = [answer.decision.verdict for answer in track(answers, len(entries))]
@@ -107,13 +107,13 @@ def calibrate(localizer: Localizer, entries: Sequence[Entry], track: Track) -> d
 def score_peer(
     entries: Sequence[Entry], command: str, track: Track
 ) -> tuple[dict[str, Any], list[Entry], list[dict[str, str]]]:
-    """Score another detector by its maps alone; see `parse` for the command.
+    """Score another detector by its maps alone; see `parse_peer` for the command.
 
     Returned are what `accuracy` returns of a model, the pictures that are in it, and those on which
     the peer failed, each with the error. InputError where it scored none; says why.
     """
-    words = parse(command)
-    scores: list[PictureScore] = []
+    words = parse_peer(command)
+    scores: list[PictureAccuracy] = []
     answered, failed, seconds = [], [], 0.0
     with tempfile.TemporaryDirectory(prefix="imlctl-peer-") as folder:
         for entry in track(entries, len(entries)):
@@ -137,7 +137,7 @@ def score_peer(
     return {**named, "seconds": seconds / len(scores), **summed_up(scores)}, answered, failed
 
 
-def parse(command: str) -> tuple[str, ...]:
+def parse_peer(command: str) -> tuple[str, ...]:
     """Split a command line into words, as a shell would; UsageError without {image} and {out}."""
     try:
         words, why = tuple(shlex.split(command)), ""

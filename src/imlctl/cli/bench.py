@@ -196,7 +196,7 @@ def _on_pictures(
         return {"kind": "scan", **throughput(next(each), path, runs, _track)}
     if way == "--calibrate":
         entries = authentic_pictures(path, split=split)
-        return {"kind": "calibration", **accuracy.calibrate(next(each), entries, _track)}
+        return {"kind": "calibration", **accuracy.count_verdicts(next(each), entries, _track)}
     entries = evaluation_pictures(path, split=split)
     if way == "--robustness":
         return {"kind": "robustness", **accuracy.robustness(next(each), entries, _track)}

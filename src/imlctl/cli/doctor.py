@@ -21,7 +21,7 @@ from imlctl.cli.console import printable
 from imlctl.errors import ConfigError, Exit, ImlctlError, first_line
 
 if TYPE_CHECKING:
-    from imlctl.weights.registry import Entry
+    from imlctl.weights.registry import WeightsEntry
 
 _LITTLE_SPACE = 2**30  # bytes; below this a scan of any size may fill the disk
 _MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}  # the others are called as they are
@@ -178,7 +178,7 @@ def _registry() -> str:
     return f"{len(items)} weights known, {here} of them installed"
 
 
-def _tested(entry: Entry) -> str:
+def _tested(entry: WeightsEntry) -> str:
     from imlctl.weights.load import load
     from imlctl.weights.selftest import check_on_first_use
 

@@ -144,8 +144,8 @@ def _scan(
     ray: bool,
 ) -> Exit:
     """Analyse, print and report; return the exit status."""
-    from imlctl.scan.find import summarize
-    from imlctl.scan.folder import write_manifest
+    from imlctl.scan.find import describe_left_out
+    from imlctl.scan.folder import write_case_checksums
     from imlctl.scan.run import scan
 
     if outputs.out == "-" and sys.stdout is None:
@@ -155,7 +155,7 @@ def _scan(
     with ExitStack() as stack:
         planned = outputs.plan(found, options.kinds, stack)
         if printer.live:
-            for sentence in summarize(found.left_out, most=10**6 if printer.verbose else 3):
+            for sentence in describe_left_out(found.left_out, most=10**6 if printer.verbose else 3):
                 note(sentence)
         for problem in found.problems:
             complain(str(problem))
@@ -188,7 +188,7 @@ def _scan(
             quick = [name for name in reports if complete or name != "report"]
             written = write_reports(case, quick, quiet=not printer.live)
             if complete and "manifest" in reports:
-                changed = write_manifest(case, command, written)
+                changed = write_case_checksums(case, command, written)
     for finding in changed:
         complain(f"{finding.path}: {finding.problem}")
     if not complete:

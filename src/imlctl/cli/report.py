@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imlctl.atomic import sha256_of
 from imlctl.cli import localize_options as its
 from imlctl.cli.console import complain, echo, note, plural, printable
 from imlctl.cli.options import option
@@ -52,12 +53,12 @@ def report(
     """
     from imlctl.report.html import TITLE, Case, find_browser
     from imlctl.scan import custody
-    from imlctl.scan.folder import opened
+    from imlctl.scan.folder import open_case
 
     browser = find_browser() if pdf else ""
     head = Case(title or TITLE, case, examiner, notes)
     wanted = ["report", *(["jsonl"] if jsonl else []), *(["csv"] if csv else [])]
-    with opened(folder) as opened_case:
+    with open_case(folder) as opened_case:
         written = write_reports(opened_case, wanted, head, out=out, browser=browser, quiet=quiet)
     # The manifest of a case lists what lies in it.
     kept = None if out else custody.add_reports(folder, written, ["imlctl", *sys.argv[1:]])
@@ -197,7 +198,7 @@ def verify(folder: Folder, quiet: its.Quiet = False) -> None:
     Exit status: 0 when all files are unchanged, 2 without a manifest, 3 when a file changed, is
     missing, or cannot be read.
     """
-    from imlctl.scan.custody import check, manifests, sha256_of
+    from imlctl.scan.custody import check, manifests
 
     right = wrong = 0
     for manifest in manifests(folder):

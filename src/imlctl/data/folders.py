@@ -14,7 +14,7 @@ _DEPTH = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundPicture:
     """A picture that a layout says something about; nothing is opened yet."""
 
     image: Path
@@ -76,9 +76,9 @@ def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def authentic(paths: Iterable[Path], name: str) -> Iterator[Found]:
+def all_authentic(paths: Iterable[Path], name: str) -> Iterator[FoundPicture]:
     """Authentic pictures of a set, each a group of its own."""
-    return (Found(path, None, name, path.stem) for path in paths)
+    return (FoundPicture(path, None, name, path.stem) for path in paths)
 
 
 def paired(
@@ -89,7 +89,7 @@ def paired(
     named: Sequence[str] = ("{stem}",),
     scene: Callable[[str], str] = str,
     rule: Rule = "white",
-) -> Iterator[Found | Remark]:
+) -> Iterator[FoundPicture | Remark]:
     """Pair manipulated pictures of a set with their masks, or say that they have none.
 
     A mask may be `named` after the stem of its picture, or after the `scene` that the stem tells.
@@ -101,4 +101,4 @@ def paired(
         if mask is None:
             yield Remark(image, "has no mask")
         else:
-            yield Found(image, mask, name, group, rule)
+            yield FoundPicture(image, mask, name, group, rule)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from imlctl import atomic
-from imlctl.data.folders import Found, Remark
+from imlctl.data.folders import FoundPicture, Remark
 from imlctl.data.layouts import CORRECTED, choose_layout
 from imlctl.data.manifest import Entry, share_of
 from imlctl.data.masks import Mask, is_plain, mask_png, read_mask
@@ -63,10 +63,10 @@ def build_index(
     chosen = choose_layout(layout, root)
     every = list(chosen.find(root))
     index = Index(chosen.name, remarks=[each for each in every if isinstance(each, Remark)])
-    found = [each for each in every if isinstance(each, Found)]
+    found = [each for each in every if isinstance(each, FoundPicture)]
     homes = {entry.sha256: entry for entry in against if entry.sha256}
 
-    def check(each: Found) -> Entry | Remark:
+    def check(each: FoundPicture) -> Entry | Remark:
         # By its set and scene alone, so that a picture never moves to another split.
         held = share_of(f"{each.set}/{each.group}") < hold_out
         return _check(each, masks, name or each.set, "val" if held else split)
@@ -91,7 +91,7 @@ def _clash(entry: Entry, other: Entry) -> str | None:
     return None
 
 
-def _check(found: Found, masks: Path, name: str, split: str) -> Entry | Remark:
+def _check(found: FoundPicture, masks: Path, name: str, split: str) -> Entry | Remark:
     """Open a picture and its mask."""
     opened = found.image
     try:
@@ -117,7 +117,7 @@ def _check(found: Found, masks: Path, name: str, split: str) -> Entry | Remark:
     return Entry(found.image, kept, name, split, photo.sha256)
 
 
-def _objection(found: Found, mask: Mask, shape: tuple[int, ...]) -> str | None:
+def _objection(found: FoundPicture, mask: Mask, shape: tuple[int, ...]) -> str | None:
     if mask.shape != shape:
         sizes = f"{mask.shape[1]}x{mask.shape[0]}, not {shape[1]}x{shape[0]}"
         hint = f" ({_CORRECTIONS})" if found.set in CORRECTED else ""

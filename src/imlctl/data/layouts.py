@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from imlctl.data.folders import (
-    Found,
+    FoundPicture,
     Remark,
-    authentic,
+    all_authentic,
     below,
     by_stem,
     paired,
@@ -38,18 +38,18 @@ class Layout(NamedTuple):
 
     name: str
     matches: Callable[[Path], bool]
-    find: Callable[[Path], Iterator[Found | Remark]]
+    find: Callable[[Path], Iterator[FoundPicture | Remark]]
     about: str
 
 
-def trees(root: Path) -> Iterator[Found | Remark]:
+def trees(root: Path) -> Iterator[FoundPicture | Remark]:
     """``tampered``, ``masks`` and ``authentic`` in each set."""
     for folder in tree_sets(root):
         name = folder.resolve().name
         masks = by_stem(pictures(folder / "masks"))
         forged = pictures(folder / "tampered")
         yield from paired(forged, masks, name, named=("{stem}", "{stem}_mask"))
-        yield from authentic(pictures(folder / "authentic"), name)
+        yield from all_authentic(pictures(folder / "authentic"), name)
 
 
 def tree_sets(root: Path) -> list[Path]:
@@ -67,7 +67,7 @@ def pair_folders(root: Path) -> tuple[Path, Path] | None:
     return None
 
 
-def pairs(root: Path) -> Iterator[Found | Remark]:
+def pairs(root: Path) -> Iterator[FoundPicture | Remark]:
     """Pictures and masks in two folders, paired by stem, with or without ``_mask`` or ``_gt``."""
     homes = pair_folders(root)
     if homes is None:
@@ -78,10 +78,10 @@ def pairs(root: Path) -> Iterator[Found | Remark]:
     named = ("{stem}", "{stem}_mask", "{stem}_gt")
     yield from paired(images, by_stem(masks), name, named=named)
     for folder in ("authentic", "real", "Au", "original"):
-        yield from authentic(pictures(below(root, folder), deep=True), name)
+        yield from all_authentic(pictures(below(root, folder), deep=True), name)
 
 
-def _casia(root: Path, name: str) -> Iterator[Found | Remark]:
+def _casia(root: Path, name: str) -> Iterator[FoundPicture | Remark]:
     """CASIA v1 and v2, whose pictures came without ground truth.
 
     The masks in use (github.com/namtpham/casia1groundtruth and casia2groundtruth) are named after
@@ -105,7 +105,7 @@ def _casia(root: Path, name: str) -> Iterator[Found | Remark]:
             what = f"corrected name: its mask is {by_number[number].name}"
             yield Remark(image, what, wrong=False)
         yield from paired([image], masks, name, rule="any")
-    yield from authentic(pictures(below(root, "Au"), deep=True), name)
+    yield from all_authentic(pictures(below(root, "Au"), deep=True), name)
 
 
 def _casia_tampered(root: Path) -> list[Path]:
@@ -130,16 +130,16 @@ def _number(stem: str) -> str:
     return stem.rpartition("_")[2]
 
 
-def _columbia(root: Path) -> Iterator[Found | Remark]:
+def _columbia(root: Path) -> Iterator[FoundPicture | Remark]:
     """The splices' edge masks are green inside the spliced region, red outside."""
     masks = by_stem(pictures(below(root, "edgemask")))
     spliced = pictures(below(root, "4cam_splc"), deep=True)
     images = [p for p in spliced if not p.stem.endswith("_edgemask")]
     yield from paired(images, masks, "columbia", named=("{stem}_edgemask",), rule="green")
-    yield from authentic(pictures(below(root, "4cam_auth"), deep=True), "columbia")
+    yield from all_authentic(pictures(below(root, "4cam_auth"), deep=True), "columbia")
 
 
-def _coverage(root: Path) -> Iterator[Found | Remark]:
+def _coverage(root: Path) -> Iterator[FoundPicture | Remark]:
     """``12t.tif`` is forged from ``12.tif``; of three masks, ``12forged.tif`` is the answer."""
     masks = by_stem(pictures(below(root, "mask")))
     images = pictures(below(root, "image"))
@@ -149,10 +149,10 @@ def _coverage(root: Path) -> Iterator[Found | Remark]:
         return stem.removesuffix("t")
 
     yield from paired(forged, masks, "coverage", named=("{scene}forged",), scene=scene)
-    yield from authentic((image for image in images if image not in forged), "coverage")
+    yield from all_authentic((image for image in images if image not in forged), "coverage")
 
 
-def _nist16(root: Path) -> Iterator[Found | Remark]:
+def _nist16(root: Path) -> Iterator[FoundPicture | Remark]:
     """Its own index names the pairs; its masks are black where the picture is manipulated."""
     index = root / _NIST_INDEX
     try:
@@ -166,27 +166,27 @@ def _nist16(root: Path) -> Iterator[Found | Remark]:
         group = row.get("BaseFileName") or image.stem
         mask = row.get("ProbeMaskFileName")
         if row.get("IsTarget") == "N":
-            yield Found(image, None, "nist16", group)
+            yield FoundPicture(image, None, "nist16", group)
         elif mask:
-            yield Found(image, root / mask, "nist16", group, "black")
+            yield FoundPicture(image, root / mask, "nist16", group, "black")
         else:
             yield Remark(image, "has no mask")
 
 
-def _imd2020(root: Path) -> Iterator[Found | Remark]:
+def _imd2020(root: Path) -> Iterator[FoundPicture | Remark]:
     """A folder for each original ``x_orig.jpg`` and forgeries ``y.jpg`` with ``y_mask.png``."""
     for folder in _near(root):
         inside = by_stem(pictures(folder))
         forged = [p for stem, p in inside.items() if not stem.endswith(("_orig", "_mask"))]
         originals = [image for stem, image in inside.items() if stem.endswith("_orig")]
-        yield from (Found(image, None, "imd2020", folder.name) for image in originals)
+        yield from (FoundPicture(image, None, "imd2020", folder.name) for image in originals)
         scene = dict.fromkeys(inside, folder.name).__getitem__
         yield from paired(
             forged, inside, "imd2020", named=("{stem}_mask",), scene=scene, rule="any"
         )
 
 
-def _cocoglide(root: Path) -> Iterator[Found | Remark]:
+def _cocoglide(root: Path) -> Iterator[FoundPicture | Remark]:
     """Paired by COCO's number: the masks are named after the real pictures."""
 
     def number(stem: str) -> str:
@@ -196,10 +196,10 @@ def _cocoglide(root: Path) -> Iterator[Found | Remark]:
     forged = pictures(below(root, "fake"))
     yield from paired(forged, masks, "cocoglide", named=("{scene}",), scene=number)
     for image in pictures(below(root, "real")):
-        yield Found(image, None, "cocoglide", _number(image.stem))
+        yield FoundPicture(image, None, "cocoglide", _number(image.stem))
 
 
-def _autosplice(root: Path) -> Iterator[Found | Remark]:
+def _autosplice(root: Path) -> Iterator[FoundPicture | Remark]:
     """One set for each of three JPEG qualities; forgeries ``7_0.jpg`` share ``7_mask.png``."""
 
     def scene(stem: str) -> str:
@@ -210,23 +210,23 @@ def _autosplice(root: Path) -> Iterator[Found | Remark]:
         forged, name = pictures(below(root, f"Forged_JPEG{quality}")), f"autosplice{quality}"
         named = ("{stem}_mask", "{scene}_mask")
         yield from paired(forged, masks, name, named=named, scene=scene, rule="any")
-    yield from authentic(pictures(below(root, "Authentic")), "autosplice")
+    yield from all_authentic(pictures(below(root, "Authentic")), "autosplice")
 
 
-def _fantastic(root: Path) -> Iterator[Found | Remark]:
+def _fantastic(root: Path) -> Iterator[FoundPicture | Remark]:
     """Masks are arrays in ``SegmentationFake/*.npz``, or pictures in ``masks``."""
     segments = below(root, "SegmentationFake")
     arrays = sorted(segments.glob("*.npz")) if segments else []
     masks = by_stem([*arrays, *pictures(below(root, "masks")), *pictures(segments)])
     forged = pictures(below(root, "ColorFakeImages"))
     yield from paired(forged, masks, "fantasticreality", rule="any")
-    yield from authentic(pictures(below(root, "ColorRealImages")), "fantasticreality")
+    yield from all_authentic(pictures(below(root, "ColorRealImages")), "fantasticreality")
 
 
 _TAMPCOCO = ("cm", "sp", "bcm", "bcmc")
 
 
-def _tampcoco(root: Path) -> Iterator[Found | Remark]:
+def _tampcoco(root: Path) -> Iterator[FoundPicture | Remark]:
     """Four sets in pairs of folders; in a mask's name each ``.jpg`` has become ``.png``."""
     for kind in _TAMPCOCO:
         masks = by_stem(pictures(below(root, f"{kind}_masks")))
@@ -235,7 +235,7 @@ def _tampcoco(root: Path) -> Iterator[Found | Remark]:
         yield from paired(images, masks, f"tampcoco-{kind}", rule="any")
 
 
-def _defacto(root: Path) -> Iterator[Found | Remark]:
+def _defacto(root: Path) -> Iterator[FoundPicture | Remark]:
     """``<kind>_img/img`` with ``<kind>_annotations/probe_mask``, or ``<kind>-images`` likewise."""
     for folder in _defacto_annotations(root):
         kind = re.sub(r"[_-]annotations$", "", folder.name)
@@ -255,8 +255,8 @@ def _defacto_annotations(root: Path) -> list[Path]:
     return [f for f in named if (f / "probe_mask").is_dir()]
 
 
-def _authentic_only(root: Path, name: str) -> Iterator[Found | Remark]:
-    yield from authentic(pictures(root, deep=True), name)
+def _authentic_only(root: Path, name: str) -> Iterator[FoundPicture | Remark]:
+    yield from all_authentic(pictures(root, deep=True), name)
 
 
 def _has(*names: str) -> Callable[[Path], bool]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from imlctl import atomic
-from imlctl.data.folders import Found, Remark, pictures
+from imlctl.data.folders import FoundPicture, Remark, pictures
 from imlctl.data.layouts import tree_sets, trees
 from imlctl.errors import ConfigError
 
@@ -130,7 +130,7 @@ def _of_tree(root: Path, split: str) -> list[Entry]:
         what = f"{pictures_alone} without a mask of the same name: {', '.join(alone)}"
         remedy = "Add the masks, or move these pictures away."
         raise ConfigError(what, source=str(root), remedy=remedy)
-    files = (each for each in found if isinstance(each, Found))
+    files = (each for each in found if isinstance(each, FoundPicture))
     return [Entry(each.image, each.mask, each.set) for each in files]
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imlctl.data.masks import read_mask
-from imlctl.evaluate.score import PictureScore, score_picture
+from imlctl.evaluate.score import PictureAccuracy, score_picture
 from imlctl.image.facts import eight_bit
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def grid() -> tuple[Degradation, ...]:
     return Degradation("clean", "-", None), *changes
 
 
-def degraded(localizer: Localizer, entry: Entry) -> Iterator[tuple[Degradation, PictureScore]]:
+def degraded(localizer: Localizer, entry: Entry) -> Iterator[tuple[Degradation, PictureAccuracy]]:
     """Score a picture after each degradation, the clean file first."""
     truth = None if entry.mask is None else read_mask(entry.mask)
     original = localizer.localize(entry.image)

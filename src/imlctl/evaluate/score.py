@@ -54,7 +54,7 @@ class PixelScores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PictureScore(PixelScores):
+class PictureAccuracy(PixelScores):
     """Agreement on one picture. Pixel metrics are NaN for an authentic picture."""
 
     set: str
@@ -68,7 +68,7 @@ class PictureScore(PixelScores):
 
 def evaluate(
     entries: Iterable[Entry], localize: Callable[[Path], Result | MapAnswer]
-) -> Iterator[PictureScore]:
+) -> Iterator[PictureAccuracy]:
     """Score a detector, such as `Localizer.localize`, on each picture, in order.
 
     Raises:
@@ -80,7 +80,7 @@ def evaluate(
         yield score_picture(entry, localize(entry.image), truth)
 
 
-def score_picture(entry: Entry, answer: Result | MapAnswer, truth: Mask | None) -> PictureScore:
+def score_picture(entry: Entry, answer: Result | MapAnswer, truth: Mask | None) -> PictureAccuracy:
     """Score what a detector said of one picture; raises as `evaluate` does.
 
     `truth` is what is manipulated, of the map's size; None for an authentic picture.
@@ -99,7 +99,7 @@ def score_picture(entry: Entry, answer: Result | MapAnswer, truth: Mask | None) 
         predicted = probability >= HALF
         values = metrics.mask_scores(predicted, truth) | metrics.map_scores(probability, truth)
         values["f1_verdict"] = metrics.pixel_f1(decision.mask, truth)
-    return PictureScore(
+    return PictureAccuracy(
         set=entry.set,
         image=entry.image.name,
         tampered=truth is not None,
@@ -130,7 +130,7 @@ class SetScore(PixelScores):
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def summarize(scores: Sequence[PictureScore], *, resamples: int = 0) -> list[SetScore]:
+def summarize_sets(scores: Sequence[PictureAccuracy], *, resamples: int = 0) -> list[SetScore]:
     """Score each set, in order of appearance; of several also their mean, and all pictures pooled.
 
     The tampered pictures of each set are drawn anew `resamples` times for intervals of pixel
@@ -157,7 +157,7 @@ def summarize(scores: Sequence[PictureScore], *, resamples: int = 0) -> list[Set
     return rows
 
 
-def by_size(scores: Sequence[PictureScore]) -> list[dict[str, Any]]:
+def by_size(scores: Sequence[PictureAccuracy]) -> list[dict[str, Any]]:
     """Pixel F1 of tampered pictures by the share of the picture that was edited."""
     rows = []
     for place, name in enumerate(SIZES):
@@ -168,7 +168,7 @@ def by_size(scores: Sequence[PictureScore]) -> list[dict[str, Any]]:
     return rows
 
 
-def reliability(scores: Sequence[PictureScore]) -> list[dict[str, Any]]:
+def reliability(scores: Sequence[PictureAccuracy]) -> list[dict[str, Any]]:
     """Compare scores with how often pictures are tampered: the numbers of a reliability diagram.
 
     A score is a probability if one picture in two is tampered. So both kinds weigh the same here;
@@ -190,7 +190,7 @@ def reliability(scores: Sequence[PictureScore]) -> list[dict[str, Any]]:
 
 
 def _set_score(
-    name: str, scores: Sequence[PictureScore], resamples: int
+    name: str, scores: Sequence[PictureAccuracy], resamples: int
 ) -> tuple[SetScore, NDArray[np.float64]]:
     """Score one set; also return the mean pixel metrics of its resamples, (resamples, K)."""
     forged, authentic = ([s for s in scores if s.tampered is kind] for kind in (True, False))

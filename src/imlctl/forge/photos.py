@@ -214,7 +214,7 @@ def add_regenerated(
         path = folder / f"{hashlib.sha256(pixels.tobytes()).hexdigest()[:24]}.png"
         if not path.exists():
             with atomic.opened(path, overwrite=True) as file:
-                Image.fromarray(round_trip(model, pixels)).save(file, "PNG", compress_level=3)
+                Image.fromarray(autoencode(model, pixels)).save(file, "PNG", compress_level=3)
         with Image.open(path) as image:
             done[index] = np.asarray(image)
         if report:
@@ -223,7 +223,7 @@ def add_regenerated(
 
 
 @torch.inference_mode()
-def round_trip(model: TinyAutoencoder, pixels: Pixels) -> Pixels:
+def autoencode(model: TinyAutoencoder, pixels: Pixels) -> Pixels:
     """Encode and decode one photograph, (H, W, 3) uint8 to the same."""
     height, width = pixels.shape[:2]
     padded = np.pad(pixels, ((0, -height % 8), (0, -width % 8), (0, 0)), mode="reflect")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from imlctl.image.containers import refuse_zero_tail
-from imlctl.image.formats import Layout, check_pieces, damaged, truncated
+from imlctl.image.formats import FileLayout, check_pieces, damaged, truncated
 
 _MAX_BLOCKS = 20_000
 _SEQUENCE_HEADER = 1
@@ -115,7 +115,7 @@ def item_places(data: bytes, meta: Meta) -> dict[int, tuple[int, int]]:
     return places
 
 
-def walk_boxes(data: bytes) -> Layout:
+def walk_boxes(data: bytes) -> FileLayout:
     """Check that the top-level boxes of a HEIF or AVIF file fill it; raise DecodeError if not."""
     position, pieces = 0, 0
     while position < len(data):
@@ -131,10 +131,12 @@ def walk_boxes(data: bytes) -> Layout:
             refuse_zero_tail(data, position)
     # The sample depth of the first AV1 codec configuration; 8 where there is none.
     depth = _AV1_DEPTH.search(data)
-    return Layout(end=position, bits={2: 10, 3: 12}.get(depth[1][0] >> 5 & 3, 8) if depth else 8)
+    return FileLayout(
+        end=position, bits={2: 10, 3: 12}.get(depth[1][0] >> 5 & 3, 8) if depth else 8
+    )
 
 
-def walk_avif(data: bytes) -> Layout:
+def walk_avif(data: bytes) -> FileLayout:
     """Check the boxes of an AVIF, and the announced size of every picture coded in it."""
     layout, compared = walk_boxes(data), False
     for announced, coded in _sizes(data):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL.WebPImagePlugin import WebPImageFile
 
-from imlctl.image.formats import Layout, check_pieces, damaged, not_read, truncated
+from imlctl.image.formats import FileLayout, check_pieces, damaged, not_read, truncated
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,7 +39,7 @@ _REVERT = (
 _PIECE = 1 << 20  # bytes inflated at a time
 
 
-def walk_png(data: bytes) -> Layout:
+def walk_png(data: bytes) -> FileLayout:
     """Check every chunk's checksum, up to the end chunk; DecodeError where one is wrong."""
     view, profile = memoryview(data), False
     for pieces, (kind, start, stop) in enumerate(png_chunks(data), 1):
@@ -54,7 +54,7 @@ def walk_png(data: bytes) -> Layout:
             raise damaged("the PNG does not begin with its header")
         profile |= kind == b"iCCP"
         if kind == b"IEND":
-            return Layout(stop + 4, len(data) - stop - 4, bits=data[24], profile=profile)
+            return FileLayout(stop + 4, len(data) - stop - 4, bits=data[24], profile=profile)
     raise truncated("the PNG has no end chunk")
 
 
@@ -99,7 +99,7 @@ def _may_hold_exif(kind: bytes, text: bytes) -> bool:
         return False
 
 
-def walk_gif(data: bytes) -> Layout:
+def walk_gif(data: bytes) -> FileLayout:
     """Follow all blocks of a GIF to its trailer and count the pictures, or DecodeError."""
     frames, pieces = 0, 0
     notes: tuple[str, ...] = ()
@@ -113,7 +113,7 @@ def walk_gif(data: bytes) -> Layout:
         if kind == _TRAILER:
             if not frames:
                 raise damaged("the GIF holds no picture")
-            return Layout(stop, len(data) - stop, frames, notes=notes)
+            return FileLayout(stop, len(data) - stop, frames, notes=notes)
     raise truncated("the GIF has no trailer")
 
 
@@ -155,7 +155,7 @@ def _after_sub_blocks(data: bytes, position: int) -> int:
     raise truncated("a GIF block is cut off")
 
 
-def walk_bmp(data: bytes) -> Layout:
+def walk_bmp(data: bytes) -> FileLayout:
     """Find what follows a BMP; refuse one that wraps a JPEG or PNG."""
     padded = data[:34].ljust(34, b"\0")
     end, start, header = struct.unpack_from("<I4xII", padded, 2)
@@ -172,10 +172,10 @@ def walk_bmp(data: bytes) -> Layout:
     if end > len(data):  # the decoder refuses it if pixels are missing
         notes.append(f"it announces {end} bytes and has {len(data)}")
     end = end if 0 < end < len(data) else len(data)  # many programs write 0
-    return Layout(end=end, trailing=len(data) - end, notes=tuple(notes))
+    return FileLayout(end=end, trailing=len(data) - end, notes=tuple(notes))
 
 
-def walk_webp(data: bytes) -> Layout:
+def walk_webp(data: bytes) -> FileLayout:
     """Read the canvas size, which Pillow would only tell after allocating the canvas."""
     end = 8 + int.from_bytes(data[4:8], "little")
     if end > len(data) or len(data) < 30:
@@ -197,7 +197,7 @@ def walk_webp(data: bytes) -> Layout:
         check_pieces(pieces, data)
         if kind == b"VP8 ":  # the other kind is no arithmetic coding
             refuse_zero_tail(data, stop)
-    return Layout(end=end, trailing=max(0, len(data) - end), size=(width, height))
+    return FileLayout(end=end, trailing=max(0, len(data) - end), size=(width, height))
 
 
 def riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

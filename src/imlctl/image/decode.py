@@ -36,7 +36,7 @@ from imlctl.image.samples import check_avif, to_rgb
 from imlctl.image.tiff import check_tiff, walk_tiff
 
 if TYPE_CHECKING:
-    from imlctl.image.formats import Layout
+    from imlctl.image.formats import FileLayout
 
     Decoded = tuple[NDArray[Any], FormatFacts]
 
@@ -60,7 +60,9 @@ _STRIPPED = {"PNG": containers.without_metadata, "GIF": containers.without_exten
 _CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff, "WEBP": containers.check_webp}
 # Our walker, and Pillow's reader. `Image.open` is not used: it tries one format after another, and
 # limits the size by a global that a library must not change. Our own limit is checked instead.
-_FORMATS: dict[str, tuple[Callable[[bytes], Layout], Callable[[BytesIO], ImageFile.ImageFile]]] = {
+_FORMATS: dict[
+    str, tuple[Callable[[bytes], FileLayout], Callable[[BytesIO], ImageFile.ImageFile]]
+] = {
     "JPEG": (walk_jpeg, JpegImagePlugin.jpeg_factory),
     "PNG": (containers.walk_png, PngImageFile),
     "GIF": (containers.walk_gif, GifImageFile),
@@ -244,7 +246,7 @@ def _decode_with_pillow(kind: str, data: bytes, max_pixels: int) -> Decoded:
     return pixels, _facts(image, layout, pixels, orientation, [*conversions, *notes])
 
 
-def _open(kind: str, data: bytes, layout: Layout) -> ImageFile.ImageFile:
+def _open(kind: str, data: bytes, layout: FileLayout) -> ImageFile.ImageFile:
     if kind == "AVIF" and not features.check("avif"):
         raise DecodeError("this Pillow cannot read AVIF", remedy="Run: pip install -U pillow")
     try:
@@ -298,7 +300,7 @@ def _decode_heif(data: bytes, max_pixels: int) -> Decoded:
 
 
 def _facts(
-    image: Any, layout: Layout, pixels: NDArray[Any], orientation: int, oddities: list[str]
+    image: Any, layout: FileLayout, pixels: NDArray[Any], orientation: int, oddities: list[str]
 ) -> FormatFacts:
     heif = not isinstance(image, Image.Image)
     frames: int = getattr(image, "n_frames", 1) if layout.frames is None else layout.frames

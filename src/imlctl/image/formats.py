@@ -146,7 +146,7 @@ def _describe(data: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class FileLayout:
     """Structure of a file, beyond what its decoder reports."""
 
     end: int  # offset just past the (first) picture

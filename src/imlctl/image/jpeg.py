@@ -19,7 +19,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from imlctl.errors import DecodeError
-from imlctl.image.formats import TO_CONVERT, Layout, check_pieces, damaged, not_read, truncated
+from imlctl.image.formats import TO_CONVERT, FileLayout, check_pieces, damaged, not_read, truncated
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither stuffing, restart nor fill
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -93,7 +93,7 @@ def readable_segments(data: bytes) -> list[Segment]:
     return found
 
 
-def walk_jpeg(data: bytes, start: int = 0) -> Layout:
+def walk_jpeg(data: bytes, start: int = 0) -> FileLayout:
     """Find the end of the JPEG at `start`, skipping the thumbnails inside its metadata."""
     size: tuple[int, int] | None = None
     position, scans, stray = start + 2, 0, 0
@@ -112,7 +112,7 @@ def walk_jpeg(data: bytes, start: int = 0) -> Layout:
     if not scans:
         raise damaged("the JPEG ends before its picture begins")
     notes = (f"{stray} stray bytes between the segments of its header",) if stray else ()
-    return Layout(position, len(data) - position, size=size, notes=notes)
+    return FileLayout(position, len(data) - position, size=size, notes=notes)
 
 
 def _frame(data: bytes, segment: Segment) -> tuple[int, int, int, int]:
@@ -133,7 +133,7 @@ def _unreadable(code: int, bits: int, height: int, channels: int) -> str:
     return "" if height else "a JPEG whose height follows its data (DNL)"
 
 
-def walk_mpo(data: bytes, first: Layout, frames: int) -> Layout:
+def walk_mpo(data: bytes, first: FileLayout, frames: int) -> FileLayout:
     """Check that the further pictures of an MPO are there, whole and undamaged, or DecodeError.
 
     One that ends after its first picture lost the others to a tool; it is complete, and noted.

@@ -29,7 +29,7 @@ _SUBSAMPLINGS: dict[tuple[float, float], str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class QuantizationTable:
     """One quantisation table."""
 
     slot: int  # 0 to 3, where components refer to it
@@ -41,7 +41,7 @@ class Table:
 class JpegFacts:
     """Last compression of a JPEG, and the build of its file."""
 
-    tables: tuple[Table, ...]  # those in force at the first scan, by slot
+    tables: tuple[QuantizationTable, ...]  # those in force at the first scan, by slot
     quality: int | None  # 1 to 100, the setting of libjpeg whose tables come closest
     standard: bool  # they are exactly libjpeg's; else `quality` is a comparison, no setting
     subsampling: str | None  # such as ``4:2:0``; None for grey, and without a usual name
@@ -57,7 +57,7 @@ class JpegFacts:
 
 def jpeg_facts(data: bytes) -> JpegFacts:
     """Describe the compression of the first picture of a JPEG, which need not be whole."""
-    tables: dict[int, Table] = {}
+    tables: dict[int, QuantizationTable] = {}
     components: list[tuple[int, int]] = []  # sampling factors in one byte, slot of the table
     progressive, interval = False, 0
     found = jpeg.readable_segments(data)
@@ -94,13 +94,13 @@ def jpeg_facts(data: bytes) -> JpegFacts:
     )
 
 
-def _read_tables(content: bytes) -> Iterator[Table]:
+def _read_tables(content: bytes) -> Iterator[QuantizationTable]:
     while content:
         size = 2 if content[0] >> 4 else 1
         if len(content) <= 64 * size:
             return
         values = np.frombuffer(content, f">u{size}", 64, 1)[list(zigzag_index)]
-        yield Table(content[0] & 3, 8 * size, tuple(values.tolist()))
+        yield QuantizationTable(content[0] & 3, 8 * size, tuple(values.tolist()))
         content = content[1 + 64 * size :]
 
 
@@ -127,7 +127,9 @@ def _ffmpeg() -> NDArray[np.int64]:
     return tables.clip(max=255)
 
 
-def _encoder(tables: dict[int, Table], slots: list[int]) -> tuple[int | None, bool, str | None]:
+def _encoder(
+    tables: dict[int, QuantizationTable], slots: list[int]
+) -> tuple[int | None, bool, str | None]:
     """Return libjpeg's closest quality, whether it fits exactly, and a program that writes such."""
     used = [np.array(tables[slot].values) for slot in dict.fromkeys(slots) if slot in tables]
     if not used:

@@ -88,7 +88,7 @@ class Tile:
         return values[..., top : top + rows, left : left + columns]
 
 
-def plan(
+def plan_tiles(
     height: int, width: int, *, tile: int, overlap: int, multiple: int = 32
 ) -> tuple[Tile, ...]:
     """Cover a picture, whose sides are multiples of `multiple`, with equal tiles, row by row.
@@ -137,11 +137,11 @@ def run_tiled(
     The model is called with views of one tile, (V, 3, h, w) float32 in [0, 1], and where that lies,
     and answers (V, 1, h, w), probabilities or logits; NumericalError if NaN or infinity is among
     them. `image` is (V, 3, H', W') uint8, uint16 or float; for `tile`, `overlap` and `multiple` see
-    `plan`. `workers` are threads that work on a tile each; `progress` is called with the number of
-    finished tiles and of all, also before the first.
+    `plan_tiles`. `workers` are threads that work on a tile each; `progress` is called with the
+    number of finished tiles and of all, also before the first.
     """
     height, width = image.shape[2:]
-    tiles = plan(height, width, tile=tile, overlap=overlap, multiple=multiple)
+    tiles = plan_tiles(height, width, tile=tile, overlap=overlap, multiple=multiple)
     if len(tiles) == 1:
         return _checked(fn, image, tiles[0])
     rows = _weights(height, tiles[0].height, sorted({each.top for each in tiles}))

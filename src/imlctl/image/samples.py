@@ -17,7 +17,7 @@ from imlctl.image.formats import damaged
 from imlctl.image.tiff import wide_samples
 
 if TYPE_CHECKING:
-    from imlctl.image.formats import Layout
+    from imlctl.image.formats import FileLayout
 
 Pixels = NDArray[Any]  # (H, W, 3) uint8 or uint16
 _SHIFTED = "signed samples shifted to start at 0"
@@ -25,7 +25,7 @@ _AVIF_STEPS = 16  # of 255
 _OPENCV_LOG = threading.Lock()  # its level is a global
 
 
-def to_rgb(image: Image.Image, layout: Layout, data: bytes) -> tuple[Pixels, list[str]]:
+def to_rgb(image: Image.Image, layout: FileLayout, data: bytes) -> tuple[Pixels, list[str]]:
     """Convert a loaded picture to (H, W, 3), uint8 or uint16, and notes for the record.
 
     Alpha is dropped, and composited over nothing. A second decoder reads the file, `data`, again
@@ -78,7 +78,7 @@ def _three_times(grey: NDArray[Any]) -> Pixels:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _from_integers(grey: NDArray[np.int64], layout: Layout) -> tuple[NDArray[Any], str]:
+def _from_integers(grey: NDArray[np.int64], layout: FileLayout) -> tuple[NDArray[Any], str]:
     """Scale 32-bit integers: exactly if they fit 16 bits, else by their 16 highest bits."""
     if layout.signed and layout.bits == 16:
         return (grey + 32768).astype(np.uint16), _SHIFTED
@@ -93,7 +93,7 @@ def _from_integers(grey: NDArray[np.int64], layout: Layout) -> tuple[NDArray[Any
     return (grey >> 16).astype(np.uint16), "32-bit samples reduced to their 16 highest bits"
 
 
-def _float_grey(grey: NDArray[Any], layout: Layout) -> tuple[Pixels, list[str]]:
+def _float_grey(grey: NDArray[Any], layout: FileLayout) -> tuple[Pixels, list[str]]:
     """Scale floating-point samples of 0..1, or whole ones of 0..255 or 0..65535, to 16 bits."""
     if not np.isfinite(grey).all():
         raise DecodeError("it holds NaN or infinite samples", remedy="Export it as 16-bit PNG.")
@@ -117,7 +117,7 @@ def _lab(image: Image.Image) -> Pixels:
     return _first_three(np.asarray(converted))
 
 
-def _wide_colour(narrow: Pixels, layout: Layout, data: bytes) -> tuple[Pixels, list[str]]:
+def _wide_colour(narrow: Pixels, layout: FileLayout, data: bytes) -> tuple[Pixels, list[str]]:
     """Read colours of more than 8 bits by a second way, which must agree with Pillow's high bytes.
 
     Of a lossy AVIF within a few steps, since each decoder converts its colours in its own way.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from imlctl.errors import DecodeError
-from imlctl.image.formats import Layout, damaged, not_read, raw_error, truncated
+from imlctl.image.formats import FileLayout, damaged, not_read, raw_error, truncated
 from imlctl.image.jpeg import check_jpeg, walk_jpeg
 
 _DTYPES = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8"}  # by TIFF's number of the type
@@ -153,7 +153,7 @@ class _Page:
         self.tables = bytes(reader.values(tags, _JPEG_TABLES))  # that all pieces share
 
 
-def walk_tiff(data: bytes) -> Layout:
+def walk_tiff(data: bytes) -> FileLayout:
     """Check all pages of a TIFF and describe the first.
 
     DecodeError for a raw file, a preview first, a page cut off, or data that the decoders get
@@ -182,7 +182,7 @@ def walk_tiff(data: bytes) -> Layout:
         notes = ("premultiplied transparency divided out", *notes)
     kind = "floating-point " if first.sample_format == _FLOAT else ""
     meaning = _COLOURS.get(first.photometric, "grey")
-    return Layout(
+    return FileLayout(
         end=len(data),
         frames=len(pages),
         size=first.size,

@@ -58,7 +58,7 @@ def views_of(
     eight = eight_bit(pixels)
     yield "error-levels", error_levels(eight)
     yield "ghost", ghost(eight)
-    yield "noise", noise(eight)
+    yield "noise", noise_residual(eight)
     yield "gradient", gradient(eight)
     small = decode_thumbnail(thumbnail)
     if small is not None:
@@ -100,7 +100,7 @@ def ghost(pixels: Pixels) -> Pixels:
     return np.repeat(whole[..., None], 3, 2)
 
 
-def noise(pixels: Pixels) -> Pixels:
+def noise_residual(pixels: Pixels) -> Pixels:
     """Return luminance without its 3 x 3 median, times a gain, around middle grey."""
     grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
     residual = grey.astype(np.int16) - np.asarray(cv2.medianBlur(grey, 3)).astype(np.int16)

@@ -111,7 +111,7 @@ def make_preview(
     check_probability(probability)
     return Preview(
         photo=photo_jpeg(pixels, side),
-        soft=soft_png(probability, round(side * _MAP_SHARE)),
+        soft=small_map_png(probability, round(side * _MAP_SHARE)),
         curve=share_curve(probability),
         crops=tuple(_crop(pixels, probability, box) for box in boxes[:CROPS]),
         views=tuple((name, photo_jpeg(view, FOUND_SIDE)) for name, view in views),
@@ -124,7 +124,7 @@ def _crop(pixels: Pixels, probability: Map, box: Box) -> Crop:
         _widened(*side) for side in zip(box[:2], box[2:], probability.shape[::-1], strict=True)
     )
     part = np.s_[top : top + height, left : left + width]
-    soft = soft_png(probability[part], CROP_SIDE // 2)
+    soft = small_map_png(probability[part], CROP_SIDE // 2)
     return Crop((left, top, width, height), photo_jpeg(pixels[part], CROP_SIDE), soft)
 
 
@@ -163,7 +163,7 @@ def photo_jpeg(pixels: Pixels, side: int = PHOTO_SIDE) -> bytes:
     return _jpeg(Image.fromarray(eight_bit(small)))
 
 
-def soft_png(probability: Map, side: int = MAP_SIDE) -> bytes:
+def small_map_png(probability: Map, side: int = MAP_SIDE) -> bytes:
     """Encode a map as 8-bit grey PNG whose longer side is at most `side` pixels."""
     height, width = probability.shape
     rows, columns = _fitted(height, width, side)
@@ -199,7 +199,7 @@ def shrunk(preview: Preview, side: int, *, extras: float = math.inf) -> Preview:
         photo.thumbnail((side, side), reducing_gap=2)
         small = _jpeg(photo.convert("RGB"))
     with Image.open(io.BytesIO(preview.soft), formats=["PNG"]) as levels:
-        soft = soft_png(np.asarray(levels, np.float32) / 255, round(side * _MAP_SHARE))
+        soft = small_map_png(np.asarray(levels, np.float32) / 255, round(side * _MAP_SHARE))
     return replace(preview, photo=small, soft=soft)
 
 

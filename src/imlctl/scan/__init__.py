@@ -32,7 +32,7 @@ def _records(
     """
     from imlctl.scan.analysis import Options
     from imlctl.scan.find import discover
-    from imlctl.scan.naming import plan
+    from imlctl.scan.naming import plan_outputs
     from imlctl.scan.pool import start_engine
     from imlctl.scan.run import scan
     from imlctl.settings import Settings
@@ -45,7 +45,7 @@ def _records(
         found = discover(named, recursive=recursive)
         for problem in found.problems:
             raise problem
-        planned = plan(found.pictures, None, (), many=found.many)
+        planned = plan_outputs(found.pictures, None, (), many=found.many)
         options = Options(made, threads=1 if found.many else None, timeout=timeout)
         with ExitStack() as stack:
             engine = start_engine(options, len(planned), stack, jobs=jobs)

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shlex
-import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,16 +25,6 @@ _REWRITTEN = b"# written again by imlctl report: "
 _LINE = re.compile(rb"(\\?)([0-9a-f]{64}) [ *]([^\0\r\n]+)\r?")  # Windows may have saved it
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Return the sha256 of a regular file, read in pieces; raises OSError for anything else."""
-    names = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")  # a pipe would wait for ever
-    descriptor = os.open(path, sum(getattr(os, name, 0) for name in names))  # read only is 0
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(None, "not a regular file")
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def now() -> str:
     """Return the time, as manifests and ledgers note it."""
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -44,7 +33,7 @@ def now() -> str:
 def all_match(files: Mapping[str, str]) -> bool:
     """Return whether every file, name to sha256, is there and has its hash."""
     try:
-        return all(sha256_of(path) == digest for path, digest in files.items())
+        return all(atomic.sha256_of(path) == digest for path, digest in files.items())
     except OSError:
         return False
 
@@ -63,7 +52,7 @@ def manifest_path(folder: Path, shard: Shard | None = None) -> Path:
     return folder / (MANIFEST if shard is None else f"{MANIFEST}.{shard.label}")
 
 
-def write_manifest(
+def write_checksums(
     path: Path,
     rows: Iterable[Row],
     command: Sequence[str],
@@ -167,7 +156,7 @@ def _hashes(files: Sequence[Path], folder: Path) -> dict[bytes, str]:
     hashes = {}
     for file in files:
         try:
-            hashes[_named(file, folder)] = sha256_of(file)
+            hashes[_named(file, folder)] = atomic.sha256_of(file)
         except OSError as error:
             raise OutputError(f"cannot be read: {error.strerror}", source=str(file)) from error
     return hashes
@@ -176,7 +165,7 @@ def _hashes(files: Sequence[Path], folder: Path) -> dict[bytes, str]:
 def _compare(path: Path, digest: str | None) -> tuple[str, str]:
     """Return the hash of a file now, if it has one, and what is wrong with it."""
     try:
-        found = sha256_of(path)
+        found = atomic.sha256_of(path)
     except FileNotFoundError:
         return "", "missing"
     except OSError as error:

@@ -230,7 +230,7 @@ class _Search:
         return UsageError(what, source=str(self.root), remedy=remedy)
 
 
-def summarize(left_out: Sequence[LeftOut], most: int = 3) -> Iterator[str]:
+def describe_left_out(left_out: Sequence[LeftOut], most: int = 3) -> Iterator[str]:
     """Yield a sentence for each reason, with the first few names."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for each in left_out:

@@ -12,7 +12,7 @@ from imlctl import atomic
 from imlctl.errors import OutputError, UsageError
 from imlctl.scan import custody
 from imlctl.scan.ledger import Coverage, Ledger, absent_parts, ledger_path, ledgers
-from imlctl.scan.naming import is_folder, plan
+from imlctl.scan.naming import is_folder, plan_outputs
 
 if TYPE_CHECKING:
     from imlctl.scan.custody import Finding
@@ -41,7 +41,7 @@ class CaseFolder:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[CaseFolder]:
+def open_case(folder: Path) -> Iterator[CaseFolder]:
     """Open all ledgers of a folder, to read; OutputError if one is missing, damaged or in use."""
     with ExitStack() as stack:
         found = [stack.enter_context(Ledger(path, read_only=True)) for path in ledgers(folder)]
@@ -61,7 +61,7 @@ class Outputs:
     force: bool = False  # whether existing outputs may be replaced
     resume: bool = False  # whether those of an earlier scan may be
     shard: Shard | None = None  # the part of the scan
-    # The folder with its ledger, open from `plan` or `begin` on; None without a folder
+    # The folder with its ledger, open from `plan_outputs` or `begin` on; None without a folder
     case: CaseFolder | None = None
 
     @property
@@ -76,10 +76,10 @@ class Outputs:
             raise UsageError("needs a folder of outputs", source=f"--{options[0]}", remedy=remedy)
 
     def plan(self, found: Discovery, kinds: Collection[Kind], stack: ExitStack) -> tuple[Job, ...]:
-        """Give every picture its outputs, unwritten yet; raises as `naming.plan` does."""
+        """Give every picture its outputs, unwritten yet; raises as `naming.plan_outputs` does."""
         if self.folder and ledger_path(self.folder, self.shard).exists():
             self._open(self.folder, stack)
-        return plan(
+        return plan_outputs(
             found.pictures,
             self.out,
             kinds,
@@ -107,7 +107,7 @@ class Outputs:
         return ledger
 
 
-def write_manifest(
+def write_case_checksums(
     case: CaseFolder, command: Sequence[str], also: Sequence[Path] = ()
 ) -> list[Finding]:
     """Write the manifest, and return the inputs that are not what they were."""
@@ -115,4 +115,4 @@ def write_manifest(
     remarks = [f"left out: {each.path}: {each.reason}" for each in coverage.left_out]
     remarks += [coverage.incomplete] if coverage.incomplete else []
     path, rows = custody.manifest_path(case.folder, case.shard), case.rows(previews=False)
-    return custody.write_manifest(path, rows, command, also=also, remarks=remarks)
+    return custody.write_checksums(path, rows, command, also=also, remarks=remarks)

@@ -80,7 +80,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ScanRun:
     """A command that wrote into this folder; times are UTC (ISO 8601), no end if it was killed."""
 
     began: str
@@ -98,7 +98,7 @@ class Coverage:
     done: int = 0
     pending: tuple[Path, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    runs: tuple[Run, ...] = ()
+    runs: tuple[ScanRun, ...] = ()
     absent: str = ""  # what is said of parts of a divided scan that are not in this folder
 
     def __add__(self, other: Coverage) -> Coverage:
@@ -245,7 +245,7 @@ class Ledger:
             planned - len(pending),
             tuple(Path(fsdecode(path)) for (path,) in pending),
             tuple(LeftOut(Path(fsdecode(path)), reason) for path, reason in left_out),
-            tuple(Run(*run) for run in runs),
+            tuple(ScanRun(*run) for run in runs),
         )
 
     def done(self, job: Job, key: Key) -> dict[str, str]:

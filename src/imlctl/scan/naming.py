@@ -92,7 +92,7 @@ class Shard:
         return int.from_bytes(digest[:8]) % self.count == self.index - 1
 
 
-def plan(
+def plan_outputs(
     pictures: Sequence[Picture],
     out: str | None,
     kinds: Collection[Kind] = (Kind.MASK,),

@@ -19,10 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from imlctl.atomic import sha256_of
 from imlctl.errors import ImlctlError, InputError, UsageError
 from imlctl.image.decode import decode, read
 from imlctl.process import cores, free_memory
-from imlctl.scan.custody import all_match, sha256_of
+from imlctl.scan.custody import all_match
 from imlctl.scan.messages import Decoded, Failed, Unchanged, bare, failed, receive, send
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ _SHARED = "Inputs, outputs and weights must have the same path on all machines o
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
+def ray_cluster() -> Iterator[None]:
     """Join the cluster that RAY_ADDRESS names, or start one on this machine for as long.
 
     Nothing is printed, and no usage is reported to anybody. A cluster of our own takes orders only
@@ -162,7 +162,7 @@ def start_ray(options: Options, stack: ExitStack, *, tell: Callable[[str], None]
         remedy = "Use auto, cpu or cuda with --ray."
         raise UsageError(what, source=f"--device {device}", remedy=remedy)
     open_weights(options.settings.weights or options.settings.model)  # wrong ones show at once
-    stack.enter_context(joined())
+    stack.enter_context(ray_cluster())
     import ray
 
     if device == "auto" and not _has("GPU"):

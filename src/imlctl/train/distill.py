@@ -23,7 +23,7 @@ from imlctl.forge.shapes import EdgeKind  # `load_preset` reads the annotation
 from imlctl.train.batches import Batch
 from imlctl.train.checkpoint import Log, Report, as_json
 from imlctl.train.config import OptimConfig
-from imlctl.train.loop import Learner, Run, Stopwatch, fresh_state, take_step
+from imlctl.train.loop import Learner, Stopwatch, TrainingRun, fresh_state, take_step
 from imlctl.train.mask_maps import JudgeConfig, MaskMaps, round_trip
 from imlctl.weights.load import Card, load
 
@@ -102,7 +102,7 @@ def distill(
     objective = _Maps(config, teacher)
     state = fresh_state(objective, optim, device)
     learner = Learner(state.model, objective)
-    run = Run(state, optim, out, settings, Log(out / "log.jsonl", report))
+    run = TrainingRun(state, optim, out, settings, Log(out / "log.jsonl", report))
     stream = MaskMaps(optim.size, optim.seed, config.edges)
 
     def advance(watch: Stopwatch) -> dict[str, float]:

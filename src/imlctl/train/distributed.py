@@ -100,14 +100,14 @@ def this_round_of(store: Store, process: Process) -> Store:
     raise ImlctlError("the first of the training processes does not answer")
 
 
-def joined() -> bool:
+def in_a_group() -> bool:
     """Return true if there are other processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def barrier() -> None:
     """Wait for the other processes."""
-    if joined():
+    if in_a_group():
         dist.barrier()
 
 
@@ -123,7 +123,7 @@ def first_alone(process: Process) -> Iterator[None]:
 
 def any_process(flag: bool, device: torch.device) -> bool:
     """Return true in all processes if the flag is set in any."""
-    if not joined():
+    if not in_a_group():
         return flag
     flags = torch.tensor(float(flag), device=device)
     dist.all_reduce(flags, dist.ReduceOp.MAX)
@@ -132,7 +132,7 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 def averaging(learner: nn.Module) -> nn.Module:
     """Make a module average its gradients over processes, if there are others."""
-    if not joined():
+    if not in_a_group():
         return learner
     # Strides of filters of one pixel differ in name only, where they are used as matrices.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
@@ -143,7 +143,7 @@ def averaging(learner: nn.Module) -> nn.Module:
 
 def fair(count: Tensor) -> Tensor:
     """Denominator of a mean over the whole batch, at least 1, for processes to be averaged."""
-    if not joined():
+    if not in_a_group():
         return count.clamp_min(1)
     total = count.detach().clone()
     dist.all_reduce(total)
@@ -155,7 +155,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's own name
         """Normalise (B, C, H, W) by the statistics of all processes."""
-        if not self.training or not joined():
+        if not self.training or not in_a_group():
             return super().forward(input)
         x = input.float()
         count = torch.full((1,), float(x.numel() // x.shape[1]), device=x.device)

@@ -225,7 +225,7 @@ def _all_steps(
     optim = config.optim
     objective = make_objective(config)
     state = fresh_state(objective, optim, device)
-    run = Run(state, optim, out, decisive(config, material.digest), log)
+    run = TrainingRun(state, optim, out, decisive(config, material.digest), log)
     distributed.barrier()  # nobody writes before all have read
     source = batches(
         material.training,
@@ -262,7 +262,7 @@ def _all_steps(
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """All steps of a run in `out`, from its checkpoint on if there is one; raises as `load_state`.
 
     `decides` is what of the configuration a checkpoint must agree with.

@@ -68,7 +68,7 @@ def fit_heads(
         rows = _Rows()
         model.whole = rows  # type: ignore[assignment]
         peaks = []
-        pairs = zip(authentic(pool), forgeries(pool, start=how.pictures), strict=False)
+        pairs = zip(authentic_samples(pool), forgeries(pool, start=how.pictures), strict=False)
         for picture, forgery in itertools.islice(pairs, how.pictures):
             for pixels in (picture, forgery.pixels):
                 found = predict(model, _tensor(pixels), device=device)
@@ -86,7 +86,7 @@ def forgeries(pool: PhotoPool, *, start: int = 0) -> Iterator[Sample]:
     return (sample for sample in made if sample.mask.any())
 
 
-def authentic(pool: PhotoPool) -> Iterator[NDArray[np.uint8]]:
+def authentic_samples(pool: PhotoPool) -> Iterator[NDArray[np.uint8]]:
     """Take photographs as they are, as copies, processed, and as `Synthesizer` shows them."""
     rng = np.random.default_rng(_SEED)
     makers = _makers(pool, Mix(1, 0, 0, 0, 0, 0))

@@ -12,7 +12,7 @@ import torch
 
 from imlctl.data.manifest import evaluation_pictures
 from imlctl.evaluate.metrics import pixel_auc, pixel_f1
-from imlctl.evaluate.score import evaluate, summarize
+from imlctl.evaluate.score import evaluate, summarize_sets
 from imlctl.inference import probabilities
 from imlctl.pipeline import Localizer
 from imlctl.settings import Sampling, Settings
@@ -82,7 +82,7 @@ def _sets(model: Model, folder: Path, device: torch.device) -> dict[str, float]:
     """Score whole pictures as `localize` sees them."""
     loaded = Loaded(model, Card("in training", {}), sha256="", name="in training")
     localizer = Localizer(Settings(device=str(device), sampling=_ONCE), loaded=loaded)
-    rows = summarize(list(evaluate(evaluation_pictures(folder), localizer.localize)))
+    rows = summarize_sets(list(evaluate(evaluation_pictures(folder), localizer.localize)))
     overall = rows[-2] if len(rows) > 1 else rows[0]
     scores = {"mean_auc": overall.auc, "mean_f1": overall.f1, "mean_image_auc": overall.image_auc}
     for row in rows[:-2]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from imlctl import atomic
 from imlctl.errors import WeightsError
-from imlctl.weights.files import sha256_of, unreadable
+from imlctl.weights.files import unreadable, weights_hash
 
 _PATIENCE = 600  # seconds; reading tensors takes a few, so this one hangs
 
@@ -51,7 +51,7 @@ def convert(source: Path, target: Path, *, part: str = "", overwrite: bool = Fal
             remedy += " be converted."
             raise WeightsError(report["error"], source=str(source), remedy=remedy)
         atomic.write(target, partial.read_bytes(), overwrite=overwrite)
-    return Converted(sha256_of(target), report["tensors"], tuple(report["left_out"]))
+    return Converted(weights_hash(target), report["tensors"], tuple(report["left_out"]))
 
 
 def _refuse_unreadable(source: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+from imlctl.atomic import sha256_of
 from imlctl.errors import WeightsError
 
 KEY = "imlctl"  # of our document in the metadata of a file
@@ -25,11 +25,10 @@ _OTHERS = {
 }
 
 
-def sha256_of(path: Path, name: str = "") -> str:
-    """Return the sha256 of a file, read in pieces; raises WeightsError if it cannot be read."""
+def weights_hash(path: Path, name: str = "") -> str:
+    """Return the sha256 of a file of weights; raises WeightsError if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise unreadable(error, name or str(path)) from error
 

@@ -27,7 +27,7 @@ from imlctl.mask.rates import checked
 from imlctl.weights.files import GET_AGAIN, KEY, foreign, mismatch, read_document, unreadable
 from imlctl.weights.pull import find
 from imlctl.weights.registry import known_weights, user_folder
-from imlctl.weights.selftest import check_on_first_use, measure
+from imlctl.weights.selftest import check_on_first_use, take_self_test
 
 if TYPE_CHECKING:
     from imlctl.core.light_vae import LightVAE
@@ -206,5 +206,5 @@ def _fill(model: Model | LightVAE, data: bytes, name: str) -> None:
 def attach(path: Path) -> None:
     """Give a file of weights its self-test, measured as they are stored; raises as `load` does."""
     loaded = load(path)
-    card = replace(loaded.card, self_test=measure(loaded.model))
+    card = replace(loaded.card, self_test=take_self_test(loaded.model))
     _write(path, load_tensors(path.read_bytes()), card)

@@ -16,17 +16,17 @@ from typing import Any, NamedTuple, cast
 
 from imlctl.errors import UsageError, WeightsError
 from imlctl.weights import hub
-from imlctl.weights.files import mismatch, read_document, sha256_of, unreadable
+from imlctl.weights.files import mismatch, read_document, unreadable, weights_hash
 from imlctl.weights.registry import (
     SCHEME,
-    Entry,
     HubReference,
     Seen,
+    WeightsEntry,
     add_seen,
     is_commit,
     is_sha256,
     known_weights,
-    parse,
+    parse_reference,
 )
 
 
@@ -40,13 +40,13 @@ class Pulled(NamedTuple):
     checked: str  # against: ``registry``, ``given``, ``earlier pull``, or ``first use`` for nothing
 
 
-class Found(NamedTuple):
+class LocalWeights(NamedTuple):
     """A file of weights on this machine."""
 
     name: str  # as the user named it
     path: Path
     sha256: str  # what its hash must be; empty for a file of the user's own
-    entry: Entry | None  # in a registry
+    entry: WeightsEntry | None  # in a registry
 
 
 class State(StrEnum):
@@ -65,7 +65,7 @@ class Item:
     """Weights that are known, by a name or by the reference they were pulled with."""
 
     name: str  # of the entry, or the reference
-    entry: Entry | None  # in a registry
+    entry: WeightsEntry | None  # in a registry
     path: Path | None  # where the file is, or would be; None where the cache does not have it
     sha256: str  # what it must be; empty where nobody knows
     state: State
@@ -100,8 +100,8 @@ def pull(
     entry, reference, seen = _look_up(wanted)
     expected, checked = _expectation(wanted, entry.sha256 if entry else "", sha256, seen)
     if reference is None:
-        path = cast("Entry", entry).path
-        found = sha256_of(path, wanted)
+        path = cast("WeightsEntry", entry).path
+        found = weights_hash(path, wanted)
         if found != expected:
             raise mismatch(wanted, path, found, expected, "Get the file again.")
         return Pulled(wanted, path, found, "", checked)
@@ -113,7 +113,7 @@ def pull(
     if entry and entry.restriction and not seen:
         notice(f"{wanted} has a licence that restricts its use: {entry.restriction}.")
     fetched = hub.fetch(reference, force=force, quiet=quiet)
-    found = sha256_of(fetched.path, wanted)
+    found = weights_hash(fetched.path, wanted)
     if expected and found != expected:
         raise _wrong(wanted, reference, fetched, found, expected, seen)
     if is_commit(reference.revision) and fetched.revision != reference.revision:
@@ -129,11 +129,11 @@ def pull(
     return Pulled(wanted, fetched.path, found, fetched.revision, checked)
 
 
-def _look_up(wanted: str) -> tuple[Entry | None, HubReference | None, Seen | None]:
+def _look_up(wanted: str) -> tuple[WeightsEntry | None, HubReference | None, Seen | None]:
     """Return a name's entry, the reference that it stands for, and the record of the first pull."""
     registry = known_weights()
     if wanted.startswith(SCHEME):
-        entry, reference = None, parse(wanted)
+        entry, reference = None, parse_reference(wanted)
     else:
         entry = registry[wanted]
         if entry.source != "hub":
@@ -173,18 +173,18 @@ def _wrong(
     return WeightsError(what, source=name, remedy=remedy)
 
 
-def find(wanted: str | Path, *, kind: str = "") -> Found:
+def find(wanted: str | Path, *, kind: str = "") -> LocalWeights:
     """Find a file of weights on this machine, without opening it; WeightsError if there is none.
 
     `wanted` is a name of a registry, ``hf://owner/repo[@revision]/file``, or a safetensors file; a
     `Path` is always a file. Its entry, if it has one, must be of `kind`, where one is given.
     """
     if isinstance(wanted, Path):
-        return Found(str(wanted), wanted, "", None)
+        return LocalWeights(str(wanted), wanted, "", None)
     if not wanted.startswith(SCHEME) and wanted not in known_weights().entries:
         path = Path(wanted)
         if path.suffix or path.name != wanted or path.exists():  # a path, not a mistyped name
-            return Found(wanted, path, "", None)
+            return LocalWeights(wanted, path, "", None)
     item = _item(wanted)
     if item.entry is not None and kind and item.entry.kind != kind:
         what = f"is of kind {item.entry.kind!r}, and a {kind} is needed"
@@ -193,7 +193,7 @@ def find(wanted: str | Path, *, kind: str = "") -> Found:
         what = "is not on this machine, and weights are fetched only when asked for"
         remedy = f"Fetch it with: imlctl weights pull {wanted}"
         raise WeightsError(what, source=wanted, remedy=remedy)
-    return Found(wanted, item.path, item.sha256, item.entry)
+    return LocalWeights(wanted, item.path, item.sha256, item.entry)
 
 
 def inventory(names: tuple[str, ...] = ()) -> tuple[Item, ...]:
@@ -209,7 +209,7 @@ def _item(name: str) -> Item:
     entry, reference, seen = _look_up(name)
     sha256 = entry.sha256 if entry else ""
     if reference is None:
-        there = cast("Entry", entry).path
+        there = cast("WeightsEntry", entry).path
         return Item(name, entry, there, sha256, State.HERE if there.is_file() else State.ABSENT)
     cached = hub.cached(reference.at(seen.revision) if seen else reference)
     path, state = (cached.path, State.HERE) if cached else (None, State.ABSENT)
@@ -221,7 +221,7 @@ def verify(item: Item) -> Item:
     if item.state is not State.HERE or item.path is None:
         return item
     try:
-        found = sha256_of(item.path, item.name)
+        found = weights_hash(item.path, item.name)
     except WeightsError:
         return replace(item, state=State.UNREADABLE)
     intact = State.INTACT if found == item.sha256 else State.CHANGED

@@ -68,7 +68,7 @@ class HubReference:
         return f"{SCHEME}{self.repo}@{quote(self.revision, safe='')}/{self.file}"
 
 
-def parse(text: str) -> HubReference:
+def parse_reference(text: str) -> HubReference:
     """Read ``hf://owner/repo[@revision]/file``; a slash in a revision is written ``%2F``."""
     owner, _, rest = text.removeprefix(SCHEME).partition("/")
     head, _, file = rest.partition("/")
@@ -82,7 +82,7 @@ def parse(text: str) -> HubReference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class WeightsEntry:
     """One name in the registry; what is empty was not verified or is not known."""
 
     name: str
@@ -155,7 +155,7 @@ class Seen:
 class Registry:
     """Entries by name, the name to use when none is given, and files seen on the Hub."""
 
-    entries: dict[str, Entry]
+    entries: dict[str, WeightsEntry]
     default: str
     seen: dict[str, Seen] = field(default_factory=dict)  # the first record of each reference
 
@@ -163,7 +163,7 @@ class Registry:
         if self.default not in self.entries:
             raise ValueError(f"the default {self.default!r} is not an entry")
 
-    def __getitem__(self, name: str) -> Entry:
+    def __getitem__(self, name: str) -> WeightsEntry:
         """Return an entry; raises WeightsError if there is no such name."""
         if name not in self.entries:
             what = f"there are no weights named {name!r}"
@@ -190,10 +190,10 @@ def known_weights() -> Registry:
     return _extended(_user_text())
 
 
-def parse_entries(tables: dict[str, Any]) -> dict[str, Entry]:
+def parse_entries(tables: dict[str, Any]) -> dict[str, WeightsEntry]:
     """Build entries of a ``weights`` table; ValueError, TypeError or KeyError if it is wrong."""
     return {
-        name: Entry(name=name, **{k: v for k, v in table.items() if k not in _FORMER})
+        name: WeightsEntry(name=name, **{k: v for k, v in table.items() if k not in _FORMER})
         for name, table in dict(tables).items()
     }
 

@@ -70,7 +70,7 @@ def answer(model: nn.Module, image: Tensor) -> Tensor:
     return torch.cat([blocks.flatten(), prediction.score_logits.float().flatten()])
 
 
-def measure(model: nn.Module, seed: int = 0) -> dict[str, Any]:
+def take_self_test(model: nn.Module, seed: int = 0) -> dict[str, Any]:
     """Return the self-test of a model, as a card keeps it."""
     image = picture(seed)
     return {
