@@ -24,8 +24,8 @@ from imlctl.bench.page import (
     fraction,
     interval,
     percentage,
+    proportion,
     sampling_line,
-    shown_proportion,
     to_markdown,
 )
 from imlctl.bench.pages import page_of
@@ -181,7 +181,7 @@ def _with_rates(every: Document) -> list[Block]:
         rates = every["rates"][verdict]
         ratio = "-" if rates["ratio"] is None else f"{rates['ratio']:.2g}"
         cells = [rates["authentic"], rates["forgeries"], *(rates["by_size"][s] for s in SIZES)]
-        rows.append((str(verdict), *map(shown_proportion, cells), ratio))
+        rows.append((str(verdict), *map(proportion, cells), ratio))
     columns = ("verdict", "authentic", "forgeries", *(f"edit {size}" for size in SIZES), "ratio")
     words = (
         f"Share of {every['authentic']} authentic pictures and of {every['tampered']} forgeries"

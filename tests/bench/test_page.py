@@ -5,7 +5,7 @@ import math
 from imlctl.bench import page
 from imlctl.bench.page import Table, to_markdown
 from imlctl.bench.pages import page_of
-from imlctl.mask.rates import proportion
+from imlctl.mask.rates import counted_share
 
 
 def test_markdown() -> None:
@@ -38,9 +38,9 @@ def test_numbers() -> None:
 
 
 def test_proportions_have_their_interval() -> None:
-    rates = proportion(0, 18)
-    assert page.shown_proportion(rates) == "0% [0, 19]"
-    assert page.shown_proportion(proportion(0, 0)) == "-"
+    rates = counted_share(0, 18)
+    assert page.proportion(rates) == "0% [0, 19]"
+    assert page.proportion(counted_share(0, 0)) == "-"
 
 
 def test_how_it_was_drawn() -> None:

@@ -17,7 +17,7 @@ from imlctl.evaluate.score import (
     summarize_sets,
 )
 from imlctl.mask.decide import Verdict
-from imlctl.mask.rates import proportion
+from imlctl.mask.rates import counted_share
 
 NAN = float("nan")
 FOUND, MAYBE, NOTHING = Verdict
@@ -58,10 +58,10 @@ class TestSummarize:
         (row,) = summarize_sets([*forged, *[score("s", False)] * 18])
         assert row.rates is not None
         manipulated = row.rates[FOUND]
-        assert manipulated["forgeries"] == proportion(2, 4)
-        assert manipulated["authentic"] == proportion(0, 18)
+        assert manipulated["forgeries"] == counted_share(2, 4)
+        assert manipulated["authentic"] == counted_share(0, 18)
         assert manipulated["authentic"]["interval"] == pytest.approx((0, 0.1853), abs=1e-4)
-        assert row.rates[MAYBE]["forgeries"] == proportion(1, 4)
+        assert row.rates[MAYBE]["forgeries"] == counted_share(1, 4)
         document = json.loads(json.dumps(asdict(row)))
         assert document["rates"]["nothing found"]["authentic"]["count"] == 18
         two = summarize_sets([*forged, score("other", False)])

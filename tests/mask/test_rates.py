@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from imlctl.mask.decide import Verdict
-from imlctl.mask.rates import checked, exact_interval, in_words, measured, proportion
+from imlctl.mask.rates import checked, counted_share, exact_interval, in_words, measured
 
 M, I, N = Verdict  # noqa: E741
 
@@ -23,13 +23,13 @@ def test_intervals_are_those_of_clopper_and_pearson(count: int, of: int) -> None
 
 def test_an_interval_of_nothing_says_nothing() -> None:
     assert exact_interval(0, 0) == (0.0, 1.0)
-    assert proportion(0, 0)["share"] is None
+    assert counted_share(0, 0)["share"] is None
 
 
 @pytest.mark.parametrize(("count", "of"), [(-1, 3), (4, 3)])
 def test_an_impossible_proportion_is_refused(count: int, of: int) -> None:
     with pytest.raises(ValueError, match="proportion"):
-        proportion(count, of)
+        counted_share(count, of)
 
 
 @pytest.fixture
@@ -40,9 +40,13 @@ def rates() -> dict[str, Any]:
 
 def test_verdicts_are_counted_overall_and_by_the_size_of_the_edit(rates: dict[str, Any]) -> None:
     found = rates[M]
-    assert found["forgeries"] == proportion(4, 7)
-    assert found["authentic"] == proportion(1, 5)
-    assert list(found["by_size"].values()) == [proportion(1, 2), proportion(2, 3), proportion(1, 2)]
+    assert found["forgeries"] == counted_share(4, 7)
+    assert found["authentic"] == counted_share(1, 5)
+    assert list(found["by_size"].values()) == [
+        counted_share(1, 2),
+        counted_share(2, 3),
+        counted_share(1, 2),
+    ]
     assert [each["count"] for each in rates[I]["by_size"].values()] == [0, 1, 1]
     for kind, total in (("forgeries", 7), ("authentic", 5)):
         assert sum(rates[verdict][kind]["count"] for verdict in Verdict) == total

@@ -78,7 +78,7 @@ def fraction(value: float | None) -> str:
     return f"{min(value, 0.9994) if value < 1 else value:.3f}"
 
 
-def shown_proportion(value: Document) -> str:
+def proportion(value: Document) -> str:
     """A proportion as `mask.rates` keeps it, with its interval: 39% [17, 64]; a dash of nothing."""
     if not value["of"]:
         return "-"
@@ -129,7 +129,7 @@ def plain(value: float | str | None) -> str:
 
 STYLES: Mapping[str, Callable[[Any], str]] = {
     "": plain,
-    **{each.__name__: each for each in (amount, duration, megabytes, percentage, shown_proportion)},
+    **{each.__name__: each for each in (amount, duration, megabytes, percentage, proportion)},
 }
 
 

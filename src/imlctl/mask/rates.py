@@ -17,7 +17,7 @@ _TAIL = 0.025  # on each side of an interval of 95 %
 _HALVINGS = 60
 
 
-def proportion(count: int, of: int) -> dict[str, Any]:
+def counted_share(count: int, of: int) -> dict[str, Any]:
     """Return count, number, share (None of nothing) and exact 95 % interval; or ValueError."""
     if not 0 <= count <= of:
         raise ValueError(f"a proportion of {count} in {of}")
@@ -50,7 +50,7 @@ def checked(rates: Mapping[str, Any]) -> Rates:
 
 def _rated(counts: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """Return the proportions of one verdict, and the ratio of the first two, None if infinite."""
-    forgeries, authentic, *by_size = (proportion(count, of) for count, of in counts)
+    forgeries, authentic, *by_size = (counted_share(count, of) for count, of in counts)
     (count, of), (alarms, real) = counts[:2]
     return {
         "forgeries": forgeries,

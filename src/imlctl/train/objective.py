@@ -58,7 +58,7 @@ class LossWeights:
 
 
 class Objective(Protocol):
-    """What the loop, which knows no model, asks for."""
+    """Interface of what is trained, for a loop that knows no model."""
 
     rates: Mapping[str, float]  # factors on the learning rate, by starts of parameters' names
 
