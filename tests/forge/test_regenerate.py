@@ -187,7 +187,7 @@ class TestAddRegenerated:
         def never(*_: object) -> None:
             pytest.fail("computed again")
 
-        monkeypatch.setattr(regenerate, "round_trip", never)
+        monkeypatch.setattr(regenerate, "autoencode", never)
         second = add_regenerated(small, weights, tmp_path / "cache", limit=3).regenerated
         assert first.keys() == second.keys()
         assert all(np.array_equal(first[i], second[i]) for i in first)

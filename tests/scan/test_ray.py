@@ -71,7 +71,7 @@ def ray(monkeypatch, one_thread):
     stub.cluster_resources = lambda: stub.has
     monkeypatch.setitem(sys.modules, "ray", stub)
     monkeypatch.setitem(sys.modules, "ray.exceptions", stub.exceptions)
-    monkeypatch.setattr(ray_pool, "joined", nullcontext)
+    monkeypatch.setattr(ray_pool, "ray_cluster", nullcontext)
     monkeypatch.setattr(ray_pool, "Decoder", lambda options: decode_file)
     yield stub
     ray_pool._prepared.cache_clear()

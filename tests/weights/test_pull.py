@@ -18,8 +18,8 @@ from imlctl.weights.hub import cached
 from imlctl.weights.load import open_weights
 from imlctl.weights.pull import find, pull
 from imlctl.weights.registry import (
-    Entry,
     HubReference,
+    WeightsEntry,
     known_weights,
     parse_reference,
     user_registry_path,
@@ -41,9 +41,9 @@ def commit(hub: Any) -> str:
     return hub.repo("lab/model").commit({"w.safetensors": CONTENT}, ref="v1")
 
 
-def entry(**change: Any) -> Entry:
+def entry(**change: Any) -> WeightsEntry:
     values = {"source": "hub", "repo": "lab/model", "file": "w.safetensors", "licence": "MIT"}
-    return Entry(name="lab", **values | change)
+    return WeightsEntry(name="lab", **values | change)
 
 
 def test_without_a_hash_nothing_is_even_asked(hub: Any, commit: str) -> None:
@@ -165,7 +165,7 @@ def test_a_licence_that_restricts_is_shown_before_the_first_fetch(hub: Any, add_
 def test_files_of_this_machine_are_checked_where_they_are(tmp_path: Path, add_entry: Any) -> None:
     own = tmp_path / "own.safetensors"
     own.write_bytes(CONTENT)
-    add_entry(Entry(name="own", source="file", file=str(own), sha256=SHA256, licence="MIT"))
+    add_entry(WeightsEntry(name="own", source="file", file=str(own), sha256=SHA256, licence="MIT"))
     pulled = pull("own")
     assert (pulled.path, pulled.revision) == (own, "")
     own.write_bytes(OTHER)

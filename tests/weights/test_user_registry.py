@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from imlctl.errors import OutputError, WeightsError
 from imlctl.weights.registry import (
-    Entry,
     HubReference,
     Seen,
+    WeightsEntry,
     add_seen,
     known_weights,
     load_registry,
@@ -34,7 +34,7 @@ SEEN = Seen(
     checked="first use",
     date="2026-11-21",
 )
-MINE = Entry(
+MINE = WeightsEntry(
     name="mine",
     source="file",
     file="/somewhere/ω.safetensors",

@@ -44,6 +44,16 @@ def suitable_jobs(pictures: int) -> int:
     return max(1, min(pictures, cores(), by_memory))
 
 
+def _widen(pipe: Any) -> None:
+    """Let a pipe hold more: not on every system, nor beyond a user's share of all pipes."""
+    try:
+        from fcntl import F_SETPIPE_SZ, fcntl
+    except ImportError:
+        return
+    with suppress(OSError):
+        fcntl(pipe, F_SETPIPE_SZ, _PIPE)
+
+
 class Child:
     """A process that answers one message after another; started anew after it died."""
 
@@ -75,11 +85,7 @@ class Child:
         if self._closed:  # meanwhile, by a thread that knew only the process before
             self._process.kill()
         for stream in (self._process.stdin, self._process.stdout):
-            # Not on other systems, nor beyond what a user may have in all pipes together.
-            with suppress(ImportError, OSError):
-                from fcntl import F_SETPIPE_SZ, fcntl
-
-                fcntl(stream, F_SETPIPE_SZ, _PIPE)  # type: ignore[arg-type]
+            _widen(stream)
         if self._opening is not None:
             with suppress(OSError):  # it is dead already: whoever reads from it will say so
                 send(self._process.stdin, self._opening)  # type: ignore[arg-type]
