@@ -77,6 +77,21 @@ class TestLoadPool:
         for name in ("narrow.png: smaller than 128 pixels", "torn.png", "text.jpg"):
             assert any(name in line for line in pool.skipped)
 
+    def test_hidden_files_are_no_photographs(self, save_photos: Callable[..., Path]) -> None:
+        folder = save_photos(2)
+        (folder / "1.png").rename(folder / "._1.png")
+        assert load_pool([folder], validation_share=0).names == ("0.png",)
+
+    def test_objects_of_0_and_1_are_read_as_all_masks_are(
+        self, save_photos: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        mask = np.zeros((144, 144), np.uint8)
+        mask[20:60, 30:90] = 1
+        (tmp_path / "objects").mkdir()
+        Image.fromarray(mask).save(tmp_path / "objects" / "0__1.png")
+        pool = load_pool([save_photos(1)], objects=tmp_path / "objects", validation_share=0)
+        assert np.array_equal(pool.objects[0][0], mask > 0)
+
     def test_objects_belong_to_the_photograph_of_their_stem(
         self, save_photos: Callable[..., Path], tmp_path: Path
     ) -> None:

@@ -129,6 +129,17 @@ def test_another_configuration_is_refused_by_its_keys(
         load_state(tmp_path / "last.safetensors", fresh(1), config | change)
 
 
+def test_what_an_older_checkpoint_lacks_may_be_off(tmp_path: Path) -> None:
+    path, state = tmp_path / "last.safetensors", fresh(0)
+    state.step = 5
+    save_state(path, state, {"optim": {"rate": 0.1}, "loss": 0.5})
+    load_state(path, fresh(1), {"optim": {"rate": 0.1, "new": 0.0}, "loss": 0.5, "also": False})
+    with pytest.raises(WeightsError, match=r"optim\.new was None, is 0\.1"):
+        load_state(path, fresh(1), {"optim": {"rate": 0.1, "new": 0.1}, "loss": 0.5})
+    with pytest.raises(WeightsError, match=r"loss was 0\.5, is 0\.0"):  # it has been on
+        load_state(path, fresh(1), {"optim": {"rate": 0.1}, "loss": 0.0})
+
+
 def test_a_run_may_go_on_for_longer(tmp_path: Path) -> None:
     path, state = tmp_path / "last.safetensors", fresh(0)
     for step, now in ((5, 9), (9, 20), (12, 15)):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from imlctl.core.light_vae import SIZES, LightVAE, LightVAEConfig
 from imlctl.errors import ConfigError, ImlctlError, WeightsError
@@ -195,6 +196,19 @@ def test_another_configuration_does_not_resume_but_a_longer_run_does(tmp_path: P
     more = replace(TINY, optim=replace(TINY.optim, steps=6))
     assert distill(more, tmp_path, device=CPU) is not None
     assert events(tmp_path)[-1]["step"] == 6
+
+
+def test_maps_of_a_step_are_never_divided(tmp_path: Path) -> None:
+    """Those of one step fit into memory, so that accumulating is nothing to it."""
+    runs = []
+    for accumulate in (1, 3):
+        folder = tmp_path / str(accumulate)
+        optim = replace(TINY.optim, accumulate=accumulate)
+        distill(replace(TINY, optim=optim), folder, device=CPU)
+        runs.append(([e["loss"] for e in events(folder) if "loss" in e], folder))
+    assert runs[0][0] == runs[1][0]
+    states = [load_file(folder / "last.safetensors") for _, folder in runs]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_it_can_be_stopped_and_continued(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import EfficientRWKVConfig
 from imlctl.errors import ConfigError, ImlctlError, WeightsError
 from imlctl.train import loop, material, objective
-from imlctl.train import loop as step_module
 from imlctl.train.config import DataConfig, OptimConfig, TrainConfig, ValidationConfig
 from imlctl.train.loop import make_optimizer, rate_at, train
 from imlctl.train.material import load_split
@@ -198,7 +197,7 @@ class TestRun:
             asked.append(step)
             return 0.0
 
-        monkeypatch.setattr(step_module, "rate_at", no_rate)
+        monkeypatch.setattr(loop, "rate_at", no_rate)
         config = replace(config, optim=replace(config.optim, seed=seed))
         train(config, tmp_path / "run", device=CPU)
         state = load_file(tmp_path / "run" / "last.safetensors")

@@ -330,6 +330,7 @@ class TestConfig:
             ({"mask_weight": 1.5}, "mask_weight must lie"),
             ({"encoder_rate": -1.0}, "must not be negative"),
             ({"auxiliary": 1.0, "encoder": "mit-b0"}, "needs an encoder efficient-iml"),
+            ({"auxiliary": 1.0, "encoder_rate": 0.0}, "needs an encoder_rate above 0"),
             ({"draws": 0}, "draws must be at least 1"),
             ({"noise_bias": 0.0}, "noise_bias above 0"),
         ],

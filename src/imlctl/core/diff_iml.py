@@ -20,7 +20,7 @@ from imlctl.core import efficient_rwkv, imagenet
 from imlctl.core.denoiser import DENOISERS, Denoiser, DenoiserConfig
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig, TopDown
 from imlctl.core.efficient_rwkv import STRIDES, EfficientRWKV
-from imlctl.core.layers import Config, ConvNorm, Spread, check_sides
+from imlctl.core.layers import Config, ConvNorm, Spread, check_choice, check_sides
 from imlctl.core.light_vae import FACTOR, LightVAE, LightVAEConfig
 from imlctl.core.light_vae import SIZES as VAE_SIZES
 from imlctl.core.model import STEPS, Model, Parts, Prediction
@@ -99,11 +99,11 @@ class ConditionEncoder(nn.Module):
 
         H and W are multiples of `multiple`; for the clues see `EfficientRWKV.forward`.
         """
-        found = self.backbone(image, clues)
-        return self.gather(found.features if isinstance(found, Prediction) else found, image)
+        return self.gather(self.backbone(image, clues), image)
 
-    def gather(self, features: Sequence[Tensor], image: Tensor) -> Tensor:
-        """Bring the levels of the backbone to the condition; see `forward`."""
+    def gather(self, found: Prediction | Sequence[Tensor], image: Tensor) -> Tensor:
+        """Make the condition of what the backbone found: its levels, or with heads an answer."""
+        features = found.features if isinstance(found, Prediction) else found
         size = (image.shape[-2] // self.stride, image.shape[-1] // self.stride)
         each = zip(self.levels, features, self.scales, self.folds, strict=True)
         gathered = [_resized(level(F.pixel_unshuffle(x, n)), s, size) for level, x, s, n in each]
@@ -135,8 +135,7 @@ class DiffIMLConfig(Config):
     def __post_init__(self) -> None:
         if self.heads and not self.encoder.startswith("efficient-iml-"):
             raise ValueError(f"{self.encoder} has no heads that localize by themselves")
-        if self.encoder not in ENCODERS:
-            raise ValueError(f"unknown encoder {self.encoder!r}; known: {', '.join(ENCODERS)}")
+        check_choice("encoder", self.encoder, ENCODERS)
         if self.denoiser.latents != 2 * self.vae.latent:
             raise ValueError("the denoiser needs the latents of two maps, mask and edge")
         respaced(1, self.schedule.steps, self.spacing)
@@ -166,9 +165,13 @@ class DiffIML(Model):
         super().__init__()
         self.config = config or DiffIMLConfig()
         shape = self.config.denoiser
-        how = {"fold": self.config.fold, "heads": self.config.heads}
-        channels, stride = shape.condition, self.config.latent_multiple
-        self.encoder = ConditionEncoder(self.config.encoder, channels, stride, **how)
+        self.encoder = ConditionEncoder(
+            self.config.encoder,
+            shape.condition,
+            self.config.latent_multiple,
+            fold=self.config.fold,
+            heads=self.config.heads,
+        )
         self.denoiser = Denoiser(shape)
         self.vae = LightVAE(self.config.vae)
         self.bars = alpha_bars(self.config.schedule)  # float64, on the CPU wherever the model is

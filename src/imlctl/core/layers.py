@@ -66,7 +66,7 @@ def check_sides(image: Tensor, multiple: int) -> None:
         raise ValueError(f"height and width must be {takes}, not {height}x{width}")
 
 
-def check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
+def check_choice(what: str, value: str, known: Iterable[str]) -> None:
     """Raise ValueError for a value that is none of those known."""
     if value not in known:
         raise ValueError(f"unknown {what} {value!r}; known: {', '.join(known)}")

@@ -72,8 +72,9 @@ def pool(
 def merge(parts: Sequence[Pooled]) -> Pooled:
     """Pool the tiles of a picture into the whole; what overlaps counts twice."""
     sums, weights, largest, map_sums, map_largest = map(torch.stack, zip(*parts, strict=True))
-    of_map = map_sums.sum(0), map_largest.amax(0)
-    return Pooled(sums.sum(0), weights.sum(0), largest.amax(0), *of_map)
+    return Pooled(
+        sums.sum(0), weights.sum(0), largest.amax(0), map_sums.sum(0), map_largest.amax(0)
+    )
 
 
 class PictureScore(nn.Module):

@@ -49,7 +49,7 @@ class PhotoPool:
 
 
 def list_photos(folders: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Every photograph under the folders, sorted, each with its name relative to its folder.
+    """Every photograph under the folders but hidden ones, sorted, with its name in its folder.
 
     Raises a `ConfigError` if a folder does not exist, or no photograph was found.
     """

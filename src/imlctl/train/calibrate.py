@@ -67,8 +67,8 @@ def calibrate(
     """Lower a model's log odds as far as it takes, train its score, then measure its rule.
 
     The model is in evaluation mode, on `device`; an EfficientIML is changed in place, and its heads
-    are trained on the photographs `teaching`. It was not trained on those of `pool`, of whose
-    pixels a `share`, on average, may reach one half.
+    are trained on the photographs `teaching`. `pool` holds photographs that it was not trained on;
+    on average a `share` of their pixels may reach one half.
     """
     seen = [_look(model, each, device) for each in _authentic(pool)]
     lowered = 0.0
@@ -161,6 +161,10 @@ def with_verdict(card: Card, found: Calibration) -> Card:
     """Put a calibration into a model's card; not what was lowered, which is in the weights."""
     kept = asdict(found)
     del kept["lowered"]
-    training = card.training | {"calibration": kept}
-    rule, scale = found.rule, found.score_scale
-    return replace(card, rule=rule, rates=None, score_scale=scale, training=training)
+    return replace(
+        card,
+        rule=found.rule,
+        rates=None,  # of another rule
+        score_scale=found.score_scale,
+        training=card.training | {"calibration": kept},
+    )

@@ -120,7 +120,8 @@ def load_state(path: Path, state: TrainState[Any], config: dict[str, Any]) -> No
         changed = _differences(numbers["config"], config)
         tensors = load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        what, remedy = f"is not a readable checkpoint ({error})", "Delete it to start over."
+        what = f"is not a readable checkpoint ({error})"
+        remedy = "Delete it to start over."
         raise WeightsError(what, source=str(path), remedy=remedy) from error
     if changed.get(_LENGTH, (0, 0))[1] > numbers["step"]:
         del changed[_LENGTH]
@@ -141,13 +142,16 @@ def load_state(path: Path, state: TrainState[Any], config: dict[str, Any]) -> No
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return each key of `new` whose value differs, named through its tables, with both values."""
+    """Return each key of `new` whose value differs, named through its tables, with both values.
+
+    A key that an older checkpoint lacks, and that is off, makes no difference.
+    """
     found: dict[str, tuple[Any, Any]] = {}
     for key in sorted(new):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             inner = _differences(before, after)
             found |= {f"{key}.{name}": values for name, values in inner.items()}
-        elif before != after:
+        elif before != after and (key in old or after):
             found[key] = (before, after)
     return found

@@ -14,6 +14,7 @@ from imlctl.core.denoiser import DENOISERS
 from imlctl.core.diff_iml import ENCODERS
 from imlctl.core.efficient_iml import EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
+from imlctl.core.layers import check_choice
 from imlctl.core.sampler import Spacing  # noqa: TC001  # `build` reads the annotation
 from imlctl.errors import ConfigError
 from imlctl.forge.synthesizer import Mix
@@ -132,16 +133,15 @@ class DiffusionConfig:
 
     def __post_init__(self) -> None:
         for name, known in (("encoder", ENCODERS), ("denoiser", DENOISERS)):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
-                )
+            check_choice(name, getattr(self, name), known)
         if not self.prior >= 0 or not 0 <= self.mask_weight <= 1 or self.encoder_rate < 0:
             raise ValueError(
                 "prior and encoder_rate must not be negative, mask_weight must lie in [0, 1]"
             )
         if self.auxiliary < 0 or (self.auxiliary and not self.encoder.startswith("efficient-iml-")):
             raise ValueError("auxiliary must not be negative, and needs an encoder efficient-iml-*")
+        if self.auxiliary and not self.encoder_rate:
+            raise ValueError("auxiliary needs an encoder_rate above 0: the heads are the encoder's")
         if self.draws < 1 or self.noise_bias <= 0:
             raise ValueError("draws must be at least 1, noise_bias above 0")
 

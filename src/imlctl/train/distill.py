@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path  # `load_preset` reads the annotation
 from typing import Any, cast
 
@@ -97,12 +97,14 @@ def distill(
         ImlctlError: The loss is not finite; the teacher or a checkpoint is wrong.
     """
     out.mkdir(parents=True, exist_ok=True)
-    settings, optim = as_json(config), config.optim
+    settings = as_json(config)
+    optim = replace(config.optim, accumulate=1)  # all maps of a step go through at once
     teacher = teacher or load_teacher(config.teacher, latent=config.model.latent, device=device)
     objective = _Maps(config, teacher)
     state = fresh_state(objective, optim, device)
     learner = Learner(state.model, objective)
-    run = TrainingRun(state, optim, out, settings, Log(out / "log.jsonl", report))
+    log = Log(out / "log.jsonl", report)
+    run = TrainingRun(state, optim, out, settings, log, samples=2 * optim.batch)  # and edge maps
     stream = MaskMaps(optim.size, optim.seed, config.edges)
 
     def advance(watch: Stopwatch) -> dict[str, float]:
@@ -131,7 +133,8 @@ class _Maps:
         return model
 
     def loss(self, model: LightVAE, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        optim, maps = self.config.optim, batch.image
+        optim = self.config.optim
+        maps = batch.image
         # By step, not by what was drawn before: a resumed run draws the same.
         chance = torch.Generator().manual_seed(optim.seed << 32 | step)
         with autocast(maps.device, optim.precision):
@@ -147,7 +150,7 @@ def disturb(
 ) -> tuple[Tensor, Tensor]:
     """Blend some latents (B, C, h, w) with others' and add noise to all; masks first, then edges.
 
-    Return the probability (B, 1, H, W) that should come out, too.
+    Returns the latents to decode, and the probability (B, 1, H, W) that should come out.
     """
     count, device = len(latents), latents.device
     blended = (torch.rand(count, 1, 1, 1, generator=chance) < weights.blend).float()
@@ -167,8 +170,8 @@ def distillation_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 6 with cross-entropy as its reconstruction; its terms before weighting, detached.
 
-    Decoded logits (B, 1, H, W) should say what is `inside`, in [0, 1]; encoded and scaled latents
-    (B, C, h, w) be the teacher's `target`, if there is one.
+    The decoded `logits` (B, 1, H, W) are compared with `inside`, in [0, 1]; the encoded and scaled
+    `latents` (B, C, h, w) with the teacher's `target`, which is None without a teacher.
     """
     reconstruction = F.binary_cross_entropy_with_logits(logits.float(), inside)
     if target is not None:

@@ -225,7 +225,8 @@ def _all_steps(
     optim = config.optim
     objective = make_objective(config)
     state = fresh_state(objective, optim, device)
-    run = TrainingRun(state, optim, out, decisive(config, material.digest), log)
+    decides = decisive(config, material.digest)
+    run = TrainingRun(state, optim, out, decides, log, samples=optim.batch)
     distributed.barrier()  # nobody writes before all have read
     source = batches(
         material.training,
@@ -273,6 +274,7 @@ class TrainingRun:
     out: Path
     decides: dict[str, Any]
     log: Log
+    samples: int  # of a step, whose number in a second is told
 
     def __post_init__(self) -> None:
         self.last = self.out / "last.safetensors"
@@ -308,7 +310,7 @@ class TrainingRun:
             if state.step % _LOG_EVERY == 0 or ended:
                 speed = (state.step - started) / (time.monotonic() - begun)
                 pace = {
-                    "per_second": round(speed * optim.batch, 2),
+                    "per_second": round(speed * self.samples, 2),
                     "eta": round((optim.steps - state.step) / speed),
                 }
                 self._tell("step", **terms, **watch.shares(), **pace)

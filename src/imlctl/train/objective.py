@@ -130,20 +130,22 @@ class Latents:
         if not isinstance(vae, LightVAE):
             remedy = "Make one with imlctl distill."
             raise ConfigError("is not a LightVAE", source=str(asked.vae), remedy=remedy)
-        shape, heads = DENOISERS[asked.denoiser], asked.auxiliary > 0
         own = DiffIMLConfig(
-            asked.encoder, shape, vae.config, spacing=asked.spacing, fold=asked.fold, heads=heads
+            asked.encoder,
+            DENOISERS[asked.denoiser],
+            vae.config,
+            spacing=asked.spacing,
+            fold=asked.fold,
+            heads=asked.auxiliary > 0,
         )
         model = DiffIML(own)
-        source: str | Path | None = None
-        try:
-            if (source := asked.backbone) is not None:
-                cast("ImageNetInput", model.encoder.backbone).load_public(_tensors(source))
-            if (source := self.config.init) is not None:
-                _load_init(model, source)
-        except (RuntimeError, AttributeError) as error:  # our own backbones have none public
-            fault = f"a DiffIML with encoder {asked.encoder!r}"
-            raise _misfit(fault, str(source)) from error
+        for source, fill in ((asked.backbone, _load_public), (self.config.init, _load_init)):
+            try:
+                if source is not None:
+                    fill(model, source)
+            except (RuntimeError, AttributeError) as error:  # our own backbones have none public
+                fault = f"a DiffIML with encoder {asked.encoder!r}"
+                raise _misfit(fault, str(source)) from error
         model.vae.load_state_dict(vae.state_dict())
         model.vae.requires_grad_(False)
         if not asked.encoder_rate:
@@ -157,8 +159,7 @@ class Latents:
         noisy, t = self.noisy(model, clean, step, batch.first, batch.total)
         with autocast(batch.image.device, self.config.optim.precision):
             found = model.encoder.backbone(batch.image, batch.clues)
-            features = found.features if model.config.heads else found
-            prepared = model.denoiser.prepare(model.encoder.gather(features, batch.image))
+            prepared = model.denoiser.prepare(model.encoder.gather(found, batch.image))
             guess = model.denoiser(noisy, t, prepared.repeat_interleave(draws, 0))
         own = F.adaptive_avg_pool2d(batch.valid, clean.shape[-1]).repeat_interleave(draws, 0)
         of_mask, of_edge = (guess.float() - clean).square().split(model.config.vae.latent, 1)
@@ -283,7 +284,7 @@ def clues_of(model: Model) -> Clues | None:
 
 
 def _load_init(model: DiffIML, wanted: str | Path) -> None:
-    """Fill a DiffIML, or its backbone from an EfficientIML, whose heads are left aside."""
+    """Fill a DiffIML, or its backbone from an EfficientIML, whose heads it may not have."""
     init: nn.Module = open_weights(wanted).model
     part: nn.Module = model
     state = init.state_dict()
@@ -293,6 +294,10 @@ def _load_init(model: DiffIML, wanted: str | Path) -> None:
         state = (init if isinstance(part, TopDown) else init.backbone).state_dict()
         state = {k: v for k, v in state.items() if k in known}
     part.load_state_dict(state)
+
+
+def _load_public(model: DiffIML, path: str | Path) -> None:
+    cast("ImageNetInput", model.encoder.backbone).load_public(_tensors(path))
 
 
 def _load_semantics(network: EfficientNetLite, path: Path | None) -> None:

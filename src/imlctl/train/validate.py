@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -65,8 +65,10 @@ def _samples(
     model: Model, judge: Maker, count: int, device: torch.device, name: str
 ) -> dict[str, float]:
     f1, auc = [], []
-    how: dict[str, Any] = {"batch": _BATCH, "workers": 0, "device": device}
-    for part in batches(judge, start=0, stop=count, clues=clues_of(model), **how):
+    parts = batches(
+        judge, start=0, stop=count, batch=_BATCH, workers=0, device=device, clues=clues_of(model)
+    )
+    for part in parts:
         maps = probabilities(model, part.image, _ONCE, part.clues)[:, 0].cpu().numpy()
         masks, valid = ((x[:, 0] > 0.5).cpu().numpy() for x in (part.mask, part.valid))
         for probability, mask, own in zip(maps, masks, valid, strict=True):
@@ -99,7 +101,8 @@ def finish(
         log({"event": "not calibrated", "why": "no authentic photographs were held out"})
         return
     best = out / "best.safetensors"
-    loaded, heads = load(best), config.heads
+    heads = config.heads
+    loaded = load(best)
     model = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     teaching = material.photos if heads.pictures else None
     found = calibrate(model, material.held, device=device, teaching=teaching, heads=heads)
