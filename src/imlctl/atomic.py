@@ -9,6 +9,7 @@ import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,13 +33,20 @@ _REMEDIES = {
 }
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Return the sha256 of a regular file, read in pieces; raises OSError for anything else."""
-    names = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")  # a pipe would wait for ever
+@contextmanager
+def regular_file(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
+    """Open a regular file to read; raises OSError for anything else, which might wait for ever."""
+    names = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
     descriptor = os.open(path, sum(getattr(os, name, 0) for name in names))  # read only is 0
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(None, "not a regular file")
+        yield stream
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the sha256 of a regular file, read in pieces; raises as `regular_file` does."""
+    with regular_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

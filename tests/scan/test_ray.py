@@ -97,6 +97,14 @@ def test_a_worker_does_all_but_the_writing(picture, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "bad.png"]
 
 
+def test_a_worker_says_whether_it_can_read_what_failed(picture):
+    Path("bad.png").write_bytes(picture(2)[:-20])
+    for name, reads in (("bad.png", True), ("gone.png", False)):
+        answer, _, found = analyse(OPTIONS, ".", Request(name, 2**20, {}))
+        assert isinstance(answer, Failed)
+        assert found is reads, name
+
+
 def test_a_worker_skips_what_is_proven_done(picture):
     Path("a.png").write_bytes(picture(1))
     assert ask("a.png", {"a.png": sha256_of("a.png")}) == Unchanged()
@@ -115,11 +123,11 @@ def test_a_machine_with_other_weights_or_settings_ends_the_scan(picture):
     Path("a.png").write_bytes(picture(1, (70, 66)))
     provenance = analyse(OPTIONS, ".", None)[0]
     answer = ask("a.png")
-    assert received(answer, "node7", provenance) is answer
+    assert received(answer, "node7", provenance, reads=True) is answer
     for name, other in (("device", "cuda Other"), ("weights_sha256", "0" * 64)):
         said = f"node7 gives other results: {name} is .*, not '{other}'"
         with pytest.raises(ConfigError, match=said):
-            received(answer, "node7", {**provenance, name: other})
+            received(answer, "node7", {**provenance, name: other}, reads=True)
 
 
 def test_a_worker_without_the_weights_lives_and_says_so():
@@ -128,7 +136,7 @@ def test_a_worker_without_the_weights_lives_and_says_so():
     error = ask("a", options=options)
     assert isinstance(error, WeightsError)
     with pytest.raises(WeightsError, match=r"gone\.safetensors \(on node7\)"):
-        received(error, "node7", {})
+        received(error, "node7", {}, reads=True)
 
 
 @pytest.fixture
@@ -195,7 +203,7 @@ def test_a_machine_that_is_not_there_yet_is_waited_for(ray):
 
 def test_where_nobody_can_read_a_file_it_failed_as_anywhere(tmp_path):
     failed = Failed(InputError("there is no such file", source=str(tmp_path / "gone.png")))
-    assert received(failed, "node7", {}) is failed
+    assert received(failed, "node7", {}, reads=False) is failed
 
 
 def test_a_machine_that_cannot_read_what_this_one_can_ends_the_scan(picture, tmp_path):
@@ -223,7 +231,7 @@ def test_an_imlctl_that_lacks_a_field_is_told_apart(picture):
     older = {k: v for k, v in answer.record.items() if k not in ("seed", "versions")}
     said = r"node7 gives other results: seed is None, not 0, imlctl is None.*Install the same"
     with pytest.raises(ConfigError, match=said):
-        received(dataclasses.replace(answer, record=older), "node7", provenance)
+        received(dataclasses.replace(answer, record=older), "node7", provenance, reads=True)
 
 
 @pytest.mark.parametrize("device", ["mps", "xpu", "cuda:1"])
@@ -236,7 +244,7 @@ def test_what_a_worker_read_and_could_not_analyse_keeps_its_reason(picture, tmp_
     path = tmp_path / "a.png"
     path.write_bytes(picture(1))
     failed = Failed(InputError("there is not enough memory", source=str(path)), sha256="ab" * 32)
-    assert received(failed, "node7", {}) is failed
+    assert received(failed, "node7", {}, reads=True) is failed
 
 
 def test_a_cluster_elsewhere_is_refused_with_a_remedy(monkeypatch):

@@ -202,6 +202,7 @@ def _on_pictures(
         return {"kind": "robustness", **accuracy.robustness(next(each), entries, _track)}
     if not peer:
         return {"kind": "accuracy", "models": accuracy.accuracy(each, entries, _track)}
+    accuracy.parse_peer(peer)
     for _ in models.each([1], [1]):
         pass  # one that does not load is told before the peer runs for hours
     theirs, entries, failed = accuracy.score_peer(entries, peer, _track)

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from imlctl import atomic
 from imlctl.cli import options
 from imlctl.cli.console import complain, note
 from imlctl.cli.options import option
@@ -68,6 +67,7 @@ def sheet(
     force: options.Force = False,
 ) -> None:
     """Draw training samples with their masks outlined."""
+    from imlctl import atomic
     from imlctl.train.config import load_config
     from imlctl.train.material import contact_sheet
 
@@ -114,6 +114,7 @@ def index(
     left out. Masks that do not mark in white are rewritten beside the manifest. The exit status is
     3 if anything was left out.
     """
+    from imlctl import atomic
     from imlctl.data.index import build_index, counts
     from imlctl.data.manifest import read_manifest, write_manifest
     from imlctl.errors import ConfigError, Exit

@@ -82,7 +82,7 @@ def _check(name: str, examine: Callable[..., str | tuple[str, str]], *given: Any
 
 
 def requirements() -> list[tuple[str, str]]:
-    """Return the packages that we require, each with its extra; none for mere sources."""
+    """Return the packages that we require, each with its extra; none if we are not installed."""
     try:
         lines = metadata.requires("imlctl") or []
     except metadata.PackageNotFoundError:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imlctl.atomic import sha256_of
 from imlctl.cli import localize_options as its
 from imlctl.cli.console import complain, echo, note, plural, printable
 from imlctl.cli.options import option
@@ -102,21 +101,20 @@ def write_reports(
     They go into the case's own folder if `out` is None; the browser, if named, prints the PDF.
     Unless quiet, say how many pictures the page lacks.
     """
+    from imlctl.report.tables import write_csv, write_jsonl
     from imlctl.scan.naming import CSV, JSONL, PAGE, PDF, report_name
 
-    coverage, written = case.coverage(), []
+    coverage = case.coverage()
+    written: list[Path] = []
 
     def place(name: str) -> Path:
         written.append((out or case.folder) / report_name(name, case.shard))
         return written[-1]
 
-    if {"jsonl", "csv"} & set(wanted):
-        from imlctl.report.tables import write_csv, write_jsonl
-
-        if "jsonl" in wanted:
-            write_jsonl(place(JSONL), chain(_records(case), _scan_line(coverage)))
-        if "csv" in wanted:
-            write_csv(place(CSV), chain(_records(case), _rows_without_record(coverage)))
+    if "jsonl" in wanted:
+        write_jsonl(place(JSONL), chain(_records(case), _scan_line(coverage)))
+    if "csv" in wanted:
+        write_csv(place(CSV), chain(_records(case), _rows_without_record(coverage)))
     if "report" in wanted:
         lacking = _write_page(place(PAGE), case, coverage, head)
         if lacking and not quiet:
@@ -198,6 +196,7 @@ def verify(folder: Folder, quiet: its.Quiet = False) -> None:
     Exit status: 0 when all files are unchanged, 2 without a manifest, 3 when a file changed, is
     missing, or cannot be read.
     """
+    from imlctl.atomic import sha256_of
     from imlctl.scan.custody import check, manifests
 
     right = wrong = 0

@@ -35,7 +35,7 @@ class Picture:
     """One input, and its place in the tree of outputs."""
 
     path: Path | None  # None for the standard input
-    name: PurePath  # below the folder that was given, of the file, or the path of one from a list
+    name: PurePath  # below the folder given; of a file its bare name, of one from a list all of it
 
     def __post_init__(self) -> None:
         if self.name.is_absolute() or ".." in self.name.parts or not self.name.name:

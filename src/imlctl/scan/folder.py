@@ -61,7 +61,7 @@ class Outputs:
     force: bool = False  # whether existing outputs may be replaced
     resume: bool = False  # whether those of an earlier scan may be
     shard: Shard | None = None  # the part of the scan
-    # The folder with its ledger, open from `plan_outputs` or `begin` on; None without a folder
+    # The folder with its ledger, open from `plan` or `begin` on; None without a folder
     case: CaseFolder | None = None
 
     @property
@@ -76,7 +76,7 @@ class Outputs:
             raise UsageError("needs a folder of outputs", source=f"--{options[0]}", remedy=remedy)
 
     def plan(self, found: Discovery, kinds: Collection[Kind], stack: ExitStack) -> tuple[Job, ...]:
-        """Give every picture its outputs, unwritten yet; raises as `naming.plan_outputs` does."""
+        """Give every picture its outputs, unwritten yet; raises as `plan_outputs` or `Ledger`."""
         if self.folder and ledger_path(self.folder, self.shard).exists():
             self._open(self.folder, stack)
         return plan_outputs(

@@ -24,7 +24,7 @@ from imlctl.errors import OutputError, UsageError
 from imlctl.report.preview import Preview
 from imlctl.scan.custody import now
 from imlctl.scan.find import LeftOut
-from imlctl.scan.naming import LEDGER, Shard
+from imlctl.scan.naming import LEDGER, Shard, files_of
 
 if TYPE_CHECKING:
     from imlctl.scan.naming import Job
@@ -126,7 +126,8 @@ def ledger_path(folder: Path, shard: Shard | None = None) -> Path:
             what = "this folder holds a scan with a different --shard"
             remedy = "Give the same --shard as before, or another folder."
             raise UsageError(what, source=str(other), remedy=remedy)
-    return folder / f"{LEDGER}{f'-{shard.label}' if shard else ''}{_SUFFIX}"
+    name = LEDGER if shard is None else f"{LEDGER}-{shard.label}"
+    return folder / f"{name}{_SUFFIX}"
 
 
 def ledgers(folder: Path) -> list[Path]:
@@ -212,7 +213,7 @@ class Ledger:
         self, jobs: Sequence[Job], left_out: Iterable[LeftOut] = (), command: Sequence[str] = ()
     ) -> None:
         """Note all outputs, and what is left out, and clear away what a killed scan left."""
-        outputs = [path for job in jobs for path in job.files]
+        outputs = files_of(jobs)
         atomic.sweep(dict.fromkeys(path.parent for path in outputs), self.tag)
         pictures = [(fsencode(job.picture.name), _absolute(job)) for job in jobs]
         with self._explained():
@@ -275,13 +276,19 @@ class Ledger:
         outputs: Mapping[Path, str],
         preview: Preview | None = None,
     ) -> None:
-        """Note that a picture is done; a preview of the same result, if there is one, is kept."""
+        """Note that a picture is done; without a preview, one of the same result is kept."""
         hashes = json.dumps({self._name(path).hex(): digest for path, digest in outputs.items()})
         self._all(
             _ADD,
-            *(fsencode(job.picture.name), _absolute(job), record.get("sha256")),
-            *(key.weights, key.settings, record["verdict"], hashes),
-            *(json.dumps(record, allow_nan=False), preview.packed() if preview else None),
+            fsencode(job.picture.name),
+            _absolute(job),
+            record.get("sha256"),
+            key.weights,
+            key.settings,
+            record["verdict"],
+            hashes,
+            json.dumps(record, allow_nan=False),
+            preview.packed() if preview else None,
         )
 
     def rows(self, *, previews: bool = True) -> Iterator[Row]:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path, PurePath
@@ -87,9 +87,14 @@ class Shard:
         return f"{self.index}-of-{self.count}"
 
     def holds(self, name: PurePath) -> bool:
-        """Return whether a picture belongs to this part, whatever lies beside it, anywhere."""
+        """Return whether a picture belongs to this part: the same on every machine."""
         digest = hashlib.sha256(b"/".join(map(os.fsencode, name.parts))).digest()
         return int.from_bytes(digest[:8]) % self.count == self.index - 1
+
+
+def files_of(jobs: Iterable[Job]) -> list[Path]:
+    """List the files that are written for some pictures."""
+    return [path for job in jobs for path in job.files]
 
 
 def plan_outputs(
@@ -242,8 +247,7 @@ def _refuse_inputs(jobs: Sequence[Job], folder: Path | None) -> None:
     inputs = {identity(job.picture.path): job.picture for job in jobs if job.picture.path}
     inputs.pop(None, None)  # missing ones
     kept = [f"{LEDGER}.sqlite", MANIFEST, PAGE, JSONL, CSV] if folder else []
-    files = [path for job in jobs for path in job.files]
-    for path in (*files, *(Path(folder or "", name) for name in kept)):
+    for path in (*files_of(jobs), *(Path(folder or "", name) for name in kept)):
         if (there := identity(path)) in inputs:
             what = f"this output would replace the input {inputs[there]}"
             remedy = "Choose another output; an input is never overwritten."
@@ -263,8 +267,7 @@ def _refuse_existing(jobs: Sequence[Job], *, force: bool, ours: Container[Path])
     def may_be_replaced(path: Path) -> bool:
         return (force or path in ours) and (path.is_file() or path.is_symlink())
 
-    files = [path for job in jobs for path in job.files]
-    taken = [path for path in files if os.path.lexists(path) and not may_be_replaced(path)]
+    taken = [path for path in files_of(jobs) if os.path.lexists(path) and not may_be_replaced(path)]
     if taken:
         more = f" (and {len(taken) - 1} more outputs)" if len(taken) > 1 else ""
         remedy = "Add --force to replace it, or --resume the scan that wrote it."

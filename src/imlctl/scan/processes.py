@@ -211,9 +211,9 @@ class ModelProcess(Child):
 def decode_file(request: Request) -> Decoded | Unchanged | Failed:
     """Read and decode a file, unless all is done; or hash it. Raises what concerns all files."""
     began = time.perf_counter()
+    if request.hash_only:
+        return with_hash(Failed(InputError("it is not decoded", source=request.path)), request)
     try:
-        if request.hash_only:
-            raise InputError("it is not decoded", source=request.path)
         if request.done and all_match(request.done):
             return Unchanged()
         if request.data is None:

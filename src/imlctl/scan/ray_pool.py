@@ -46,7 +46,8 @@ def ray_cluster() -> Iterator[None]:
     """Join the cluster that RAY_ADDRESS names, or start one on this machine for as long.
 
     Nothing is printed, and no usage is reported to anybody. A cluster of our own takes orders only
-    from who knows a random token, and leaves no files behind. Raises a `UsageError` without Ray.
+    from who knows a random token, and leaves no files behind. Raises a `UsageError` without Ray, or
+    without such a cluster.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     own = address in ("", "local")
@@ -75,9 +76,10 @@ def ray_cluster() -> Iterator[None]:
                 warnings.simplefilter("ignore")
                 ray.init(address=address or "local", **how)  # type: ignore[arg-type]
         except Exception as error:
-            what, source = f"cannot join or start Ray: {gist(error)}", f"RAY_ADDRESS {address}"
+            what = f"cannot join or start Ray: {gist(error)}"
+            source = f"RAY_ADDRESS {address}" if address else "--ray"
             remedy = "Check with `ray status` that the cluster runs and includes this machine."
-            raise UsageError(what, source=source if address else "--ray", remedy=remedy) from error
+            raise UsageError(what, source=source, remedy=remedy) from error
         try:
             yield
         finally:
@@ -115,7 +117,7 @@ def _prepared(options: Options, folder: str) -> tuple[Decoder, Analysis]:
 
 
 def analyse(options: Options, folder: str, request: Request | None) -> tuple[Any, str, bool]:
-    """Do all but the writing; return the answer, this host, and whether it can read the file."""
+    """Do all but the writing; return the answer, this host, and if it can read what failed."""
     answer: Any
     try:
         decode, analysis = _prepared(options, folder)
@@ -124,11 +126,11 @@ def analyse(options: Options, folder: str, request: Request | None) -> tuple[Any
             answer = analysis(answer)
     except ImlctlError as error:
         answer = bare(error)
-    reads = request is None or os.access(request.path, os.R_OK)
-    return answer, socket.gethostname(), reads
+    lost = request and isinstance(answer, Failed) and not os.access(request.path, os.R_OK)
+    return answer, socket.gethostname(), not lost
 
 
-def received(answer: Any, host: str, provenance: Mapping[str, Any], *, reads: bool = True) -> Any:
+def received(answer: Any, host: str, provenance: Mapping[str, Any], *, reads: bool) -> Any:
     """Return the answer of a worker; raises what concerns all pictures or the whole machine."""
     if isinstance(answer, ImlctlError):
         answer.source = f"{answer.source} (on {host})" if answer.source else f"on {host}"
@@ -151,10 +153,11 @@ def received(answer: Any, host: str, provenance: Mapping[str, Any], *, reads: bo
 
 
 def start_ray(options: Options, stack: ExitStack, *, tell: Callable[[str], None]) -> Engine:
-    """Join the cluster, which is left when the stack is closed; UsageError if it does not work out.
+    """Join the cluster, which is left when the stack is closed.
 
     Cards are used where the cluster has any, unless the device is the CPU, with one thread a
-    worker; `tell` is called with what there is to wait for.
+    worker; `tell` is called with what there is to wait for. Raises an `ImlctlError` if weights,
+    device or cluster do not suit.
     """
     device = options.settings.device
     if device not in ("auto", "cpu", "cuda"):
@@ -177,7 +180,7 @@ def start_ray(options: Options, stack: ExitStack, *, tell: Callable[[str], None]
         if not ray.wait([first], timeout=_PATIENCE)[0]:
             tell("waiting until the cluster has a free worker")
         answer, host, _ = ray.get(first)
-    provenance = received(answer, host, {})
+    provenance = received(answer, host, {}, reads=True)
     return Engine(provenance, functools.partial(_run, task, provenance))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import subprocess
 import sys
 import tempfile
@@ -42,7 +41,11 @@ def convert(source: Path, target: Path, *, part: str = "", overwrite: bool = Fal
     if target.suffix != ".safetensors":
         what, remedy = "must end in .safetensors", "Choose another name."
         raise WeightsError(what, source=str(target), remedy=remedy)
-    _refuse_unreadable(source)
+    try:
+        with atomic.regular_file(source):
+            pass  # it is read by another process
+    except OSError as error:
+        raise unreadable(error, str(source)) from error
     with tempfile.TemporaryDirectory(prefix="imlctl-convert-") as folder:
         partial = Path(folder) / "converted.safetensors"
         report = _run(source, partial, part)
@@ -52,16 +55,6 @@ def convert(source: Path, target: Path, *, part: str = "", overwrite: bool = Fal
             raise WeightsError(report["error"], source=str(source), remedy=remedy)
         atomic.write(target, partial.read_bytes(), overwrite=overwrite)
     return Converted(weights_hash(target), report["tensors"], tuple(report["left_out"]))
-
-
-def _refuse_unreadable(source: Path) -> None:
-    """Say why a file cannot be read, without reading it; a pipe would wait for ever."""
-    try:
-        if not stat.S_ISREG(source.stat().st_mode):
-            raise OSError(None, "not a regular file")
-        source.open("rb").close()
-    except OSError as error:
-        raise unreadable(error, str(source)) from error
 
 
 def _run(source: Path, target: Path, part: str) -> dict[str, Any]:
@@ -92,7 +85,7 @@ class ContentError(Exception):
 def unpickle(source: str, target: str, part: str) -> dict[str, Any]:
     """Read a pickle and write its tensors; arguments as for `convert`.
 
-    Returns the number of ``tensors``, and the names ``left_out``, which are none.
+    Returns the number of ``tensors``, and the names ``left_out``, which hold no tensors.
     """
     import torch
     from safetensors.torch import save_file

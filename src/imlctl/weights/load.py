@@ -127,7 +127,8 @@ def open_weights(wanted: str | Path = "") -> Loaded:
         remedy = "It is only a part of a model; imlctl weights list shows models."
         raise WeightsError(what, source=loaded.name, remedy=remedy)
     if entry and entry.architecture not in ("", card.architecture):
-        what = f"holds {card.architecture!r}, and its entry says {entry.architecture!r}"
+        says = f"its entry in the registry says {entry.architecture!r}"
+        what = f"holds {card.architecture!r}, and {says}"
         remedy = "Correct the entry, or get the file that belongs to it."
         raise WeightsError(what, source=loaded.name, remedy=remedy)
     check_on_first_use(loaded, user_folder("cache") / "self-tests")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 
 from imlctl.errors import UsageError, WeightsError
 from imlctl.weights import hub
-from imlctl.weights.files import mismatch, read_document, unreadable, weights_hash
+from imlctl.weights.files import GET_AGAIN, mismatch, read_document, unreadable, weights_hash
 from imlctl.weights.registry import (
     SCHEME,
     HubReference,
@@ -103,7 +103,7 @@ def pull(
         path = cast("WeightsEntry", entry).path
         found = weights_hash(path, wanted)
         if found != expected:
-            raise mismatch(wanted, path, found, expected, "Get the file again.")
+            raise mismatch(wanted, path, found, expected, GET_AGAIN)
         return Pulled(wanted, path, found, "", checked)
     if not expected and not trust_on_first_use:
         what = f"no hash of {reference} is known, so the file could not be checked"

@@ -258,7 +258,7 @@ def _unreadable(
 
 
 def to_toml(head: str, values: dict[str, str | int]) -> str:
-    """Write one table as TOML."""
+    """Write one table as TOML; keys must be bare, as names of fields are."""
     lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
     # JSON's escapes are TOML's, but for one character.
     return "\n".join([head, *lines, ""]).replace("\x7f", "\\u007f")
