@@ -172,9 +172,15 @@ def _analyse(
         # One by one: a CPU computes the last few of all values in another way than the rest.
         return torch.stack([torch.sigmoid(logits) for logits in prediction.logits])
 
-    at_once = min(torch.get_num_threads(), _MOST_TILES) if device.type == "cpu" else 1
-    cut: dict[str, Any] = {"tile": tile, "overlap": overlap, "multiple": model.multiple}
-    maps = run_tiled(forward, padded, workers=at_once, progress=progress, **cut)
+    maps = run_tiled(
+        forward,
+        padded,
+        tile=tile,
+        overlap=overlap,
+        multiple=model.multiple,
+        workers=min(torch.get_num_threads(), _MOST_TILES) if device.type == "cpu" else 1,
+        progress=progress,
+    )
     in_order = sorted(pooled, key=lambda where: (where.top, where.left))
     scores = model.judge([pooled[where] for where in in_order]).float()
     fine = [None if known is None else _enlarged(known[n], height, width) for n in range(len(maps))]

@@ -56,7 +56,7 @@ class Result:
     decision: Decision  # verdict, score, mask and its threshold
     provenance: dict[str, object]  # model, weights, settings, seed and device, as in the record
     seconds: float  # wall time from bytes to decision
-    rates: Rates | None = None  # of right verdicts, as measured for these weights, if they were
+    rates: Rates | None = None  # of each verdict, as measured for these weights; None if not
     # Of the map at each pixel, (H, W) in [0, 1], upright; None where the model does not say.
     reliability: NDArray[np.float32] | None = None
 
@@ -246,8 +246,9 @@ class Localizer:
     def localize_together(self, photos: Sequence[Photo]) -> list[Result]:
         """Localize in photographs of one size in one pass, where a single one leaves a GPU idle.
 
-        At least one, no larger than a tile. Probabilities differ from those of `localize` by
-        rounding, at most 1e-3. Raises an `InputError` if one of them cannot be analysed.
+        There must be at least one, and none may be larger than a tile. Probabilities differ from
+        those of `localize` by rounding, at most 1e-3. Raises an `InputError` if one of them cannot
+        be analysed, so that none has a result.
         """
         start = time.perf_counter()
         images = [prepare(photo) for photo in photos]

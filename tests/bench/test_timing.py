@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from imlctl.bench import machine as timing
+from imlctl.bench import machine
 from imlctl.bench.machine import Timer, Timing, Work, take_turns, timer_for, waits_for
 
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ def test_a_pass_lasts_until_the_device_is_done(monkeypatch: pytest.MonkeyPatch) 
             bench.now += 2.0
             bench.log.append("synchronized")
 
-    monkeypatch.setattr(timing, "waits_for", lambda _: synchronize)
+    monkeypatch.setattr(machine, "waits_for", lambda _: synchronize)
     (a,) = take_turns([bench.subject("a")], 2, timed=timer_for(CPU, bench.clock))
     assert a.passes == (2.0, 2.0)
 

@@ -15,9 +15,17 @@ from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import zigzag_index
 
 from imlctl.image.decode import decode, read
-from imlctl.image.facts import Provenance, cautions, compare_thumbnail, pixels_sha256
-from imlctl.image.jpeg_facts import jpeg_facts, published_table
-from imlctl.image.metadata import ExifSummary, Tiff, c2pa_text, find_embedded, summarise, xmp_values
+from imlctl.image.facts import Provenance, _flags, cautions, compare_thumbnail, pixels_sha256
+from imlctl.image.jpeg_facts import jpeg_facts, published_tables
+from imlctl.image.metadata import (
+    Embedded,
+    ExifSummary,
+    Tiff,
+    c2pa_text,
+    find_embedded,
+    summarise,
+    xmp_values,
+)
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "launchpad.jpg"
 KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "HEIF", "AVIF")
@@ -84,7 +92,7 @@ def jpeg_with(makers: Any, tables: list[list[int]]) -> Any:
 
 
 def test_tables_of_mozjpeg_and_ffmpeg_are_known(makers: Any) -> None:
-    base = published_table("robidoux")
+    base = published_tables()["robidoux"]
     assert (base.reshape(8, 8) == base.reshape(8, 8).T).all()
     halves = [int(value) for value in (base + 1) // 2]
     assert jpeg_with(makers, [halves, halves]).program == "mozjpeg, quality 75"
@@ -456,6 +464,8 @@ def test_who_made_a_manifest_is_told_and_not_believed(makers: Any) -> None:
 @given(data=st.binary(max_size=200))
 def test_no_packet_or_manifest_makes_it_fail(data: bytes) -> None:
     xmp_values((data + b'stEvt:action="' + data).decode("latin-1"), "stEvt:action")
+    packet = Embedded(xmp=data + b'stEvt:action="' + data)
+    _flags(packet, ExifSummary(), None, None, (8, 8))
     c2pa_text(data + b"claim_generator" + data, "claim_generator")
     compare_thumbnail(b"\xff\xd8\xff" + data, np.zeros((8, 8, 3), np.uint8))
 

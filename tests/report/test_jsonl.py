@@ -77,28 +77,27 @@ def test_a_full_disk_leaves_whole_lines(
     tmp_path: Path, three: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     path = tmp_path / "records.jsonl"
-    lines = JsonLines(path)
-    lines.append(three[0])
-    before = path.read_bytes()
+    with JsonLines(path) as lines:
+        lines.append(three[0])
+        before = path.read_bytes()
 
-    def full(*_: object) -> int:
-        if call == "write":
-            with path.open("ab") as other:
-                other.write(b"half a li")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        def full(*_: object) -> int:
+            if call == "write":
+                with path.open("ab") as other:
+                    other.write(b"half a li")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as broken:
-        if call == "fsync":
-            broken.setattr(os, "fsync", full)
-            broken.setattr(time, "monotonic", lambda: 1e9)
-        else:
-            file = lines._file
-            broken.setattr(lines, "_file", Wrapped(file, full))
-        with pytest.raises(OutputError, match="Free some space"):
-            lines.append(three[1])
-    assert path.read_bytes() == before
-    lines.append(three[2])
-    lines.__exit__()
+        with monkeypatch.context() as broken:
+            if call == "fsync":
+                broken.setattr(os, "fsync", full)
+                broken.setattr(time, "monotonic", lambda: 1e9)
+            else:
+                file = lines._file
+                broken.setattr(lines, "_file", Wrapped(file, full))
+            with pytest.raises(OutputError, match="Free some space"):
+                lines.append(three[1])
+        assert path.read_bytes() == before
+        lines.append(three[2])
     assert read_jsonl(path) == [three[0], three[2]]
 
 

@@ -87,8 +87,13 @@ def robustness(localizer: Localizer, entries: Sequence[Entry], track: Track) -> 
         kept = overall.f1 / clean if clean else None
         shown = asdict(overall) | {"rates": every.rates}
         rows.append({"kind": kind, "level": level, "kept": kept, **shown})
-    found = provenance_of(localizer) | {"rule": asdict(localizer.card.rule)}
-    return {**found, "pictures": len(entries), "notes": list(NOTES), "rows": rows}
+    return {
+        **provenance_of(localizer),
+        "rule": asdict(localizer.card.rule),
+        "pictures": len(entries),
+        "notes": list(NOTES),
+        "rows": rows,
+    }
 
 
 def count_verdicts(localizer: Localizer, entries: Sequence[Entry], track: Track) -> dict[str, Any]:

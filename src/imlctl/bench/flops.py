@@ -43,9 +43,12 @@ def compare_counts(
         "way": f"N={members[-1]}, {steps[-1]} steps" if samples else "one pass",
         "cost": count_model(model, size, steps=steps[-1], members=members[-1]),
         "counts": [
-            {"members": n, "steps": s}
-            | {"all": count_model(model, size, steps=s, members=n)["macs"]}
-            | {"paper": count_model(model, size, steps=1, members=n)["macs"]}
+            {
+                "members": n,
+                "steps": s,
+                "all": count_model(model, size, steps=s, members=n)["macs"],
+                "paper": count_model(model, size, steps=1, members=n)["macs"],
+            }
             for n in (members if samples else ())
             for s in steps
         ],

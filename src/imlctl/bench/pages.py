@@ -68,8 +68,10 @@ def _model_page(model: Document, document: Document) -> list[Block]:
     times = "picture | fps:.3g | median:duration | p95:duration"
     rows = [
         row
-        | {"picture": f"{_square(row)}{_way(row)}{'*' * row['short']}"}
-        | {"time": f"{row['growth']:.2f} x"}
+        | {
+            "picture": f"{_square(row)}{_way(row)}{'*' * row['short']}",
+            "time": f"{row['growth']:.2f} x",
+        }
         for row in model["speed"]
     ]
     speed = tabulate("Speed, model alone", rows, f"{times} | time | memory:megabytes")

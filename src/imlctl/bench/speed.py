@@ -68,14 +68,20 @@ def measure(
 ) -> dict[str, Any]:
     """Time each model alone and from file to mask, all on one device; count its cost.
 
-    Plain values, free of NaN, are returned, in seconds and bytes. Raises as `checked_sizes` does.
+    Returns plain values without NaN, in seconds and bytes. Raises as `checked_sizes` does.
     """
     machine = observe(localizers[0].device)
     models = [_measure_model(each, plan, progress) for each in localizers]
     after = others_busy()
-    busy = max(machine["others"] or 0, after or 0) > BUSY_SHARE
-    found = {"runs": plan.runs, "budget": plan.budget, "machine": machine, "others_after": after}
-    return found | {"busy": busy, "models": models, "resident": resident_peak()}
+    return {
+        "runs": plan.runs,
+        "budget": plan.budget,
+        "machine": machine,
+        "others_after": after,
+        "busy": max(machine["others"] or 0, after or 0) > BUSY_SHARE,
+        "models": models,
+        "resident": resident_peak(),
+    }
 
 
 @torch.inference_mode()
@@ -97,9 +103,12 @@ def _measure_model(localizer: Localizer, plan: Plan, progress: Progress) -> dict
             alone.append((name, _model_alone(localizer, size, way)))
         whole = [(f"{s} px, end to end", _to_disk(localizer, s, Path(folder))) for s in sizes]
         subjects = [*alone, *whole, (f"{least} px, {rival}", lambda: encoder(picture))]
-        timed, budget = timer_for(device), plan.budget
         *ours, theirs = take_turns(
-            subjects, plan.runs, timed=timed, budget=budget, progress=progress
+            subjects,
+            plan.runs,
+            timed=timer_for(device),
+            budget=plan.budget,
+            progress=progress,
         )
     first, ends = ours[0], ours[len(cells) :]
     rows, shares = [], []
@@ -148,7 +157,8 @@ def checked_sizes(sizes: Sequence[int], multiple: int) -> tuple[int, ...]:
 
 def photograph(width: int, height: int = 0) -> bytes:
     """Make a JPEG that compresses about as well as photographs do; square without a height."""
-    rng, height = np.random.default_rng(0), height or width
+    height = height or width
+    rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (height // 16, width // 16, 3)).astype(np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     grain = rng.normal(0, 4, smooth.shape)

@@ -180,7 +180,10 @@ def _imd2020(root: Path) -> Iterator[FoundPicture | Remark]:
         forged = [p for stem, p in inside.items() if not stem.endswith(("_orig", "_mask"))]
         originals = [image for stem, image in inside.items() if stem.endswith("_orig")]
         yield from (FoundPicture(image, None, "imd2020", folder.name) for image in originals)
-        scene = dict.fromkeys(inside, folder.name).__getitem__
+
+        def scene(_: str, name: str = folder.name) -> str:
+            return name
+
         yield from paired(
             forged, inside, "imd2020", named=("{stem}_mask",), scene=scene, rule="any"
         )
@@ -207,8 +210,9 @@ def _autosplice(root: Path) -> Iterator[FoundPicture | Remark]:
 
     masks = by_stem(pictures(below(root, "Mask")))
     for quality in (100, 90, 75):
-        forged, name = pictures(below(root, f"Forged_JPEG{quality}")), f"autosplice{quality}"
+        forged = pictures(below(root, f"Forged_JPEG{quality}"))
         named = ("{stem}_mask", "{scene}_mask")
+        name = f"autosplice{quality}"
         yield from paired(forged, masks, name, named=named, scene=scene, rule="any")
     yield from all_authentic(pictures(below(root, "Authentic")), "autosplice")
 
@@ -310,10 +314,11 @@ def choose_layout(name: str, root: Path) -> Layout:
         return LAYOUTS[name]
     known = ", ".join(LAYOUTS)
     if name != "auto":
-        what, remedy = f"unknown layout {name!r}", f"Known: auto, {known}."
-        raise UsageError(what, source="--layout", remedy=remedy)
+        remedy = f"Known: auto, {known}."
+        raise UsageError(f"unknown layout {name!r}", source="--layout", remedy=remedy)
     for layout in LAYOUTS.values():
         if layout.matches(root):
             return layout
-    what, remedy = "matches none of the known layouts", f"Name one with --layout: {known}."
+    what = "matches none of the known layouts"
+    remedy = f"Name one with --layout: {known}."
     raise UsageError(what, source=str(root), remedy=remedy)

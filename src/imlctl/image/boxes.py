@@ -17,7 +17,7 @@ _SEQUENCE_HEADER = 1
 _MAX_UNITS = 16  # before the first sequence header there is a delimiter, if anything
 _FRONT = 512  # bytes of a picture that are looked through
 
-_AV1_DEPTH = re.compile(rb"av1C..(.)", re.DOTALL)  # two bits of its third byte
+_AV1_FLAGS = re.compile(rb"av1C..(.)", re.DOTALL)  # of an AV1 codec configuration
 
 Meta = dict[bytes, tuple[int, int]]  # start and end of the content of each box, by name
 Size = tuple[int, int]  # width and height
@@ -129,11 +129,13 @@ def walk_boxes(data: bytes) -> FileLayout:
         position += length
         if kind == b"mdat":
             refuse_zero_tail(data, position)
-    # The sample depth of the first AV1 codec configuration; 8 where there is none.
-    depth = _AV1_DEPTH.search(data)
-    return FileLayout(
-        end=position, bits={2: 10, 3: 12}.get(depth[1][0] >> 5 & 3, 8) if depth else 8
-    )
+    return FileLayout(end=position, bits=_av1_bits(data))
+
+
+def _av1_bits(data: bytes) -> int:
+    """Return the sample depth of the first AV1 codec configuration, 8 where there is none."""
+    found = _AV1_FLAGS.search(data)
+    return {0x40: 10, 0x60: 12}.get(found[1][0] & 0x60, 8) if found else 8
 
 
 def walk_avif(data: bytes) -> FileLayout:
@@ -167,7 +169,7 @@ def _sizes(data: bytes) -> Iterator[tuple[Size | None, Size | None]]:
 
 
 def coded_size(data: bytes) -> Size | None:
-    """Return width and height by an AV1 stream (its specification, 5.3 and 5.5), or None."""
+    """Return width and height from an AV1 stream (its specification, 5.3 and 5.5), or None."""
     at = 0
     for _ in range(_MAX_UNITS):
         head = data[at : at + 1]

@@ -68,7 +68,10 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return a whole PNG without profile and texts: for one of a megabyte, Pillow refuses it."""
+    """Return a whole PNG without its profile, and without texts but those that may hold EXIF.
+
+    Pillow refuses a picture for one of over a megabyte.
+    """
     spans = (
         (start - 8, stop + 4)
         for name, start, stop in png_chunks(data)

@@ -220,7 +220,8 @@ def _decode_with_pillow(kind: str, data: bytes, max_pixels: int) -> Decoded:
     check_size(*layout.tile, max_pixels)
     if layout.size:
         check_size(*layout.size, max_pixels)
-    notes, orientation = list(_CHECKS[kind](data)) if kind in _CHECKS else [], 0
+    notes = list(_CHECKS[kind](data)) if kind in _CHECKS else []
+    orientation = 0
     with _noting(notes):
         image = _open(kind, data, layout)
         check_size(*image.size, max_pixels)
@@ -307,18 +308,25 @@ def _facts(
     icc_profile = layout.profile or bool(image.info.get("icc_profile"))
     several = f"primary of {frames} pictures" if heif else f"first of {frames} frames"
     alpha = image.has_alpha if heif else image.mode in _WITH_ALPHA or "transparency" in image.info
-    noted = {
-        f"{several} analysed": frames > 1,
-        "transparency ignored": alpha,
-        "colour profile not applied": icc_profile,
-        f"{layout.trailing} bytes after the end of the picture not read": layout.trailing,
-    }
-    notes = (*layout.notes, *(note for note, holds in noted.items() if holds), *oddities)
-    (height, width, _), mode = pixels.shape, str(image.mode)
-    bits = 1 if mode == "1" else layout.bits
-    kind = "HEIF" if heif else str(image.format)
-    about = (orientation, frames, icc_profile, bool(alpha), notes)
-    return FormatFacts(kind, width, height, mode, bits, *about)
+    noted = (
+        (frames > 1, f"{several} analysed"),
+        (alpha, "transparency ignored"),
+        (icc_profile, "colour profile not applied"),
+        (layout.trailing, f"{layout.trailing} bytes after the end of the picture not read"),
+    )
+    mode = str(image.mode)
+    return FormatFacts(
+        format="HEIF" if heif else str(image.format),
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        mode=mode,
+        bit_depth=1 if mode == "1" else layout.bits,
+        orientation=orientation,
+        frames=frames,
+        icc_profile=icc_profile,
+        alpha=bool(alpha),
+        notes=(*layout.notes, *(note for holds, note in noted if holds), *oddities),
+    )
 
 
 @contextmanager
@@ -329,9 +337,10 @@ def _noting(notes: list[str]) -> Iterator[None]:
             warnings.simplefilter("always")
             yield
         for warning in caught:
-            kind, file = warning.category, warning.filename
-            if Path(file).parent.name == "PIL":
+            if Path(warning.filename).parent.name == "PIL":
                 text = " ".join(str(warning.message).split()).rstrip(".")
                 notes.append(f"Pillow warns: {text[:200]}")
             else:
-                warnings.warn_explicit(warning.message, kind, file, warning.lineno)
+                warnings.warn_explicit(
+                    warning.message, warning.category, warning.filename, warning.lineno
+                )

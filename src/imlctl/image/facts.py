@@ -101,7 +101,10 @@ class FormatFacts:
 
 
 def provenance(data: bytes, kind: str, pixels: NDArray[Any]) -> tuple[Provenance, bytes]:
-    """Gather the traces in a file of a kind by `identify`, and its EXIF thumbnail; cannot fail."""
+    """Return the traces in a file, of a kind by `identify`, and its EXIF thumbnail, empty if none.
+
+    Whatever the file says, it cannot fail.
+    """
     embedded = metadata.find_embedded(data, kind)
     exif = metadata.summarise(embedded.exif) if embedded.exif else None
     thumbnail = embedded.exif.thumbnail() if embedded.exif else b""
@@ -144,7 +147,8 @@ def _flags(
     size: tuple[int, ...],
 ) -> tuple[str, ...]:
     """Return what does not fit together, and what tells of programs and services."""
-    packet, flags = embedded.xmp[: metadata.MAX_BODY].decode("utf-8", "replace"), []
+    flags = []
+    packet = embedded.xmp[: metadata.MAX_BODY].decode("utf-8", "replace")
     xmp = partial(metadata.xmp_values, packet)
     if exif.width and exif.height and sorted((exif.width, exif.height)) != sorted(size):
         given = f"{exif.width} x {exif.height}"

@@ -37,7 +37,8 @@ _TEXT = bytes(84 if 32 <= byte < 127 or byte in b"\t\n\r" else 0 for byte in ran
 _TEXT_RUN, _MIN_LETTERS = b"T" * 96, 8
 _ZERO_RUN = bytes(64)
 _PLACES, _LEAST_VOTES, _LEAST_SHARE = 96, 12, 0.3  # that look for the grid, and agree on it
-_ZERO, _FLAT = 0.5, 63  # a coefficient below rounds to 0; a block of so many says nothing
+_ZERO = 0.5  # a coefficient below it rounds to zero
+_FLAT = 63  # zeros of a block that says nothing
 _EIGHTH: dict[str, Any] = {"min_height": 1, "min_width": 1, "min_factor": 8}
 
 
@@ -53,7 +54,8 @@ class Segment(NamedTuple):
 def segments(data: bytes, start: int = 0) -> Iterator[Segment]:
     """Yield the segments of the JPEG at `start`, from the one behind its start to its end marker.
 
-    DecodeError where that is missing, a segment is cut off, a marker is misplaced, or too many are.
+    DecodeError where there is no end marker, a segment runs past the end, a marker stands where it
+    cannot, or there are too many.
     """
     position, pieces, scans, stray = start + 2, 0, 0, 0
     while found := _MARKER.search(data, position):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from PIL.JpegImagePlugin import MARKER, zigzag_index
 from PIL.JpegPresets import presets
 
 from imlctl.image import jpeg
+from imlctl.resources import read_toml
 
 _MAX_NAMES = 100  # of segments, in the record
 
@@ -105,10 +105,10 @@ def _read_tables(content: bytes) -> Iterator[QuantizationTable]:
 
 
 @cache
-def published_table(name: str) -> NDArray[np.int64]:
-    """Return a published table, (64,), from `quantisation.toml`."""
-    text = Path(__file__).with_name("quantisation.toml").read_text("utf-8")
-    return np.array(tomllib.loads(text)[name], np.int64)
+def published_tables() -> dict[str, NDArray[np.int64]]:
+    """Return the published tables of `quantisation.toml`, (64,) each, by name."""
+    every = read_toml(Path(__file__).with_name("quantisation.toml"))
+    return {name: np.array(values, np.int64) for name, values in every.items()}
 
 
 @cache
@@ -116,13 +116,13 @@ def scaled_tables(name: str) -> NDArray[np.int64]:
     """Return libjpeg's scaled tables for the qualities 1 to 100, (100, 64)."""
     quality = np.arange(1, 101)[:, None]
     scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    return np.clip((published_table(name) * scale + 50) // 100, 1, 255)
+    return np.clip((published_tables()[name] * scale + 50) // 100, 1, 255)
 
 
 @cache
 def _ffmpeg() -> NDArray[np.int64]:
     """Return FFmpeg's tables for the scales 1 to 31, (31, 64)."""
-    tables = published_table("mpeg") * np.arange(1, 32)[:, None] // 8
+    tables = published_tables()["mpeg"] * np.arange(1, 32)[:, None] // 8
     tables[:, 0] = 8
     return tables.clip(max=255)
 

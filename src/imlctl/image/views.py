@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imlctl.image.facts import DARK, decode_thumbnail, eight_bit, picture_within
+from imlctl.resources import read_toml
 
 if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]  # (H, W, 3)
@@ -44,8 +44,8 @@ class View:
 @cache
 def how_to_read() -> dict[str, View]:
     """Return the words of `views.toml` on each view, by name."""
-    text = Path(__file__).with_name("views.toml").read_text("utf-8")
-    return {name: View(**words) for name, words in tomllib.loads(text).items()}
+    every = read_toml(Path(__file__).with_name("views.toml"))
+    return {name: View(**words) for name, words in every.items()}
 
 
 def views_of(

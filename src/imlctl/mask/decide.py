@@ -148,10 +148,10 @@ def expected_f1(probability: NDArray[np.floating[Any]]) -> float:
 
 
 def evidence(probability: NDArray[np.floating[Any]], said: float | None = None) -> float:
-    """Return what a picture's score is made of, 0 to 1: its map, and what was said of the whole.
+    """Return what a picture's score is made of, 0 to 1.
 
-    That is a score trained on whole pictures, to whose log odds part of the map's are added, or
-    None.
+    `said` is what a score trained on whole pictures gave it, to whose log odds part of those of the
+    map's peak are added. None where the weights have no such score: then it is the peak alone.
     """
     if said is None:
         return critical(probability, EVIDENCE)
@@ -170,7 +170,7 @@ def critical(probability: NDArray[np.floating[Any]], share: float) -> float:
 
 
 def picture_score(level: float, scale: Scale) -> float:
-    """Probability that a picture of this `evidence` is manipulated, if one in two of such is."""
+    """Probability that a picture of this `evidence` is manipulated, if every other one is."""
     slope, offset = scale
     x = slope * log_odds(level) + offset
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
@@ -182,7 +182,8 @@ def fit_scale(authentic: Sequence[float], forged: Sequence[float]) -> Scale | No
     Platt scaling (Platt 1999) with his smoothed targets; both kinds weigh the same, however many
     there are. None where forged pictures do not have the higher levels.
     """
-    levels, counts = [*authentic, *forged], np.array([len(authentic), len(forged)])
+    levels = [*authentic, *forged]
+    counts = np.array([len(authentic), len(forged)])
     kinds = np.repeat([0, 1], counts)
     if counts.min() == 0 or np.ptp(levels) == 0:
         return None

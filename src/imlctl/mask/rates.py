@@ -18,7 +18,7 @@ _HALVINGS = 60
 
 
 def counted_share(count: int, of: int) -> dict[str, Any]:
-    """Return count, number, share (None of nothing) and exact 95 % interval; or ValueError."""
+    """Return ``count``, ``of``, ``share`` (None of nothing) and its exact 95 % ``interval``."""
     if not 0 <= count <= of:
         raise ValueError(f"a proportion of {count} in {of}")
     share = round(count / of, 5) if of else None
@@ -29,7 +29,12 @@ def counted_share(count: int, of: int) -> dict[str, Any]:
 def measured(
     pictures: str, forgeries: Sequence[tuple[Verdict, float]], authentic: Sequence[Verdict]
 ) -> Rates:
-    """Count the verdicts on forgeries, each with its edited share, and on authentic pictures."""
+    """Count the verdicts on forgeries, each with its edited share, and on authentic pictures.
+
+    Returned are ``pictures``, these in words, and by verdict the proportions of ``forgeries``, of
+    ``authentic`` pictures and of forgeries ``by_size``, and the ``ratio`` of the first two, None
+    where it is infinite.
+    """
     by_size: list[list[Verdict]] = [[] for _ in SIZES]
     for verdict, share in forgeries:
         by_size[size_of(share)].append(verdict)
@@ -39,7 +44,10 @@ def measured(
 
 
 def checked(rates: Mapping[str, Any]) -> Rates:
-    """Return what `measured` did, computed anew; ValueError, TypeError or KeyError otherwise."""
+    """Return what `measured` returned, with shares, intervals and ratios computed anew.
+
+    Raises a ValueError, TypeError or KeyError for anything else.
+    """
     found: Rates = {"pictures": str(rates["pictures"])}
     for verdict in Verdict:
         kept = rates[verdict]

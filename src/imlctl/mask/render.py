@@ -70,9 +70,10 @@ def overlay_png(pixels: Pixels, decision: Decision) -> bytes:
     sample = None
     if mask.any():
         sample = np.full((2 * text, 2 * text, 3), 128, np.uint8)
-        edge = round(text / 8) + 1
-        inside = np.pad(np.ones((2 * (text - edge),) * 2, np.uint8), edge)
-        _mark(sample, inside, edge - 1)
+        line = round(text / 8)
+        inside = np.zeros(sample.shape[:2], np.uint8)
+        inside[line + 1 : -line - 1, line + 1 : -line - 1] = 1
+        _mark(sample, inside, line)
     share = f"{percent(decision.share)} of pixels" if decision.share else "no pixel"
     headline = f"{decision.verdict}: {share} marked, at p >= {number(decision.threshold)}"
     strip = key_strip(picture.shape[1], text, [headline, _EXPLAINED, *size.note()], sample)
@@ -87,7 +88,8 @@ def heatmap_png(pixels: Pixels, probability: Map, *, threshold: float = DEFAULT_
     """
     check_threshold(threshold)
     check_probability(probability)
-    size, over = _Size(probability.shape), probability >= threshold
+    size = _Size(probability.shape)
+    over = probability >= threshold
     picture = _heat(size.photo(pixels), size.levels(probability))
     text = text_size(*picture.shape[:2])
     _outline(picture, size.mask(over), _line_width(picture, text / 14), _HEAT_LINE)
@@ -95,8 +97,9 @@ def heatmap_png(pixels: Pixels, probability: Map, *, threshold: float = DEFAULT_
     share, peak = float(over.mean()), rounded_down(float(probability.max()))
     found = f"{percent(share)} of pixels" if share else "nothing"
     headline = f"{found} at p >= {number(threshold)}, highest p {peak}"
-    grey, levels = np.full((1, 256, 3), 128, np.uint8), np.arange(256, dtype=np.uint8)
-    lines, scale = [headline, _EXPLAINED, *size.note()], _heat(grey, levels[None])[0]
+    grey = np.full((1, 256, 3), 128, np.uint8)
+    scale = _heat(grey, np.arange(256, dtype=np.uint8)[None])[0]
+    lines = [headline, _EXPLAINED, *size.note()]
     strip = scale_strip(picture.shape[1], text, lines, scale, threshold)
     return _png(stack(picture, strip), "heat map")
 
@@ -167,12 +170,12 @@ class _Size:
     def __init__(self, shape: tuple[int, ...], most: int = 0) -> None:
         height, width = shape[:2]
         longer = max(height, width)
-        # A whole number where enlarged, 1, or a fraction where reduced.
-        self.zoom = min(
-            1.0, _MAX_SIDE / longer, math.sqrt((most or _MAX_PIXELS) / (height * width))
-        )
+        self.zoom: float  # a whole number where enlarged, 1, or a fraction where reduced
         if longer < _MIN_SIDE:
             self.zoom = math.ceil(_MIN_SIDE / longer)
+        else:
+            fitting = math.sqrt((most or _MAX_PIXELS) / (height * width))
+            self.zoom = min(1.0, _MAX_SIDE / longer, fitting)
         self.height, self.width = (max(1, int(side * self.zoom)) for side in (height, width))
 
     def photo(self, pixels: Pixels) -> Picture:

@@ -124,8 +124,9 @@ def _history(traces: Mapping[str, Any]) -> Iterable[Fact]:
     yield "Segments", " ".join(jpeg["order"]), ""
     yield "Scans", "" if jpeg["scans"] == 1 else str(jpeg["scans"]), ""
     yield "Restart interval", str(jpeg["restart_interval"] or ""), ""
-    several = f"{jpeg['starts']} starts and {jpeg['ends']} ends of an image"
-    yield "More than one picture", several * ((jpeg["starts"], jpeg["ends"]) != (1, 1)), ""
+    if (jpeg["starts"], jpeg["ends"]) != (1, 1):
+        several = f"{jpeg['starts']} starts and {jpeg['ends']} ends of an image"
+        yield "More than one picture", several, ""
     yield "After the picture", f"{jpeg['trailing']:,} bytes" if jpeg["trailing"] else "", ""
 
 

@@ -248,7 +248,7 @@ def _keywords(record: Mapping[str, Any]) -> str:
     provenance = (record["facts"] or {}).get("provenance") or {}
     exif = provenance.get("exif") or {}
     words = [record["sha256"], *(exif.get(key) for key in ("make", "model", "software"))]
-    words += ["c2pa"] * bool(provenance.get("c2pa"))
+    words += ["c2pa"] if provenance.get("c2pa") else []
     return " ".join(filter(None, words)).lower()
 
 

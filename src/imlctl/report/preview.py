@@ -185,7 +185,10 @@ def share_curve(probability: Map) -> tuple[float, ...]:
 
 
 def shrunk(preview: Preview, side: int, *, extras: float = math.inf) -> Preview:
-    """Fit photograph and map to a longer side; leave out crops and views beyond so many bytes."""
+    """Reduce photograph and map until the longer side is at most `side`.
+
+    Crops and views that do not fit into `extras` bytes are left out.
+    """
     costs = [len(crop.photo) + len(crop.soft) for crop in preview.crops]
     costs += [len(data) for _, data in preview.views]
     fit = sum(cost <= extras for cost in itertools.accumulate(costs))  # the first so many
