@@ -38,9 +38,10 @@ def regular_file(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
     """Open a regular file to read; raises OSError for anything else, which might wait for ever."""
     names = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
     descriptor = os.open(path, sum(getattr(os, name, 0) for name in names))  # read only is 0
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a stream would refuse folders itself
+        os.close(descriptor)
+        raise OSError(None, "not a regular file")
     with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(None, "not a regular file")
         yield stream
 
 
