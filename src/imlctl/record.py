@@ -10,7 +10,6 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any
 
 from imlctl import __version__
@@ -29,6 +28,8 @@ _FRACTIONS = ("score", "share", "threshold", "unreliable_share")
 @functools.cache
 def software_versions() -> dict[str, str]:
     """Return the versions that a result may depend on, without importing what they are of."""
+    from importlib import metadata
+
     found = {"imlctl": __version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from imlctl.errors import ConfigError
 
 def _folder(name: str) -> Path:
     """Return a folder of the package, or of the checkout that the package runs from."""
-    package = Path(str(files("imlctl")))
+    package = Path(__file__).parent
     installed = package / name
     return installed if installed.is_dir() else package.parents[1] / name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -176,7 +177,7 @@ def test_little_room_is_a_note(untested: None, monkeypatch: pytest.MonkeyPatch) 
 def test_requirements_are_read(
     line: str, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_checks.metadata, "requires", lambda _: [line])
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: [line])
     assert doctor_checks.requirements() == [expected]
 
 
@@ -184,9 +185,9 @@ def test_sources_without_a_package_are_a_note(
     untested: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def absent(name: str) -> list[str]:
-        raise doctor_checks.metadata.PackageNotFoundError(name)
+        raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(doctor_checks.metadata, "requires", absent)
+    monkeypatch.setattr(importlib.metadata, "requires", absent)
     assert "pip install imlctl" in by_name()["imlctl"].remedy
 
 

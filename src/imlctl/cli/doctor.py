@@ -9,7 +9,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -83,6 +82,8 @@ def _check(name: str, examine: Callable[..., str | tuple[str, str]], *given: Any
 
 def requirements() -> list[tuple[str, str]]:
     """Return the packages that we require, each with its extra; none if we are not installed."""
+    from importlib import metadata
+
     try:
         lines = metadata.requires("imlctl") or []
     except metadata.PackageNotFoundError:
@@ -122,6 +123,8 @@ def extras() -> Iterator[Check]:
 
 
 def _version(package: str) -> str:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
