@@ -17,6 +17,7 @@ from imlctl.core.efficientnet import EfficientNetLite
 from imlctl.core.light_vae import LightVAE, LightVAEConfig
 from imlctl.errors import ConfigError
 from imlctl.forge.shapes import edge_map
+from imlctl.resources import find_preset
 from imlctl.train.batches import Batch
 from imlctl.train.config import (
     DataConfig,
@@ -208,6 +209,17 @@ class TestBuild:
         image = batch()[0]
         with torch.no_grad():
             assert torch.equal(inside(image).logits, source(image).logits)
+
+    @pytest.mark.parametrize("auxiliary", [0.0, 1.0])
+    def test_a_clue_that_the_encoder_does_not_have_is_not_left_out_in_silence(
+        self, auxiliary: float, config: TrainConfig, tmp_path: Path
+    ) -> None:
+        seeing = EfficientIMLConfig(backbone=replace(SIZES["tiny"], history=True))
+        path = tmp_path / "seeing.safetensors"
+        save(path, EfficientIML(seeing), Card("efficient-iml", seeing.to_dict()))
+        this = replace(config, init=path)
+        with pytest.raises(ConfigError, match="does not fit a DiffIML with encoder"):
+            objective(this, encoder="efficient-iml-tiny", auxiliary=auxiliary).build()
 
     def test_holds_the_vae_as_it_was(self, config: TrainConfig, vae: Path) -> None:
         model = objective(config).build()
@@ -452,6 +464,19 @@ def test_the_shipped_recipe_goes_on_from_the_shipped_weights(config: TrainConfig
     ours, theirs = model.state_dict(), shipped.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert {name.partition(".")[0] for name in theirs.keys() - ours.keys()} == {"whole", "sight"}
+
+
+@pytest.mark.parametrize("name", ["diffiml", "diffiml-joint"])
+def test_presets_of_diff_iml_start_from_all_of_the_shipped_weights(name: str, vae: Path) -> None:
+    preset = load_config(find_preset(name))
+    built = objective(preset, vae=vae).build()
+    seen = {k for k in built.state_dict() if k.startswith("encoder.backbone.")}
+    shipped = open_weights("efficientiml").model.state_dict()
+    for key in seen:
+        theirs = shipped[key.removeprefix("encoder.backbone.")]
+        assert torch.equal(built.state_dict()[key], theirs), key
+    features = {k for k in shipped if k.startswith(("backbone.", "merges.", "refine."))}
+    assert features <= {k.removeprefix("encoder.backbone.") for k in seen}
 
 
 def test_weights_of_another_shape_are_refused_by_name(config: TrainConfig, backbone: Path) -> None:

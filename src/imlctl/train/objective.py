@@ -38,6 +38,7 @@ _SEMANTICS = "backbone.semantics."
 # What older weights may be without: what a clue says to the stem is nothing until it has learned.
 _SILENT = ("backbone.stem.repeats.", "backbone.stem.history.", "backbone.stem.unlike.")
 _TAUGHT_LAST = ("whole.", "sight.")  # score and reliability, which a run teaches anew when it ends
+_ANSWERS = ("head.", "level_heads.", "score.", *_TAUGHT_LAST)  # of an EfficientIML, to its features
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +293,8 @@ def _load_init(model: DiffIML, wanted: str | Path) -> None:
         part = model.encoder.backbone
         known = part.state_dict()
         state = (init if isinstance(part, TopDown) else init.backbone).state_dict()
-        state = {k: v for k, v in state.items() if k in known}
+        # Other parts that it lacks, such as those of a clue, would be missed: they do not fit.
+        state = {k: v for k, v in state.items() if k in known or not k.startswith(_ANSWERS)}
     part.load_state_dict(state)
 
 
