@@ -24,7 +24,7 @@ def test_in_a_wheel_they_lie_in_the_package(
     package = tmp_path / "site" / "imlctl"
     (package / "configs").mkdir(parents=True)
     (package / "configs" / "only.toml").write_text("")
-    monkeypatch.setattr(resources, "files", lambda _: package)
+    monkeypatch.setattr(resources, "__file__", str(package / "resources.py"))
     assert resources.presets() == {"only": package / "configs" / "only.toml"}
 
 
