@@ -265,9 +265,13 @@ def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Te
 
 def edge_band(mask: Tensor, width: int = 7) -> Tensor:
     """1 within `width` // 2 pixels of a border of the mask, 0 elsewhere; same shape as the mask."""
-    grown = F.max_pool2d(mask, width, 1, width // 2)
-    shrunk = -F.max_pool2d(-mask, width, 1, width // 2)
-    return grown - shrunk
+    reach = width // 2
+    tall, wide = ((width, 1), 1, (reach, 0)), ((1, width), 1, (0, reach))
+
+    def grown(values: Tensor) -> Tensor:  # down, then across, in half the time of squares
+        return F.max_pool2d(F.max_pool2d(values, *tall), *wide)
+
+    return grown(mask) + grown(-mask)
 
 
 def train_mode(model: nn.Module) -> None:
