@@ -73,7 +73,9 @@ def begin(preset: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
     program = "from imlctl.cli import main; main()"
     command = [sys.executable, "-c", program, "train", str(preset), "-o", str(out), "-q", *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, start_new_session=True
+    )
 
 
 def finish(preset: Path, out: Path) -> dict[str, torch.Tensor]:
@@ -113,12 +115,13 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_an_undisturbed_one(
 def test_an_interrupted_run_saves_and_says_that_it_goes_on(
     number: signal.Signals, preset: Path, tmp_path: Path
 ) -> None:
+    """As a terminal or a batch system interrupts it: with the processes that make samples."""
     out = tmp_path / "run"
     process = begin(preset, out, "--set", "optim.steps=100000")
     while not (out / "last.safetensors").exists():
         assert process.poll() is None, process.communicate()[1].decode()
         time.sleep(0.01)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     said = process.communicate()[1].decode()
     assert process.returncode == Exit.INTERRUPTED, said
     assert "saving after this step" in said

@@ -119,8 +119,12 @@ def _start_method() -> str | None:
 
 
 def _quiet_worker(_: int) -> None:
-    """One thread per worker, for pools would fight for the cores; Ctrl-C is not its to answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """One thread per worker, for pools would fight for the cores; signals are not its to answer.
+
+    A terminal and a batch system send them to all processes, of which the first one saves, and then
+    dismisses the others.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
