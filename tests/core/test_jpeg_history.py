@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from imlctl.core import jpeg_history as module
+from imlctl.core import layers
 from imlctl.core.jpeg_history import CHANNELS, find_grid, jpeg_history
 from imlctl.core.layers import grey_levels
 
@@ -266,6 +267,14 @@ def test_flat_pictures_say_nothing(level: int, noise: int) -> None:
     bits = np.random.default_rng(0).integers(0, 1 + noise, (SIZE, SIZE, 3))
     pixels = np.abs(level - bits).astype(np.uint8)
     assert jpeg_history(tensor(pixels)).count_nonzero() == 0
+
+
+def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tensor(splice(11, 70, 90)[:250, 3:])
+    whole = jpeg_history(image)
+    assert whole.abs().max() > 0
+    monkeypatch.setattr(layers, "_CACHED", 3000)
+    torch.testing.assert_close(jpeg_history(image), whole)
 
 
 def test_pictures_of_a_batch_do_not_see_each_other() -> None:

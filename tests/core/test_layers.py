@@ -6,13 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from imlctl.core.layers import ChannelNorm, ConvNorm, fuse_all
+from imlctl.core import layers
+from imlctl.core.layers import ChannelNorm, ConvNorm, bands, block_mean, box_mean, fuse_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-from imlctl.core.layers import block_mean, box_mean
 
 
 @pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 1, 6), (3, 2, 1)])
@@ -65,7 +63,11 @@ def test_fuse_all_reaches_every_depth() -> None:
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(3, 3), (5, 9), (13, 13), (1, 17)])
-def test_box_mean_equals_the_mean_of_what_lies_inside(rows: int, columns: int) -> None:
+@pytest.mark.parametrize("cached", [1, 200, 2**19])
+def test_box_mean_equals_the_mean_of_what_lies_inside(
+    cached: int, rows: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_CACHED", cached)  # bands of a row, of five, and one alone
     values = torch.randn(2, 14, 20, dtype=torch.float64)
     means = box_mean(values, rows, columns)
     for y in range(14):
@@ -76,6 +78,18 @@ def test_box_mean_equals_the_mean_of_what_lies_inside(rows: int, columns: int) -
                 max(0, x - columns // 2) : x + columns // 2 + 1,
             ]
             torch.testing.assert_close(means[:, y, x], box.mean((1, 2)))
+
+
+@pytest.mark.parametrize(("height", "multiple"), [(1, 1), (40, 8), (43, 8), (64, 1)])
+def test_bands_hold_each_row_once(
+    height: int, multiple: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_CACHED", 400)
+    values = torch.zeros(2, height, 10)
+    parts = list(bands(values, multiple))
+    assert [row for top, end in parts for row in range(top, end)] == list(range(height))
+    assert all((end - top) % multiple == 0 for top, end in parts[:-1])
+    assert max(end - top for top, end in parts) <= max(multiple, 20)
 
 
 def test_block_mean_equals_pooling() -> None:

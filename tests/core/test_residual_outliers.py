@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imlctl.core import layers
 from imlctl.core import residual_outliers as module
 from imlctl.core.layers import grey_levels
 from imlctl.core.residual_outliers import residual_outliers
@@ -143,7 +144,7 @@ def test_a_mirrored_picture_has_the_mirrored_clue() -> None:
 def test_bands_change_nothing(area: int, monkeypatch: pytest.MonkeyPatch) -> None:
     image = noisy(9, 112, 96)
     whole = residual_outliers(image)
-    monkeypatch.setattr(module, "_AREA", area)  # bands of 16 and of 32 pixels
+    monkeypatch.setattr(layers, "_CACHED", area)  # bands of 16 and of 32 pixels
     assert torch.equal(residual_outliers(image), whole)
 
 
@@ -152,7 +153,7 @@ def test_every_bin_of_a_very_wide_picture_is_counted(monkeypatch: pytest.MonkeyP
     grey = grey_levels(noisy(10, 320, 352))
     monkeypatch.setattr(module, "_CELL", 1)
     in_one_band = module._histograms(grey)
-    monkeypatch.setattr(module, "_AREA", 1)
+    monkeypatch.setattr(layers, "_CACHED", 1)
     assert torch.equal(in_one_band, module._histograms(grey))
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from imlctl.core import layers
 from imlctl.core import self_similarity as module
 from imlctl.core.layers import box_mean
 from imlctl.core.self_similarity import MIN_SHIFT, STRIDE, self_similarity
@@ -79,6 +80,12 @@ class TestMaps:
         assert agreement.shape == (96, 128)
         assert agreement[20:36, 24:40].min() > 0.6
         assert agreement[:8, 100:].max() < 0.5
+
+    def test_bands_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        image = moved(textured(98, 128), (8, 8, 40), (44, 64))
+        whole = self_similarity(image)
+        monkeypatch.setattr(layers, "_CACHED", 3000)
+        assert torch.equal(self_similarity(image), whole)
 
     def test_half_precision_of_the_network_does_not_reach_it(self) -> None:
         image = moved(textured(96, 128), (8, 8, 40), (44, 64))

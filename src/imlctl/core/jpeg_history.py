@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from imlctl.core.layers import box_mean, full_precision, grey_levels
+from imlctl.core.layers import bands, box_mean, full_precision, grey_levels
 
 CHANNELS = 3
 STRIDE = 4  # of the maps against the picture
@@ -151,12 +151,14 @@ def _coefficients(grey: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     high, wide = height // _BLOCK, width // _BLOCK
     down = offset[0] + torch.arange(high * _BLOCK, device=grey.device)
     right = offset[1] + torch.arange(wide * _BLOCK, device=grey.device)
-    inside = grey.index_select(0, down.clamp_max(height - 1))
-    inside = inside.index_select(1, right.clamp_max(width - 1))
-    pixels = inside.view(high, _BLOCK, wide, _BLOCK).permute(0, 2, 1, 3).reshape(high, wide, 64)
-    coefficients = pixels @ _filters(grey.device).T
+    rows, columns = down.clamp_max(height - 1), right.clamp_max(width - 1)
+    parts = []
+    for top, end in bands(grey[None, : high * _BLOCK], _BLOCK):
+        inside = grey.index_select(0, rows[top:end]).index_select(1, columns)
+        pixels = inside.view(-1, _BLOCK, wide, _BLOCK).permute(0, 2, 1, 3).reshape(-1, wide, 64)
+        parts.append(pixels @ _filters(grey.device).T)
     valid = (down[_BLOCK - 1 :: _BLOCK] < height)[:, None] & (right[_BLOCK - 1 :: _BLOCK] < width)
-    return coefficients, valid
+    return torch.cat(parts), valid
 
 
 def _plain_densities(blocks: Tensor, valid: Tensor) -> Tensor:

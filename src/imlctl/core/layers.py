@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, is_dataclass
 from functools import reduce
@@ -17,6 +17,8 @@ Finder = Callable[[Tensor], Tensor]
 Spread = Callable[[Callable[[Finder], Tensor], Sequence[Finder]], Iterable[Tensor]]
 
 C = TypeVar("C")
+
+_CACHED = 2**19  # pixels of a band
 
 
 class Config:
@@ -163,9 +165,27 @@ def grey_levels(image: Tensor) -> Tensor:
     return red * image[:, 0] + green * image[:, 1] + blue * image[:, 2]
 
 
+def bands(values: Tensor, multiple: int = 1) -> Iterator[tuple[int, int]]:
+    """Yield first row and end of bands of (B, H, W), whose steps a CPU's cache can hold.
+
+    All but the last are `multiple` rows high, or a multiple of it.
+    """
+    batch, height, width = values.shape
+    area = _CACHED if values.device.type == "cpu" else _CACHED << 4
+    step = max(1, area // (batch * width * multiple)) * multiple
+    for top in range(0, height, step):
+        yield top, min(top + step, height)
+
+
 def box_mean(values: Tensor, rows: int, columns: int) -> Tensor:
     """Mean over a box around each place of (B, H, W); odd sides, only what lies inside counts."""
-    return _mean_along(_mean_along(values, rows, 1), columns, 2)
+    height, reach = values.shape[1], rows // 2
+    parts = []
+    for top, end in bands(values):
+        first, last = max(0, top - reach), min(height, end + reach)
+        means = _mean_along(_mean_along(values[:, first:last], rows, 1), columns, 2)
+        parts.append(means[:, top - first : end - first])
+    return torch.cat(parts, dim=1)
 
 
 def block_mean(values: Tensor, side: int) -> Tensor:

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imlctl.core.layers import block_mean, box_mean, full_precision, grey_levels
+from imlctl.core.layers import bands, block_mean, box_mean, full_precision, grey_levels
 
 STRIDE = 8  # of the map against the picture
 CONDITIONS = 11
 
 _WINDOW = 7  # cells of STRIDE pixels a side, over which conditions are averaged
 _HIDDEN = 24
-_BAND = 2**21  # pixels looked at together
 _REACH = 2  # pixels beyond its own that a residual needs
 _NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 _DARK, _BRIGHT = 1.5, 253.5  # grey levels; beyond, a pixel is saturated
@@ -53,11 +52,9 @@ def conditions(image: Tensor) -> Tensor:
 
 def _cells(grey: Tensor) -> Tensor:
     """Mean of five measures over each cell, (B, 5, h, w), from grey levels framed by `_REACH`."""
-    rows = grey.shape[1] - 2 * _REACH
-    step = max(1, _BAND // (STRIDE * grey.shape[2])) * STRIDE
-    bands = []
-    for top in range(0, rows, step):  # in bands, for the sake of memory
-        band = grey[:, top : min(top + step, rows) + 2 * _REACH]
+    parts = []
+    for top, end in bands(grey[:, 2 * _REACH :], STRIDE):
+        band = grey[:, top : end + 2 * _REACH]
         inner = _moved(band, 0, 0)
         up, down, left, right = (_moved(band, y, x) for y, x in _NEIGHBOURS)
         further = [_moved(band, 2 * y, 2 * x) for y, x in _NEIGHBOURS]
@@ -68,8 +65,8 @@ def _cells(grey: Tensor) -> Tensor:
             (down - up).square() + (right - left).square(),
             (4 * inner - sum(further)).square(),
         )
-        bands.append(torch.stack([block_mean(each, STRIDE) for each in measures], dim=1))
-    return torch.cat(bands, dim=2)
+        parts.append(torch.stack([block_mean(each, STRIDE) for each in measures], dim=1))
+    return torch.cat(parts, dim=2)
 
 
 def _moved(band: Tensor, y: int, x: int) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from imlctl.core.layers import full_precision, grey_levels
+from imlctl.core.layers import bands, full_precision, grey_levels
 
 STRIDE = 4  # of the maps against the picture
 _CELL = 16  # pixels; histograms are taken of such squares, then summed over windows
@@ -33,7 +33,6 @@ _FREEDOM = 4.0  # degrees of, of the t distribution
 _ROUNDS = 5  # of fitting it
 _NEWTON = 20  # steps of inverting a matrix whose condition the ridge keeps under about 1,000
 _REACH = 6  # rows of pixels, at most, that a row of residuals reaches beyond its own
-_AREA = 2**20  # pixels that are looked at together: what a cache holds, for speed as for memory
 _HALF_KNOWN = 8000  # cells, two megapixels: of a picture so large, half is believed
 
 
@@ -95,9 +94,7 @@ def _histograms(grey: Tensor) -> Tensor:
     bins = 3**_LENGTH
     counts = torch.zeros(batch, rows * columns * 2 * bins, device=grey.device)
     across = (torch.arange(width, device=grey.device) // _CELL).clamp_max(columns - 1)
-    step = max(1, _AREA // (_CELL * width)) * _CELL
-    for begin in range(0, height, step):  # in bands, for the sake of memory
-        end = min(begin + step, height)
+    for begin, end in bands(grey, _CELL):
         above = max(0, begin - _REACH)
         band = grey[:, above : end + _REACH]
         down = (torch.arange(begin, end, device=grey.device) // _CELL).clamp_max(rows - 1)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from imlctl.core.layers import block_mean, box_mean, full_precision, grey_levels
+from imlctl.core.layers import bands, block_mean, box_mean, full_precision, grey_levels
 
 CHANNELS = 3
 STRIDE = 4  # of the maps against the picture
@@ -85,9 +85,8 @@ def _compare(detail: Tensor, shifts: Tensor, scores: Tensor) -> Tensor:
     standing = torch.zeros_like(energy)
     for k in range(shifts.shape[1]):
         shift, score = shifts[:, k], scores[:, k, None, None]  # (B, 2), (B, 1, 1)
-        moved = _moved(detail, shift)
-        pair = [block_mean(each, STRIDE) for each in (detail * moved, moved.square())]
-        product, other = box_mean(torch.cat(pair), _WINDOW, _WINDOW).chunk(2)
+        pair = _products(detail, shift)
+        product, other = box_mean(pair, _WINDOW, _WINDOW).chunk(2)
         agreement = product / torch.sqrt((energy + _FLOOR) * (other + _FLOOR))  # (B, H / 4, W / 4)
         cells = torch.round(shift / STRIDE).long()
         there = _within(energy, cells) & (score >= _LEAST_SCORE)
@@ -103,11 +102,22 @@ def _compare(detail: Tensor, shifts: Tensor, scores: Tensor) -> Tensor:
     return torch.stack((clear, torch.log1p(standing) / 4, torch.log1p(energy) / 8), dim=1)
 
 
-def _moved(values: Tensor, shift: Tensor) -> Tensor:
-    """Value at x + d for each place x of (B, H, W); outside, the nearest one."""
+def _products(detail: Tensor, shift: Tensor) -> Tensor:
+    """Means over cells of y(x) y(x + d), then of y(x + d)^2: (B, H, W) to (2 B, H / 4, W / 4)."""
+    parts = []
+    for top, end in bands(detail, STRIDE):
+        moved = _moved(detail, shift, top, end)
+        both = (detail[:, top:end] * moved, moved.square())
+        parts.append(torch.cat([block_mean(each, STRIDE) for each in both]))
+    return torch.cat(parts, dim=1)
+
+
+def _moved(values: Tensor, shift: Tensor, top: int = 0, end: int | None = None) -> Tensor:
+    """Value at x + d for each place x of (B, H, W), or of some rows; outside, the nearest one."""
     height, width = values.shape[-2:]
     down, across = _targets(values, shift)
-    rows, columns = down[:, :, 0].clamp(0, height - 1), across[:, 0].clamp(0, width - 1)
+    rows = down[:, top:end, 0].clamp(0, height - 1)
+    columns = across[:, 0].clamp(0, width - 1)
     pictures = zip(values, rows, columns, strict=True)
     return torch.stack([v.index_select(0, y).index_select(1, x) for v, y, x in pictures])
 
