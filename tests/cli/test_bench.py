@@ -236,7 +236,7 @@ def test_verdicts_on_authentic_pictures(weights: Path, pictures: Path) -> None:
 def test_robustness(weights: Path, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     for second in pictures.rglob("b.png"):
-        second.unlink()  # each picture is degraded in 28 ways
+        second.unlink()  # each picture is degraded in 29 ways
     text = bench("--robustness", pictures / "one", "--weights", weights, "-o", out)
     document = json.loads((out / "robustness.json").read_text())
     kinds = [row["kind"] for row in document["rows"]]

@@ -36,7 +36,7 @@ def test_the_grid_is_the_papers_and_more() -> None:
         "Gaussian blur": ["3", "7", "11", "15", "19", "23"],
         "noise, variance": ["3", "7", "11", "15", "19", "23"],
         "noise, std": ["3", "7", "11", "15", "19", "23"],
-        "resize": ["0.75", "0.5"],
+        "resize": ["1.5", "0.75", "0.5"],
         "social network": ["1080, 75"],
     }
     assert any("VARIANCE" in note and "STANDARD DEVIATION" in note for note in NOTES)
@@ -83,7 +83,9 @@ def test_blur_smooths_more_with_a_larger_kernel() -> None:
     assert spread[1] == pytest.approx(picture().std() / (2 * sigma * np.pi**0.5), rel=0.1)
 
 
-@pytest.mark.parametrize(("level", "size"), [("0.75", (96, 72)), ("0.5", (64, 48))])
+@pytest.mark.parametrize(
+    ("level", "size"), [("1.5", (192, 144)), ("0.75", (96, 72)), ("0.5", (64, 48))]
+)
 def test_resize(level: str, size: tuple[int, int]) -> None:
     assert opened(named("resize", level)(picture(), KEY)).size == size
 

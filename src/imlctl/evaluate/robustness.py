@@ -69,7 +69,7 @@ def grid() -> tuple[Degradation, ...]:
         "Gaussian blur": {f"{k}": partial(_blur, kernel=k) for k in steps},
         "noise, variance": {f"{v}": partial(_noise, deviation=v**0.5) for v in steps},
         "noise, std": {f"{s}": partial(_noise, deviation=float(s)) for s in steps},
-        "resize": {f"{f:g}": partial(_resize, factor=f) for f in (0.75, 0.5)},
+        "resize": {f"{f:g}": partial(_resize, factor=f) for f in (1.5, 0.75, 0.5)},
         "social network": {f"{_SIDE}, {_QUALITY}": _social},
     }
     changes = (
