@@ -273,7 +273,7 @@ def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     image = tensor(splice(11, 70, 90)[:250, 3:])
     whole = jpeg_history(image)
     assert whole.abs().max() > 0
-    monkeypatch.setattr(layers, "_CACHED", 3000)
+    monkeypatch.setattr(layers, "_AREA", 3000)
     torch.testing.assert_close(jpeg_history(image), whole)
 
 

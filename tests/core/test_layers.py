@@ -67,7 +67,7 @@ def test_fuse_all_reaches_every_depth() -> None:
 def test_box_mean_equals_the_mean_of_what_lies_inside(
     cached: int, rows: int, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "_CACHED", cached)  # bands of a row, of five, and one alone
+    monkeypatch.setattr(layers, "_AREA", cached)  # bands of a row, of five, and one alone
     values = torch.randn(2, 14, 20, dtype=torch.float64)
     means = box_mean(values, rows, columns)
     for y in range(14):
@@ -84,7 +84,7 @@ def test_box_mean_equals_the_mean_of_what_lies_inside(
 def test_bands_hold_each_row_once(
     height: int, multiple: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "_CACHED", 400)
+    monkeypatch.setattr(layers, "_AREA", 400)
     values = torch.zeros(2, height, 10)
     parts = list(bands(values, multiple))
     assert [row for top, end in parts for row in range(top, end)] == list(range(height))

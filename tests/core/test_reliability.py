@@ -58,7 +58,7 @@ def test_conditions_are_what_they_say() -> None:
 def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(200, 90)
     whole = conditions(image)
-    monkeypatch.setattr(layers, "_CACHED", 3000)
+    monkeypatch.setattr(layers, "_AREA", 3000)
     torch.testing.assert_close(conditions(image), whole)
 
 

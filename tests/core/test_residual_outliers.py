@@ -144,7 +144,7 @@ def test_a_mirrored_picture_has_the_mirrored_clue() -> None:
 def test_bands_change_nothing(area: int, monkeypatch: pytest.MonkeyPatch) -> None:
     image = noisy(9, 112, 96)
     whole = residual_outliers(image)
-    monkeypatch.setattr(layers, "_CACHED", area)  # bands of 16 and of 32 pixels
+    monkeypatch.setattr(layers, "_AREA", area)  # bands of 16 and of 32 pixels
     assert torch.equal(residual_outliers(image), whole)
 
 
@@ -153,7 +153,7 @@ def test_every_bin_of_a_very_wide_picture_is_counted(monkeypatch: pytest.MonkeyP
     grey = grey_levels(noisy(10, 320, 352))
     monkeypatch.setattr(module, "_CELL", 1)
     in_one_band = module._histograms(grey)
-    monkeypatch.setattr(layers, "_CACHED", 1)
+    monkeypatch.setattr(layers, "_AREA", 1)
     assert torch.equal(in_one_band, module._histograms(grey))
 
 

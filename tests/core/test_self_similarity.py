@@ -84,7 +84,7 @@ class TestMaps:
     def test_bands_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         image = moved(textured(98, 128), (8, 8, 40), (44, 64))
         whole = self_similarity(image)
-        monkeypatch.setattr(layers, "_CACHED", 3000)
+        monkeypatch.setattr(layers, "_AREA", 3000)
         assert torch.equal(self_similarity(image), whole)
 
     def test_half_precision_of_the_network_does_not_reach_it(self) -> None:

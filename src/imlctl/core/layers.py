@@ -18,7 +18,7 @@ Spread = Callable[[Callable[[Finder], Tensor], Sequence[Finder]], Iterable[Tenso
 
 C = TypeVar("C")
 
-_CACHED = 2**19  # pixels of a band
+_AREA = 2**19  # pixels of a band on a CPU; a GPU is better at few large steps than at many
 
 
 class Config:
@@ -166,12 +166,12 @@ def grey_levels(image: Tensor) -> Tensor:
 
 
 def bands(values: Tensor, multiple: int = 1) -> Iterator[tuple[int, int]]:
-    """Yield first row and end of bands of (B, H, W), whose steps a CPU's cache can hold.
+    """Yield first row and end of bands of (B, H, W): worked on in turn, they take less memory.
 
-    All but the last are `multiple` rows high, or a multiple of it.
+    The height of all but the last is a multiple of `multiple`.
     """
     batch, height, width = values.shape
-    area = _CACHED if values.device.type == "cpu" else _CACHED << 4
+    area = _AREA if values.device.type == "cpu" else _AREA << 4
     step = max(1, area // (batch * width * multiple)) * multiple
     for top in range(0, height, step):
         yield top, min(top + step, height)
