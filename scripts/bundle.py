@@ -9,9 +9,10 @@ another or from one ancestor, the mean is taken (model soups, Wortsman et al. 20
 named twice to weigh double, and parts that only some have are theirs alone.
 
 The rule is calibrated on the photographs that the first run was not trained on. With `--heads` a
-quarter of them all is kept for that, and on the others the score and the reliability of
-EfficientIML are trained. `--real` names a folder of real forgeries and authentic pictures,
-`<set>/tampered`, `masks`, `authentic`: how often each verdict is given there goes into the card.
+quarter of them all is kept for that, and on the others EfficientIML's score, its reliability and
+what it makes of copies are trained. `--real` names a folder of real forgeries and authentic
+pictures, `<set>/tampered`, `masks`, `authentic`: how often each verdict is given there goes into
+the card.
 After it, `python scripts/make_tables.py` brings the model cards up to date.
 """
 
@@ -67,7 +68,8 @@ def main() -> None:
         print(f"{found.lowered:.3f} taken from the log odds of a pixel")
     if fused.scored:
         scored, model = cast("EfficientIML", fused), cast("EfficientIML", loaded.model)
-        model.whole, model.sight, model.config = scored.whole, scored.sight, scored.config
+        model.whole, model.sight, model.copied = scored.whole, scored.sight, scored.copied
+        model.config = scored.config
     card = replace(with_verdict(loaded.card, found), config=loaded.model.config.to_dict())
     path = ROOT / "src" / "imlctl" / "weights" / "bundled" / f"{given.name}.safetensors"
     save(path, loaded.model.eval(), card)

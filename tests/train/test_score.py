@@ -97,7 +97,7 @@ def test_reliability_learns_where_edits_are_seen() -> None:
     described = torch.randn(2000, CONDITIONS, generator=some)
     chance = torch.sigmoid(2 * described[:, 2])  # edits show in texture, say
     seen = (torch.rand(2000, generator=some) < chance).float()
-    module._fit_reliability(head, described, seen, torch.ones(2000))
+    module._fit(head, described, seen, torch.ones(2000))
     with torch.no_grad():
         believed = torch.sigmoid(head(described))
     assert float((believed - chance).abs().mean()) < 0.1

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from imlctl.core.copies import CHANNELS as COPY_CHANNELS
+from imlctl.core.copies import CopyEvidence, copies
 from imlctl.core.efficient_rwkv import STRIDES, EfficientRWKV, EfficientRWKVConfig
 from imlctl.core.layers import Config, ConvNorm, Spread, check_sides
-from imlctl.core.model import STEPS, Model, Parts, Prediction
+from imlctl.core.model import CLUE_STRIDE, STEPS, Model, Parts, Prediction
 from imlctl.core.picture_score import PictureScore, Pooled, merge, pool
 from imlctl.core.reliability import Reliability
 
@@ -33,6 +35,8 @@ class EfficientIMLConfig(Config):
     outlier_gain: float = 2.0
     # Whether it has a score and a reliability that were trained on whole pictures.
     scored: bool = False
+    # Whether regions that the picture holds twice add to a pixel's log odds (ours).
+    copies: bool = False
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -109,10 +113,17 @@ class EfficientIML(TopDown, Model):
         self.head = nn.Conv2d(width, 1, 1)
         self.level_heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in dims[1:])
         self.score = nn.Sequential(nn.Linear(2 * width + 2, width), nn.ReLU(), nn.Linear(width, 1))
-        self.whole = PictureScore(width) if self.config.scored else None
+        self.copied = CopyEvidence() if self.config.copies else None
+        told = self.config.copies
+        self.whole = PictureScore(width, copies=told) if self.config.scored else None
         self.sight = Reliability() if self.config.scored else None
         for head in (self.head, *self.level_heads):  # most pixels are untouched
             nn.init.constant_(cast("Tensor", cast("nn.Conv2d", head).bias), -2.0)
+
+    def clues(self, image: Tensor, spread: Spread = map) -> Tensor | None:
+        """See `Model.clues`; copies last."""
+        more = () if self.copied is None else (copies,)
+        return cast("Tensor | None", self.backbone.clues(image, spread, more))
 
     @property
     def scored(self) -> bool:  # type: ignore[override]  # of each model its own
@@ -131,16 +142,22 @@ class EfficientIML(TopDown, Model):
         check_sides(image, self.multiple)
         if clues is None:
             clues = self.clues(image)
+        told = None
+        if clues is not None and self.copied is not None:
+            clues, found = clues[:, :-COPY_CHANNELS], clues[:, -COPY_CHANNELS:]
+            told = F.avg_pool2d(self.copied.map(found), self.multiple // CLUE_STRIDE)
         features = super().forward(image, clues)
         finest, between, coarse = features
         fine = self.head(finest)  # (B, 1, H / s, W / s)
         if clues is not None and self.config.backbone.outliers:
-            far = F.avg_pool2d(clues[:, -1:], clues.shape[-1] // fine.shape[-1])
+            far = F.avg_pool2d(clues[:, -1:], self.multiple // CLUE_STRIDE)
             fine = fine + self.config.outlier_gain * far
+        if told is not None:
+            fine = fine + told
         levels = (self.level_heads[0](between), self.level_heads[1](coarse))
         size = image.shape[-2:]
         logits = F.interpolate(fine.float(), size=size, mode="bilinear", align_corners=False)
-        return Prediction(logits, levels, self._score(coarse, fine), features, fine)
+        return Prediction(logits, levels, self._score(coarse, fine), features, fine, told)
 
     def _score(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """Image-level logit from pooled features and from the map itself, (B,)."""
@@ -162,7 +179,9 @@ class EfficientIML(TopDown, Model):
         if self.whole is None or reliability is None:
             return super().pool(prediction, reliability, inside)
         finest, _, coarsest = prediction.features
-        return pool(cast("Tensor", prediction.cells), finest, coarsest, reliability, inside)
+        cells = cast("Tensor", prediction.cells)
+        told = prediction.copied
+        return pool(cells, finest, coarsest, reliability, inside, told)
 
     def judge(self, tiles: Sequence[Any]) -> Tensor:
         """Score the whole picture; see `Model.judge`."""
@@ -181,7 +200,7 @@ class EfficientIML(TopDown, Model):
             "backbone: stage 2": ("backbone.down.1", "backbone.stages.1"),
             "backbone: stage 3": ("backbone.down.2", "backbone.stages.2"),
             "decoder": ("merges", "refine", "head", "level_heads"),
-            "picture score": ("score", "whole", "sight"),
+            "picture score": ("score", "whole", "sight", "copied"),
         }
 
     @torch.no_grad()

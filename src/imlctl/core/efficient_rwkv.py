@@ -12,6 +12,7 @@ works, and the same weights serve a crop and a whole photograph.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from imlctl.core.efficientnet import WIDTHS, EfficientNetLite
 from imlctl.core.jpeg_history import CHANNELS as HISTORY_CHANNELS
 from imlctl.core.jpeg_history import jpeg_history
-from imlctl.core.layers import Config, ConvNorm, Spread, check_choice, full_precision
+from imlctl.core.layers import Config, ConvNorm, Finder, Spread, check_choice, full_precision
 from imlctl.core.mixers import SpatialMixV4, SpatialMixV6, WindowAttention
 from imlctl.core.residual_outliers import residual_outliers
 from imlctl.core.self_similarity import CHANNELS as SIMILARITY_CHANNELS
@@ -129,11 +130,17 @@ class Clues(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, image: Tensor, spread: Spread = map) -> Tensor | None:
-        """(B, 3, H, W) to (B, C, ceil(H / 4), ...), outliers last; None where there are none."""
+    def forward(
+        self, image: Tensor, spread: Spread = map, more: Sequence[Finder] = ()
+    ) -> Tensor | None:
+        """(B, 3, H, W) to (B, C, ceil(H / 4), ...), outliers last; None where there are none.
+
+        What `more` finds comes after them.
+        """
         finders = (self_similarity, jpeg_history, residual_outliers)
         seen = (self.config.self_similarity, self.config.history, self.config.outliers)
-        maps = list(spread(lambda find: find(image), list(itertools.compress(finders, seen))))
+        wanted = [*itertools.compress(finders, seen), *more]
+        maps = list(spread(lambda find: find(image), wanted))
         return torch.cat(maps, dim=1) if maps else None
 
 

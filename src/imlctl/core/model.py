@@ -31,6 +31,7 @@ class Prediction:
     # What the logits were read from, finest first, each (B, width, H / s, W / s), not negative.
     features: tuple[Tensor, ...] = ()
     cells: Tensor | None = None  # logits at the size of the finest features, before enlarging
+    copied: Tensor | None = None  # what copies added to them
 
 
 class Model(nn.Module):

@@ -21,7 +21,7 @@ _SPOT = 4  # cells a side; a lone one is not a finding
 _MOST = 15.0  # log odds; sums of odds stay finite
 _FAR = 4.0  # spreads from the mean; beyond, a picture is unlike those that taught the score
 _WEIGHTINGS = 3  # equal, by odds, by probability
-_STATISTICS = 9  # of the map and of its reliability
+_STATISTICS = 9  # of the map and of its reliability; copies add one
 
 
 class Pooled(NamedTuple):
@@ -31,11 +31,17 @@ class Pooled(NamedTuple):
     weights: Tensor  # sums of the weights, (B, 2, 3)
     largest: Tensor  # features, (B, 2, C)
     map_sums: Tensor  # of p, p^2, r, r^2, p r, and 1, for probability p and reliability r, (B, 6)
-    map_largest: Tensor  # of p and of p r, means over spots of 4x4 cells, (B, 2)
+    # Means over spots of 4x4 cells of p, of p r and, if looked for, of what copies add, (B, 2..3).
+    map_largest: Tensor
 
 
 def pool(
-    fine: Tensor, finest: Tensor, coarsest: Tensor, reliability: Tensor, inside: Tensor
+    fine: Tensor,
+    finest: Tensor,
+    coarsest: Tensor,
+    reliability: Tensor,
+    inside: Tensor,
+    copied: Tensor | None = None,
 ) -> Pooled:
     """Pool one tile.
 
@@ -45,13 +51,16 @@ def pool(
         coarsest: Features at a quarter of that resolution, (B, C, ceil(h / 4), ceil(w / 4)).
         reliability: Of the cells, (B, h, w) in [0, 1].
         inside: 1 for cells of the picture, 0 for padding, (h, w); at least one is inside.
+        copied: What copies added to `fine`, likewise; None where none are looked for.
     """
     logits = fine.float()[:, 0].clamp(-_MOST, _MOST)  # (B, h, w)
     p, r = torch.sigmoid(logits), reliability.float()
     frame = (0, -inside.shape[1] % _SPOT, 0, -inside.shape[0] % _SPOT)
-    spots = F.avg_pool2d(F.pad(torch.stack((logits, p, p * r), dim=1) * inside, frame), _SPOT)
+    told = () if copied is None else (copied.float()[:, 0],)
+    spots = F.pad(torch.stack((logits, p, p * r, *told), dim=1) * inside, frame)
+    spots = F.avg_pool2d(spots, _SPOT)
     share = F.avg_pool2d(F.pad(inside, frame)[None, None], _SPOT)[0]  # of each spot inside
-    spots = spots / share.clamp_min(1e-6)  # (B, 3, ceil(h / 4), ceil(w / 4))
+    spots = spots / share.clamp_min(1e-6)  # (B, 3 or 4, ceil(h / 4), ...)
     levels = []
     for features, odds, chance, kept in (
         (finest, logits, p, inside),
@@ -86,9 +95,9 @@ class PictureScore(nn.Module):
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, copies: bool = False) -> None:
         super().__init__()
-        inputs = 2 * (_WEIGHTINGS + 1) * width + _STATISTICS
+        inputs = 2 * (_WEIGHTINGS + 1) * width + _STATISTICS + copies
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("spread", torch.ones(inputs))
         self.out = nn.Linear(inputs, 1)
@@ -113,7 +122,7 @@ def feature_vector(pooled: Pooled) -> Tensor:
     means = pooled.sums / pooled.weights[..., None].clamp_min(1e-12)  # (B, 2, 3, C)
     number = pooled.map_sums[:, -1]
     p, p2, r, r2, both = (pooled.map_sums[:, :-1] / number[:, None]).unbind(1)
-    peak, believed = pooled.map_largest.unbind(1)
+    peak, believed, *copied = pooled.map_largest.unbind(1)
     # Log odds spread out what lies near certainty, where most pictures are.
     statistics = (
         *(_odds(each) for each in (p, p2, peak, believed)),
@@ -122,6 +131,7 @@ def feature_vector(pooled: Pooled) -> Tensor:
         _odds(both / r.clamp_min(1e-6)),
         (p2 - p * p).clamp_min(0).sqrt(),
         torch.log(number) / math.log(2**16),
+        *copied,
     )
     features = (means.flatten(1), pooled.largest.flatten(1))
     return torch.cat((*features, torch.stack(statistics, dim=1)), dim=1)

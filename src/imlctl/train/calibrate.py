@@ -22,7 +22,7 @@ from imlctl.forge.history import random_copy, random_finish
 from imlctl.forge.synthesizer import Mix, Synthesizer
 from imlctl.inference import predict
 from imlctl.mask.decide import Rule, Scale, evidence, fit_scale, log_odds, picture_score
-from imlctl.train.score import HeadConfig, fit_heads
+from imlctl.train.score import HeadConfig, fit_copies, fit_heads
 
 if TYPE_CHECKING:
     from imlctl.core.efficient_iml import EfficientIML
@@ -70,6 +70,8 @@ def calibrate(
     are trained on the photographs `teaching`. `pool` holds photographs that it was not trained on;
     on average a `share` of their pixels may reach one half.
     """
+    if teaching is not None and not model.samples:
+        fit_copies(cast("EfficientIML", model), teaching, device=device, config=heads)
     seen = [_look(model, each, device) for each in _authentic(pool)]
     lowered = 0.0
     if not model.samples:

@@ -37,7 +37,8 @@ _BUNDLED = "efficientiml"
 _SEMANTICS = "backbone.semantics."
 # What older weights may be without: what a clue says to the stem is nothing until it has learned.
 _SILENT = ("backbone.stem.repeats.", "backbone.stem.history.", "backbone.stem.unlike.")
-_TAUGHT_LAST = ("whole.", "sight.")  # score and reliability, which a run teaches anew when it ends
+# Score, reliability and what copies are worth, which a run teaches anew when it ends.
+_TAUGHT_LAST = ("whole.", "sight.", "copied.")
 _ANSWERS = ("head.", "level_heads.", "score.", *_TAUGHT_LAST)  # of an EfficientIML, to its features
 
 

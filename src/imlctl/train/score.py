@@ -1,6 +1,7 @@
-"""Training of a finished network's score and reliability, on whole pictures, with all else frozen.
+"""Training of what a finished network says of whole pictures, with all else frozen.
 
-Reliability first: of cells that were forged, which did the map mark? Then the score, from what the
+What copies are worth first: of regions that a picture holds twice, which did somebody copy? Then
+reliability: of cells that were forged, which did the map mark? Then the score, from what the
 decoder saw all over a picture, against authentic photographs as they are and processed.
 """
 
@@ -11,16 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from imlctl.core.copies import CopyEvidence, find_copies
+from imlctl.core.layers import grey_levels
 from imlctl.core.model import CELL
 from imlctl.core.picture_score import PictureScore, Pooled, feature_vector
 from imlctl.core.reliability import Reliability, conditions
 from imlctl.errors import ConfigError
+from imlctl.forge import Mask
 from imlctl.forge.history import random_copy, random_finish
 from imlctl.forge.synthesizer import Mix, Sample, Synthesizer
 from imlctl.image.prepare import to_float
@@ -35,18 +40,24 @@ _SIDES = (320, 448, 640, 896)  # of the squares that hold the pictures
 _CELLS = 96  # of each forgery, at most, that teach reliability
 _LEAST_FORGERIES = 12  # that teach reliability
 _LEAST_EDITED = 0.99  # of a cell, for it to teach
+_PER_PICTURE = 2  # looked at for copies, which few have
+_LEAST_COPIES = 12  # of either kind, that teach what they are worth
+# Share of a region and its copy that the mask covers: all, or half where it marks the copy alone.
+_COPIED = 0.3
 _LEAST_SPREAD = 1e-3  # of an input; a constant one is left as it is
 _ORIGINALS = 0.4  # of the pictures made are what a camera saved, edited once and saved again
-_EPOCHS, _RATE = 300, 4e-3  # of the reliability's AdamW, all cells at once
+_EPOCHS, _RATE = 300, 4e-3  # of AdamW, everything at once
 _ROUNDS = 300  # of L-BFGS, which needs about fifty
 _SEED = 7
 
 
 @dataclass(frozen=True, slots=True)
 class HeadConfig:
-    """Settings for training the two heads."""
+    """Settings for training the three heads."""
 
-    pictures: int = 600  # authentic pictures, and as many forgeries; 0 trains no heads
+    # authentic pictures, and as many forgeries, for the score; a third of the forgeries for the
+    # reliability, twice both for copies; 0 trains no heads
+    pictures: int = 600
     penalty: float = 0.3  # on the squares of the score's weights
 
     def __post_init__(self) -> None:
@@ -64,7 +75,7 @@ def fit_heads(
         model.whole, model.sight = None, Reliability().to(device)
         model.config = replace(model.config, scored=True)
         shown = list(itertools.islice(forgeries(pool), max(_LEAST_FORGERIES, how.pictures // 3)))
-        _fit_reliability(model.sight, *_edited_cells(model, shown, device))
+        _fit(model.sight, *_edited_cells(model, shown, device))
         rows = _Rows()
         model.whole = rows  # type: ignore[assignment]
         peaks = []
@@ -74,14 +85,62 @@ def fit_heads(
                 found = predict(model, _tensor(pixels), device=device)
                 peaks.append(peak_odds(found.probability.numpy()))
         truth = [0.0, 1.0] * how.pictures
-        model.whole = PictureScore(model.config.width).to(device)
+        width, copied = model.config.width, model.config.copies
+        model.whole = PictureScore(width, copies=copied).to(device)
         _fit_score(model.whole, torch.cat(rows.seen), peaks, truth, how.penalty)
         model.eval()
 
 
+def fit_copies(
+    model: EfficientIML, pool: PhotoPool, *, device: torch.device, config: HeadConfig | None = None
+) -> None:
+    """Teach a network in evaluation mode what copies are worth, in place.
+
+    It looks for none if too few are found in what is made of the photographs.
+    """
+    count = _PER_PICTURE * (config or HeadConfig()).pictures
+    rows, truth = [], []
+    for pixels in itertools.islice(authentic_samples(pool), count):
+        for copy in find_copies(_grey(pixels, device)):
+            rows.append(copy.measures)
+            truth.append(0.0)
+    for sample in itertools.islice(_made(pool, Mix(0, 0, 1, 0, 0, 0)), count):
+        for copy in find_copies(_grey(sample.pixels, device)):
+            covered = _covered(copy.region.cpu().numpy(), sample.mask)
+            if covered > _COPIED:  # else it may be there by nature
+                rows.append(copy.measures)
+                truth.append(1.0)
+    y = torch.tensor(truth, device=device)
+    made, found = y.sum(), len(y) - y.sum()
+    model.copied = None
+    if min(made, found) >= _LEAST_COPIES:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            model.copied = CopyEvidence().to(device)
+        weight = torch.where(y > 0, 1 / made, 1 / found)  # even odds, to add to those of the map
+        _fit(model.copied, torch.stack(rows), y, weight)
+    model.config = replace(model.config, copies=model.copied is not None)
+    model.eval()
+
+
+def _grey(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+    return grey_levels(to_float(_tensor(pixels))[None].to(device))[0]
+
+
+def _covered(region: NDArray[np.bool_], mask: Mask) -> float:
+    """Share of a region, in cells, that a mask in pixels covers."""
+    height, width = region.shape
+    cells = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    return float(cells[region].mean())
+
+
 def forgeries(pool: PhotoPool, *, start: int = 0) -> Iterator[Sample]:
     """Make forgeries of every kind, of each size in turn."""
-    makers = _makers(pool, Mix(authentic=0))
+    return _made(pool, Mix(authentic=0), start)
+
+
+def _made(pool: PhotoPool, mix: Mix, start: int = 0) -> Iterator[Sample]:
+    makers = _makers(pool, mix)
     made = (makers[index % len(makers)](index) for index in itertools.count(start))
     return (sample for sample in made if sample.mask.any())
 
@@ -152,11 +211,11 @@ def _edited_cells(
 
 
 @torch.enable_grad()
-def _fit_reliability(head: Reliability, described: Tensor, seen: Tensor, weight: Tensor) -> None:
-    _standardize(head, described)
+def _fit(head: Reliability | CopyEvidence, rows: Tensor, truth: Tensor, weight: Tensor) -> None:
+    _standardize(head, rows)
     optimizer = torch.optim.AdamW(head.parameters(), _RATE, weight_decay=0.01)
     for _ in range(_EPOCHS):
-        wrong = F.binary_cross_entropy_with_logits(head(described), seen, weight=weight)
+        wrong = F.binary_cross_entropy_with_logits(head(rows), truth, weight=weight)
         optimizer.zero_grad()
         (wrong * len(weight) / weight.sum()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -186,6 +245,6 @@ def _fit_score(
         head.out.bias.copy_(weights[:1])
 
 
-def _standardize(head: Reliability | PictureScore, rows: Tensor) -> None:
+def _standardize(head: Reliability | CopyEvidence | PictureScore, rows: Tensor) -> None:
     head.mean.copy_(rows.mean(0))
     head.spread.copy_(rows.std(0).clamp_min(_LEAST_SPREAD))
