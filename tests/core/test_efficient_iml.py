@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from imlctl.core.copies import CHANNELS
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig, doubled
 from imlctl.core.efficient_rwkv import SIZES
 
@@ -77,6 +78,27 @@ def test_outliers_add_their_share_to_the_log_odds() -> None:
 def test_the_gain_of_outliers_is_not_negative() -> None:
     with pytest.raises(ValueError, match="gain"):
         EfficientIMLConfig(TINY, outlier_gain=-1.0)
+
+
+def test_copies_add_to_the_log_odds_and_change_nothing_else() -> None:
+    plain = tiny(outliers=True).eval()
+    model = EfficientIML(replace(plain.config, copies=True)).eval()
+    model.load_state_dict(plain.state_dict(), strict=False)
+    image = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        clues = plain.clues(image)
+        assert clues is not None
+        found = torch.rand(2, CHANNELS, 16, 24)
+        with_them, without = model(image, torch.cat((clues, found), dim=1)), plain(image, clues)
+        assert model.copied is not None
+        told = F.avg_pool2d(model.copied.map(found), 2)
+        assert model.clues(image).shape[1] == clues.shape[1] + CHANNELS
+        assert torch.equal(model(image).logits, without.logits)  # noise holds no copies
+    assert told.abs().max() > 0
+    torch.testing.assert_close(with_them.copied, told)
+    torch.testing.assert_close(with_them.cells - without.cells, told, atol=1e-5, rtol=0)
+    for a, b in zip(with_them.features, without.features, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("size", [(64, 70), (101, 64), (48, 64), (64, 32), (1, 1)])

@@ -67,11 +67,11 @@ def test_most_come_back_turned_and_scaled_with_the_picture(angle: float, scale: 
     # OpenCV turns anticlockwise, where a direction from columns to rows goes clockwise.
     turned_by = after.turn[partner] - before.turn + math.radians(angle)
     off = torch.remainder(turned_by + math.pi, 2 * math.pi) - math.pi
-    assert off[back].abs().median() < 0.1
+    assert off[back].abs().median() < 0.15
     alike = (before.described * after.described[partner]).sum(1)[back]
     others = (before.described * after.described[partner.roll(1)]).sum(1)[back]
     assert alike.median() > 0.85
-    assert (alike > others).float().mean() > 0.88
+    assert (alike > others).float().mean() > 0.8
 
 
 def test_descriptors_are_those_of_a_slow_reference() -> None:

@@ -48,6 +48,20 @@ def test_pooling_is_what_it_says() -> None:
     assert pooled.map_largest[0, 0] == pytest.approx(float(max(means)), rel=1e-5)
 
 
+def test_copies_count_by_their_strongest_spot() -> None:
+    copied = torch.zeros(1, 1, 8, 12)
+    copied[0, 0, :4, 4:8] = 3.0
+    copied[0, 0, 6, 10] = 40.0  # a lone cell: 2.5 over its spot
+    pooled = pool(*seen(8, 12), torch.ones(8, 12), copied)
+    plain = pool(*seen(8, 12), torch.ones(8, 12))
+    assert pooled.map_largest[0, 2] == 3.0
+    assert torch.equal(pooled.map_largest[:, :2], plain.map_largest)
+    described = feature_vector(pooled)
+    assert torch.equal(described[:, :-1], feature_vector(plain))
+    assert described[0, -1] == 3.0
+    assert PictureScore(WIDTH, copies=True)(pooled).shape == (1,)
+
+
 def test_tiles_make_the_whole() -> None:
     fine, finest, coarsest, reliability = seen(16, 24, seed=1)
     inside = torch.ones(16, 24)

@@ -10,6 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from imlctl.core.copies import MEASURES, Copy
 from imlctl.core.efficient_iml import EfficientIML, EfficientIMLConfig
 from imlctl.core.efficient_rwkv import SIZES
 from imlctl.core.picture_score import PictureScore
@@ -17,7 +18,13 @@ from imlctl.core.reliability import CONDITIONS, Reliability
 from imlctl.forge.photos import PhotoPool
 from imlctl.inference import predict
 from imlctl.train import score as module
-from imlctl.train.score import HeadConfig, authentic_samples, fit_heads, forgeries
+from imlctl.train.score import (
+    HeadConfig,
+    authentic_samples,
+    fit_copies,
+    fit_heads,
+    forgeries,
+)
 
 CPU = torch.device("cpu")
 QUICK = HeadConfig(pictures=6)
@@ -101,6 +108,50 @@ def test_reliability_learns_where_edits_are_seen() -> None:
     with torch.no_grad():
         believed = torch.sigmoid(head(described))
     assert float((believed - chance).abs().mean()) < 0.1
+
+
+class TestCopies:
+    @staticmethod
+    def found(measures: float) -> Copy:
+        region = torch.zeros(24, 24, dtype=torch.bool)
+        region[2:10, 2:10] = True
+        some = torch.rand(MEASURES, generator=torch.Generator().manual_seed(int(1e4 * measures)))
+        return Copy(torch.eye(2, 3), region, measures + 0.1 * some)
+
+    def test_those_made_are_told_from_those_there_by_nature(
+        self, model: EfficientIML, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of what is found in photographs the measures are low, in forgeries they are high."""
+        forged = iter([False] * 40 + [True] * 40)
+        chance = np.random.default_rng(0)
+
+        def find(grey: torch.Tensor) -> list[Copy]:
+            del grey
+            return [self.found(float(chance.uniform(0.7, 0.9) if next(forged) else 0.2))]
+
+        monkeypatch.setattr(module, "find_copies", find)
+        monkeypatch.setattr(module, "_covered", lambda region, mask: 0.9)
+        fit_copies(model, pool(), device=CPU, config=HeadConfig(pictures=20))
+        assert model.config.copies
+        assert model.copied is not None
+        with torch.no_grad():
+            assert model.copied(self.found(0.8).measures) > 1
+            assert model.copied(self.found(0.2).measures) < -1
+        rebuilt = EfficientIML(EfficientIMLConfig.from_dict(model.config.to_dict()))
+        rebuilt.load_state_dict(model.state_dict())
+
+    def test_without_examples_none_are_looked_for(self, model: EfficientIML) -> None:
+        before = set(model.state_dict())
+        fit_copies(model, pool(), device=CPU, config=QUICK)
+        assert not model.config.copies
+        assert set(model.state_dict()) == before
+
+    def test_a_region_is_covered_by_its_share(self) -> None:
+        region = np.zeros((6, 8), bool)
+        region[:2] = True
+        mask = np.zeros((24, 32), bool)
+        mask[:4] = True
+        assert module._covered(region, mask) == pytest.approx(0.5)
 
 
 def test_examples_are_what_they_are_called() -> None:

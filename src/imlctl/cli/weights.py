@@ -137,7 +137,8 @@ def export(
 ) -> None:
     """Export an EfficientIML to ONNX, for pictures of one size.
 
-    Needs pip install "imlctl[onnx]", and takes minutes.
+    Needs pip install "imlctl[onnx]", and takes minutes. The file marks what the network sees by
+    itself: it does not look for copies that were turned, scaled or stretched.
     """
     from dataclasses import asdict
     from typing import cast

@@ -23,7 +23,7 @@ from imlctl.core.keypoints import LEAST_SIDE, Keypoints, find_keypoints
 from imlctl.core.layers import box_mean, full_precision, grey_levels
 
 STRIDE = 4  # of the maps against the picture
-MEASURES = 6  # of a copy
+MEASURES = 7  # of a copy
 CHANNELS = 1 + MEASURES
 
 _MAX_AREA = 1 << 21  # pixels searched; a larger picture is reduced
@@ -61,8 +61,9 @@ class Copy(NamedTuple):
     region: Tensor  # cells of STRIDE pixels that lie in either, (h, w) bool
     # Logarithm of the number of pairs; share of the region that nearly equals the other; share of
     # its keypoints that are paired; mean correlation; median of what pairs are off, as a share of
-    # what they may be; and how far the motion is from a mere shift.
-    measures: Tensor  # (6,)
+    # what they may be; how far the motion is from a mere shift; and share of both that other copies
+    # cover, as where something recurs many times.
+    measures: Tensor  # (7,)
 
 
 @torch.no_grad()
@@ -70,7 +71,7 @@ def copies(image: Tensor) -> Tensor:
     """Look for regions that a picture (B, 3, H, W) in [0, 1] holds twice.
 
     Returns:
-        (B, 7, ceil(H / 4), ceil(W / 4)) float32: 1 in a region and in its copy, else 0; then the
+        (B, 8, ceil(H / 4), ceil(W / 4)) float32: 1 in a region and in its copy, else 0; then the
         measures of the copy, see `Copy`, and 0 elsewhere. Where several overlap, the one counts of
         which most nearly equals the other.
     """
@@ -112,7 +113,14 @@ def find_copies(grey: Tensor) -> list[Copy]:
         copy = _compare(detail, keypoints.place, motion, pairs.here[near], pairs.there[near])
         if copy is not None:
             found.append(copy)
-    return found
+    return [_with_others(copy, found) for copy in found]
+
+
+def _with_others(copy: Copy, found: list[Copy]) -> Copy:
+    """Add the last measure, which takes all copies of the picture."""
+    several = torch.stack([each.region for each in found]).sum(0) > 1
+    covered = (several & copy.region).sum() / copy.region.sum()
+    return copy._replace(measures=torch.cat((copy.measures, covered[None])))
 
 
 class _Pairs(NamedTuple):
@@ -302,12 +310,12 @@ class CopyEvidence(nn.Module):
         self.out = nn.Linear(_HIDDEN, 1)
 
     def forward(self, measures: Tensor) -> Tensor:
-        """(..., 6) to (...)."""
+        """(..., 7) to (...)."""
         x = (measures - self.mean) / self.spread
         return cast("Tensor", self.out(torch.tanh(self.hidden(x))).squeeze(-1))
 
     def map(self, found: Tensor) -> Tensor:
-        """Evidence at each place, (B, 7, h, w), as `copies` returns it, to (B, 1, h, w).
+        """Evidence at each place, (B, 8, h, w), as `copies` returns it, to (B, 1, h, w).
 
         Never negative: what is repeated by nature may be forged all the same.
         """

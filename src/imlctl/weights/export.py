@@ -47,6 +47,7 @@ def export_onnx(
 ) -> None:
     """Write a model as ONNX, fused, self-similarity included.
 
+    Copies that were turned or scaled are left out: how many there are, a graph cannot depend on.
     The file has one input, ``image`` (1, 3, height, width) float32 in [0, 1], two outputs,
     ``probability`` (1, 1, height, width) and ``score`` (1,), and `about` in its metadata. Its size
     is fixed, since the decay of the WKV depends on the number of tokens.
@@ -69,9 +70,11 @@ def export_onnx(
     except ImportError as error:
         remedy = 'pip install "imlctl[onnx]"'
         raise UsageError("needs onnxscript", source=str(path), remedy=remedy) from error
+    traced = copy.deepcopy(model).fuse()
+    traced.copied = None
     with _traceable():
         program = torch.onnx.export(
-            _Plain(copy.deepcopy(model).fuse()).eval(),
+            _Plain(traced).eval(),
             (torch.zeros(1, 3, height, width),),
             input_names=["image"],
             output_names=["probability", "score"],
