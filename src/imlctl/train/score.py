@@ -46,7 +46,7 @@ _LEAST_COPIES = 12  # of either kind, that teach what they are worth
 _COPIED = 0.3
 _LEAST_SPREAD = 1e-3  # of an input; a constant one is left as it is
 _ORIGINALS = 0.4  # of the pictures made are what a camera saved, edited once and saved again
-_EPOCHS, _RATE = 600, 1e-2  # of AdamW, everything at once
+_EPOCHS, _RATE = 300, 4e-3  # of AdamW, everything at once
 _ROUNDS = 300  # of L-BFGS, which needs about fifty
 _SEED = 7
 
