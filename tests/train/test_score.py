@@ -140,6 +140,12 @@ class TestCopies:
         rebuilt = EfficientIML(EfficientIMLConfig.from_dict(model.config.to_dict()))
         rebuilt.load_state_dict(model.state_dict())
 
+    def test_a_score_that_did_not_know_of_them_is_lost(self, model: EfficientIML) -> None:
+        fit_heads(model, pool(), device=CPU, config=QUICK)
+        fit_copies(model, pool(), device=CPU, config=QUICK)
+        assert not model.scored
+        assert model.reliability(torch.rand(1, 3, 64, 64)) is None
+
     def test_without_examples_none_are_looked_for(self, model: EfficientIML) -> None:
         before = set(model.state_dict())
         fit_copies(model, pool(), device=CPU, config=QUICK)

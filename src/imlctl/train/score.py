@@ -96,7 +96,8 @@ def fit_copies(
 ) -> None:
     """Teach a network in evaluation mode what copies are worth, in place.
 
-    It looks for none if too few are found in what is made of the photographs.
+    It looks for none if too few are found in what is made of the photographs. A score that it has
+    is lost, which did not know of them.
     """
     count = _PER_PICTURE * (config or HeadConfig()).pictures
     rows, truth = [], []
@@ -111,15 +112,16 @@ def fit_copies(
                 rows.append(copy.measures)
                 truth.append(1.0)
     y = torch.tensor(truth, device=device)
-    made, found = y.sum(), len(y) - y.sum()
-    model.copied = None
-    if min(made, found) >= _LEAST_COPIES:
+    made, natural = y.sum(), len(y) - y.sum()
+    model.copied = model.whole = model.sight = None
+    if min(made, natural) >= _LEAST_COPIES:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
             model.copied = CopyEvidence().to(device)
-        weight = torch.where(y > 0, 1 / made, 1 / found)  # even odds, to add to those of the map
+        weight = torch.where(y > 0, 1 / made, 1 / natural)  # even odds, to add to those of the map
         _fit(model.copied, torch.stack(rows), y, weight)
-    model.config = replace(model.config, copies=model.copied is not None)
+    taught = model.copied is not None
+    model.config = replace(model.config, copies=taught, scored=False)
     model.eval()
 
 
