@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from imlctl.core.picture_score import PictureScore, Pooled, feature_vector, merge, pool
+from imlctl.core.picture_score import (
+    PictureScore,
+    Pooled,
+    feature_vector,
+    merge,
+    pool,
+    told_by_copies,
+)
 
 WIDTH = 5
 
@@ -54,12 +61,11 @@ def test_copies_count_by_their_strongest_spot() -> None:
     copied[0, 0, 6, 10] = 40.0  # a lone cell: 2.5 over its spot
     pooled = pool(*seen(8, 12), torch.ones(8, 12), copied)
     plain = pool(*seen(8, 12), torch.ones(8, 12))
-    assert pooled.map_largest[0, 2] == 3.0
-    assert torch.equal(pooled.map_largest[:, :2], plain.map_largest)
-    described = feature_vector(pooled)
-    assert torch.equal(described[:, :-1], feature_vector(plain))
-    assert described[0, -1] == 3.0
-    assert PictureScore(WIDTH, copies=True)(pooled).shape == (1,)
+    assert told_by_copies(pooled) == 3.0
+    assert told_by_copies(plain) == 0.0
+    assert torch.equal(feature_vector(pooled), feature_vector(plain))
+    head = PictureScore(WIDTH).eval()
+    torch.testing.assert_close(head(pooled), head(plain) + 3.0)
 
 
 def test_tiles_make_the_whole() -> None:

@@ -114,8 +114,7 @@ class EfficientIML(TopDown, Model):
         self.level_heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in dims[1:])
         self.score = nn.Sequential(nn.Linear(2 * width + 2, width), nn.ReLU(), nn.Linear(width, 1))
         self.copied = CopyEvidence() if self.config.copies else None
-        told = self.config.copies
-        self.whole = PictureScore(width, copies=told) if self.config.scored else None
+        self.whole = PictureScore(width) if self.config.scored else None
         self.sight = Reliability() if self.config.scored else None
         for head in (self.head, *self.level_heads):  # most pixels are untouched
             nn.init.constant_(cast("Tensor", cast("nn.Conv2d", head).bias), -2.0)

@@ -21,7 +21,7 @@ _SPOT = 4  # cells a side; a lone one is not a finding
 _MOST = 15.0  # log odds; sums of odds stay finite
 _FAR = 4.0  # spreads from the mean; beyond, a picture is unlike those that taught the score
 _WEIGHTINGS = 3  # equal, by odds, by probability
-_STATISTICS = 9  # of the map and of its reliability; copies add one
+_STATISTICS = 9  # of the map and of its reliability
 
 
 class Pooled(NamedTuple):
@@ -31,7 +31,7 @@ class Pooled(NamedTuple):
     weights: Tensor  # sums of the weights, (B, 2, 3)
     largest: Tensor  # features, (B, 2, C)
     map_sums: Tensor  # of p, p^2, r, r^2, p r, and 1, for probability p and reliability r, (B, 6)
-    # Means over spots of 4x4 cells of p, of p r and, if looked for, of what copies add, (B, 2..3).
+    # Means over spots of 4x4 cells of p, of p r, and of what copies add, which may be 0, (B, 3).
     map_largest: Tensor
 
 
@@ -56,11 +56,11 @@ def pool(
     logits = fine.float()[:, 0].clamp(-_MOST, _MOST)  # (B, h, w)
     p, r = torch.sigmoid(logits), reliability.float()
     frame = (0, -inside.shape[1] % _SPOT, 0, -inside.shape[0] % _SPOT)
-    told = () if copied is None else (copied.float()[:, 0],)
-    spots = F.pad(torch.stack((logits, p, p * r, *told), dim=1) * inside, frame)
+    told = torch.zeros_like(p) if copied is None else copied.float()[:, 0]
+    spots = F.pad(torch.stack((logits, p, p * r, told), dim=1) * inside, frame)
     spots = F.avg_pool2d(spots, _SPOT)
     share = F.avg_pool2d(F.pad(inside, frame)[None, None], _SPOT)[0]  # of each spot inside
-    spots = spots / share.clamp_min(1e-6)  # (B, 3 or 4, ceil(h / 4), ...)
+    spots = spots / share.clamp_min(1e-6)  # (B, 4, ceil(h / 4), ceil(w / 4))
     levels = []
     for features, odds, chance, kept in (
         (finest, logits, p, inside),
@@ -89,15 +89,16 @@ def merge(parts: Sequence[Pooled]) -> Pooled:
 class PictureScore(nn.Module):
     """From pooled features of `width` channels to log odds, which the map's own are added to.
 
-    `mask.decide.evidence` adds them.
+    `mask.decide.evidence` adds them. What copies add to the map they add to these as well: it says
+    how much more often such copies are made than there by nature.
     """
 
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, width: int, *, copies: bool = False) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        inputs = 2 * (_WEIGHTINGS + 1) * width + _STATISTICS + copies
+        inputs = 2 * (_WEIGHTINGS + 1) * width + _STATISTICS
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("spread", torch.ones(inputs))
         self.out = nn.Linear(inputs, 1)
@@ -106,7 +107,7 @@ class PictureScore(nn.Module):
         """(B, ...) to (B,)."""
         # A product of few rows may round each of them in its own way; a picture has no place.
         rows = torch.split(feature_vector(pooled), 1)
-        return torch.cat([self.judge(row) for row in rows])
+        return torch.cat([self.judge(row) for row in rows]) + told_by_copies(pooled)
 
     def judge(self, described: Tensor) -> Tensor:
         """(B, D), as `feature_vector` returns it, to (B,)."""
@@ -117,12 +118,17 @@ class PictureScore(nn.Module):
         return ((described - self.mean) / self.spread).clamp(-_FAR, _FAR)
 
 
+def told_by_copies(pooled: Pooled) -> Tensor:
+    """Log odds that the strongest copy of each picture adds to its score, (B,)."""
+    return pooled.map_largest[:, 2]
+
+
 def feature_vector(pooled: Pooled) -> Tensor:
     """Bring pooled features and statistics into one row for each picture, (B, D)."""
     means = pooled.sums / pooled.weights[..., None].clamp_min(1e-12)  # (B, 2, 3, C)
     number = pooled.map_sums[:, -1]
     p, p2, r, r2, both = (pooled.map_sums[:, :-1] / number[:, None]).unbind(1)
-    peak, believed, *copied = pooled.map_largest.unbind(1)
+    peak, believed, _ = pooled.map_largest.unbind(1)
     # Log odds spread out what lies near certainty, where most pictures are.
     statistics = (
         *(_odds(each) for each in (p, p2, peak, believed)),
@@ -131,7 +137,6 @@ def feature_vector(pooled: Pooled) -> Tensor:
         _odds(both / r.clamp_min(1e-6)),
         (p2 - p * p).clamp_min(0).sqrt(),
         torch.log(number) / math.log(2**16),
-        *copied,
     )
     features = (means.flatten(1), pooled.largest.flatten(1))
     return torch.cat((*features, torch.stack(statistics, dim=1)), dim=1)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from imlctl.core.copies import CopyEvidence, find_copies
 from imlctl.core.layers import grey_levels
 from imlctl.core.model import CELL
-from imlctl.core.picture_score import PictureScore, Pooled, feature_vector
+from imlctl.core.picture_score import PictureScore, Pooled, feature_vector, told_by_copies
 from imlctl.core.reliability import Reliability, conditions
 from imlctl.errors import ConfigError
 from imlctl.forge import Mask
@@ -30,7 +30,7 @@ from imlctl.forge.history import random_copy, random_finish
 from imlctl.forge.synthesizer import Mix, Sample, Synthesizer
 from imlctl.image.prepare import to_float
 from imlctl.inference import predict
-from imlctl.mask.decide import peak_odds
+from imlctl.mask.decide import log_odds, peak_odds
 
 if TYPE_CHECKING:
     from imlctl.core.efficient_iml import EfficientIML
@@ -78,16 +78,15 @@ def fit_heads(
         _fit(model.sight, *_edited_cells(model, shown, device))
         rows = _Rows()
         model.whole = rows  # type: ignore[assignment]
-        peaks = []
+        known = []  # log odds that the map's peak and copies add
         pairs = zip(authentic_samples(pool), forgeries(pool, start=how.pictures), strict=False)
         for picture, forgery in itertools.islice(pairs, how.pictures):
             for pixels in (picture, forgery.pixels):
                 found = predict(model, _tensor(pixels), device=device)
-                peaks.append(peak_odds(found.probability.numpy()))
+                known.append(peak_odds(found.probability.numpy()) + log_odds(found.score))
         truth = [0.0, 1.0] * how.pictures
-        width, copied = model.config.width, model.config.copies
-        model.whole = PictureScore(width, copies=copied).to(device)
-        _fit_score(model.whole, torch.cat(rows.seen), peaks, truth, how.penalty)
+        model.whole = PictureScore(model.config.width).to(device)
+        _fit_score(model.whole, torch.cat(rows.seen), known, truth, how.penalty)
         model.eval()
 
 
@@ -174,7 +173,7 @@ class _Rows(nn.Module):
 
     def forward(self, pooled: Pooled) -> Tensor:
         self.seen.append(feature_vector(pooled))
-        return torch.zeros(len(pooled.map_sums))
+        return told_by_copies(pooled)
 
 
 def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
@@ -225,12 +224,12 @@ def _fit(head: Reliability | CopyEvidence, rows: Tensor, truth: Tensor, weight: 
 
 @torch.enable_grad()
 def _fit_score(
-    head: PictureScore, rows: Tensor, peaks: list[float], truth: list[float], penalty: float
+    head: PictureScore, rows: Tensor, known: list[float], truth: list[float], penalty: float
 ) -> None:
-    """Fit a penalized logistic regression, in place, to what the map's own log odds leave open."""
+    """Fit a penalized logistic regression, in place, to what log odds `known` leave open."""
     _standardize(head, rows)
     x = head.standardized(rows).double()
-    offset, y = (torch.tensor(each, dtype=x.dtype, device=x.device) for each in (peaks, truth))
+    offset, y = (torch.tensor(each, dtype=x.dtype, device=x.device) for each in (known, truth))
     weights = torch.zeros(x.shape[1] + 1, dtype=x.dtype, device=x.device, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=_ROUNDS, line_search_fn="strong_wolfe")
 
