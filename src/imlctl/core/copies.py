@@ -140,7 +140,7 @@ def _pairs(keypoints: Keypoints) -> _Pairs:
     likeness = described @ described.T
     row, column = place.unbind(1)
     distance = (row[:, None] - row).square_().add_((column[:, None] - column).square_())
-    likeness[distance < _APART**2] = -1
+    likeness.masked_fill_(distance < _APART**2, -1)
     best, other = likeness.topk(3, dim=1)
     off = torch.sqrt((2 - 2 * best).clamp_min(0))  # (K, 3)
     two = (off[:, 1] < _RATIO * off[:, 2]) & (off[:, 0] < _TWO)
@@ -292,7 +292,9 @@ def _alike(detail: Tensor, motion: Tensor, seeds: Tensor) -> tuple[Tensor, Tenso
     rows, columns = alike.shape[2:]
     grown[0, 0, row.clamp_max(rows - 1), column.clamp_max(columns - 1)] = 1
     for _ in range(_GROWTH):
-        grown = F.max_pool2d(grown, 3, 1, 1) * alike
+        before, grown = grown, F.max_pool2d(grown, 3, 1, 1) * alike
+        if torch.equal(before, grown):
+            break
     return agreement[0, 0], grown[0, 0] > 0
 
 

@@ -199,11 +199,11 @@ def _around(
     down, across = (each.flatten() for each in torch.meshgrid(line, line, indexing="ij"))
     weight = torch.exp(-(down**2 + across**2) / (2 * spread**2))
     c, s = ((f(turn) * found.sigma)[:, None] for f in (torch.cos, torch.sin))
-    row = (found.place[:, :1] + c * down + s * across).round().long().clamp_min(0)
-    column = (found.place[:, 1:] - s * down + c * across).round().long().clamp_min(0)
-    row = row.minimum(found.rows[:, None] - 1)
-    column = column.minimum(found.columns[:, None] - 1)
-    at = found.start[:, None] + row * found.columns[:, None] + column
+    rows, columns = (each[:, None].float() for each in (found.rows, found.columns))
+    # In floating point, which is faster, and exact for the pixels of an octave.
+    row = (found.place[:, :1] + c * down + s * across).round_().clamp_min_(0).minimum(rows - 1)
+    column = (found.place[:, 1:] - s * down + c * across).round_().clamp_min_(0)
+    at = found.start[:, None] + row.mul_(columns).add_(column.minimum(columns - 1)).long()
     y, x = gradients[0][at], gradients[1][at]
     return torch.hypot(y, x) * weight, torch.atan2(y, x)
 
@@ -213,8 +213,12 @@ def _shared(direction: Tensor, bins: int) -> list[tuple[Tensor, Tensor]]:
     place = direction * (bins / (2 * math.pi))
     first = place.floor()
     share = place - first
-    number = first.long()
-    return [(number % bins, 1 - share), ((number + 1) % bins, share)]
+    # Directions lie within two turns of 0; remainders of whole numbers are slow.
+    number = torch.where(first < 0, first + bins, first)
+    number = torch.where(number < 0, number + bins, number)
+    number = torch.where(number >= bins, number - bins, number)
+    after = torch.where(number >= bins - 1, 0, number + 1)
+    return [(number.long(), 1 - share), (after.long(), share)]
 
 
 def _cells(like: Tensor) -> Tensor:
