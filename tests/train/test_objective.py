@@ -457,13 +457,17 @@ def test_an_eye_for_outliers_is_added_to_weights_without(
 
 
 def test_the_shipped_recipe_goes_on_from_the_shipped_weights(config: TrainConfig) -> None:
-    """Their score and reliability are left aside: a run teaches both anew when it ends."""
+    """Score, reliability and the worth of copies are left aside: a run ends by teaching them."""
     shipped = open_weights("efficientiml").model
     recipe = TrainConfig(config.data, init="efficientiml")
     model = make_objective(recipe).build()
     ours, theirs = model.state_dict(), shipped.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    assert {name.partition(".")[0] for name in theirs.keys() - ours.keys()} == {"whole", "sight"}
+    assert {name.partition(".")[0] for name in theirs.keys() - ours.keys()} == {
+        "whole",
+        "sight",
+        "copied",
+    }
 
 
 @pytest.mark.parametrize("name", ["diffiml", "diffiml-joint"])
