@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from imlctl.core.keypoints import LEAST_SIDE, Keypoints, find_keypoints
-from imlctl.core.layers import box_mean, full_precision, grey_levels
+from imlctl.core.layers import OddsHead, box_mean, full_precision, grey_levels
 
 STRIDE = 4  # of the maps against the picture
 MEASURES = 7  # of a copy
@@ -105,14 +105,15 @@ def find_copies(grey: Tensor) -> list[Copy]:
         return []
     keypoints = find_keypoints(grey)
     pairs = _pairs(keypoints)
-    detail: Tensor | None = None
-    found = []
-    for motion, near in itertools.islice(_motions(pairs), _MOST):
-        if detail is None:
-            detail = grey - box_mean(grey[None], _AROUND, _AROUND)[0]
-        copy = _compare(detail, keypoints.place, motion, pairs.here[near], pairs.there[near])
-        if copy is not None:
-            found.append(copy)
+    motions = list(itertools.islice(_motions(pairs), _MOST))
+    if not motions:
+        return []
+    detail = grey - box_mean(grey[None], _AROUND, _AROUND)[0]
+    compared = (
+        _compare(detail, keypoints.place, motion, pairs.here[near], pairs.there[near])
+        for motion, near in motions
+    )
+    found = [copy for copy in compared if copy is not None]
     return [_with_others(copy, found) for copy in found]
 
 
@@ -251,7 +252,7 @@ def _compare(
     _, others = _alike(detail, _inverse(motion), there)
     if not bool(cells.any()) or not bool(others.any()):
         return None
-    inside, paired = (_at(cells, places).sum() for places in (keypoints, here))
+    inside, paired = (cells[_cells_of(places, cells)].sum() for places in (keypoints, here))
     seen = agreement[cells]
     off = _off(motion, here, there).median() / _EXACT
     moved = torch.hypot(*_scale_and_turn(motion)).clamp_max(0.5)
@@ -262,10 +263,10 @@ def _compare(
     return Copy(motion, cells | others, measures)
 
 
-def _at(cells: Tensor, places: Tensor) -> Tensor:
-    """Values of cells (h, w) at places in pixels, (N, 2)."""
+def _cells_of(places: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column, among cells (..., h, w), of places in pixels, (N, 2)."""
     row, column = (places / STRIDE).long().clamp_min(0).unbind(1)
-    return cells[row.clamp_max(cells.shape[0] - 1), column.clamp_max(cells.shape[1] - 1)]
+    return row.clamp_max(cells.shape[-2] - 1), column.clamp_max(cells.shape[-1] - 1)
 
 
 def _alike(detail: Tensor, motion: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
@@ -288,9 +289,7 @@ def _alike(detail: Tensor, motion: Tensor, seeds: Tensor) -> tuple[Tensor, Tenso
     agreement = F.avg_pool2d(agreement, STRIDE // _FINE, ceil_mode=True)  # (1, 1, h, w)
     alike = (agreement > _ALIKE).float()
     grown = torch.zeros_like(alike)
-    row, column = (seeds / STRIDE).long().clamp_min(0).unbind(1)
-    rows, columns = alike.shape[2:]
-    grown[0, 0, row.clamp_max(rows - 1), column.clamp_max(columns - 1)] = 1
+    grown[0, 0][_cells_of(seeds, alike)] = 1
     for _ in range(_GROWTH):
         before, grown = grown, F.max_pool2d(grown, 3, 1, 1) * alike
         if torch.equal(before, grown):
@@ -298,23 +297,11 @@ def _alike(detail: Tensor, motion: Tensor, seeds: Tensor) -> tuple[Tensor, Tenso
     return agreement[0, 0], grown[0, 0] > 0
 
 
-class CopyEvidence(nn.Module):
+class CopyEvidence(OddsHead):
     """From the measures of a copy to log odds that somebody made it."""
 
-    mean: Tensor
-    spread: Tensor
-
     def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(MEASURES))
-        self.register_buffer("spread", torch.ones(MEASURES))
-        self.hidden = nn.Linear(MEASURES, _HIDDEN)
-        self.out = nn.Linear(_HIDDEN, 1)
-
-    def forward(self, measures: Tensor) -> Tensor:
-        """(..., 7) to (...)."""
-        x = (measures - self.mean) / self.spread
-        return cast("Tensor", self.out(torch.tanh(self.hidden(x))).squeeze(-1))
+        super().__init__(MEASURES, _HIDDEN)
 
     def map(self, found: Tensor) -> Tensor:
         """Evidence at each place, (B, 8, h, w), as `copies` returns it, to (B, 1, h, w).

@@ -128,6 +128,25 @@ class ChannelNorm(nn.Module):
         return y.permute(0, 3, 1, 2).to(x.dtype)
 
 
+class OddsHead(nn.Module):
+    """Two small layers from measures, in spreads from their mean, to log odds."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, measures: int, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(measures))
+        self.register_buffer("spread", torch.ones(measures))
+        self.hidden = nn.Linear(measures, hidden)
+        self.out = nn.Linear(hidden, 1)
+
+    def forward(self, measured: Tensor) -> Tensor:
+        """(..., measures) to (...)."""
+        x = (measured - self.mean) / self.spread
+        return cast("Tensor", self.out(torch.tanh(self.hidden(x))).squeeze(-1))
+
+
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Return a context in which autocast, where the device has it, changes no dtype."""
     if not torch.amp.is_autocast_available(device.type):

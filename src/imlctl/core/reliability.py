@@ -7,13 +7,18 @@ which did the map mark? The same conditions in an authentic picture say where it
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from imlctl.core.layers import bands, block_mean, box_mean, full_precision, grey_levels
+from imlctl.core.layers import (
+    OddsHead,
+    bands,
+    block_mean,
+    box_mean,
+    full_precision,
+    grey_levels,
+)
 
 STRIDE = 8  # of the map against the picture
 CONDITIONS = 11
@@ -75,23 +80,11 @@ def _moved(band: Tensor, y: int, x: int) -> Tensor:
     return band[:, _REACH + y : height - _REACH + y, _REACH + x : width - _REACH + x]
 
 
-class Reliability(nn.Module):
+class Reliability(OddsHead):
     """Probability that an edit would be marked, from the conditions around it."""
 
-    mean: Tensor
-    spread: Tensor
-
     def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(CONDITIONS))
-        self.register_buffer("spread", torch.ones(CONDITIONS))
-        self.hidden = nn.Linear(CONDITIONS, _HIDDEN)
-        self.out = nn.Linear(_HIDDEN, 1)
-
-    def forward(self, described: Tensor) -> Tensor:
-        """(..., CONDITIONS) to log odds (...)."""
-        x = (described - self.mean) / self.spread
-        return cast("Tensor", self.out(torch.tanh(self.hidden(x))).squeeze(-1))
+        super().__init__(CONDITIONS, _HIDDEN)
 
     def map(self, image: Tensor) -> Tensor:
         """Reliability of each cell, (B, 3, H, W) in [0, 1] to (B, ceil(H / 8), ceil(W / 8))."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from imlctl.weights.load import Card
 
 # Of authentic photographs, that reach each score. Pictures of other people reach the lower one
-# twice as often as those of the sources at hand: one in eight.
+# twice as often as those of the sources at hand: one in seven.
 MANIPULATED, INCONCLUSIVE = 1 / 100, 1 / 15
 PIXELS = 0.02  # of an authentic photograph, on average, that may be marked
 _SEED = 5

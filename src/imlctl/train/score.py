@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imlctl.core.copies import CopyEvidence, find_copies
-from imlctl.core.layers import grey_levels
+from imlctl.core.layers import OddsHead, grey_levels
 from imlctl.core.model import CELL
 from imlctl.core.picture_score import PictureScore, Pooled, feature_vector, told_by_copies
 from imlctl.core.reliability import Reliability, conditions
@@ -212,7 +212,7 @@ def _edited_cells(
 
 
 @torch.enable_grad()
-def _fit(head: Reliability | CopyEvidence, rows: Tensor, truth: Tensor, weight: Tensor) -> None:
+def _fit(head: OddsHead, rows: Tensor, truth: Tensor, weight: Tensor) -> None:
     _standardize(head, rows)
     optimizer = torch.optim.AdamW(head.parameters(), _RATE, weight_decay=0.01)
     for _ in range(_EPOCHS):
@@ -246,6 +246,6 @@ def _fit_score(
         head.out.bias.copy_(weights[:1])
 
 
-def _standardize(head: Reliability | CopyEvidence | PictureScore, rows: Tensor) -> None:
+def _standardize(head: OddsHead | PictureScore, rows: Tensor) -> None:
     head.mean.copy_(rows.mean(0))
     head.spread.copy_(rows.std(0).clamp_min(_LEAST_SPREAD))
