@@ -93,26 +93,24 @@ def slow_descriptor(grey: Tensor, found: module.Keypoints, n: int) -> Tensor:
     blur = math.sqrt(scale**2 - module._BEGUN**2)
     level = cv2.GaussianBlur(grey.double().numpy(), (0, 0), blur, borderType=cv2.BORDER_REPLICATE)
     theta = float(found.turn[n])
-    bins = np.zeros((4, 4, 8))
-    for i in range(16):
-        for j in range(16):
-            down, across = ((k - 7.5) * 0.75 * sigma for k in (i, j))
+    bins = np.zeros((8, 4, 4))
+    for i in range(10):
+        for j in range(10):
+            down, across = ((k - 4.5) * 1.2 * sigma for k in (i, j))
             row = float(found.place[n, 0]) + math.cos(theta) * down + math.sin(theta) * across
             column = float(found.place[n, 1]) - math.sin(theta) * down + math.cos(theta) * across
             y, x = min(max(round(row), 0), 79), min(max(round(column), 0), 95)
             dy = level[min(y + 1, 79), x] - level[max(y - 1, 0), x]
             dx = level[y, min(x + 1, 95)] - level[y, max(x - 1, 0)]
-            weight = math.exp(-(((i - 7.5) / 8) ** 2 + ((j - 7.5) / 8) ** 2) / 2)
-            place = (math.atan2(dy, dx) - theta) * 8 / (2 * math.pi)
-            for bin_, part in (
-                (math.floor(place), 1 - place % 1),
-                (math.floor(place) + 1, place % 1),
-            ):
+            weight = math.exp(-(((i - 4.5) / 5) ** 2 + ((j - 4.5) / 5) ** 2) / 2)
+            for bin_ in range(8):
+                away = math.atan2(dy, dx) - theta - bin_ * math.pi / 4
+                part = max(0, math.cos(away) - math.cos(math.pi / 4))
                 for a in range(4):
                     for b in range(4):
-                        near = max(0, 1 - abs((i + 0.5) / 4 - 0.5 - a))
-                        near *= max(0, 1 - abs((j + 0.5) / 4 - 0.5 - b))
-                        bins[a, b, bin_ % 8] += math.hypot(dy, dx) * weight * part * near
+                        near = max(0, 1 - abs((i + 0.5) / 2.5 - 0.5 - a))
+                        near *= max(0, 1 - abs((j + 0.5) / 2.5 - 0.5 - b))
+                        bins[bin_, a, b] += math.hypot(dy, dx) * weight * part * near
     unit = np.minimum(bins.ravel() / np.linalg.norm(bins), 0.2)
     return torch.from_numpy(np.sqrt(unit / unit.sum()))
 
@@ -131,8 +129,14 @@ def test_a_flat_picture_has_none(level: float) -> None:
 
 def test_the_clearest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     grey = blobs(200, 200)
-    every = find_keypoints(grey)
     monkeypatch.setattr(module, "_MOST", 50)
     kept = find_keypoints(grey)
-    assert len(every.place) > 50
-    assert torch.equal(kept.place, every.place[:50])
+    monkeypatch.setattr(module, "_LEAST_CONTRAST", 12)
+    clearest = find_keypoints(grey)
+    monkeypatch.undo()
+    every = find_keypoints(grey)
+    assert len(every.place) > len(kept.place) == 50 > len(clearest.place) > 10
+    most, least, all_ = (
+        {tuple(place) for place in found.place.tolist()} for found in (kept, clearest, every)
+    )
+    assert least < most < all_

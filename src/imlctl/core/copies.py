@@ -29,6 +29,7 @@ CHANNELS = 1 + MEASURES
 _MAX_AREA = 1 << 21  # pixels searched; a larger picture is reduced
 
 _APART = 20.0  # pixels between the two of a pair, at least
+_AT_ONCE = 250  # keypoints compared with all others: less memory, which stays in the cache
 _RATIO = 0.8  # of descriptors' distances, between what is alike and the next best
 _ONE, _TWO = 0.6, 0.5  # greatest distance of descriptors, where one or two others are alike
 _PAIRS = 1024  # at most, those most alike
@@ -138,15 +139,11 @@ def _pairs(keypoints: Keypoints) -> _Pairs:
     place, size, turn, described = keypoints
     if len(place) < 4:
         return _Pairs(place[:0], place[:0], turn[:0], size[:0])
-    likeness = described @ described.T
-    row, column = place.unbind(1)
-    distance = (row[:, None] - row).square_().add_((column[:, None] - column).square_())
-    likeness.masked_fill_(distance < _APART**2, -1)
-    best, other = likeness.topk(3, dim=1)
+    alike = zip(*_most_alike(place, described), strict=True)
+    number, best, other = (torch.cat(each) for each in alike)
     off = torch.sqrt((2 - 2 * best).clamp_min(0))  # (K, 3)
     two = (off[:, 1] < _RATIO * off[:, 2]) & (off[:, 0] < _TWO)
     one = two | (off[:, 0] < _RATIO * off[:, 1]) & (off[:, 0] < _ONE)
-    number = torch.arange(len(place), device=place.device)
     here = torch.cat((number[one], number[two]))
     there = torch.cat((other[one, 0], other[two, 1]))
     if len(here) > _PAIRS:
@@ -154,6 +151,23 @@ def _pairs(keypoints: Keypoints) -> _Pairs:
         here, there = here[kept], there[kept]
     scale = torch.log(size[there] / size[here])
     return _Pairs(place[here], place[there], turn[there] - turn[here], scale)
+
+
+def _most_alike(place: Tensor, described: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield numbers of keypoints (N,), and of the three most like each, (N, 3), after the cosines.
+
+    In parts. Without those that nothing is near enough to.
+    """
+    numbers = torch.arange(len(place), device=place.device)
+    squares = place.square().sum(1)
+    for start in range(0, len(place), _AT_ONCE):
+        part = numbers[start : start + _AT_ONCE]
+        likeness = described[part] @ described.T
+        # Square pixels that others are too near by; they count as unlike.
+        too_near = torch.addmm(_APART**2 - squares, place[part], place.T, alpha=2)
+        likeness.sub_(too_near.sub_(squares[part, None]).relu_())
+        alike = (likeness.amax(1) > 1 - _ONE**2 / 2).nonzero()[:, 0]
+        yield part[alike], *likeness[alike].topk(3, dim=1)
 
 
 def _motions(pairs: _Pairs) -> Iterator[tuple[Tensor, Tensor]]:
@@ -244,15 +258,18 @@ def _scale_and_turn(motion: Tensor) -> tuple[Tensor, Tensor]:
 def _compare(
     detail: Tensor, keypoints: Tensor, motion: Tensor, here: Tensor, there: Tensor
 ) -> Copy | None:
-    """Compare a picture with itself, moved; None if it is not alike at both ends.
+    """Compare a picture with itself, moved; None if it is not alike there.
 
     `keypoints` are all places of them, (K, 2), `here` and `there` those of pairs, (N, 2).
     """
-    agreement, cells = _alike(detail, motion, here)
-    _, others = _alike(detail, _inverse(motion), there)
-    if not bool(cells.any()) or not bool(others.any()):
-        return None
+    if float(_scale_and_turn(motion)[0]) > 0:
+        # To the smaller of both, which is sampled more densely than it is: nothing is aliased.
+        motion, here, there = _inverse(motion), there, here
+    agreement = _agreement_of(detail, motion)
+    cells = _grown(agreement > _ALIKE, here)
     inside, paired = (cells[_cells_of(places, cells)].sum() for places in (keypoints, here))
+    if not bool(paired):
+        return None
     seen = agreement[cells]
     off = _off(motion, here, there).median() / _EXACT
     moved = torch.hypot(*_scale_and_turn(motion)).clamp_max(0.5)
@@ -260,7 +277,7 @@ def _compare(
     dense = (paired / inside.clamp_min(1)).clamp_max(_MOST_PAIRED)
     equal = (seen > _EQUAL).float().mean()
     measures = torch.stack((number, equal, dense, seen.mean(), off, moved))
-    return Copy(motion, cells | others, measures)
+    return Copy(motion, cells | _moved_cells(cells, motion), measures)
 
 
 def _cells_of(places: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,32 +286,59 @@ def _cells_of(places: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
     return row.clamp_max(cells.shape[-2] - 1), column.clamp_max(cells.shape[-1] - 1)
 
 
-def _alike(detail: Tensor, motion: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
-    """Correlation of cells with where a motion sends them, (h, w), and the copy around `seeds`."""
+def _sent(motion: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column, (R, C) each, that a motion sends the places of a grid to."""
+    row, column = ((along[0] * rows)[:, None] + (along[1] * columns + along[2]) for along in motion)
+    return row, column
+
+
+def _agreement_of(detail: Tensor, motion: Tensor) -> Tensor:
+    """Correlation of cells with where a motion sends them, (h, w); 0 outside, and of what stays."""
     height, width = detail.shape
+    rows, columns = (torch.arange(0, n, _FINE, device=detail.device).float() for n in detail.shape)
+    row, column = _sent(motion, rows, columns)
+    where = torch.stack((column * (2 / (width - 1)), row * (2 / (height - 1))), dim=-1) - 1
+    other = F.grid_sample(
+        detail[None, None], where[None], padding_mode="border", align_corners=True
+    )[0, 0]
     fine = detail[::_FINE, ::_FINE]
-    lines = (torch.arange(0, side, _FINE, device=detail.device).float() for side in detail.shape)
-    points = torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1)  # (H / 2, W / 2, 2)
-    target = _moved(motion, points)
-    last = detail.new_tensor((height - 1, width - 1))
-    there = (2 * target / last - 1).flip(-1)[None]
-    other = F.grid_sample(detail[None, None], there, padding_mode="border", align_corners=True)
-    other = other[0, 0]
     means = box_mean(torch.stack((fine * other, fine**2, other**2)), _WINDOW, _WINDOW)
     product, own, its = means
     agreement = product / torch.sqrt((own + _FLOOR) * (its + _FLOOR))
-    seen = ((target >= 0) & (target <= last)).all(-1)
-    seen &= (target - points).square().sum(-1) >= _APART**2
+    seen = (row >= 0) & (row <= height - 1) & (column >= 0) & (column <= width - 1)
+    seen &= (row - rows[:, None]) ** 2 + (column - columns) ** 2 >= _APART**2
     agreement = torch.where(seen, agreement, 0)[None, None]
-    agreement = F.avg_pool2d(agreement, STRIDE // _FINE, ceil_mode=True)  # (1, 1, h, w)
-    alike = (agreement > _ALIKE).float()
+    return F.avg_pool2d(agreement, STRIDE // _FINE, ceil_mode=True)[0, 0]
+
+
+def _grown(alike: Tensor, seeds: Tensor) -> Tensor:
+    """Cells (h, w) that are connected, through those that are alike, with places (N, 2)."""
     grown = torch.zeros_like(alike)
-    grown[0, 0][_cells_of(seeds, alike)] = 1
+    grown[_cells_of(seeds, alike)] = True
+    grown &= alike
     for _ in range(_GROWTH):
-        before, grown = grown, F.max_pool2d(grown, 3, 1, 1) * alike
-        if torch.equal(before, grown):
+        wider = grown.clone()
+        wider[1:] |= grown[:-1]
+        wider[:-1] |= grown[1:]
+        both = wider.clone()
+        both[:, 1:] |= wider[:, :-1]
+        both[:, :-1] |= wider[:, 1:]
+        both &= alike
+        if torch.equal(grown, both):
             break
-    return agreement[0, 0], grown[0, 0] > 0
+        grown = both
+    return grown
+
+
+def _moved_cells(cells: Tensor, motion: Tensor) -> Tensor:
+    """Cells (h, w) that a motion sends some of them to."""
+    middle = (STRIDE - 1) / 2
+    rows, columns = (torch.arange(n, device=cells.device) * STRIDE + middle for n in cells.shape)
+    came = _sent(_inverse(motion), rows, columns)  # from these pixels
+    row, column = (((each - middle) / STRIDE).round().long() for each in came)
+    height, width = cells.shape
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return inside & cells[row.clamp(0, height - 1), column.clamp(0, width - 1)]
 
 
 class CopyEvidence(OddsHead):

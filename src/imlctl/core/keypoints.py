@@ -8,6 +8,7 @@ of RootSIFT (Arandjelovic and Zisserman 2012). It is all made of tensors, where 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -24,17 +25,18 @@ _SIGMA = 0.8  # pixels, of the finest scale; small copies have little else
 _BEGUN = 0.5  # pixels, blur that a photograph comes with
 _INTERVALS = 3  # scales to an octave
 _OCTAVES = 4
+_AT_ONCE = 250  # keypoints, whose gradients stay in a processor's cache
 _BORDER = 5  # pixels of an octave, at whose edge nothing is sought
 
 # Gradients are looked at on a grid of so many samples a side, so many sigmas apart.
-_TURN_SIDE, _TURN_STEP, _TURN_SPREAD, _TURN_BINS = 11, 0.9, 2.0, 36
-_SIDE, _STEP = 16, 0.75
+_TURN_SIDE, _TURN_STEP, _TURN_SPREAD, _TURN_BINS = 11, 0.9, 2.0, 24
+_SIDE, _STEP = 10, 1.2
 _CELLS, _BINS = 4, 8  # a side, and directions, of a descriptor's histograms
 _CLIP = 0.2  # of a descriptor's length, for one of its numbers
 
 
 class Keypoints(NamedTuple):
-    """Places of a picture that stand out, the clearest first."""
+    """Places of a picture that stand out, the smallest first."""
 
     place: Tensor  # row and column in pixels, (K, 2)
     size: Tensor  # sigma, in pixels, (K,)
@@ -47,41 +49,47 @@ class _Found(NamedTuple):
 
     place: Tensor  # row and column, (K, 2)
     sigma: Tensor  # (K,)
-    octave: Tensor  # (K,) int64
-    start: Tensor  # of their scale among all gradients, (K,) int64
-    rows: Tensor  # of the octave, (K,) int64
-    columns: Tensor  # (K,) int64
+    number: Tensor  # of the scale that is nearest, from 0 on, (K,) int64
 
 
 def find_keypoints(grey: Tensor) -> Keypoints:
     """Find and describe up to 2,000 keypoints in grey levels (H, W); none if a side is under 32."""
-    image = _blurred(grey, math.sqrt(_SIGMA**2 - _BEGUN**2))
-    strengths, found, gradients, begun = [], [], [], 0
-    for octave in range(_OCTAVES):
-        if min(image.shape) < LEAST_SIDE:
-            break
-        scales = _scales(image)  # (6, h, w)
-        strength, place = _extremes(scales.diff(dim=0))  # (N,), (N, 3)
-        number = place[:, 0].round().long().clamp(1, _INTERVALS)
-        rows, columns = (number * 0 + side for side in image.shape)
-        start = begun + (number - 1) * image.numel()
-        sigma = _SIGMA * 2 ** (place[:, 0] / _INTERVALS)
-        strengths.append(strength)
-        found.append(_Found(place[:, 1:], sigma, number * 0 + octave, start, rows, columns))
-        gradients.append(_gradients(scales[1 : _INTERVALS + 1]))
-        begun += _INTERVALS * image.numel()
-        image = scales[_INTERVALS, ::2, ::2]  # blurred enough by now
-    if not found:
+    octaves = list(_octaves(grey))
+    if not octaves:
         none = grey.new_zeros(0)
         return Keypoints(none.view(0, 2), none, none, none.view(0, DIMENSIONS))
-    clearest = torch.cat(strengths)
-    best = clearest.topk(min(_MOST, len(clearest))).indices
-    chosen = _Found(*(torch.cat(each)[best] for each in zip(*found, strict=True)))
-    slopes = torch.cat(gradients, dim=1)
-    turn = _turns(chosen, slopes)
-    factor = 2.0**chosen.octave
-    described = _descriptors(chosen, slopes, turn)
-    return Keypoints(chosen.place * factor[:, None], chosen.sigma * factor, turn, described)
+    clear, found = zip(*map(_extremes, octaves), strict=True)
+    clearest = torch.cat(clear)
+    chosen = torch.zeros_like(clearest, dtype=torch.bool)
+    chosen[clearest.topk(min(_MOST, len(clearest))).indices] = True
+    by_octave = torch.split(chosen, [len(each) for each in clear])
+    parts = [
+        part
+        for number, kept in enumerate(by_octave)
+        for part in _described(octaves[number], found[number], kept, 2**number)
+    ]
+    return Keypoints(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _described(scales: Tensor, found: _Found, kept: Tensor, factor: int) -> Iterator[Keypoints]:
+    """Describe those of an octave's keypoints that are kept, (K,) bool, some at a time."""
+    slopes = _gradients(scales)
+    split = (torch.split(each[kept], _AT_ONCE) for each in found)
+    for each in map(_Found._make, zip(*split, strict=True)):
+        turn = _turns(each, slopes)
+        described = _descriptors(each, slopes, turn)
+        yield Keypoints(each.place * factor, each.sigma * factor, turn, described)
+
+
+def _octaves(grey: Tensor) -> Iterator[Tensor]:
+    """Yield a picture's octaves, each of half the size: six scales, (6, h, w)."""
+    image = _blurred(grey, math.sqrt(_SIGMA**2 - _BEGUN**2))
+    for _ in range(_OCTAVES):
+        if min(image.shape) < LEAST_SIDE:
+            return
+        scales = _scales(image)
+        yield scales
+        image = scales[_INTERVALS, ::2, ::2]  # blurred enough by now
 
 
 def _scales(image: Tensor) -> Tensor:
@@ -110,26 +118,28 @@ def _blurred(image: Tensor, sigma: float) -> Tensor:
     return image
 
 
-def _extremes(difference: Tensor) -> tuple[Tensor, Tensor]:
-    """Find what stands out among its 26 neighbours in differences of Gaussians (5, h, w).
+def _extremes(scales: Tensor) -> tuple[Tensor, _Found]:
+    """Find what stands out among its 26 neighbours in the differences of scales (6, h, w).
 
     Returns:
-        Strength (N,) and place (N, 3): scale (0 to 4), row and column, where the parabola through
-        the neighbours has its peak (Brown and Lowe 2002).
+        How much, (N,), and where: the peak of the parabola through the neighbours (Brown and Lowe
+        2002).
     """
+    difference = scales.diff(dim=0)  # (5, h, w)
     middle = difference[1:-1, 1:-1, 1:-1]
-    above = (middle >= _greatest(difference)) & (middle > _LEAST_CONTRAST)
-    below = (middle <= -_greatest(-difference)) & (middle < -_LEAST_CONTRAST)
-    stands = above | below
+    above = (middle >= _around_each(difference, torch.maximum)) & (middle > _LEAST_CONTRAST)
+    below = (middle <= _around_each(difference, torch.minimum)) & (middle < -_LEAST_CONTRAST)
     frame = _BORDER - 1
-    place = stands[:, frame:-frame, frame:-frame].nonzero()
-    place = place + torch.tensor((1, _BORDER, _BORDER), device=place.device)
-    steps = torch.eye(3, dtype=torch.int64, device=place.device)
+    place = (above | below)[:, frame:-frame, frame:-frame].nonzero()
+    place = place + place.new_tensor((1, _BORDER, _BORDER))
+    flat = difference.flatten()
+    steps = difference.stride()
+    index = (place * place.new_tensor(steps)).sum(1)
 
-    def at(step: Tensor) -> Tensor:
-        return difference[tuple((place + step).unbind(1))]
+    def at(step: int) -> Tensor:
+        return flat.index_select(0, index + step)
 
-    centre = at(0 * steps[0])
+    centre = at(0)
     slope = torch.stack([(at(step) - at(-step)) / 2 for step in steps], dim=1)  # (N, 3)
     curve = slope.new_empty(len(place), 3, 3)
     for n, one in enumerate(steps):
@@ -141,35 +151,34 @@ def _extremes(difference: Tensor) -> tuple[Tensor, Tensor]:
     kept = (down * across - both**2 > _LEAST_ROUND * (down + across) ** 2).nonzero()[:, 0]
     offset, singular = torch.linalg.solve_ex(curve[kept], -slope[kept])
     sound = (singular == 0)[:, None] & (offset.abs() < 1).all(1, keepdim=True)
-    return centre.abs()[kept], place[kept] + torch.where(sound, offset, 0)
+    scale, *where = (place[kept] + torch.where(sound, offset, 0)).unbind(1)
+    number = scale.round().long().clamp(1, _INTERVALS) - 1
+    found = _Found(torch.stack(where, dim=1), _SIGMA * 2 ** (scale / _INTERVALS), number)
+    return centre.abs()[kept], found
 
 
-def _greatest(values: Tensor) -> Tensor:
-    """Maximum over 3 x 3 x 3 of (N, h, w), without the outermost; pooling takes far longer."""
+def _around_each(values: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Extreme over 3 x 3 x 3 of (N, h, w), without the outermost; pooling takes far longer."""
     for dim in range(3):
         length = values.shape[dim] - 2
         before, here, after = (values.narrow(dim, start, length) for start in range(3))
-        values = torch.maximum(torch.maximum(before, here), after)
+        values = choose(choose(before, here), after)
     return values
 
 
 def _gradients(scales: Tensor) -> Tensor:
-    """Gradients of (N, h, w) along rows and columns, one scale after the other, (2, N h w)."""
-    framed = F.pad(scales[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    """Gradients of an octave's scales (6, h, w), across + i down, (3, h, w) complex."""
+    framed = F.pad(scales[1 : _INTERVALS + 1, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     down = framed[:, 2:, 1:-1] - framed[:, :-2, 1:-1]
     across = framed[:, 1:-1, 2:] - framed[:, 1:-1, :-2]
-    return torch.stack((down.flatten(), across.flatten()))
+    return torch.complex(across, down)
 
 
 def _turns(found: _Found, gradients: Tensor) -> Tensor:
     """Direction of most gradients around each keypoint, in radians, (K,)."""
     level = torch.zeros_like(found.sigma)
-    size, direction = _around(found, gradients, level, _TURN_SIDE, _TURN_STEP, _TURN_SPREAD)
-    bins = size.new_zeros(len(size), _TURN_BINS)
-    for number, share in _shared(direction, _TURN_BINS):
-        bins.scatter_add_(1, number, size * share)
-    for _ in range(2):
-        bins = (bins.roll(1, 1) + bins + bins.roll(-1, 1)) / 3
+    slopes, weight = _around(found, gradients, level, _TURN_SIDE, _TURN_STEP, _TURN_SPREAD)
+    bins = _histograms(slopes, weight[:, None], _TURN_BINS).squeeze(2)  # (K, bins)
     top = bins.argmax(1, keepdim=True)
     before, here, after = (bins.gather(1, (top + step) % _TURN_BINS) for step in (-1, 0, 1))
     offset = 0.5 * (before - after) / (before - 2 * here + after).clamp_max(-1e-12)
@@ -178,12 +187,9 @@ def _turns(found: _Found, gradients: Tensor) -> Tensor:
 
 def _descriptors(found: _Found, gradients: Tensor, turn: Tensor) -> Tensor:
     """Histograms of gradients in 4x4 cells around each keypoint, (K, 128)."""
-    spread = _SIDE * _STEP / 2
-    size, direction = _around(found, gradients, turn, _SIDE, _STEP, spread)
-    spread_out = size.new_zeros(*size.shape, _BINS)  # (K, 256, 8)
-    for number, share in _shared(direction - turn[:, None], _BINS):
-        spread_out.scatter_(2, number[..., None], (size * share)[..., None])
-    histograms = (_cells(size) @ spread_out).flatten(1)
+    slopes, weight = _around(found, gradients, turn, _SIDE, _STEP, _SIDE * _STEP / 2)
+    slopes = slopes * torch.polar(torch.ones_like(turn), -turn)[:, None]
+    histograms = _histograms(slopes, (_cells(weight) * weight).T, _BINS).flatten(1)
     unit = F.normalize(histograms).clamp_max(_CLIP)  # a strong light changes few of them
     return torch.sqrt(unit / unit.sum(1, keepdim=True).clamp_min(1e-12))
 
@@ -191,7 +197,7 @@ def _descriptors(found: _Found, gradients: Tensor, turn: Tensor) -> Tensor:
 def _around(
     found: _Found, gradients: Tensor, turn: Tensor, side: int, step: float, spread: float
 ) -> tuple[Tensor, Tensor]:
-    """Length, weighted, and direction of gradients on a turned grid, each (K, side^2).
+    """Gradients on a turned grid, (K, side^2), and their weights (side^2,).
 
     The weight is a Gaussian of `spread` sigmas.
     """
@@ -199,31 +205,34 @@ def _around(
     down, across = (each.flatten() for each in torch.meshgrid(line, line, indexing="ij"))
     weight = torch.exp(-(down**2 + across**2) / (2 * spread**2))
     c, s = ((f(turn) * found.sigma)[:, None] for f in (torch.cos, torch.sin))
-    rows, columns = (each[:, None].float() for each in (found.rows, found.columns))
     # In floating point, which is faster, and exact for the pixels of an octave.
-    row = (found.place[:, :1] + c * down + s * across).round_().clamp_min_(0).minimum(rows - 1)
-    column = (found.place[:, 1:] - s * down + c * across).round_().clamp_min_(0)
-    at = found.start[:, None] + row.mul_(columns).add_(column.minimum(columns - 1)).long()
-    y, x = gradients[0][at], gradients[1][at]
-    return torch.hypot(y, x) * weight, torch.atan2(y, x)
+    _, rows, columns = gradients.shape
+    row = (found.place[:, :1] + c * down + s * across).round_().clamp_(0, rows - 1)
+    column = (found.place[:, 1:] - s * down + c * across).round_().clamp_(0, columns - 1)
+    at = row.mul_(columns).add_(column).long() + found.number[:, None] * (rows * columns)
+    return gradients.flatten().index_select(0, at.flatten()).view(at.shape), weight
 
 
-def _shared(direction: Tensor, bins: int) -> list[tuple[Tensor, Tensor]]:
-    """Numbers of the two bins nearest to each direction in radians, and the share of each."""
-    place = direction * (bins / (2 * math.pi))
-    first = place.floor()
-    share = place - first
-    # Directions lie within two turns of 0; remainders of whole numbers are slow.
-    number = torch.where(first < 0, first + bins, first)
-    number = torch.where(number < 0, number + bins, number)
-    number = torch.where(number >= bins, number - bins, number)
-    after = torch.where(number >= bins - 1, 0, number + 1)
-    return [(number.long(), 1 - share), (after.long(), share)]
+def _histograms(slopes: Tensor, weights: Tensor, bins: int) -> Tensor:
+    """Histograms of directions of slopes (K, N), weighted in C ways (N, C): (K, bins, C).
+
+    A slope of length r counts r (cos(d) - cos(b)) in a bin that is d away, where bins are b apart,
+    and in no further ones: two products of matrices, where shares of two bins each, as Lowe has
+    them, take several times as long.
+    """
+    apart = 2 * math.pi / bins
+    turn = torch.arange(bins, device=slopes.device) * apart
+    axes = torch.stack((torch.cos(turn), torch.sin(turn), torch.full_like(turn, -math.cos(apart))))
+    across, down = slopes.real.flatten(), slopes.imag.flatten()
+    length = torch.sqrt(across * across + down * down)
+    lobes = (axes.T @ torch.stack((across, down, length))).relu_()  # (bins, K N)
+    sums = lobes.view(-1, len(weights)) @ weights  # (bins K, C)
+    return sums.view(bins, len(slopes), weights.shape[1]).transpose(0, 1)
 
 
 def _cells(like: Tensor) -> Tensor:
-    """Share that each of 4x4 cells has of each of 16x16 samples, bilinear, (16, 256)."""
+    """Share that each of 4x4 cells has of each of 10x10 samples, bilinear, (16, 100)."""
     place = (torch.arange(_SIDE, device=like.device) + 0.5) * _CELLS / _SIDE - 0.5
     centre = torch.arange(_CELLS, device=like.device)
-    line = (1 - (place - centre[:, None]).abs()).clamp_min(0).to(like.dtype)  # (4, 16)
+    line = (1 - (place - centre[:, None]).abs()).clamp_min(0).to(like.dtype)  # (4, 10)
     return torch.einsum("ay,bx->abyx", line, line).reshape(_CELLS**2, _SIDE**2)
