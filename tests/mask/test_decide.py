@@ -102,9 +102,9 @@ def test_the_evidence_is_the_map_s_peak_and_what_was_said_of_the_whole_picture()
     probability = np.zeros((20, 50), np.float32)
     probability.ravel()[:6] = 0.8
     assert evidence(probability) == pytest.approx(0.8)
-    assert peak_odds(probability) == pytest.approx(np.log(4) / 4)
-    assert evidence(probability, 0.5) == pytest.approx(1 / (1 + (1 / 4) ** 0.25))
-    assert evidence(probability, 0.9) == pytest.approx(1 / (1 + (1 / 4) ** 0.25 / 9))
+    assert peak_odds(probability) == pytest.approx(np.log(4) / 5)
+    assert evidence(probability, 0.5) == pytest.approx(1 / (1 + (1 / 4) ** 0.2))
+    assert evidence(probability, 0.9) == pytest.approx(1 / (1 + (1 / 4) ** 0.2 / 9))
     for level in (0.0, 1.0):  # certainty is no infinity
         assert evidence(np.full((2, 2), level, np.float32), level) == pytest.approx(level, abs=1e-6)
 

@@ -2,9 +2,8 @@
 
 TruFor (Guillaro et al. 2023) pools its map and its confidence map, four numbers each, into two
 small layers. This one sees more: the decoder's own features, finest and coarsest, as means over the
-picture that count each place equally, by its odds, and by its probability, and as maxima. One layer
-is enough for them. Sums and maxima of tiles make those of the whole, so a picture in tiles is
-scored as one.
+picture that count each place equally, and by its probability. One layer is enough for them. Sums
+and maxima of tiles make those of the whole, so a picture in tiles is scored as one.
 """
 
 from __future__ import annotations
@@ -18,18 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _SPOT = 4  # cells a side; a lone one is not a finding
-_MOST = 15.0  # log odds; sums of odds stay finite
 _FAR = 4.0  # spreads from the mean; beyond, a picture is unlike those that taught the score
-_WEIGHTINGS = 3  # equal, by odds, by probability
+_WEIGHTINGS = 2  # equal, by probability
 _STATISTICS = 9  # of the map and of its reliability
 
 
 class Pooled(NamedTuple):
     """Sums and maxima over the cells of a picture, or of a tile of it."""
 
-    sums: Tensor  # of features, by level and weighting, (B, 2, 3, C)
-    weights: Tensor  # sums of the weights, (B, 2, 3)
-    largest: Tensor  # features, (B, 2, C)
+    sums: Tensor  # of features, by level and weighting, (B, 2, 2, C)
+    weights: Tensor  # sums of the weights, (B, 2, 2)
     map_sums: Tensor  # of p, p^2, r, r^2, p r, and 1, for probability p and reliability r, (B, 6)
     # Means over spots of 4x4 cells of p, of p r, and of what copies add, which may be 0, (B, 3).
     map_largest: Tensor
@@ -53,37 +50,29 @@ def pool(
         inside: 1 for cells of the picture, 0 for padding, (h, w); at least one is inside.
         copied: What copies added to `fine`, likewise; None where none are looked for.
     """
-    logits = fine.float()[:, 0].clamp(-_MOST, _MOST)  # (B, h, w)
-    p, r = torch.sigmoid(logits), reliability.float()
+    p, r = torch.sigmoid(fine.float())[:, 0], reliability.float()  # (B, h, w)
     frame = (0, -inside.shape[1] % _SPOT, 0, -inside.shape[0] % _SPOT)
     told = torch.zeros_like(p) if copied is None else copied.float()[:, 0]
-    spots = F.pad(torch.stack((logits, p, p * r, told), dim=1) * inside, frame)
+    spots = F.pad(torch.stack((p, p * r, told), dim=1) * inside, frame)
     spots = F.avg_pool2d(spots, _SPOT)
     share = F.avg_pool2d(F.pad(inside, frame)[None, None], _SPOT)[0]  # of each spot inside
-    spots = spots / share.clamp_min(1e-6)  # (B, 4, ceil(h / 4), ceil(w / 4))
+    spots = spots / share.clamp_min(1e-6)  # (B, 3, ceil(h / 4), ceil(w / 4))
     levels = []
-    for features, odds, chance, kept in (
-        (finest, logits, p, inside),
-        (coarsest, spots[:, 0], spots[:, 1], share[0]),
-    ):
-        weights = torch.stack((torch.ones_like(chance), odds.exp(), chance), dim=1) * kept
-        weights = weights.flatten(2)  # (B, 3, h * w)
-        flat = features.float().flatten(2)  # (B, C, h * w), not negative
-        sums = weights @ flat.transpose(1, 2)  # (B, 3, C)
-        largest = (flat * (kept.flatten() > 0)).amax(2)
-        levels.append((sums, weights.sum(2), largest))
-    sums, weights, largest = (torch.stack(each, dim=1) for each in zip(*levels, strict=True))
+    for features, chance, kept in ((finest, p, inside), (coarsest, spots[:, 0], share[0])):
+        weights = torch.stack((torch.ones_like(chance), chance), dim=1) * kept
+        weights = weights.flatten(2)  # (B, 2, h * w)
+        sums = weights @ features.float().flatten(2).transpose(1, 2)  # (B, 2, C)
+        levels.append((sums, weights.sum(2)))
+    sums, weights = (torch.stack(each, dim=1) for each in zip(*levels, strict=True))
     measures = torch.stack((p, p * p, r, r * r, p * r, torch.ones_like(p)), dim=1)
-    whole = (spots[:, 1:] * (share >= 0.5)).flatten(2).amax(2)
-    return Pooled(sums, weights, largest, (measures * inside).sum((2, 3)), whole)
+    whole = (spots * (share >= 0.5)).flatten(2).amax(2)
+    return Pooled(sums, weights, (measures * inside).sum((2, 3)), whole)
 
 
 def merge(parts: Sequence[Pooled]) -> Pooled:
     """Pool the tiles of a picture into the whole; what overlaps counts twice."""
-    sums, weights, largest, map_sums, map_largest = map(torch.stack, zip(*parts, strict=True))
-    return Pooled(
-        sums.sum(0), weights.sum(0), largest.amax(0), map_sums.sum(0), map_largest.amax(0)
-    )
+    sums, weights, map_sums, map_largest = map(torch.stack, zip(*parts, strict=True))
+    return Pooled(sums.sum(0), weights.sum(0), map_sums.sum(0), map_largest.amax(0))
 
 
 class PictureScore(nn.Module):
@@ -98,7 +87,7 @@ class PictureScore(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        inputs = 2 * (_WEIGHTINGS + 1) * width + _STATISTICS
+        inputs = 2 * _WEIGHTINGS * width + _STATISTICS
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("spread", torch.ones(inputs))
         self.out = nn.Linear(inputs, 1)
@@ -125,7 +114,7 @@ def told_by_copies(pooled: Pooled) -> Tensor:
 
 def feature_vector(pooled: Pooled) -> Tensor:
     """Bring pooled features and statistics into one row for each picture, (B, D)."""
-    means = pooled.sums / pooled.weights[..., None].clamp_min(1e-12)  # (B, 2, 3, C)
+    means = pooled.sums / pooled.weights[..., None].clamp_min(1e-12)  # (B, 2, 2, C)
     number = pooled.map_sums[:, -1]
     p, p2, r, r2, both = (pooled.map_sums[:, :-1] / number[:, None]).unbind(1)
     peak, believed, _ = pooled.map_largest.unbind(1)
@@ -138,8 +127,7 @@ def feature_vector(pooled: Pooled) -> Tensor:
         (p2 - p * p).clamp_min(0).sqrt(),
         torch.log(number) / math.log(2**16),
     )
-    features = (means.flatten(1), pooled.largest.flatten(1))
-    return torch.cat((*features, torch.stack(statistics, dim=1)), dim=1)
+    return torch.cat((means.flatten(1), torch.stack(statistics, dim=1)), dim=1)
 
 
 def _odds(p: Tensor) -> Tensor:

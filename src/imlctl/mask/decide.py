@@ -20,7 +20,7 @@ from imlctl.errors import NumericalError, UsageError
 Scale = tuple[float, float]  # slope and offset, between log odds
 
 EVIDENCE = 0.005  # share of the pixels whose probability the score is read from
-_PEAK = 0.25  # of its log odds, that a score is trained to add to
+_PEAK = 0.2  # of its log odds, that a score is trained to add to
 DEFAULT_THRESHOLD = 0.5
 _LEAST = 1e-6  # further from certainty than float32 maps can say
 _LEVELS = 1001  # of probability, that thresholds are tried at

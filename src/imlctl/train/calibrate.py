@@ -3,7 +3,7 @@
 Training shows far more forgery than the world holds, so the map's odds are too high (Saerens et al.
 2002): they are lowered first. Then a logistic curve is fitted to the score of authentic photographs
 and of forgeries made of them, and the rule's two scores are those that one authentic photograph in
-a hundred reaches, and one in fifteen, read from the tail's shape.
+ninety reaches, and one in fifteen, read from the tail's shape.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from imlctl.weights.load import Card
 
 # Of authentic photographs, that reach each score. Pictures of other people reach the lower one
-# twice as often as those of the sources at hand: one in seven.
-MANIPULATED, INCONCLUSIVE = 1 / 100, 1 / 15
+# twice as often as those of the sources at hand, one in seven, and the upper one no more often.
+MANIPULATED, INCONCLUSIVE = 0.011, 0.065
 PIXELS = 0.02  # of an authentic photograph, on average, that may be marked
 _SEED = 5
 _SIDE = 384  # of a forgery, in pixels
@@ -50,7 +50,7 @@ class Calibration:
     photos: int  # number of photographs; each is seen as it is, reprocessed, and as a reduced copy
     lowered: float  # what was taken from the model's log odds
     marked: float  # share of their pixels that reach one half, on average
-    # unscaled scores that one photograph in a hundred reaches, and one in fifteen
+    # unscaled scores that one photograph in ninety reaches, and one in fifteen
     levels: tuple[float, float]
     score_scale: Scale | None  # of the picture's score; None where forgeries do not stand out
     # for each folder its number of pictures, and the shares that reach the two scores

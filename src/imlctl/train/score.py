@@ -58,7 +58,7 @@ class HeadConfig:
     # authentic pictures, and as many forgeries, for the score; a third of the forgeries for the
     # reliability, twice both for copies; 0 trains no heads
     pictures: int = 600
-    penalty: float = 0.3  # on the squares of the score's weights
+    penalty: float = 1.0  # on the squares of the score's weights
 
     def __post_init__(self) -> None:
         if self.pictures < 0 or self.penalty <= 0:
