@@ -93,6 +93,12 @@ def test_a_folder_of_one_picture_still_needs_a_folder(here):
     assert planned(["in"], "mask.png/") == [{"mask": "mask.png/a.jpg.mask.png"}]
 
 
+def test_a_name_given_to_an_option_that_takes_none_is_pointed_out(here):
+    grow("a.jpg")
+    with pytest.raises(UsageError, match=r"overlay\.png, does not exist.*leave it out"):
+        planned(["a.jpg", "overlay.png"], "mask.png")  # --overlay overlay.png
+
+
 @pytest.mark.parametrize("out", ["mask.jpg", "mask", "mask.json", ".png"])
 def test_a_mask_is_only_written_as_png(here, out):
     grow("a.jpg")

@@ -181,6 +181,12 @@ def _into_folder(pictures: Sequence[Picture], out: str, wanted: Sequence[Kind]) 
     if folder.suffix.lower() == ".png" and not out.endswith(_SEPARATORS) and not folder.is_dir():
         what = "this looks like a file, and several pictures need a folder"
         remedy = f"Name a folder, or write {out}{os.sep} if you mean one."
+        missing = [p for p in pictures if p.path is not None and not os.path.lexists(p.path)]
+        if missing:  # the second name of `--overlay overlay.png`, say
+            remedy = (
+                f"One of them, {missing[0]}, does not exist; if it should name an output, leave it"
+                " out: all are named after -o."
+            )
         raise UsageError(what, source=f"-o {out}", remedy=remedy)
     room = _LONGEST_PATH - len(os.fsencode(folder.absolute())) - _LONGEST_SUFFIX
     return tuple(
