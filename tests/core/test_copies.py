@@ -143,6 +143,23 @@ class TestMaps:
         assert torch.equal(maps[1:, 7, 3], vague)
 
 
+@pytest.mark.parametrize("side", [300, 60_000])  # of a thin picture
+def test_those_most_alike_are_those_of_a_slow_search(side: int) -> None:
+    some = torch.Generator().manual_seed(0)
+    place = torch.rand(600, 2, generator=some) * torch.tensor([40.0, side])
+    described = torch.rand(600, 4, generator=some)
+    described /= described.norm(dim=1, keepdim=True)
+    number, cosine, other = map(torch.cat, zip(*module._most_alike(place, described), strict=True))
+    where, exact = place.double(), described.double()
+    likeness = exact @ exact.T
+    likeness[(where[:, None] - where).norm(dim=2) < module._APART] = -1
+    best = likeness.topk(3, dim=1)
+    near = best.values[:, 0] > 1 - module._ONE**2 / 2
+    assert torch.equal(number, near.nonzero()[:, 0])
+    assert torch.equal(other, best.indices[near])
+    torch.testing.assert_close(cosine.double(), best.values[near], rtol=0, atol=1e-6)
+
+
 class TestFitting:
     def test_it_is_exact_for_points_that_moved_so(self) -> None:
         here = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)) * 300
