@@ -166,38 +166,44 @@ def _around_each(values: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> 
     return values
 
 
-def _gradients(scales: Tensor) -> Tensor:
-    """Gradients of an octave's scales (6, h, w), across + i down, (3, h, w) complex."""
+def _gradients(scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of an octave's scales (6, h, w), down and across, (3, h, w) each."""
     framed = F.pad(scales[1 : _INTERVALS + 1, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     down = framed[:, 2:, 1:-1] - framed[:, :-2, 1:-1]
     across = framed[:, 1:-1, 2:] - framed[:, 1:-1, :-2]
-    return torch.complex(across, down)
+    return down, across
 
 
-def _turns(found: _Found, gradients: Tensor) -> Tensor:
+def _turns(found: _Found, gradients: tuple[Tensor, Tensor]) -> Tensor:
     """Direction of most gradients around each keypoint, in radians, (K,)."""
     level = torch.zeros_like(found.sigma)
-    slopes, weight = _around(found, gradients, level, _TURN_SIDE, _TURN_STEP, _TURN_SPREAD)
-    bins = _histograms(slopes, weight[:, None], _TURN_BINS).squeeze(2)  # (K, bins)
+    down, across, weight = _around(found, gradients, level, _TURN_SIDE, _TURN_STEP, _TURN_SPREAD)
+    bins = _histograms(down, across, weight[:, None], _TURN_BINS).squeeze(2)  # (K, bins)
     top = bins.argmax(1, keepdim=True)
     before, here, after = (bins.gather(1, (top + step) % _TURN_BINS) for step in (-1, 0, 1))
     offset = 0.5 * (before - after) / (before - 2 * here + after).clamp_max(-1e-12)
     return (top + offset.clamp(-0.5, 0.5))[:, 0] * (2 * math.pi / _TURN_BINS)
 
 
-def _descriptors(found: _Found, gradients: Tensor, turn: Tensor) -> Tensor:
+def _descriptors(found: _Found, gradients: tuple[Tensor, Tensor], turn: Tensor) -> Tensor:
     """Histograms of gradients in 4x4 cells around each keypoint, (K, 128)."""
-    slopes, weight = _around(found, gradients, turn, _SIDE, _STEP, _SIDE * _STEP / 2)
-    slopes = slopes * torch.polar(torch.ones_like(turn), -turn)[:, None]
-    histograms = _histograms(slopes, (_cells(weight) * weight).T, _BINS).flatten(1)
+    down, across, weight = _around(found, gradients, turn, _SIDE, _STEP, _SIDE * _STEP / 2)
+    c, s = torch.cos(turn)[:, None], torch.sin(turn)[:, None]
+    turned = (c * down - s * across, c * across + s * down)
+    histograms = _histograms(*turned, (_cells(weight) * weight).T, _BINS).flatten(1)
     unit = F.normalize(histograms).clamp_max(_CLIP)  # a strong light changes few of them
     return torch.sqrt(unit / unit.sum(1, keepdim=True).clamp_min(1e-12))
 
 
 def _around(
-    found: _Found, gradients: Tensor, turn: Tensor, side: int, step: float, spread: float
-) -> tuple[Tensor, Tensor]:
-    """Gradients on a turned grid, (K, side^2), and their weights (side^2,).
+    found: _Found,
+    gradients: tuple[Tensor, Tensor],
+    turn: Tensor,
+    side: int,
+    step: float,
+    spread: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients down and across on a turned grid, (K, side^2) each, and weights (side^2,).
 
     The weight is a Gaussian of `spread` sigmas.
     """
@@ -206,28 +212,28 @@ def _around(
     weight = torch.exp(-(down**2 + across**2) / (2 * spread**2))
     c, s = ((f(turn) * found.sigma)[:, None] for f in (torch.cos, torch.sin))
     # In floating point, which is faster, and exact for the pixels of an octave.
-    _, rows, columns = gradients.shape
+    _, rows, columns = gradients[0].shape
     row = (found.place[:, :1] + c * down + s * across).round_().clamp_(0, rows - 1)
     column = (found.place[:, 1:] - s * down + c * across).round_().clamp_(0, columns - 1)
     at = row.mul_(columns).add_(column).long() + found.number[:, None] * (rows * columns)
-    return gradients.flatten().index_select(0, at.flatten()).view(at.shape), weight
+    y, x = (each.flatten().index_select(0, at.flatten()).view(at.shape) for each in gradients)
+    return y, x, weight
 
 
-def _histograms(slopes: Tensor, weights: Tensor, bins: int) -> Tensor:
-    """Histograms of directions of slopes (K, N), weighted in C ways (N, C): (K, bins, C).
+def _histograms(down: Tensor, across: Tensor, weights: Tensor, bins: int) -> Tensor:
+    """Histograms of directions of gradients (K, N), weighted in C ways (N, C): (K, bins, C).
 
-    A slope of length r counts r (cos(d) - cos(b)) in a bin that is d away, where bins are b apart,
+    One of length r counts r (cos(d) - cos(b)) in a bin that is d away, where bins are b apart,
     and in no further ones: two products of matrices, where shares of two bins each, as Lowe has
     them, take several times as long.
     """
     apart = 2 * math.pi / bins
-    turn = torch.arange(bins, device=slopes.device) * apart
+    turn = torch.arange(bins, device=down.device) * apart
     axes = torch.stack((torch.cos(turn), torch.sin(turn), torch.full_like(turn, -math.cos(apart))))
-    across, down = slopes.real.flatten(), slopes.imag.flatten()
     length = torch.sqrt(across * across + down * down)
-    lobes = (axes.T @ torch.stack((across, down, length))).relu_()  # (bins, K N)
+    lobes = (axes.T @ torch.stack((across, down, length)).flatten(1)).relu_()  # (bins, K N)
     sums = lobes.view(-1, len(weights)) @ weights  # (bins K, C)
-    return sums.view(bins, len(slopes), weights.shape[1]).transpose(0, 1)
+    return sums.view(bins, len(down), weights.shape[1]).transpose(0, 1)
 
 
 def _cells(like: Tensor) -> Tensor:
