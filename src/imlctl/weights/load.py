@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 _LOCALIZERS = ("efficient-iml", "diff-iml")
-_OF_OURS = "Use weights that imlctl wrote."
+_OF_OURS = "Use weights that this version of imlctl wrote."
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
 # Module, and class; `Config` is added for that of the configuration. Imported when it is built.
 _MODELS = {
