@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from imlctl.core.keypoints import LEAST_SIDE, Keypoints, find_keypoints
+from imlctl.core.keypoints import AT_ONCE, LEAST_SIDE, Keypoints, find_keypoints
 from imlctl.core.layers import OddsHead, box_mean, full_precision, grey_levels
 
 STRIDE = 4  # of the maps against the picture
@@ -29,7 +29,6 @@ CHANNELS = 1 + MEASURES
 _MAX_AREA = 1 << 21  # pixels searched; a larger picture is reduced
 
 _APART = 20.0  # pixels between the two of a pair, at least
-_AT_ONCE = 250  # keypoints compared with all others: less memory, which stays in the cache
 _RATIO = 0.8  # of descriptors' distances, between what is alike and the next best
 _ONE, _TWO = 0.6, 0.5  # greatest distance of descriptors, where one or two others are alike
 _PAIRS = 1024  # at most, those most alike
@@ -160,8 +159,8 @@ def _most_alike(place: Tensor, described: Tensor) -> Iterator[tuple[Tensor, Tens
     """
     numbers = torch.arange(len(place), device=place.device)
     row, column = place.unbind(1)
-    for start in range(0, len(place), _AT_ONCE):
-        part = numbers[start : start + _AT_ONCE]
+    for start in range(0, len(place), AT_ONCE):
+        part = numbers[start : start + AT_ONCE]
         likeness = described[part] @ described.T
         apart = (row[part, None] - row).square_().add_((column[part, None] - column).square_())
         # By how many square pixels they are too near, which makes them unlike; faster than a mask.

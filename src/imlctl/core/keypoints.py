@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 DIMENSIONS = 128  # of a descriptor
 LEAST_SIDE = 32  # pixels; a smaller picture has no keypoints
+AT_ONCE = 250  # keypoints worked on together: what they take stays in a processor's cache
 
 _MOST = 2000  # keypoints, those of most contrast
 _LEAST_CONTRAST = 0.8  # grey levels, of a difference of Gaussians
@@ -25,7 +26,6 @@ _SIGMA = 0.8  # pixels, of the finest scale; small copies have little else
 _BEGUN = 0.5  # pixels, blur that a photograph comes with
 _INTERVALS = 3  # scales to an octave
 _OCTAVES = 4
-_AT_ONCE = 250  # keypoints, whose gradients stay in a processor's cache
 _BORDER = 5  # pixels of an octave, at whose edge nothing is sought
 
 # Gradients are looked at on a grid of so many samples a side, so many sigmas apart.
@@ -36,7 +36,7 @@ _CLIP = 0.2  # of a descriptor's length, for one of its numbers
 
 
 class Keypoints(NamedTuple):
-    """Places of a picture that stand out, the smallest first."""
+    """Places of a picture that stand out, octave by octave, the finest first."""
 
     place: Tensor  # row and column in pixels, (K, 2)
     size: Tensor  # sigma, in pixels, (K,)
@@ -74,7 +74,7 @@ def find_keypoints(grey: Tensor) -> Keypoints:
 def _described(scales: Tensor, found: _Found, kept: Tensor, factor: int) -> Iterator[Keypoints]:
     """Describe those of an octave's keypoints that are kept, (K,) bool, some at a time."""
     slopes = _gradients(scales)
-    split = (torch.split(each[kept], _AT_ONCE) for each in found)
+    split = (torch.split(each[kept], AT_ONCE) for each in found)
     for each in map(_Found._make, zip(*split, strict=True)):
         turn = _turns(each, slopes)
         described = _descriptors(each, slopes, turn)

@@ -184,8 +184,8 @@ def _into_folder(pictures: Sequence[Picture], out: str, wanted: Sequence[Kind]) 
         missing = [p for p in pictures if p.path is not None and not os.path.lexists(p.path)]
         if missing:  # the second name of `--overlay overlay.png`, say
             remedy = (
-                f"One of them, {missing[0]}, does not exist; if it should name an output, leave it"
-                " out: all are named after -o."
+                f"One of them, {missing[0]}, does not exist; if it was meant as the name of an"
+                " output, leave it out: outputs are named after -o."
             )
         raise UsageError(what, source=f"-o {out}", remedy=remedy)
     room = _LONGEST_PATH - len(os.fsencode(folder.absolute())) - _LONGEST_SUFFIX
